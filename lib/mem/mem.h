@@ -1,0 +1,85 @@
+/*
+ * Guest RAM: one memfd, mapped once, seen by guest physical address (GPA).
+ *
+ * Layout, as Hyper-V has it: RAM from 0 to at most MEM_LOW_TOP, then a hole for MMIO up to 4 GiB,
+ * the rest of RAM from 4 GiB on. In the memfd the two parts follow each other without the hole.
+ *
+ * Any thread may call everything but new and free. The guest's processors write the same bytes at
+ * the same time: copy what you are going to check, check the copy, use the copy.
+ *
+ * Whoever writes guest RAM other than by mem_write() (through a pointer from mem_ptr(), by DMA into
+ * an iovec) calls mem_written() once the bytes are in place. It keeps the dirty log, and lets the
+ * software CPU drop instructions that it decoded from that page.
+ */
+#ifndef MEM_MEM_H
+#define MEM_MEM_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define MEM_PAGE_SIZE	4096u
+#define MEM_PAGE_SHIFT	12
+#define MEM_LOW_TOP	UINT64_C(0xF8000000) /* end of low RAM, start of the MMIO hole */
+#define MEM_HIGH_BASE	UINT64_C(0x100000000)
+
+struct mem;
+
+struct mem_range {
+	uint64_t gpa, size_bytes;
+	void *host;	      /* size_bytes of mapped memory */
+	uint64_t file_offset; /* in mem_fd() */
+};
+
+/* size_bytes: a multiple of 1 MiB, at least 1 MiB. */
+int mem_new(uint64_t size_bytes, struct mem **ret, struct error *err);
+void mem_free(struct mem *mem);
+/* Fills all RAM with zeros again and gives it back to the host (VM reset). */
+void mem_clear(struct mem *mem);
+
+int mem_fd(const struct mem *mem);
+uint64_t mem_size_bytes(const struct mem *mem);
+/* One past the highest RAM GPA. */
+uint64_t mem_top_gpa(const struct mem *mem);
+/* Fills ranges[2]; returns how many (1 or 2). */
+unsigned mem_ranges(const struct mem *mem, struct mem_range ranges[static 2]);
+
+/* Host address of [gpa, gpa + len), or NULL if a byte of it is not RAM. */
+void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len);
+/* Copies; false (and nothing copied) if a byte of the range is not RAM. */
+bool mem_read(const struct mem *mem, uint64_t gpa, void *buf, size_t len);
+bool mem_write(struct mem *mem, uint64_t gpa, const void *buf, size_t len);
+void mem_written(struct mem *mem, uint64_t gpa, uint64_t len);
+
+/*
+ * Page flags, one byte per RAM page, indexed by mem_page_index(). A write to a page goes through
+ * mem_written() (the software CPU's own stores check the byte themselves and take their slow path
+ * when it is not 0):
+ * MEM_PAGE_CODE: decoded instructions exist; the code hook is called with the written range.
+ * MEM_PAGE_CLEAN: the dirty log runs and has not seen a write to the page yet.
+ */
+#define MEM_PAGE_CODE  0x01
+#define MEM_PAGE_CLEAN 0x02
+uint8_t *mem_page_flags(struct mem *mem);
+/* Index of the page of a RAM address (mem_ptr would not return NULL). */
+uint64_t mem_page_index(const struct mem *mem, uint64_t gpa);
+/* Set before the VM starts. The hook may run on any thread. */
+void mem_set_code_hook(struct mem *mem, void (*hook)(void *user, uint64_t gpa, uint64_t len),
+		       void *user);
+
+/*
+ * Dirty log of writes that pass mem_written(); the partition adds what its processors wrote
+ * (part_dirty_log_collect). Bitmap: one bit per page index, least significant first, size rounded
+ * up to 8 bytes.
+ */
+void mem_dirty_log_start(struct mem *mem);
+void mem_dirty_log_stop(struct mem *mem);
+bool mem_dirty_log_active(const struct mem *mem);
+void mem_dirty_log_set(struct mem *mem, uint64_t page_index);
+/* ORs the log into bitmap and clears the log. */
+void mem_dirty_log_take(struct mem *mem, uint64_t *bitmap);
+
+#endif

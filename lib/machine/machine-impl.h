@@ -4,8 +4,8 @@
  * platform.c  what stands on ports and MMIO, firmware tables and the boot image
  * synthetic.c what is offered on VMBus
  *
- * Order of construction, each using the ones before: memory, partition (with hv's CPUID leaves), hv,
- * bus and chipset, VMBus, synthetic devices. They are torn down the other way round.
+ * Order of construction, each using the ones before: memory, partition (with hv's CPUID leaves),
+ * hv, bus and chipset, VMBus, synthetic devices. They are torn down the other way round.
  */
 #ifndef MACHINE_MACHINE_IMPL_H
 #define MACHINE_MACHINE_IMPL_H
@@ -35,8 +35,8 @@ struct machine {
 	char backend_reason[256];
 	uint64_t started_ns; /* clock_boottime_ns() */
 	bool running, paused;
-	bool resetting;	  /* between machine_reset and the end of vmbus_reset */
-	bool off;	  /* told already */
+	bool resetting;   /* between machine_reset and the end of vmbus_reset */
+	bool off;         /* told already */
 	bool reset_asked; /* atomic: a VP asked for a reset that the loop has not done yet */
 };
 

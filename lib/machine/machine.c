@@ -222,8 +222,8 @@ static int new_partition(struct machine *machine, struct error *err)
 	if (part.backend != PART_AUTO && part.backend != detected)
 		snprintf(machine->backend_reason, sizeof(machine->backend_reason),
 			 "asked for by the VM's configuration");
-	features.synthetic_timers = (part.backend == PART_AUTO ? detected : part.backend) ==
-				    PART_SOFT;
+	features.synthetic_timers =
+	    (part.backend == PART_AUTO ? detected : part.backend) == PART_SOFT;
 	hv_cpuid(config->processor_count, &features, leaves);
 	hv = (struct hv_config){
 		.loop = machine->loop,

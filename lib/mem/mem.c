@@ -1,0 +1,249 @@
+#include "mem/mem.h"
+
+#include "base/macros.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct mem {
+	int fd;
+	uint8_t *base; /* the whole memfd */
+	uint64_t size_bytes, low_bytes;
+	uint8_t *page_flags; /* one per page; written with atomics */
+	uint64_t *dirty;     /* NULL: no log. One bit per page */
+	void (*code_hook)(void *user, uint64_t gpa, uint64_t len);
+	void *code_hook_user;
+};
+
+static uint64_t page_count(const struct mem *mem)
+{
+	return mem->size_bytes >> MEM_PAGE_SHIFT;
+}
+
+static void *map_anonymous(uint64_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+int mem_new(uint64_t size_bytes, struct mem **ret, struct error *err)
+{
+	struct mem *mem = calloc(1, sizeof(*mem));
+
+	assert(size_bytes >= MIB && size_bytes % MIB == 0);
+	if (!mem)
+		return error_set(err, ERR_NO_MEMORY, "no memory for guest RAM's description");
+	mem->size_bytes = size_bytes;
+	mem->low_bytes = MIN(size_bytes, MEM_LOW_TOP);
+	mem->fd = memfd_create("guest-ram", MFD_CLOEXEC);
+	if (mem->fd < 0 || ftruncate(mem->fd, (off_t)size_bytes) < 0)
+		goto fail;
+	mem->base = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+			 mem->fd, 0);
+	if (mem->base == MAP_FAILED) {
+		mem->base = NULL;
+		goto fail;
+	}
+	/* Guest memory is large and touched at random; a core dump must not hold it. */
+	madvise(mem->base, size_bytes, MADV_HUGEPAGE);
+	madvise(mem->base, size_bytes, MADV_DONTDUMP);
+	mem->page_flags = map_anonymous(page_count(mem));
+	if (!mem->page_flags)
+		goto fail;
+	*ret = mem;
+	return 0;
+fail:
+	error_set_errno(err, errno, "allocating %llu MiB of guest RAM",
+			(unsigned long long)(size_bytes / MIB));
+	mem_free(mem);
+	return err ? -(int)err->code : -ERR_NO_MEMORY;
+}
+
+void mem_free(struct mem *mem)
+{
+	if (!mem)
+		return;
+	mem_dirty_log_stop(mem);
+	if (mem->page_flags)
+		munmap(mem->page_flags, page_count(mem));
+	if (mem->base)
+		munmap(mem->base, mem->size_bytes);
+	if (mem->fd >= 0)
+		close(mem->fd);
+	free(mem);
+}
+
+void mem_clear(struct mem *mem)
+{
+	if (fallocate(mem->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+		      (off_t)mem->size_bytes) < 0)
+		memset(mem->base, 0, mem->size_bytes);
+	mem_written(mem, 0, mem->low_bytes);
+	if (mem->size_bytes > mem->low_bytes)
+		mem_written(mem, MEM_HIGH_BASE, mem->size_bytes - mem->low_bytes);
+}
+
+int mem_fd(const struct mem *mem)
+{
+	return mem->fd;
+}
+
+uint64_t mem_size_bytes(const struct mem *mem)
+{
+	return mem->size_bytes;
+}
+
+uint64_t mem_top_gpa(const struct mem *mem)
+{
+	return mem->size_bytes > mem->low_bytes ? MEM_HIGH_BASE + mem->size_bytes - mem->low_bytes :
+						  mem->low_bytes;
+}
+
+unsigned mem_ranges(const struct mem *mem, struct mem_range ranges[static 2])
+{
+	ranges[0] = (struct mem_range){ 0, mem->low_bytes, mem->base, 0 };
+	if (mem->size_bytes == mem->low_bytes)
+		return 1;
+	ranges[1] = (struct mem_range){ MEM_HIGH_BASE, mem->size_bytes - mem->low_bytes,
+					mem->base + mem->low_bytes, mem->low_bytes };
+	return 2;
+}
+
+/* Offset in the memfd of a range, or UINT64_MAX if a byte of it is not RAM. */
+static uint64_t range_offset(const struct mem *mem, uint64_t gpa, uint64_t len)
+{
+	if (RANGE_OK(gpa, len, mem->low_bytes))
+		return gpa;
+	if (gpa >= MEM_HIGH_BASE &&
+	    RANGE_OK(gpa - MEM_HIGH_BASE, len, mem->size_bytes - mem->low_bytes))
+		return gpa - MEM_HIGH_BASE + mem->low_bytes;
+	return UINT64_MAX;
+}
+
+void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len)
+{
+	uint64_t offset = range_offset(mem, gpa, len);
+
+	return offset == UINT64_MAX ? NULL : mem->base + offset;
+}
+
+bool mem_read(const struct mem *mem, uint64_t gpa, void *buf, size_t len)
+{
+	const void *p = mem_ptr(mem, gpa, len);
+
+	if (!p)
+		return false;
+	memcpy(buf, p, len);
+	return true;
+}
+
+bool mem_write(struct mem *mem, uint64_t gpa, const void *buf, size_t len)
+{
+	void *p = mem_ptr(mem, gpa, len);
+
+	if (!p)
+		return false;
+	memcpy(p, buf, len);
+	mem_written(mem, gpa, len);
+	return true;
+}
+
+uint8_t *mem_page_flags(struct mem *mem)
+{
+	return mem->page_flags;
+}
+
+uint64_t mem_page_index(const struct mem *mem, uint64_t gpa)
+{
+	return (gpa < mem->low_bytes ? gpa : gpa - MEM_HIGH_BASE + mem->low_bytes) >> MEM_PAGE_SHIFT;
+}
+
+void mem_set_code_hook(struct mem *mem, void (*hook)(void *user, uint64_t gpa, uint64_t len),
+		       void *user)
+{
+	mem->code_hook = hook;
+	mem->code_hook_user = user;
+}
+
+void mem_written(struct mem *mem, uint64_t gpa, uint64_t len)
+{
+	uint64_t offset = range_offset(mem, gpa, len);
+	bool code = false;
+
+	if (offset == UINT64_MAX || len == 0)
+		return;
+	for (uint64_t i = offset >> MEM_PAGE_SHIFT; i <= (offset + len - 1) >> MEM_PAGE_SHIFT; i++) {
+		uint8_t flags = __atomic_load_n(&mem->page_flags[i], __ATOMIC_SEQ_CST);
+
+		if (flags & MEM_PAGE_CLEAN)
+			mem_dirty_log_set(mem, i);
+		code |= flags & MEM_PAGE_CODE;
+	}
+	if (code && mem->code_hook)
+		mem->code_hook(mem->code_hook_user, gpa, len);
+}
+
+/* ---- dirty log ---- */
+
+static uint64_t dirty_words(const struct mem *mem)
+{
+	return (page_count(mem) + 63) / 64;
+}
+
+void mem_dirty_log_start(struct mem *mem)
+{
+	if (mem->dirty)
+		return;
+	mem->dirty = map_anonymous(dirty_words(mem) * 8);
+	if (!mem->dirty)
+		abort(); /* 32 KiB per GiB of guest RAM */
+	for (uint64_t i = 0; i < page_count(mem); i++)
+		__atomic_fetch_or(&mem->page_flags[i], MEM_PAGE_CLEAN, __ATOMIC_SEQ_CST);
+}
+
+void mem_dirty_log_stop(struct mem *mem)
+{
+	if (!mem->dirty)
+		return;
+	for (uint64_t i = 0; i < page_count(mem); i++)
+		__atomic_fetch_and(&mem->page_flags[i], (uint8_t)~MEM_PAGE_CLEAN, __ATOMIC_SEQ_CST);
+	munmap(mem->dirty, dirty_words(mem) * 8);
+	mem->dirty = NULL;
+}
+
+bool mem_dirty_log_active(const struct mem *mem)
+{
+	return mem->dirty != NULL;
+}
+
+/* The bit before the flag: a taker that sees the flag gone finds the bit. */
+void mem_dirty_log_set(struct mem *mem, uint64_t page_index)
+{
+	if (!mem->dirty)
+		return;
+	__atomic_fetch_or(&mem->dirty[page_index / 64], BIT(page_index % 64), __ATOMIC_SEQ_CST);
+	__atomic_fetch_and(&mem->page_flags[page_index], (uint8_t)~MEM_PAGE_CLEAN,
+			   __ATOMIC_SEQ_CST);
+}
+
+void mem_dirty_log_take(struct mem *mem, uint64_t *bitmap)
+{
+	for (uint64_t w = 0; mem->dirty && w < dirty_words(mem); w++) {
+		uint64_t bits = __atomic_load_n(&mem->dirty[w], __ATOMIC_RELAXED);
+
+		if (!bits)
+			continue;
+		/* Flags first: a write from here on sets the bit again. */
+		for (uint64_t b = bits; b; b &= b - 1)
+			__atomic_fetch_or(&mem->page_flags[w * 64 + (unsigned)__builtin_ctzll(b)],
+					  MEM_PAGE_CLEAN, __ATOMIC_SEQ_CST);
+		bitmap[w] |= __atomic_fetch_and(&mem->dirty[w], ~bits, __ATOMIC_SEQ_CST) & bits;
+	}
+}

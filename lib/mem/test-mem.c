@@ -1,0 +1,115 @@
+#include "mem/mem.h"
+
+#include "base/macros.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void test_layout_has_the_hole(void **state)
+{
+	struct mem *mem;
+	struct mem_range ranges[2];
+	uint64_t high = 64 * MIB;
+
+	assert_int_equal(mem_new(MEM_LOW_TOP + high, &mem, NULL), 0);
+	assert_int_equal(mem_ranges(mem, ranges), 2);
+	assert_int_equal(ranges[0].size_bytes, MEM_LOW_TOP);
+	assert_int_equal(ranges[1].gpa, MEM_HIGH_BASE);
+	assert_int_equal(mem_top_gpa(mem), MEM_HIGH_BASE + high);
+	assert_non_null(mem_ptr(mem, MEM_LOW_TOP - 8, 8));
+	assert_null(mem_ptr(mem, MEM_LOW_TOP - 8, 9));
+	assert_null(mem_ptr(mem, MEM_LOW_TOP, 1));
+	assert_null(mem_ptr(mem, MEM_HIGH_BASE - 1, 2));
+	assert_non_null(mem_ptr(mem, MEM_HIGH_BASE + high - 1, 1));
+	assert_null(mem_ptr(mem, MEM_HIGH_BASE + high - 1, 2));
+	assert_null(mem_ptr(mem, UINT64_MAX, 2));
+	assert_null(mem_ptr(mem, 8, UINT64_MAX));
+	mem_free(mem);
+}
+
+static void test_read_write_clear(void **state)
+{
+	struct mem *mem;
+	uint32_t value = 0xdeadbeef, got = 0;
+
+	assert_int_equal(mem_new(2 * MIB, &mem, NULL), 0);
+	assert_true(mem_write(mem, 2 * MIB - 4, &value, 4));
+	assert_false(mem_write(mem, 2 * MIB - 3, &value, 4));
+	assert_true(mem_read(mem, 2 * MIB - 4, &got, 4));
+	assert_int_equal(got, value);
+	mem_clear(mem);
+	assert_true(mem_read(mem, 2 * MIB - 4, &got, 4));
+	assert_int_equal(got, 0);
+	mem_free(mem);
+}
+
+struct hook_call {
+	unsigned count;
+	uint64_t gpa, len;
+};
+
+static void hook(void *user, uint64_t gpa, uint64_t len)
+{
+	struct hook_call *call = user;
+
+	*call = (struct hook_call){ call->count + 1, gpa, len };
+}
+
+static void test_code_hook_only_for_code_pages(void **state)
+{
+	struct mem *mem;
+	struct hook_call call = { 0 };
+
+	mem_new(MIB, &mem, NULL);
+	mem_set_code_hook(mem, hook, &call);
+	mem_page_flags(mem)[3] = MEM_PAGE_CODE;
+	mem_written(mem, 0x2000, 0x1000);
+	mem_written(mem, 0x4000, 1);
+	assert_int_equal(call.count, 0);
+	mem_written(mem, 0x2fff, 2);
+	assert_int_equal(call.count, 1);
+	assert_int_equal(call.gpa, 0x2fff);
+	assert_int_equal(call.len, 2);
+	mem_free(mem);
+}
+
+static void test_dirty_log(void **state)
+{
+	struct mem *mem;
+	uint64_t bitmap[4] = { 0 };
+
+	mem_new(MIB, &mem, NULL);
+	mem_written(mem, 0, 1);
+	mem_dirty_log_start(mem);
+	mem_written(mem, 0x1fff, 2);
+	mem_written(mem, 0xff000, 0x1000);
+	mem_dirty_log_take(mem, bitmap);
+	assert_int_equal(bitmap[0], BIT(1) | BIT(2));
+	assert_int_equal(bitmap[3], BIT(63));
+	memset(bitmap, 0, sizeof(bitmap));
+	mem_dirty_log_take(mem, bitmap);
+	assert_int_equal(bitmap[0] | bitmap[3], 0);
+	mem_written(mem, 0x1000, 1);
+	mem_dirty_log_take(mem, bitmap);
+	assert_int_equal(bitmap[0], BIT(1));
+	mem_dirty_log_stop(mem);
+	assert_int_equal(mem_page_flags(mem)[1], 0);
+	mem_free(mem);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_layout_has_the_hole),
+		cmocka_unit_test(test_read_write_clear),
+		cmocka_unit_test(test_code_hook_only_for_code_pages),
+		cmocka_unit_test(test_dirty_log),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

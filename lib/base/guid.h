@@ -20,8 +20,8 @@ struct guid {
 	{                                                                                          \
 		{                                                                                  \
 			(uint8_t)(a), (uint8_t)((a) >> 8), (uint8_t)((a) >> 16),                   \
-				(uint8_t)((a) >> 24), (uint8_t)(b_), (uint8_t)((b_) >> 8),         \
-				(uint8_t)(c), (uint8_t)((c) >> 8), d0, d1, d2, d3, d4, d5, d6, d7  \
+			    (uint8_t)((a) >> 24), (uint8_t)(b_), (uint8_t)((b_) >> 8),             \
+			    (uint8_t)(c), (uint8_t)((c) >> 8), d0, d1, d2, d3, d4, d5, d6, d7      \
 		}                                                                                  \
 	}
 

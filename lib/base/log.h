@@ -20,7 +20,8 @@ void log_write(enum log_level level, const char *fmt, ...) __attribute__((format
 #define log_info(...)  log_write(LOG_INFO, __VA_ARGS__)
 #define log_debug(...) log_write(LOG_DEBUG, __VA_ARGS__)
 
-/* For events that a guest can cause at will: at most 10 lines per 5 s for each place in the code. */
+/* For events that a guest can cause at will: at most 10 lines per 5 s for each place in the code.
+ */
 struct log_limit {
 	uint64_t window_start_ns;
 	unsigned count;

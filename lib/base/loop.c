@@ -21,7 +21,7 @@ struct loop_fd {
 	void (*ready)(void *user, uint32_t events);
 	void *user;
 	bool removed;
-	struct loop_fd *next;	   /* in loop->fds */
+	struct loop_fd *next;      /* in loop->fds */
 	struct loop_fd *next_dead; /* in loop->dead_fds: freed after the batch that may name it */
 };
 
@@ -37,8 +37,8 @@ struct loop_kick {
 	struct loop *loop;
 	void (*kicked)(void *user);
 	void *user;
-	int pending;		/* atomic: queued, or about to be */
-	bool freed;		/* loop thread only */
+	int pending;            /* atomic: queued, or about to be */
+	bool freed;             /* loop thread only */
 	struct loop_kick *next; /* in loop->kicks */
 };
 
@@ -209,8 +209,8 @@ static void program_timer(struct loop *loop)
 	timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
 }
 
-int loop_timer_new(struct loop *loop, void (*fire)(void *user), void *user,
-		   struct loop_timer **ret, struct error *err)
+int loop_timer_new(struct loop *loop, void (*fire)(void *user), void *user, struct loop_timer **ret,
+		   struct error *err)
 {
 	struct loop_timer *timer = calloc(1, sizeof(*timer));
 
@@ -231,7 +231,8 @@ static void set_deadline(struct loop_timer *timer, uint64_t deadline_ns)
 
 	pthread_mutex_lock(&loop->lock);
 	timer->deadline_ns = deadline_ns;
-	/* A later or no deadline need not be programmed: the timerfd then fires once for nothing. */
+	/* A later or no deadline need not be programmed: the timerfd then fires once for nothing.
+	 */
 	if (deadline_ns && (!loop->programmed_ns || deadline_ns < loop->programmed_ns))
 		program_timer(loop);
 	pthread_mutex_unlock(&loop->lock);
@@ -304,8 +305,8 @@ static void run_timers(struct loop *loop)
 
 /* ---- kicks and posted work ---- */
 
-int loop_kick_new(struct loop *loop, void (*kicked)(void *user), void *user,
-		  struct loop_kick **ret, struct error *err)
+int loop_kick_new(struct loop *loop, void (*kicked)(void *user), void *user, struct loop_kick **ret,
+		  struct error *err)
 {
 	struct loop_kick *kick = calloc(1, sizeof(*kick));
 

@@ -3,8 +3,8 @@
  * thread runs it; callbacks run on that thread, one at a time. A worker has one loop for all of its
  * devices; an object that "belongs to the loop" is touched only there.
  *
- * May be called from any thread: loop_post, loop_kick, loop_timer_arm, loop_timer_cancel, loop_stop.
- * All else: only on the loop's thread, or while it does not run.
+ * May be called from any thread: loop_post, loop_kick, loop_timer_arm, loop_timer_cancel,
+ *loop_stop. All else: only on the loop's thread, or while it does not run.
  *
  *	loop_new(&loop, &err);
  *	loop_timer_new(loop, tick, dev, &timer, &err);
@@ -41,8 +41,8 @@ void loop_fd_set(struct loop_fd *lfd, uint32_t events);
 void loop_fd_remove(struct loop_fd *lfd);
 
 /* A timer fires once per arming, at a clock_now_ns() deadline. Re-arming replaces the deadline. */
-int loop_timer_new(struct loop *loop, void (*fire)(void *user), void *user,
-		   struct loop_timer **ret, struct error *err);
+int loop_timer_new(struct loop *loop, void (*fire)(void *user), void *user, struct loop_timer **ret,
+		   struct error *err);
 void loop_timer_arm(struct loop_timer *timer, uint64_t deadline_ns);
 void loop_timer_cancel(struct loop_timer *timer);
 void loop_timer_free(struct loop_timer *timer);
@@ -52,8 +52,8 @@ void loop_timer_free(struct loop_timer *timer);
  * loop_kick() is one atomic exchange when already pending: cheap enough for a VP thread. A kick
  * freed on the loop's thread never fires afterwards.
  */
-int loop_kick_new(struct loop *loop, void (*kicked)(void *user), void *user,
-		  struct loop_kick **ret, struct error *err);
+int loop_kick_new(struct loop *loop, void (*kicked)(void *user), void *user, struct loop_kick **ret,
+		  struct error *err);
 void loop_kick(struct loop_kick *kick);
 void loop_kick_free(struct loop_kick *kick);
 

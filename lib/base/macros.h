@@ -10,10 +10,10 @@
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 #define MIN(a, b)     ((a) < (b) ? (a) : (b))
 #define MAX(a, b)     ((a) > (b) ? (a) : (b))
-#define BIT(n)	      (UINT64_C(1) << (n))
-#define KIB	      UINT64_C(1024)
-#define MIB	      (KIB * 1024)
-#define GIB	      (MIB * 1024)
+#define BIT(n)        (UINT64_C(1) << (n))
+#define KIB           UINT64_C(1024)
+#define MIB           (KIB * 1024)
+#define GIB           (MIB * 1024)
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
@@ -40,7 +40,17 @@ static inline void macros_close(int *fd)
 #define AUTO_FREE  __attribute__((cleanup(macros_free)))
 #define AUTO_CLOSE __attribute__((cleanup(macros_close)))
 /* Hands an AUTO_FREE pointer (or AUTO_CLOSE descriptor) over to the caller. */
-#define TAKE(p)	    __extension__({ __typeof__(p) taken_ = (p); (p) = NULL; taken_; })
-#define TAKE_FD(fd) __extension__({ int taken_ = (fd); (fd) = -1; taken_; })
+#define TAKE(p)                                                                                    \
+	__extension__({                                                                            \
+		__typeof__(p) taken_ = (p);                                                        \
+		(p) = NULL;                                                                        \
+		taken_;                                                                            \
+	})
+#define TAKE_FD(fd)                                                                                \
+	__extension__({                                                                            \
+		int taken_ = (fd);                                                                 \
+		(fd) = -1;                                                                         \
+		taken_;                                                                            \
+	})
 
 #endif

@@ -14,8 +14,8 @@ static const uint8_t network_wire[16] = { 0x63, 0x51, 0x61, 0xf8, 0x3e, 0xdf, 0x
 
 static void test_wire_order(void **state)
 {
-	static const struct guid constant = GUID_INIT(0xf8615163, 0xdf3e, 0x46c5, 0x91, 0x3f, 0xf2,
-						      0xd2, 0xf9, 0x65, 0xed, 0x0e);
+	static const struct guid constant =
+	    GUID_INIT(0xf8615163, 0xdf3e, 0x46c5, 0x91, 0x3f, 0xf2, 0xd2, 0xf9, 0x65, 0xed, 0x0e);
 	struct guid guid;
 	char text[GUID_TEXT_SIZE];
 
@@ -29,7 +29,10 @@ static void test_wire_order(void **state)
 
 static void test_refuses_what_is_no_guid(void **state)
 {
-	static const char *const bad[] = { "", "{", "f8615163", "f8615163-df3e-46c5-913f-f2d2f965ed0",
+	static const char *const bad[] = { "",
+					   "{",
+					   "f8615163",
+					   "f8615163-df3e-46c5-913f-f2d2f965ed0",
 					   "f8615163-df3e-46c5-913f-f2d2f965ed0e0",
 					   "{f8615163-df3e-46c5-913f-f2d2f965ed0e",
 					   "f8615163-df3e-46c5-913f-f2d2f965ed0g",

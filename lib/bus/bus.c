@@ -82,8 +82,8 @@ int bus_add_pio(struct bus *bus, uint16_t base, uint32_t len, const struct bus_o
 	return add_region(&bus->pio, (struct region){ base, len, ops, dev }, "port", err);
 }
 
-int bus_add_mmio(struct bus *bus, uint64_t base, uint64_t len, const struct bus_ops *ops,
-		 void *dev, struct error *err)
+int bus_add_mmio(struct bus *bus, uint64_t base, uint64_t len, const struct bus_ops *ops, void *dev,
+		 struct error *err)
 {
 	return add_region(&bus->mmio, (struct region){ base, len, ops, dev }, "MMIO", err);
 }

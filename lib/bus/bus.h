@@ -26,8 +26,8 @@ void bus_free(struct bus *bus);
 /* Refuses a region that overlaps another (ERR_EXISTS). ops and dev are borrowed. */
 int bus_add_pio(struct bus *bus, uint16_t base, uint32_t len, const struct bus_ops *ops, void *dev,
 		struct error *err);
-int bus_add_mmio(struct bus *bus, uint64_t base, uint64_t len, const struct bus_ops *ops,
-		 void *dev, struct error *err);
+int bus_add_mmio(struct bus *bus, uint64_t base, uint64_t len, const struct bus_ops *ops, void *dev,
+		 struct error *err);
 void bus_remove(struct bus *bus, void *dev); /* all regions of dev */
 
 /* Unclaimed: reads give all ones, writes vanish. */

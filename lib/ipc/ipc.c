@@ -30,7 +30,8 @@ int ipc_send(int fd, const json_t *msg, const int *fds, unsigned fd_count, struc
 	if (!text)
 		return error_set(err, ERR_NO_MEMORY, "no memory for a message");
 	if (iov.iov_len > IPC_MAX_BYTES || fd_count > IPC_MAX_FDS)
-		return error_set(err, ERR_LIMIT, "a message of %zu bytes and %u descriptors is too large",
+		return error_set(err, ERR_LIMIT,
+				 "a message of %zu bytes and %u descriptors is too large",
 				 iov.iov_len, fd_count);
 	if (fd_count) {
 		struct cmsghdr *cmsg;

@@ -16,8 +16,8 @@
 
 static void make_pair(int pair[2])
 {
-	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair),
-			 0);
+	assert_int_equal(
+	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
 }
 
 static unsigned open_descriptors(void)
@@ -60,7 +60,8 @@ static void test_message_with_descriptors(void **state)
 
 static void test_rubbish_is_refused_and_leaks_nothing(void **state)
 {
-	static const char *const bad[] = { "{", "[1]", "17", "{\"a\":1,\"a\":2}", "{\"a\":\"\xff\"}" };
+	static const char *const bad[] = { "{", "[1]", "17", "{\"a\":1,\"a\":2}",
+					   "{\"a\":\"\xff\"}" };
 	unsigned before, fd_count;
 	int pair[2], fds[IPC_MAX_FDS];
 	json_t *msg;

@@ -45,8 +45,8 @@ int mem_new(uint64_t size_bytes, struct mem **ret, struct error *err)
 	mem->fd = memfd_create("guest-ram", MFD_CLOEXEC);
 	if (mem->fd < 0 || ftruncate(mem->fd, (off_t)size_bytes) < 0)
 		goto fail;
-	mem->base = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-			 mem->fd, 0);
+	mem->base =
+	    mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mem->fd, 0);
 	if (mem->base == MAP_FAILED) {
 		mem->base = NULL;
 		goto fail;
@@ -102,8 +102,8 @@ uint64_t mem_size_bytes(const struct mem *mem)
 
 uint64_t mem_top_gpa(const struct mem *mem)
 {
-	return mem->size_bytes > mem->low_bytes ? MEM_HIGH_BASE + mem->size_bytes - mem->low_bytes :
-						  mem->low_bytes;
+	return mem->size_bytes > mem->low_bytes ? MEM_HIGH_BASE + mem->size_bytes - mem->low_bytes
+						: mem->low_bytes;
 }
 
 unsigned mem_ranges(const struct mem *mem, struct mem_range ranges[static 2])
@@ -162,7 +162,8 @@ uint8_t *mem_page_flags(struct mem *mem)
 
 uint64_t mem_page_index(const struct mem *mem, uint64_t gpa)
 {
-	return (gpa < mem->low_bytes ? gpa : gpa - MEM_HIGH_BASE + mem->low_bytes) >> MEM_PAGE_SHIFT;
+	return (gpa < mem->low_bytes ? gpa : gpa - MEM_HIGH_BASE + mem->low_bytes) >>
+	       MEM_PAGE_SHIFT;
 }
 
 void mem_set_code_hook(struct mem *mem, void (*hook)(void *user, uint64_t gpa, uint64_t len),
@@ -179,7 +180,8 @@ void mem_written(struct mem *mem, uint64_t gpa, uint64_t len)
 
 	if (offset == UINT64_MAX || len == 0)
 		return;
-	for (uint64_t i = offset >> MEM_PAGE_SHIFT; i <= (offset + len - 1) >> MEM_PAGE_SHIFT; i++) {
+	for (uint64_t i = offset >> MEM_PAGE_SHIFT; i <= (offset + len - 1) >> MEM_PAGE_SHIFT;
+	     i++) {
 		uint8_t flags = __atomic_load_n(&mem->page_flags[i], __ATOMIC_SEQ_CST);
 
 		if (flags & MEM_PAGE_CLEAN)

@@ -21,16 +21,16 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define MEM_PAGE_SIZE	4096u
-#define MEM_PAGE_SHIFT	12
-#define MEM_LOW_TOP	UINT64_C(0xF8000000) /* end of low RAM, start of the MMIO hole */
-#define MEM_HIGH_BASE	UINT64_C(0x100000000)
+#define MEM_PAGE_SIZE  4096u
+#define MEM_PAGE_SHIFT 12
+#define MEM_LOW_TOP    UINT64_C(0xF8000000) /* end of low RAM, start of the MMIO hole */
+#define MEM_HIGH_BASE  UINT64_C(0x100000000)
 
 struct mem;
 
 struct mem_range {
 	uint64_t gpa, size_bytes;
-	void *host;	      /* size_bytes of mapped memory */
+	void *host;           /* size_bytes of mapped memory */
 	uint64_t file_offset; /* in mem_fd() */
 };
 

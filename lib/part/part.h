@@ -38,7 +38,7 @@ const char *part_backend_name(enum part_backend backend); /* "kvm", "soft" */
 struct part_hypercall {
 	bool long_mode;
 	uint64_t control; /* RCX, or EDX:EAX  */
-	uint64_t input;	  /* RDX, or EBX:ECX  */
+	uint64_t input;   /* RDX, or EBX:ECX  */
 	uint64_t output;  /* R8,  or EDI:ESI  */
 	uint64_t result;  /* set by the host; goes to RAX, or EDX:EAX */
 };
@@ -63,7 +63,8 @@ struct part_host {
 	int (*extint_ack)(void *user);
 	/* Triple fault: the VP waits; the host is expected to reset the VM. */
 	void (*triple_fault)(void *user, unsigned vp);
-	/* The VP was reset by INIT or part_reset: per-VP synthetic state goes to its reset values. */
+	/* The VP was reset by INIT or part_reset: per-VP synthetic state goes to its reset values.
+	 */
 	void (*vp_reset)(void *user, unsigned vp);
 	/* The backend can't go on (text says why): the VP waits; the VM must be turned off. */
 	void (*fatal)(void *user, unsigned vp, const char *text);
@@ -76,12 +77,13 @@ struct part_cpuid {
 };
 
 struct part_config {
-	enum part_backend backend; /* PART_AUTO allowed */
-	struct mem *mem;	   /* borrowed */
-	unsigned vp_count;	   /* 1..PART_MAX_VPS; APIC id = VP index */
-	struct part_host host;	   /* copied */
+	enum part_backend backend;      /* PART_AUTO allowed */
+	struct mem *mem;                /* borrowed */
+	unsigned vp_count;              /* 1..PART_MAX_VPS; APIC id = VP index */
+	struct part_host host;          /* copied */
 	const struct part_cpuid *cpuid; /* the hypervisor leaves; copied */
 	unsigned cpuid_count;
+	int kvm_fd; /* an open /dev/kvm, borrowed until part_free; 0 or less: opened here */
 };
 
 int part_new(const struct part_config *config, struct part **ret, struct error *err);

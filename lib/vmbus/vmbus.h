@@ -1,15 +1,15 @@
 /*
  * VMBus, the host's side: what a synthetic device uses. (Towards the machine: vmbus-server.h.)
  *
- * A device is offered as a channel with a class and an instance GUID. The guest opens it with a ring
- * pair; packets then flow both ways. All functions and all callbacks belong to the worker's loop
- * (base/loop.h); the guest's signals arrive there as kicks. Guest-written bytes are read once into
- * a private buffer and checked there, before a device sees them.
+ * A device is offered as a channel with a class and an instance GUID. The guest opens it with a
+ * ring pair; packets then flow both ways. All functions and all callbacks belong to the worker's
+ * loop (base/loop.h); the guest's signals arrive there as kicks. Guest-written bytes are read once
+ * into a private buffer and checked there, before a device sees them.
  *
  * Life of a channel: vmbus_offer -> [opened -> packets ... -> closed] any number of times ->
- * vmbus_rescind. A VM reset, UNLOAD or a new INITIATE_CONTACT closes all channels (closed is called)
- * and revokes the offers, which are made again by themselves when the guest asks. Sub-channels are
- * gone with their primary's close: the device offers them anew.
+ * vmbus_rescind. A VM reset, UNLOAD or a new INITIATE_CONTACT closes all channels (closed is
+ * called) and revokes the offers, which are made again by themselves when the guest asks.
+ * Sub-channels are gone with their primary's close: the device offers them anew.
  */
 #ifndef VMBUS_VMBUS_H
 #define VMBUS_VMBUS_H
@@ -37,13 +37,13 @@ struct vmbus_channel_ops {
 };
 
 #define VMBUS_OFFER_ENUMERATE_DEVICE_INTERFACE 0x1
-#define VMBUS_OFFER_NAMED_PIPE_MODE	       0x10
-#define VMBUS_OFFER_TLNPI		       0x2000 /* hvsocket */
+#define VMBUS_OFFER_NAMED_PIPE_MODE            0x10
+#define VMBUS_OFFER_TLNPI                      0x2000 /* hvsocket */
 
 struct vmbus_offer {
 	struct guid class_id, instance_id;
-	uint16_t flags;		 /* VMBUS_OFFER_* */
-	uint16_t mmio_megabytes; /* video: size of VRAM */
+	uint16_t flags;            /* VMBUS_OFFER_* */
+	uint16_t mmio_megabytes;   /* video: size of VRAM */
 	uint16_t subchannel_index; /* 0: primary */
 	uint8_t user_defined[120];
 	const struct vmbus_channel_ops *ops; /* borrowed */
@@ -77,8 +77,8 @@ struct vmbus_packet {
 	uint64_t transaction_id;
 	const uint8_t *payload; /* a private copy, valid until the next vmbus_recv on the channel */
 	uint32_t payload_len;
-	/* GPA direct: the guest's pages as host memory, checked to be RAM; valid while the channel is
-	 * open, as is what they point to. */
+	/* GPA direct: the guest's pages as host memory, checked to be RAM; valid while the channel
+	 * is open, as is what they point to. */
 	const struct iovec *iov;
 	unsigned iov_count;
 	uint64_t iov_bytes;
@@ -115,8 +115,8 @@ bool vmbus_gpadl_read(struct vmbus_channel *channel, uint32_t gpadl_id, uint64_t
 bool vmbus_gpadl_write(struct vmbus_channel *channel, uint32_t gpadl_id, uint64_t offset,
 		       const void *buf, size_t len);
 /* Direct view: fills iov (and gpa, may be NULL) with host memory; returns the count, or 0 if out of
- * bounds or if more than max entries are needed. Valid until the channel closes; mem_written() after
- * writing. */
+ * bounds or if more than max entries are needed. Valid until the channel closes; mem_written()
+ * after writing. */
 unsigned vmbus_gpadl_map(struct vmbus_channel *channel, uint32_t gpadl_id, uint64_t offset,
 			 size_t len, struct iovec *iov, uint64_t *gpa, unsigned max);
 

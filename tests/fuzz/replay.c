@@ -11,8 +11,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MAX_INPUT	(1u << 20)
-#define RANDOM_INPUTS	2000
+#define MAX_INPUT       (1u << 20)
+#define RANDOM_INPUTS   2000
 #define RANDOM_MAX_SIZE 4096
 
 static uint64_t random_state = 0x9e3779b97f4a7c15u;

@@ -1,0 +1,99 @@
+/*
+ * A whole VM, assembled from its description: partition, chipset, firmware tables, Hyper-V's
+ * enlightenments, VMBus and its devices, and the order in which they start, reset and stop.
+ *
+ * All functions belong to the worker's loop, and so do the events. Life cycle: machine_new,
+ * machine_start, then machine_pause/machine_resume/machine_reset/... any number of times,
+ * machine_free. After the `off` event the VPs stand still; machine_free remains.
+ */
+#ifndef MACHINE_MACHINE_H
+#define MACHINE_MACHINE_H
+
+#include "base/error.h"
+#include "base/loop.h"
+#include "config/config.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct machine;
+
+enum machine_off_reason {
+	MACHINE_OFF_GUEST,	/* the guest powered itself off */
+	MACHINE_OFF_TURNED_OFF, /* machine_turn_off() */
+	MACHINE_OFF_CRASH,	/* the guest reported a crash and stopped, or can't go on */
+	MACHINE_OFF_ERROR,	/* the host could not go on */
+};
+/* "guest-shutdown", "turned-off", "guest-crash", "worker-error" */
+const char *machine_off_reason_name(enum machine_off_reason reason);
+
+struct machine_kvp {
+	char *key, *value; /* UTF-8 */
+};
+
+struct machine_service {
+	const char *name;   /* Hyper-V's name of the integration service */
+	bool enabled;
+	const char *status; /* "OK", "No Contact", "Lost Communication", "Disabled" */
+	char version[16];   /* "3.2", or "" */
+};
+
+struct machine_events {
+	void *user;
+	void (*off)(void *user, enum machine_off_reason reason, const char *text);
+	void (*guest_reset)(void *user);
+	/* P0..P4 of the crash MSRs; message may be NULL. */
+	void (*guest_crash)(void *user, const uint64_t parameters[5], const char *message);
+	/* What the guest says of itself (KVP pool 2), or its services, changed. */
+	void (*kvp_changed)(void *user);
+	void (*services_changed)(void *user);
+	/* Bytes from the guest's COM port (0: COM1). */
+	void (*console_output)(void *user, unsigned port, const void *data, size_t len);
+	/* The guest can take input again after machine_console_input() took less than all. */
+	void (*console_room)(void *user, unsigned port);
+};
+
+/* Descriptors that the description's paths stand for, in the order of the description. They are
+ * taken over (closed by machine_free, or by a failed machine_new). -1: not given. */
+struct machine_files {
+	int kernel, initrd, kvm;
+	int disks[CONFIG_MAX_DISKS];
+	int nics[CONFIG_MAX_NICS]; /* the port's socket; -1: not connected */
+};
+
+int machine_new(struct loop *loop, const struct config_vm *config, struct machine_files *files,
+		const struct machine_events *events, struct machine **ret, struct error *err);
+void machine_free(struct machine *machine);
+int machine_start(struct machine *machine, struct error *err);
+
+void machine_pause(struct machine *machine);
+void machine_resume(struct machine *machine);
+/* Power button held: VPs stop at once; `off` follows. */
+void machine_turn_off(struct machine *machine);
+/* Reset button. */
+void machine_reset(struct machine *machine);
+void machine_nmi(struct machine *machine);
+/* Asks the guest by the shutdown service: ERR_STATE if it does not listen. */
+int machine_shutdown_guest(struct machine *machine, bool reboot, bool force, struct error *err);
+int machine_set_service(struct machine *machine, enum config_ic service, bool enabled,
+			struct error *err);
+
+/* Returns how many bytes the guest's UART could take. */
+size_t machine_console_input(struct machine *machine, unsigned port, const void *data, size_t len);
+
+/* ---- state for the administrator ---- */
+
+const char *machine_backend_name(const struct machine *machine); /* "kvm", "soft" */
+const char *machine_backend_reason(const struct machine *machine);
+bool machine_paused(const struct machine *machine);
+uint64_t machine_vp_runtime_ns(const struct machine *machine, unsigned vp);
+uint64_t machine_uptime_ns(const struct machine *machine);
+/* Fills services[CONFIG_IC_COUNT]. */
+void machine_services(struct machine *machine, struct machine_service *services);
+/* "OK", "No Contact", ...: of the heartbeat service. */
+const char *machine_heartbeat(struct machine *machine);
+/* Borrowed until the next kvp_changed event. */
+const struct machine_kvp *machine_kvp(struct machine *machine, size_t *ret_count);
+
+#endif

@@ -1,0 +1,336 @@
+#include "control.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/macros.h"
+#include "ipc/ipc.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define MAX_CLIENTS 8
+
+struct client {
+	struct control *control;
+	int fd;
+	struct loop_fd *lfd;
+};
+
+struct control {
+	struct loop *loop;
+	int listen_fd;
+	struct loop_fd *listen_lfd;
+	const struct config_vm *config;
+	struct machine *machine;
+	struct client *clients[MAX_CLIENTS];
+	unsigned client_count;
+};
+
+static void client_free(struct client *client)
+{
+	struct control *control = client->control;
+
+	for (unsigned i = 0; i < control->client_count; i++)
+		if (control->clients[i] == client)
+			control->clients[i] = control->clients[--control->client_count];
+	loop_fd_remove(client->lfd);
+	close(client->fd);
+	free(client);
+}
+
+/* ---- what is told ---- */
+
+json_t *control_kvp_event(struct machine *machine)
+{
+	size_t count;
+	const struct machine_kvp *items = machine_kvp(machine, &count);
+	json_t *object = json_object();
+
+	for (size_t i = 0; i < count; i++)
+		json_object_set_new(object, items[i].key, json_string(items[i].value));
+	return json_pack("{s:s, s:i, s:o}", "event", "kvp", "pool", 2, "items", object);
+}
+
+static json_t *services_json(struct machine *machine)
+{
+	struct machine_service services[CONFIG_IC_COUNT];
+	json_t *list = json_array();
+
+	machine_services(machine, services);
+	for (unsigned i = 0; i < CONFIG_IC_COUNT; i++)
+		json_array_append_new(list, json_pack("{s:s, s:b, s:s, s:s}", "name",
+						      services[i].name, "enabled",
+						      services[i].enabled, "status",
+						      services[i].status, "version",
+						      services[i].version));
+	return list;
+}
+
+json_t *control_services_event(struct machine *machine)
+{
+	return json_pack("{s:s, s:s, s:o}", "event", "integration", "heartbeat",
+			 machine_heartbeat(machine), "services", services_json(machine));
+}
+
+static json_t *state_event(struct machine *machine)
+{
+	return json_pack("{s:s, s:s}", "event", "state", "state",
+			 machine_paused(machine) ? "paused" : "running");
+}
+
+/* Resident memory of this process in bytes, guest RAM included. */
+static json_int_t resident_bytes(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return (json_int_t)usage.ru_maxrss * 1024;
+}
+
+static json_t *status_json(struct control *control)
+{
+	struct machine *machine = control->machine;
+	json_t *vps = json_array();
+	json_t *kvp = control_kvp_event(machine);
+	json_t *status;
+
+	for (unsigned i = 0; i < control->config->processor_count; i++)
+		json_array_append_new(
+			vps, json_integer((json_int_t)machine_vp_runtime_ns(machine, i)));
+	status = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:o, s:O}", "state",
+			   machine_paused(machine) ? "paused" : "running", "backend",
+			   machine_backend_name(machine), "backend_reason",
+			   machine_backend_reason(machine), "uptime_ns",
+			   (json_int_t)machine_uptime_ns(machine), "memory_bytes",
+			   (json_int_t)control->config->memory_bytes, "resident_bytes",
+			   resident_bytes(), "heartbeat", machine_heartbeat(machine), "vp_runtime_ns",
+			   vps, "integration", services_json(machine), "kvp",
+			   json_object_get(kvp, "items"));
+	json_decref(kvp);
+	return status;
+}
+
+/* ---- requests ---- */
+
+static int op_shutdown(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	bool force = json_is_true(json_object_get(request, "force"));
+
+	return machine_shutdown_guest(control->machine, false, force, err);
+}
+
+static int op_reboot(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	bool force = json_is_true(json_object_get(request, "force"));
+
+	return machine_shutdown_guest(control->machine, true, force, err);
+}
+
+static int op_turn_off(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	machine_turn_off(control->machine);
+	return 0;
+}
+
+static int op_reset(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	machine_reset(control->machine);
+	return 0;
+}
+
+static int op_pause(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	machine_pause(control->machine);
+	control_event(control, state_event(control->machine));
+	return 0;
+}
+
+static int op_resume(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	machine_resume(control->machine);
+	control_event(control, state_event(control->machine));
+	return 0;
+}
+
+static int op_nmi(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	machine_nmi(control->machine);
+	return 0;
+}
+
+static int op_status(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	*ret = status_json(control);
+	return 0;
+}
+
+static int op_set_integration(struct control *control, json_t *request, json_t **ret,
+			      struct error *err)
+{
+	const char *name = json_string_value(json_object_get(request, "name"));
+	struct machine_service services[CONFIG_IC_COUNT];
+
+	machine_services(control->machine, services);
+	for (unsigned i = 0; name && i < CONFIG_IC_COUNT; i++)
+		if (strcasecmp(services[i].name, name) == 0)
+			return machine_set_service(control->machine, (enum config_ic)i,
+						   json_is_true(json_object_get(request, "enabled")),
+						   err);
+	return error_set(err, ERR_NOT_FOUND, "there is no integration service '%s'",
+			 name ? name : "");
+}
+
+static const struct {
+	const char *name;
+	int (*run)(struct control *control, json_t *request, json_t **ret, struct error *err);
+} operations[] = {
+	{ "status", op_status },
+	{ "shutdown", op_shutdown },
+	{ "reboot", op_reboot },
+	{ "turn-off", op_turn_off },
+	{ "reset", op_reset },
+	{ "pause", op_pause },
+	{ "resume", op_resume },
+	{ "nmi", op_nmi },
+	{ "set-integration", op_set_integration },
+};
+
+static int run_request(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	const char *op = json_string_value(json_object_get(request, "op"));
+
+	if (!op)
+		return error_set(err, ERR_INVALID, "a request without \"op\"");
+	if (!control->machine)
+		return error_set(err, ERR_STATE, "the virtual machine is not running yet");
+	for (size_t i = 0; i < ARRAY_SIZE(operations); i++)
+		if (strcmp(operations[i].name, op) == 0)
+			return operations[i].run(control, request, ret, err);
+	return error_set(err, ERR_UNSUPPORTED, "the worker knows no operation '%s'", op);
+}
+
+static void answer(struct client *client, json_t *request)
+{
+	json_t *result = NULL, *reply = NULL;
+	json_t *id = json_object_get(request, "id");
+	struct error err;
+
+	if (run_request(client->control, request, &result, &err) < 0) {
+		reply = json_pack("{s:{s:s, s:s}}", "error", "code", err_code_name(err.code), "text",
+				  err.text);
+	} else {
+		reply = result ? result : json_object();
+		json_object_set_new(reply, "ok", json_true());
+	}
+	if (id)
+		json_object_set(reply, "id", id);
+	ipc_send(client->fd, reply, NULL, 0, NULL);
+	json_decref(reply);
+}
+
+static void client_ready(void *user, uint32_t events)
+{
+	struct client *client = user;
+	json_t *request;
+	int r = ipc_recv(client->fd, &request, NULL, NULL, NULL);
+
+	if (r == 1) {
+		answer(client, request);
+		json_decref(request);
+	} else if (r != -ERR_BUSY) {
+		client_free(client);
+	}
+}
+
+static void greet(struct client *client)
+{
+	struct machine *machine = client->control->machine;
+	json_t *events[3];
+
+	if (!machine)
+		return;
+	events[0] = state_event(machine);
+	events[1] = control_services_event(machine);
+	events[2] = control_kvp_event(machine);
+	for (size_t i = 0; i < ARRAY_SIZE(events); i++) {
+		ipc_send(client->fd, events[i], NULL, 0, NULL);
+		json_decref(events[i]);
+	}
+}
+
+static void on_connect(void *user, uint32_t events)
+{
+	struct control *control = user;
+	int fd = accept4(control->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct client *client;
+
+	if (fd < 0)
+		return;
+	client = control->client_count < MAX_CLIENTS ? calloc(1, sizeof(*client)) : NULL;
+	if (!client) {
+		close(fd);
+		return;
+	}
+	client->control = control;
+	client->fd = fd;
+	if (loop_fd_add(control->loop, fd, EPOLLIN, client_ready, client, &client->lfd, NULL) < 0) {
+		close(fd);
+		free(client);
+		return;
+	}
+	control->clients[control->client_count++] = client;
+	greet(client);
+}
+
+int control_new(struct loop *loop, int listen_fd, const struct config_vm *config,
+		struct control **ret, struct error *err)
+{
+	struct control *control = calloc(1, sizeof(*control));
+
+	if (!control)
+		return error_set(err, ERR_NO_MEMORY, "no memory for the control socket");
+	control->loop = loop;
+	control->listen_fd = listen_fd;
+	control->config = config;
+	if (loop_fd_add(loop, listen_fd, EPOLLIN, on_connect, control, &control->listen_lfd, err) <
+	    0) {
+		free(control);
+		return error_prefix(err, "control socket");
+	}
+	*ret = control;
+	return 0;
+}
+
+void control_free(struct control *control)
+{
+	if (!control)
+		return;
+	while (control->client_count)
+		client_free(control->clients[0]);
+	loop_fd_remove(control->listen_lfd);
+	close(control->listen_fd);
+	free(control);
+}
+
+void control_set_machine(struct control *control, struct machine *machine)
+{
+	control->machine = machine;
+	for (unsigned i = 0; machine && i < control->client_count; i++)
+		greet(control->clients[i]);
+}
+
+/* A client that is so far behind that its socket is full is cut off: it can connect again and gets
+ * the present state. */
+void control_event(struct control *control, json_t *event)
+{
+	for (unsigned i = control->client_count; i-- > 0;)
+		if (ipc_send(control->clients[i]->fd, event, NULL, 0, NULL) < 0)
+			client_free(control->clients[i]);
+	json_decref(event);
+}

@@ -1,0 +1,30 @@
+/*
+ * The worker's control socket: the daemon (or who holds a descriptor of it) connects, gets the
+ * present state and from then on every event, and may send requests. The messages are described in
+ * docs/worker-protocol.md. Belongs to the loop.
+ */
+#ifndef WORKER_CONTROL_H
+#define WORKER_CONTROL_H
+
+#include "base/error.h"
+#include "base/loop.h"
+#include "machine/machine.h"
+
+#include <jansson.h>
+
+struct control;
+
+/* Takes listen_fd. */
+int control_new(struct loop *loop, int listen_fd, const struct config_vm *config,
+		struct control **ret, struct error *err);
+void control_free(struct control *control);
+/* From here on requests reach the machine. */
+void control_set_machine(struct control *control, struct machine *machine);
+/* Sends to all clients; takes event. */
+void control_event(struct control *control, json_t *event);
+
+/* The events that have content. */
+json_t *control_kvp_event(struct machine *machine);
+json_t *control_services_event(struct machine *machine);
+
+#endif

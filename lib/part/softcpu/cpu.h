@@ -25,6 +25,7 @@
 
 #include "base/macros.h"
 #include "part/part.h"
+#include "part/profile.h"
 #include "part/softcpu/hostop.h"
 #include "part/softcpu/lapic.h"
 
@@ -162,6 +163,8 @@ struct uop {
 #define OFF_RIP	 136u /* RIP of the block's first instruction */
 #define OFF_ZERO 152u /* a register that is always 0: no base, no index */
 #define OFF_NONE 255u
+
+#define HOSTOP_UOPS 2 /* uops whose room a struct hostop takes */
 
 #define SEG_SLOT_ZERO 6 /* index into vp.segbase whose base is 0 */
 
@@ -374,11 +377,12 @@ struct sc_vm {
 	uint8_t always_slow; /* 0xff: the flag byte of bounce buffers */
 	pthread_mutex_t bus_lock; /* held over locked accesses that have no host address */
 	unsigned phys_bits;
+	uint64_t cr4_valid; /* bits that may be set */
+	const struct profile *profile;
+	bool has[HOSTOP_FEATURE_LAHF64 + 1]; /* features by enum hostop_feature */
 
-	const struct part_cpuid *cpuid;
-	unsigned cpuid_count;
 	struct lapic_bus *lapics;
-	struct hostop_arena *arena;
+	struct hostop_arena *hostops;
 
 	/* time */
 	uint64_t tsc_hz;
@@ -528,11 +532,18 @@ static inline void sc_attention(struct vp *c, uint32_t why)
 	atomic_fetch_or_explicit(&c->attention, why, memory_order_release);
 }
 
-/* ---- msr.c, cpuid.c ---- */
+/* ---- exec-system.c ---- */
+
+/* #GP unless the privilege level or the TSS allows the port. */
+void sc_check_io(struct vp *c, struct uop *u, uint16_t port, unsigned size);
+
+/* ---- msr.c ---- */
+
 
 bool sc_msr_read(struct vp *c, uint32_t msr, uint64_t *ret);
 bool sc_msr_write(struct vp *c, uint32_t msr, uint64_t v);
-void sc_cpuid(struct vp *c, uint32_t leaf, uint32_t subleaf, uint32_t ret[4]);
+void sc_cpuid(struct vp *c, uint32_t leaf, uint32_t subleaf, uint32_t ret[static 4]);
+uint64_t sc_random(struct vp *c);
 
 /* ---- time.c ---- */
 

@@ -252,12 +252,10 @@ struct sc_event {
 
 /* vp.attention: reasons to leave the block loop. Set by anyone with sc_attention(). */
 #define ATT_EVAL       0x01u /* interrupts, NMI, INIT, SIPI: look at the APIC */
-#define ATT_PAUSE      0x02u
-#define ATT_STOP       0x04u
+#define ATT_LEAVE      0x02u /* pause, stop */
 #define ATT_INVALIDATE 0x08u /* vp.inv holds code ranges that others wrote */
 #define ATT_HALT       0x10u /* this thread: HLT or wait-for-SIPI */
-#define ATT_STEP       0x20u /* this thread: sc_vp_run's budget, single step, shadow */
-#define ATT_DIRTY      0x40u
+#define ATT_STEP       0x20u /* this thread: single step, interrupt shadow */
 
 struct sc_vm;
 
@@ -317,7 +315,6 @@ struct vp {
 	bool event_pending;
 	int delivering;		   /* vector of the event whose delivery goes on, or -1 */
 	int delivering_kind;
-	bool trap_faults;	   /* sc_vp_run: report exceptions instead of delivering them */
 
 	/* slow paths */
 	_Alignas(64) uint8_t bounce[512]; /* stands for memory that has no host address */
@@ -349,7 +346,8 @@ struct vp {
 	pthread_t thread;
 	bool thread_started;
 	clockid_t cpu_clock;
-	pthread_cond_t wake;
+	_Atomic bool sleeping; /* in a futex wait on attention */
+	_Atomic uint64_t deadline; /* of the APIC timer, vm time: for the timer thread */
 	bool parked; /* vm->lock: not executing guest code */
 };
 
@@ -391,9 +389,15 @@ struct sc_vm {
 	bool amd; /* vendor that CPUID shows */
 
 	/* softcpu.c */
-	pthread_mutex_t lock;
-	pthread_cond_t parked_changed;
-	bool running, paused, stopping;
+	pthread_mutex_t lock; /* paused, stopping, vp.parked */
+	pthread_cond_t changed;
+	bool paused, stopping;
+	_Atomic uint64_t paused_at_ns, paused_total_ns; /* paused_at_ns 0: running */
+	pthread_mutex_t timer_lock;
+	pthread_cond_t timer_changed;
+	pthread_t timer_thread;
+	bool timer_started, timer_stop;
+	_Atomic uint64_t timer_wakes_at;
 };
 
 /* ---- mmu.c ---- */
@@ -531,6 +535,17 @@ static inline void sc_attention(struct vp *c, uint32_t why)
 {
 	atomic_fetch_or_explicit(&c->attention, why, memory_order_release);
 }
+
+/* Blocks until attention asks for what only the thread can do, or the VP is idle. */
+void sc_run(struct vp *c);
+/* For tests: instructions one by one; deliver: through the IDT, else stops with event_pending. */
+void sc_run_steps(struct vp *c, uint64_t count, bool deliver);
+void sc_vp_power_on(struct vp *c);
+
+/* ---- softcpu.c ---- */
+
+/* The APIC timer's deadline may have changed. */
+void sc_deadline_changed(struct vp *c);
 
 /* ---- exec-system.c ---- */
 

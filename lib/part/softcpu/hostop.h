@@ -24,6 +24,7 @@
  *  - the instruction exists for this guest: compares op.feature with its CPU profile (else #UD);
  *  - HOSTOP_SSE: CR0.EM = 0 and CR4.OSFXSR = 1 (else #UD), CR0.TS = 0 (else #NM);
  *    HOSTOP_MMX: CR0.EM = 0 (else #UD), CR0.TS = 0 (else #NM);
+ *    HOSTOP_SSE_MMX (conversions between both register files): as HOSTOP_SSE;
  *    HOSTOP_X87: CR0.EM = 0 and CR0.TS = 0 (else #NM); HOSTOP_FWAIT: #NM if CR0.MP and CR0.TS;
  *    HOSTOP_FXSAVE (FXSAVE, FXRSTOR): CR0.EM = 0 and CR0.TS = 0 (else #NM);
  *    LDMXCSR and STMXCSR are HOSTOP_SSE;
@@ -32,8 +33,6 @@
  *    linear address is #GP(0)), translates it for op.mem_access, and passes a pointer to op.mem_size
  *    bytes: guest RAM, or a buffer aligned to 16 that is filled before (if READ) and written out
  *    after (if WRITE) a run that returned 0. If op.mem_align is 16, mem must be aligned to 16.
- *    op.mem_offset is to be added to the effective address (BT with a register bit offset isn't
- *    ours, so it is 0 today);
  *  - x87: regs.rip is the address of the instruction and regs.ea the offset of its memory operand
  *    (they become FIP and FDP). Not needed for anything else;
  *  - regs.rflags holds the status flags if op.flags_read is not 0. After the run the flags in
@@ -69,7 +68,7 @@
 /* The FXSAVE64 image (SDM volume 1, table 10-3): the guest's FPU state at any time. */
 struct hostop_fpu {
 	uint16_t fcw, fsw;
-	uint8_t ftw; /* abridged: bit set = register not empty, by physical register */
+	uint8_t ftw; /* abridged: bit i set = physical register i is not empty */
 	uint8_t reserved0;
 	uint16_t fop;
 	uint64_t fip, fdp;
@@ -99,7 +98,8 @@ enum hostop_unit {
 	HOSTOP_INTEGER,
 	HOSTOP_X87,
 	HOSTOP_FWAIT,
-	HOSTOP_MMX, /* also SSE instructions with an MMX register: these need CR4.OSFXSR too */
+	HOSTOP_MMX,
+	HOSTOP_SSE_MMX,
 	HOSTOP_SSE,
 	HOSTOP_FXSAVE,
 };
@@ -128,6 +128,7 @@ enum hostop_feature {
 	HOSTOP_FEATURE_CX8,
 	HOSTOP_FEATURE_CX16,
 	HOSTOP_FEATURE_LAHF64,
+	HOSTOP_FEATURE_COUNT
 };
 
 enum { HOSTOP_MEM_READ = 1, HOSTOP_MEM_WRITE = 2 };
@@ -149,7 +150,6 @@ struct hostop {
 	uint8_t feature;    /* enum hostop_feature */
 	uint8_t locked;	    /* had a LOCK prefix: mem must be the guest RAM itself */
 	uint8_t private_flags;
-	int8_t mem_offset;
 };
 
 struct hostop_arena;

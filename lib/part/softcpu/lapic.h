@@ -8,16 +8,17 @@
  *
  * The interpreter's loop:
  *
- *	if (lapic_attention(apic))		// one relaxed load, at block heads
- *		switch (lapic_next_event(apic, &arg)) ...	// INIT, SIPI, NMI
- *	if (IF and no shadow and (vector = lapic_acknowledge(apic)) >= 0)
- *		deliver vector
- *	HLT: sleep until lapic_wakes(apic, if_flag) or lapic_timer_deadline_ns(apic)
+ *	if (lapic_attention(apic) & mask) {	// one relaxed load, at block heads
+ *		switch (lapic_next_event(apic, ...)) ...	// INIT, SIPI, NMI
+ *		if (IF and no shadow and (vector = lapic_acknowledge(apic)) >= 0)
+ *			deliver vector
+ *	}
+ *	HLT: sleep until lapic_wakes(...) or lapic_timer_deadline_ns(apic)
  *	when that time has come (or any time): lapic_timer_run(apic)
  *
- * Attention is sticky while anything is pending that the VP could take, now or once IF is set; the
- * caller that runs with IF = 0 may cache the answer of lapic_interrupt_pending until attention's
- * sequence changes, or simply ask again.
+ * mask is LAPIC_ATTEND_ALL without what the VP can't take now: LAPIC_ATTEND_INTERRUPT while IF = 0
+ * or in an interrupt shadow, LAPIC_ATTEND_NMI while NMIs are blocked. A bit of the attention word
+ * that is in the mask and stays set after the calls above would be a defect.
  *
  * Time: deadlines are nanoseconds of host.now_ns, a monotonic clock that stops while the VM is
  * paused. The one-shot and periodic timers count at apic_hz of that clock. TSC-deadline mode compares
@@ -80,8 +81,22 @@ enum lapic_event {
 	LAPIC_NMI,  /* not returned if the caller says that NMIs are blocked */
 };
 
-/* Something may be pending: cheap, no false negatives once host.wake was called. */
-bool lapic_attention(const struct lapic *apic);
+enum {
+	LAPIC_ATTEND_INIT = 1 << 0,
+	LAPIC_ATTEND_SIPI = 1 << 1,
+	LAPIC_ATTEND_NMI = 1 << 2,
+	LAPIC_ATTEND_INTERRUPT = 1 << 3, /* a maskable interrupt may be deliverable */
+	LAPIC_ATTEND_INTERNAL = 1 << 4,	 /* pins and errors: lapic_next_event looks at them */
+	LAPIC_ATTEND_ALL = 31,
+};
+
+/* What may be pending; sender sets bits before it calls host.wake. The attention word is the first
+ * member of struct lapic. */
+static inline unsigned lapic_attention(const struct lapic *apic)
+{
+	return atomic_load_explicit((const atomic_uint *)(const void *)apic, memory_order_relaxed);
+}
+
 /* Takes the most urgent event. nmi_ok: NMIs aren't blocked. wait_for_sipi: the VP is in that
  * state; if not, SIPIs are dropped; if so, NMIs stay pending. */
 enum lapic_event lapic_next_event(struct lapic *apic, bool nmi_ok, bool wait_for_sipi,
@@ -142,12 +157,14 @@ struct lapic_state {
 	uint32_t tpr, ldr, dfr, svr, esr, esr_latch;
 	uint32_t irr[8], isr[8], tmr[8], auto_eoi[8]; /* bit v & 31 of word v >> 5 */
 	uint64_t icr;
-	uint32_t lvt[7];	/* CMCI, timer, thermal, performance, LINT0, LINT1, error */
+	uint32_t lvt[6];	/* timer, thermal, performance, LINT0, LINT1, error */
 	uint32_t timer_initial, timer_divide; /* registers 0x380, 0x3e0 */
-	uint64_t timer_left_ns; /* until the next expiry when armed by count; else 0 */
+	uint64_t timer_left; /* timer input ticks (apic_hz) to the next expiry, if armed by count */
 	uint64_t tsc_deadline;	/* MSR 0x6e0; 0 = disarmed */
-	bool timer_armed;
-	bool nmi_pending, init_pending, sipi_pending, extint_level;
+	bool timer_armed;	/* by count */
+	bool nmi_pending, init_pending, sipi_pending;
+	bool extint_level;   /* LINT0 pin, VP 0 */
+	bool extint_message; /* an ExtINT arrived as a message */
 	uint8_t sipi_vector;
 };
 

@@ -627,7 +627,10 @@ void sc_iret(struct vp *c, struct uop *u, unsigned size)
 	uint16_t selector;
 	unsigned rpl;
 
-	c->nmi_blocked = false;
+	if (c->nmi_blocked) {
+		c->nmi_blocked = false;
+		sc_attention(c, ATT_EVAL);
+	}
 	if (!(c->cr0 & CR0_PE)) {
 		iret_real(c, u, size);
 		return;

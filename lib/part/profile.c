@@ -8,12 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_BASIC_LEAF	  0xBu
+#define MAX_BASIC_LEAF    0xBu
 #define MAX_EXTENDED_LEAF 0x80000008u
-#define MAX_AMD_LEAF	  0x80000021u
+#define MAX_AMD_LEAF      0x80000021u
 
 #define HYPERVISOR_BIT 31u /* 1_ECX */
-#define HTT_BIT	       28u /* 1_EDX */
+#define HTT_BIT        28u /* 1_EDX */
 #define CMP_LEGACY_BIT 1u  /* 81_ECX */
 
 /* Where the processor's own features stand (SDM volume 2, CPUID; APM volume 3, appendix E). */
@@ -45,9 +45,9 @@ static const uint32_t features[PROFILE_WORD_COUNT] = {
 	[PROFILE_7_EBX] = BIT(0), /* fsgsbase */
 	/* md_clear spec_ctrl stibp l1d_flush arch_capabilities ssbd */
 	[PROFILE_7_EDX] = BIT(10) | BIT(26) | BIT(27) | BIT(28) | BIT(29) | BIT(31),
-	[PROFILE_81_ECX] = BIT(0) | BIT(8),			/* lahf_lm prefetchw */
+	[PROFILE_81_ECX] = BIT(0) | BIT(8),                       /* lahf_lm prefetchw */
 	[PROFILE_81_EDX] = BIT(11) | BIT(20) | BIT(27) | BIT(29), /* syscall nx rdtscp lm */
-	[PROFILE_87_EDX] = BIT(8),				  /* invariant TSC */
+	[PROFILE_87_EDX] = BIT(8),                                /* invariant TSC */
 	/* ibpb ibrs stibp, their preferences, ssbd virt_ssbd ssb_no psfd btc_no ibpb_ret */
 	[PROFILE_88_EBX] = BIT(12) | BIT(14) | BIT(15) | BIT(16) | BIT(17) | BIT(18) | BIT(19) |
 			   BIT(24) | BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30),
@@ -394,8 +394,7 @@ static void list_add(struct leaf_list *list, uint32_t leaf, uint32_t subleaf)
 	if (list->count == list->max)
 		return;
 	profile_cpuid(list->profile, list->vp, leaf, subleaf, r);
-	list->leaves[list->count++] =
-	    (struct part_cpuid){ leaf, subleaf, r[0], r[1], r[2], r[3] };
+	list->leaves[list->count++] = (struct part_cpuid){ leaf, subleaf, r[0], r[1], r[2], r[3] };
 }
 
 unsigned profile_leaves(const struct profile *profile, unsigned vp, struct part_cpuid *ret,

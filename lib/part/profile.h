@@ -48,9 +48,9 @@ enum profile_word {
 struct profile_cpu {
 	char vendor[13];
 	char brand[49];
-	uint32_t signature;                /* leaf 1 EAX: family, model, stepping */
+	uint32_t signature;               /* leaf 1 EAX: family, model, stepping */
 	uint32_t can[PROFILE_WORD_COUNT]; /* features that it can do */
-	unsigned physical_bits;            /* widest that it can do */
+	unsigned physical_bits;           /* widest that it can do */
 };
 
 enum profile_reg { PROFILE_EAX, PROFILE_EBX, PROFILE_ECX, PROFILE_EDX };

@@ -1342,8 +1342,7 @@ static void extend_window(struct vp *c, uint64_t gpa, struct window *w)
 
 static ZyanStatus decode_one(struct decoder *d, const struct window *w, unsigned at)
 {
-	return ZydisDecoderDecodeFull(d->zydis, w->bytes + at, w->len - at, &d->in, d->op,
-				      MAX_OPERANDS, 0);
+	return ZydisDecoderDecodeFull(d->zydis, w->bytes + at, w->len - at, &d->in, d->op);
 }
 
 /* Emits what bytes that are no instruction raise. */

@@ -54,12 +54,12 @@ IC_SPEC_AT(ic_spec_header, status, 20);
 
 #define IC_PIPE_HEADER_BYTES 8
 
+/* struct ic_spec_version of the framework follow, then those of the messages. */
 struct ic_spec_negotiate {
 	struct ic_spec_header header;
 	uint16_t framework_count;
 	uint16_t message_count;
 	uint32_t reserved;
-	struct ic_spec_version versions[]; /* framework versions first, then message versions */
 } IC_SPEC_PACKED;
 IC_SPEC_SIZE(ic_spec_negotiate, 36);
 
@@ -86,8 +86,8 @@ struct ic_spec_shutdown {
 } IC_SPEC_PACKED;
 IC_SPEC_SIZE(ic_spec_shutdown, 2088);
 
-#define IC_TIME_SYNC   1
-#define IC_TIME_SAMPLE 2
+#define IC_TIME_SYNC_FLAG	1
+#define IC_TIME_SAMPLE_FLAG 2
 
 /* Message version 4.0 */
 struct ic_spec_time_v4 {
@@ -169,13 +169,13 @@ struct ic_spec_kvp_ip {
 	struct ic_spec_header header;
 	uint8_t operation;
 	uint8_t pool;
-	uint16_t adapter_id[128];
-	uint8_t address_family; /* 1: IPv4, 2: IPv6, 3: both */
+	uint8_t adapter_id[256]; /* all texts: UTF-16LE with a terminating zero */
+	uint8_t address_family;	 /* 1: IPv4, 2: IPv6, 3: both */
 	uint8_t dhcp_enabled;
-	uint16_t ip_addresses[1024];
-	uint16_t subnets[1024];
-	uint16_t gateways[512];
-	uint16_t dns_servers[1024];
+	uint8_t ip_addresses[2048]; /* lists are separated by ';' */
+	uint8_t subnets[2048];
+	uint8_t gateways[1024];
+	uint8_t dns_servers[2048];
 } IC_SPEC_PACKED;
 IC_SPEC_SIZE(ic_spec_kvp_ip, 7456);
 

@@ -322,14 +322,14 @@ const struct vmbus_spec_offer *vmbus_guest_offer(struct vmbus_guest *guest,
 	struct vmbus_guest_message message;
 
 	for (unsigned i = 0; i < 20; i++) {
-		const struct vmbus_spec_offer *offer =
-			find_offer(guest, class_id, subchannel_index);
+		const struct vmbus_spec_offer *offer;
 
+		while (vmbus_guest_poll(guest, &message))
+			stash(guest, &message);
+		offer = find_offer(guest, class_id, subchannel_index);
 		if (offer)
 			return offer;
 		vmbus_guest_step(guest);
-		while (vmbus_guest_poll(guest, &message))
-			stash(guest, &message);
 	}
 	return NULL;
 }

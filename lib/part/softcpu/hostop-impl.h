@@ -1,0 +1,71 @@
+/*
+ * Between the parts of hostop: hostop.c classifies instructions, hostop-code.c generates and keeps
+ * code, hostop-run.c runs what needs more than a jump (floating point, x87), hostop-image.c does
+ * the instructions on FPU images in C.
+ *
+ * Host registers inside generated code: RDI = regs, RSI = mem, R10 = op, RAX RCX RDX R11 scratch.
+ * The instruction's ModRM.reg operand becomes R8 or XMM1, the ModRM.rm (or opcode) operand R9 or
+ * XMM2, its memory operand [RSI] ([RDI] for MASKMOVDQU). Implicit operands stay what they are. Only
+ * instructions that touch MMX or x87 registers keep their MMX, ST and XMM numbers: they run between
+ * an FXRSTOR and an FXSAVE of the guest's image.
+ */
+#ifndef PART_SOFTCPU_HOSTOP_IMPL_H
+#define PART_SOFTCPU_HOSTOP_IMPL_H
+
+#include "part/softcpu/hostop.h"
+
+/* struct hostop, private_flags */
+enum {
+	HOSTOP_LEGACY_MODE = 1,	 /* not in 64-bit mode: 8 XMM registers, no 64-bit FIP */
+	HOSTOP_REAL_MODE = 2,	 /* real mode layout of the x87 environment */
+	HOSTOP_WAITS = 4,	 /* checks for pending x87 exceptions first */
+	HOSTOP_CONTROL = 8,	 /* x87 control: leaves FIP, FDP, FOP alone */
+	HOSTOP_TINY_F32 = 16,	 /* may underflow into a float, */
+	HOSTOP_TINY_F64 = 32,	 /* or double, destination; */
+	HOSTOP_TINY_PACKED = 64, /* in every element, not only the lowest */
+	HOSTOP_WIDE = 128,	 /* FXSAVE64, FXRSTOR64 */
+};
+
+enum operand_kind { OPERAND_NONE, OPERAND_GPR, OPERAND_GPR8, OPERAND_XMM, OPERAND_IN_PLACE };
+
+/* An operand that ModRM or the opcode names. */
+struct code_operand {
+	uint8_t kind; /* enum operand_kind */
+	bool load, store;
+};
+
+enum { IMPLICIT_RAX = 1, IMPLICIT_RCX = 2, IMPLICIT_RDX = 4, IMPLICIT_RBX = 8, IMPLICIT_XMM0 = 16 };
+
+/* All that decides the generated code: two equal recipes share it. No padding: compared as bytes. */
+struct code_recipe {
+	uint8_t insn[15]; /* re-encoded for the host registers above */
+	uint8_t length;
+	struct code_operand reg, rm;
+	uint8_t implicit_load, implicit_store; /* IMPLICIT_* */
+	uint16_t flags_in, flags_out;	       /* RFLAGS bits */
+	bool fpu_image;			       /* between FXRSTOR and FXSAVE */
+	bool mem_in_rdi;		       /* MASKMOV */
+	bool check_mxcsr; /* a second entry that runs with the guest's MXCSR if that is plain */
+	uint8_t reserved;
+};
+
+struct code_entry {
+	hostop_fn *code;  /* the bare operation */
+	hostop_fn *plain; /* with check_mxcsr: falls back to hostop_run_fp; else as code */
+};
+
+/* False when the arena is full or there is no memory. */
+bool hostop_code_get(struct hostop_arena *arena, const struct code_recipe *recipe,
+		     struct code_entry *ret);
+
+/* hostop-run.c */
+hostop_fn hostop_run_fp;  /* SSE floating point under any MXCSR */
+hostop_fn hostop_run_x87; /* x87 and MMX */
+hostop_fn hostop_run_mmx_fp; /* both: CVTPS2PI and its relatives */
+
+/* hostop-image.c: the instruction done in C, or NULL. */
+hostop_fn *hostop_image_op(ZydisMnemonic mnemonic);
+/* An unmasked x87 exception is pending. */
+bool hostop_x87_pending(const struct hostop_fpu *fpu);
+
+#endif

@@ -113,7 +113,7 @@ struct vmbus_guest_channel {
 	struct vmbus_guest *guest;
 	uint32_t relid, connection_id, ring_gpadl;
 	struct vmbus_guest_ring out, in; /* guest to host, host to guest */
-	unsigned signals_sent;
+	unsigned signals_sent, signals_refused; /* a driver would not look at refusals */
 	unsigned page_count;
 	uint64_t *pages;
 };

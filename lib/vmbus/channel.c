@@ -1,6 +1,6 @@
 /*
- * Channels: offer, open, close, modify, rescind, and the holds that keep answers back while the host
- * still works on guest pages.
+ * Channels: offer, open, close, modify, rescind, and the holds that keep answers back while the
+ * host still works on guest pages.
  *
  * A channel object outlives vmbus_rescind while it is held or one of its callbacks runs. Its relid
  * is used again only after the guest released it.
@@ -13,7 +13,12 @@
 #include <string.h>
 
 /* Reads a flag and clears it. */
-#define TAKE_FLAG(flag) __extension__({ bool taken_ = (flag); (flag) = false; taken_; })
+#define TAKE_FLAG(flag)                                                                            \
+	__extension__({                                                                            \
+		bool taken_ = (flag);                                                              \
+		(flag) = false;                                                                    \
+		taken_;                                                                            \
+	})
 
 static bool is_primary(const struct vmbus_channel *channel)
 {

@@ -28,7 +28,7 @@ struct echo {
 static int echo_opened(void *dev, struct vmbus_channel *channel, const uint8_t *user_data)
 {
 	struct echo *echo = dev;
-	struct iovec iov = { .iov_base = (void *)(uintptr_t)"hello", .iov_len = 6 };
+	struct iovec iov = { .iov_base = (void *)(uintptr_t) "hello", .iov_len = 6 };
 
 	echo->opened++;
 	if (echo->greet)
@@ -667,12 +667,11 @@ static void transfer_pages_packet(void **state)
 	struct vmbus_guest_channel *channel;
 	struct vmbus_guest_packet packet;
 	struct vmbus_spec_xfer_pages header;
-	struct iovec iov = { .iov_base = (void *)(uintptr_t)"nvsp", .iov_len = 5 };
+	struct iovec iov = { .iov_base = (void *)(uintptr_t) "nvsp", .iov_len = 5 };
 
 	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
 	channel = open_echo(f, 3);
-	assert_int_equal(
-		vmbus_send_xfer_pages(f->echo.channel, 77, 0xCAFE, ranges, 2, &iov, 1), 0);
+	assert_int_equal(vmbus_send_xfer_pages(f->echo.channel, 77, 0xCAFE, ranges, 2, &iov, 1), 0);
 	assert_true(vmbus_guest_recv(channel, &packet));
 	assert_int_equal(packet.type, VMBUS_XFER_PAGES);
 	assert_int_equal(packet.flags, 1);
@@ -695,8 +694,7 @@ static void unread_messages_push_back(void **state)
 
 	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
 	while (status == HV_STATUS_SUCCESS && posted < 100000) {
-		status = vmbus_guest_post(f->guest, 1, &msg, sizeof(msg),
-					  VMBUS_MSG_GPADL_TEARDOWN);
+		status = vmbus_guest_post(f->guest, 1, &msg, sizeof(msg), VMBUS_MSG_GPADL_TEARDOWN);
 		posted++;
 	}
 	assert_int_equal(status, HV_STATUS_INSUFFICIENT_BUFFERS);

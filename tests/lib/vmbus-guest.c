@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/macros.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,7 +97,10 @@ void vmbus_guest_free(struct vmbus_guest *guest)
 
 void vmbus_guest_step(struct vmbus_guest *guest)
 {
-	loop_step(guest->loop, 1);
+	if (guest->loop_elsewhere)
+		sched_yield();
+	else
+		loop_step(guest->loop, 1);
 }
 
 /* ---- guest memory ---- */

@@ -41,7 +41,8 @@ struct vmbus_guest {
 	struct hv *hv;
 	struct vmbus *bus;
 	unsigned vp_count;
-	uint32_t version; /* agreed on; 0: not connected */
+	bool loop_elsewhere; /* the test runs the loop on a thread of its own */
+	uint32_t version;    /* agreed on; 0: not connected */
 	uint64_t next_page;
 	uint32_t next_gpadl;
 	uint64_t message_page, event_page; /* of VP 0 */

@@ -811,7 +811,7 @@ int storvsp_attach(struct storvsp *sp, unsigned index, struct blk *blk, enum scs
 
 int storvsp_detach(struct storvsp *sp, unsigned index, struct error *err)
 {
-	struct lun *lun;
+	struct lun *lun = NULL;
 	int rc = find_lun(sp, index, &lun, err);
 
 	if (rc < 0)
@@ -824,7 +824,7 @@ int storvsp_detach(struct storvsp *sp, unsigned index, struct error *err)
 
 int storvsp_set_medium(struct storvsp *sp, unsigned index, struct blk *blk, struct error *err)
 {
-	struct lun *lun;
+	struct lun *lun = NULL;
 	int rc = find_lun(sp, index, &lun, err);
 
 	if (rc < 0)
@@ -841,7 +841,7 @@ int storvsp_set_medium(struct storvsp *sp, unsigned index, struct blk *blk, stru
 
 int storvsp_resized(struct storvsp *sp, unsigned index, struct error *err)
 {
-	struct lun *lun;
+	struct lun *lun = NULL;
 	int rc = find_lun(sp, index, &lun, err);
 
 	if (rc < 0)

@@ -248,6 +248,8 @@ void sc_run(struct vp *c)
 		c->link = NULL;
 	if (c->event_pending)
 		sc_deliver_raised(c);
+	if (c->shutdown)
+		return;
 	do {
 		run_blocks(c);
 	} while (serve(c));

@@ -6,7 +6,7 @@
  */
 #include "case.h"
 
-#include "part/softcpu/decode.h"
+#include "part/softcpu/zydis.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -879,7 +879,7 @@ static bool place_operands(struct generator *generator, struct code *code, struc
 		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.type != ZYDIS_MEMOP_TYPE_AGEN)
 			aim(code, state, insn, &o->mem, rng, choose_target(rng, operand_bytes(o)));
 	}
-	if (!ZYAN_SUCCESS(decode_full(&generator->decoder, code->bytes, 16, insn, operands)))
+	if (!ZYAN_SUCCESS(zydis_decode(&generator->decoder, code->bytes, 16, insn, operands)))
 		return false;
 	for (unsigned i = 0; i < insn->operand_count; i++)
 		if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && percent(rng, 70))
@@ -924,7 +924,7 @@ static bool make_instruction(struct generator *generator, struct rng *rng, struc
 {
 	code->length = 0;
 	put_instruction(code, rng, choose_opcodes(generator, rng));
-	if (!ZYAN_SUCCESS(decode_full(&generator->decoder, code->bytes, 16, insn, operands)) || !fit(insn, operands))
+	if (!ZYAN_SUCCESS(zydis_decode(&generator->decoder, code->bytes, 16, insn, operands)) || !fit(insn, operands))
 		return false;
 	tame_bit_offset(state, insn, operands, rng);
 	if (!place_operands(generator, code, state, insn, operands, rng) || !fit(insn, operands))

@@ -4,7 +4,7 @@
  */
 #include "case.h"
 
-#include "part/softcpu/decode.h"
+#include "part/softcpu/zydis.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -82,7 +82,7 @@ static bool run(void *subject, const struct cpu_case *c, struct cpu_outcome *ret
 
 	if (c->instruction_count != 1 ||
 	    c->before.rip + c->code_length >= CODE_ADDRESS + CODE_SIZE ||
-	    !ZYAN_SUCCESS(decode_full(&s->decoder, c->code, c->code_length, &insn, operands)) ||
+	    !ZYAN_SUCCESS(zydis_decode(&s->decoder, c->code, c->code_length, &insn, operands)) ||
 	    !hostop_prepare(s->arena, &insn, operands, &op))
 		return false;
 	if (op.mem_size && (!find_memory(&c->before, &insn, operands, &address) ||

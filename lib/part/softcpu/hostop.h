@@ -160,7 +160,7 @@ int hostop_arena_new(struct hostop_arena **ret, struct error *err);
 void hostop_arena_free(struct hostop_arena *arena); /* NULL allowed */
 
 /* Whether the instruction is ours and the host can execute it; fills ret if so. operands: as
- * decode_full (decode.h) gives them, hidden ones included. Instructions that only the guest's
+ * zydis_decode (zydis.h) gives them, hidden ones included. Instructions that only the guest's
  * processor profile could forbid are accepted (see op.feature). */
 bool hostop_prepare(struct hostop_arena *arena, const ZydisDecodedInstruction *insn,
 		    const ZydisDecodedOperand *operands, struct hostop *ret);

@@ -1,4 +1,4 @@
-#include "part/softcpu/decode.h"
+#include "part/softcpu/zydis.h"
 
 #include <stdbool.h>
 
@@ -20,7 +20,7 @@ static void repair_operand(const ZydisDecodedInstruction *insn, ZydisDecodedOper
 	operand->mem.disp.value = insn->raw.disp.value;
 }
 
-ZyanStatus decode_full(const ZydisDecoder *decoder, const void *code, size_t length,
+ZyanStatus zydis_decode(const ZydisDecoder *decoder, const void *code, size_t length,
 		       ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands)
 {
 	ZyanStatus status = ZydisDecoderDecodeFull(decoder, code, length, insn, operands);

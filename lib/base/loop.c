@@ -450,3 +450,8 @@ void loop_stop(struct loop *loop)
 	__atomic_store_n(&loop->stop, true, __ATOMIC_RELEASE);
 	wake(loop);
 }
+
+int loop_poll_fd(const struct loop *loop)
+{
+	return loop->epoll_fd;
+}

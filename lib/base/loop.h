@@ -31,6 +31,8 @@ void loop_run(struct loop *loop);
 /* Handles what is ready, waiting at most timeout_ms (-1: for ever); for tests. */
 void loop_step(struct loop *loop, int timeout_ms);
 void loop_stop(struct loop *loop);
+/* Readable when loop_step() has work: for a program whose own poll() comes first. */
+int loop_poll_fd(const struct loop *loop);
 
 /* events: EPOLLIN, EPOLLOUT; the callback gets what epoll reported. Borrows fd. */
 int loop_fd_add(struct loop *loop, int fd, uint32_t events,

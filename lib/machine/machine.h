@@ -20,10 +20,10 @@
 struct machine;
 
 enum machine_off_reason {
-	MACHINE_OFF_GUEST,	/* the guest powered itself off */
+	MACHINE_OFF_GUEST,      /* the guest powered itself off */
 	MACHINE_OFF_TURNED_OFF, /* machine_turn_off() */
-	MACHINE_OFF_CRASH,	/* the guest reported a crash and stopped, or can't go on */
-	MACHINE_OFF_ERROR,	/* the host could not go on */
+	MACHINE_OFF_CRASH,      /* the guest reported a crash and stopped, or can't go on */
+	MACHINE_OFF_ERROR,      /* the host could not go on */
 };
 /* "guest-shutdown", "turned-off", "guest-crash", "worker-error" */
 const char *machine_off_reason_name(enum machine_off_reason reason);
@@ -33,7 +33,7 @@ struct machine_kvp {
 };
 
 struct machine_service {
-	const char *name;   /* Hyper-V's name of the integration service */
+	const char *name; /* Hyper-V's name of the integration service */
 	bool enabled;
 	const char *status; /* "OK", "No Contact", "Lost Communication", "Disabled" */
 	char version[16];   /* "3.2", or "" */

@@ -83,6 +83,7 @@ struct part_config {
 	struct part_host host;          /* copied */
 	const struct part_cpuid *cpuid; /* the hypervisor leaves; copied */
 	unsigned cpuid_count;
+	int kvm_fd; /* an open /dev/kvm, borrowed until part_free; 0 or less: opened here */
 };
 
 int part_new(const struct part_config *config, struct part **ret, struct error *err);

@@ -9,7 +9,11 @@
  * Life of a channel: vmbus_offer -> [opened -> packets ... -> closed] any number of times ->
  * vmbus_rescind. A VM reset, UNLOAD or a new INITIATE_CONTACT closes all channels (closed is
  * called) and revokes the offers, which are made again by themselves when the guest asks.
- * Sub-channels are gone with their primary's close: the device offers them anew.
+ * Sub-channels are gone with their primary's close: before the primary's `closed` is called, the
+ * bus rescinds them
+ * (`closed` of each open one first), and their pointers are dead. The device offers them anew.
+ *
+ * A device may send, offer, close over vmbus_rescind, hold and drop inside any callback.
  */
 #ifndef VMBUS_VMBUS_H
 #define VMBUS_VMBUS_H
@@ -50,7 +54,8 @@ struct vmbus_offer {
 	void *dev;
 };
 
-/* The channel is the bus's until vmbus_rescind. ERR_LIMIT when no relid is free. */
+/* The channel is the bus's until vmbus_rescind. ERR_LIMIT when no relid is free, ERR_STATE for a
+ * sub-channel whose primary is not open. */
 int vmbus_offer(struct vmbus *bus, const struct vmbus_offer *offer, struct vmbus_channel **ret,
 		struct error *err);
 /* Closes (closed is called first) and withdraws it; the pointer is dead afterwards. */
@@ -60,6 +65,8 @@ bool vmbus_channel_is_open(const struct vmbus_channel *channel);
 uint16_t vmbus_channel_subindex(const struct vmbus_channel *channel);
 /* The negotiated version, (major << 16) + minor; 0 when not connected. */
 uint32_t vmbus_version(const struct vmbus *bus);
+/* The partition's reference counter (100 ns), as the guest reads it: for time synchronization. */
+uint64_t vmbus_reference_time(const struct vmbus *bus);
 
 /* ---- packets ---- */
 
@@ -92,7 +99,8 @@ int vmbus_recv(struct vmbus_channel *channel, struct vmbus_packet *ret);
 
 /* Each sends one packet whose payload is the concatenation of iov, and signals the guest when it
  * needs that. 0, or -ERR_BUSY when the ring is full: keep the packet; `ready` is called when there
- * is room. */
+ * is room. Otherwise the packet is lost: -ERR_STATE when closed, -ERR_CORRUPT when the ring is
+ * damaged, -ERR_INVALID when it could never fit. Transfer pages always ask for a completion. */
 int vmbus_send(struct vmbus_channel *channel, uint64_t transaction_id, bool wants_completion,
 	       const struct iovec *iov, unsigned iov_count);
 int vmbus_send_completion(struct vmbus_channel *channel, uint64_t transaction_id,

@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MAX_INPUT       (1u << 20)
+#define MAX_FILE_BYTES       (1u << 20)
 #define RANDOM_INPUTS   2000
 #define RANDOM_MAX_SIZE 4096
 
@@ -27,7 +27,7 @@ static uint64_t next_random(void)
 
 static int replay_file(const char *path)
 {
-	uint8_t *data = malloc(MAX_INPUT);
+	uint8_t *data = malloc(MAX_FILE_BYTES);
 	FILE *f = fopen(path, "rb");
 	size_t size;
 
@@ -35,7 +35,7 @@ static int replay_file(const char *path)
 		fprintf(stderr, "cannot read %s\n", path);
 		exit(1);
 	}
-	size = fread(data, 1, MAX_INPUT, f);
+	size = fread(data, 1, MAX_FILE_BYTES, f);
 	fclose(f);
 	/* An exact-size copy, so that the sanitizer sees a read past the end. */
 	data = realloc(data, size ? size : 1);

@@ -1,0 +1,74 @@
+/*
+ * The synthetic network adapter: NVSP and RNDIS on VMBus towards the guest, a switch port
+ * (net/port.h) towards the network.
+ *
+ * Belongs to the worker's loop. Works without a port: then the guest sees an unplugged cable.
+ *
+ *	netvsp_new(&(struct netvsp_config){ .bus = bus, ..., .port_fd = fd }, &nic, &err);
+ *
+ * What the guest does wrong is answered by NVSP's or RNDIS's own status; what it does to itself
+ * (unanswered receive packets, a full ring) stops only its own traffic.
+ */
+#ifndef DEV_NETVSP_H
+#define DEV_NETVSP_H
+
+#include "base/error.h"
+#include "base/guid.h"
+#include "base/loop.h"
+#include "mem/mem.h"
+#include "vmbus/vmbus.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct netvsp;
+
+struct netvsp_config {
+	struct vmbus *bus;
+	struct loop *loop;
+	struct mem *mem;
+	struct guid instance;
+	uint8_t mac[6];
+	unsigned vp_count; /* bounds the number of queues */
+	int port_fd;	   /* of a switch; taken, also on failure. -1: not connected */
+	const char *name;  /* what the guest's administrator sees; NULL: "Network Adapter" */
+	bool mac_change;   /* the guest may change its address */
+};
+
+struct netvsp_counters {
+	uint64_t frames, bytes;
+};
+
+/* Directions are the guest's. */
+struct netvsp_stats {
+	struct netvsp_counters sent_directed, sent_multicast, sent_broadcast;
+	struct netvsp_counters received_directed, received_multicast, received_broadcast;
+	uint64_t sent_errors;		 /* packets that RNDIS or the offload rules forbid */
+	uint64_t sent_dropped;		 /* no link */
+	uint64_t received_errors;	 /* frames that don't fit the guest's MTU, or damaged ones */
+	uint64_t received_no_buffer;	 /* times that the guest had no free buffer */
+};
+
+struct netvsp_status {
+	bool connected;	    /* to a switch, and not unplugged */
+	bool running;	    /* the guest's driver is at work */
+	uint32_t version;   /* of NVSP; 0: none yet */
+	uint32_t mtu;
+	unsigned queues;    /* channels that are open */
+	uint8_t mac[6];	    /* the current one */
+};
+
+int netvsp_new(const struct netvsp_config *config, struct netvsp **ret, struct error *err);
+void netvsp_free(struct netvsp *nic); /* NULL allowed; rescinds its channels */
+
+/* Plugs the cable into another switch (takes fd), or out (-1). */
+int netvsp_set_port(struct netvsp *nic, int fd, struct error *err);
+/* The cable at this end; up at first. */
+void netvsp_set_link(struct netvsp *nic, bool up);
+/* Tells the guest that it may be on another network now: it asks for a new address. */
+void netvsp_network_changed(struct netvsp *nic);
+
+const struct netvsp_stats *netvsp_stats(const struct netvsp *nic);
+void netvsp_status(const struct netvsp *nic, struct netvsp_status *ret);
+
+#endif

@@ -1,0 +1,243 @@
+/*
+ * The io_uring engine. The ring's descriptor sits in the loop and is readable while completions wait.
+ * At most RING_ENTRIES operations are in the kernel; more wait in a list here.
+ */
+#include "disk/file.h"
+
+#include "base/macros.h"
+
+#include <errno.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#define RING_ENTRIES 256u
+
+struct file_uring {
+	struct file file;
+	int fd;
+	struct io_uring ring;
+	struct loop_fd *watch;
+	struct loop_kick *retry;
+	unsigned in_kernel; /* taken from the submission queue, completion not seen yet */
+	unsigned plug_depth;
+	struct file_request *backlog, **backlog_tail;
+};
+
+static void give_to_kernel(struct file_uring *f)
+{
+	int rc;
+
+	if (f->plug_depth > 0 || io_uring_sq_ready(&f->ring) == 0)
+		return;
+	do
+		rc = io_uring_submit(&f->ring);
+	while (rc == -EINTR);
+	/* The kernel is short of something for the moment: the entries stay in the ring. */
+	if (rc < 0)
+		loop_kick(f->retry);
+}
+
+static void prepare(struct file_uring *f, struct file_request *req)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&f->ring);
+	const struct iovec *iov;
+	unsigned iov_count;
+	uint64_t offset;
+
+	switch (file_piece(req, &iov, &iov_count, &offset)) {
+	case FILE_READ:
+		io_uring_prep_readv(sqe, f->fd, iov, iov_count, offset);
+		break;
+	case FILE_WRITE:
+		io_uring_prep_writev(sqe, f->fd, iov, iov_count, offset);
+		break;
+	case FILE_SYNC:
+		io_uring_prep_fsync(sqe, f->fd, IORING_FSYNC_DATASYNC);
+		break;
+	case FILE_ZERO:
+	case FILE_PUNCH:
+	case FILE_DISCARD:
+		io_uring_prep_fallocate(sqe, f->fd, file_fallocate_mode(req->op),
+					(off_t)req->offset, (off_t)req->length);
+		break;
+	}
+	io_uring_sqe_set_data(sqe, req);
+	f->in_kernel++;
+}
+
+static void start(struct file_uring *f, struct file_request *req)
+{
+	if (f->in_kernel < RING_ENTRIES && !f->backlog) {
+		prepare(f, req);
+		return;
+	}
+	req->next = NULL;
+	*f->backlog_tail = req;
+	f->backlog_tail = &req->next;
+}
+
+static void start_backlog(struct file_uring *f)
+{
+	while (f->backlog && f->in_kernel < RING_ENTRIES) {
+		struct file_request *req = f->backlog;
+
+		f->backlog = req->next;
+		if (!f->backlog)
+			f->backlog_tail = &f->backlog;
+		prepare(f, req);
+	}
+}
+
+static void uring_submit(struct file *file, struct file_request *req)
+{
+	struct file_uring *f = container_of(file, struct file_uring, file);
+
+	start(f, req);
+	give_to_kernel(f);
+}
+
+static void reap(struct file_uring *f)
+{
+	struct io_uring_cqe *cqe;
+
+	f->plug_depth++;
+	while (io_uring_peek_cqe(&f->ring, &cqe) == 0) {
+		struct file_request *req = io_uring_cqe_get_data(cqe);
+		int result = cqe->res;
+
+		io_uring_cqe_seen(&f->ring, cqe);
+		f->in_kernel--;
+		if (file_advance(req, result))
+			file_finish(req);
+		else
+			start(f, req);
+		start_backlog(f);
+	}
+	f->plug_depth--;
+	give_to_kernel(f);
+}
+
+static void uring_ready(void *user, uint32_t events)
+{
+	reap(user);
+}
+
+static void uring_retry(void *user)
+{
+	give_to_kernel(user);
+}
+
+static void uring_wait(struct file *file)
+{
+	struct file_uring *f = container_of(file, struct file_uring, file);
+	unsigned plug_depth = f->plug_depth;
+	struct io_uring_cqe *cqe;
+
+	/* Whoever waits wants it to start, plugged or not. */
+	f->plug_depth = 0;
+	give_to_kernel(f);
+	f->plug_depth = plug_depth;
+	io_uring_wait_cqe(&f->ring, &cqe);
+	reap(f);
+}
+
+static void uring_plug(struct file *file)
+{
+	container_of(file, struct file_uring, file)->plug_depth++;
+}
+
+static void uring_unplug(struct file *file)
+{
+	struct file_uring *f = container_of(file, struct file_uring, file);
+
+	f->plug_depth--;
+	give_to_kernel(f);
+}
+
+static int uring_set_size(struct file *file, uint64_t size_bytes)
+{
+	struct file_uring *f = container_of(file, struct file_uring, file);
+
+	return ftruncate(f->fd, (off_t)size_bytes) < 0 ? -errno : 0;
+}
+
+static void uring_free(struct file *file, bool close_fd)
+{
+	struct file_uring *f = container_of(file, struct file_uring, file);
+
+	loop_fd_remove(f->watch);
+	loop_kick_free(f->retry);
+	file_done(&f->file);
+	io_uring_queue_exit(&f->ring);
+	if (close_fd)
+		close(f->fd);
+	free(f);
+}
+
+static const struct file_ops uring_ops = {
+	.name = "io_uring",
+	.submit = uring_submit,
+	.wait = uring_wait,
+	.plug = uring_plug,
+	.unplug = uring_unplug,
+	.set_size = uring_set_size,
+	.free = uring_free,
+};
+
+static bool supports_our_operations(struct io_uring *ring)
+{
+	struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
+	bool ok;
+
+	if (!probe)
+		return false;
+	ok = io_uring_opcode_supported(probe, IORING_OP_READV) &&
+	     io_uring_opcode_supported(probe, IORING_OP_WRITEV) &&
+	     io_uring_opcode_supported(probe, IORING_OP_FSYNC) &&
+	     io_uring_opcode_supported(probe, IORING_OP_FALLOCATE);
+	io_uring_free_probe(probe);
+	return ok;
+}
+
+static int attach(struct file_uring *f, struct loop *loop, struct error *err)
+{
+	off_t size = lseek(f->fd, 0, SEEK_END);
+	int rc;
+
+	if (size < 0)
+		return error_set_errno(err, errno, "reading the size of the disk's file");
+	rc = file_init(&f->file, &uring_ops, loop, (uint64_t)size, err);
+	if (rc < 0)
+		return rc;
+	rc = loop_kick_new(loop, uring_retry, f, &f->retry, err);
+	if (rc < 0)
+		return rc;
+	return loop_fd_add(loop, f->ring.ring_fd, EPOLLIN, uring_ready, f, &f->watch, err);
+}
+
+int file_open_uring(struct loop *loop, int fd, struct file **ret, struct error *err)
+{
+	struct file_uring *f = calloc(1, sizeof(*f));
+	int rc;
+
+	if (!f)
+		return error_set(err, ERR_NO_MEMORY, "no memory for a disk");
+	f->fd = fd;
+	f->backlog_tail = &f->backlog;
+	rc = io_uring_queue_init(RING_ENTRIES, &f->ring, 0);
+	if (rc < 0) {
+		free(f);
+		return error_set_errno(err, -rc, "setting up io_uring");
+	}
+	rc = supports_our_operations(&f->ring) ?
+		     attach(f, loop, err) :
+		     error_set(err, ERR_UNSUPPORTED, "this kernel's io_uring lacks an operation");
+	if (rc < 0) {
+		uring_free(&f->file, false);
+		return rc;
+	}
+	*ret = &f->file;
+	return 0;
+}

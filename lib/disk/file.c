@@ -1,0 +1,252 @@
+#include "disk/file.h"
+
+#include "base/macros.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#define ZEROS_BYTES 65536
+
+static const uint8_t zeros[ZEROS_BYTES];
+
+static bool moves_bytes(enum file_op op)
+{
+	return op == FILE_READ || op == FILE_WRITE;
+}
+
+/* One at a time: a callback may wait for another request of the list. */
+static void run_one_deferred(struct file *file)
+{
+	struct file_request *req = file->deferred;
+
+	file->deferred = req->next;
+	if (!file->deferred)
+		file->deferred_tail = &file->deferred;
+	file->deferred_count--;
+	file_finish(req);
+}
+
+static void kicked(void *user)
+{
+	struct file *file = user;
+
+	/* Only as many as there are now: callbacks that defer again must not starve the loop. */
+	for (unsigned n = file->deferred_count; n > 0 && file->deferred; n--)
+		run_one_deferred(file);
+	if (file->deferred)
+		loop_kick(file->kick);
+}
+
+int file_init(struct file *file, const struct file_ops *ops, struct loop *loop,
+	      uint64_t size_bytes, struct error *err)
+{
+	*file = (struct file){ .ops = ops, .size_bytes = size_bytes };
+	file->deferred_tail = &file->deferred;
+	return loop_kick_new(loop, kicked, file, &file->kick, err);
+}
+
+void file_done(struct file *file)
+{
+	loop_kick_free(file->kick);
+}
+
+void file_submit(struct file *file, struct file_request *req)
+{
+	req->file = file;
+	req->progress_bytes = 0;
+	req->write_zeros = false;
+	file->in_flight++;
+	file->ops->submit(file, req);
+}
+
+void file_defer(struct file *file, struct file_request *req, int result)
+{
+	req->file = file;
+	req->result = result;
+	req->next = NULL;
+	file->in_flight++;
+	*file->deferred_tail = req;
+	file->deferred_tail = &req->next;
+	file->deferred_count++;
+	loop_kick(file->kick);
+}
+
+void file_wait(struct file *file)
+{
+	assert(file->in_flight > 0);
+	if (file->deferred)
+		run_one_deferred(file);
+	else
+		file->ops->wait(file);
+}
+
+void file_plug(struct file *file)
+{
+	if (file->ops->plug)
+		file->ops->plug(file);
+}
+
+void file_unplug(struct file *file)
+{
+	if (file->ops->unplug)
+		file->ops->unplug(file);
+}
+
+int file_set_size(struct file *file, uint64_t size_bytes)
+{
+	int rc = file->ops->set_size(file, size_bytes);
+
+	if (rc == 0)
+		file->size_bytes = size_bytes;
+	return rc;
+}
+
+void file_close(struct file *file)
+{
+	assert(file->in_flight == 0);
+	file->ops->free(file, true);
+}
+
+void file_abandon(struct file *file)
+{
+	assert(file->in_flight == 0);
+	file->ops->free(file, false);
+}
+
+/* ---- engines' part ---- */
+
+enum file_op file_piece(struct file_request *req, const struct iovec **iov, unsigned *iov_count,
+			uint64_t *offset)
+{
+	uint64_t skip = req->progress_bytes;
+
+	*offset = req->offset + skip;
+	*iov = &req->piece;
+	*iov_count = 1;
+	if (req->write_zeros) {
+		req->piece.iov_base = (void *)zeros;
+		req->piece.iov_len = MIN(req->length - skip, (uint64_t)ZEROS_BYTES);
+		return FILE_WRITE;
+	}
+	if (skip == 0) {
+		*iov = req->iov;
+		*iov_count = req->iov_count;
+		return req->op;
+	}
+	/* The rest of a short transfer goes one iovec entry at a time. */
+	for (const struct iovec *v = req->iov;; v++) {
+		if (skip < v->iov_len) {
+			req->piece.iov_base = (char *)v->iov_base + skip;
+			req->piece.iov_len = v->iov_len - skip;
+			return req->op;
+		}
+		skip -= v->iov_len;
+	}
+}
+
+static void zero_rest(struct file_request *req)
+{
+	uint64_t skip = req->progress_bytes;
+
+	for (unsigned i = 0; i < req->iov_count; i++) {
+		const struct iovec *v = &req->iov[i];
+
+		if (skip < v->iov_len) {
+			memset((char *)v->iov_base + skip, 0, v->iov_len - skip);
+			skip = 0;
+		} else {
+			skip -= v->iov_len;
+		}
+	}
+}
+
+static bool finished(struct file_request *req, int result)
+{
+	req->result = result;
+	return true;
+}
+
+bool file_advance(struct file_request *req, int64_t piece_result)
+{
+	if (piece_result == -EINTR || piece_result == -EAGAIN)
+		return false;
+	if (piece_result == -EOPNOTSUPP && !req->write_zeros &&
+	    (req->op == FILE_ZERO || req->op == FILE_PUNCH)) {
+		req->write_zeros = true;
+		return req->length == 0 ? finished(req, 0) : false;
+	}
+	if (piece_result < 0)
+		return finished(req, (int)piece_result);
+	if (!moves_bytes(req->op) && !req->write_zeros)
+		return finished(req, 0);
+	if (piece_result == 0 && req->op == FILE_READ) {
+		zero_rest(req);
+		return finished(req, 0);
+	}
+	if (piece_result == 0)
+		return finished(req, req->length == 0 ? 0 : -EIO);
+	req->progress_bytes += (uint64_t)piece_result;
+	return req->progress_bytes >= req->length ? finished(req, 0) : false;
+}
+
+void file_finish(struct file_request *req)
+{
+	req->file->in_flight--;
+	req->done(req, req->result);
+}
+
+int file_fallocate_mode(enum file_op op)
+{
+	return op == FILE_ZERO ? FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE :
+				 FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+}
+
+/* ---- blocking forms ---- */
+
+struct now {
+	struct file_request req;
+	bool done;
+	int result;
+};
+
+static void now_done(struct file_request *req, int result)
+{
+	struct now *now = container_of(req, struct now, req);
+
+	now->done = true;
+	now->result = result;
+}
+
+static int run_now(struct file *file, enum file_op op, uint64_t offset, void *buf, size_t len)
+{
+	struct iovec iov = { buf, len };
+	struct now now = { .req = { .op = op, .offset = offset, .length = len, .iov = &iov,
+				    .iov_count = 1, .done = now_done } };
+
+	file_submit(file, &now.req);
+	while (!now.done)
+		file_wait(file);
+	return now.result;
+}
+
+int file_read_now(struct file *file, uint64_t offset, void *buf, size_t len)
+{
+	return run_now(file, FILE_READ, offset, buf, len);
+}
+
+int file_write_now(struct file *file, uint64_t offset, const void *buf, size_t len)
+{
+	return run_now(file, FILE_WRITE, offset, (void *)buf, len);
+}
+
+int file_zero_now(struct file *file, uint64_t offset, uint64_t len)
+{
+	return run_now(file, FILE_ZERO, offset, NULL, len);
+}
+
+int file_sync_now(struct file *file)
+{
+	return run_now(file, FILE_SYNC, 0, NULL, 0);
+}

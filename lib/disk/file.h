@@ -1,0 +1,114 @@
+/*
+ * An open file or block device with asynchronous operations: what disk formats stand on. Private to
+ * this room. Engines: io_uring (file-uring.c), a thread pool (file-threads.c), memory (file-mem.h,
+ * for tests and fuzzing).
+ *
+ * The caller owns struct file_request and its buffers until done(), which runs on the loop's thread
+ * (or inside file_wait) and never inside file_submit. Short transfers are continued by this layer;
+ * what is read beyond the end is zeros. Operations in flight are not ordered among each other:
+ * FILE_SYNC covers what was done() before it was submitted.
+ *
+ * System calls, for the worker's seccomp filter (open: disk_open; run: until blk_close):
+ *   io_uring  open: io_uring_setup io_uring_register mmap munmap lseek fstat epoll_ctl close
+ *             run:  io_uring_enter ftruncate (growing a VHDX) epoll_ctl munmap close
+ *   threads   open: clone3 (or clone) mmap mprotect set_robust_list rseq rt_sigprocmask lseek fstat
+ *             run:  preadv pwritev fdatasync fallocate ftruncate futex; at close madvise munmap exit
+ */
+#ifndef DISK_FILE_H
+#define DISK_FILE_H
+
+#include "base/loop.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+enum file_op {
+	FILE_READ,
+	FILE_WRITE,
+	FILE_SYNC,    /* data and what is needed to find it is durable */
+	FILE_ZERO,    /* the range reads as zeros; its space stays reserved */
+	FILE_PUNCH,   /* the range reads as zeros; its space is given back where the host can */
+	FILE_DISCARD, /* as FILE_PUNCH, but fails with -EOPNOTSUPP where the host can't */
+};
+
+struct file_request {
+	enum file_op op;
+	uint64_t offset, length;
+	const struct iovec *iov; /* FILE_READ, FILE_WRITE: lengths add up to length */
+	unsigned iov_count;
+	void (*done)(struct file_request *req, int result); /* 0 or -errno */
+
+	/* This layer's while the request is in flight. */
+	struct file *file;
+	struct file_request *next;
+	uint64_t progress_bytes;
+	bool write_zeros; /* FILE_ZERO and FILE_PUNCH where the host has no fallocate */
+	int result;
+	struct iovec piece;
+};
+
+struct file_ops {
+	const char *name;
+	/* Starts the piece that file_piece() describes. */
+	void (*submit)(struct file *file, struct file_request *req);
+	/* Blocks until at least one request in flight moved on. */
+	void (*wait)(struct file *file);
+	/* May be NULL. */
+	void (*plug)(struct file *file);
+	void (*unplug)(struct file *file);
+	int (*set_size)(struct file *file, uint64_t size_bytes);
+	void (*free)(struct file *file, bool close_fd);
+};
+
+struct file {
+	const struct file_ops *ops;
+	uint64_t size_bytes; /* as of open and of file_set_size; writes must stay inside */
+	unsigned in_flight;
+	struct file_request *deferred, **deferred_tail;
+	unsigned deferred_count;
+	struct loop_kick *kick;
+};
+
+/* Take fd on success: file_close closes it. */
+int file_open_uring(struct loop *loop, int fd, struct file **ret, struct error *err);
+int file_open_threads(struct loop *loop, int fd, unsigned thread_count, struct file **ret,
+		      struct error *err);
+
+void file_submit(struct file *file, struct file_request *req);
+/* req->done(req, result) soon, on the loop. */
+void file_defer(struct file *file, struct file_request *req, int result);
+/* Blocks until something moved on; done() callbacks run inside. Only while in_flight > 0. */
+void file_wait(struct file *file);
+void file_plug(struct file *file);
+void file_unplug(struct file *file);
+/* 0 or -errno. May block for a moment. New bytes are zeros. */
+int file_set_size(struct file *file, uint64_t size_bytes);
+/* Nothing is in flight. */
+void file_close(struct file *file);
+/* As file_close, but the descriptor stays open and the caller's. */
+void file_abandon(struct file *file);
+
+/* Blocking forms for opening and closing: 0 or -errno. */
+int file_read_now(struct file *file, uint64_t offset, void *buf, size_t len);
+int file_write_now(struct file *file, uint64_t offset, const void *buf, size_t len);
+int file_zero_now(struct file *file, uint64_t offset, uint64_t len);
+int file_sync_now(struct file *file);
+
+/* ---- for engines ---- */
+
+int file_init(struct file *file, const struct file_ops *ops, struct loop *loop,
+	      uint64_t size_bytes, struct error *err);
+void file_done(struct file *file);
+/* What the engine has to do next for req: for a transfer the iovec and the offset. */
+enum file_op file_piece(struct file_request *req, const struct iovec **iov, unsigned *iov_count,
+			uint64_t *offset);
+/* Takes a piece's result (bytes or -errno); true when the request is finished, with req->result.
+ * Touches only req: any thread. */
+bool file_advance(struct file_request *req, int64_t piece_result);
+/* Gives a finished request back. */
+void file_finish(struct file_request *req);
+/* The fallocate mode of FILE_ZERO, FILE_PUNCH and FILE_DISCARD. */
+int file_fallocate_mode(enum file_op op);
+
+#endif

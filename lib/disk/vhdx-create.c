@@ -1,0 +1,254 @@
+/*
+ * New VHDX files, in the layout that Windows writes: log at 1 MiB, metadata at 2 MiB, BAT at 3 MiB,
+ * payload behind. Everything but the file type identifier is written and synced first, so that a
+ * creation that was cut short leaves no file that passes for a VHDX.
+ */
+#include "disk/disk.h"
+
+#include "base/bytes.h"
+#include "base/macros.h"
+#include "disk/vhdx-format.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#define LOG_OFFSET	 (1 * MIB)
+#define LOG_BYTES	 (1 * MIB)
+#define METADATA_OFFSET	 (2 * MIB)
+#define METADATA_BYTES	 (1 * MIB)
+#define BAT_OFFSET	 (3 * MIB)
+#define DEFAULT_BLOCK	 (32 * MIB)
+#define BAT_WRITE_ENTRIES 8192u
+
+static const char creator[] = "Oyako";
+
+struct creation {
+	int fd;
+	struct vhdx_geometry geometry;
+	uint64_t bat_bytes; /* region, multiple of 1 MiB */
+	bool sparse;
+};
+
+static int write_all(const struct creation *c, uint64_t offset, const void *buf, size_t len,
+		     struct error *err)
+{
+	const char *p = buf;
+
+	while (len > 0) {
+		ssize_t n = pwrite(c->fd, p, len, (off_t)offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return error_set_errno(err, errno, "writing the new VHDX file at %#lx",
+					       offset);
+		p += n;
+		offset += (uint64_t)n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+static int sync_file(const struct creation *c, struct error *err)
+{
+	return fsync(c->fd) < 0 ? error_set_errno(err, errno, "syncing the new VHDX file") : 0;
+}
+
+static bool is_power_of_two(uint64_t v)
+{
+	return v && !(v & (v - 1));
+}
+
+static bool is_sector_size(uint32_t bytes)
+{
+	return bytes == 512 || bytes == 4096;
+}
+
+static int choose_geometry(const struct vhdx_create_options *options, struct vhdx_geometry *ret,
+			   struct error *err)
+{
+	struct vhdx_geometry g = {
+		.disk_bytes = options->size_bytes,
+		.block_bytes = options->block_bytes ?: (uint32_t)DEFAULT_BLOCK,
+		.logical_sector_bytes = options->logical_sector_bytes ?: 512,
+		.physical_sector_bytes = options->physical_sector_bytes ?: 4096,
+		.fixed = options->fixed,
+		.id = options->id,
+	};
+	static const struct guid none;
+
+	if (!is_power_of_two(g.block_bytes) || g.block_bytes < VHDX_MIN_BLOCK_BYTES ||
+	    g.block_bytes > VHDX_MAX_BLOCK_BYTES)
+		return error_set(err, ERR_INVALID,
+				 "a block size of %u bytes: it is a power of two, 1 MiB to 256 MiB",
+				 g.block_bytes);
+	if (!is_sector_size(g.logical_sector_bytes) || !is_sector_size(g.physical_sector_bytes))
+		return error_set(err, ERR_INVALID, "sector sizes are 512 or 4096 bytes");
+	if (!g.disk_bytes || g.disk_bytes > VHDX_MAX_DISK_BYTES ||
+	    g.disk_bytes % g.logical_sector_bytes)
+		return error_set(err, ERR_INVALID,
+				 "a disk of %lu bytes: it has whole sectors of %u bytes and at most "
+				 "64 TiB",
+				 g.disk_bytes, g.logical_sector_bytes);
+	if (guid_equal(&g.id, &none))
+		guid_generate(&g.id);
+	vhdx_geometry_derive(&g);
+	*ret = g;
+	return 0;
+}
+
+static int write_headers(const struct creation *c, struct error *err)
+{
+	struct vhdx_header header = {
+		.version = htole16(VHDX_HEADER_VERSION),
+		.log_version = htole16(VHDX_LOG_VERSION),
+		.log_length = htole32((uint32_t)LOG_BYTES),
+		.log_offset = htole64(LOG_OFFSET),
+	};
+	int rc = 0;
+
+	guid_generate(&header.file_write_guid);
+	guid_generate(&header.data_write_guid);
+	for (unsigned slot = 0; slot < 2 && rc == 0; slot++) {
+		header.sequence_number = htole64(slot + 1u);
+		vhdx_header_seal(&header);
+		rc = write_all(c, VHDX_HEADER_OFFSET(slot), &header, sizeof(header), err);
+	}
+	return rc;
+}
+
+static int write_region_tables(const struct creation *c, struct error *err)
+{
+	AUTO_FREE uint8_t *table = calloc(1, VHDX_REGION_TABLE_BYTES);
+	struct vhdx_region_table_header *header = (void *)table;
+	struct vhdx_region_entry *entries = (void *)(header + 1);
+	int rc = 0;
+
+	if (!table)
+		return error_set(err, ERR_NO_MEMORY, "no memory to create a VHDX");
+	header->entry_count = htole32(2);
+	entries[0] = (struct vhdx_region_entry){ VHDX_REGION_BAT, htole64(BAT_OFFSET),
+						 htole32((uint32_t)c->bat_bytes),
+						 htole32(VHDX_REGION_REQUIRED) };
+	entries[1] = (struct vhdx_region_entry){ VHDX_REGION_METADATA, htole64(METADATA_OFFSET),
+						 htole32((uint32_t)METADATA_BYTES),
+						 htole32(VHDX_REGION_REQUIRED) };
+	vhdx_region_table_seal(table);
+	for (unsigned slot = 0; slot < 2 && rc == 0; slot++)
+		rc = write_all(c, VHDX_REGION_TABLE_OFFSET(slot), table, VHDX_REGION_TABLE_BYTES,
+			       err);
+	return rc;
+}
+
+/* The items, in the order and at the places that Windows uses. */
+static int write_metadata(const struct creation *c, struct error *err)
+{
+	static const struct {
+		struct guid id;
+		uint32_t length, flags;
+	} layout[] = {
+		{ VHDX_ITEM_FILE_PARAMETERS, 8, VHDX_METADATA_REQUIRED },
+		{ VHDX_ITEM_DISK_SIZE, 8, VHDX_METADATA_REQUIRED | VHDX_METADATA_VIRTUAL_DISK },
+		{ VHDX_ITEM_LOGICAL_SECTOR, 4, VHDX_METADATA_REQUIRED | VHDX_METADATA_VIRTUAL_DISK },
+		{ VHDX_ITEM_PHYSICAL_SECTOR, 4, VHDX_METADATA_REQUIRED | VHDX_METADATA_VIRTUAL_DISK },
+		{ VHDX_ITEM_DISK_ID, 16, VHDX_METADATA_REQUIRED | VHDX_METADATA_VIRTUAL_DISK },
+	};
+	size_t size = VHDX_METADATA_TABLE_BYTES + VHDX_SECTOR_BYTES;
+	AUTO_FREE uint8_t *region = calloc(1, size);
+	struct vhdx_metadata_table_header *header = (void *)region;
+	struct vhdx_metadata_entry *entries = (void *)(header + 1);
+	uint8_t *items = region + VHDX_METADATA_TABLE_BYTES;
+	uint32_t offset = VHDX_METADATA_TABLE_BYTES;
+
+	if (!region)
+		return error_set(err, ERR_NO_MEMORY, "no memory to create a VHDX");
+	header->signature = htole64(VHDX_METADATA_SIGNATURE);
+	header->entry_count = htole16(ARRAY_SIZE(layout));
+	for (unsigned i = 0; i < ARRAY_SIZE(layout); i++) {
+		entries[i] = (struct vhdx_metadata_entry){ layout[i].id, htole32(offset),
+							   htole32(layout[i].length),
+							   htole32(layout[i].flags) };
+		offset += layout[i].length;
+	}
+	store_le32(items, c->geometry.block_bytes);
+	store_le32(items + 4, c->geometry.fixed ? VHDX_LEAVE_BLOCKS_ALLOCATED : 0);
+	store_le64(items + 8, c->geometry.disk_bytes);
+	store_le32(items + 16, c->geometry.logical_sector_bytes);
+	store_le32(items + 20, c->geometry.physical_sector_bytes);
+	memcpy(items + 24, &c->geometry.id, sizeof(c->geometry.id));
+	return write_all(c, METADATA_OFFSET, region, size, err);
+}
+
+/* The blocks of a fixed disk follow each other in the file. (An empty BAT is all zeros.) */
+static int write_fixed_bat(const struct creation *c, struct error *err)
+{
+	const struct vhdx_geometry *g = &c->geometry;
+	AUTO_FREE uint64_t *part = malloc(BAT_WRITE_ENTRIES * sizeof(*part));
+	uint64_t payload = BAT_OFFSET + c->bat_bytes;
+	int rc = 0;
+
+	if (!part)
+		return error_set(err, ERR_NO_MEMORY, "no memory to create a VHDX");
+	for (uint64_t first = 0; first < g->bat_entries && rc == 0; first += BAT_WRITE_ENTRIES) {
+		uint64_t count = MIN(g->bat_entries - first, (uint64_t)BAT_WRITE_ENTRIES);
+
+		for (uint64_t i = 0; i < count; i++) {
+			bool bitmap = (first + i) % (g->chunk_ratio + 1) == g->chunk_ratio;
+
+			part[i] = bitmap ? 0 : htole64(payload | VHDX_BLOCK_FULLY_PRESENT);
+			payload += bitmap ? 0 : g->block_bytes;
+		}
+		rc = write_all(c, BAT_OFFSET + first * VHDX_BAT_ENTRY_BYTES, part,
+			       count * VHDX_BAT_ENTRY_BYTES, err);
+	}
+	return rc;
+}
+
+/* All but the payload of a fixed disk has holes until something is written there. */
+static int set_size(const struct creation *c, struct error *err)
+{
+	uint64_t head = BAT_OFFSET + c->bat_bytes;
+	uint64_t payload = c->geometry.fixed ? c->geometry.block_count * c->geometry.block_bytes : 0;
+
+	if (ftruncate(c->fd, 0) < 0 || ftruncate(c->fd, (off_t)(head + payload)) < 0)
+		return error_set_errno(err, errno, "setting the size of the new VHDX file");
+	if (payload && !c->sparse && fallocate(c->fd, 0, (off_t)head, (off_t)payload) < 0 &&
+	    errno != EOPNOTSUPP)
+		return error_set_errno(err, errno, "reserving %lu bytes for the new VHDX file",
+				       payload);
+	return 0;
+}
+
+static int write_identifier(const struct creation *c, struct error *err)
+{
+	struct vhdx_identifier identifier = { .signature =
+						      htole64(VHDX_IDENTIFIER_SIGNATURE) };
+
+	for (unsigned i = 0; creator[i]; i++)
+		identifier.creator[i] = htole16((uint16_t)creator[i]);
+	return write_all(c, VHDX_IDENTIFIER_OFFSET, &identifier, sizeof(identifier), err);
+}
+
+int vhdx_create(int fd, const struct vhdx_create_options *options, struct error *err)
+{
+	struct creation c = { .fd = fd, .sparse = options->sparse };
+	int rc = choose_geometry(options, &c.geometry, err);
+
+	if (rc < 0)
+		return rc;
+	c.bat_bytes = ALIGN_UP(c.geometry.bat_entries * VHDX_BAT_ENTRY_BYTES, MIB);
+	rc = set_size(&c, err);
+	if (rc == 0)
+		rc = write_headers(&c, err);
+	if (rc == 0)
+		rc = write_region_tables(&c, err);
+	if (rc == 0)
+		rc = write_metadata(&c, err);
+	if (rc == 0 && c.geometry.fixed)
+		rc = write_fixed_bat(&c, err);
+	if (rc == 0)
+		rc = sync_file(&c, err);
+	if (rc == 0)
+		rc = write_identifier(&c, err);
+	return rc < 0 ? rc : sync_file(&c, err);
+}

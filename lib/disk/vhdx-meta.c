@@ -1,0 +1,483 @@
+/*
+ * How the metadata of a VHDX gets onto the disk so that a power cut at any point leaves a valid file
+ * that holds everything flushed before.
+ *
+ * Activation, once per open, before the first change: both headers get a new FileWriteGuid and
+ * DataWriteGuid (others see by them that the file was changed).
+ *
+ * Flush. One round serves all flushes that wait when it begins:
+ *   1. Copy the dirty BAT pages. Every block that the copies name was zeroed, or lies beyond the old
+ *      end of file, and its data so far has been given to the host.
+ *   2. Sync. Now that data is durable - and so are the in-place pages of the round before, whose log
+ *      entry is therefore no longer needed.
+ *   3. If there are dirty pages: write one log entry with all of them, its tail pointing to itself, and
+ *      sync. The flushes are done here. (Before the first entry the log is opened: an empty entry with
+ *      a new LogGuid is written into the still unused log, synced, then both headers get that
+ *      LogGuid. So a header never names a log without a valid entry.)
+ *   4. Write the pages to their places in the BAT; give freed blocks back to the host.
+ * A guest's flush costs one sync when no block was allocated or freed since the last, else two.
+ *
+ * A torn log entry is invalid, and the entry before it, which is still there because two entries never
+ * fill the log, makes the sequence. An entry is at most about half of the log.
+ *
+ * If anything here fails, what is on disk is unknown: the disk refuses changes until it is opened again
+ * (VHDX_FAILED), where the log is replayed.
+ */
+#include "disk/vhdx-impl.h"
+
+#include "base/macros.h"
+#include "disk/vhdx-log.h"
+
+#include <assert.h>
+#include <errno.h>
+
+#define DESCRIPTORS_IN_FIRST_SECTOR 126u
+
+/* ---- steps ---- */
+
+static void run_step(struct vhdx_steps *steps);
+
+static void step_done(struct file_request *req, int result)
+{
+	struct vhdx_steps *steps = container_of(req, struct vhdx_steps, req);
+
+	steps->index++;
+	if (result < 0 || steps->index == steps->count)
+		steps->then(steps->vhdx, result);
+	else
+		run_step(steps);
+}
+
+static void run_step(struct vhdx_steps *steps)
+{
+	const struct vhdx_step *step = &steps->step[steps->index];
+
+	steps->iov = (struct iovec){ (void *)step->buf, step->len };
+	steps->req = (struct file_request){ .op = step->op,
+					    .offset = step->offset,
+					    .length = step->len,
+					    .iov = &steps->iov,
+					    .iov_count = 1,
+					    .done = step_done };
+	file_submit(steps->vhdx->file, &steps->req);
+}
+
+static void begin_steps(struct vhdx *vhdx, struct vhdx_steps *steps)
+{
+	steps->vhdx = vhdx;
+	steps->count = 0;
+	steps->index = 0;
+}
+
+static void add_write(struct vhdx_steps *steps, uint64_t offset, const void *buf, size_t len)
+{
+	assert(steps->count < VHDX_MAX_STEPS);
+	steps->step[steps->count++] = (struct vhdx_step){ FILE_WRITE, offset, buf, len };
+}
+
+static void add_sync(struct vhdx_steps *steps)
+{
+	assert(steps->count < VHDX_MAX_STEPS);
+	steps->step[steps->count++] = (struct vhdx_step){ FILE_SYNC, 0, NULL, 0 };
+}
+
+static void start_steps(struct vhdx_steps *steps, void (*then)(struct vhdx *vhdx, int result))
+{
+	steps->then = then;
+	run_step(steps);
+}
+
+/* ---- headers ---- */
+
+/* The next header, ready to be written; returns its slot. */
+static unsigned next_header(struct vhdx *vhdx)
+{
+	unsigned slot = vhdx->header_slot ^ 1;
+
+	vhdx->header.sequence_number = htole64(le64toh(vhdx->header.sequence_number) + 1);
+	vhdx_header_seal(&vhdx->header);
+	vhdx->header_image[slot] = vhdx->header;
+	vhdx->header_slot = slot;
+	return slot;
+}
+
+/* Both slots, one after the other, get the same content with consecutive numbers. */
+static void add_headers(struct vhdx *vhdx, struct vhdx_steps *steps)
+{
+	for (int i = 0; i < 2; i++) {
+		unsigned slot = next_header(vhdx);
+
+		add_write(steps, VHDX_HEADER_OFFSET(slot), &vhdx->header_image[slot],
+			  sizeof(vhdx->header_image[slot]));
+		add_sync(steps);
+	}
+}
+
+int vhdx_write_headers_now(struct vhdx *vhdx)
+{
+	int rc = 0;
+
+	for (int i = 0; i < 2 && rc == 0; i++) {
+		unsigned slot = next_header(vhdx);
+
+		rc = file_write_now(vhdx->file, VHDX_HEADER_OFFSET(slot), &vhdx->header,
+				    sizeof(vhdx->header));
+		if (rc == 0)
+			rc = file_sync_now(vhdx->file);
+	}
+	return rc;
+}
+
+/* ---- activation ---- */
+
+static void activated(struct vhdx *vhdx, int result)
+{
+	struct vhdx_io_list list = vhdx->waiting_activation;
+	struct vhdx_io *io;
+
+	if (!list.first)
+		list.tail = &list.first;
+	vhdx_list_init(&vhdx->waiting_activation);
+	vhdx->write_state = result == 0 ? VHDX_WRITABLE : VHDX_FAILED;
+	while ((io = vhdx_list_take(&list))) {
+		if (result == 0)
+			vhdx_io_start(vhdx, io);
+		else
+			vhdx_io_finish(vhdx, io, BLK_IO_ERROR);
+	}
+}
+
+void vhdx_activate(struct vhdx *vhdx)
+{
+	vhdx->write_state = VHDX_ACTIVATING;
+	guid_generate(&vhdx->header.file_write_guid);
+	guid_generate(&vhdx->header.data_write_guid);
+	begin_steps(vhdx, &vhdx->activation);
+	add_headers(vhdx, &vhdx->activation);
+	start_steps(&vhdx->activation, activated);
+}
+
+/* ---- dirty pages ---- */
+
+void vhdx_mark_dirty(struct vhdx *vhdx, uint64_t bat_index)
+{
+	uint64_t page = bat_index / VHDX_ENTRIES_PER_PAGE;
+	uint64_t *word = &vhdx->dirty_map[page / 64];
+
+	if (*word & BIT(page % 64))
+		return;
+	*word |= BIT(page % 64);
+	vhdx->dirty_pages++;
+}
+
+static void copy_page(struct vhdx *vhdx, uint64_t page)
+{
+	struct vhdx_meta *meta = &vhdx->meta;
+	uint64_t first = page * VHDX_ENTRIES_PER_PAGE;
+	uint64_t count = MIN((uint64_t)VHDX_ENTRIES_PER_PAGE, vhdx->geometry.bat_entries - first);
+	uint64_t *to = (void *)(meta->pages + (size_t)meta->page_count * VHDX_SECTOR_BYTES);
+
+	for (uint64_t i = 0; i < count; i++)
+		to[i] = htole64(vhdx->bat[first + i]);
+	memset(to + count, 0, (VHDX_ENTRIES_PER_PAGE - count) * sizeof(*to));
+	meta->page_offsets[meta->page_count++] =
+		vhdx->bat_region.offset + page * VHDX_SECTOR_BYTES;
+}
+
+static void copy_dirty_pages(struct vhdx *vhdx)
+{
+	struct vhdx_meta *meta = &vhdx->meta;
+
+	meta->page_count = 0;
+	for (uint64_t w = 0; w < (vhdx->bat_pages + 63) / 64 && vhdx->dirty_pages; w++) {
+		while (vhdx->dirty_map[w] && meta->page_count < meta->max_pages) {
+			unsigned bit = (unsigned)__builtin_ctzll(vhdx->dirty_map[w]);
+
+			copy_page(vhdx, w * 64 + bit);
+			vhdx->dirty_map[w] &= ~BIT(bit);
+			vhdx->dirty_pages--;
+		}
+	}
+}
+
+/* ---- the flush machine ---- */
+
+static void round_begin(struct vhdx *vhdx);
+
+static void finish_list(struct vhdx *vhdx, struct vhdx_io_list *list, enum blk_result result)
+{
+	struct vhdx_io *io;
+
+	while ((io = vhdx_list_take(list)))
+		vhdx_io_finish(vhdx, io, result);
+}
+
+static void round_failed(struct vhdx *vhdx)
+{
+	vhdx->write_state = VHDX_FAILED;
+	vhdx->meta.running = false;
+	finish_list(vhdx, &vhdx->meta.current, BLK_IO_ERROR);
+	finish_list(vhdx, &vhdx->meta.waiting, BLK_IO_ERROR);
+}
+
+static void take_waiting(struct vhdx_meta *meta)
+{
+	struct vhdx_io *io;
+
+	while ((io = vhdx_list_take(&meta->waiting)))
+		vhdx_list_add(&meta->current, io);
+}
+
+static void round_end(struct vhdx *vhdx)
+{
+	struct vhdx_meta *meta = &vhdx->meta;
+
+	if (!meta->another_round && !meta->waiting.first && !meta->background_wanted) {
+		meta->running = false;
+		return;
+	}
+	if (!meta->another_round)
+		take_waiting(meta);
+	round_begin(vhdx);
+}
+
+/* 4: pages that follow each other go in one write. */
+static void apply_next(struct vhdx *vhdx, int result)
+{
+	struct vhdx_meta *meta = &vhdx->meta;
+	unsigned first = meta->applied, count = 1;
+
+	if (result < 0) {
+		round_failed(vhdx);
+		return;
+	}
+	if (first == meta->page_count) {
+		round_end(vhdx);
+		return;
+	}
+	while (first + count < meta->page_count &&
+	       meta->page_offsets[first + count] ==
+		       meta->page_offsets[first] + (uint64_t)count * VHDX_SECTOR_BYTES)
+		count++;
+	meta->applied = first + count;
+	begin_steps(vhdx, &meta->steps);
+	add_write(&meta->steps, meta->page_offsets[first],
+		  meta->pages + (size_t)first * VHDX_SECTOR_BYTES,
+		  (size_t)count * VHDX_SECTOR_BYTES);
+	start_steps(&meta->steps, apply_next);
+}
+
+static void round_durable(struct vhdx *vhdx)
+{
+	if (!vhdx->meta.another_round)
+		finish_list(vhdx, &vhdx->meta.current, BLK_OK);
+	vhdx_release_places(vhdx, &vhdx->freeing);
+	vhdx->meta.applied = 0;
+	apply_next(vhdx, 0);
+}
+
+static void entry_logged(struct vhdx *vhdx, int result)
+{
+	if (result < 0)
+		round_failed(vhdx);
+	else
+		round_durable(vhdx);
+}
+
+static void compose_entry(struct vhdx *vhdx, unsigned page_count)
+{
+	struct vhdx_meta *meta = &vhdx->meta;
+	struct vhdx_log_entry entry = {
+		.guid = meta->log_guid,
+		.sequence_number = ++meta->log_sequence,
+		.tail = meta->log_next,
+		.flushed_file_bytes = ALIGN_DOWN(meta->durable_bytes, VHDX_MIB),
+		.last_file_bytes = ALIGN_UP(vhdx->file->size_bytes, VHDX_MIB),
+		.page_count = page_count,
+		.page_offsets = meta->page_offsets,
+		.pages = meta->pages,
+	};
+
+	vhdx_log_compose(&entry, meta->entry);
+}
+
+/* An entry may wrap around the end of the log. */
+static void add_entry_writes(struct vhdx *vhdx, unsigned page_count)
+{
+	struct vhdx_meta *meta = &vhdx->meta;
+	uint32_t len = vhdx_log_entry_bytes(page_count);
+	uint32_t log_len = (uint32_t)vhdx->log_region.length;
+	uint32_t first = MIN(len, log_len - meta->log_next);
+
+	compose_entry(vhdx, page_count);
+	add_write(&meta->steps, vhdx->log_region.offset + meta->log_next, meta->entry, first);
+	if (first < len)
+		add_write(&meta->steps, vhdx->log_region.offset, meta->entry + first, len - first);
+	meta->log_next = (meta->log_next + len) % log_len;
+}
+
+static void write_entry(struct vhdx *vhdx, int result)
+{
+	struct vhdx_meta *meta = &vhdx->meta;
+
+	if (result < 0) {
+		round_failed(vhdx);
+		return;
+	}
+	meta->log_open = true;
+	begin_steps(vhdx, &meta->steps);
+	add_entry_writes(vhdx, meta->page_count);
+	add_sync(&meta->steps);
+	start_steps(&meta->steps, entry_logged);
+}
+
+static void open_log(struct vhdx *vhdx)
+{
+	struct vhdx_meta *meta = &vhdx->meta;
+
+	guid_generate(&meta->log_guid);
+	vhdx->header.log_guid = meta->log_guid;
+	vhdx->header.log_version = htole16(VHDX_LOG_VERSION);
+	begin_steps(vhdx, &meta->steps);
+	add_entry_writes(vhdx, 0);
+	add_sync(&meta->steps);
+	add_headers(vhdx, &meta->steps);
+	start_steps(&meta->steps, write_entry);
+}
+
+/* 2 is done. */
+static void data_synced(struct vhdx *vhdx, int result)
+{
+	if (result < 0)
+		round_failed(vhdx);
+	else if (vhdx->meta.page_count == 0)
+		round_durable(vhdx);
+	else if (!vhdx->meta.log_open)
+		open_log(vhdx);
+	else
+		write_entry(vhdx, 0);
+}
+
+/* Two entries must not fill the log. */
+static unsigned pages_per_entry(const struct vhdx *vhdx)
+{
+	uint64_t sectors = vhdx->log_region.length / VHDX_SECTOR_BYTES;
+	uint64_t pages = MIN(sectors / 2 - 2, (uint64_t)DESCRIPTORS_IN_FIRST_SECTOR);
+
+	return (unsigned)MIN(pages, vhdx->bat_pages);
+}
+
+static bool meta_prepare_buffers(struct vhdx *vhdx)
+{
+	struct vhdx_meta *meta = &vhdx->meta;
+
+	if (meta->entry)
+		return true;
+	meta->max_pages = pages_per_entry(vhdx);
+	meta->page_offsets = calloc(meta->max_pages, sizeof(*meta->page_offsets));
+	meta->pages = malloc((size_t)meta->max_pages * VHDX_SECTOR_BYTES);
+	meta->entry = malloc(vhdx_log_entry_bytes(meta->max_pages));
+	return meta->page_offsets && meta->pages && meta->entry;
+}
+
+/* 1 and the start of 2. */
+static void round_begin(struct vhdx *vhdx)
+{
+	struct vhdx_meta *meta = &vhdx->meta;
+
+	meta->running = true;
+	meta->background_wanted = false;
+	meta->page_count = 0;
+	if (vhdx->dirty_pages && (!vhdx->log_region.length || !meta_prepare_buffers(vhdx))) {
+		round_failed(vhdx);
+		return;
+	}
+	copy_dirty_pages(vhdx);
+	meta->another_round = vhdx->dirty_pages > 0;
+	if (!meta->another_round) {
+		struct vhdx_places empty = vhdx->freeing;
+
+		/* All entries that no longer name these places are in the copies. */
+		vhdx->freeing = vhdx->freed;
+		vhdx->freed = empty;
+	}
+	meta->durable_bytes = vhdx->file->size_bytes;
+	begin_steps(vhdx, &meta->steps);
+	add_sync(&meta->steps);
+	start_steps(&meta->steps, data_synced);
+}
+
+void vhdx_flush(struct vhdx *vhdx, struct vhdx_io *io)
+{
+	struct vhdx_meta *meta = &vhdx->meta;
+
+	if (vhdx->blk.info.read_only || vhdx->write_state == VHDX_FAILED) {
+		if (io)
+			vhdx_io_finish(vhdx, io,
+				       vhdx->blk.info.read_only ? BLK_OK : BLK_IO_ERROR);
+		return;
+	}
+	if (io)
+		vhdx_list_add(&meta->waiting, io);
+	else
+		meta->background_wanted = true;
+	if (meta->running)
+		return;
+	take_waiting(meta);
+	round_begin(vhdx);
+}
+
+void vhdx_meta_free(struct vhdx *vhdx)
+{
+	free(vhdx->meta.page_offsets);
+	free(vhdx->meta.pages);
+	free(vhdx->meta.entry);
+}
+
+/* ---- closing ---- */
+
+static int close_log(struct vhdx *vhdx)
+{
+	int rc = file_sync_now(vhdx->file);
+
+	if (rc < 0)
+		return rc;
+	memset(&vhdx->header.log_guid, 0, sizeof(vhdx->header.log_guid));
+	return vhdx_write_headers_now(vhdx);
+}
+
+/* Growing goes ahead of need; a fixed file keeps its size. */
+static void trim_file(struct vhdx *vhdx)
+{
+	uint64_t end = space_used_end(&vhdx->space);
+
+	if (!vhdx->geometry.fixed && end < vhdx->file->size_bytes)
+		file_set_size(vhdx->file, end);
+}
+
+static void settle_background(struct vhdx *vhdx)
+{
+	while (vhdx->meta.running || vhdx->background > 0)
+		file_wait(vhdx->file);
+}
+
+int vhdx_settle(struct vhdx *vhdx, struct error *err)
+{
+	int rc = 0;
+
+	settle_background(vhdx);
+	if (vhdx->write_state == VHDX_WRITABLE) {
+		vhdx_flush(vhdx, NULL);
+		settle_background(vhdx);
+	}
+	if (vhdx->write_state == VHDX_FAILED)
+		return error_set(err, ERR_IO, "the VHDX file's metadata could not be written");
+	if (vhdx->write_state != VHDX_WRITABLE)
+		return 0;
+	if (vhdx->meta.log_open)
+		rc = close_log(vhdx);
+	if (rc < 0)
+		return error_set_errno(err, -rc, "ending the VHDX file's log");
+	trim_file(vhdx);
+	return 0;
+}

@@ -1,0 +1,109 @@
+/* Hypercalls (TLFS 3, 14): the input is copied out of guest memory once, checked, then used. */
+#include "hv/hv-impl.h"
+
+#include "base/bytes.h"
+#include "base/macros.h"
+
+struct call {
+	struct hv *hv;
+	unsigned vp;
+	bool fast;
+	uint64_t input; /* a GPA, or the first eight bytes themselves when fast */
+};
+
+/* 8-byte aligned, within one page, RAM. */
+static enum hv_status read_input(const struct call *call, uint64_t offset, void *buf, size_t len)
+{
+	uint64_t in_page = (call->input & (MEM_PAGE_SIZE - 1)) + offset;
+
+	if (call->input % 8 || !RANGE_OK(in_page, len, MEM_PAGE_SIZE) ||
+	    !mem_read(call->hv->mem, call->input + offset, buf, len))
+		return HV_STATUS_INVALID_ALIGNMENT;
+	return HV_STATUS_SUCCESS;
+}
+
+static enum hv_status post_message(const struct call *call)
+{
+	const struct hv_ports *ports = &call->hv->ports;
+	struct hv_spec_post_message in;
+	enum hv_status status;
+
+	status = read_input(call, 0, &in, offsetof(struct hv_spec_post_message, payload));
+	if (status)
+		return status;
+	if (in.payload_size > sizeof(in.payload) || !in.message_type ||
+	    (in.message_type & HV_MESSAGE_TYPE_HV))
+		return HV_STATUS_INVALID_PARAMETER;
+	status = read_input(call, offsetof(struct hv_spec_post_message, payload), in.payload,
+			    in.payload_size);
+	if (status)
+		return status;
+	if (!ports->post_message)
+		return HV_STATUS_INVALID_CONNECTION_ID;
+	return ports->post_message(ports->user, call->vp, in.connection_id, in.message_type,
+				   in.payload, in.payload_size);
+}
+
+static enum hv_status signal_event(const struct call *call)
+{
+	const struct hv_ports *ports = &call->hv->ports;
+	struct hv_spec_signal_event in;
+	enum hv_status status = HV_STATUS_SUCCESS;
+
+	if (call->fast)
+		memcpy(&in, &call->input, sizeof(in));
+	else
+		status = read_input(call, 0, &in, sizeof(in));
+	if (status)
+		return status;
+	if (!ports->signal_event)
+		return HV_STATUS_INVALID_CONNECTION_ID;
+	return ports->signal_event(ports->user, call->vp, in.connection_id, in.flag_number);
+}
+
+/* A hint that the VP spins: nothing has to follow from it. */
+static enum hv_status notify_long_spin_wait(const struct call *call)
+{
+	return HV_STATUS_SUCCESS;
+}
+
+static const struct {
+	uint16_t code;
+	bool slow_form, fast_form;
+	enum hv_status (*run)(const struct call *call);
+} calls[] = {
+	{ HV_CALL_NOTIFY_LONG_SPIN_WAIT, false, true, notify_long_spin_wait },
+	{ HV_CALL_POST_MESSAGE, true, false, post_message },
+	{ HV_CALL_SIGNAL_EVENT, true, true, signal_event },
+};
+
+/* None of ours repeats or has a variable header. */
+static bool is_simple(uint64_t control)
+{
+	return !(control & HV_CONTROL_RESERVED) && !HV_CONTROL_VAR_HEADER(control) &&
+	       !HV_CONTROL_REP_COUNT(control) && !HV_CONTROL_REP_START(control);
+}
+
+static enum hv_status dispatch(const struct call *call, uint64_t control)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(calls); i++) {
+		if (calls[i].code != HV_CONTROL_CODE(control))
+			continue;
+		if (!is_simple(control))
+			return HV_STATUS_INVALID_HYPERCALL_INPUT;
+		if (call->fast ? !calls[i].fast_form : !calls[i].slow_form)
+			return HV_STATUS_INVALID_HYPERCALL_INPUT;
+		return calls[i].run(call);
+	}
+	return HV_STATUS_INVALID_HYPERCALL_CODE;
+}
+
+void hv_hypercall(struct hv *hv, unsigned vp, struct part_hypercall *part_call)
+{
+	struct call call = { .hv = hv,
+			     .vp = vp,
+			     .fast = part_call->control & HV_CONTROL_FAST,
+			     .input = part_call->input };
+
+	part_call->result = dispatch(&call, part_call->control);
+}

@@ -1,0 +1,122 @@
+/* Private to lib/ic. */
+#ifndef IC_IC_IMPL_H
+#define IC_IC_IMPL_H
+
+#include "ic/ic.h"
+#include "spec/ic.h"
+
+/* ---- link: one service's channel, framing and negotiation ---- */
+
+struct ic_link;
+
+struct ic_link_ops {
+	struct guid class_id, instance_id;
+	uint16_t message_type;
+	const struct ic_spec_version *versions; /* best first */
+	unsigned version_count;
+	uint64_t lost_after_ns; /* a request that is older without an answer: contact is lost */
+	void (*ready)(struct ic_link *link); /* the version is agreed on */
+	/* The answer to the request: len >= the header; len is rounded up to 8. */
+	void (*reply)(struct ic_link *link, const uint8_t *packet, uint32_t len);
+	void (*closed)(struct ic_link *link); /* a request under way is lost */
+};
+
+enum ic_link_state { IC_LINK_CLOSED, IC_LINK_NEGOTIATING, IC_LINK_READY, IC_LINK_REFUSED };
+
+struct ic_link {
+	struct ic *ic;
+	const struct ic_link_ops *ops;
+	struct vmbus_channel *channel; /* NULL: disabled */
+	enum ic_link_state state;
+	struct ic_spec_version framework, message;
+	bool busy; /* one request at a time */
+	uint64_t sent_at_ns;
+	uint8_t transaction_id;
+	uint8_t *unsent; /* the ring was full */
+	uint32_t unsent_len;
+};
+
+int ic_link_enable(struct ic_link *link, bool enabled, struct error *err);
+void ic_link_status(const struct ic_link *link, struct ic_status *ret);
+static inline bool ic_link_can_send(const struct ic_link *link)
+{
+	return link->state == IC_LINK_READY && !link->busy;
+}
+/* Fills packet's header and sends len bytes; only if ic_link_can_send. */
+void ic_link_send(struct ic_link *link, void *packet, uint32_t len);
+
+/* ---- services ---- */
+
+struct ic_shutdown_state {
+	struct ic_link link;
+	struct loop_timer *timer;
+	bool pending; /* done is owed */
+	void (*done)(void *user, int result);
+	void *user;
+};
+
+struct ic_time_state {
+	struct ic_link link;
+	struct loop_timer *timer;
+	uint64_t slept_ns; /* of the host, when we last looked */
+	bool sync_due;
+};
+
+struct ic_heartbeat_state {
+	struct ic_link link;
+	struct loop_timer *timer;
+	uint64_t sequence;
+};
+
+struct ic_pairs {
+	struct ic_pair *pair;
+	unsigned count;
+};
+
+struct ic_kvp_job {
+	struct ic_kvp_job *next;
+	uint8_t operation, pool;
+	char *key, *value;
+	uint32_t index;            /* IC_KVP_ENUMERATE: next item */
+	struct ic_pairs collected; /* so far */
+	ic_kvp_done *done;
+	void *user;
+};
+
+struct ic_kvp_state {
+	struct ic_link link;
+	struct loop_timer *timer; /* next reading of the guest's pools */
+	struct ic_kvp_job *jobs, **jobs_tail;
+	unsigned job_count;
+	bool running; /* the first job is with the guest */
+	struct ic_pairs facts;
+	struct ic_pairs known[2]; /* pools 1 and 2 */
+};
+
+struct ic {
+	struct loop *loop;
+	struct vmbus *bus;
+	struct ic_shutdown_state shutdown;
+	struct ic_time_state time;
+	struct ic_heartbeat_state heartbeat;
+	struct ic_kvp_state kvp;
+};
+
+int ic_shutdown_init(struct ic *ic, struct error *err);
+void ic_shutdown_done(struct ic *ic);
+int ic_time_init(struct ic *ic, struct error *err);
+void ic_time_done(struct ic *ic);
+int ic_heartbeat_init(struct ic *ic, struct error *err);
+void ic_heartbeat_done(struct ic *ic);
+int ic_kvp_init(struct ic *ic, const struct ic_config *config, struct error *err);
+void ic_kvp_finish(struct ic *ic);
+
+/* ---- text ---- */
+
+/* UTF-8 to UTF-16LE with a terminating zero. Returns the bytes with the zero, or 0 if it does not
+ * fit or is not UTF-8. */
+uint32_t ic_utf16_from_utf8(const char *text, uint8_t *ret, uint32_t size);
+/* Up to a zero or len bytes; malformed parts become U+FFFD. Allocated; NULL without memory. */
+char *ic_utf8_from_utf16(const uint8_t *text, uint32_t len);
+
+#endif

@@ -1,0 +1,465 @@
+/* The integration services against a guest that answers as Linux's hv_utils does: in place. */
+#include "vmbus-guest.h"
+
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/macros.h"
+#include "ic/ic-impl.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const struct guid class_of[IC_SERVICE_COUNT] = {
+	[IC_SHUTDOWN_SERVICE] =
+	    GUID_INIT(0x0e0b6031, 0x5213, 0x4934, 0x81, 0x8b, 0x38, 0xd9, 0x0c, 0xed, 0x39, 0xdb),
+	[IC_TIME_SYNC] =
+	    GUID_INIT(0x9527e630, 0xd0ae, 0x497b, 0xad, 0xce, 0xe8, 0x0a, 0xb0, 0x17, 0x5c, 0xaf),
+	[IC_HEARTBEAT] =
+	    GUID_INIT(0x57164f39, 0x9115, 0x4e78, 0xab, 0x55, 0x38, 0x2f, 0x3b, 0xd5, 0x42, 0x2d),
+	[IC_KVP] =
+	    GUID_INIT(0xa9a0f4e7, 0x5a45, 0x4d96, 0xb8, 0x27, 0x8a, 0x84, 0x1e, 0x8c, 0x03, 0xe6),
+};
+
+struct fixture {
+	struct vmbus_guest *guest;
+	struct ic *ic;
+	struct vmbus_guest_channel *channel;
+	struct vmbus_guest_packet packet; /* the last request */
+	struct ic_spec_header header;     /* its header */
+	int result;
+	unsigned results;
+	struct ic_pair pairs[8];
+	unsigned pair_count;
+};
+
+static int setup(void **state)
+{
+	static const struct ic_pair facts[] = { { (char *)(uintptr_t) "HostName",
+						  (char *)(uintptr_t) "paris" } };
+	struct fixture *f = calloc(1, sizeof(*f));
+	struct ic_config config = { .facts = facts, .fact_count = 1 };
+
+	f->guest = vmbus_guest_new(1, 16 * MIB);
+	config.loop = f->guest->loop;
+	config.bus = f->guest->bus;
+	assert_int_equal(ic_new(&config, &f->ic, NULL), 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	ic_free(f->ic);
+	if (f->channel)
+		vmbus_guest_forget(f->channel);
+	vmbus_guest_free(f->guest);
+	for (unsigned i = 0; i < ARRAY_SIZE(f->pairs); i++) {
+		free(f->pairs[i].key);
+		free(f->pairs[i].value);
+	}
+	free(f);
+	return 0;
+}
+
+/* ---- the guest ---- */
+
+static void next_request(struct fixture *f, uint16_t type, uint32_t len)
+{
+	assert_true(vmbus_guest_recv(f->channel, &f->packet));
+	assert_int_equal(f->packet.type, VMBUS_INBAND);
+	assert_int_equal(f->packet.payload_len, ALIGN_UP(len, 8u));
+	memcpy(&f->header, f->packet.payload, sizeof(f->header));
+	assert_int_equal(f->header.message_type, type);
+	assert_int_equal(f->header.pipe_type, IC_PIPE_DATA);
+	assert_int_equal(f->header.pipe_bytes, len - 8);
+	assert_int_equal(f->header.body_bytes, len - 28);
+	assert_int_equal(f->header.flags, IC_FLAG_TRANSACTION | IC_FLAG_REQUEST);
+	assert_int_not_equal(f->packet.transaction_id, 0);
+}
+
+static void answer(struct fixture *f, uint32_t status)
+{
+	f->header.flags = IC_FLAG_TRANSACTION | IC_FLAG_RESPONSE;
+	f->header.status = status;
+	memcpy(f->packet.payload, &f->header, sizeof(f->header));
+	assert_true(vmbus_guest_send(f->channel, f->packet.transaction_id, false, f->packet.payload,
+				     f->packet.payload_len));
+	vmbus_guest_step(f->guest);
+}
+
+static void contact(struct fixture *f, enum ic_service service)
+{
+	const struct vmbus_spec_offer *offer;
+
+	assert_int_equal(ic_enable(f->ic, service, true, NULL), 0);
+	assert_true(vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3));
+	offer = vmbus_guest_offer(f->guest, &class_of[service], 0);
+	assert_non_null(offer);
+	assert_int_equal(offer->flags, 0x11);
+	assert_int_equal(offer->user_defined[0], VMBUS_PIPE_TYPE_MESSAGE);
+	f->channel = vmbus_guest_open(f->guest, offer, 4, 4);
+	assert_non_null(f->channel);
+}
+
+static void negotiate(struct fixture *f, unsigned version_count, uint16_t major, uint16_t minor)
+{
+	struct ic_spec_version chosen[2] = { { 3, 0 }, { major, minor } };
+	struct ic_spec_negotiate reply;
+
+	next_request(f, IC_MSG_NEGOTIATE, 36 + 4 * (2 + version_count));
+	memcpy(&reply, f->packet.payload, sizeof(reply));
+	assert_int_equal(reply.framework_count, 2);
+	assert_int_equal(reply.message_count, version_count);
+	reply.framework_count = reply.message_count = 1;
+	memcpy(f->packet.payload, &reply, sizeof(reply));
+	memcpy(f->packet.payload + sizeof(reply), chosen, sizeof(chosen));
+	answer(f, IC_S_OK);
+}
+
+static void expect_state(struct fixture *f, enum ic_service service, enum ic_state state,
+			 unsigned major, unsigned minor)
+{
+	struct ic_status status;
+
+	ic_status(f->ic, service, &status);
+	assert_int_equal(status.state, state);
+	assert_int_equal(status.major, major);
+	assert_int_equal(status.minor, minor);
+}
+
+/* ---- link ---- */
+
+static void states_follow_the_guest(void **state)
+{
+	struct fixture *f = *state;
+
+	expect_state(f, IC_HEARTBEAT, IC_STATE_DISABLED, 0, 0);
+	contact(f, IC_HEARTBEAT);
+	expect_state(f, IC_HEARTBEAT, IC_STATE_NO_CONTACT, 0, 0);
+	negotiate(f, 2, 3, 0);
+	expect_state(f, IC_HEARTBEAT, IC_STATE_OK, 3, 0);
+	vmbus_guest_close(TAKE(f->channel));
+	expect_state(f, IC_HEARTBEAT, IC_STATE_NO_CONTACT, 0, 0);
+	ic_enable(f->ic, IC_HEARTBEAT, false, NULL);
+	expect_state(f, IC_HEARTBEAT, IC_STATE_DISABLED, 0, 0);
+	assert_null(vmbus_guest_offer(f->guest, &class_of[IC_HEARTBEAT], 0));
+}
+
+static void no_common_version(void **state)
+{
+	struct fixture *f = *state;
+
+	contact(f, IC_HEARTBEAT);
+	negotiate(f, 2, 9, 0); /* not offered */
+	expect_state(f, IC_HEARTBEAT, IC_STATE_NO_CONTACT, 0, 0);
+	assert_false(vmbus_guest_try_recv(f->channel, &f->packet));
+}
+
+static void stray_answers_are_ignored(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t payload[4] = { 0 };
+
+	contact(f, IC_HEARTBEAT);
+	assert_true(vmbus_guest_send(f->channel, 1, false, payload, sizeof(payload)));
+	negotiate(f, 2, 3, 0);
+	next_request(f, IC_MSG_HEARTBEAT, 68);
+	f->header.transaction_id++;
+	answer(f, IC_S_OK);
+	assert_true(f->ic->heartbeat.link.busy);
+	f->header.transaction_id--;
+	answer(f, IC_S_OK);
+	assert_false(f->ic->heartbeat.link.busy);
+}
+
+static void silence_is_lost_communication(void **state)
+{
+	struct fixture *f = *state;
+
+	contact(f, IC_HEARTBEAT);
+	negotiate(f, 2, 3, 0);
+	next_request(f, IC_MSG_HEARTBEAT, 68);
+	f->ic->heartbeat.link.sent_at_ns -= 11 * NS_PER_SEC;
+	expect_state(f, IC_HEARTBEAT, IC_STATE_LOST, 3, 0);
+	answer(f, IC_S_OK);
+	expect_state(f, IC_HEARTBEAT, IC_STATE_OK, 3, 0);
+}
+
+/* ---- shutdown ---- */
+
+static void note_result(void *user, int result)
+{
+	struct fixture *f = user;
+
+	f->result = result;
+	f->results++;
+}
+
+static void shut_down(struct fixture *f, bool restart, bool force, int expected)
+{
+	struct ic_shutdown_request request = {
+		.restart = restart, .force = force, .message = "bye", .done = note_result, .user = f
+	};
+
+	assert_int_equal(ic_shutdown(f->ic, &request, NULL), expected);
+}
+
+static void shutdown_asks_and_reports(void **state)
+{
+	struct fixture *f = *state;
+	struct ic_spec_shutdown packet;
+
+	shut_down(f, false, false, -ERR_STATE);
+	contact(f, IC_SHUTDOWN_SERVICE);
+	negotiate(f, 4, 3, 2);
+	for (unsigned i = 0; i < 4; i++) {
+		shut_down(f, i & 2, i & 1, 0);
+		shut_down(f, false, false, -ERR_BUSY);
+		next_request(f, IC_MSG_SHUTDOWN, 2088);
+		memcpy(&packet, f->packet.payload, sizeof(packet));
+		assert_int_equal(packet.flags, i);
+		assert_string_equal(packet.message, "bye");
+		answer(f, i == 3 ? IC_E_FAIL : IC_S_OK);
+		assert_int_equal(f->results, i + 1);
+		assert_int_equal(f->result, i == 3 ? -ERR_DENIED : 0);
+	}
+	shut_down(f, false, false, 0);
+	ic_enable(f->ic, IC_SHUTDOWN_SERVICE, false, NULL);
+	assert_int_equal(f->results, 5);
+	assert_int_equal(f->result, -ERR_CANCELLED);
+}
+
+/* ---- time ---- */
+
+static void time_is_synced_then_sampled(void **state)
+{
+	struct fixture *f = *state;
+	struct ic_spec_time_v4 packet;
+	uint64_t now = clock_wall_ns() / 100 + UINT64_C(116444736000000000);
+
+	contact(f, IC_TIME_SYNC);
+	negotiate(f, 3, 4, 0);
+	next_request(f, IC_MSG_TIME_SYNC, 50);
+	memcpy(&packet, f->packet.payload, sizeof(packet));
+	assert_int_equal(packet.flags, IC_TIME_SYNC_FLAG);
+	assert_in_range(packet.parent_time, now, now + 20 * HV_TIME_HZ);
+	assert_true(packet.reference_time <= hv_reference_time(f->guest->hv));
+	answer(f, IC_S_OK);
+	loop_timer_arm(f->ic->time.timer, 0);
+	next_request(f, IC_MSG_TIME_SYNC, 50);
+	memcpy(&packet, f->packet.payload, sizeof(packet));
+	assert_int_equal(packet.flags, IC_TIME_SAMPLE_FLAG);
+	answer(f, IC_S_OK);
+	f->ic->time.slept_ns -= 3 * NS_PER_SEC; /* the host slept meanwhile */
+	loop_timer_arm(f->ic->time.timer, 0);
+	next_request(f, IC_MSG_TIME_SYNC, 50);
+	memcpy(&packet, f->packet.payload, sizeof(packet));
+	assert_int_equal(packet.flags, IC_TIME_SYNC_FLAG);
+	/* Asked for while the last one is unanswered: it follows. */
+	ic_time_resync(f->ic);
+	answer(f, IC_S_OK);
+	next_request(f, IC_MSG_TIME_SYNC, 50);
+	memcpy(&packet, f->packet.payload, sizeof(packet));
+	assert_int_equal(packet.flags, IC_TIME_SYNC_FLAG);
+}
+
+static void old_guests_get_the_old_layout(void **state)
+{
+	struct fixture *f = *state;
+	struct ic_spec_time_v3 packet;
+
+	contact(f, IC_TIME_SYNC);
+	negotiate(f, 3, 3, 0);
+	next_request(f, IC_MSG_TIME_SYNC, 53);
+	memcpy(&packet, f->packet.payload, sizeof(packet));
+	assert_int_equal(packet.flags, IC_TIME_SYNC_FLAG);
+}
+
+/* ---- KVP ---- */
+
+static void note_pairs(void *user, int result, const struct ic_pair *pairs, unsigned count)
+{
+	struct fixture *f = user;
+
+	f->result = result;
+	f->results++;
+	f->pair_count = count;
+	assert_true(count <= ARRAY_SIZE(f->pairs));
+	for (unsigned i = 0; i < count; i++) {
+		free(f->pairs[i].key);
+		free(f->pairs[i].value);
+		f->pairs[i].key = strdup(pairs[i].key);
+		f->pairs[i].value = strdup(pairs[i].value);
+	}
+}
+
+static void next_kvp(struct fixture *f, struct ic_spec_kvp *packet, uint8_t operation, uint8_t pool)
+{
+	next_request(f, IC_MSG_KVP, 2608);
+	memcpy(packet, f->packet.payload, sizeof(*packet));
+	assert_int_equal(packet->operation, operation);
+	assert_int_equal(packet->pool, pool);
+}
+
+static void expect_utf16(const uint8_t *text, uint32_t bytes, const char *expected)
+{
+	char *utf8 = ic_utf8_from_utf16(text, bytes);
+
+	assert_string_equal(utf8, expected);
+	assert_int_equal(load_le16(text + bytes - 2), 0);
+	free(utf8);
+}
+
+static void give_item(struct fixture *f, uint8_t pool, uint32_t index, const char *key,
+		      const char *value)
+{
+	struct ic_spec_kvp packet;
+	struct ic_spec_kvp_value *data = &packet.enumerate.data;
+
+	next_kvp(f, &packet, IC_KVP_ENUMERATE, pool);
+	assert_int_equal(packet.enumerate.index, index);
+	data->type = IC_KVP_STRING;
+	data->key_bytes = ic_utf16_from_utf8(key, data->key, sizeof(data->key));
+	data->value_bytes = ic_utf16_from_utf8(value, data->value, sizeof(data->value));
+	memcpy(f->packet.payload, &packet, sizeof(packet));
+	answer(f, IC_S_OK);
+}
+
+static void end_of_items(struct fixture *f, uint8_t pool)
+{
+	struct ic_spec_kvp packet;
+
+	next_kvp(f, &packet, IC_KVP_ENUMERATE, pool);
+	answer(f, IC_E_NO_MORE_ITEMS);
+}
+
+/* Facts, the guest's own pool, its intrinsic pool. */
+static void kvp_start(struct fixture *f)
+{
+	struct ic_spec_kvp packet;
+
+	contact(f, IC_KVP);
+	negotiate(f, 3, 4, 0);
+	next_kvp(f, &packet, IC_KVP_SET, IC_KVP_POOL_AUTO_EXTERNAL);
+	assert_int_equal(packet.get_set.type, IC_KVP_STRING);
+	expect_utf16(packet.get_set.key, packet.get_set.key_bytes, "HostName");
+	expect_utf16(packet.get_set.value, packet.get_set.value_bytes, "paris");
+	answer(f, IC_S_OK);
+	give_item(f, IC_KVP_POOL_GUEST, 0, "mine", "1");
+	end_of_items(f, IC_KVP_POOL_GUEST);
+	give_item(f, IC_KVP_POOL_AUTO, 0, "OSName", "Debian GNU/Linux");
+	give_item(f, IC_KVP_POOL_AUTO, 1, "NetworkAddressIPv4", "10.0.0.2");
+	end_of_items(f, IC_KVP_POOL_AUTO);
+}
+
+static void kvp_reads_and_writes_at_the_start(void **state)
+{
+	struct fixture *f = *state;
+	const struct ic_pair *known;
+
+	kvp_start(f);
+	assert_int_equal(ic_kvp_known(f->ic, IC_POOL_INTRINSIC, &known), 2);
+	assert_string_equal(known[0].key, "OSName");
+	assert_string_equal(known[1].value, "10.0.0.2");
+	assert_int_equal(ic_kvp_known(f->ic, IC_POOL_GUEST, &known), 1);
+	assert_string_equal(known[0].value, "1");
+	vmbus_guest_close(TAKE(f->channel));
+	assert_int_equal(ic_kvp_known(f->ic, IC_POOL_INTRINSIC, &known), 0);
+}
+
+static void kvp_requests_wait_their_turn(void **state)
+{
+	struct fixture *f = *state;
+	struct ic_spec_kvp packet;
+
+	kvp_start(f);
+	assert_int_equal(ic_kvp_set(f->ic, IC_POOL_EXTERNAL, "k\xc3\xa9y", "\xf0\x9f\x98\x80",
+				    note_pairs, f, NULL),
+			 0);
+	assert_int_equal(ic_kvp_delete(f->ic, IC_POOL_EXTERNAL, "old", note_pairs, f, NULL), 0);
+	assert_int_equal(ic_kvp_enumerate(f->ic, IC_POOL_EXTERNAL, note_pairs, f, NULL), 0);
+	next_kvp(f, &packet, IC_KVP_SET, IC_KVP_POOL_EXTERNAL);
+	assert_int_equal(packet.get_set.key_bytes, 8);
+	assert_int_equal(packet.get_set.value_bytes, 6);
+	expect_utf16(packet.get_set.value, 6, "\xf0\x9f\x98\x80");
+	answer(f, IC_S_OK);
+	assert_int_equal(f->results, 1);
+	assert_int_equal(f->result, 0);
+	next_kvp(f, &packet, IC_KVP_DELETE, IC_KVP_POOL_EXTERNAL);
+	expect_utf16(packet.remove.key, packet.remove.key_bytes, "old");
+	answer(f, IC_E_FAIL);
+	assert_int_equal(f->result, -ERR_DENIED);
+	give_item(f, IC_KVP_POOL_EXTERNAL, 0, "a", "b");
+	end_of_items(f, IC_KVP_POOL_EXTERNAL);
+	assert_int_equal(f->results, 3);
+	assert_int_equal(f->pair_count, 1);
+	assert_string_equal(f->pairs[0].key, "a");
+}
+
+static void kvp_ip_info(void **state)
+{
+	static const uint8_t mac[6] = { 0x00, 0x15, 0x5D, 0xab, 0xcd, 0xef };
+	struct fixture *f = *state;
+	struct ic_spec_kvp_ip *packet = calloc(1, sizeof(*packet));
+
+	kvp_start(f);
+	assert_int_equal(ic_kvp_get_ip(f->ic, mac, note_pairs, f, NULL), 0);
+	next_request(f, IC_MSG_KVP, 7456);
+	memcpy(packet, f->packet.payload, sizeof(*packet));
+	assert_int_equal(packet->operation, IC_KVP_GET_IP_INFO);
+	expect_utf16(packet->adapter_id, 36, "00:15:5D:AB:CD:EF");
+	ic_utf16_from_utf8("10.0.0.2;fe80::1", packet->ip_addresses, sizeof(packet->ip_addresses));
+	packet->dhcp_enabled = 1;
+	memcpy(f->packet.payload, packet, sizeof(*packet));
+	answer(f, IC_S_OK);
+	assert_int_equal(f->result, 0);
+	assert_int_equal(f->pair_count, 5);
+	assert_string_equal(f->pairs[0].value, "10.0.0.2;fe80::1");
+	assert_string_equal(f->pairs[4].value, "1");
+	free(packet);
+}
+
+static void kvp_requests_end_with_the_service(void **state)
+{
+	struct fixture *f = *state;
+	char long_value[1100];
+
+	assert_int_equal(ic_kvp_set(f->ic, IC_POOL_EXTERNAL, "a", "b", note_pairs, f, NULL),
+			 -ERR_STATE);
+	ic_enable(f->ic, IC_KVP, true, NULL);
+	assert_int_equal(ic_kvp_set(f->ic, IC_POOL_EXTERNAL, "a", "b", note_pairs, f, NULL), 0);
+	assert_int_equal(ic_kvp_set(f->ic, IC_POOL_EXTERNAL, "", "b", NULL, NULL, NULL),
+			 -ERR_INVALID);
+	assert_int_equal(ic_kvp_set(f->ic, IC_POOL_EXTERNAL, "\xff", "b", NULL, NULL, NULL),
+			 -ERR_INVALID);
+	memset(long_value, 'x', sizeof(long_value));
+	long_value[1023] = '\0';
+	assert_int_equal(ic_kvp_set(f->ic, IC_POOL_EXTERNAL, "a", long_value, NULL, NULL, NULL), 0);
+	long_value[1023] = 'x';
+	long_value[1024] = '\0';
+	assert_int_equal(ic_kvp_set(f->ic, IC_POOL_EXTERNAL, "a", long_value, NULL, NULL, NULL),
+			 -ERR_INVALID);
+	ic_enable(f->ic, IC_KVP, false, NULL);
+	assert_int_equal(f->results, 1);
+	assert_int_equal(f->result, -ERR_CANCELLED);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(states_follow_the_guest),           TEST(no_common_version),
+		TEST(stray_answers_are_ignored),         TEST(silence_is_lost_communication),
+		TEST(shutdown_asks_and_reports),         TEST(time_is_synced_then_sampled),
+		TEST(old_guests_get_the_old_layout),     TEST(kvp_reads_and_writes_at_the_start),
+		TEST(kvp_requests_wait_their_turn),      TEST(kvp_ip_info),
+		TEST(kvp_requests_end_with_the_service),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

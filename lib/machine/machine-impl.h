@@ -1,0 +1,70 @@
+/*
+ * The machine's inside, shared by the files of this folder:
+ * machine.c   life cycle: build, start, reset, power-off; the partition's callbacks
+ * platform.c  what stands on ports and MMIO, firmware tables and the boot image
+ * synthetic.c what is offered on VMBus
+ *
+ * Order of construction, each using the ones before: memory, partition (with hv's CPUID leaves),
+ * hv, bus and chipset, VMBus, synthetic devices. They are torn down the other way round.
+ */
+#ifndef MACHINE_MACHINE_IMPL_H
+#define MACHINE_MACHINE_IMPL_H
+
+#include "machine/machine.h"
+
+#include "bus/bus.h"
+#include "hv/hv.h"
+#include "mem/mem.h"
+#include "part/part.h"
+#include "vmbus/vmbus-server.h"
+
+struct platform;
+struct synthetic;
+
+struct machine {
+	struct loop *loop;
+	const struct config_vm *config;
+	struct machine_files files;
+	struct machine_events events;
+	struct mem *mem;
+	struct part *part;
+	struct hv *hv;
+	struct vmbus *vmbus;
+	struct platform *platform;
+	struct synthetic *synthetic;
+	char backend_reason[256];
+	uint64_t started_ns; /* clock_boottime_ns() */
+	bool running, paused;
+	bool resetting;   /* between machine_reset and the end of vmbus_reset */
+	bool off;         /* told already */
+	bool reset_asked; /* atomic: a VP asked for a reset that the loop has not done yet */
+};
+
+/* ---- requests from VP threads; carried out on the loop ---- */
+
+void machine_ask_reset(struct machine *machine);
+void machine_ask_off(struct machine *machine, enum machine_off_reason reason, const char *text);
+
+/* ---- platform.c ---- */
+
+/* Chipset on a bus of its own. Before the VPs start. */
+int platform_new(struct machine *machine, struct platform **ret, struct error *err);
+void platform_free(struct platform *platform);
+struct bus *platform_bus(struct platform *platform);
+/* Devices to their power-on state; VPs are paused. */
+void platform_reset(struct platform *platform);
+/* Loads what the VM boots into RAM, with tables, and sets VP 0's state. VPs are paused. */
+int platform_load(struct platform *platform, struct error *err);
+/* Gives out what the guest has written to its serial ports so far. */
+void platform_flush(struct platform *platform);
+void platform_eoi(struct platform *platform, uint8_t vector);
+int platform_extint_ack(struct platform *platform);
+size_t platform_console_input(struct platform *platform, unsigned port, const void *data,
+			      size_t len);
+
+/* ---- synthetic.c ---- */
+
+int synthetic_new(struct machine *machine, struct synthetic **ret, struct error *err);
+void synthetic_free(struct synthetic *synthetic);
+
+#endif

@@ -1,0 +1,327 @@
+#include "machine/machine-impl.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/macros.h"
+#include "dev/netvsp.h"
+#include "dev/storvsp.h"
+#include "disk/disk.h"
+#include "ic/ic.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+
+/* How often status and key-value pairs are looked at for changes. */
+#define WATCH_NS NS_PER_SEC
+#define MAX_SCSI 4
+
+_Static_assert((int)IC_SERVICE_COUNT == (int)CONFIG_IC_COUNT, "one list of services");
+
+struct synthetic {
+	struct machine *machine;
+	struct storvsp *scsi[MAX_SCSI];
+	struct blk *disks[CONFIG_MAX_DISKS]; /* lent to storvsp */
+	struct netvsp *nics[CONFIG_MAX_NICS];
+	struct ic *ic;
+	struct loop_timer *watch;
+	struct ic_status seen_status[IC_SERVICE_COUNT];
+	/* What was told last of KVP; owned. */
+	struct machine_kvp *kvp;
+	size_t kvp_count;
+};
+
+/* ---- disks ---- */
+
+static int open_disk(struct synthetic *synthetic, unsigned index, struct error *err)
+{
+	const struct config_disk *disk = &synthetic->machine->config->disks[index];
+	int *fd = &synthetic->machine->files.disks[index];
+	const struct disk_options options = {
+		.format = disk->kind == CONFIG_DISK_DVD ? DISK_RAW : DISK_PROBE,
+		.read_only = disk->read_only || disk->kind == CONFIG_DISK_DVD,
+		.logical_sector_bytes = disk->kind == CONFIG_DISK_DVD ? 2048 : 0,
+	};
+	int r = disk_open(synthetic->machine->loop, *fd, &options, &synthetic->disks[index], err);
+
+	if (r < 0)
+		return error_prefix(err, "disk '%s'", disk->path);
+	*fd = -1; /* the disk's now */
+	return 0;
+}
+
+static int attach_disk(struct synthetic *synthetic, unsigned index, struct error *err)
+{
+	const struct config_disk *disk = &synthetic->machine->config->disks[index];
+	int r = 0;
+
+	if (disk->controller_number >= MAX_SCSI || !synthetic->scsi[disk->controller_number])
+		return error_set(err, ERR_INVALID, "there is no SCSI controller %u",
+				 disk->controller_number);
+	if (synthetic->machine->files.disks[index] >= 0)
+		r = open_disk(synthetic, index, err);
+	else if (disk->kind == CONFIG_DISK_HARD)
+		r = error_set(err, ERR_INVALID, "disk '%s' came without a descriptor", disk->path);
+	if (r < 0)
+		return r;
+	return storvsp_attach(synthetic->scsi[disk->controller_number], disk->lun,
+			      synthetic->disks[index],
+			      disk->kind == CONFIG_DISK_DVD ? SCSI_KIND_DVD : SCSI_KIND_DISK, err);
+}
+
+static int new_storage(struct synthetic *synthetic, struct error *err)
+{
+	struct machine *machine = synthetic->machine;
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < MIN(machine->config->scsi_count, MAX_SCSI); i++)
+		r = storvsp_new(machine->vmbus, machine->loop, machine->mem,
+				&machine->config->scsi_ids[i], machine->config->processor_count,
+				&synthetic->scsi[i], err);
+	for (unsigned i = 0; r == 0 && i < machine->config->disk_count; i++)
+		r = attach_disk(synthetic, i, err);
+	return r;
+}
+
+/* ---- network adapters ---- */
+
+static int new_nics(struct synthetic *synthetic, struct error *err)
+{
+	struct machine *machine = synthetic->machine;
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < machine->config->nic_count; i++) {
+		const struct config_nic *nic = &machine->config->nics[i];
+		struct netvsp_config config = {
+			.bus = machine->vmbus,
+			.loop = machine->loop,
+			.mem = machine->mem,
+			.instance = nic->id,
+			.vp_count = machine->config->processor_count,
+			.port_fd = machine->files.nics[i],
+			.name = nic->name,
+		};
+
+		memcpy(config.mac, nic->mac, sizeof(config.mac));
+		machine->files.nics[i] = -1;
+		r = netvsp_new(&config, &synthetic->nics[i], err);
+		if (r < 0)
+			error_prefix(err, "network adapter '%s'", nic->name);
+	}
+	return r;
+}
+
+/* ---- integration services ---- */
+
+static bool status_changed(struct synthetic *synthetic)
+{
+	bool changed = false;
+
+	for (unsigned i = 0; i < IC_SERVICE_COUNT; i++) {
+		struct ic_status *seen = &synthetic->seen_status[i], now;
+
+		ic_status(synthetic->ic, (enum ic_service)i, &now);
+		changed |= now.state != seen->state || now.major != seen->major ||
+			   now.minor != seen->minor;
+		*seen = now;
+	}
+	return changed;
+}
+
+static void free_kvp(struct synthetic *synthetic)
+{
+	for (size_t i = 0; i < synthetic->kvp_count; i++) {
+		free(synthetic->kvp[i].key);
+		free(synthetic->kvp[i].value);
+	}
+	free(synthetic->kvp);
+	synthetic->kvp = NULL;
+	synthetic->kvp_count = 0;
+}
+
+static bool same_kvp(const struct synthetic *synthetic, const struct ic_pair *pairs, unsigned count)
+{
+	if (count != synthetic->kvp_count)
+		return false;
+	for (unsigned i = 0; i < count; i++)
+		if (strcmp(pairs[i].key, synthetic->kvp[i].key) != 0 ||
+		    strcmp(pairs[i].value, synthetic->kvp[i].value) != 0)
+			return false;
+	return true;
+}
+
+static bool kvp_changed(struct synthetic *synthetic)
+{
+	const struct ic_pair *pairs;
+	unsigned count = ic_kvp_known(synthetic->ic, IC_POOL_INTRINSIC, &pairs);
+
+	if (same_kvp(synthetic, pairs, count))
+		return false;
+	free_kvp(synthetic);
+	synthetic->kvp = calloc(count ? count : 1, sizeof(*synthetic->kvp));
+	for (unsigned i = 0; synthetic->kvp && i < count; i++) {
+		struct machine_kvp *kvp = &synthetic->kvp[i];
+
+		kvp->key = strdup(pairs[i].key);
+		kvp->value = strdup(pairs[i].value);
+		synthetic->kvp_count = i + 1;
+	}
+	return true;
+}
+
+static void watch(void *user)
+{
+	struct synthetic *synthetic = user;
+	const struct machine_events *events = &synthetic->machine->events;
+
+	if (status_changed(synthetic))
+		events->services_changed(events->user);
+	if (kvp_changed(synthetic))
+		events->kvp_changed(events->user);
+	loop_timer_arm(synthetic->watch, clock_now_ns() + WATCH_NS);
+}
+
+/* Only read, though the type would let the callee write. */
+#define FACT(key, value)                                                                           \
+	{                                                                                          \
+		(char *)(key), (char *)(value)                                                     \
+	}
+
+static int new_services(struct synthetic *synthetic, struct error *err)
+{
+	struct machine *machine = synthetic->machine;
+	struct utsname host;
+	char id[GUID_TEXT_SIZE];
+	int r;
+
+	uname(&host);
+	guid_format(&machine->config->id, id);
+	const struct ic_pair facts[] = {
+		FACT("HostName", host.nodename),
+		FACT("HostingSystemNestedLevel", "0"),
+		FACT("HostingSystemOsMajor", "10"),
+		FACT("HostingSystemOsMinor", "0"),
+		FACT("PhysicalHostName", host.nodename),
+		FACT("PhysicalHostNameFullyQualified", host.nodename),
+		FACT("VirtualMachineDynamicMemoryBalancingEnabled", "0"),
+		FACT("VirtualMachineId", id),
+		FACT("VirtualMachineName", machine->config->name),
+	};
+	const struct ic_config config = { machine->loop, machine->vmbus, facts, ARRAY_SIZE(facts) };
+
+	r = ic_new(&config, &synthetic->ic, err);
+	for (unsigned i = 0; r == 0 && i < IC_SERVICE_COUNT; i++)
+		r = ic_enable(synthetic->ic, (enum ic_service)i, machine->config->ic_enabled[i],
+			      err);
+	if (r == 0)
+		r = loop_timer_new(machine->loop, watch, synthetic, &synthetic->watch, err);
+	if (r == 0)
+		loop_timer_arm(synthetic->watch, clock_now_ns() + WATCH_NS);
+	return r;
+}
+
+/* ---- life ---- */
+
+int synthetic_new(struct machine *machine, struct synthetic **ret, struct error *err)
+{
+	struct synthetic *synthetic = calloc(1, sizeof(*synthetic));
+	int r;
+
+	if (!synthetic)
+		return error_set(err, ERR_NO_MEMORY, "no memory for the synthetic devices");
+	synthetic->machine = machine;
+	r = new_storage(synthetic, err);
+	if (r == 0)
+		r = new_nics(synthetic, err);
+	if (r == 0)
+		r = new_services(synthetic, err);
+	if (r < 0) {
+		synthetic_free(synthetic);
+		return r;
+	}
+	*ret = synthetic;
+	return 0;
+}
+
+static void close_disk(struct blk *disk)
+{
+	struct error err;
+
+	if (blk_close(disk, &err) < 0)
+		log_error("closing a disk: %s", err.text);
+}
+
+void synthetic_free(struct synthetic *synthetic)
+{
+	if (!synthetic)
+		return;
+	loop_timer_free(synthetic->watch);
+	ic_free(synthetic->ic);
+	free_kvp(synthetic);
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		netvsp_free(synthetic->nics[i]);
+	for (unsigned i = 0; i < MAX_SCSI; i++)
+		storvsp_free(synthetic->scsi[i]);
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
+		close_disk(synthetic->disks[i]);
+	free(synthetic);
+}
+
+/* ---- machine.h: services ---- */
+
+static void shutdown_answered(void *user, int result)
+{
+	/* The guest's refusal shows in its state; the power-off, if it agreed, comes by itself. */
+}
+
+int machine_shutdown_guest(struct machine *machine, bool reboot, bool force, struct error *err)
+{
+	const struct ic_shutdown_request request = {
+		.restart = reboot,
+		.force = force,
+		.timeout_s = 60,
+		.message = reboot ? "The host restarts this virtual machine."
+				  : "The host shuts this virtual machine down.",
+		.done = shutdown_answered,
+	};
+
+	return ic_shutdown(machine->synthetic->ic, &request, err);
+}
+
+int machine_set_service(struct machine *machine, enum config_ic service, bool enabled,
+			struct error *err)
+{
+	return ic_enable(machine->synthetic->ic, (enum ic_service)service, enabled, err);
+}
+
+void machine_services(struct machine *machine, struct machine_service *services)
+{
+	for (unsigned i = 0; i < IC_SERVICE_COUNT; i++) {
+		struct machine_service *service = &services[i];
+		struct ic_status status;
+
+		ic_status(machine->synthetic->ic, (enum ic_service)i, &status);
+		service->name = ic_service_name((enum ic_service)i);
+		service->enabled = status.state != IC_STATE_DISABLED;
+		service->status = ic_state_name(status.state);
+		service->version[0] = '\0';
+		if (status.major)
+			snprintf(service->version, sizeof(service->version), "%u.%u", status.major,
+				 status.minor);
+	}
+}
+
+const char *machine_heartbeat(struct machine *machine)
+{
+	struct ic_status status;
+
+	ic_status(machine->synthetic->ic, IC_HEARTBEAT, &status);
+	return ic_state_name(status.state);
+}
+
+const struct machine_kvp *machine_kvp(struct machine *machine, size_t *ret_count)
+{
+	*ret_count = machine->synthetic->kvp_count;
+	return machine->synthetic->kvp;
+}

@@ -1,0 +1,212 @@
+"""Guests on the real programs: every test drives `oyako` as an administrator would.
+
+A test gets its own store and runtime directory, so that nothing of the user's is touched. Kernels and disks are made once
+by tools/ and kept under <build>/guests. OYAKO_BUILD names the build folder (default: build).
+"""
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+BUILD = os.path.join(TOP, os.environ.get("OYAKO_BUILD", "build"))
+GUESTS = os.path.join(BUILD, "guests")
+
+
+def tool(name, *args):
+    subprocess.run([os.path.join(TOP, "tools", name), *args], check=True)
+
+
+class Kernel:
+    """A stock Debian kernel and the initramfs that fits it."""
+
+    def __init__(self, flavour):
+        self.folder = os.path.join(GUESTS, "kernel-" + flavour)
+        os.makedirs(GUESTS, exist_ok=True)
+        tool("guest-kernel", flavour, self.folder)
+        self.image = os.path.join(self.folder, "vmlinuz")
+        with open(os.path.join(self.folder, "release")) as f:
+            self.release = f.read().strip()
+        self.initrd = os.path.join(self.folder, "initrd.gz")
+        maker = os.path.join(TOP, "tools", "initramfs")
+        if (not os.path.exists(self.initrd)
+                or os.path.getmtime(self.initrd) < os.path.getmtime(maker)):
+            tool("initramfs", self.folder, self.initrd)
+
+    def initrd_with(self, folder, script, files=()):
+        """The initramfs plus /run.sh (and files as (host path, guest path)); returns its path."""
+        tree = os.path.join(folder, "overlay")
+        os.makedirs(tree)
+        with open(os.path.join(tree, "run.sh"), "w") as f:
+            f.write(script)
+        for source, target in files:
+            os.makedirs(os.path.dirname(tree + target), exist_ok=True)
+            shutil.copy(source, tree + target)
+        names = subprocess.run(["find", ".", "!", "-name", "."], cwd=tree, check=True,
+                               stdout=subprocess.PIPE).stdout
+        overlay = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"], cwd=tree,
+                                 input=names, check=True, stdout=subprocess.PIPE).stdout
+        path = os.path.join(folder, "initrd.gz")
+        with open(self.initrd, "rb") as base, open(path, "wb") as out:
+            shutil.copyfileobj(base, out)
+            out.write(gzip.compress(overlay, 1))
+        return path
+
+
+_kernels = {}
+
+
+def kernel_of(flavour):
+    if flavour not in _kernels:
+        _kernels[flavour] = Kernel(flavour)
+    return _kernels[flavour]
+
+
+@pytest.fixture
+def kernel():
+    return kernel_of("cloud")
+
+
+@pytest.fixture(scope="session")
+def debian():
+    """Folder of a Debian guest (tools/guest-disk) with what the tests run in it."""
+    folder = os.path.join(GUESTS, "debian-12")
+    tool("guest-disk", folder, "stress-ng")
+    return folder
+
+
+class Host:
+    """One administrator with a store of their own."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+        self.env = dict(os.environ)
+        for name in ("DATA_HOME", "RUNTIME_DIR", "CONFIG_HOME", "STATE_HOME"):
+            path = os.path.join(self.folder, name.lower())
+            os.makedirs(path, mode=0o700)
+            self.env["XDG_" + name] = path
+        self.env["OYAKO_STOP_IDLE_SECONDS"] = "5"
+
+    def command(self, *args):
+        return [os.path.join(BUILD, "bin", "oyako"), *map(str, args)]
+
+    def run(self, *args, check=True, timeout=120, **kwargs):
+        """Runs a cmdlet; returns the finished process with its output as text."""
+        done = subprocess.run(self.command(*args), env=self.env, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+                              timeout=timeout, **kwargs)
+        if check:
+            assert done.returncode == 0, "oyako %s: %s%s" % (" ".join(map(str, args)), done.stdout,
+                                                            done.stderr)
+        return done
+
+    def json(self, *args):
+        return json.loads(self.run(*args, "--json").stdout)
+
+    def vm(self, name):
+        got = self.json("get-vm", "-Name", name)
+        return got[0] if isinstance(got, list) else got
+
+    def workers(self):
+        """Process ids of this host's workers."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open("/proc/%s/environ" % pid, "rb") as f:
+                    mine = self.folder.encode() in f.read()
+                with open("/proc/%s/comm" % pid) as f:
+                    if mine and f.read().strip() == "oyako-worker":
+                        found.append(int(pid))
+            except OSError:
+                continue
+        return found
+
+    def boot_script(self, kernel, script, *, name="t", memory="512MB", processors=1, seconds=240,
+                    cmdline="", files=(), vm_options=(), before_start=None):
+        """Boots kernel with its initramfs, runs script in the guest, waits for power-off; returns
+        all that the guest wrote to its console."""
+        folder = os.path.join(self.folder, "initrd-" + name)
+        os.makedirs(folder)
+        initrd = kernel.initrd_with(folder, script, files)
+        self.run("new-vm", "-Name", name, "-Generation", 2, "-MemoryStartupBytes", memory,
+                 "-ProcessorCount", processors, "-LinuxKernelPath", kernel.image,
+                 "-LinuxInitrdPath", initrd, "-LinuxCommandLine",
+                 "console=ttyS0 panic=-1 cryptomgr.notests " + cmdline, "-NoVHD", *vm_options)
+        if before_start:
+            before_start()
+        done = subprocess.run(self.command("start-vm", "-Name", name, "-Console"), env=self.env,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, timeout=seconds)
+        output = done.stdout.decode("utf-8", "replace").replace("\r", "")
+        assert done.returncode == 0, output[-3000:] + done.stderr.decode("utf-8", "replace")
+        return output
+
+    def clean_up(self):
+        listed = self.run("get-vm", "--json", check=False)
+        if listed.returncode == 0 and listed.stdout.strip():
+            for vm in json.loads(listed.stdout):
+                self.run("stop-vm", "-Name", vm["Name"], "-TurnOff", "-Force", check=False)
+        for pid in self.workers():
+            os.kill(pid, 9)
+
+
+@pytest.fixture
+def host(tmp_path):
+    host = Host(tmp_path)
+    yield host
+    host.clean_up()
+
+
+class Console:
+    """A guest's serial console as a person at a terminal uses it."""
+
+    def __init__(self, host, name):
+        self.process = subprocess.Popen(host.command("connect-vm", "-VMName", name), env=host.env,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self.text = ""
+
+    def expect(self, what, seconds):
+        deadline = time.monotonic() + seconds
+        while what not in self.text:
+            assert time.monotonic() < deadline, "no %r in: ...%s" % (what, self.text[-3000:])
+            data = self.process.stdout.read()
+            if data is None:
+                time.sleep(0.05)
+                continue
+            assert data, "the console ended without %r: ...%s" % (what, self.text[-3000:])
+            self.text += data.decode("utf-8", "replace").replace("\r", "")
+        before, _, self.text = self.text.partition(what)
+        return before
+
+    def send(self, text):
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
+
+    def login(self, seconds):
+        self.expect("login: ", seconds)
+        self.send("root\n")
+        self.expect("Password: ", 60)
+        self.send("oyako\n")
+        self.expect("# ", 120)
+        self.send("export PS1='READY> '; stty cols 200 -echo\n")
+        self.expect("\nREADY> ", 60)
+
+    def command(self, text, seconds=120):
+        self.send(text + "\n")
+        return self.expect("READY> ", seconds).rstrip("\n")
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+def dmesg_problems(log):
+    """Lines that must not be in a healthy guest's kernel log."""
+    bad = ("WARNING:", "BUG:", "Call Trace", "unchecked MSR access", "Kernel panic", "rcu_sched self",
+           "soft lockup", "probe failed", "Invalid pkt", "Unable to connect")
+    return [line for line in log.split("\n") if any(word in line for word in bad)]

@@ -1,0 +1,126 @@
+"""Stock kernels with a small initramfs: detection, VMBus, disks, network, power."""
+import hashlib
+import http.server
+import os
+import re
+import socketserver
+import threading
+import time
+
+import pytest
+
+from conftest import dmesg_problems, kernel_of
+
+REPORT = """
+echo "== dmesg"; dmesg
+echo "== clocksource"; cat /sys/devices/system/clocksource/clocksource0/current_clocksource
+echo "== cpus"; grep -c ^processor /proc/cpuinfo
+echo "== memory"; sed -n 's/MemTotal: *//p' /proc/meminfo
+echo "== vmbus"
+for d in /sys/bus/vmbus/devices/*; do
+	echo "$(cat $d/class_id) $(basename $(readlink $d/driver 2>/dev/null || echo none))"
+done
+echo "== end"
+"""
+
+NETWORK_CLASS = "{f8615163-df3e-46c5-913f-f2d2f965ed0e}"
+SCSI_CLASS = "{ba6163d9-04a1-4d29-b605-72e2ffb1dc7f}"
+
+
+def sections(output):
+    parts = re.split(r"^== (\w+)\n", output, flags=re.M)
+    return dict(zip(parts[1::2], (text.strip() for text in parts[2::2])))
+
+
+@pytest.mark.parametrize("flavour,processors,memory", [
+    ("cloud", 1, "256MB"),
+    ("cloud", 4, "512MB"),
+    ("cloud", 2, "4GB"),
+    ("cloud-backports", 2, "512MB"),
+    ("rt", 2, "512MB"),
+])
+def test_stock_kernel_knows_that_it_is_on_hyper_v(host, flavour, processors, memory):
+    got = sections(host.boot_script(kernel_of(flavour), REPORT, processors=processors,
+                                    memory=memory))
+    assert "end" in got
+    log = got["dmesg"]
+    assert "Hypervisor detected: Microsoft Hyper-V" in log
+    assert re.search(r"Hyper-V: privilege flags low 0x", log)
+    assert "Vmbus version:5.3" in log
+    assert got["clocksource"] in ("hyperv_clocksource_tsc_page", "tsc")
+    assert int(got["cpus"]) == processors
+    assert dmesg_problems(log) == []
+    kib = int(got["memory"].split()[0])
+    wanted = {"256MB": 256, "512MB": 512, "4GB": 4096}[memory] * 1024
+    assert wanted * 0.75 < kib <= wanted
+    drivers = dict(line.split() for line in got["vmbus"].split("\n"))
+    assert drivers[SCSI_CLASS] == "hv_storvsc"
+    assert "none" not in drivers.values()
+
+
+def test_file_through_nat_network(host, kernel, tmp_path):
+    """DHCP, then a download from a server on the host's loopback."""
+
+    content = os.urandom(3 << 20)
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "file").write_bytes(content)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path / "www"))
+
+        def log_message(self, *args):
+            pass
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        output = host.boot_script(kernel, """
+ip link set eth0 up
+udhcpc -i eth0 -q -n -t 10 || echo NO-LEASE
+gateway=$(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p')
+wget -q -O /tmp/file http://$gateway:%d/file
+echo "sum $(sha256sum /tmp/file | cut -d' ' -f1)"
+cat /etc/resolv.conf
+""" % server.server_address[1], vm_options=("-SwitchName", "Default Switch"))
+        server.shutdown()
+    assert "sum " + hashlib.sha256(content).hexdigest() in output
+    assert "nameserver" in output
+
+
+def test_guest_reboots_by_itself(host, kernel):
+    """A reset in the guest starts it again in the same worker, with its disk still there."""
+    disk = host.folder + "/disk.raw"
+    with open(disk, "wb") as f:
+        f.truncate(64 << 20)
+    output = host.boot_script(kernel, """
+count=$(dd if=/dev/sda bs=1 count=1 2>/dev/null)
+echo "boot number ${count:-?}"
+if [ "$count" != 2 ]; then
+	[ "$count" = 1 ] && next=2 || next=1
+	printf $next | dd of=/dev/sda conv=notrunc,fsync 2>/dev/null
+	reboot -f
+	sleep 60
+fi
+""", vm_options=("-VHDPath", disk))
+    assert output.count("Hypervisor detected: Microsoft Hyper-V") == 3
+    assert "boot number 2" in output
+
+
+def test_panic_is_told_with_its_parameters(host, kernel, tmp_path):
+    folder = tmp_path / "crash"
+    folder.mkdir()
+    initrd = kernel.initrd_with(str(folder), "echo c >/proc/sysrq-trigger")
+    host.run("new-vm", "-Name", "crash", "-Generation", 2, "-MemoryStartupBytes", "256MB",
+             "-LinuxKernelPath", kernel.image, "-LinuxInitrdPath", initrd, "-LinuxCommandLine",
+             "console=ttyS0 cryptomgr.notests panic=0", "-NoVHD")
+    host.run("start-vm", "-Name", "crash")
+    deadline = time.monotonic() + 240
+    events = ""
+    while "guest-crash" not in events and time.monotonic() < deadline:
+        time.sleep(0.5)
+        events = host.run("get-vmevent", "-VMName", "crash", "--json").stdout
+    # P1 is the guest's OS id: Linux's vendor bits.
+    assert re.search(r"0x81[0-9a-f]{14}", events), events
+    assert "sysrq triggered crash" in events, events
+    host.run("stop-vm", "-Name", "crash", "-TurnOff", "-Force")
+    assert host.vm("crash")["State"] == "Off"

@@ -1,0 +1,126 @@
+"""A whole Debian with systemd on its VHDX: what an administrator expects of a Hyper-V guest."""
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import Console, dmesg_problems
+
+
+@pytest.fixture
+def debian_vm(host, debian, tmp_path):
+    """A started Debian VM named `web`, not yet at its login prompt."""
+    disk = tmp_path / "web.vhdx"
+    shutil.copyfile(os.path.join(debian, "disk.vhdx"), disk)
+
+    def start(memory="1GB", processors=2, cmdline="root=LABEL=oyako-root ro console=ttyS0"):
+        host.run("new-vm", "-Name", "web", "-Generation", 2, "-MemoryStartupBytes", memory,
+                 "-ProcessorCount", processors, "-VHDPath", disk, "-SwitchName", "Default Switch",
+                 "-LinuxKernelPath", os.path.join(debian, "vmlinuz"),
+                 "-LinuxInitrdPath", os.path.join(debian, "initrd.img"),
+                 "-LinuxCommandLine", cmdline)
+        host.run("start-vm", "-Name", "web")
+        return Console(host, "web")
+
+    start.disk = disk
+    return start
+
+
+def fsck(disk, folder):
+    """The guest's file system, checked by e2fsprogs on a raw copy made by qemu-img."""
+    raw = os.path.join(folder, "check.raw")
+    subprocess.run(["qemu-img", "convert", "-f", "vhdx", "-O", "raw", str(disk), raw], check=True)
+    done = subprocess.run(["e2fsck", "-f", "-n", raw], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True)
+    os.unlink(raw)
+    return done
+
+
+def wait_for(what, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        got = what()
+        if got:
+            return got
+        time.sleep(0.5)
+    return what()
+
+
+def test_debian_is_a_hyper_v_guest(host, debian_vm, tmp_path):
+    console = debian_vm()
+    console.login(600)
+    assert console.command("systemd-detect-virt") == "microsoft"
+    log = console.command("dmesg")
+    assert "Hypervisor detected: Microsoft Hyper-V" in log
+    assert dmesg_problems(log) == []
+    assert console.command("cat /sys/devices/system/clocksource/clocksource0/current_clocksource") \
+        == "hyperv_clocksource_tsc_page"
+    drivers = console.command("for d in /sys/bus/vmbus/devices/*; do "
+                              "basename $(readlink $d/driver || echo none); done").split()
+    assert {"hv_storvsc", "hv_netvsc", "hv_utils"} <= set(drivers)
+    assert "none" not in drivers
+    assert "ext4" in console.command("findmnt -n -o SOURCE,FSTYPE /")
+    address = wait_for(lambda: re.search(r"inet (\d+\.\d+\.\d+\.\d+)",
+                                         console.command("ip -4 address show eth0")), 60)
+    assert address, "no DHCP lease"
+    assert console.command("systemctl is-active hv-kvp-daemon") == "active"
+
+    def reported():
+        vm = host.vm("web")
+        text = str(vm)
+        return vm if "Debian" in text and address.group(1) in text else None
+    vm = wait_for(reported, 90)
+    assert vm, host.vm("web")
+    assert vm["State"] == "Running"
+    assert vm["Heartbeat"].startswith("Ok")
+    assert vm["Uptime"] not in ("", None)
+    services = {s["Name"]: s for s in host.json("get-vmintegrationservice", "-VMName", "web")}
+    for name in ("Shutdown", "Time Synchronization", "Heartbeat", "Key-Value Pair Exchange"):
+        assert services[name]["Enabled"] is True
+        assert services[name]["PrimaryStatusDescription"] == "OK", services[name]
+
+    host.run("stop-vm", "-Name", "web", timeout=300)
+    console.close()
+    assert host.vm("web")["State"] == "Off"
+    done = fsck(debian_vm.disk, str(tmp_path))
+    assert done.returncode == 0, done.stdout
+    assert "skipping journal replay" not in done.stdout.lower()
+
+
+def test_stress_finds_no_error(debian_vm):
+    console = debian_vm(memory="1GB", processors=2)
+    console.login(600)
+    report = console.command("stress-ng --verify --cpu 2 --vm 1 --vm-bytes 128M --hdd 1 "
+                             "--hdd-bytes 64M --timeout 60s --metrics-brief; echo status $?", 600)
+    assert "status 0" in report, report
+    assert dmesg_problems(console.command("dmesg")) == []
+    console.close()
+
+
+def test_killed_worker_leaves_a_clean_host(host, debian_vm, tmp_path):
+    console = debian_vm()
+    console.login(600)
+    console.send("while :; do dd if=/dev/urandom of=/root/load bs=64k count=64 conv=fsync "
+                 "2>/dev/null; done\n")
+    time.sleep(5)
+    (worker,) = host.workers()
+    os.kill(worker, signal.SIGKILL)
+    vm = wait_for(lambda: (lambda v: v if v["State"] == "Off" else None)(host.vm("web")), 15)
+    assert vm and vm["State"] == "Off"
+    assert "kill" in str(vm).lower() or "signal" in str(vm).lower(), vm
+    assert host.workers() == []
+    console.close()
+
+    host.run("start-vm", "-Name", "web")
+    console = Console(host, "web")
+    console.login(600)
+    log = console.command("dmesg")
+    assert "recovery complete" in log or "orphan cleanup" in log or "mounted filesystem" in log
+    assert "EXT4-fs error" not in log
+    host.run("stop-vm", "-Name", "web", timeout=300)
+    console.close()
+    assert fsck(debian_vm.disk, str(tmp_path)).returncode == 0

@@ -205,7 +205,7 @@ static void test_send(void **state)
 		assert_int_equal(f->seen[i].len, sizeof(frame) - i);
 		assert_memory_equal(f->seen[i].data, frame, f->seen[i].len);
 	}
-	assert_int_equal(netvsp_stats(f->nic)->sent_directed.frames, ARRAY_SIZE(ways));
+	assert_int_equal(netvsp_stats(f->nic)->sent[NETVSP_DIRECTED].frames, ARRAY_SIZE(ways));
 }
 
 static void test_receive(void **state)
@@ -230,8 +230,8 @@ static void test_receive(void **state)
 	send_wire(f, frame, make_frame(frame, broadcast, peer_mac, 99), (struct frame_offload){ 0 });
 	assert_true(netvsc_guest_receive(f->driver, &got, 1000));
 	assert_int_equal(got.len, 99);
-	assert_int_equal(netvsp_stats(f->nic)->received_directed.frames, 500);
-	assert_int_equal(netvsp_stats(f->nic)->received_broadcast.frames, 1);
+	assert_int_equal(netvsp_stats(f->nic)->received[NETVSP_DIRECTED].frames, 500);
+	assert_int_equal(netvsp_stats(f->nic)->received[NETVSP_BROADCAST].frames, 1);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)

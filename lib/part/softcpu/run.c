@@ -296,6 +296,8 @@ void sc_run_steps(struct vp *c, uint64_t count, bool deliver)
 		sc_deliver_raised(c);
 	}
 	while (left && !idle(c)) {
+		if (deliver) /* a chunk of a repeated instruction is a step */
+			sc_attention(c, ATT_EVAL);
 		step(c);
 		c->shadow = SHADOW_NONE;
 		left--;

@@ -383,6 +383,10 @@ static bool fit(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *
 	    !allowed_set(insn->meta.isa_set) || forbidden(insn->mnemonic) || is_far(insn) ||
 	    has_segment_register(insn, operands))
 		return false;
+	/* A prefetch of a register is a NOP to some and invalid to others. */
+	if (insn->opcode_map == ZYDIS_OPCODE_MAP_0F && insn->opcode == 0x0d &&
+	    insn->raw.modrm.mod == 3)
+		return false;
 	/* F3 makes it TZCNT or LZCNT on some hosts. */
 	if (bit_scan && insn->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE))
 		return false;
@@ -966,6 +970,20 @@ static uint16_t undefined_flags(const ZydisDecodedInstruction *insn)
 	return insn->cpu_flags ? (uint16_t)(insn->cpu_flags->undefined & FLAGS_STATUS) : 0;
 }
 
+static bool is_extension(const ZydisDecodedInstruction *insn)
+{
+	switch (insn->meta.isa_set) {
+	case ZYDIS_ISA_SET_ADOX_ADCX:
+	case ZYDIS_ISA_SET_AES:
+	case ZYDIS_ISA_SET_MOVBE:
+	case ZYDIS_ISA_SET_PCLMULQDQ:
+	case ZYDIS_ISA_SET_SHA:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void ignore(struct cpu_case *c, uint64_t address, unsigned size)
 {
 	unsigned i = c->ignored[0].size != 0;
@@ -1020,5 +1038,8 @@ void generate_case(struct generator *generator, uint64_t id, bool sequence, stru
 	ret->code_length = code.length;
 	ret->instruction_count = 1;
 	ret->undefined_flags = undefined_flags(&insn);
+	ret->extension = is_extension(&insn);
+	ret->loose_mmx = insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+	ret->large_operand = operands[0].size > 128 || operands[0].size == 112;
 	ignore_what_may_differ(ret, &insn, operands);
 }

@@ -49,7 +49,7 @@ struct cpu_case {
 	unsigned instruction_count;
 	uint16_t undefined_flags;  /* after the last instruction */
 	bool extension; /* beyond x86-64-v2: AES, SHA, PCLMULQDQ, ADX, MOVBE */
-	bool large_operand; /* processors touch it in their own order: only the page of a fault counts */
+	bool large_operand; /* processors touch it in their own order: any of its bytes may fault */
 	bool loose_mmx; /* MASKMOVQ: when it faults, the registers may have changed to MMX already */
 	/* Memory that processors are free to fill: x87 pointers, MXCSR_MASK. Bytes in data. */
 	struct {

@@ -672,6 +672,18 @@ void softcpu_run(struct part *part, unsigned vp, uint64_t count, bool deliver,
 	}
 }
 
+void softcpu_run_blocks(struct part *part, unsigned vp, uint64_t count, struct softcpu_result *ret)
+{
+	struct vp *c = vm_of(part)->vps[vp];
+
+	*ret = (struct softcpu_result){ .reason = SOFTCPU_COUNT };
+	sc_run_budget(c, count);
+	if (c->shutdown)
+		ret->reason = SOFTCPU_SHUTDOWN;
+	else if (c->halted)
+		ret->reason = SOFTCPU_HALTED;
+}
+
 struct hostop_fpu *softcpu_fpu(struct part *part, unsigned vp)
 {
 	return &vm_of(part)->vps[vp]->regs.fpu;

@@ -116,6 +116,7 @@ struct part_vp_state {
 	uint64_t gdt_base, idt_base;
 	uint16_t gdt_limit, idt_limit;
 	uint64_t cr0, cr2, cr3, cr4, cr8, efer;
+	uint64_t mtrr_def_type; /* IA32_MTRR_DEF_TYPE; guests copy it to the other VPs */
 	bool halted, wait_for_sipi;
 };
 

@@ -14,7 +14,8 @@
 #include <sys/ioctl.h>
 #include <x86intrin.h>
 
-#define MSR_TSC 0x10u
+#define MSR_TSC		  0x10u
+#define MSR_MTRR_DEF_TYPE 0x2FFu
 
 /* ---- MSRs that reset writes back ---- */
 
@@ -270,6 +271,7 @@ void kvm_vp_get_state(struct part *part, unsigned vp, struct part_vp_state *ret)
 		.wait_for_sipi = mp.mp_state == KVM_MP_STATE_UNINITIALIZED ||
 				 mp.mp_state == KVM_MP_STATE_INIT_RECEIVED,
 	};
+	get_msr(&kvm_of(part)->vp[vp], MSR_MTRR_DEF_TYPE, &ret->mtrr_def_type);
 	gprs_from_kvm(&regs, ret->gpr);
 	for (unsigned i = 0; i < ARRAY_SIZE(ret->seg); i++)
 		ret->seg[i] = segment_from_kvm(segment_place(&sregs, i));
@@ -306,6 +308,7 @@ void kvm_vp_set_state(struct part *part, unsigned vp, const struct part_vp_state
 	sregs.efer = state->efer;
 	if (kvm_ioctl(kvp->fd, KVM_SET_SREGS, &sregs) < 0 ||
 	    kvm_ioctl(kvp->fd, KVM_SET_REGS, &regs) < 0 ||
+	    set_msr(kvp, MSR_MTRR_DEF_TYPE, state->mtrr_def_type) < 0 ||
 	    kvm_ioctl(kvp->fd, KVM_SET_MP_STATE, &mp) < 0)
 		kvm_vp_fatal(kvp, "KVM: setting the registers of processor %u: %s", vp,
 			     strerror(errno));

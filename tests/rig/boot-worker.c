@@ -3,11 +3,13 @@
  * has no daemon, and for work on the worker.
  *
  *	boot-worker WORKER kernel=FILE [initrd=FILE] [cmdline=TEXT] [backend=auto|kvm|soft]
- *		[memory=MIB] [cpus=N] [disk=FILE]...
+ *		[memory=MIB] [cpus=N] [disk=FILE]... [pauses=N]
  *
+ * pauses: so many times the VM is paused for a moment and resumed, ten times a second.
  * The guest's console goes to stdout, the worker's events to stderr. Exit status 0 if the guest
  * powered itself off, 1 if it ended otherwise, 2 if it never started.
  */
+#include "base/clock.h"
 #include "base/macros.h"
 #include "config/config-json.h"
 #include "ipc/ipc.h"
@@ -28,6 +30,7 @@ struct boot {
 	json_t *roles;
 	int fds[IPC_MAX_FDS];
 	unsigned fd_count;
+	unsigned pauses;
 };
 
 static void fail(const char *what)
@@ -108,6 +111,8 @@ static void take_argument(struct boot *boot, char *argument)
 		vm->memory_bytes = strtoul(value, NULL, 10) * MIB;
 	} else if (strcmp(argument, "cpus") == 0) {
 		vm->processor_count = (unsigned)strtoul(value, NULL, 10);
+	} else if (strcmp(argument, "pauses") == 0) {
+		boot->pauses = (unsigned)strtoul(value, NULL, 10);
 	} else if (strcmp(argument, "disk") == 0) {
 		add_disk(boot, value);
 	} else if (strcmp(argument, "backend") != 0 ||
@@ -173,9 +178,11 @@ static bool show_event(int control, int *ret_status)
 
 	if (!event)
 		return true;
-	json_dumpf(event, stderr, 0);
-	fputc('\n', stderr);
 	name = json_string_value(json_object_get(event, "event"));
+	if (name ? strcmp(name, "state") != 0 : !json_is_true(json_object_get(event, "ok"))) {
+		json_dumpf(event, stderr, 0);
+		fputc('\n', stderr);
+	}
 	reason = json_string_value(json_object_get(event, "reason"));
 	off = name && strcmp(name, "off") == 0;
 	if (off && reason && strcmp(reason, "guest-shutdown") == 0)
@@ -198,14 +205,29 @@ static bool show_console(int console)
 	return true;
 }
 
-static int watch(int control, int console)
+static void ask(int control, const char *op)
+{
+	json_t *request = json_pack("{s:i, s:s}", "id", 1, "op", op);
+
+	ipc_send(control, request, NULL, 0, NULL);
+	json_decref(request);
+}
+
+static int watch(int control, int console, unsigned pauses)
 {
 	struct pollfd polls[2] = { { control, POLLIN, 0 }, { console, POLLIN, 0 } };
+	uint64_t next_pause = clock_now_ns();
 	int status = 1;
 
 	while (polls[0].fd >= 0 || polls[1].fd >= 0) {
-		if (poll(polls, 2, -1) < 0 && errno != EINTR)
+		if (poll(polls, 2, pauses ? 50 : -1) < 0 && errno != EINTR)
 			fail(strerror(errno));
+		if (pauses && polls[0].fd >= 0 && clock_now_ns() >= next_pause) {
+			ask(control, "pause");
+			ask(control, "resume");
+			next_pause = clock_now_ns() + 100 * NS_PER_MSEC;
+			pauses--;
+		}
 		if (polls[1].revents && !show_console(console))
 			polls[1].fd = -1;
 		if (polls[0].revents && show_event(control, &status))
@@ -216,7 +238,7 @@ static int watch(int control, int console)
 
 int main(int argc, char **argv)
 {
-	struct boot boot = { config_vm_new("rig"), json_array(), { 0 }, 0 };
+	struct boot boot = { config_vm_new("rig"), json_array(), { 0 }, 0, 0 };
 	struct sockaddr_un control, console;
 	socklen_t control_len, console_len;
 	int pair[2], status, kvm, worker_status;
@@ -241,7 +263,7 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < boot.fd_count; i++)
 		close(boot.fds[i]);
 	status = watch(connect_to(SOCK_SEQPACKET, &control, control_len),
-		       connect_to(SOCK_STREAM, &console, console_len));
+		       connect_to(SOCK_STREAM, &console, console_len), boot.pauses);
 	waitpid(pid, &worker_status, 0);
 	if (worker_status != 0)
 		fprintf(stderr, "boot-worker: the worker's exit status is 0x%x\n",

@@ -27,6 +27,7 @@
 #define NETVSP_MIN_SECTION_BYTES   1728u /* MTU 1500, tag and all per-packet information */
 #define NETVSP_MAX_SECTIONS	   65536u
 #define NETVSP_MAX_LSO_BYTES	   62768u
+#define NETVSP_RSC_BYTES	   30000u /* what one large receive carries at most */
 #define NETVSP_MESSAGES_PER_PACKET 8  /* what RNDIS is told */
 #define NETVSP_PACKETS_PER_BATCH   32 /* VMBus packets gathered before frames go out */
 #define NETVSP_FRAMES_PER_BATCH	   64
@@ -119,7 +120,7 @@ struct netvsp_rss {
 	bool enabled;
 	unsigned hash_types; /* FRAME_HASH_* */
 	uint8_t key[NDIS_RSS_KEY_BYTES];
-	uint8_t table[NDIS_RSS_MAX_ENTRIES]; /* queue numbers */
+	uint8_t table[NDIS_RSS_MAX_ENTRIES]; /* queue numbers; may name queues that are not open */
 	unsigned entries;
 };
 
@@ -162,6 +163,7 @@ struct netvsp {
 	unsigned segments_done;
 	bool receive_blocked; /* the port keeps frames for us */
 	uint32_t next_generation;
+	uint16_t next_rsc_id;
 };
 
 /* ---- netvsp.c ---- */
@@ -176,6 +178,17 @@ bool netvsp_flush_completions(struct netvsp_queue *queue);
 bool netvsp_link_up(const struct netvsp *nic);
 /* All queues get a chance to read and send. */
 void netvsp_service(struct netvsp *nic);
+
+static inline void netvsp_count(struct netvsp_counters counters[static NETVSP_CASTS],
+				const uint8_t *mac, size_t bytes)
+{
+	enum netvsp_cast cast = frame_is_broadcast(mac) ? NETVSP_BROADCAST :
+				frame_is_multicast(mac) ? NETVSP_MULTICAST :
+							  NETVSP_DIRECTED;
+
+	counters[cast].frames++;
+	counters[cast].bytes += bytes;
+}
 
 /* ---- netvsp-control.c ---- */
 

@@ -141,18 +141,6 @@ static bool parse_ppi(const uint8_t *ppi, uint32_t bytes, struct packet_info *in
 
 /* ---- frames ---- */
 
-static void count_frame(struct netvsp_stats *stats, const uint8_t *mac, uint32_t bytes)
-{
-	struct netvsp_counters *c = &stats->sent_directed;
-
-	if (frame_is_broadcast(mac))
-		c = &stats->sent_broadcast;
-	else if (frame_is_multicast(mac))
-		c = &stats->sent_multicast;
-	c->frames++;
-	c->bytes += bytes;
-}
-
 /* The frame in one piece of our own: it came in too many. */
 static bool bounce_frame(struct netvsp_tx *tx, const struct gather *g, uint64_t offset,
 			 uint32_t bytes, struct iovec *iov)
@@ -213,7 +201,7 @@ static bool add_frame(struct netvsp *nic, const struct gather *g, uint64_t offse
 		return false;
 	tx->frames[tx->frame_count++] = (struct port_frame){ info->offload, iov, pieces };
 	copy_out(g, offset, mac, sizeof(mac));
-	count_frame(&nic->stats, mac, bytes);
+	netvsp_count(nic->stats.sent, mac, bytes);
 	return true;
 }
 

@@ -352,11 +352,9 @@ static void service_queue(struct netvsp_queue *queue)
 	netvsp_flush_completions(queue);
 	netvsp_receive_flush(queue);
 	read_queue(queue);
-	if (queue->index == 0) {
-		netvsp_flush_responses(nic);
-		if (nic->indirection_due)
-			send_indirection_table(nic);
-	}
+	netvsp_flush_responses(nic);
+	if (nic->indirection_due)
+		send_indirection_table(nic);
 }
 
 /* Sections or ring room may have come free: let the port deliver what it keeps. */

@@ -39,10 +39,11 @@ struct netvsp_counters {
 	uint64_t frames, bytes;
 };
 
+enum netvsp_cast { NETVSP_DIRECTED, NETVSP_MULTICAST, NETVSP_BROADCAST, NETVSP_CASTS };
+
 /* Directions are the guest's. */
 struct netvsp_stats {
-	struct netvsp_counters sent_directed, sent_multicast, sent_broadcast;
-	struct netvsp_counters received_directed, received_multicast, received_broadcast;
+	struct netvsp_counters sent[NETVSP_CASTS], received[NETVSP_CASTS];
 	uint64_t sent_errors;		 /* packets that RNDIS or the offload rules forbid */
 	uint64_t sent_dropped;		 /* no link */
 	uint64_t received_errors;	 /* frames that don't fit the guest's MTU, or damaged ones */

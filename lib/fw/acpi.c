@@ -274,7 +274,7 @@ static void add_madt(struct builder *b)
 	uint8_t *table = begin(b, "APIC", 5, HEADER_BYTES + 8), *entry;
 
 	store_le32(table + 36, 0xfee00000);
-	store_le32(table + 40, MADT_PCAT_COMPAT);
+	store_le32(table + 40, config->legacy ? MADT_PCAT_COMPAT : 0);
 	for (unsigned i = 0; i < config->vp_count; i++) {
 		entry = reserve(b, 8, 1);
 		entry[0] = 0; /* local APIC */
@@ -287,7 +287,8 @@ static void add_madt(struct builder *b)
 	entry[1] = 12;
 	entry[2] = config->ioapic_id;
 	store_le32(entry + 4, (uint32_t)config->ioapic_gpa);
-	add_madt_override(b, 0, 2, 0);
+	if (config->legacy)
+		add_madt_override(b, 0, 2, 0);
 	add_madt_override(b, config->sci_irq, config->sci_irq, 0xd); /* level, active high */
 	entry = reserve(b, 6, 1);
 	entry[0] = 4; /* local APIC NMI: LINT1 of all */

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "mem/mem.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Where the tables stand; the RSDP is at the start, where a guest that searches finds it. */
@@ -23,6 +24,7 @@ struct acpi_window {
 
 struct acpi_config {
 	unsigned vp_count; /* APIC ids 0 .. vp_count - 1 */
+	bool legacy;       /* there is a PIC, and a PIT on IRQ 0 */
 	uint64_t ioapic_gpa;
 	uint8_t ioapic_id;
 	uint16_t pm1_event_port;   /* 4 bytes: status, enable */

@@ -12,14 +12,14 @@
 
 #include <cmocka.h>
 
-#define SIMP	   UINT64_C(0x10000)
-#define SIEFP	   UINT64_C(0x11000)
-#define INPUT	   UINT64_C(0x12000)
-#define PAGE	   UINT64_C(0x13000)
-#define OUTSIDE	   UINT64_C(0x40000000)
-#define SINT	   2
-#define VECTOR	   0xF3
-#define LINUX_ID   ((UINT64_C(0x8100) << 48) | (UINT64_C(0x060100) << 16))
+#define SIMP     UINT64_C(0x10000)
+#define SIEFP    UINT64_C(0x11000)
+#define INPUT    UINT64_C(0x12000)
+#define PAGE     UINT64_C(0x13000)
+#define OUTSIDE  UINT64_C(0x40000000)
+#define SINT     2
+#define VECTOR   0xF3
+#define LINUX_ID ((UINT64_C(0x8100) << 48) | (UINT64_C(0x060100) << 16))
 
 struct fixture {
 	struct loop *loop;
@@ -158,12 +158,13 @@ static void leaves_are_those_that_guests_want(void **state)
 
 static void unknown_msrs_fault(void **state)
 {
-	static const uint32_t bad[] = { 0x40000004, 0x40000070, 0x40000072, 0x40000085,
-					0x400000A0, 0x400000B8, 0x400000F0, 0x40000106,
-					0x40000119, 0x400010FF };
-	static const uint32_t read_only[] = { HV_MSR_VP_INDEX, HV_MSR_TIME_REF_COUNT,
+	static const uint32_t bad[] = {
+		0x40000004, 0x40000070, 0x40000072, 0x40000085, 0x400000A0,
+		0x400000B8, 0x400000F0, 0x40000106, 0x40000119, 0x400010FF
+	};
+	static const uint32_t read_only[] = { HV_MSR_VP_INDEX,      HV_MSR_TIME_REF_COUNT,
 					      HV_MSR_TSC_FREQUENCY, HV_MSR_APIC_FREQUENCY,
-					      HV_MSR_SVERSION, HV_MSR_VP_RUNTIME };
+					      HV_MSR_SVERSION,      HV_MSR_VP_RUNTIME };
 	struct fixture *f = *state;
 	uint64_t value;
 
@@ -225,10 +226,9 @@ static void hypercall_page_follows_the_os_id(void **state)
 
 static unsigned call(struct fixture *f, uint64_t control, uint64_t input)
 {
-	struct part_hypercall part_call = { .long_mode = true,
-					    .control = control,
-					    .input = input,
-					    .result = 0xDEAD };
+	struct part_hypercall part_call = {
+		.long_mode = true, .control = control, .input = input, .result = 0xDEAD
+	};
 
 	hv_hypercall(f->hv, 0, &part_call);
 	return (unsigned)part_call.result;
@@ -237,8 +237,9 @@ static unsigned call(struct fixture *f, uint64_t control, uint64_t input)
 static void post_message_is_checked(void **state)
 {
 	struct fixture *f = *state;
-	struct hv_spec_post_message in = { .connection_id = 1, .message_type = 1,
-					   .payload_size = 5, .payload = "four" };
+	struct hv_spec_post_message in = {
+		.connection_id = 1, .message_type = 1, .payload_size = 5, .payload = "four"
+	};
 
 	mem_write(f->mem, INPUT, &in, sizeof(in));
 	assert_int_equal(call(f, HV_CALL_POST_MESSAGE, INPUT), HV_STATUS_SUCCESS);
@@ -276,9 +277,9 @@ static void signal_event_both_forms(void **state)
 	struct fixture *f = *state;
 	struct hv_spec_signal_event in = { .connection_id = 2, .flag_number = 7 };
 
-	assert_int_equal(call(f, HV_CALL_SIGNAL_EVENT | HV_CONTROL_FAST,
-			      0x2001 | UINT64_C(5) << 32),
-			 HV_STATUS_SUCCESS);
+	assert_int_equal(
+	    call(f, HV_CALL_SIGNAL_EVENT | HV_CONTROL_FAST, 0x2001 | UINT64_C(5) << 32),
+	    HV_STATUS_SUCCESS);
 	assert_int_equal(f->connection, 0x2001);
 	assert_int_equal(f->flag, 5);
 	mem_write(f->mem, INPUT, &in, sizeof(in));

@@ -82,6 +82,15 @@ bool frame_segmenter_next(struct frame_segmenter *s);
 /* How many calls of next give a segment, for a segmenter that was just initialised. */
 unsigned frame_segmenter_count(const struct frame_segmenter *s);
 
+/*
+ * Whether next continues the TCP stream of frame (complete, or large with gso_bytes) with nothing in
+ * between: then its bytes from *ret_offset up to its end can be appended to frame, which is a large
+ * one with *ret_gso afterwards, after frame_join_flags(). Checksums of both are trusted.
+ */
+bool frame_continues(const uint8_t *frame, size_t len, uint16_t gso_bytes, const uint8_t *next,
+		     size_t next_len, size_t *ret_offset, uint16_t *ret_gso);
+void frame_join_flags(uint8_t *frame, const uint8_t *next);
+
 /* Sum of 16-bit big-endian words, not folded; sums of even-sized pieces can be added. */
 uint64_t frame_sum(const void *data, size_t len);
 uint16_t frame_fold(uint64_t sum);

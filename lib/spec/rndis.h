@@ -268,7 +268,10 @@ struct ndis_rss_caps {
 	uint16_t indirection_entries;
 } __attribute__((packed));
 
-#define NDIS_RSS_FLAG_DISABLE 0x0010u
+#define NDIS_RSS_FLAG_HASH_INFO_UNCHANGED 0x0002u
+#define NDIS_RSS_FLAG_TABLE_UNCHANGED	  0x0004u
+#define NDIS_RSS_FLAG_KEY_UNCHANGED	  0x0008u
+#define NDIS_RSS_FLAG_DISABLE		  0x0010u
 #define NDIS_HASH_TOEPLITZ    0x0001u
 #define NDIS_HASH_IPV4	      0x0100u
 #define NDIS_HASH_TCP_IPV4    0x0200u

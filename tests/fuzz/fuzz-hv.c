@@ -47,9 +47,9 @@ static enum hv_status on_post(void *user, unsigned vp, uint32_t connection, uint
 			      const void *payload, size_t len)
 {
 	/* Touches every byte, for the sanitizer. */
-	return hv_post_message(user, vp, type & 15, type, payload, len) < 0 ?
-		       HV_STATUS_INSUFFICIENT_BUFFERS :
-		       HV_STATUS_SUCCESS;
+	return hv_post_message(user, vp, type & 15, type, payload, len) < 0
+		   ? HV_STATUS_INSUFFICIENT_BUFFERS
+		   : HV_STATUS_SUCCESS;
 }
 
 static enum hv_status on_signal(void *user, unsigned vp, uint32_t connection, uint16_t flag)

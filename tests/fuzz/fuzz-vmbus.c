@@ -1,7 +1,7 @@
 /*
- * A guest that has connected and opened a channel properly, then posts any messages, writes anything
- * into its rings and signals; the device on the other side sends, holds, drops, rescinds and offers
- * sub-channels meanwhile.
+ * A guest that has connected and opened a channel properly, then posts any messages, writes
+ * anything into its rings and signals; the device on the other side sends, holds, drops, rescinds
+ * and offers sub-channels meanwhile.
  */
 #include "vmbus-guest.h"
 
@@ -75,7 +75,7 @@ static void on_ready(void *dev, struct vmbus_channel *channel)
 {
 	struct device *device = dev;
 	struct vmbus_packet packet;
-	struct iovec iov = { .iov_base = (void *)(uintptr_t)"reply", .iov_len = 6 };
+	struct iovec iov = { .iov_base = (void *)(uintptr_t) "reply", .iov_len = 6 };
 
 	while (vmbus_recv(channel, &packet) > 0) {
 		read_all(device, &packet);
@@ -176,8 +176,7 @@ static void post(struct vmbus_guest *guest, struct input *in)
 	enum vmbus_spec_msg_type type = take(in, 1) % 26;
 	size_t len = 8 + take_bytes(in, bytes + 8, sizeof(bytes) - 8);
 	struct hv_spec_post_message msg = { .connection_id = 1, .message_type = 1 };
-	struct part_hypercall call = { .control = HV_CALL_POST_MESSAGE,
-				       .input = guest->post_page };
+	struct part_hypercall call = { .control = HV_CALL_POST_MESSAGE, .input = guest->post_page };
 
 	/* Short inputs still make whole messages. */
 	if (take(in, 1) & 1)

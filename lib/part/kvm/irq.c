@@ -213,8 +213,10 @@ static void auto_eoi(struct kvm_vp *vp)
 		wanted[i] = atomic_exchange(&vp->auto_eoi[i], 0);
 	if (kvm_ioctl(vp->fd, KVM_GET_LAPIC, &lapic) < 0)
 		return;
-	while ((vector = highest_in_service(&lapic)) >= 0 &&
-	       wanted[vector / 64] >> vector % 64 & 1) {
+	for (unsigned i = 0; i < 256; i++) {
+		vector = highest_in_service(&lapic);
+		if (vector < 0 || !(wanted[vector / 64] >> vector % 64 & 1))
+			break;
 		if (!write_eoi(vp) || kvm_ioctl(vp->fd, KVM_GET_LAPIC, &lapic) < 0)
 			return;
 	}

@@ -126,6 +126,9 @@ int kvm_vp_snapshot(struct kvm_vp *vp, struct error *err)
 	    kvm_ioctl(vp->fd, KVM_GET_LAPIC, &s->lapic) < 0 ||
 	    kvm_ioctl(vp->fd, KVM_GET_MP_STATE, &s->mp_state) < 0)
 		return error_set_errno(err, errno, "KVM: reading processor %u", vp->index);
+	/* SVM leaves the accessed bit of these two clear. */
+	s->sregs.cs.type |= 1;
+	s->sregs.ss.type |= 1;
 	/* DX holds family, model and stepping (SDM volume 3, 10.1.3). */
 	s->regs.rdx = vp->kvm->part.profile.cpu.signature;
 	return vp->index == 0 ? find_msrs(vp, err) : copy_msrs(vp, err);

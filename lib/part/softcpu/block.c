@@ -23,7 +23,9 @@
 
 #define HASH_BITS 16
 #define HASH_SIZE (1u << HASH_BITS)
-#define ARENA_SIZE (64 * MIB)
+#define ARENA_TOTAL (512 * MIB) /* of all VPs */
+#define ARENA_MAX   (64 * MIB)
+#define ARENA_MIN   (16 * MIB)
 
 static void *map_zeroed(size_t size)
 {
@@ -36,9 +38,9 @@ static void *map_zeroed(size_t size)
 int sc_blocks_init(struct vp *c, struct error *err)
 {
 	c->hash = map_zeroed(HASH_SIZE * sizeof(c->hash[0]));
-	c->arena = map_zeroed(ARENA_SIZE);
+	c->arena_size = MIN(MAX(ARENA_TOTAL / c->vm->vp_count, ARENA_MIN), ARENA_MAX);
+	c->arena = map_zeroed(c->arena_size);
 	c->page_blocks = map_zeroed(c->vm->page_count * sizeof(c->page_blocks[0]));
-	c->arena_size = ARENA_SIZE;
 	if (!c->hash || !c->arena || !c->page_blocks)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the software CPU's blocks");
 	return 0;
@@ -49,7 +51,7 @@ void sc_blocks_done(struct vp *c)
 	if (c->hash)
 		munmap(c->hash, HASH_SIZE * sizeof(c->hash[0]));
 	if (c->arena)
-		munmap(c->arena, ARENA_SIZE);
+		munmap(c->arena, c->arena_size);
 	if (c->page_blocks)
 		munmap(c->page_blocks, c->vm->page_count * sizeof(c->page_blocks[0]));
 	c->hash = NULL;
@@ -85,7 +87,14 @@ struct block *sc_lookup(struct vp *c, unsigned key_flags)
 
 	while (b && !(b->gpa == gpa && b->key == key && b->live))
 		b = b->hash_next;
-	return b ? b : sc_decode(c, gpa, key);
+	if (unlikely(!b))
+		b = sc_decode(c, gpa, key);
+	if (likely(c->mode == MODE_64) || RIP(c) + b->len - 1 <= c->seg[PART_CS].limit)
+		return b;
+	/* The instruction that passes the limit faults, those before it don't. */
+	if (key_flags & KEY_STEP)
+		sc_gp(c, NULL);
+	return sc_lookup(c, KEY_STEP);
 }
 
 /* ---- insertion ---- */
@@ -162,11 +171,28 @@ void sc_mark_code(struct vp *c, uint64_t gpa, unsigned len)
 	uint64_t mask = granule_mask(gpa & (MEM_PAGE_SIZE - 1), len);
 	uint8_t old;
 
-	if ((atomic_load(&vm->granules[page]) & mask) != mask)
-		atomic_fetch_or(&vm->granules[page], mask);
+	pthread_mutex_lock(&vm->code_lock);
+	atomic_fetch_or(&vm->granules[page], mask);
 	old = __atomic_fetch_or(&vm->page_flags[page], MEM_PAGE_CODE, __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&vm->code_lock);
 	if (!(old & MEM_PAGE_CODE) && vm->vp_count > 1)
 		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
+
+/* Forgets granules, and the page's flag with the last of them; whether any was there. */
+static bool unmark_code(struct sc_vm *vm, uint64_t page, uint64_t mask)
+{
+	uint64_t old;
+
+	if (!(atomic_load(&vm->granules[page]) & mask))
+		return false;
+	pthread_mutex_lock(&vm->code_lock);
+	old = atomic_fetch_and(&vm->granules[page], ~mask);
+	if (!(old & ~mask))
+		__atomic_fetch_and(&vm->page_flags[page], (uint8_t)~MEM_PAGE_CODE,
+				   __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&vm->code_lock);
+	return old & mask;
 }
 
 struct block *sc_uop_stale(struct vp *c, struct uop *u)
@@ -175,8 +201,14 @@ struct block *sc_uop_stale(struct vp *c, struct uop *u)
 	return NULL;
 }
 
-static void make_stale(struct block *b)
+static void make_stale(struct vp *c, struct block *b)
 {
+	struct block **link = bucket(c, b->gpa, b->key);
+
+	while (*link && *link != b)
+		link = &(*link)->hash_next;
+	if (*link)
+		*link = b->hash_next;
 	b->live = false;
 	for (unsigned i = 0; i < b->uop_count; i++)
 		b->uops[i].fn = sc_uop_stale;
@@ -199,7 +231,7 @@ static unsigned link_of(const struct block *b, uint64_t page_gpa)
 	return (b->gpa & ~(uint64_t)(MEM_PAGE_SIZE - 1)) != page_gpa;
 }
 
-/* Within one page. Stale blocks leave the page's list; the hash skips them until the next flush. */
+/* Within one page. Stale blocks leave the page's list. */
 static void invalidate_page(struct vp *c, uint64_t gpa, uint64_t len)
 {
 	uint64_t page_gpa = gpa & ~(uint64_t)(MEM_PAGE_SIZE - 1);
@@ -209,7 +241,7 @@ static void invalidate_page(struct vp *c, uint64_t gpa, uint64_t len)
 		return;
 	while ((b = *link)) {
 		if (b->live && touches(b, gpa, gpa + len))
-			make_stale(b);
+			make_stale(c, b);
 		if (b->live)
 			link = &b->page_next[link_of(b, page_gpa)];
 		else
@@ -261,16 +293,11 @@ static bool take_granules(struct sc_vm *vm, uint64_t gpa, uint64_t len)
 	while (len) {
 		uint64_t n = MIN(len, MEM_PAGE_SIZE - (gpa & (MEM_PAGE_SIZE - 1)));
 		uint8_t *host = sc_ram(vm, gpa);
-		uint64_t page, mask;
 
 		if (!host)
 			break;
-		page = sc_page_of(vm, host);
-		mask = granule_mask(gpa & (MEM_PAGE_SIZE - 1), n);
-		if (atomic_load(&vm->granules[page]) & mask) {
-			atomic_fetch_and(&vm->granules[page], ~mask);
-			hit = true;
-		}
+		hit |= unmark_code(vm, sc_page_of(vm, host),
+				   granule_mask(gpa & (MEM_PAGE_SIZE - 1), n));
 		gpa += n;
 		len -= n;
 	}

@@ -242,6 +242,9 @@ enum sc_event_kind {
 	EVENT_ICEBP,	 /* INT1: like a fault, RIP after the instruction */
 };
 
+/* Why interrupts are held off for one instruction. After a load of SS debug traps are, too. */
+enum sc_shadow { SHADOW_NONE, SHADOW_STI, SHADOW_SS };
+
 struct sc_event {
 	uint8_t vector;
 	uint8_t kind;
@@ -294,13 +297,13 @@ struct vp {
 	uint8_t paging;	    /* enum in mmu.c */
 	uint64_t rsvd_mask; /* physical address bits that must be 0 in page table entries */
 
-	bool shadow;	      /* interrupts are held off for one instruction */
+	uint8_t shadow;	      /* enum sc_shadow */
 	bool irq_waiting;     /* something was pending while interrupts were off */
 	bool nmi_blocked;
 	bool halted;
 	bool wait_for_sipi;
 	bool shutdown; /* triple fault */
-	bool stepping; /* RF_TF was set when the instruction began */
+	bool align_check; /* misaligned accesses of user code raise #AC */
 
 	/* MSRs */
 	uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux;
@@ -324,7 +327,7 @@ struct vp {
 	struct sc_vm *vm;
 	unsigned index;
 	struct lapic *lapic;
-	struct sc_tlb *tlbs; /* [2] */
+	struct sc_tlb *tlbs; /* [0] supervisor, [1] user, [2] always empty */
 	struct sc_xtlb_entry xtlb[XTLB_SIZE];
 
 	/* block cache (block.c) */
@@ -371,6 +374,7 @@ struct sc_vm {
 	uint8_t *page_flags;
 	/* per page: which of its 64-byte granules hold decoded code of some VP */
 	_Atomic uint64_t *granules;
+	pthread_mutex_t code_lock; /* granules and MEM_PAGE_CODE change together */
 	uint64_t page_count;
 	uint8_t always_slow; /* 0xff: the flag byte of bounce buffers */
 	pthread_mutex_t bus_lock; /* held over locked accesses that have no host address */
@@ -406,7 +410,7 @@ int sc_mmu_init(struct vp *c, struct error *err);
 void sc_mmu_done(struct vp *c);
 /* CR0, CR3, CR4 or EFER changed in a way that matters for translation; flushes everything. */
 void sc_mmu_mode_changed(struct vp *c);
-/* CPL changed: selects the TLB. */
+/* CPL or RFLAGS.AC changed: selects the TLB. */
 void sc_mmu_cpl_changed(struct vp *c);
 void sc_tlb_flush_all(struct vp *c);
 void sc_tlb_flush_local(struct vp *c);	/* keeps global translations */

@@ -40,7 +40,7 @@ int sc_decode_init(void)
 	};
 	static const ZydisDecoderMode off[] = { ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_LZCNT,
 						ZYDIS_DECODER_MODE_TZCNT,
-						ZYDIS_DECODER_MODE_CLDEMOTE };
+						ZYDIS_DECODER_MODE_CLDEMOTE, ZYDIS_DECODER_MODE_CET };
 
 	for (unsigned m = 0; m < 3; m++) {
 		if (!ZYAN_SUCCESS(ZydisDecoderInit(&decoders[m], modes[m].machine, modes[m].stack)))
@@ -1382,6 +1382,8 @@ static unsigned decode_bytes(struct decoder *d, uint64_t gpa, struct window *w, 
 		at += d->in.length;
 		d->insns++;
 	}
+	if (d->count && d->uops[d->count - 1].fn == sc_sti)
+		d->uops[d->count - 1].aux = 1; /* its shadow reaches into the next block */
 	if (!d->end)
 		add(d, (struct uop){ .off = (uint16_t)at }, sc_block_end);
 	return at;

@@ -17,8 +17,14 @@ uint64_t sc_rflags(const struct vp *c)
 
 void sc_set_rflags(struct vp *c, uint64_t v)
 {
+	uint64_t changed;
+
 	c->flags = (uint16_t)((v & 0xd5) << 8 | (v & RF_OF ? FL_OF : 0));
-	c->rf = v & ~(RF_ARITH | RF_ONE | BIT(3) | BIT(5) | BIT(15)) & 0x3fffff;
+	v &= ~(RF_ARITH | RF_ONE | BIT(3) | BIT(5) | BIT(15)) & 0x3fffff;
+	changed = c->rf ^ v;
+	c->rf = v;
+	if (changed & RF_AC)
+		sc_mmu_cpl_changed(c);
 	if ((c->rf & RF_IF) && c->irq_waiting)
 		sc_attention(c, ATT_EVAL);
 	if (c->rf & RF_TF)
@@ -94,7 +100,7 @@ static void deliver_real(struct vp *c, const struct sc_event *ev)
 	push(c, &s, c->seg[PART_CS].selector);
 	push(c, &s, RIP(c) + ev->insn_len);
 	c->gpr[PART_RSP] = (c->gpr[PART_RSP] & ~s.mask) | s.sp;
-	c->rf &= ~(RF_IF | RF_TF | RF_RF | RF_AC);
+	sc_set_rflags(c, sc_rflags(c) & ~(RF_IF | RF_TF | RF_RF | RF_AC));
 	c->seg[PART_CS].selector = (uint16_t)(target >> 16);
 	c->seg[PART_CS].base = (target >> 16) << 4;
 	RIP(c) = target & 0xffff;
@@ -259,7 +265,7 @@ void sc_deliver(struct vp *c, const struct sc_event *ev)
 {
 	unsigned ext = ev->kind == EVENT_SOFT_INT ? 0 : 1;
 
-	c->shadow = false;
+	c->shadow = SHADOW_NONE;
 	c->halted = false;
 	if (!(c->cr0 & CR0_PE))
 		deliver_real(c, ev);
@@ -306,6 +312,7 @@ void sc_deliver_raised(struct vp *c)
 		if (first == DOUBLE_FAULT && second != BENIGN) {
 			c->delivering = -1;
 			c->shutdown = true;
+			sc_attention(c, ATT_EVAL); /* else the next block runs */
 			return;
 		}
 		if ((first == CONTRIBUTORY && second == CONTRIBUTORY) ||

@@ -160,7 +160,7 @@ struct block *sc_pop_seg(struct vp *c, struct uop *u)
 	sc_load_seg(c, u, (enum part_seg)u->reg, v);
 	RSP(c) = (RSP(c) & ~mask) | (sp & mask);
 	if (u->reg == PART_SS) {
-		c->shadow = true;
+		c->shadow = SHADOW_SS;
 		sc_attention(c, ATT_STEP);
 	}
 	return end_block(c, u);

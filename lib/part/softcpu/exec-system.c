@@ -51,10 +51,11 @@ struct block *sc_sti(struct vp *c, struct uop *u)
 	if (c->rf & RF_IF)
 		NEXT;
 	c->rf |= RF_IF;
-	if (!c->irq_waiting)
+	/* What is pending is taken after the next instruction. Within a block nothing is taken, so
+	 * when nothing is pending only the end of the block needs care (aux). */
+	if (!c->irq_waiting && !u->aux)
 		NEXT;
-	/* Something is pending: taken after the next instruction. */
-	c->shadow = true;
+	c->shadow = SHADOW_STI;
 	sc_attention(c, ATT_STEP | ATT_EVAL);
 	return end_block(c, u);
 }
@@ -638,7 +639,7 @@ struct block *sc_mov_to_seg(struct vp *c, struct uop *u)
 
 	sc_load_seg(c, u, (enum part_seg)u->reg, v);
 	if (u->reg == PART_SS) {
-		c->shadow = true;
+		c->shadow = SHADOW_SS;
 		sc_attention(c, ATT_STEP);
 	}
 	return end_block(c, u);

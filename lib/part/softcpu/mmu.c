@@ -130,13 +130,14 @@ void sc_tlb_flush_page(struct vp *c, uint64_t va)
 
 int sc_mmu_init(struct vp *c, struct error *err)
 {
-	void *p = mmap(NULL, 2 * sizeof(struct sc_tlb), PROT_READ | PROT_WRITE,
+	void *p = mmap(NULL, 3 * sizeof(struct sc_tlb), PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (p == MAP_FAILED)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the software CPU's TLB");
 	c->tlbs = p;
 	c->tlb = &c->tlbs[0];
+	tlb_clear(&c->tlbs[2]);
 	sc_tlb_flush_all(c);
 	return 0;
 }
@@ -144,7 +145,7 @@ int sc_mmu_init(struct vp *c, struct error *err)
 void sc_mmu_done(struct vp *c)
 {
 	if (c->tlbs)
-		munmap(c->tlbs, 2 * sizeof(struct sc_tlb));
+		munmap(c->tlbs, 3 * sizeof(struct sc_tlb));
 	c->tlbs = NULL;
 }
 
@@ -169,7 +170,21 @@ void sc_mmu_mode_changed(struct vp *c)
 
 void sc_mmu_cpl_changed(struct vp *c)
 {
-	c->tlb = &c->tlbs[c->cpl == 3];
+	/* With alignment checks on, every access takes the slow path, which does them. */
+	c->align_check = c->cpl == 3 && (c->cr0 & CR0_AM) && (c->rf & RF_AC);
+	c->tlb = &c->tlbs[c->align_check ? 2 : c->cpl == 3];
+}
+
+/* The TLB that accesses at the current privilege fill. */
+static struct sc_tlb *own_tlb(struct vp *c)
+{
+	return &c->tlbs[c->cpl == 3];
+}
+
+static void check_alignment(struct vp *c, struct uop *u, uint64_t va, unsigned size)
+{
+	if (unlikely(c->align_check) && size <= 8 && (va & (size - 1)))
+		sc_fault_code(c, u, VEC_AC, 0);
 }
 
 /* ---- page table walks ---- */
@@ -590,12 +605,14 @@ static void store_via(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va
 
 SC_COLD void sc_load_slow(struct vp *c, struct uop *u, uint64_t va, void *ret, unsigned size)
 {
-	load_via(c, u, c->tlb, va, ret, size);
+	check_alignment(c, u, va, size);
+	load_via(c, u, own_tlb(c), va, ret, size);
 }
 
 SC_COLD void sc_store_slow(struct vp *c, struct uop *u, uint64_t va, const void *v, unsigned size)
 {
-	store_via(c, u, c->tlb, va, v, size);
+	check_alignment(c, u, va, size);
+	store_via(c, u, own_tlb(c), va, v, size);
 }
 
 uint64_t sc_load_as(struct vp *c, struct uop *u, unsigned cpl, uint64_t va, unsigned size)
@@ -618,14 +635,16 @@ SC_COLD uint8_t *sc_rmw_slow(struct vp *c, struct uop *u, uint64_t va, unsigned 
 			     uint8_t **flags)
 {
 	unsigned first = in_first_page(va, size);
-	struct sc_target a = resolve(c, u, c->tlb, va, ACCESS_WRITE), b = { 0 };
+	struct sc_target a, b = { 0 };
 
+	check_alignment(c, u, va, size);
+	a = resolve(c, u, own_tlb(c), va, ACCESS_WRITE);
 	if (first == size && a.host) {
 		*flags = &c->vm->page_flags[sc_page_of(c->vm, a.host)];
 		return a.host;
 	}
 	if (first < size)
-		b = resolve(c, u, c->tlb, va + first, ACCESS_WRITE);
+		b = resolve(c, u, own_tlb(c), va + first, ACCESS_WRITE);
 	pthread_mutex_lock(&c->vm->bus_lock);
 	c->bounce_part[0] = a;
 	c->bounce_part[1] = b;
@@ -667,9 +686,9 @@ void sc_probe_write(struct vp *c, struct uop *u, uint64_t va, unsigned len)
 {
 	unsigned first = in_first_page(va, len);
 
-	resolve(c, u, c->tlb, va, ACCESS_WRITE);
+	resolve(c, u, own_tlb(c), va, ACCESS_WRITE);
 	if (first < len)
-		resolve(c, u, c->tlb, va + first, ACCESS_WRITE);
+		resolve(c, u, own_tlb(c), va + first, ACCESS_WRITE);
 }
 
 uint8_t *sc_bulk(struct vp *c, struct uop *u, uint64_t va, bool write, unsigned *ret_len)
@@ -678,11 +697,11 @@ uint8_t *sc_bulk(struct vp *c, struct uop *u, uint64_t va, bool write, unsigned 
 
 	if (c->mode != MODE_64)
 		va &= UINT32_MAX;
-	e = sc_tlb_slot(c, va);
+	e = &own_tlb(c)->e[(va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1)];
 	*ret_len = MEM_PAGE_SIZE - (unsigned)(va & ~PAGE_MASK);
 	if (((va ^ (write ? e->wtag : e->rtag)) & PAGE_MASK) == 0)
 		return (uint8_t *)(va + e->addend);
-	return resolve(c, u, c->tlb, va, write ? ACCESS_WRITE : ACCESS_READ).host;
+	return resolve(c, u, own_tlb(c), va, write ? ACCESS_WRITE : ACCESS_READ).host;
 }
 
 /* ---- effective addresses with everything ---- */

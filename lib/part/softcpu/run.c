@@ -41,7 +41,8 @@ static void reset_common(struct vp *c)
 	memset(c->dr, 0, sizeof(c->dr));
 	c->dr[6] = RESET_DR6;
 	c->dr[7] = RESET_DR7;
-	c->shadow = c->irq_waiting = c->nmi_blocked = c->halted = c->shutdown = false;
+	c->shadow = SHADOW_NONE;
+	c->irq_waiting = c->nmi_blocked = c->halted = c->shutdown = false;
 	c->event_pending = false;
 	c->delivering = -1;
 	c->wait_for_sipi = c->index != 0;
@@ -164,7 +165,7 @@ static void step(struct vp *c)
 	c->link = NULL;
 }
 
-static void debug_trap(struct vp *c)
+static _Noreturn void debug_trap(struct vp *c)
 {
 	c->dr[6] |= BIT(14); /* BS */
 	sc_fault(c, NULL, VEC_DB);
@@ -174,22 +175,21 @@ static void debug_trap(struct vp *c)
 static void step_if_wanted(struct vp *c)
 {
 	bool trap = c->rf & RF_TF;
+	enum sc_shadow before = c->shadow;
 
-	if (!trap && !c->shadow)
+	if (!trap && !before)
 		return;
-	if (idle(c))
-		return;
-	/* Another load of SS in the shadow gives no new one: so an endless row can't block
-	 * interrupts, and the shadow is over after this instruction. */
-	c->rf &= ~RF_RF;
+	c->shadow = SHADOW_NONE;
 	step(c);
-	c->shadow = false;
-	if (c->irq_waiting)
+	/* In a shadow no new one begins: a row of STIs can't hold off interrupts for ever. */
+	if (before)
+		c->shadow = SHADOW_NONE;
+	if (c->irq_waiting || c->shadow)
 		sc_attention(c, ATT_EVAL);
-	if (trap && !c->halted)
-		debug_trap(c);
 	if (c->rf & RF_TF)
 		sc_attention(c, ATT_STEP);
+	if (trap && c->shadow != SHADOW_SS)
+		debug_trap(c);
 }
 
 /* Does what attention asks for. False: leave the loop (pause, stop, idle). */
@@ -259,6 +259,8 @@ void sc_run_steps(struct vp *c, uint64_t count, bool deliver)
 {
 	volatile uint64_t left = count;
 
+	sc_invalidate_posted(c);
+	atomic_store(&c->attention, 0);
 	if (setjmp(c->trap)) {
 		c->link = NULL;
 		left = left ? left - 1 : 0;
@@ -270,7 +272,7 @@ void sc_run_steps(struct vp *c, uint64_t count, bool deliver)
 	}
 	while (left && !idle(c)) {
 		step(c);
-		c->shadow = false;
+		c->shadow = SHADOW_NONE;
 		left--;
 	}
 }

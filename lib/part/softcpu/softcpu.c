@@ -391,6 +391,7 @@ static void init_sync(struct sc_vm *vm)
 
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->bus_lock, NULL);
+	pthread_mutex_init(&vm->code_lock, NULL);
 	pthread_mutex_init(&vm->timer_lock, NULL);
 	pthread_cond_init(&vm->changed, NULL);
 	pthread_condattr_init(&attr);
@@ -545,7 +546,8 @@ static void softcpu_vp_set_state(struct part *part, unsigned vp, const struct pa
 	lapic_set_cr8(c->lapic, state->cr8 & 15);
 	c->halted = state->halted;
 	c->wait_for_sipi = state->wait_for_sipi;
-	c->shutdown = c->shadow = c->event_pending = false;
+	c->shadow = SHADOW_NONE;
+	c->shutdown = c->event_pending = false;
 	c->cpl = c->cr0 & CR0_PE ? SEG_DPL(c->seg[PART_SS].attributes) : 0;
 	sc_segs_changed(c);
 	sc_mmu_mode_changed(c);

@@ -5,6 +5,7 @@
 #include "part/softcpu/cpu.h"
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
+#include "part/softcpu/softcpu.h"
 
 #include <string.h>
 
@@ -294,6 +295,12 @@ void sc_run_steps(struct vp *c, uint64_t count, bool deliver)
 		if (!deliver)
 			return;
 		sc_deliver_raised(c);
+	}
+	if (count == SOFTCPU_BLOCKS) {
+		do {
+			run_blocks(c);
+		} while (serve(c));
+		return;
 	}
 	while (left && !idle(c)) {
 		step(c);

@@ -40,7 +40,9 @@ struct softcpu_result {
 };
 
 /* At most count instructions (a repeated one counts once). deliver: exceptions go through the
- * guest's IDT; else they end the run. External interrupts are not taken. */
+ * guest's IDT; else they end the run. External interrupts are not taken. SOFTCPU_BLOCKS as count:
+ * whole blocks, as a started VP runs them, until an exception ends it (deliver must be false). */
+#define SOFTCPU_BLOCKS UINT64_MAX
 void softcpu_run(struct part *part, unsigned vp, uint64_t count, bool deliver,
 		 struct softcpu_result *ret);
 /* As a running VP does it: whole blocks, everything delivered. Ends after about count instructions, a

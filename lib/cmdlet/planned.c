@@ -2,7 +2,7 @@
 
 #include <stddef.h>
 
-const struct cmdlet_planned cmdlet_planned_table[] = {
+const struct cmdlet_name cmdlet_planned_table[] = {
 	{ "Add-VMAssignableDevice", "GPU, device assignment and Fibre Channel" },
 	{ "Add-VMFibreChannelHba", "GPU, device assignment and Fibre Channel" },
 	{ "Add-VMGpuPartitionAdapter", "GPU, device assignment and Fibre Channel" },

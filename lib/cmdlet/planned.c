@@ -78,7 +78,6 @@ const struct cmdlet_name cmdlet_planned_table[] = {
 	{ "Test-HgsServer", "Host Guardian Service" },
 	{ "Test-HgsTraceTarget", "Host Guardian Service" },
 	{ "Uninstall-HgsServer", "Host Guardian Service" },
-	{ "Debug-VM", "VM life cycle" },
 	{ "Remove-VMSavedState", "VM life cycle" },
 	{ "Save-VM", "VM life cycle" },
 	{ "Get-VMBios", "VM settings" },

@@ -305,7 +305,7 @@ static void set_limits(void)
 
 static void set_idle_limit(struct service *service)
 {
-	const char *seconds = getenv("OYAKO_IDLE_SECONDS");
+	const char *seconds = getenv("OYAKO_STOP_IDLE_SECONDS");
 
 	service->idle_limit_ns = (uint64_t)(seconds ? atoi(seconds) : IDLE_SECONDS) * NS_PER_SEC;
 	service->idle_since_ns = clock_now_ns();

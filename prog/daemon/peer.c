@@ -99,23 +99,44 @@ static void take_message(struct peer *peer, const json_t *msg)
 		take_answer(peer, json_integer_value(id), msg);
 }
 
-static void peer_ready(void *user, uint32_t events)
+/* False: there is nothing more to receive. */
+static bool receive(struct peer *peer)
 {
-	struct peer *peer = user;
 	json_t *msg;
-	int r;
+	int r = ipc_recv(peer->fd, &msg, NULL, NULL, NULL);
 
-	peer->busy = true;
-	r = ipc_recv(peer->fd, &msg, NULL, NULL, NULL);
 	if (r == 1) {
 		take_message(peer, msg);
 		json_decref(msg);
-	} else if (r != -ERR_BUSY) {
+		return peer->fd >= 0;
+	}
+	if (r != -ERR_BUSY) {
 		close_connection(peer);
 		cancel_all(peer);
 		if (!peer->freed)
 			peer->events->closed(peer->user);
 	}
+	return false;
+}
+
+static void peer_ready(void *user, uint32_t events)
+{
+	struct peer *peer = user;
+
+	peer->busy = true;
+	receive(peer);
+	peer->busy = false;
+	if (peer->freed)
+		free(peer);
+}
+
+void peer_drain(struct peer *peer)
+{
+	if (peer->fd < 0 || peer->busy)
+		return;
+	peer->busy = true;
+	while (receive(peer))
+		;
 	peer->busy = false;
 	if (peer->freed)
 		free(peer);

@@ -30,6 +30,8 @@ typedef void (*peer_done)(void *user, const json_t *reply, const struct error *e
 int peer_new(struct loop *loop, int fd, const struct peer_events *events, void *user,
 	     struct peer **ret, struct error *err);
 void peer_free(struct peer *peer);
+/* Takes what has arrived already: for when the process has ended. */
+void peer_drain(struct peer *peer);
 /* Takes request, borrows the descriptors. done may be NULL, and is never called from within. */
 void peer_request(struct peer *peer, json_t *request, const int *fds, unsigned fd_count,
 		  uint64_t timeout_ns, peer_done done, void *user);

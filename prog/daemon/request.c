@@ -249,13 +249,14 @@ void request_for_vms(struct request *request, const char *name,
 
 	if (!vms || !patterns)
 		abort();
+	/* Before the work: it may rename or remove them. */
+	report_missing(request, patterns);
 	count = select_vms(request, patterns, vms);
 	for (size_t i = 0; i < count; i++) {
 		if (!vms[i]->removed)
 			work(request, vms[i]);
 		vm_unref(vms[i]);
 	}
-	report_missing(request, patterns);
 	json_decref(patterns);
 	free(vms);
 }

@@ -25,6 +25,7 @@
 #define STATUS_TIMEOUT_NS  (1 * NS_PER_SEC)
 
 static int connect_control(struct run *run, struct error *err);
+static void job_ready(void *user, uint32_t events);
 
 /* ---- the object ---- */
 
@@ -221,6 +222,11 @@ static void process_ended(void *user, uint32_t events)
 	loop_fd_remove(run->process_watch);
 	run->process_watch = NULL;
 	spawn_reap(&run->process, how, sizeof(how));
+	/* What it said last may not have been heard yet. */
+	if (run->job_fd >= 0)
+		job_ready(run, 0);
+	if (run->peer)
+		peer_drain(run->peer);
 	last_log_line(run, last, sizeof(last));
 	if (run->starting) {
 		if (!run->failure.code)
@@ -383,7 +389,7 @@ static void on_closed(void *user)
 
 	peer_free(run->peer);
 	run->peer = NULL;
-	if (run->off_reason[0])
+	if (run->off_reason[0] || run->starting || !run->process_watch)
 		return;
 	loop_post(run->vm->daemon->loop, reconnect, vm_ref(run->vm));
 }
@@ -407,15 +413,11 @@ static void started(struct run *run, const json_t *answer)
 	const char *backend = json_string_value(json_object_get(answer, "backend"));
 	const char *reason = json_string_value(json_object_get(answer, "backend_reason"));
 	struct vm *vm = run->vm;
-	struct error err;
 
 	close_job(run);
-	loop_timer_cancel(run->timer);
-	if (connect_control(run, &err) < 0) {
-		run->failure = err;
-		spawn_kill(&run->process);
-		return;
-	}
+	/* Unless it is off already, and that timer runs. */
+	if (!run->off_reason[0])
+		loop_timer_cancel(run->timer);
 	run->starting = false;
 	run->backend = strdup(backend ? backend : "");
 	run->backend_reason = strdup(reason ? reason : "");
@@ -509,9 +511,13 @@ static int add_sockets(struct run *run, struct files *files, struct error *err)
 	if (fd < 0)
 		return fd;
 	files_add(files, "console", "port", 1, fd);
+	/* Before there is a worker: nothing that it says can be missed. */
+	fd = connect_control(run, err);
+	if (fd < 0)
+		return fd;
 	if (!run->vm->console_wanted)
 		return 0;
-	/* From here on nothing that the guest writes can be missed. */
+	/* Likewise for what the guest writes. */
 	run->vm->early_console = sockets_connect(console, SOCK_STREAM, err);
 	return run->vm->early_console < 0 ? run->vm->early_console : 0;
 }

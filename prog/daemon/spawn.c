@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -22,11 +23,11 @@ extern char **environ;
 /* Descriptors are first moved above those that the new process gets. */
 #define ABOVE 10
 
-/* What debugging needs; the rest of our environment is nobody's business. */
+/* What debugging needs, and whose it is; the rest of our environment is nobody's business. */
 static void clean_environment(char *ret[MAX_VARIABLES])
 {
-	static const char *const prefixes[] = { "OYAKO_",        "ASAN_",   "UBSAN_", "LSAN_",
-						"LLVM_PROFILE_", "TMPDIR=", "PATH=" };
+	static const char *const prefixes[] = { "OYAKO_", "XDG_RUNTIME_DIR=", "ASAN_",   "UBSAN_",
+						"LSAN_",  "LLVM_PROFILE_",    "TMPDIR=", "PATH=" };
 	size_t count = 0;
 
 	for (char **variable = environ; *variable; variable++)
@@ -137,6 +138,14 @@ int spawn(const char *program, int job_fd, int lock_fd, const char *log_file, st
 	return 0;
 }
 
+/* A process that has ended, but that nobody has reaped. */
+static bool has_ended(int pidfd)
+{
+	struct pollfd ended = { pidfd, POLLIN, 0 };
+
+	return poll(&ended, 1, 0) != 0;
+}
+
 int spawn_find(pid_t pid, unsigned long long start_ticks, struct process *ret, struct error *err)
 {
 	struct process process = { .pid = pid, .start_ticks = start_ticks };
@@ -145,7 +154,8 @@ int spawn_find(pid_t pid, unsigned long long start_ticks, struct process *ret, s
 	process.pidfd = pid > 0 ? open_pidfd(pid) : -1;
 	/* In this order: once the pidfd is open, the number can't go to another process unnoticed.
 	 */
-	if (process.pidfd >= 0 && read_start_ticks(pid, &ticks) == 0 && ticks == start_ticks) {
+	if (process.pidfd >= 0 && read_start_ticks(pid, &ticks) == 0 && ticks == start_ticks &&
+	    !has_ended(process.pidfd)) {
 		*ret = process;
 		return 0;
 	}

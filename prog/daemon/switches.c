@@ -6,6 +6,7 @@
 #include "peer.h"
 #include "spawn.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ struct switches {
 	struct loop_fd *process_watch;
 	struct peer *peer; /* NULL: not running */
 	unsigned port_count;
+	struct error failure; /* of its configuration */
 };
 
 /* A port that is asked for. */
@@ -45,6 +47,7 @@ static void forget_process(struct switches *switches)
 	loop_fd_remove(switches->process_watch);
 	switches->process_watch = NULL;
 	switches->port_count = 0;
+	switches->failure.code = ERR_OK;
 }
 
 static void process_ended(void *user, uint32_t events)
@@ -57,9 +60,16 @@ static void process_ended(void *user, uint32_t events)
 	forget_process(switches);
 }
 
+static void port_is_gone(struct switches *switches)
+{
+	if (switches->port_count)
+		switches->port_count--;
+}
+
 static void on_event(void *user, const char *name, const json_t *event)
 {
-	log_debug("switch: %s", name);
+	if (strcmp(name, "port-gone") == 0)
+		port_is_gone(user);
 }
 
 /* It has closed its end: the process's end follows. */
@@ -75,8 +85,55 @@ static const struct peer_events events_of_switch = { on_event, on_closed };
 
 static void configured(void *user, const json_t *reply, const struct error *err)
 {
-	if (err && err->code != ERR_CANCELLED)
-		log_error("configuring the switch '%s': %s", SWITCHES_DEFAULT, err->text);
+	struct switches *switches = user;
+
+	if (!err || err->code == ERR_CANCELLED)
+		return;
+	log_error("configuring the switch '%s': %s", SWITCHES_DEFAULT, err->text);
+	switches->failure = *err;
+	/* The next port starts another one. */
+	spawn_kill(&switches->process);
+}
+
+/* Does the host have a route into 172.30.n.0/24? */
+static bool subnet_in_use(unsigned n)
+{
+	FILE *f = fopen("/proc/net/route", "re");
+	uint32_t subnet = (172u << 24) | (30u << 16) | (n << 8);
+	unsigned destination, mask;
+	char line[256];
+	bool used = false;
+
+	while (f && fgets(line, sizeof(line), f)) {
+		/* Interface, destination, gateway, flags, ..., mask; in network order as a number.
+		 */
+		if (sscanf(line, "%*s %x %*s %*s %*s %*s %*s %x", &destination, &mask) != 2)
+			continue;
+		destination = ntohl(destination);
+		mask = ntohl(mask);
+		used |= mask && ((subnet & mask) == (destination & mask) ||
+				 (destination & 0xffffff00) == subnet);
+	}
+	if (f)
+		fclose(f);
+	return used;
+}
+
+/* The network behind NAT: of the host's own choice, as Hyper-V's Default Switch has it. */
+static json_t *configuration(const struct daemon *daemon)
+{
+	unsigned n = daemon->mac_prefix[4];
+	char subnet[32], subnet6[48];
+
+	for (unsigned tries = 0; tries < 256 && subnet_in_use(n); tries++)
+		n = (n + 1) & 0xff;
+	snprintf(subnet, sizeof(subnet), "172.30.%u.0/24", n);
+	/* A unique local prefix, with the host's part of its MAC addresses as the random one. */
+	snprintf(subnet6, sizeof(subnet6), "fd15:5d%02x:%02x00::", daemon->mac_prefix[3],
+		 daemon->mac_prefix[4]);
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:b}", "op", "configure", "name",
+			 SWITCHES_DEFAULT, "type", "nat", "subnet", subnet, "subnet6", subnet6,
+			 "host_loopback", 1, "keep", 1);
 }
 
 static int start_process(struct switches *switches, int job_fd, struct error *err)
@@ -114,9 +171,8 @@ static int start_switch(struct switches *switches, struct error *err)
 	r = peer_new(switches->daemon->loop, pair[0], &events_of_switch, switches, &switches->peer,
 		     err);
 	if (r == 0)
-		peer_request(switches->peer,
-			     json_pack("{s:s, s:s}", "op", "configure", "type", "nat"), NULL, 0,
-			     TIMEOUT_NS, configured, switches);
+		peer_request(switches->peer, configuration(switches->daemon), NULL, 0, TIMEOUT_NS,
+			     configured, switches);
 	return r;
 }
 
@@ -126,6 +182,8 @@ static void port_added(void *user, const json_t *reply, const struct error *err)
 {
 	struct port_request *request = user;
 
+	if (err && request->switches->failure.code)
+		err = &request->switches->failure;
 	if (err) {
 		close(request->worker_fd);
 		request->worker_fd = -1;
@@ -171,18 +229,23 @@ void switches_add_port(struct switches *switches, const struct config_nic *nic,
 	close(pair[1]);
 }
 
+static void port_removed(void *user, const json_t *reply, const struct error *err)
+{
+	/* Else it has gone by itself, and was counted then. */
+	if (!err)
+		port_is_gone(user);
+}
+
 void switches_remove_port(struct switches *switches, const struct config_nic *nic)
 {
 	char port[GUID_TEXT_SIZE];
 
 	if (!switches->peer || !nic->switch_name)
 		return;
-	if (switches->port_count)
-		switches->port_count--;
 	peer_request(
 	    switches->peer,
 	    json_pack("{s:s, s:s}", "op", "remove-port", "port", guid_format(&nic->id, port)), NULL,
-	    0, TIMEOUT_NS, NULL, NULL);
+	    0, TIMEOUT_NS, port_removed, switches);
 }
 
 json_t *switches_describe(struct switches *switches)

@@ -147,6 +147,7 @@ static int load(struct daemon *daemon, const char *id, struct error *err)
 	char config_id[GUID_TEXT_SIZE];
 	struct config_vm *config;
 	struct vm *vm;
+	char *real;
 	int r;
 
 	if (fd < 0)
@@ -159,7 +160,9 @@ static int load(struct daemon *daemon, const char *id, struct error *err)
 		return error_set(err, ERR_CORRUPT, "the description in the folder is of %s",
 				 config_id);
 	}
-	vm = vm_new(daemon, config, TAKE(folder));
+	/* The store may hold only a link to it. */
+	real = realpath(folder, NULL);
+	vm = vm_new(daemon, config, real ? real : TAKE(folder));
 	config_load_json(fd, LAST_STOP_FILE, &vm->last_stop, NULL);
 	add_to_list(vm);
 	return 0;
@@ -228,8 +231,7 @@ static void delete_folder(struct vm *vm)
 	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
 		unlinkat(fd, files[i], 0);
 	rmdir(vm->folder);
-	if (strcmp(link, vm->folder) != 0)
-		unlink(link);
+	unlink(link);
 }
 
 static void sync_store(struct daemon *daemon)

@@ -44,7 +44,8 @@ static void copy_pages(struct netvsc_guest *nic, const uint64_t *gpa, uint64_t o
 
 /* ---- what the host sends ---- */
 
-static void parse_ppi(struct netvsc_guest_frame *frame, const uint8_t *ppi, uint32_t bytes)
+static void parse_ppi(struct netvsc_guest_frame *frame, const uint8_t *ppi, uint32_t bytes,
+		      uint8_t *ret_rsc_flags)
 {
 	while (bytes >= 12) {
 		uint32_t size = load_le32(ppi), type = load_le32(ppi + 4);
@@ -61,18 +62,33 @@ static void parse_ppi(struct netvsc_guest_frame *frame, const uint8_t *ppi, uint
 		} else if (type == RNDIS_PPI_VLAN) {
 			frame->has_vlan = true;
 			frame->vlan = value;
+		} else if (type == RNDIS_PPI_RSC) {
+			require(ppi[offset] == PPI_RSC_VERSION, "unknown RSC version");
+			*ret_rsc_flags = ppi[offset + 1];
 		}
 		ppi += size;
 		bytes -= size;
 	}
 }
 
+static void append_fragment(struct netvsc_guest *nic, const uint8_t *data, uint32_t bytes)
+{
+	struct netvsc_guest_frame *frame =
+		&nic->frames[(nic->frame_first + nic->frame_count - 1) % NETVSC_GUEST_MAX_FRAMES];
+
+	frame->data = realloc(frame->data, frame->len + bytes);
+	memcpy(frame->data + frame->len, data, bytes);
+	frame->len += bytes;
+	frame->fragments++;
+}
+
 static void take_frame(struct netvsc_guest *nic, unsigned channel, const uint8_t *message,
 		       uint32_t bytes)
 {
 	unsigned at = (nic->frame_first + nic->frame_count) % NETVSC_GUEST_MAX_FRAMES;
-	struct netvsc_guest_frame frame = { .channel = channel };
+	struct netvsc_guest_frame frame = { .channel = channel, .fragments = 1 };
 	struct rndis_packet packet;
+	uint8_t rsc = 0;
 
 	require(bytes >= RNDIS_HEADER_BYTES + sizeof(packet), "short RNDIS packet");
 	memcpy(&packet, message + RNDIS_HEADER_BYTES, sizeof(packet));
@@ -81,7 +97,14 @@ static void take_frame(struct netvsc_guest *nic, unsigned channel, const uint8_t
 	require(RANGE_OK(packet.data_offset, packet.data_bytes, bytes), "data out of bounds");
 	require(RANGE_OK(packet.ppi_offset, packet.ppi_bytes, bytes), "PPI out of bounds");
 	require(nic->frame_count < NETVSC_GUEST_MAX_FRAMES, "too many frames");
-	parse_ppi(&frame, message + packet.ppi_offset, packet.ppi_bytes);
+	parse_ppi(&frame, message + packet.ppi_offset, packet.ppi_bytes, &rsc);
+	require(nic->in_large_receive == (rsc && !(rsc & PPI_RSC_FIRST_FRAGMENT)),
+		"RSC fragments out of order");
+	nic->in_large_receive = rsc && !(rsc & PPI_RSC_LAST_FRAGMENT);
+	if (rsc && !(rsc & PPI_RSC_FIRST_FRAGMENT)) {
+		append_fragment(nic, message + packet.data_offset, packet.data_bytes);
+		return;
+	}
 	frame.len = packet.data_bytes;
 	frame.data = malloc(frame.len);
 	memcpy(frame.data, message + packet.data_offset, frame.len);
@@ -138,6 +161,7 @@ static void take_transfer(struct netvsc_guest *nic, unsigned channel,
 	for (uint32_t i = 0; i < count; i++)
 		take_message(nic, channel, nvsp_channel, load_le32(packet->bytes + 24 + i * 8),
 			     load_le32(packet->bytes + 28 + i * 8));
+	require(!nic->in_large_receive, "a large receive goes on in another packet");
 	if (nic->hold && nvsp_channel == NVSP_CHANNEL_DATA) {
 		require(nic->held_count < ARRAY_SIZE(nic->held), "too many held packets");
 		nic->held[nic->held_count].transaction_id = packet->transaction_id;
@@ -489,6 +513,54 @@ uint32_t netvsc_guest_set(struct netvsc_guest *nic, uint32_t oid, const void *da
 	       sizeof(reply));
 	require(reply.request_id == body.request.request_id, "answer to another request");
 	return reply.status;
+}
+
+uint32_t netvsc_guest_offloads(struct netvsc_guest *nic, uint8_t value, bool rsc)
+{
+	uint8_t one = value == NDIS_OFFLOAD_BOTH ? NDIS_OFFLOAD_TX : NDIS_OFFLOAD_OFF;
+	struct ndis_offload_parameters p = {
+		.header = { NDIS_OBJECT_DEFAULT, 3, sizeof(p) },
+		.ip4 = NDIS_OFFLOAD_OFF,
+		.tcp4 = value,
+		.udp4 = value,
+		.tcp6 = value,
+		.udp6 = value,
+		.lso2_ip4 = one,
+		.lso2_ip6 = one,
+		.rsc_ip4 = rsc ? NDIS_OFFLOAD_TX : NDIS_OFFLOAD_OFF,
+		.rsc_ip6 = rsc ? NDIS_OFFLOAD_TX : NDIS_OFFLOAD_OFF,
+	};
+
+	return netvsc_guest_set(nic, OID_TCP_OFFLOAD_PARAMETERS, &p, sizeof(p));
+}
+
+const uint8_t netvsc_guest_rss_key[NDIS_RSS_KEY_BYTES] = {
+	0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3,
+	0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3,
+	0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa
+};
+
+uint32_t netvsc_guest_rss(struct netvsc_guest *nic, unsigned queues)
+{
+	struct {
+		struct ndis_rss_parameters p;
+		uint8_t pad[40 - sizeof(struct ndis_rss_parameters)];
+		uint32_t table[NDIS_RSS_MAX_ENTRIES];
+		uint8_t key[NDIS_RSS_KEY_BYTES];
+	} __attribute__((packed)) rss = {
+		.p = { .header = { NDIS_OBJECT_RSS_PARAMETERS, 2, 40 },
+		       .hash_info = NDIS_HASH_TOEPLITZ | NDIS_HASH_IPV4 | NDIS_HASH_TCP_IPV4 |
+				    NDIS_HASH_IPV6 | NDIS_HASH_TCP_IPV6,
+		       .table_bytes = sizeof(rss.table),
+		       .table_offset = 40,
+		       .key_bytes = sizeof(rss.key),
+		       .key_offset = 40 + sizeof(rss.table) },
+	};
+
+	for (unsigned i = 0; i < NDIS_RSS_MAX_ENTRIES; i++)
+		rss.table[i] = i % queues;
+	memcpy(rss.key, netvsc_guest_rss_key, sizeof(rss.key));
+	return netvsc_guest_set(nic, OID_GEN_RECEIVE_SCALE_PARAMETERS, &rss, sizeof(rss));
 }
 
 void netvsc_guest_start(struct netvsc_guest *nic, uint32_t filter)

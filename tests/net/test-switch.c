@@ -97,6 +97,20 @@ static void host_send(void *user, const uint8_t *frame, size_t len)
 	assert_true(netvsc_guest_send(host->driver, frame, len, NULL));
 }
 
+static void host_send_large(void *user, const uint8_t *frame, size_t len, uint16_t segment_bytes)
+{
+	static const uint32_t l4_offset = 34;
+	struct netvsc_guest_ppi ppi[] = {
+		{ RNDIS_PPI_CHECKSUM,
+		  PPI_CHECKSUM_TX_IPV4 | PPI_CHECKSUM_TX_TCP | l4_offset << 16 },
+		{ RNDIS_PPI_LSO, segment_bytes | l4_offset << 20 | PPI_LSO_V2 },
+	};
+	struct netvsc_guest_send how = { .ppi = ppi, .ppi_count = 2 };
+	struct host *host = user;
+
+	assert_true(netvsc_guest_send(host->driver, frame, len, &how));
+}
+
 static size_t host_receive(void *user, uint8_t *buf, unsigned timeout_ms)
 {
 	struct host *host = user;
@@ -110,10 +124,12 @@ static size_t host_receive(void *user, uint8_t *buf, unsigned timeout_ms)
 
 static void start_host(struct fixture *f, unsigned index)
 {
-	struct netvsc_guest_options options = { .version = NVSP_VERSION_6_1, .mtu = 1500 };
+	struct netvsc_guest_options options = { .version = NVSP_VERSION_6_1,
+						.mtu = 1500,
+						.capabilities = NVSP_CAPABILITY_RSC };
 	struct host *host = &f->hosts[index];
 	struct netvsp_config config = { .vp_count = 1, .mac = { 0, 0x15, 0x5d, 0, 0, 1 } };
-	struct tiny_ip_link link = { host, host_send, NULL, host_receive };
+	struct tiny_ip_link link = { host, host_send, host_send_large, host_receive };
 	char mac[32], id[8];
 	int fds[2];
 	struct error err;
@@ -282,9 +298,8 @@ static void test_between_guests(void **state)
 	assert_false(netvsc_guest_receive(f->hosts[1].driver, &got, 200));
 }
 
-static void test_download(void **state)
+static void download(struct fixture *f)
 {
-	struct fixture *f = *state;
 	struct tiny_ip *ip = &f->hosts[0].ip;
 	struct server server;
 	uint64_t start, spent;
@@ -300,19 +315,49 @@ static void test_download(void **state)
 	print_message("%.1f MB/s down\n", (double)TRANSFER_BYTES * 1e3 / (double)spent);
 }
 
-static void test_upload(void **state)
+static void test_download(void **state)
 {
 	struct fixture *f = *state;
+
+	download(f);
+	assert_true(f->hosts[0].ip.largest <= 1460);
+}
+
+static void test_download_large(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(netvsc_guest_offloads(f->hosts[0].driver, NDIS_OFFLOAD_BOTH, true), 0);
+	download(f);
+	assert_true(f->hosts[0].ip.largest > 2 * 1460);
+}
+
+static void upload(struct fixture *f, uint32_t chunk)
+{
 	struct tiny_ip *ip = &f->hosts[1].ip;
 	struct server server;
+	uint64_t start, spent;
 
 	assert_true(tiny_ip_configure(ip));
 	start_server(&server, true);
 	assert_true(tiny_ip_connect(ip, ip->gateway, server.port));
-	assert_true(tiny_ip_upload(ip, TRANSFER_BYTES, 1460, pattern));
+	start = clock_now_ns();
+	assert_true(tiny_ip_upload(ip, TRANSFER_BYTES, chunk, pattern));
+	spent = clock_now_ns() - start;
 	stop_server(&server);
+	print_message("%.1f MB/s up\n", (double)TRANSFER_BYTES * 1e3 / (double)spent);
 	assert_int_equal(server.received, TRANSFER_BYTES);
 	assert_false(server.damaged);
+}
+
+static void test_upload(void **state)
+{
+	upload(*state, 1460);
+}
+
+static void test_upload_large(void **state)
+{
+	upload(*state, 60000);
 }
 
 static void test_requests(void **state)
@@ -350,7 +395,8 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_addresses), TEST(test_between_guests), TEST(test_download),
-		TEST(test_upload),    TEST(test_requests),
+		TEST(test_download_large), TEST(test_upload), TEST(test_upload_large),
+		TEST(test_requests),
 	};
 
 	if (argc < 2)

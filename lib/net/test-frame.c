@@ -198,8 +198,8 @@ static void check_segments(const struct make *m, size_t mss)
 		assert_int_equal(l.end, s.headers_len + s.payload_len);
 		assert_true(checksum_right(g, &l));
 		assert_int_equal(load_be32(g + l.l4 + 4), (uint32_t)(m->sequence + done));
-		assert_int_equal(g[l.l4 + 13], last ? m->flags & ~(count ? 0x80 : 0) :
-						      m->flags & ~(9 | (count ? 0x80 : 0)));
+		assert_int_equal(g[l.l4 + 13], last ? m->flags & ~(count ? 0x80 : 0)
+						    : m->flags & ~(9 | (count ? 0x80 : 0)));
 		if (l.ipv4) {
 			assert_int_equal(frame_fold(frame_sum(g + l.l3, 20)), 0);
 			assert_int_equal(load_be16(g + l.l3 + 4), (uint16_t)(0xFFFE + count));
@@ -328,9 +328,9 @@ static void test_rss_hash(void **state)
 		0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa
 	};
 	static const uint8_t v6[32] = { 0x3f, 0xfe, 0x25, 0x01, 0x02, 0x00, 0x1f, 0xff,
-					0,    0,    0,	  0,	0,    0,    0,	  7,
+					0,    0,    0,    0,    0,    0,    0,    7,
 					0x3f, 0xfe, 0x25, 0x01, 0x02, 0x00, 0x00, 0x03,
-					0,    0,    0,	  0,	0,    0,    0,	  1 };
+					0,    0,    0,    0,    0,    0,    0,    1 };
 	uint8_t f[200];
 	struct make m = { .protocol = TCP };
 	struct frame_layout l;
@@ -363,10 +363,14 @@ static void test_rss_hash(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_parse),	 cmocka_unit_test(test_checksums),
-		cmocka_unit_test(test_udp_zero), cmocka_unit_test(test_segments),
-		cmocka_unit_test(test_segments_refused), cmocka_unit_test(test_join),
-		cmocka_unit_test(test_queue_bound), cmocka_unit_test(test_rss_hash),
+		cmocka_unit_test(test_parse),
+		cmocka_unit_test(test_checksums),
+		cmocka_unit_test(test_udp_zero),
+		cmocka_unit_test(test_segments),
+		cmocka_unit_test(test_segments_refused),
+		cmocka_unit_test(test_join),
+		cmocka_unit_test(test_queue_bound),
+		cmocka_unit_test(test_rss_hash),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

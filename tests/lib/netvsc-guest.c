@@ -10,8 +10,8 @@
 
 #define PAGE VMBUS_PAGE_BYTES
 
-static const struct guid class_network = GUID_INIT(0xf8615163, 0xdf3e, 0x46c5, 0x91, 0x3f, 0xf2,
-						   0xd2, 0xf9, 0x65, 0xed, 0x0e);
+static const struct guid class_network =
+    GUID_INIT(0xf8615163, 0xdf3e, 0x46c5, 0x91, 0x3f, 0xf2, 0xd2, 0xf9, 0x65, 0xed, 0x0e);
 
 #define require(condition, ...)                                                                    \
 	do {                                                                                       \
@@ -33,8 +33,8 @@ static void copy_pages(struct netvsc_guest *nic, const uint64_t *gpa, uint64_t o
 		size_t n = MIN(len, PAGE - offset % PAGE);
 		uint64_t where = gpa[offset / PAGE] + offset % PAGE;
 
-		require(write ? mem_write(nic->guest->mem, where, at, n) :
-				mem_read(nic->guest->mem, where, at, n),
+		require(write ? mem_write(nic->guest->mem, where, at, n)
+			      : mem_read(nic->guest->mem, where, at, n),
 			"not RAM");
 		at += n;
 		offset += n;
@@ -74,7 +74,7 @@ static void parse_ppi(struct netvsc_guest_frame *frame, const uint8_t *ppi, uint
 static void append_fragment(struct netvsc_guest *nic, const uint8_t *data, uint32_t bytes)
 {
 	struct netvsc_guest_frame *frame =
-		&nic->frames[(nic->frame_first + nic->frame_count - 1) % NETVSC_GUEST_MAX_FRAMES];
+	    &nic->frames[(nic->frame_first + nic->frame_count - 1) % NETVSC_GUEST_MAX_FRAMES];
 
 	frame->data = realloc(frame->data, frame->len + bytes);
 	memcpy(frame->data + frame->len, data, bytes);
@@ -118,7 +118,7 @@ static void take_message(struct netvsc_guest *nic, unsigned channel, uint32_t nv
 	uint8_t *message = malloc(bytes);
 
 	require(offset % nic->section_bytes == 0 && bytes <= nic->section_bytes &&
-			offset / nic->section_bytes < nic->section_count,
+		    offset / nic->section_bytes < nic->section_count,
 		"range %u+%u is no section", offset, bytes);
 	copy_pages(nic, nic->receive_gpa, offset, message, bytes, false);
 	require(bytes >= RNDIS_HEADER_BYTES && load_le32(message + 4) == bytes,
@@ -151,7 +151,7 @@ static void take_transfer(struct netvsc_guest *nic, unsigned channel,
 
 	require(load_le16(packet->bytes + 16) == NETVSC_GUEST_PAGE_SET, "wrong page set");
 	require(packet->payload_len >= NVSP_MESSAGE_BYTES &&
-			load_le32(packet->payload) == NVSP_SEND_RNDIS_PACKET,
+		    load_le32(packet->payload) == NVSP_SEND_RNDIS_PACKET,
 		"no RNDIS packet in the transfer");
 	require(packet->bytes + 24 + count * 8 <= packet->payload, "ranges run into the payload");
 	require(packet->transaction_id != 0, "transfer without an id");
@@ -191,7 +191,7 @@ static void take_inband(struct netvsc_guest *nic, const struct vmbus_guest_packe
 	struct nvsp_indirection_table table;
 
 	require(packet->payload_len >= sizeof(table) &&
-			load_le32(packet->payload) == NVSP_SEND_INDIRECTION_TABLE,
+		    load_le32(packet->payload) == NVSP_SEND_INDIRECTION_TABLE,
 		"unexpected message %u of the host", load_le32(packet->payload));
 	memcpy(&table, packet->payload, sizeof(table));
 	require(table.count == NVSP_INDIRECTION_ENTRIES && table.offset == 12, "bad table");
@@ -314,20 +314,19 @@ static void init_buffers(struct netvsc_guest *nic)
 
 	nic->receive_gpa = alloc_pages(nic, nic->options.receive_pages);
 	nic->receive_gpadl = vmbus_guest_gpadl_create(nic->guest, nic->channels[0]->relid,
-						      nic->receive_gpa,
-						      nic->options.receive_pages);
+						      nic->receive_gpa, nic->options.receive_pages);
 	message.type = NVSP_SEND_RECEIVE_BUFFER;
 	message.gpadl = nic->receive_gpadl;
 	nvsp_request(nic, &message, sizeof(message), payload);
 	memcpy(&receive, payload, sizeof(receive));
 	require(receive.type == NVSP_SEND_RECEIVE_BUFFER_COMPLETE &&
-			receive.status == NVSP_STATUS_SUCCESS && receive.section_count == 1 &&
-			receive.section.offset == 0 && receive.section.suballocation_bytes >= 68,
+		    receive.status == NVSP_STATUS_SUCCESS && receive.section_count == 1 &&
+		    receive.section.offset == 0 && receive.section.suballocation_bytes >= 68,
 		"bad receive buffer answer");
 	nic->section_bytes = receive.section.suballocation_bytes;
 	nic->section_count = receive.section.suballocation_count;
 	require((uint64_t)nic->section_bytes * nic->section_count <=
-			nic->options.receive_pages * (uint64_t)PAGE,
+		    nic->options.receive_pages * (uint64_t)PAGE,
 		"sections larger than the buffer");
 	nic->send_gpa = alloc_pages(nic, nic->options.send_pages);
 	nic->send_gpadl = vmbus_guest_gpadl_create(nic->guest, nic->channels[0]->relid,
@@ -336,7 +335,7 @@ static void init_buffers(struct netvsc_guest *nic)
 	nvsp_request(nic, &message, sizeof(message), payload);
 	memcpy(&send, payload, sizeof(send));
 	require(send.type == NVSP_SEND_SEND_BUFFER_COMPLETE && send.status == NVSP_STATUS_SUCCESS &&
-			send.section_bytes,
+		    send.section_bytes,
 		"bad send buffer answer");
 	nic->send_section_bytes = send.section_bytes;
 }
@@ -353,8 +352,8 @@ struct netvsc_guest *netvsc_guest_open(struct vmbus_guest *guest,
 	nic->options.receive_pages = options->receive_pages ? options->receive_pages : 256;
 	nic->options.send_pages = options->send_pages ? options->send_pages : 64;
 	nic->options.ring_pages = options->ring_pages ? options->ring_pages : 32;
-	nic->channels[0] = vmbus_guest_open(guest, offer, nic->options.ring_pages,
-					    nic->options.ring_pages);
+	nic->channels[0] =
+	    vmbus_guest_open(guest, offer, nic->options.ring_pages, nic->options.ring_pages);
 	require(nic->channels[0], "the host refused the channel");
 	nic->channel_count = 1;
 	nic->next_transaction = 1000;
@@ -392,7 +391,7 @@ void netvsc_guest_close(struct netvsc_guest *nic)
 		vmbus_guest_close(nic->channels[--nic->channel_count]);
 	vmbus_guest_close(nic->channels[0]);
 	require(vmbus_guest_gpadl_teardown(nic->guest, relid, nic->receive_gpadl) &&
-			vmbus_guest_gpadl_teardown(nic->guest, relid, nic->send_gpadl),
+		    vmbus_guest_gpadl_teardown(nic->guest, relid, nic->send_gpadl),
 		"GPADLs are not torn down");
 	free_nic(nic);
 }
@@ -413,11 +412,11 @@ unsigned netvsc_guest_open_subchannels(struct netvsc_guest *nic, unsigned count)
 	nvsp_request(nic, &request, sizeof(request), payload);
 	memcpy(&reply, payload, sizeof(reply));
 	require(reply.type == NVSP_SUBCHANNEL && reply.status == NVSP_STATUS_SUCCESS &&
-			reply.count <= count,
+		    reply.count <= count,
 		"bad sub-channel answer");
 	for (uint16_t i = 1; i <= reply.count; i++) {
 		const struct vmbus_spec_offer *offer =
-			vmbus_guest_offer(nic->guest, &class_network, i);
+		    vmbus_guest_offer(nic->guest, &class_network, i);
 
 		require(offer, "sub-channel %u is not offered", i);
 		nic->channels[i] = vmbus_guest_open(nic->guest, offer, nic->options.ring_pages,
@@ -486,8 +485,7 @@ uint32_t netvsc_guest_query(struct netvsc_guest *nic, uint32_t oid, void *data, 
 {
 	struct rndis_oid_request request = { ++nic->next_request, oid, 0, 20, 0 };
 	struct rndis_query_complete reply;
-	const uint8_t *answer =
-		netvsc_guest_request(nic, RNDIS_QUERY, &request, sizeof(request));
+	const uint8_t *answer = netvsc_guest_request(nic, RNDIS_QUERY, &request, sizeof(request));
 
 	memcpy(&reply, answer + 8, sizeof(reply));
 	require(reply.request_id == request.request_id, "answer to another request");
@@ -509,7 +507,8 @@ uint32_t netvsc_guest_set(struct netvsc_guest *nic, uint32_t oid, const void *da
 
 	memcpy(body.data, data, len);
 	memcpy(&reply,
-	       netvsc_guest_request(nic, RNDIS_SET, &body, (uint32_t)sizeof(body.request) + len) + 8,
+	       netvsc_guest_request(nic, RNDIS_SET, &body, (uint32_t)sizeof(body.request) + len) +
+		   8,
 	       sizeof(reply));
 	require(reply.request_id == body.request.request_id, "answer to another request");
 	return reply.status;
@@ -573,7 +572,7 @@ void netvsc_guest_start(struct netvsc_guest *nic, uint32_t filter)
 	require(reply.status == RNDIS_STATUS_SUCCESS && reply.request_id == request.request_id,
 		"RNDIS INITIALIZE refused");
 	require(netvsc_guest_set(nic, OID_GEN_CURRENT_PACKET_FILTER, &filter, 4) ==
-			RNDIS_STATUS_SUCCESS,
+		    RNDIS_STATUS_SUCCESS,
 		"packet filter refused");
 }
 
@@ -652,9 +651,9 @@ static bool send_in_pieces(struct netvsc_guest *nic, uint64_t id, unsigned chann
 
 		gpa[i] = vmbus_guest_alloc(nic->guest, 1);
 		ranges[i] = (struct vmbus_guest_range){ n, PAGE - n, &gpa[i] };
-		require(mem_write(nic->guest->mem, gpa[i] + PAGE - n, message + (size_t)i * piece,
-				  n),
-			"not RAM");
+		require(
+		    mem_write(nic->guest->mem, gpa[i] + PAGE - n, message + (size_t)i * piece, n),
+		    "not RAM");
 	}
 	memcpy(bytes, &nvsp, sizeof(nvsp));
 	ok = vmbus_guest_send_gpa_direct(nic->channels[channel], id, ranges, count, bytes,
@@ -682,8 +681,8 @@ bool netvsc_guest_send(struct netvsc_guest *nic, const void *frame, size_t len,
 		if (how->by_section)
 			ok = send_by_section(nic, id, how->channel, message, bytes);
 		else if (how->piece_bytes)
-			ok = send_in_pieces(nic, id, how->channel, message, bytes,
-					    how->piece_bytes);
+			ok =
+			    send_in_pieces(nic, id, how->channel, message, bytes, how->piece_bytes);
 		else
 			ok = (id = netvsc_guest_send_raw(nic, how->channel, NVSP_CHANNEL_DATA,
 							 message, bytes)) != 0;

@@ -16,16 +16,16 @@
 #include "spec/rndis.h"
 #include "vmbus-guest.h"
 
-#define NETVSC_GUEST_MAX_FRAMES	  4096
+#define NETVSC_GUEST_MAX_FRAMES   4096
 #define NETVSC_GUEST_MAX_CHANNELS 17
-#define NETVSC_GUEST_PAGE_SET	  0xCAFE
+#define NETVSC_GUEST_PAGE_SET     0xCAFE
 
 struct netvsc_guest_options {
 	uint32_t version; /* of NVSP */
-	uint32_t mtu;	  /* 0: no NDIS_CONFIG is sent */
+	uint32_t mtu;     /* 0: no NDIS_CONFIG is sent */
 	uint64_t capabilities;
 	unsigned receive_pages, send_pages; /* 0: 256 and 64 */
-	unsigned ring_pages;		    /* each direction; 0: 32 */
+	unsigned ring_pages;                /* each direction; 0: 32 */
 };
 
 struct netvsc_guest_frame {
@@ -50,7 +50,7 @@ struct netvsc_guest {
 	struct netvsc_guest_frame frames[NETVSC_GUEST_MAX_FRAMES];
 	unsigned frame_first, frame_count;
 	struct netvsc_guest_frame last; /* what netvsc_guest_receive gave */
-	uint8_t control[64][4096];	/* RNDIS control messages, oldest first */
+	uint8_t control[64][4096];      /* RNDIS control messages, oldest first */
 	unsigned control_count;
 	/* Completions of our requests since netvsc_guest_take_completion. */
 	struct {
@@ -70,8 +70,8 @@ struct netvsc_guest {
 	} held[1024];
 	unsigned held_count;
 	bool in_large_receive; /* the last fragment has not come */
-	unsigned max_ranges; /* seen in one packet */
-	unsigned packets;    /* transfer-page packets seen */
+	unsigned max_ranges;   /* seen in one packet */
+	unsigned packets;      /* transfer-page packets seen */
 };
 
 /* Opens the channel and runs NVSP up to the send buffer. NULL: the host refused the version. */

@@ -1,6 +1,7 @@
 /*
- * The switch as a process of its own, with its sandbox on: two adapters with a driver each talk through
- * it, get addresses from its DHCP and fetch from and send to a server on the host's loopback.
+ * The switch as a process of its own, with its sandbox on: two adapters with a driver each talk
+ * through it, get addresses from its DHCP and fetch from and send to a server on the host's
+ * loopback.
  */
 #include "netvsc-guest.h"
 #include "tiny-ip.h"
@@ -25,7 +26,7 @@
 
 #include <cmocka.h>
 
-#define FILTER	       (NDIS_PACKET_DIRECTED | NDIS_PACKET_ALL_MULTICAST | NDIS_PACKET_BROADCAST)
+#define FILTER         (NDIS_PACKET_DIRECTED | NDIS_PACKET_ALL_MULTICAST | NDIS_PACKET_BROADCAST)
 #define TRANSFER_BYTES (4 * MIB + 12345)
 
 static const char *switch_path;
@@ -79,10 +80,9 @@ static const char *request(struct fixture *f, json_t *msg, int fd, json_t **ret)
 	assert_int_equal(ipc_recv(f->control, &reply, NULL, NULL, &err), 1);
 	assert_int_equal(json_integer_value(json_object_get(reply, "id")), 77);
 	snprintf(code, sizeof(code), "%s",
-		 json_is_true(json_object_get(reply, "ok")) ?
-			 "" :
-			 json_string_value(json_object_get(json_object_get(reply, "error"),
-							   "code")));
+		 json_is_true(json_object_get(reply, "ok"))
+		     ? ""
+		     : json_string_value(json_object_get(json_object_get(reply, "error"), "code")));
 	if (ret)
 		*ret = reply;
 	else
@@ -140,11 +140,10 @@ static void start_host(struct fixture *f, unsigned index)
 	snprintf(id, sizeof(id), "vm%u", index);
 	snprintf(mac, sizeof(mac), "00:15:5d:00:00:%02x", index + 1);
 	assert_int_equal(port_socketpair(fds, &err), 0);
-	assert_string_equal(request(f,
-				    json_pack("{s:s, s:s, s:s}", "op", "add-port", "port", id, "mac",
-					      mac),
-				    fds[1], NULL),
-			    "");
+	assert_string_equal(
+	    request(f, json_pack("{s:s, s:s, s:s}", "op", "add-port", "port", id, "mac", mac),
+		    fds[1], NULL),
+	    "");
 	close(fds[1]);
 	host->guest = vmbus_guest_new(1, 16 * MIB);
 	config.bus = host->guest->bus;
@@ -164,12 +163,12 @@ static int setup(void **state)
 
 	spawn_switch(f);
 	assert_string_equal(request(f, json_pack("{s:s}", "op", "status"), -1, NULL), "");
-	assert_string_equal(request(f,
-				    json_pack("{s:s, s:s, s:s, s:s, s:s}", "op", "configure",
-					      "name", "test", "type", "nat", "subnet",
-					      "172.30.77.0/24", "subnet6", "fd00:77::"),
-				    -1, NULL),
-			    "");
+	assert_string_equal(
+	    request(f,
+		    json_pack("{s:s, s:s, s:s, s:s, s:s}", "op", "configure", "name", "test",
+			      "type", "nat", "subnet", "172.30.77.0/24", "subnet6", "fd00:77::"),
+		    -1, NULL),
+	    "");
 	for (unsigned i = 0; i < 2; i++)
 		start_host(f, i);
 	*state = f;
@@ -369,24 +368,22 @@ static void test_requests(void **state)
 
 	assert_string_equal(request(f, json_pack("{s:s}", "op", "nonsense"), -1, NULL),
 			    "unsupported");
-	assert_string_equal(request(f, json_pack("{s:s, s:s}", "op", "configure", "type", "nat"), -1,
-				    NULL),
-			    "state");
-	assert_string_equal(request(f, json_pack("{s:s, s:s}", "op", "add-port", "port", "x"), -1,
-				    NULL),
-			    "invalid");
 	assert_string_equal(
-		request(f, json_pack("{s:s, s:s}", "op", "add-port", "port", "x"), 0, NULL),
-		"invalid");
-	assert_string_equal(request(f, json_pack("{s:s, s:s}", "op", "remove-port", "port", "x"), -1,
-				    NULL),
-			    "not-found");
+	    request(f, json_pack("{s:s, s:s}", "op", "configure", "type", "nat"), -1, NULL),
+	    "state");
+	assert_string_equal(
+	    request(f, json_pack("{s:s, s:s}", "op", "add-port", "port", "x"), -1, NULL),
+	    "invalid");
+	assert_string_equal(
+	    request(f, json_pack("{s:s, s:s}", "op", "add-port", "port", "x"), 0, NULL), "invalid");
+	assert_string_equal(
+	    request(f, json_pack("{s:s, s:s}", "op", "remove-port", "port", "x"), -1, NULL),
+	    "not-found");
 	assert_string_equal(request(f, json_pack("{s:s}", "op", "status"), -1, &reply), "");
 	assert_int_equal(json_array_size(json_object_get(reply, "ports")), 2);
 	json_decref(reply);
-	assert_string_equal(request(f, json_pack("{s:s, s:s}", "op", "remove-port", "port", "vm0"),
-				    -1, NULL),
-			    "");
+	assert_string_equal(
+	    request(f, json_pack("{s:s, s:s}", "op", "remove-port", "port", "vm0"), -1, NULL), "");
 	assert_int_equal(netvsc_guest_indication(f->hosts[0].driver),
 			 RNDIS_STATUS_MEDIA_DISCONNECT);
 }
@@ -396,8 +393,8 @@ static void test_requests(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_addresses), TEST(test_between_guests), TEST(test_download),
-		TEST(test_download_large), TEST(test_upload), TEST(test_upload_large),
+		TEST(test_addresses),      TEST(test_between_guests), TEST(test_download),
+		TEST(test_download_large), TEST(test_upload),         TEST(test_upload_large),
 		TEST(test_requests),
 	};
 

@@ -8,7 +8,8 @@
  * flight are not ordered among each other; a flush covers the writes that were completed before the
  * flush was submitted. Everything belongs to one loop.
  *
- * Unwritten and unmapped ranges read as zeros.
+ * Unwritten and unmapped ranges read as zeros. BLK_UNMAP of a disk that can't (can_unmap) does nothing;
+ * BLK_WRITE_ZEROES always zeroes.
  *
  *	req->op = BLK_READ; req->offset = 0; req->length = 4096; req->iov = &iov; req->iov_count = 1;
  *	req->done = arrived;

@@ -2,6 +2,9 @@
  * The description of a VM: plain, versioned data, the same for the command line, the daemon and the
  * worker. Only the worker turns it into devices. On disk and on the wire it is JSON
  * (config-json.h).
+ *
+ * A description owns all that hangs on it; config_vm_free() frees it. Strings are UTF-8 and were
+ * checked. Functions that change a description leave it as it was when they fail.
  */
 #ifndef CONFIG_CONFIG_H
 #define CONFIG_CONFIG_H
@@ -12,9 +15,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define CONFIG_NAME_MAX  100
-#define CONFIG_MAX_DISKS 256
-#define CONFIG_MAX_NICS  8
+#define CONFIG_VERSION            1
+#define CONFIG_NAME_MAX           100
+#define CONFIG_NOTES_MAX          16384
+#define CONFIG_CMDLINE_MAX        2047 /* what x86 Linux takes */
+#define CONFIG_MAX_DISKS          256
+#define CONFIG_MAX_NICS           8
+#define CONFIG_MAX_SCSI           4
+#define CONFIG_LOCATIONS_PER_SCSI 64
+#define CONFIG_MAX_PROCESSORS     64
+#define CONFIG_MIN_MEMORY_BYTES   (UINT64_C(32) << 20)
+#define CONFIG_MAX_MEMORY_BYTES   (UINT64_C(240) << 40) /* generation 2 */
 
 enum config_backend { CONFIG_BACKEND_AUTO, CONFIG_BACKEND_KVM, CONFIG_BACKEND_SOFT };
 enum config_disk_kind { CONFIG_DISK_HARD, CONFIG_DISK_DVD };
@@ -31,6 +42,7 @@ struct config_nic {
 	char *name;        /* "Network Adapter" */
 	char *switch_name; /* NULL: not connected */
 	uint8_t mac[6];
+	bool static_mac; /* chosen by the administrator, not out of the host's pool */
 };
 
 /* Integration services, by the index of enum config_ic; names as Hyper-V's. */
@@ -42,23 +54,63 @@ enum config_ic {
 	CONFIG_IC_COUNT
 };
 
+struct json_t;
+
 struct config_vm {
 	unsigned version; /* of this description; 1 */
 	struct guid id;
 	char *name;
-	char *notes;
+	char *notes;         /* NULL: none */
 	unsigned generation; /* 1 or 2 */
 	uint64_t memory_bytes;
 	unsigned processor_count;
 	enum config_backend backend;
 	char *kernel_path, *initrd_path, *kernel_cmdline; /* direct boot; NULL: firmware */
-	struct guid scsi_ids[4]; /* instance GUID of each SCSI controller */
+	struct guid scsi_ids[CONFIG_MAX_SCSI]; /* instance GUID of each SCSI controller */
 	unsigned scsi_count;
 	struct config_disk *disks;
 	unsigned disk_count;
 	struct config_nic *nics;
 	unsigned nic_count;
 	bool ic_enabled[CONFIG_IC_COUNT];
+	/* Members of the file that this version does not know; kept when it is written again. */
+	struct json_t *unknown;
 };
+
+/* A generation 2 VM with Hyper-V's defaults: 512 MiB, one processor, one SCSI controller, all
+ * integration services of enum config_ic; a new id. NULL: no memory. */
+struct config_vm *config_vm_new(const char *name);
+void config_vm_free(struct config_vm *vm);
+
+/* All rules that hold for a description by itself: limits, names, no two drives in one place. */
+int config_vm_check(const struct config_vm *vm, struct error *err);
+/* 1 to 100 characters of UTF-8 without control characters. */
+int config_check_name(const char *name, const char *what, struct error *err);
+
+/* Adds a drive or an adapter; the strings are copied. The result is borrowed from vm and valid
+ * until the next change. NULL: see err. */
+struct config_disk *config_add_disk(struct config_vm *vm, const struct config_disk *disk,
+				    struct error *err);
+struct config_nic *config_add_nic(struct config_vm *vm, const struct config_nic *nic,
+				  struct error *err);
+/* The drive in that place, or NULL. */
+struct config_disk *config_find_disk(const struct config_vm *vm, unsigned controller, unsigned lun);
+/* Looks for the first free place; controller -1: on any. ERR_LIMIT where all are taken. */
+int config_free_location(const struct config_vm *vm, int controller, unsigned *ret_controller,
+			 unsigned *ret_lun, struct error *err);
+void config_remove_disk(struct config_vm *vm, unsigned index);
+void config_remove_nic(struct config_vm *vm, unsigned index);
+/* Replaces an owned string; value may be NULL. */
+int config_set_string(char **field, const char *value, struct error *err);
+
+const char *config_ic_name(enum config_ic ic);
+const char *config_backend_name(enum config_backend backend); /* "auto", "kvm", "soft" */
+bool config_backend_from_name(const char *name, enum config_backend *ret);
+
+#define CONFIG_MAC_TEXT_SIZE 18
+/* "00:15:5d:01:02:03" */
+char *config_mac_format(const uint8_t mac[6], char ret[static CONFIG_MAC_TEXT_SIZE]);
+/* Accepts 12 hexadecimal digits, in pairs apart by ':' or '-' or not at all. */
+bool config_mac_parse(const char *text, uint8_t ret[6]);
 
 #endif

@@ -45,8 +45,7 @@ void hv_cpuid(unsigned vp_count, const struct hv_features *features,
 				      .ebx = HV_POST_MESSAGES | HV_SIGNAL_EVENTS,
 				      .edx = misc_features(features) };
 	ret[4] = (struct part_cpuid){ .leaf = HV_CPUID_RECOMMENDATIONS,
-				      .eax = HV_RECOMMEND_RELAXED_TIMING |
-					     HV_RECOMMEND_NO_AUTO_EOI,
+				      .eax = HV_RECOMMEND_RELAXED_TIMING | HV_RECOMMEND_NO_AUTO_EOI,
 				      .ebx = HV_SPIN_RETRIES_NEVER };
 	ret[5] = (struct part_cpuid){ .leaf = HV_CPUID_LIMITS, .eax = vp_count, .ebx = vp_count };
 	ret[6] = (struct part_cpuid){ .leaf = HV_CPUID_HARDWARE };

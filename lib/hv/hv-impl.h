@@ -24,7 +24,7 @@ struct hv_message_queue {
 
 struct hv_stimer {
 	uint64_t config, count;
-	uint64_t expiry;	    /* reference time; 0: not running */
+	uint64_t expiry;                  /* reference time; 0: not running */
 	struct hv_queued_message message; /* in message mode */
 };
 

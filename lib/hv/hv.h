@@ -5,8 +5,8 @@
  *
  * Life cycle: hv_cpuid gives the leaves for part_new; hv_new; hv_set_part before part_start;
  * hv_set_ports (by the VMBus server); from then on the partition's callbacks are forwarded to
- * hv_msr_read, hv_msr_write, hv_hypercall and hv_vp_reset. hv_reset on a VM reset, while the VPs are
- * paused. hv_free after part_stop, on the loop's thread.
+ * hv_msr_read, hv_msr_write, hv_hypercall and hv_vp_reset. hv_reset on a VM reset, while the VPs
+ * are paused. hv_free after part_stop, on the loop's thread.
  *
  * Threads: hv_new, hv_set_*, hv_reset and hv_free belong to the machine's thread (the loop's, or
  * before it runs). Everything else may be called from any thread. Locks: one per VP (its SynIC and
@@ -48,14 +48,14 @@ void hv_cpuid(unsigned vp_count, const struct hv_features *features,
 
 struct hv_crash {
 	uint64_t params[HV_CRASH_PARAMS]; /* Linux: error, guest OS id, RIP, RAX, RSP */
-	const char *text;		  /* the guest's own message, NUL-terminated; or NULL */
+	const char *text;                 /* the guest's own message, NUL-terminated; or NULL */
 	size_t text_len;
 };
 
 /* What a guest asks of the machine. On the VP's thread; the VP waits for the return. */
 struct hv_events {
 	void *user;
-	void (*reset)(void *user, unsigned vp);				    /* may be NULL */
+	void (*reset)(void *user, unsigned vp);                               /* may be NULL */
 	void (*crash)(void *user, unsigned vp, const struct hv_crash *crash); /* may be NULL */
 };
 

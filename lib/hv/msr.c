@@ -23,8 +23,7 @@ static bool hypercall_write(struct hv *hv, uint64_t value)
 		return true;
 	if (!hv->guest_os_id)
 		value &= ~HV_PAGE_MSR_ENABLE;
-	if ((value & HV_PAGE_MSR_ENABLE) &&
-	    !write_hypercall_page(hv, value & HV_PAGE_MSR_ADDRESS))
+	if ((value & HV_PAGE_MSR_ENABLE) && !write_hypercall_page(hv, value & HV_PAGE_MSR_ADDRESS))
 		return false;
 	hv->hypercall = value;
 	return true;

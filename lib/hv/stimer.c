@@ -1,7 +1,7 @@
 /*
  * Synthetic timers (TLFS 12.3): four per VP, one-shot (count is an absolute reference time) or
- * periodic (count is the period), signalled by a message or directly by a vector. One loop timer per
- * VP stands for the earliest of the four.
+ * periodic (count is the period), signalled by a message or directly by a vector. One loop timer
+ * per VP stands for the earliest of the four.
  */
 #include "hv/hv-impl.h"
 
@@ -32,9 +32,9 @@ static void start(struct hv_stimer *timer, uint64_t now)
 static void post_expiry(struct hv_vp *vp, unsigned index, uint64_t now, struct hv_due *due)
 {
 	struct hv_stimer *timer = &vp->stimer[index];
-	struct hv_spec_timer_payload payload = {
-		.timer_index = index, .expiration_time = timer->expiry, .delivery_time = now
-	};
+	struct hv_spec_timer_payload payload = { .timer_index = index,
+						 .expiration_time = timer->expiry,
+						 .delivery_time = now };
 
 	/* The last one waits still: the guest learns of this expiry when it takes that. */
 	if (timer->message.queued)

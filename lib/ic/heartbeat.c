@@ -5,7 +5,7 @@
 #include "base/macros.h"
 
 #define PERIOD_NS (2 * NS_PER_SEC)
-#define LOST_NS	  (5 * PERIOD_NS)
+#define LOST_NS   (5 * PERIOD_NS)
 
 static void beat(void *user)
 {
@@ -26,8 +26,7 @@ static void on_ready(struct ic_link *link)
 
 static void on_reply(struct ic_link *link, const uint8_t *packet, uint32_t len)
 {
-	struct ic_heartbeat_state *heartbeat =
-		container_of(link, struct ic_heartbeat_state, link);
+	struct ic_heartbeat_state *heartbeat = container_of(link, struct ic_heartbeat_state, link);
 
 	/* That it came is all that counts. */
 	heartbeat->sequence++;
@@ -41,10 +40,10 @@ static void on_closed(struct ic_link *link)
 static const struct ic_spec_version versions[] = { { 3, 0 }, { 1, 0 } };
 
 static const struct ic_link_ops ops = {
-	.class_id = GUID_INIT(0x57164f39, 0x9115, 0x4e78, 0xab, 0x55, 0x38, 0x2f, 0x3b, 0xd5, 0x42,
-			      0x2d),
-	.instance_id = GUID_INIT(0xfd149e91, 0x82e0, 0x4a7d, 0xaf, 0xa6, 0x2a, 0x41, 0x66, 0xcb,
-				 0xd7, 0xc0),
+	.class_id =
+	    GUID_INIT(0x57164f39, 0x9115, 0x4e78, 0xab, 0x55, 0x38, 0x2f, 0x3b, 0xd5, 0x42, 0x2d),
+	.instance_id =
+	    GUID_INIT(0xfd149e91, 0x82e0, 0x4a7d, 0xaf, 0xa6, 0x2a, 0x41, 0x66, 0xcb, 0xd7, 0xc0),
 	.message_type = IC_MSG_HEARTBEAT,
 	.versions = versions,
 	.version_count = ARRAY_SIZE(versions),

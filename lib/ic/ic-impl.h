@@ -77,7 +77,7 @@ struct ic_kvp_job {
 	struct ic_kvp_job *next;
 	uint8_t operation, pool;
 	char *key, *value;
-	uint32_t index;		   /* IC_KVP_ENUMERATE: next item */
+	uint32_t index;            /* IC_KVP_ENUMERATE: next item */
 	struct ic_pairs collected; /* so far */
 	ic_kvp_done *done;
 	void *user;

@@ -1,6 +1,6 @@
 /*
- * Integration services: shutdown, time synchronization, heartbeat and key-value pair exchange (KVP),
- * the host's side of the guest's hv_utils and daemons.
+ * Integration services: shutdown, time synchronization, heartbeat and key-value pair exchange
+ *(KVP), the host's side of the guest's hv_utils and daemons.
  *
  * A service that is enabled is offered on the bus; disabling it rescinds the offer. Each may be
  * changed while the VM runs. Everything belongs to the loop; callbacks run on it, and exactly once
@@ -74,8 +74,8 @@ void ic_status(const struct ic *ic, enum ic_service service, struct ic_status *r
 
 struct ic_shutdown_request {
 	bool restart;
-	bool force;	    /* programs that refuse are ended */
-	uint32_t timeout_s; /* told to the guest; it may ignore it */
+	bool force;          /* programs that refuse are ended */
+	uint32_t timeout_s;  /* told to the guest; it may ignore it */
 	const char *message; /* for people in the guest; may be NULL */
 	/* The guest agreed (0) or not (-ERR_DENIED, -ERR_TIMEOUT, -ERR_CANCELLED). It turns the VM
 	 * off later, by the platform's means. */
@@ -95,10 +95,10 @@ void ic_time_resync(struct ic *ic);
 /* ---- KVP ---- */
 
 enum ic_kvp_pool {
-	IC_POOL_EXTERNAL = 0, /* the host writes, the guest reads */
-	IC_POOL_GUEST = 1,    /* the guest writes */
+	IC_POOL_EXTERNAL = 0,  /* the host writes, the guest reads */
+	IC_POOL_GUEST = 1,     /* the guest writes */
 	IC_POOL_INTRINSIC = 2, /* the guest's facts: FullyQualifiedDomainName, OSName, ... */
-	IC_POOL_HOST = 3,     /* the host's facts */
+	IC_POOL_HOST = 3,      /* the host's facts */
 };
 
 #define IC_KVP_QUEUE_MAX 256  /* requests that wait; more: -ERR_LIMIT */
@@ -120,8 +120,8 @@ int ic_kvp_enumerate(struct ic *ic, enum ic_kvp_pool pool, ic_kvp_done *done, vo
 int ic_kvp_get_ip(struct ic *ic, const uint8_t mac[static 6], ic_kvp_done *done, void *user,
 		  struct error *err);
 
-/* What the guest said last in IC_POOL_GUEST or IC_POOL_INTRINSIC (read every few seconds while it is
- * in contact). Borrowed until the loop runs on. Returns the count. */
+/* What the guest said last in IC_POOL_GUEST or IC_POOL_INTRINSIC (read every few seconds while it
+ * is in contact). Borrowed until the loop runs on. Returns the count. */
 unsigned ic_kvp_known(const struct ic *ic, enum ic_kvp_pool pool, const struct ic_pair **ret);
 
 #endif

@@ -1,7 +1,7 @@
 /*
- * Key-value pair exchange. Requests wait in a queue; the first one is with the guest. An enumeration
- * stays first until the guest has no more items. The guest's own pools are read at the start and
- * every few seconds; a failed reading keeps what was known.
+ * Key-value pair exchange. Requests wait in a queue; the first one is with the guest. An
+ * enumeration stays first until the guest has no more items. The guest's own pools are read at the
+ * start and every few seconds; a failed reading keeps what was known.
  */
 #include "ic/ic-impl.h"
 
@@ -100,8 +100,8 @@ static void send_key_operation(struct ic_kvp_state *kvp, const struct ic_kvp_job
 	if (job->operation == IC_KVP_SET)
 		fill_pair(&packet.get_set, job);
 	else if (job->operation == IC_KVP_DELETE)
-		packet.remove.key_bytes = ic_utf16_from_utf8(job->key, packet.remove.key,
-							     sizeof(packet.remove.key));
+		packet.remove.key_bytes =
+		    ic_utf16_from_utf8(job->key, packet.remove.key, sizeof(packet.remove.key));
 	else
 		packet.enumerate.index = job->index;
 	ic_link_send(&kvp->link, &packet, sizeof(packet));
@@ -159,9 +159,8 @@ static int check_text(const char *text, uint32_t max_bytes, const char *what, st
 	uint8_t buf[IC_KVP_VALUE_BYTES];
 
 	if (!ic_utf16_from_utf8(text, buf, max_bytes))
-		return error_set(err, ERR_INVALID,
-				 "%s is not UTF-8 or longer than %u characters", what,
-				 max_bytes / 2 - 1);
+		return error_set(err, ERR_INVALID, "%s is not UTF-8 or longer than %u characters",
+				 what, max_bytes / 2 - 1);
 	return 0;
 }
 
@@ -175,8 +174,9 @@ static int check_key(const char *key, struct error *err)
 int ic_kvp_set(struct ic *ic, enum ic_kvp_pool pool, const char *key, const char *value,
 	       ic_kvp_done *done, void *user, struct error *err)
 {
-	struct ic_kvp_job job = { .operation = IC_KVP_SET, .pool = (uint8_t)pool,
-				  .done = done, .user = user };
+	struct ic_kvp_job job = {
+		.operation = IC_KVP_SET, .pool = (uint8_t)pool, .done = done, .user = user
+	};
 	int rc = check_key(key, err);
 
 	if (rc == 0)
@@ -187,8 +187,9 @@ int ic_kvp_set(struct ic *ic, enum ic_kvp_pool pool, const char *key, const char
 int ic_kvp_delete(struct ic *ic, enum ic_kvp_pool pool, const char *key, ic_kvp_done *done,
 		  void *user, struct error *err)
 {
-	struct ic_kvp_job job = { .operation = IC_KVP_DELETE, .pool = (uint8_t)pool,
-				  .done = done, .user = user };
+	struct ic_kvp_job job = {
+		.operation = IC_KVP_DELETE, .pool = (uint8_t)pool, .done = done, .user = user
+	};
 	int rc = check_key(key, err);
 
 	return rc < 0 ? rc : add_job(&ic->kvp, &job, key, NULL, err);
@@ -197,8 +198,9 @@ int ic_kvp_delete(struct ic *ic, enum ic_kvp_pool pool, const char *key, ic_kvp_
 int ic_kvp_enumerate(struct ic *ic, enum ic_kvp_pool pool, ic_kvp_done *done, void *user,
 		     struct error *err)
 {
-	struct ic_kvp_job job = { .operation = IC_KVP_ENUMERATE, .pool = (uint8_t)pool,
-				  .done = done, .user = user };
+	struct ic_kvp_job job = {
+		.operation = IC_KVP_ENUMERATE, .pool = (uint8_t)pool, .done = done, .user = user
+	};
 
 	return add_job(&ic->kvp, &job, NULL, NULL, err);
 }
@@ -268,8 +270,7 @@ static bool collect_ip(struct ic_kvp_job *job, const uint8_t *packet, uint32_t l
 	LIST("Gateways", gateways);
 	LIST("DNSServers", dns_servers);
 #undef LIST
-	pairs_add(&job->collected, strdup("DHCPEnabled"),
-		  strdup(reply->dhcp_enabled ? "1" : "0"));
+	pairs_add(&job->collected, strdup("DHCPEnabled"), strdup(reply->dhcp_enabled ? "1" : "0"));
 	free(reply);
 	return true;
 }
@@ -366,8 +367,8 @@ static void on_ready(struct ic_link *link)
 	struct ic_kvp_state *kvp = container_of(link, struct ic_kvp_state, link);
 
 	for (unsigned i = 0; i < kvp->facts.count; i++)
-		ic_kvp_set(link->ic, IC_POOL_HOST, kvp->facts.pair[i].key,
-			   kvp->facts.pair[i].value, NULL, NULL, NULL);
+		ic_kvp_set(link->ic, IC_POOL_HOST, kvp->facts.pair[i].key, kvp->facts.pair[i].value,
+			   NULL, NULL, NULL);
 	read_pools(kvp);
 	run_first(kvp);
 }
@@ -398,10 +399,10 @@ unsigned ic_kvp_known(const struct ic *ic, enum ic_kvp_pool pool, const struct i
 static const struct ic_spec_version versions[] = { { 4, 0 }, { 3, 0 }, { 1, 0 } };
 
 static const struct ic_link_ops ops = {
-	.class_id = GUID_INIT(0xa9a0f4e7, 0x5a45, 0x4d96, 0xb8, 0x27, 0x8a, 0x84, 0x1e, 0x8c, 0x03,
-			      0xe6),
-	.instance_id = GUID_INIT(0x242ff919, 0x07db, 0x4180, 0x9c, 0x2e, 0xb8, 0x6c, 0xb6, 0x8c,
-				 0x8c, 0x55),
+	.class_id =
+	    GUID_INIT(0xa9a0f4e7, 0x5a45, 0x4d96, 0xb8, 0x27, 0x8a, 0x84, 0x1e, 0x8c, 0x03, 0xe6),
+	.instance_id =
+	    GUID_INIT(0x242ff919, 0x07db, 0x4180, 0x9c, 0x2e, 0xb8, 0x6c, 0xb6, 0x8c, 0x8c, 0x55),
 	.message_type = IC_MSG_KVP,
 	.versions = versions,
 	.version_count = ARRAY_SIZE(versions),

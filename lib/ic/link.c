@@ -1,6 +1,7 @@
 /*
- * What all services share: the offer, the packet header, version negotiation, one request at a time.
- * The guest may stay silent for long (KVP: until its daemon runs), so nothing here has a deadline.
+ * What all services share: the offer, the packet header, version negotiation, one request at a
+ * time. The guest may stay silent for long (KVP: until its daemon runs), so nothing here has a
+ * deadline.
  */
 #include "ic/ic-impl.h"
 
@@ -75,8 +76,8 @@ static void negotiate(struct ic_link *link)
 {
 	struct {
 		struct ic_spec_negotiate fixed;
-		struct ic_spec_version versions[ARRAY_SIZE(framework_versions) +
-						MAX_MESSAGE_VERSIONS];
+		struct ic_spec_version
+		    versions[ARRAY_SIZE(framework_versions) + MAX_MESSAGE_VERSIONS];
 	} IC_SPEC_PACKED packet = { 0 };
 	unsigned count = ARRAY_SIZE(framework_versions) + link->ops->version_count;
 
@@ -123,8 +124,7 @@ static bool accept_versions(struct ic_link *link, const uint8_t *packet, uint32_
 static void negotiated(struct ic_link *link, const uint8_t *packet, uint32_t len)
 {
 	if (!accept_versions(link, packet, len)) {
-		log_guest("integration service %u: no common version",
-			  link->ops->message_type);
+		log_guest("integration service %u: no common version", link->ops->message_type);
 		link->state = IC_LINK_REFUSED;
 		return;
 	}
@@ -136,8 +136,8 @@ static void negotiated(struct ic_link *link, const uint8_t *packet, uint32_t len
 
 static bool is_answer(const struct ic_link *link, const struct ic_spec_header *header)
 {
-	uint16_t expected = link->state == IC_LINK_NEGOTIATING ? IC_MSG_NEGOTIATE :
-								 link->ops->message_type;
+	uint16_t expected =
+	    link->state == IC_LINK_NEGOTIATING ? IC_MSG_NEGOTIATE : link->ops->message_type;
 
 	return link->busy && (header->flags & IC_FLAG_RESPONSE) &&
 	       header->transaction_id == link->transaction_id && header->message_type == expected;
@@ -151,8 +151,7 @@ static void handle(struct ic_link *link, const struct vmbus_packet *packet)
 		return;
 	memcpy(&header, packet->payload, sizeof(header));
 	if (!is_answer(link, &header)) {
-		log_guest("integration service %u: an answer to nothing",
-			  link->ops->message_type);
+		log_guest("integration service %u: an answer to nothing", link->ops->message_type);
 		return;
 	}
 	link->busy = false;

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define ANSWER_NS (30 * NS_PER_SEC)
-#define LOST_NS	  (60 * NS_PER_SEC)
+#define LOST_NS   (60 * NS_PER_SEC)
 /* SHTDN_REASON_FLAG_PLANNED: an administrator asked for it. */
 #define REASON_PLANNED 0x80000000u
 
@@ -75,10 +75,10 @@ int ic_shutdown(struct ic *ic, const struct ic_shutdown_request *request, struct
 static const struct ic_spec_version versions[] = { { 3, 2 }, { 3, 1 }, { 3, 0 }, { 1, 0 } };
 
 static const struct ic_link_ops ops = {
-	.class_id = GUID_INIT(0x0e0b6031, 0x5213, 0x4934, 0x81, 0x8b, 0x38, 0xd9, 0x0c, 0xed, 0x39,
-			      0xdb),
-	.instance_id = GUID_INIT(0xb6650ff7, 0x33bc, 0x4840, 0x80, 0x48, 0xe0, 0x67, 0x67, 0x86,
-				 0xf3, 0x93),
+	.class_id =
+	    GUID_INIT(0x0e0b6031, 0x5213, 0x4934, 0x81, 0x8b, 0x38, 0xd9, 0x0c, 0xed, 0x39, 0xdb),
+	.instance_id =
+	    GUID_INIT(0xb6650ff7, 0x33bc, 0x4840, 0x80, 0x48, 0xe0, 0x67, 0x67, 0x86, 0xf3, 0x93),
 	.message_type = IC_MSG_SHUTDOWN,
 	.versions = versions,
 	.version_count = ARRAY_SIZE(versions),

@@ -13,14 +13,14 @@
 #include <cmocka.h>
 
 static const struct guid class_of[IC_SERVICE_COUNT] = {
-	[IC_SHUTDOWN_SERVICE] = GUID_INIT(0x0e0b6031, 0x5213, 0x4934, 0x81, 0x8b, 0x38, 0xd9, 0x0c,
-					  0xed, 0x39, 0xdb),
-	[IC_TIME_SYNC] = GUID_INIT(0x9527e630, 0xd0ae, 0x497b, 0xad, 0xce, 0xe8, 0x0a, 0xb0, 0x17,
-				   0x5c, 0xaf),
-	[IC_HEARTBEAT] = GUID_INIT(0x57164f39, 0x9115, 0x4e78, 0xab, 0x55, 0x38, 0x2f, 0x3b, 0xd5,
-				   0x42, 0x2d),
-	[IC_KVP] = GUID_INIT(0xa9a0f4e7, 0x5a45, 0x4d96, 0xb8, 0x27, 0x8a, 0x84, 0x1e, 0x8c, 0x03,
-			     0xe6),
+	[IC_SHUTDOWN_SERVICE] =
+	    GUID_INIT(0x0e0b6031, 0x5213, 0x4934, 0x81, 0x8b, 0x38, 0xd9, 0x0c, 0xed, 0x39, 0xdb),
+	[IC_TIME_SYNC] =
+	    GUID_INIT(0x9527e630, 0xd0ae, 0x497b, 0xad, 0xce, 0xe8, 0x0a, 0xb0, 0x17, 0x5c, 0xaf),
+	[IC_HEARTBEAT] =
+	    GUID_INIT(0x57164f39, 0x9115, 0x4e78, 0xab, 0x55, 0x38, 0x2f, 0x3b, 0xd5, 0x42, 0x2d),
+	[IC_KVP] =
+	    GUID_INIT(0xa9a0f4e7, 0x5a45, 0x4d96, 0xb8, 0x27, 0x8a, 0x84, 0x1e, 0x8c, 0x03, 0xe6),
 };
 
 struct fixture {
@@ -28,7 +28,7 @@ struct fixture {
 	struct ic *ic;
 	struct vmbus_guest_channel *channel;
 	struct vmbus_guest_packet packet; /* the last request */
-	struct ic_spec_header header;	  /* its header */
+	struct ic_spec_header header;     /* its header */
 	int result;
 	unsigned results;
 	struct ic_pair pairs[8];
@@ -87,8 +87,8 @@ static void answer(struct fixture *f, uint32_t status)
 	f->header.flags = IC_FLAG_TRANSACTION | IC_FLAG_RESPONSE;
 	f->header.status = status;
 	memcpy(f->packet.payload, &f->header, sizeof(f->header));
-	assert_true(vmbus_guest_send(f->channel, f->packet.transaction_id, false,
-				     f->packet.payload, f->packet.payload_len));
+	assert_true(vmbus_guest_send(f->channel, f->packet.transaction_id, false, f->packet.payload,
+				     f->packet.payload_len));
 	vmbus_guest_step(f->guest);
 }
 
@@ -202,11 +202,9 @@ static void note_result(void *user, int result)
 
 static void shut_down(struct fixture *f, bool restart, bool force, int expected)
 {
-	struct ic_shutdown_request request = { .restart = restart,
-					       .force = force,
-					       .message = "bye",
-					       .done = note_result,
-					       .user = f };
+	struct ic_shutdown_request request = {
+		.restart = restart, .force = force, .message = "bye", .done = note_result, .user = f
+	};
 
 	assert_int_equal(ic_shutdown(f->ic, &request, NULL), expected);
 }
@@ -300,8 +298,7 @@ static void note_pairs(void *user, int result, const struct ic_pair *pairs, unsi
 	}
 }
 
-static void next_kvp(struct fixture *f, struct ic_spec_kvp *packet, uint8_t operation,
-		     uint8_t pool)
+static void next_kvp(struct fixture *f, struct ic_spec_kvp *packet, uint8_t operation, uint8_t pool)
 {
 	next_request(f, IC_MSG_KVP, 2608);
 	memcpy(packet, f->packet.payload, sizeof(*packet));
@@ -416,8 +413,7 @@ static void kvp_ip_info(void **state)
 	memcpy(packet, f->packet.payload, sizeof(*packet));
 	assert_int_equal(packet->operation, IC_KVP_GET_IP_INFO);
 	expect_utf16(packet->adapter_id, 36, "00:15:5D:AB:CD:EF");
-	ic_utf16_from_utf8("10.0.0.2;fe80::1", packet->ip_addresses,
-			   sizeof(packet->ip_addresses));
+	ic_utf16_from_utf8("10.0.0.2;fe80::1", packet->ip_addresses, sizeof(packet->ip_addresses));
 	packet->dhcp_enabled = 1;
 	memcpy(f->packet.payload, packet, sizeof(*packet));
 	answer(f, IC_S_OK);
@@ -443,8 +439,7 @@ static void kvp_requests_end_with_the_service(void **state)
 			 -ERR_INVALID);
 	memset(long_value, 'x', sizeof(long_value));
 	long_value[1023] = '\0';
-	assert_int_equal(ic_kvp_set(f->ic, IC_POOL_EXTERNAL, "a", long_value, NULL, NULL, NULL),
-			 0);
+	assert_int_equal(ic_kvp_set(f->ic, IC_POOL_EXTERNAL, "a", long_value, NULL, NULL, NULL), 0);
 	long_value[1023] = 'x';
 	long_value[1024] = '\0';
 	assert_int_equal(ic_kvp_set(f->ic, IC_POOL_EXTERNAL, "a", long_value, NULL, NULL, NULL),
@@ -458,16 +453,11 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(states_follow_the_guest),
-		TEST(no_common_version),
-		TEST(stray_answers_are_ignored),
-		TEST(silence_is_lost_communication),
-		TEST(shutdown_asks_and_reports),
-		TEST(time_is_synced_then_sampled),
-		TEST(old_guests_get_the_old_layout),
-		TEST(kvp_reads_and_writes_at_the_start),
-		TEST(kvp_requests_wait_their_turn),
-		TEST(kvp_ip_info),
+		TEST(states_follow_the_guest),           TEST(no_common_version),
+		TEST(stray_answers_are_ignored),         TEST(silence_is_lost_communication),
+		TEST(shutdown_asks_and_reports),         TEST(time_is_synced_then_sampled),
+		TEST(old_guests_get_the_old_layout),     TEST(kvp_reads_and_writes_at_the_start),
+		TEST(kvp_requests_wait_their_turn),      TEST(kvp_ip_info),
 		TEST(kvp_requests_end_with_the_service),
 	};
 

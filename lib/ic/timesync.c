@@ -8,7 +8,7 @@
 #include "base/macros.h"
 
 #define PERIOD_NS (5 * NS_PER_SEC)
-#define LOST_NS	  (60 * NS_PER_SEC)
+#define LOST_NS   (60 * NS_PER_SEC)
 /* The host slept if its two clocks drifted apart by more than that. */
 #define SLEEP_NS NS_PER_SEC
 /* 1601-01-01 to 1970-01-01 in units of 100 ns */
@@ -94,10 +94,10 @@ void ic_time_resync(struct ic *ic)
 static const struct ic_spec_version versions[] = { { 4, 0 }, { 3, 0 }, { 1, 0 } };
 
 static const struct ic_link_ops ops = {
-	.class_id = GUID_INIT(0x9527e630, 0xd0ae, 0x497b, 0xad, 0xce, 0xe8, 0x0a, 0xb0, 0x17, 0x5c,
-			      0xaf),
-	.instance_id = GUID_INIT(0x2dd1ce17, 0x079e, 0x403c, 0xb3, 0x52, 0xa1, 0x92, 0x1e, 0xe2,
-				 0x07, 0xee),
+	.class_id =
+	    GUID_INIT(0x9527e630, 0xd0ae, 0x497b, 0xad, 0xce, 0xe8, 0x0a, 0xb0, 0x17, 0x5c, 0xaf),
+	.instance_id =
+	    GUID_INIT(0x2dd1ce17, 0x079e, 0x403c, 0xb3, 0x52, 0xa1, 0x92, 0x1e, 0xe2, 0x07, 0xee),
 	.message_type = IC_MSG_TIME_SYNC,
 	.versions = versions,
 	.version_count = ARRAY_SIZE(versions),

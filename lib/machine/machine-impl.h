@@ -55,6 +55,8 @@ struct bus *platform_bus(struct platform *platform);
 void platform_reset(struct platform *platform);
 /* Loads what the VM boots into RAM, with tables, and sets VP 0's state. VPs are paused. */
 int platform_load(struct platform *platform, struct error *err);
+/* Gives out what the guest has written to its serial ports so far. */
+void platform_flush(struct platform *platform);
 void platform_eoi(struct platform *platform, uint8_t vector);
 int platform_extint_ack(struct platform *platform);
 size_t platform_console_input(struct platform *platform, unsigned port, const void *data,

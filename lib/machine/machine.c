@@ -109,6 +109,7 @@ static void go_off(struct machine *machine, enum machine_off_reason reason, cons
 	if (machine->running && !machine->paused)
 		part_pause(machine->part);
 	machine->paused = true;
+	platform_flush(machine->platform);
 	machine->events.off(machine->events.user, reason, text);
 }
 

@@ -1,35 +1,23 @@
 #include "machine/machine-impl.h"
 
 #include "base/macros.h"
-#include "chipset/i8042.h"
+#include "chipset/chipset.h"
 #include "chipset/ioapic.h"
-#include "chipset/pic.h"
-#include "chipset/pit.h"
 #include "chipset/pm.h"
-#include "chipset/rtc.h"
-#include "chipset/uart.h"
 #include "fw/acpi.h"
 #include "fw/linux.h"
-#include "fw/smbios.h"
 
 #include <stdlib.h>
 
-struct com_port {
-	struct platform *platform;
-	unsigned number; /* 0: COM1 */
-	struct uart *uart;
-};
+/* Windows for the memory of VMBus devices: the hole below 4 GiB up to the IOAPIC, and 4 GiB above
+ * all RAM. */
+#define LOW_WINDOW_END    IOAPIC_BASE
+#define HIGH_WINDOW_BYTES (4 * GIB)
 
 struct platform {
 	struct machine *machine;
 	struct bus *bus;
-	struct ioapic *ioapic;
-	struct pic *pic;
-	struct pit *pit;
-	struct rtc *rtc;
-	struct pm *pm;
-	struct i8042 *i8042;
-	struct com_port com[2];
+	struct chipset *chipset;
 };
 
 struct bus *platform_bus(struct platform *platform)
@@ -37,52 +25,35 @@ struct bus *platform_bus(struct platform *platform)
 	return platform->bus;
 }
 
-/* ---- interrupts ---- */
+/* ---- what the chipset asks for ---- */
 
-/* An ISA interrupt reaches both controllers; the timer's IOAPIC pin is 2 (MADT override). */
-static void set_isa_irq(void *user, unsigned irq, bool level)
-{
-	struct platform *platform = user;
-
-	pic_set_irq(platform->pic, irq, level);
-	ioapic_set_irq(platform->ioapic, irq == 0 ? 2 : irq, level);
-}
-
-static struct irq_line isa_line(struct platform *platform, unsigned irq)
-{
-	return (struct irq_line){ set_isa_irq, platform, irq };
-}
-
-static void on_ioapic_msi(void *user, uint64_t address, uint32_t data)
+static void on_msi(void *user, uint64_t address, uint32_t data)
 {
 	part_msi(((struct platform *)user)->machine->part, address, data);
 }
 
-static void on_ioapic_route(void *user, unsigned pin, uint64_t address, uint32_t data, bool masked)
+static void on_route(void *user, unsigned pin, uint64_t address, uint32_t data, bool masked)
 {
 	part_ioapic_route(((struct platform *)user)->machine->part, pin, address, data, masked);
 }
 
-static void on_pic_intr(void *user, bool level)
+static void on_intr(void *user, bool level)
 {
 	part_extint_set(((struct platform *)user)->machine->part, level);
 }
 
-void platform_eoi(struct platform *platform, uint8_t vector)
+static void on_uart_output(void *user, unsigned port, const void *data, size_t len)
 {
-	ioapic_eoi(platform->ioapic, vector);
+	const struct machine_events *events = &((struct platform *)user)->machine->events;
+
+	events->console_output(events->user, port, data, len);
 }
 
-int platform_extint_ack(struct platform *platform)
+static void on_uart_room(void *user, unsigned port)
 {
-	return pic_ack(platform->pic);
-}
+	const struct machine_events *events = &((struct platform *)user)->machine->events;
 
-/* ---- power ---- */
-
-static void on_reset(void *user)
-{
-	machine_ask_reset(((struct platform *)user)->machine);
+	events->console_room(events->user, port);
 }
 
 static void on_power_off(void *user)
@@ -91,94 +62,16 @@ static void on_power_off(void *user)
 			"the guest operating system shut down");
 }
 
-/* ---- serial ports ---- */
-
-static void on_uart_output(void *user, const void *data, size_t len)
+static void on_reset(void *user)
 {
-	struct com_port *com = user;
-	const struct machine_events *events = &com->platform->machine->events;
-
-	events->console_output(events->user, com->number, data, len);
-}
-
-static void on_uart_room(void *user)
-{
-	struct com_port *com = user;
-	const struct machine_events *events = &com->platform->machine->events;
-
-	events->console_room(events->user, com->number);
-}
-
-size_t platform_console_input(struct platform *platform, unsigned port, const void *data,
-			      size_t len)
-{
-	return uart_input(platform->com[port].uart, data, len);
-}
-
-static int new_uarts(struct platform *platform, struct error *err)
-{
-	static const struct {
-		uint16_t port;
-		unsigned irq;
-	} where[2] = { { UART_COM1_PORT, UART_COM1_IRQ }, { UART_COM2_PORT, UART_COM2_IRQ } };
-
-	for (unsigned i = 0; i < 2; i++) {
-		struct com_port *com = &platform->com[i];
-		const struct uart_config config = {
-			.bus = platform->bus,
-			.loop = platform->machine->loop,
-			.port = where[i].port,
-			.irq = isa_line(platform, where[i].irq),
-			.output = on_uart_output,
-			.room = on_uart_room,
-			.user = com,
-		};
-		int r;
-
-		com->platform = platform;
-		com->number = i;
-		r = uart_new(&config, &com->uart, err);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	machine_ask_reset(((struct platform *)user)->machine);
 }
 
 /* ---- life ---- */
 
-static int new_interrupt_controllers(struct platform *platform, struct error *err)
+static bool has_legacy_devices(const struct machine *machine)
 {
-	const struct ioapic_config ioapic = { platform->bus, 0, on_ioapic_msi, on_ioapic_route,
-					      platform };
-	const struct pic_config pic = { platform->bus, on_pic_intr, platform };
-	int r = ioapic_new(&ioapic, &platform->ioapic, err);
-
-	return r < 0 ? r : pic_new(&pic, &platform->pic, err);
-}
-
-static int new_devices(struct platform *platform, struct error *err)
-{
-	struct loop *loop = platform->machine->loop;
-	const struct pit_config pit = { platform->bus, loop, isa_line(platform, 0) };
-	const struct rtc_config rtc = { platform->bus, loop, isa_line(platform, 8) };
-	const struct pm_config pm = { .bus = platform->bus,
-				      .loop = loop,
-				      .sci = isa_line(platform, 9),
-				      .power_off = on_power_off,
-				      .reset = on_reset,
-				      .user = platform };
-	const struct i8042_config i8042 = { .bus = platform->bus,
-					    .reset = on_reset,
-					    .user = platform };
-	int r = pit_new(&pit, &platform->pit, err);
-
-	if (r == 0)
-		r = rtc_new(&rtc, &platform->rtc, err);
-	if (r == 0)
-		r = pm_new(&pm, &platform->pm, err);
-	if (r == 0)
-		r = i8042_new(&i8042, &platform->i8042, err);
-	return r < 0 ? r : new_uarts(platform, err);
+	return machine->config->generation == 1;
 }
 
 int platform_new(struct machine *machine, struct platform **ret, struct error *err)
@@ -190,10 +83,17 @@ int platform_new(struct machine *machine, struct platform **ret, struct error *e
 		return error_set(err, ERR_NO_MEMORY, "no memory for the chipset");
 	platform->machine = machine;
 	r = bus_new(&platform->bus, err);
-	if (r == 0)
-		r = new_interrupt_controllers(platform, err);
-	if (r == 0)
-		r = new_devices(platform, err);
+	if (r == 0) {
+		const struct chipset_config config = {
+			.bus = platform->bus,
+			.loop = machine->loop,
+			.legacy = has_legacy_devices(machine),
+			.host = { platform, on_msi, on_route, on_intr, on_uart_output, on_uart_room,
+				  on_power_off, on_reset },
+		};
+
+		r = chipset_new(&config, &platform->chipset, err);
+	}
 	if (r < 0) {
 		platform_free(platform);
 		return r;
@@ -206,28 +106,35 @@ void platform_free(struct platform *platform)
 {
 	if (!platform)
 		return;
-	for (unsigned i = 0; i < 2; i++)
-		uart_free(platform->com[i].uart);
-	i8042_free(platform->i8042);
-	pm_free(platform->pm);
-	rtc_free(platform->rtc);
-	pit_free(platform->pit);
-	pic_free(platform->pic);
-	ioapic_free(platform->ioapic);
+	chipset_free(platform->chipset);
 	bus_free(platform->bus);
 	free(platform);
 }
 
 void platform_reset(struct platform *platform)
 {
-	for (unsigned i = 0; i < 2; i++)
-		uart_reset(platform->com[i].uart);
-	i8042_reset(platform->i8042);
-	pm_reset(platform->pm);
-	rtc_reset(platform->rtc);
-	pit_reset(platform->pit);
-	pic_reset(platform->pic);
-	ioapic_reset(platform->ioapic);
+	chipset_reset(platform->chipset);
+}
+
+void platform_flush(struct platform *platform)
+{
+	chipset_flush(platform->chipset);
+}
+
+void platform_eoi(struct platform *platform, uint8_t vector)
+{
+	chipset_eoi(platform->chipset, vector);
+}
+
+int platform_extint_ack(struct platform *platform)
+{
+	return chipset_extint_ack(platform->chipset);
+}
+
+size_t platform_console_input(struct platform *platform, unsigned port, const void *data,
+			      size_t len)
+{
+	return chipset_uart_input(platform->chipset, port, data, len);
 }
 
 /* ---- boot ---- */
@@ -259,4 +166,44 @@ static void enter_linux(struct machine *machine, const struct linux_entry *entry
 	set_segment(&state.seg[PART_FS], entry->data_selector, 0xc093);
 	set_segment(&state.seg[PART_GS], entry->data_selector, 0xc093);
 	part_vp_set_state(machine->part, 0, &state);
+}
+
+static uint64_t install_tables(struct machine *machine)
+{
+	uint64_t high = ALIGN_UP(MAX(mem_top_gpa(machine->mem), MEM_HIGH_BASE), GIB);
+	const struct acpi_config config = {
+		.vp_count = machine->config->processor_count,
+		.legacy = has_legacy_devices(machine),
+		.ioapic_gpa = IOAPIC_BASE,
+		.pm1_event_port = PM_BASE,
+		.pm1_control_port = PM_BASE + 4,
+		.pm_timer_port = PM_BASE + 8,
+		.reset_port = PM_RESET_PORT,
+		.reset_value = PM_RESET_VALUE,
+		.sci_irq = PM_SCI_IRQ,
+		.s5_type = PM_SLP_TYP_S5,
+		.low_window = { MEM_LOW_TOP, LOW_WINDOW_END - MEM_LOW_TOP },
+		.high_window = { high, HIGH_WINDOW_BYTES },
+	};
+
+	return acpi_install(machine->mem, &config);
+}
+
+int platform_load(struct platform *platform, struct error *err)
+{
+	struct machine *machine = platform->machine;
+	struct linux_boot boot = { .kernel_fd = machine->files.kernel,
+				   .initrd_fd = machine->files.initrd,
+				   .cmdline = machine->config->kernel_cmdline };
+	struct linux_entry entry;
+	int r;
+
+	if (boot.kernel_fd < 0)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "firmware boot is not there yet: give the VM -LinuxKernelPath");
+	boot.rsdp_gpa = install_tables(machine);
+	r = linux_load(machine->mem, &boot, &entry, err);
+	if (r == 0)
+		enter_linux(machine, &entry);
+	return r;
 }

@@ -1,6 +1,7 @@
 #include "machine/machine-impl.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/macros.h"
 #include "dev/netvsp.h"
 #include "dev/storvsp.h"
@@ -21,7 +22,7 @@ _Static_assert((int)IC_SERVICE_COUNT == (int)CONFIG_IC_COUNT, "one list of servi
 struct synthetic {
 	struct machine *machine;
 	struct storvsp *scsi[MAX_SCSI];
-	struct blk *disks[CONFIG_MAX_DISKS]; /* until storvsp has them */
+	struct blk *disks[CONFIG_MAX_DISKS]; /* lent to storvsp */
 	struct netvsp *nics[CONFIG_MAX_NICS];
 	struct ic *ic;
 	struct loop_timer *watch;
@@ -64,12 +65,9 @@ static int attach_disk(struct synthetic *synthetic, unsigned index, struct error
 		r = error_set(err, ERR_INVALID, "disk '%s' came without a descriptor", disk->path);
 	if (r < 0)
 		return r;
-	r = storvsp_attach(synthetic->scsi[disk->controller_number], disk->lun,
-			   disk->kind == CONFIG_DISK_DVD ? SCSI_KIND_DVD : SCSI_KIND_DISK,
-			   synthetic->disks[index], err);
-	if (r == 0)
-		synthetic->disks[index] = NULL;
-	return r;
+	return storvsp_attach(synthetic->scsi[disk->controller_number], disk->lun,
+			      synthetic->disks[index],
+			      disk->kind == CONFIG_DISK_DVD ? SCSI_KIND_DVD : SCSI_KIND_DISK, err);
 }
 
 static int new_storage(struct synthetic *synthetic, struct error *err)
@@ -77,17 +75,10 @@ static int new_storage(struct synthetic *synthetic, struct error *err)
 	struct machine *machine = synthetic->machine;
 	int r = 0;
 
-	for (unsigned i = 0; r == 0 && i < MIN(machine->config->scsi_count, MAX_SCSI); i++) {
-		const struct storvsp_config config = {
-			.bus = machine->vmbus,
-			.loop = machine->loop,
-			.mem = machine->mem,
-			.instance = machine->config->scsi_ids[i],
-			.vp_count = machine->config->processor_count,
-		};
-
-		r = storvsp_new(&config, &synthetic->scsi[i], err);
-	}
+	for (unsigned i = 0; r == 0 && i < MIN(machine->config->scsi_count, MAX_SCSI); i++)
+		r = storvsp_new(machine->vmbus, machine->loop, machine->mem,
+				&machine->config->scsi_ids[i], machine->config->processor_count,
+				&synthetic->scsi[i], err);
 	for (unsigned i = 0; r == 0 && i < machine->config->disk_count; i++)
 		r = attach_disk(synthetic, i, err);
 	return r;
@@ -191,6 +182,12 @@ static void watch(void *user)
 	loop_timer_arm(synthetic->watch, clock_now_ns() + WATCH_NS);
 }
 
+/* Only read, though the type would let the callee write. */
+#define FACT(key, value)                                                                           \
+	{                                                                                          \
+		(char *)(key), (char *)(value)                                                     \
+	}
+
 static int new_services(struct synthetic *synthetic, struct error *err)
 {
 	struct machine *machine = synthetic->machine;
@@ -201,15 +198,15 @@ static int new_services(struct synthetic *synthetic, struct error *err)
 	uname(&host);
 	guid_format(&machine->config->id, id);
 	const struct ic_pair facts[] = {
-		{ "HostName", host.nodename },
-		{ "HostingSystemNestedLevel", "0" },
-		{ "HostingSystemOsMajor", "10" },
-		{ "HostingSystemOsMinor", "0" },
-		{ "PhysicalHostName", host.nodename },
-		{ "PhysicalHostNameFullyQualified", host.nodename },
-		{ "VirtualMachineDynamicMemoryBalancingEnabled", "0" },
-		{ "VirtualMachineId", id },
-		{ "VirtualMachineName", machine->config->name },
+		FACT("HostName", host.nodename),
+		FACT("HostingSystemNestedLevel", "0"),
+		FACT("HostingSystemOsMajor", "10"),
+		FACT("HostingSystemOsMinor", "0"),
+		FACT("PhysicalHostName", host.nodename),
+		FACT("PhysicalHostNameFullyQualified", host.nodename),
+		FACT("VirtualMachineDynamicMemoryBalancingEnabled", "0"),
+		FACT("VirtualMachineId", id),
+		FACT("VirtualMachineName", machine->config->name),
 	};
 	const struct ic_config config = { machine->loop, machine->vmbus, facts, ARRAY_SIZE(facts) };
 
@@ -247,6 +244,14 @@ int synthetic_new(struct machine *machine, struct synthetic **ret, struct error 
 	return 0;
 }
 
+static void close_disk(struct blk *disk)
+{
+	struct error err;
+
+	if (blk_close(disk, &err) < 0)
+		log_error("closing a disk: %s", err.text);
+}
+
 void synthetic_free(struct synthetic *synthetic)
 {
 	if (!synthetic)
@@ -259,7 +264,7 @@ void synthetic_free(struct synthetic *synthetic)
 	for (unsigned i = 0; i < MAX_SCSI; i++)
 		storvsp_free(synthetic->scsi[i]);
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
-		blk_close(synthetic->disks[i], NULL);
+		close_disk(synthetic->disks[i]);
 	free(synthetic);
 }
 

@@ -2,12 +2,7 @@
 #include "part/part-impl.h"
 
 #include "part/kvm/kvm.h"
-#if __has_include("part/softcpu/softcpu.h")
 #include "part/softcpu/softcpu.h"
-#define HAVE_SOFTCPU 1
-#else
-#define HAVE_SOFTCPU 0
-#endif
 
 #include <assert.h>
 #include <stdio.h>
@@ -39,12 +34,7 @@ static const struct part_backend_ops *backend_ops(enum part_backend backend, int
 		error_set(err, ERR_UNSUPPORTED, "%s", why);
 		return NULL;
 	}
-#if HAVE_SOFTCPU
 	return &softcpu_backend_ops;
-#else
-	error_set(err, ERR_UNSUPPORTED, "this build has no software CPU");
-	return NULL;
-#endif
 }
 
 int part_new(const struct part_config *config, struct part **ret, struct error *err)

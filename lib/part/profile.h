@@ -48,12 +48,15 @@ enum profile_word {
 struct profile_cpu {
 	char vendor[13];
 	char brand[49];
-	uint32_t signature;                /* leaf 1 EAX: family, model, stepping */
+	uint32_t signature;               /* leaf 1 EAX: family, model, stepping */
 	uint32_t can[PROFILE_WORD_COUNT]; /* features that it can do */
-	unsigned physical_bits;            /* widest that it can do */
+	unsigned physical_bits;           /* widest that it can do */
 };
 
 enum profile_reg { PROFILE_EAX, PROFILE_EBX, PROFILE_ECX, PROFILE_EDX };
+
+/* The leaf and the register that hold a feature word. */
+enum profile_reg profile_word_place(enum profile_word word, uint32_t *ret_leaf);
 
 struct profile {
 	struct profile_cpu cpu;
@@ -86,7 +89,7 @@ static inline bool profile_has(const struct profile *profile, enum profile_word 
 /* All leaves of a VP as a list, for KVM_SET_CPUID2; returns how many of max it filled. */
 unsigned profile_leaves(const struct profile *profile, unsigned vp, struct part_cpuid *ret,
 			unsigned max);
-/* Leaf 4 and 0xB have subleaves; the other leaves ignore ECX. */
+/* Leaves 4, 7 and 0xB have subleaves; the other leaves ignore ECX. */
 bool profile_leaf_has_subleaves(uint32_t leaf);
 
 #endif

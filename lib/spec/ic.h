@@ -1,7 +1,7 @@
 /*
  * Integration components on the wire (VMBus in-band packets with a pipe header). Everything is
- * little-endian and packed; each request is sent at its full size, since the guest edits it in place
- * and sends it back.
+ * little-endian and packed; each request is sent at its full size, since the guest edits it in
+ * place and sends it back.
  */
 #ifndef SPEC_IC_H
 #define SPEC_IC_H
@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define IC_SPEC_PACKED __attribute__((packed))
+#define IC_SPEC_PACKED            __attribute__((packed))
 #define IC_SPEC_SIZE(type, bytes) _Static_assert(sizeof(struct type) == (bytes), #type)
 #define IC_SPEC_AT(type, field, offset)                                                            \
 	_Static_assert(offsetof(struct type, field) == (offset), #type "." #field)
@@ -23,15 +23,15 @@ enum ic_spec_message_type {
 };
 
 #define IC_FLAG_TRANSACTION 1
-#define IC_FLAG_REQUEST	    2
+#define IC_FLAG_REQUEST     2
 #define IC_FLAG_RESPONSE    4
 
 #define IC_PIPE_DATA 1
 
-#define IC_S_OK		   0u
-#define IC_E_FAIL	   0x80004005u
+#define IC_S_OK            0u
+#define IC_E_FAIL          0x80004005u
 #define IC_E_NO_MORE_ITEMS 0x80070103u
-#define IC_E_NOT_FOUND	   0x80041002u
+#define IC_E_NOT_FOUND     0x80041002u
 
 struct ic_spec_version {
 	uint16_t major, minor;
@@ -86,7 +86,7 @@ struct ic_spec_shutdown {
 } IC_SPEC_PACKED;
 IC_SPEC_SIZE(ic_spec_shutdown, 2088);
 
-#define IC_TIME_SYNC_FLAG	1
+#define IC_TIME_SYNC_FLAG   1
 #define IC_TIME_SAMPLE_FLAG 2
 
 /* Message version 4.0 */
@@ -124,16 +124,16 @@ enum ic_spec_kvp_operation {
 
 enum ic_spec_kvp_pool {
 	IC_KVP_POOL_EXTERNAL = 0,      /* the host writes, the guest reads */
-	IC_KVP_POOL_GUEST = 1,	       /* the guest writes */
-	IC_KVP_POOL_AUTO = 2,	       /* intrinsic: the daemon's facts about the guest */
+	IC_KVP_POOL_GUEST = 1,         /* the guest writes */
+	IC_KVP_POOL_AUTO = 2,          /* intrinsic: the daemon's facts about the guest */
 	IC_KVP_POOL_AUTO_EXTERNAL = 3, /* the host's facts */
 };
 
 #define IC_KVP_KEY_BYTES   512
 #define IC_KVP_VALUE_BYTES 2048
-#define IC_KVP_STRING	   1
-#define IC_KVP_U32	   4
-#define IC_KVP_U64	   8
+#define IC_KVP_STRING      1
+#define IC_KVP_U32         4
+#define IC_KVP_U64         8
 
 struct ic_spec_kvp_value {
 	uint32_t type;
@@ -170,7 +170,7 @@ struct ic_spec_kvp_ip {
 	uint8_t operation;
 	uint8_t pool;
 	uint8_t adapter_id[256]; /* all texts: UTF-16LE with a terminating zero */
-	uint8_t address_family;	 /* 1: IPv4, 2: IPv6, 3: both */
+	uint8_t address_family;  /* 1: IPv4, 2: IPv6, 3: both */
 	uint8_t dhcp_enabled;
 	uint8_t ip_addresses[2048]; /* lists are separated by ';' */
 	uint8_t subnets[2048];

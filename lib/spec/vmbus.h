@@ -10,39 +10,39 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define VMBUS_SPEC_PACKED __attribute__((packed))
+#define VMBUS_SPEC_PACKED            __attribute__((packed))
 #define VMBUS_SPEC_SIZE(type, bytes) _Static_assert(sizeof(struct type) == (bytes), #type)
 #define VMBUS_SPEC_AT(type, field, offset)                                                         \
 	_Static_assert(offsetof(struct type, field) == (offset), #type "." #field)
 
 /* ---- transport ---- */
 
-#define VMBUS_MESSAGE_TYPE	 1 /* of the SynIC message and of HvPostMessage */
-#define VMBUS_SINT		 2
-#define VMBUS_CONNECTION_MESSAGE 1 /* HvPostMessage */
-#define VMBUS_CONNECTION_EVENT	 2 /* HvSignalEvent of the shared interrupt page */
-#define VMBUS_CONNECTION_CONTACT 4 /* INITIATE_CONTACT of 5.0 and later */
+#define VMBUS_MESSAGE_TYPE       1 /* of the SynIC message and of HvPostMessage */
+#define VMBUS_SINT               2
+#define VMBUS_CONNECTION_MESSAGE 1      /* HvPostMessage */
+#define VMBUS_CONNECTION_EVENT   2      /* HvSignalEvent of the shared interrupt page */
+#define VMBUS_CONNECTION_CONTACT 4      /* INITIATE_CONTACT of 5.0 and later */
 #define VMBUS_CONNECTION_CHANNEL 0x2000 /* plus the relid: HvSignalEvent of a channel */
 
 #define VMBUS_MAX_RELID 2047 /* 0 is not a channel */
-#define VMBUS_NO_VP	0xFFFFFFFFu
+#define VMBUS_NO_VP     0xFFFFFFFFu
 
 #define VMBUS_VERSION(major, minor) (((uint32_t)(major) << 16) | (minor))
-#define VMBUS_VERSION_0_13	    VMBUS_VERSION(0, 13)
-#define VMBUS_VERSION_1_1	    VMBUS_VERSION(1, 1)
-#define VMBUS_VERSION_2_4	    VMBUS_VERSION(2, 4)
-#define VMBUS_VERSION_3_0	    VMBUS_VERSION(3, 0)
-#define VMBUS_VERSION_4_0	    VMBUS_VERSION(4, 0)
-#define VMBUS_VERSION_4_1	    VMBUS_VERSION(4, 1)
-#define VMBUS_VERSION_5_0	    VMBUS_VERSION(5, 0)
-#define VMBUS_VERSION_5_1	    VMBUS_VERSION(5, 1)
-#define VMBUS_VERSION_5_2	    VMBUS_VERSION(5, 2)
-#define VMBUS_VERSION_5_3	    VMBUS_VERSION(5, 3)
+#define VMBUS_VERSION_0_13          VMBUS_VERSION(0, 13)
+#define VMBUS_VERSION_1_1           VMBUS_VERSION(1, 1)
+#define VMBUS_VERSION_2_4           VMBUS_VERSION(2, 4)
+#define VMBUS_VERSION_3_0           VMBUS_VERSION(3, 0)
+#define VMBUS_VERSION_4_0           VMBUS_VERSION(4, 0)
+#define VMBUS_VERSION_4_1           VMBUS_VERSION(4, 1)
+#define VMBUS_VERSION_5_0           VMBUS_VERSION(5, 0)
+#define VMBUS_VERSION_5_1           VMBUS_VERSION(5, 1)
+#define VMBUS_VERSION_5_2           VMBUS_VERSION(5, 2)
+#define VMBUS_VERSION_5_3           VMBUS_VERSION(5, 3)
 
 /* The interrupt page of versions before 2.4: one bit per relid in each half. */
 #define VMBUS_INTERRUPT_TO_GUEST 0x000
-#define VMBUS_INTERRUPT_TO_HOST	 0x800
-#define VMBUS_INTERRUPT_BYTES	 0x800
+#define VMBUS_INTERRUPT_TO_HOST  0x800
+#define VMBUS_INTERRUPT_BYTES    0x800
 
 /* ---- channel messages ---- */
 
@@ -79,8 +79,8 @@ struct vmbus_spec_header {
 VMBUS_SPEC_SIZE(vmbus_spec_header, 8);
 
 #define VMBUS_USER_DEFINED_BYTES 120
-#define VMBUS_PIPE_TYPE_BYTE	 0 /* u32 at the start of user_defined with NAMED_PIPE_MODE */
-#define VMBUS_PIPE_TYPE_MESSAGE	 4
+#define VMBUS_PIPE_TYPE_BYTE     0 /* u32 at the start of user_defined with NAMED_PIPE_MODE */
+#define VMBUS_PIPE_TYPE_MESSAGE  4
 
 struct vmbus_spec_offer {
 	struct vmbus_spec_header header;
@@ -228,11 +228,11 @@ struct vmbus_spec_tl_connect_result {
 VMBUS_SPEC_SIZE(vmbus_spec_tl_connect_result, 44);
 
 /* NTSTATUS values in replies */
-#define VMBUS_STATUS_SUCCESS		    0u
-#define VMBUS_STATUS_UNSUCCESSFUL	    0xC0000001u
-#define VMBUS_STATUS_INVALID_PARAMETER	    0xC000000Du
+#define VMBUS_STATUS_SUCCESS                0u
+#define VMBUS_STATUS_UNSUCCESSFUL           0xC0000001u
+#define VMBUS_STATUS_INVALID_PARAMETER      0xC000000Du
 #define VMBUS_STATUS_INSUFFICIENT_RESOURCES 0xC000009Au
-#define VMBUS_STATUS_CONNECTION_REFUSED	    0xC0000236u
+#define VMBUS_STATUS_CONNECTION_REFUSED     0xC0000236u
 
 /* ---- rings ---- */
 
@@ -260,7 +260,7 @@ struct vmbus_spec_descriptor {
 VMBUS_SPEC_SIZE(vmbus_spec_descriptor, 16);
 
 #define VMBUS_DESCRIPTOR_COMPLETION_REQUESTED 0x1
-#define VMBUS_TRAILER_BYTES		      8u
+#define VMBUS_TRAILER_BYTES                   8u
 
 struct vmbus_spec_gpa_direct {
 	struct vmbus_spec_descriptor descriptor;

@@ -1,6 +1,6 @@
 /*
- * Channels: offer, open, close, modify, rescind, and the holds that keep answers back while the host
- * still works on guest pages.
+ * Channels: offer, open, close, modify, rescind, and the holds that keep answers back while the
+ * host still works on guest pages.
  *
  * A channel object outlives vmbus_rescind while it is held or one of its callbacks runs. Its relid
  * is used again only after the guest released it.
@@ -13,7 +13,12 @@
 #include <string.h>
 
 /* Reads a flag and clears it. */
-#define TAKE_FLAG(flag) __extension__({ bool taken_ = (flag); (flag) = false; taken_; })
+#define TAKE_FLAG(flag)                                                                            \
+	__extension__({                                                                            \
+		bool taken_ = (flag);                                                              \
+		(flag) = false;                                                                    \
+		taken_;                                                                            \
+	})
 
 static bool is_primary(const struct vmbus_channel *channel)
 {
@@ -119,12 +124,26 @@ void vmbus_channel_send_offer(struct vmbus_channel *channel)
 	vmbus_post(channel->bus, &msg, sizeof(msg), VMBUS_MSG_OFFERCHANNEL);
 }
 
+static bool has_open_primary(struct vmbus *bus, const struct vmbus_offer *offer)
+{
+	const struct vmbus_channel *channel = bus->channels;
+
+	while (channel && !(is_primary(channel) && channel->state != VMBUS_CHANNEL_CLOSED &&
+			    guid_equal(&channel->offer.class_id, &offer->class_id) &&
+			    guid_equal(&channel->offer.instance_id, &offer->instance_id)))
+		channel = channel->next;
+	return channel != NULL;
+}
+
 int vmbus_offer(struct vmbus *bus, const struct vmbus_offer *offer, struct vmbus_channel **ret,
 		struct error *err)
 {
 	struct vmbus_channel *channel, **end = &bus->channels;
-	uint32_t relid = take_relid(bus);
+	uint32_t relid;
 
+	if (offer->subchannel_index && !has_open_primary(bus, offer))
+		return error_set(err, ERR_STATE, "the primary channel is not open");
+	relid = take_relid(bus);
 	if (!relid)
 		return error_set(err, ERR_LIMIT, "no VMBus channel number is free");
 	channel = calloc(1, sizeof(*channel));
@@ -312,6 +331,7 @@ static uint32_t try_open(struct vmbus_channel *channel, const struct vmbus_spec_
 	if (ops->opened && ops->opened(channel->offer.dev, channel, msg->user_data) < 0) {
 		if (channel->state != VMBUS_CHANNEL_CLOSED)
 			shut(channel);
+		rescind_subchannels(channel);
 		return VMBUS_STATUS_UNSUCCESSFUL;
 	}
 	if (channel->state != VMBUS_CHANNEL_OPENING) /* rescinded inside `opened` */
@@ -402,23 +422,13 @@ void vmbus_channel_signal(struct vmbus_channel *channel)
 
 /* ---- the whole bus ---- */
 
-static struct vmbus_channel *first_in(struct vmbus *bus, bool (*wanted)(struct vmbus_channel *))
+static struct vmbus_channel *first_open(struct vmbus *bus)
 {
 	struct vmbus_channel *channel = bus->channels;
 
-	while (channel && !wanted(channel))
+	while (channel && channel->state != VMBUS_CHANNEL_OPEN)
 		channel = channel->next;
 	return channel;
-}
-
-static bool wants_close(struct vmbus_channel *channel)
-{
-	return channel->state == VMBUS_CHANNEL_OPEN;
-}
-
-static bool wants_rescind(struct vmbus_channel *channel)
-{
-	return !is_primary(channel);
 }
 
 static void forget_offers(struct vmbus *bus)
@@ -435,17 +445,16 @@ static void forget_offers(struct vmbus *bus)
 	}
 }
 
-/* Devices may offer and rescind in their callbacks: start over after each. */
+/* Devices may offer and rescind in their callbacks: start over after each. Sub-channels go with
+ * their primary, which was offered before them and so comes first. */
 void vmbus_channels_disconnect(struct vmbus *bus)
 {
 	struct vmbus_channel *channel;
 
 	bus->offers_requested = false;
 	forget_offers(bus);
-	while ((channel = first_in(bus, wants_close)))
+	while ((channel = first_open(bus)))
 		vmbus_channel_close(channel);
-	while ((channel = first_in(bus, wants_rescind)))
-		vmbus_rescind(channel);
 }
 
 void vmbus_channels_free(struct vmbus *bus)

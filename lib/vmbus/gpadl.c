@@ -88,7 +88,7 @@ static void add_pages(struct vmbus *bus, struct vmbus_gpadl *gpadl, const uint8_
 
 		/* A PFN whose address overflows becomes an address that is not RAM. */
 		gpadl->gpa[gpadl->pages_seen++] =
-			pfn >> 52 ? ALIGN_DOWN(UINT64_MAX, VMBUS_PAGE_BYTES) : pfn << 12;
+		    pfn >> 52 ? ALIGN_DOWN(UINT64_MAX, VMBUS_PAGE_BYTES) : pfn << 12;
 	}
 	if (gpadl->pages_seen == gpadl->page_count)
 		finish(bus, gpadl);

@@ -18,13 +18,11 @@
 
 #define WRITE_INDEX  offsetof(struct vmbus_spec_ring_control, write_index)
 #define READ_INDEX   offsetof(struct vmbus_spec_ring_control, read_index)
-#define MASK	     offsetof(struct vmbus_spec_ring_control, interrupt_mask)
+#define MASK         offsetof(struct vmbus_spec_ring_control, interrupt_mask)
 #define PENDING_SIZE offsetof(struct vmbus_spec_ring_control, pending_send_size)
 #define FEATURES     offsetof(struct vmbus_spec_ring_control, feature_bits)
 
 #define DESCRIPTOR_BYTES sizeof(struct vmbus_spec_descriptor)
-/* How often a guest that won't tell of free room is looked at. */
-#define ROOM_POLL_NS (5 * NS_PER_MSEC)
 
 static void full_fence(void)
 {
@@ -316,7 +314,7 @@ static void start_waiting(struct vmbus_channel *channel, uint32_t need)
 	vmbus_ring_store(&channel->out, bus->mem, PENDING_SIZE, need);
 	full_fence();
 	if (!(vmbus_ring_load(&channel->out, FEATURES) & VMBUS_RING_FEATURE_PENDING_SIZE))
-		loop_timer_arm(bus->room_timer, clock_now_ns() + ROOM_POLL_NS);
+		loop_timer_arm(bus->room_timer, clock_now_ns() + VMBUS_ROOM_POLL_NS);
 }
 
 static int make_room(struct vmbus_channel *channel, uint32_t need)

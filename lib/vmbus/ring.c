@@ -1,6 +1,7 @@
 /*
  * One direction of a channel's ring pair: a control page and data pages, scattered in guest RAM.
- * Indices are 32-bit loads and stores of the guest's processor; the data wraps at any multiple of 8.
+ * Indices are 32-bit loads and stores of the guest's processor; the data wraps at any multiple
+ * of 8.
  */
 #include "vmbus/vmbus-impl.h"
 

@@ -13,8 +13,6 @@
 
 #include <string.h>
 
-#define ROOM_POLL_NS (5 * NS_PER_MSEC)
-
 /* ---- to the guest ---- */
 
 void vmbus_post(struct vmbus *bus, void *message, size_t len, enum vmbus_spec_msg_type type)
@@ -22,8 +20,8 @@ void vmbus_post(struct vmbus *bus, void *message, size_t len, enum vmbus_spec_ms
 	struct vmbus_spec_header header = { .type = type };
 
 	memcpy(message, &header, sizeof(header));
-	if (hv_post_message(bus->hv, bus->connect_vp, bus->sint, VMBUS_MESSAGE_TYPE, message,
-			    len) < 0)
+	if (hv_post_message(bus->hv, bus->connect_vp, bus->sint, VMBUS_MESSAGE_TYPE, message, len) <
+	    0)
 		log_guest("does not take its VMBus messages: one of type %d is lost", (int)type);
 }
 
@@ -80,9 +78,8 @@ static enum hv_status on_signal_event(void *user, unsigned vp, uint32_t connecti
 		loop_kick(bus->signal_kick);
 		return HV_STATUS_SUCCESS;
 	}
-	if (relid > VMBUS_MAX_RELID || !(__atomic_load_n(&bus->connected[relid / 64],
-							 __ATOMIC_ACQUIRE) &
-					 BIT(relid % 64)))
+	if (relid > VMBUS_MAX_RELID ||
+	    !(__atomic_load_n(&bus->connected[relid / 64], __ATOMIC_ACQUIRE) & BIT(relid % 64)))
 		return HV_STATUS_INVALID_CONNECTION_ID;
 	vmbus_kick_channel(bus, relid);
 	return HV_STATUS_SUCCESS;
@@ -93,8 +90,7 @@ static enum hv_status on_signal_event(void *user, unsigned vp, uint32_t connecti
 void vmbus_kick_channel(struct vmbus *bus, uint32_t relid)
 {
 	uint64_t bit = BIT(relid % 64);
-	uint64_t before =
-		__atomic_fetch_or(&bus->signalled[relid / 64], bit, __ATOMIC_SEQ_CST);
+	uint64_t before = __atomic_fetch_or(&bus->signalled[relid / 64], bit, __ATOMIC_SEQ_CST);
 
 	if (!(before & bit))
 		loop_kick(bus->signal_kick);
@@ -157,14 +153,14 @@ static void on_room_timer(void *user)
 		again = true;
 	}
 	if (again)
-		loop_timer_arm(bus->room_timer, clock_now_ns() + ROOM_POLL_NS);
+		loop_timer_arm(bus->room_timer, clock_now_ns() + VMBUS_ROOM_POLL_NS);
 }
 
 /* ---- connection ---- */
 
 static const uint32_t versions[] = {
-	VMBUS_VERSION_5_3, VMBUS_VERSION_5_2, VMBUS_VERSION_5_1, VMBUS_VERSION_5_0,
-	VMBUS_VERSION_4_1, VMBUS_VERSION_4_0, VMBUS_VERSION_3_0, VMBUS_VERSION_2_4,
+	VMBUS_VERSION_5_3, VMBUS_VERSION_5_2,  VMBUS_VERSION_5_1, VMBUS_VERSION_5_0,
+	VMBUS_VERSION_4_1, VMBUS_VERSION_4_0,  VMBUS_VERSION_3_0, VMBUS_VERSION_2_4,
 	VMBUS_VERSION_1_1, VMBUS_VERSION_0_13,
 };
 

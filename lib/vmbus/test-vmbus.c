@@ -3,6 +3,7 @@
 
 #include "base/macros.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -28,7 +29,7 @@ struct echo {
 static int echo_opened(void *dev, struct vmbus_channel *channel, const uint8_t *user_data)
 {
 	struct echo *echo = dev;
-	struct iovec iov = { .iov_base = (void *)(uintptr_t)"hello", .iov_len = 6 };
+	struct iovec iov = { .iov_base = (void *)(uintptr_t) "hello", .iov_len = 6 };
 
 	echo->opened++;
 	if (echo->greet)
@@ -99,6 +100,7 @@ static const struct vmbus_channel_ops echo_ops = { echo_opened, echo_closed, ech
 struct fixture {
 	struct vmbus_guest *guest;
 	struct echo echo, sub;
+	bool stop;
 };
 
 static void offer_echo(struct fixture *f, struct echo *echo, uint16_t index)
@@ -667,12 +669,11 @@ static void transfer_pages_packet(void **state)
 	struct vmbus_guest_channel *channel;
 	struct vmbus_guest_packet packet;
 	struct vmbus_spec_xfer_pages header;
-	struct iovec iov = { .iov_base = (void *)(uintptr_t)"nvsp", .iov_len = 5 };
+	struct iovec iov = { .iov_base = (void *)(uintptr_t) "nvsp", .iov_len = 5 };
 
 	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
 	channel = open_echo(f, 3);
-	assert_int_equal(
-		vmbus_send_xfer_pages(f->echo.channel, 77, 0xCAFE, ranges, 2, &iov, 1), 0);
+	assert_int_equal(vmbus_send_xfer_pages(f->echo.channel, 77, 0xCAFE, ranges, 2, &iov, 1), 0);
 	assert_true(vmbus_guest_recv(channel, &packet));
 	assert_int_equal(packet.type, VMBUS_XFER_PAGES);
 	assert_int_equal(packet.flags, 1);
@@ -695,12 +696,70 @@ static void unread_messages_push_back(void **state)
 
 	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
 	while (status == HV_STATUS_SUCCESS && posted < 100000) {
-		status = vmbus_guest_post(f->guest, 1, &msg, sizeof(msg),
-					  VMBUS_MSG_GPADL_TEARDOWN);
+		status = vmbus_guest_post(f->guest, 1, &msg, sizeof(msg), VMBUS_MSG_GPADL_TEARDOWN);
 		posted++;
 	}
 	assert_int_equal(status, HV_STATUS_INSUFFICIENT_BUFFERS);
 	assert_in_range(posted, 1000, 1400);
+}
+
+/* ---- threads ---- */
+
+static void *run_loop(void *user)
+{
+	loop_run(((struct fixture *)user)->guest->loop);
+	return NULL;
+}
+
+/* A second processor that signals, re-programs its SynIC and posts messages without end. */
+static void *disturb(void *user)
+{
+	struct fixture *f = user;
+	struct hv *hv = f->guest->hv;
+	uint64_t page = f->guest->next_page - 2 * VMBUS_PAGE_BYTES;
+
+	while (!__atomic_load_n(&f->stop, __ATOMIC_RELAXED)) {
+		struct part_hypercall call = { .control = HV_CALL_SIGNAL_EVENT | HV_CONTROL_FAST,
+					       .input = VMBUS_CONNECTION_CHANNEL + 1 };
+		uint64_t value;
+
+		hv_hypercall(hv, 1, &call);
+		hv_msr_read(hv, 1, HV_MSR_SIMP, &value);
+		hv_msr_write(hv, 1, HV_MSR_SIMP, page | (value & 1 ? 0 : 1));
+		hv_signal_event(hv, 1, VMBUS_SINT, 3);
+		hv_post_message(hv, 1, VMBUS_SINT, 1, "x", 1);
+		hv_message_flush(hv, 1, VMBUS_SINT);
+		hv_msr_write(hv, 1, HV_MSR_STIMER0_CONFIG, 0xEDull << 4 | HV_STIMER_DIRECT | 8);
+		hv_msr_write(hv, 1, HV_MSR_STIMER0_CONFIG + 1, hv_reference_time(hv) + 500);
+	}
+	return NULL;
+}
+
+static void loop_and_processors_at_once(void **state)
+{
+	struct fixture *f = *state;
+	struct vmbus_guest_channel *channel;
+	pthread_t loop, other;
+
+	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
+	channel = open_echo(f, 4);
+	f->guest->loop_elsewhere = true;
+	assert_int_equal(pthread_create(&loop, NULL, run_loop, f), 0);
+	assert_int_equal(pthread_create(&other, NULL, disturb, f), 0);
+	for (unsigned i = 0; i < 3000; i += 3) {
+		assert_true(vmbus_guest_send(channel, i, true, &i, sizeof(i)));
+		assert_true(vmbus_guest_send(channel, i + 1, true, &i, sizeof(i)));
+		assert_true(vmbus_guest_send(channel, i + 2, true, &i, sizeof(i)));
+		for (unsigned k = 0; k < 3; k++)
+			expect_echo(channel, i + k, &i, sizeof(i));
+	}
+	vmbus_guest_close(channel);
+	__atomic_store_n(&f->stop, true, __ATOMIC_RELAXED);
+	pthread_join(other, NULL);
+	loop_stop(f->guest->loop);
+	pthread_join(loop, NULL);
+	f->guest->loop_elsewhere = false;
+	assert_int_equal(f->echo.received, 3000);
 }
 
 int main(void)
@@ -732,6 +791,7 @@ int main(void)
 		TEST(bad_gpadls_are_refused),
 		TEST(transfer_pages_packet),
 		TEST(unread_messages_push_back),
+		TEST(loop_and_processors_at_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,11 +8,14 @@
 #include <pthread.h>
 
 /* Limits on what a guest can make us keep. */
-#define VMBUS_MESSAGES_MAX     128  /* unread from the guest; more: "insufficient buffers" */
-#define VMBUS_BACKLOG_MAX      1024 /* to the guest; more: nothing further is taken from it */
-#define VMBUS_GPADLS_MAX       4096
-#define VMBUS_GPADL_PAGES_MAX  (1u << 20) /* of all GPADLs together: 4 GiB of guest memory */
-#define VMBUS_GPADL_BUCKETS    256
+#define VMBUS_MESSAGES_MAX    128  /* unread from the guest; more: "insufficient buffers" */
+#define VMBUS_BACKLOG_MAX     1024 /* to the guest; more: nothing further is taken from it */
+#define VMBUS_GPADLS_MAX      4096
+#define VMBUS_GPADL_PAGES_MAX (1u << 20) /* of all GPADLs together: 4 GiB of guest memory */
+#define VMBUS_GPADL_BUCKETS   256
+
+/* How often a guest that won't tell of free room in its ring is looked at. */
+#define VMBUS_ROOM_POLL_NS (5 * NS_PER_MSEC)
 
 /* ---- rings ---- */
 
@@ -21,8 +24,8 @@ struct vmbus_ring {
 	uint8_t *control;
 	uint64_t control_gpa;
 	uint8_t **page; /* data pages as host memory; owned */
-	uint64_t *gpa;	/* the same, owned together with page */
-	uint32_t size;	/* bytes of data */
+	uint64_t *gpa;  /* the same, owned together with page */
+	uint32_t size;  /* bytes of data */
 	uint32_t index; /* the one that we write: never read back from the guest */
 };
 
@@ -72,9 +75,9 @@ struct vmbus_channel {
 	struct vmbus_channel *next; /* in bus->channels, in the order of the offers */
 	struct vmbus_offer offer;
 	uint32_t relid;
-	bool offered;	/* the guest knows of it */
+	bool offered;   /* the guest knows of it */
 	bool rescinded; /* gone for device and guest; lives on while it is held */
-	bool released;	/* rescinded, and the guest gave the relid back */
+	bool released;  /* rescinded, and the guest gave the relid back */
 	unsigned holds;
 	unsigned entered; /* callbacks under way */
 
@@ -82,7 +85,7 @@ struct vmbus_channel {
 	uint32_t target_vp;
 	uint32_t ring_gpadl;
 	struct vmbus_ring in, out; /* guest to host, host to guest */
-	bool in_masked;		   /* we told the guest not to signal */
+	bool in_masked;            /* we told the guest not to signal */
 	bool damaged;
 	bool waits_for_room;
 	bool signal_owed; /* while opening: the result comes first */
@@ -121,8 +124,8 @@ struct vmbus {
 	unsigned first, count;
 	uint64_t signalled[VMBUS_RELID_WORDS]; /* atomic: by relid */
 	uint64_t connected[VMBUS_RELID_WORDS]; /* atomic: connection ids that exist */
-	uint32_t page_signalled;	       /* atomic: look at the interrupt page */
-	uint32_t connect_vp, sint;	       /* atomic: where messages go */
+	uint32_t page_signalled;               /* atomic: look at the interrupt page */
+	uint32_t connect_vp, sint;             /* atomic: where messages go */
 
 	uint32_t version; /* 0: not connected */
 	uint8_t *interrupt_page;
@@ -132,7 +135,7 @@ struct vmbus {
 
 	enum vmbus_drain drain;
 	struct vmbus_spec_initiate_contact contact; /* VMBUS_DRAIN_CONTACT */
-	void (*reset_done)(void *user);		    /* VMBUS_DRAIN_RESET */
+	void (*reset_done)(void *user);             /* VMBUS_DRAIN_RESET */
 	void *reset_user;
 
 	struct vmbus_channel *channels;

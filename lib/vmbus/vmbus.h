@@ -54,7 +54,8 @@ struct vmbus_offer {
 	void *dev;
 };
 
-/* The channel is the bus's until vmbus_rescind. ERR_LIMIT when no relid is free. */
+/* The channel is the bus's until vmbus_rescind. ERR_LIMIT when no relid is free, ERR_STATE for a
+ * sub-channel whose primary is not open. */
 int vmbus_offer(struct vmbus *bus, const struct vmbus_offer *offer, struct vmbus_channel **ret,
 		struct error *err);
 /* Closes (closed is called first) and withdraws it; the pointer is dead afterwards. */

@@ -129,6 +129,7 @@ static const int allowed_calls[] = {
 	SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep), SCMP_SYS(nanosleep),
 	SCMP_SYS(clock_getres), SCMP_SYS(gettimeofday), SCMP_SYS(restart_syscall),
 	SCMP_SYS(getrandom), SCMP_SYS(prlimit64), SCMP_SYS(getrusage), SCMP_SYS(membarrier),
+	SCMP_SYS(timer_create), SCMP_SYS(timer_settime), SCMP_SYS(timer_delete), /* part/kvm */
 };
 
 /* Nothing in the worker calls these: whoever does has taken it over. */

@@ -1,6 +1,6 @@
 /*
- * A partition without processors, for tests of what lies above it: defines the part_* functions that
- * lib/hv calls, and counts what reaches the (absent) local APICs. Link it instead of lib/part.
+ * A partition without processors, for tests of what lies above it: defines the part_* functions
+ * that lib/hv calls, and counts what reaches the (absent) local APICs. Link it instead of lib/part.
  */
 #ifndef TESTS_FAKE_PART_H
 #define TESTS_FAKE_PART_H

@@ -3,8 +3,8 @@
  * fake partition, and what a driver does: SynIC set-up, contact, offers, GPADLs, rings, packets. It
  * goes through hypercalls, MSRs and guest memory only, as a guest does; nothing is short-circuited.
  *
- * Everything runs on the calling thread: waiting functions step the loop until the host has answered
- * or VMBUS_GUEST_TIMEOUT_MS have passed. A test offers devices on guest->bus first, then:
+ * Everything runs on the calling thread: waiting functions step the loop until the host has
+ *answered or VMBUS_GUEST_TIMEOUT_MS have passed. A test offers devices on guest->bus first, then:
  *
  *	guest = vmbus_guest_new(1, 16 * MIB);
  *	... storvsp_new(guest->bus, ...) ...
@@ -41,7 +41,8 @@ struct vmbus_guest {
 	struct hv *hv;
 	struct vmbus *bus;
 	unsigned vp_count;
-	uint32_t version; /* agreed on; 0: not connected */
+	bool loop_elsewhere; /* the test runs the loop on a thread of its own */
+	uint32_t version;    /* agreed on; 0: not connected */
 	uint64_t next_page;
 	uint32_t next_gpadl;
 	uint64_t message_page, event_page; /* of VP 0 */
@@ -104,16 +105,16 @@ bool vmbus_guest_gpadl_teardown(struct vmbus_guest *guest, uint32_t relid, uint3
 /* ---- channels ---- */
 
 struct vmbus_guest_ring {
-	uint64_t *gpa; /* the control page, then data */
-	uint32_t size; /* of data */
+	uint64_t *gpa;  /* the control page, then data */
+	uint32_t size;  /* of data */
 	uint32_t index; /* ours: write or read */
 };
 
 struct vmbus_guest_channel {
 	struct vmbus_guest *guest;
 	uint32_t relid, connection_id, ring_gpadl;
-	struct vmbus_guest_ring out, in; /* guest to host, host to guest */
-	unsigned signals_sent;
+	struct vmbus_guest_ring out, in;        /* guest to host, host to guest */
+	unsigned signals_sent, signals_refused; /* a driver would not look at refusals */
 	unsigned page_count;
 	uint64_t *pages;
 };
@@ -133,8 +134,8 @@ void vmbus_guest_forget(struct vmbus_guest_channel *channel);
 struct vmbus_guest_packet {
 	uint16_t type, flags;
 	uint64_t transaction_id;
-	uint32_t len;	  /* of bytes: descriptor to padded payload */
-	uint8_t *bytes;	  /* with the descriptor; valid until the next receive of any channel */
+	uint32_t len;     /* of bytes: descriptor to padded payload */
+	uint8_t *bytes;   /* with the descriptor; valid until the next receive of any channel */
 	uint8_t *payload; /* inside bytes */
 	uint32_t payload_len;
 };
@@ -147,7 +148,7 @@ bool vmbus_guest_send_completion(struct vmbus_guest_channel *channel, uint64_t t
 
 struct vmbus_guest_range {
 	uint32_t byte_count, byte_offset; /* offset into the first page */
-	const uint64_t *gpa;		  /* of each page */
+	const uint64_t *gpa;              /* of each page */
 };
 bool vmbus_guest_send_gpa_direct(struct vmbus_guest_channel *channel, uint64_t transaction_id,
 				 const struct vmbus_guest_range *ranges, unsigned range_count,

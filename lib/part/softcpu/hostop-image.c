@@ -14,15 +14,10 @@ enum { FCW_RESERVED_ONE = 0x40, FCW_SETTABLE = 0x1f3f, FCW_MASKS = 0x3f };
 
 enum { TAG_VALID, TAG_ZERO, TAG_SPECIAL, TAG_EMPTY };
 
-bool hostop_x87_pending(const struct hostop_fpu *fpu)
-{
-	return fpu->fsw & ~fpu->fcw & FSW_FLAGS;
-}
-
 static void update_summary(struct hostop_fpu *fpu)
 {
 	fpu->fsw &= (uint16_t) ~(FSW_ES | FSW_BUSY);
-	if (hostop_x87_pending(fpu))
+	if (fpu->fsw & ~fpu->fcw & FSW_FLAGS)
 		fpu->fsw |= FSW_ES | FSW_BUSY;
 }
 
@@ -48,6 +43,15 @@ static void rotate_registers(struct hostop_fpu *fpu, unsigned old_top)
 	for (unsigned i = 0; i < 8; i++)
 		memcpy(st[i], fpu->st[(i + by) & 7], 16);
 	memcpy(fpu->st, st, sizeof(st));
+}
+
+void hostop_enter_mmx(struct hostop_fpu *fpu)
+{
+	unsigned old_top = top(fpu);
+
+	fpu->fsw &= (uint16_t) ~(7u << 11);
+	fpu->ftw = 0xff;
+	rotate_registers(fpu, old_top);
 }
 
 static void x87_init(struct hostop_fpu *fpu)
@@ -101,7 +105,7 @@ static unsigned op_fldcw(struct hostop_regs *regs, void *mem, const struct hosto
 {
 	uint16_t fcw;
 
-	if (hostop_x87_pending(&regs->fpu))
+	if (hostop_x87_fault(op, regs))
 		return VECTOR_MF;
 	memcpy(&fcw, mem, 2);
 	set_fcw(&regs->fpu, fcw);
@@ -116,7 +120,7 @@ static unsigned op_nop(struct hostop_regs *regs, void *mem, const struct hostop 
 
 static unsigned op_fwait(struct hostop_regs *regs, void *mem, const struct hostop *op)
 {
-	return hostop_x87_pending(&regs->fpu) ? VECTOR_MF : 0;
+	return hostop_x87_fault(op, regs) ? VECTOR_MF : 0;
 }
 
 static unsigned op_stmxcsr(struct hostop_regs *regs, void *mem, const struct hostop *op)
@@ -258,7 +262,7 @@ static unsigned op_fldenv(struct hostop_regs *regs, void *mem, const struct host
 {
 	unsigned old_top = top(&regs->fpu);
 
-	if (hostop_x87_pending(&regs->fpu))
+	if (hostop_x87_fault(op, regs))
 		return VECTOR_MF;
 	load_env(&regs->fpu, mem, op);
 	rotate_registers(&regs->fpu, old_top);
@@ -281,7 +285,7 @@ static unsigned op_frstor(struct hostop_regs *regs, void *mem, const struct host
 {
 	const uint8_t *p = (const uint8_t *)mem + env_size(op);
 
-	if (hostop_x87_pending(&regs->fpu))
+	if (hostop_x87_fault(op, regs))
 		return VECTOR_MF;
 	load_env(&regs->fpu, mem, op);
 	for (unsigned i = 0; i < 8; i++) {

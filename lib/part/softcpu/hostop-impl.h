@@ -18,8 +18,6 @@
 enum {
 	HOSTOP_LEGACY_MODE = 1,	 /* not in 64-bit mode: 8 XMM registers, no 64-bit FIP */
 	HOSTOP_REAL_MODE = 2,	 /* real mode layout of the x87 environment */
-	HOSTOP_WAITS = 4,	 /* checks for pending x87 exceptions first */
-	HOSTOP_CONTROL = 8,	 /* x87 control: leaves FIP, FDP, FOP alone */
 	HOSTOP_TINY_F32 = 16,	 /* may underflow into a float, */
 	HOSTOP_TINY_F64 = 32,	 /* or double, destination; */
 	HOSTOP_TINY_PACKED = 64, /* in every element, not only the lowest */
@@ -65,7 +63,7 @@ hostop_fn hostop_run_mmx_fp; /* both: CVTPS2PI and its relatives */
 
 /* hostop-image.c: the instruction done in C, or NULL. */
 hostop_fn *hostop_image_op(ZydisMnemonic mnemonic);
-/* An unmasked x87 exception is pending. */
-bool hostop_x87_pending(const struct hostop_fpu *fpu);
+/* What every MMX instruction does first: TOP = 0, all registers valid. */
+void hostop_enter_mmx(struct hostop_fpu *fpu);
 
 #endif

@@ -118,7 +118,7 @@ static void run_on_image(struct hostop_regs *regs, void *mem, const struct hosto
 
 	regs->fpu.fsw &= 0x7f7f;
 	op->code(regs, mem, op);
-	if (op->unit == HOSTOP_X87 && !(op->private_flags & HOSTOP_CONTROL)) {
+	if (op->unit == HOSTOP_X87) {
 		fip = regs->rip;
 		fop = op->fop;
 		if (op->mem_size)
@@ -132,7 +132,7 @@ static void run_on_image(struct hostop_regs *regs, void *mem, const struct hosto
 
 unsigned hostop_run_x87(struct hostop_regs *regs, void *mem, const struct hostop *op)
 {
-	if (op->private_flags & HOSTOP_WAITS && hostop_x87_pending(&regs->fpu))
+	if (hostop_x87_fault(op, regs))
 		return VECTOR_MF;
 	run_on_image(regs, mem, op);
 	return 0;
@@ -143,12 +143,14 @@ unsigned hostop_run_mmx_fp(struct hostop_regs *regs, void *mem, const struct hos
 	uint32_t mxcsr = regs->fpu.mxcsr, flags;
 	struct hostop_regs tmp = *regs;
 
-	if (op->private_flags & HOSTOP_WAITS && hostop_x87_pending(&regs->fpu))
+	if (hostop_x87_fault(op, regs))
 		return VECTOR_MF;
 	tmp.fpu.mxcsr = masked_mxcsr(mxcsr);
 	run_on_image(&tmp, mem, op);
 	flags = tmp.fpu.mxcsr & MXCSR_FLAGS;
 	if (would_fault(mxcsr, &flags, &tmp, op)) {
+		if (op->waits) /* not with a memory source */
+			hostop_enter_mmx(&regs->fpu);
 		regs->fpu.mxcsr = mxcsr | flags;
 		return VECTOR_XM;
 	}

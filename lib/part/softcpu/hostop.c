@@ -226,6 +226,8 @@ static enum hostop_unit unit_of(const ZydisDecodedInstruction *insn,
 {
 	if (insn->mnemonic == ZYDIS_MNEMONIC_FWAIT)
 		return HOSTOP_FWAIT;
+	if (insn->mnemonic == ZYDIS_MNEMONIC_FISTTP) /* counted to SSE3 in one form */
+		return HOSTOP_X87;
 	if (insn->mnemonic == ZYDIS_MNEMONIC_CRC32)
 		return HOSTOP_INTEGER;
 	if (insn->mnemonic == ZYDIS_MNEMONIC_MOVNTI)
@@ -331,9 +333,9 @@ static bool is_written(const ZydisDecodedOperand *operand)
 }
 
 /* Neither read nor kept in part: then its old value needn't be loaded. */
-static bool is_replaced(const ZydisDecodedOperand *operand, unsigned full_bits)
+static bool xmm_replaced(const ZydisDecodedOperand *operand)
 {
-	return operand->actions == ZYDIS_OPERAND_ACTION_WRITE && operand->size >= full_bits;
+	return operand->actions == ZYDIS_OPERAND_ACTION_WRITE && operand->size >= 128;
 }
 
 /* A register operand that ModRM or the opcode names -> how it is loaded and stored. */
@@ -350,7 +352,7 @@ static bool add_named_register(const ZydisDecodedOperand *operand, bool in_place
 	case ZYDIS_REGCLASS_GPR32:
 	case ZYDIS_REGCLASS_GPR64:
 		ret->kind = OPERAND_GPR;
-		ret->load = !is_replaced(operand, 32);
+		ret->load = true; /* BSF leaves it alone at times, whatever the decoder says */
 		*ret_offset = gpr_offset(operand->reg.value);
 		break;
 	case ZYDIS_REGCLASS_XMM:
@@ -360,7 +362,7 @@ static bool add_named_register(const ZydisDecodedOperand *operand, bool in_place
 			return true;
 		}
 		ret->kind = OPERAND_XMM;
-		ret->load = !is_replaced(operand, 128);
+		ret->load = !xmm_replaced(operand);
 		break;
 	case ZYDIS_REGCLASS_MMX:
 	case ZYDIS_REGCLASS_X87:
@@ -738,9 +740,27 @@ static uint8_t private_flags(const ZydisDecodedInstruction *insn,
 		flags |= HOSTOP_REAL_MODE;
 	if (insn->meta.isa_set == ZYDIS_ISA_SET_FXSAVE64)
 		flags |= HOSTOP_WIDE;
-	if (op->unit == HOSTOP_X87 || op->unit == HOSTOP_MMX || has_mmx_register(insn, operands))
-		flags |= HOSTOP_WAITS;
 	return flags;
+}
+
+static bool waits(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
+		  const struct hostop *op)
+{
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_FNINIT:
+	case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FNSTSW:
+	case ZYDIS_MNEMONIC_FNSTCW:
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FENI8087_NOP:
+	case ZYDIS_MNEMONIC_FDISI8087_NOP:
+	case ZYDIS_MNEMONIC_FSETPM287_NOP:
+		return false;
+	default:
+		return op->unit == HOSTOP_X87 || op->unit == HOSTOP_FWAIT ||
+		       op->unit == HOSTOP_MMX || has_mmx_register(insn, operands);
+	}
 }
 
 /* ---- together ---- */
@@ -796,6 +816,7 @@ bool hostop_prepare(struct hostop_arena *arena, const ZydisDecodedInstruction *i
 		return false;
 	op.locked = is_locked(insn, &op);
 	op.private_flags = private_flags(insn, operands, &op);
+	op.waits = waits(insn, operands, &op);
 	if (op.unit == HOSTOP_X87)
 		op.fop = x87_opcode(insn);
 	op.run = hostop_image_op(insn->mnemonic);

@@ -28,6 +28,7 @@
  *    HOSTOP_X87: CR0.EM = 0 and CR0.TS = 0 (else #NM); HOSTOP_FWAIT: #NM if CR0.MP and CR0.TS;
  *    HOSTOP_FXSAVE (FXSAVE, FXRSTOR): CR0.EM = 0 and CR0.TS = 0 (else #NM);
  *    LDMXCSR and STMXCSR are HOSTOP_SSE;
+ *  - hostop_x87_fault: raises #MF before it looks at the memory operand, as processors do;
  *  - if op.mem_size: computes the effective address of the instruction's memory operand (for
  *    MASKMOVDQU/MASKMOVQ the implicit DS:rDI), checks it against op.mem_align (bytes; a misaligned
  *    linear address is #GP(0)), translates it for op.mem_access, and passes a pointer to op.mem_size
@@ -149,6 +150,7 @@ struct hostop {
 	uint8_t unit;	    /* enum hostop_unit */
 	uint8_t feature;    /* enum hostop_feature */
 	uint8_t locked;	    /* had a LOCK prefix: mem must be the guest RAM itself */
+	uint8_t waits;	    /* for hostop_x87_fault */
 	uint8_t private_flags;
 };
 
@@ -158,10 +160,17 @@ int hostop_arena_new(struct hostop_arena **ret, struct error *err);
 void hostop_arena_free(struct hostop_arena *arena); /* NULL allowed */
 
 /* Whether the instruction is ours and the host can execute it; fills ret if so. operands: as
- * ZydisDecoderDecodeFull gives them, hidden ones included. Instructions that only the guest's
+ * zydis_decode (zydis.h) gives them, hidden ones included. Instructions that only the guest's
  * processor profile could forbid are accepted (see op.feature). */
 bool hostop_prepare(struct hostop_arena *arena, const ZydisDecodedInstruction *insn,
 		    const ZydisDecodedOperand *operands, struct hostop *ret);
+
+/* The instruction waits for the x87 unit, and an unmasked exception is pending there. (hostop_run
+ * would return 16 as well, but a memory operand's faults come after this one.) */
+static inline bool hostop_x87_fault(const struct hostop *op, const struct hostop_regs *regs)
+{
+	return op->waits && regs->fpu.fsw & ~regs->fpu.fcw & 0x3f;
+}
 
 static inline unsigned hostop_run(const struct hostop *op, struct hostop_regs *regs, void *mem)
 {

@@ -1,0 +1,578 @@
+/* From text and JSON to checked parameters. A value is first read by its type (text of the command
+ * line, or JSON of a request); then the same rules hold for both: ranges, one parameter set,
+ * nothing missing. */
+#include "cmdlet/cmdlet.h"
+
+#include "base/guid.h"
+#include "base/macros.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fnmatch.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#define MAX_LIST 1024
+
+/* ---- single values ---- */
+
+bool cmdlet_parse_size(const char *text, int64_t *ret)
+{
+	static const struct {
+		const char *name;
+		unsigned shift;
+	} units[] = { { "", 0 },    { "b", 0 },   { "kb", 10 }, { "mb", 20 },
+		      { "gb", 30 }, { "tb", 40 }, { "pb", 50 } };
+	char *end;
+	double number;
+
+	if (!isdigit((unsigned char)*text))
+		return false;
+	errno = 0;
+	if (text[0] == '0' && (text[1] == 'x' || text[1] == 'X')) {
+		unsigned long long hex = strtoull(text, &end, 16);
+
+		if (errno || *end || hex > INT64_MAX)
+			return false;
+		*ret = (int64_t)hex;
+		return true;
+	}
+	number = strtod(text, &end);
+	for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
+		double bytes;
+
+		if (strcasecmp(end, units[i].name) != 0)
+			continue;
+		bytes = ldexp(number, (int)units[i].shift);
+		if (errno || !(bytes < 9e18) || bytes != floor(bytes))
+			return false;
+		*ret = (int64_t)bytes;
+		return true;
+	}
+	return false;
+}
+
+bool cmdlet_has_wildcard(const char *text)
+{
+	return strpbrk(text, "*?[") != NULL;
+}
+
+bool cmdlet_wildcard_match(const char *pattern, const char *text)
+{
+	if (!cmdlet_has_wildcard(pattern))
+		return strcasecmp(pattern, text) == 0;
+	return fnmatch(pattern, text, FNM_CASEFOLD | FNM_NOESCAPE) == 0;
+}
+
+/* "True", "$true", "1", "yes"; -1: none of both. */
+static int parse_boolean(const char *text)
+{
+	static const char *const words[2][5] = { { "false", "$false", "0", "no", "off" },
+						 { "true", "$true", "1", "yes", "on" } };
+
+	for (int value = 0; value < 2; value++)
+		for (size_t i = 0; i < ARRAY_SIZE(words[0]); i++)
+			if (strcasecmp(words[value][i], text) == 0)
+				return value;
+	return -1;
+}
+
+/* The table's spelling of an enumerated value, or NULL. */
+static json_t *enum_value(const struct cmdlet_param *param, const char *text)
+{
+	size_t len = strlen(text);
+	const char *word = param->values;
+
+	while (*word) {
+		size_t word_len = strcspn(word, " ");
+
+		if (word_len == len && strncasecmp(word, text, len) == 0)
+			return json_stringn(word, word_len);
+		word += word_len + strspn(word + word_len, " ");
+	}
+	return NULL;
+}
+
+static int bad_value(const struct cmdlet_param *param, const char *text, struct error *err)
+{
+	static const char *const wanted[] = {
+		[CMDLET_STRING] = "a text in UTF-8",
+		[CMDLET_FILE] = "a path in UTF-8",
+		[CMDLET_INTEGER] = "a whole number",
+		[CMDLET_SIZE] = "a size such as 512MB or 4GB",
+		[CMDLET_BOOLEAN] = "true or false",
+		[CMDLET_SWITCH] = "true or false",
+		[CMDLET_GUID] = "a GUID",
+		[CMDLET_MAC] = "a MAC address such as 00155D010203",
+	};
+
+	if (param->type == CMDLET_ENUM)
+		return error_set(err, ERR_INVALID, "-%s: '%.60s' is none of: %s", param->name, text,
+				 param->values);
+	return error_set(err, ERR_INVALID, "-%s: '%.60s' is not %s", param->name, text,
+			 wanted[param->type]);
+}
+
+static int check_range(const struct cmdlet_param *param, int64_t value, struct error *err)
+{
+	if (param->max == 0 || (value >= param->min && value <= param->max))
+		return 0;
+	return error_set(err, ERR_LIMIT, "-%s: %lld is not between %lld and %lld", param->name,
+			 (long long)value, (long long)param->min, (long long)param->max);
+}
+
+static bool is_mac(const char *text)
+{
+	unsigned digits = 0;
+
+	for (; *text; text++) {
+		if (isxdigit((unsigned char)*text))
+			digits++;
+		else if (*text != ':' && *text != '-')
+			return false;
+	}
+	return digits == 12;
+}
+
+static int integer_from_text(const struct cmdlet_param *param, const char *text, json_t **ret,
+			     struct error *err)
+{
+	int64_t value;
+	char *end;
+
+	if (param->type == CMDLET_SIZE) {
+		if (!cmdlet_parse_size(text, &value))
+			return bad_value(param, text, err);
+	} else {
+		errno = 0;
+		value = strtoll(text, &end, 0);
+		if (errno || end == text || *end)
+			return bad_value(param, text, err);
+	}
+	if (check_range(param, value, err) < 0)
+		return -ERR_LIMIT;
+	*ret = json_integer(value);
+	return 0;
+}
+
+/* One value of a parameter (of a list: one element) from text. */
+static int value_from_text(const struct cmdlet_param *param, const char *text, json_t **ret,
+			   struct error *err)
+{
+	struct guid guid;
+	json_t *value = NULL;
+	int flag;
+
+	switch (param->type) {
+	case CMDLET_INTEGER:
+	case CMDLET_SIZE:
+		return integer_from_text(param, text, ret, err);
+	case CMDLET_BOOLEAN:
+	case CMDLET_SWITCH:
+		flag = parse_boolean(text);
+		value = flag < 0 ? NULL : json_boolean(flag);
+		break;
+	case CMDLET_ENUM:
+		value = enum_value(param, text);
+		break;
+	case CMDLET_GUID:
+		value = guid_parse(text, &guid) ? json_string(text) : NULL;
+		break;
+	case CMDLET_MAC:
+		value = is_mac(text) ? json_string(text) : NULL;
+		break;
+	case CMDLET_FILE:
+		value = *text ? json_string(text) : NULL;
+		break;
+	case CMDLET_STRING:
+		value = json_string(text);
+		break;
+	}
+	if (!value)
+		return bad_value(param, text, err);
+	*ret = value;
+	return 0;
+}
+
+/* ---- lists ---- */
+
+/* Splits at commas that have no backslash before them. */
+static int list_from_text(const struct cmdlet_param *param, const char *text, json_t *list,
+			  struct error *err)
+{
+	AUTO_FREE char *element = malloc(strlen(text) + 1);
+	json_t *value;
+
+	if (!element)
+		return error_set(err, ERR_NO_MEMORY, "no memory");
+	for (;;) {
+		size_t len = 0;
+
+		while (*text && *text != ',') {
+			if (text[0] == '\\' && text[1] == ',')
+				text++;
+			element[len++] = *text++;
+		}
+		element[len] = '\0';
+		if (value_from_text(param, element, &value, err) < 0)
+			return -(int)err->code;
+		json_array_append_new(list, value);
+		if (!*text)
+			return 0;
+		text++;
+	}
+}
+
+static int set_from_text(const struct cmdlet_param *param, const char *text, json_t *params,
+			 struct error *err)
+{
+	json_t *value;
+	int r;
+
+	if (json_object_get(params, param->name))
+		return error_set(err, ERR_INVALID, "-%s is given twice", param->name);
+	if (!(param->flags & CMDLET_LIST)) {
+		r = value_from_text(param, text, &value, err);
+		if (r < 0)
+			return r;
+	} else {
+		value = json_array();
+		r = list_from_text(param, text, value, err);
+		if (r < 0) {
+			json_decref(value);
+			return r;
+		}
+	}
+	json_object_set_new(params, param->name, value);
+	return 0;
+}
+
+/* ---- the command line ---- */
+
+struct parse {
+	const struct cmdlet *cmdlet;
+	int argc;
+	char *const *argv;
+	int next;
+	struct cmdlet_invocation *out;
+};
+
+/* What every cmdlet understands. 1: it was one; 0: not; negative: error. */
+static int parse_common(struct parse *parse, const char *name, const char *value, struct error *err)
+{
+	struct cmdlet_invocation *out = parse->out;
+	int flag = value ? parse_boolean(value) : 1;
+
+	if (strcmp(name, "?") == 0 || strcasecmp(name, "help") == 0) {
+		out->help = true;
+	} else if (strcasecmp(name, "json") == 0) {
+		out->json = flag != 0;
+	} else if (strcasecmp(name, "FormatList") == 0) {
+		out->list = flag != 0;
+	} else if (strcasecmp(name, "Confirm") == 0) {
+		out->confirm = flag;
+	} else if (strcasecmp(name, "WhatIf") == 0 && flag) {
+		return error_set(err, ERR_UNSUPPORTED, "-WhatIf is not there yet");
+	} else {
+		return 0;
+	}
+	if (flag < 0)
+		return error_set(err, ERR_INVALID, "-%s: '%.60s' is not true or false", name,
+				 value);
+	return 1;
+}
+
+/* A word that can't be a value because it looks like a parameter: "-x...", but not "-5". */
+static bool looks_like_param(const char *word)
+{
+	if (word[0] != '-')
+		return false;
+	if (word[1] == '-')
+		word++;
+	return isalpha((unsigned char)word[1]) || word[1] == '?';
+}
+
+static int parse_value(struct parse *parse, const struct cmdlet_param *param, const char *value,
+		       struct error *err)
+{
+	if (value)
+		return set_from_text(param, value, parse->out->params, err);
+	if (param->type == CMDLET_SWITCH)
+		return set_from_text(param, "true", parse->out->params, err);
+	if (parse->next >= parse->argc || looks_like_param(parse->argv[parse->next]))
+		return error_set(err, ERR_INVALID, "-%s needs a value%s", param->name,
+				 parse->next < parse->argc
+				     ? " (one that begins with a dash: -Name:-value)"
+				     : "");
+	return set_from_text(param, parse->argv[parse->next++], parse->out->params, err);
+}
+
+static int parse_named(struct parse *parse, const char *word, struct error *err)
+{
+	const struct cmdlet_param *param;
+	char name[64];
+	const char *value;
+	size_t len;
+	int r;
+
+	word += strncmp(word, "--", 2) == 0 ? 2 : 1;
+	len = strcspn(word, ":=");
+	if (len >= sizeof(name))
+		return error_set(err, ERR_INVALID, "%s has no parameter -%.60s",
+				 parse->cmdlet->name, word);
+	memcpy(name, word, len);
+	name[len] = '\0';
+	value = word[len] ? word + len + 1 : NULL;
+	r = parse_common(parse, name, value, err);
+	if (r != 0)
+		return r < 0 ? r : 0;
+	param = cmdlet_find_param(parse->cmdlet, name, err);
+	if (!param)
+		return -ERR_INVALID;
+	return parse_value(parse, param, value, err);
+}
+
+/* The first positional parameter that has no value yet. */
+static int parse_positional(struct parse *parse, const char *word, struct error *err)
+{
+	const struct cmdlet_param *found = NULL;
+
+	for (const struct cmdlet_param *p = parse->cmdlet->params; p->name; p++)
+		if (p->position && (!found || p->position < found->position) &&
+		    !json_object_get(parse->out->params, p->name))
+			found = p;
+	if (!found)
+		return error_set(err, ERR_INVALID,
+				 "%s has no place for '%.60s' (several values are written a,b)",
+				 parse->cmdlet->name, word);
+	return set_from_text(found, word, parse->out->params, err);
+}
+
+/* Relative paths mean something only here, not in the daemon. */
+static int make_absolute(json_t *params, const char *name, const char *path, struct error *err)
+{
+	AUTO_FREE char *folder = NULL, *absolute = NULL;
+
+	if (path[0] == '/')
+		return 0;
+	folder = getcwd(NULL, 0);
+	if (!folder)
+		return error_set_errno(err, errno, "finding the current folder");
+	if (asprintf(&absolute, "%s/%s", folder, path) < 0)
+		return error_set(err, ERR_NO_MEMORY, "no memory");
+	if (json_object_set_new(params, name, json_string(absolute)) < 0)
+		return error_set(err, ERR_INVALID, "the current folder's name is no UTF-8");
+	return 0;
+}
+
+static int make_paths_absolute(const struct cmdlet *cmdlet, json_t *params, struct error *err)
+{
+	for (const struct cmdlet_param *p = cmdlet->params; p->name; p++) {
+		const char *path = json_string_value(json_object_get(params, p->name));
+
+		if (p->type == CMDLET_FILE && path && make_absolute(params, p->name, path, err) < 0)
+			return -ERR_INVALID;
+	}
+	return 0;
+}
+
+int cmdlet_parse(const struct cmdlet *cmdlet, int argc, char *const *argv,
+		 struct cmdlet_invocation *ret, struct error *err)
+{
+	struct cmdlet_invocation out = { .params = json_object(), .confirm = -1 };
+	struct parse parse = { cmdlet, argc, argv, 0, &out };
+	int r = 0;
+
+	while (r == 0 && parse.next < argc) {
+		const char *word = argv[parse.next++];
+
+		r = looks_like_param(word) ? parse_named(&parse, word, err)
+					   : parse_positional(&parse, word, err);
+	}
+	if (r == 0)
+		r = make_paths_absolute(cmdlet, out.params, err);
+	if (r < 0) {
+		json_decref(out.params);
+		return r;
+	}
+	*ret = out;
+	return 0;
+}
+
+/* ---- requests ---- */
+
+static bool json_fits(const struct cmdlet_param *param, const json_t *value)
+{
+	switch (param->type) {
+	case CMDLET_INTEGER:
+	case CMDLET_SIZE:
+		return json_is_integer(value) || json_is_string(value);
+	case CMDLET_BOOLEAN:
+	case CMDLET_SWITCH:
+		return json_is_boolean(value);
+	default:
+		return json_is_string(value);
+	}
+}
+
+static int value_from_json(const struct cmdlet_param *param, json_t *value, json_t **ret,
+			   struct error *err)
+{
+	if (!json_fits(param, value))
+		return error_set(err, ERR_INVALID, "-%s has a value of a wrong type", param->name);
+	if (json_is_string(value))
+		return value_from_text(param, json_string_value(value), ret, err);
+	if (json_is_integer(value) && check_range(param, json_integer_value(value), err) < 0)
+		return -ERR_LIMIT;
+	*ret = json_incref(value);
+	return 0;
+}
+
+static int list_from_json(const struct cmdlet_param *param, json_t *value, json_t **ret,
+			  struct error *err)
+{
+	json_t *list = json_array(), *element;
+
+	if (!json_is_array(value)) {
+		int r = value_from_json(param, value, &element, err);
+
+		if (r == 0)
+			json_array_append_new(list, element);
+		else
+			json_decref(list);
+		*ret = list;
+		return r;
+	}
+	for (size_t i = 0; i < json_array_size(value); i++) {
+		if (i >= MAX_LIST) {
+			json_decref(list);
+			return error_set(err, ERR_LIMIT, "-%s: more than %d values", param->name,
+					 MAX_LIST);
+		}
+		if (value_from_json(param, json_array_get(value, i), &element, err) < 0) {
+			json_decref(list);
+			return -(int)err->code;
+		}
+		json_array_append_new(list, element);
+	}
+	*ret = list;
+	return 0;
+}
+
+static int take_member(const struct cmdlet *cmdlet, const char *name, json_t *value, json_t *params,
+		       struct error *err)
+{
+	const struct cmdlet_param *param = cmdlet_find_param(cmdlet, name, err);
+	json_t *taken = NULL;
+	int r;
+
+	if (!param)
+		return -ERR_INVALID;
+	if (json_object_get(params, param->name))
+		return error_set(err, ERR_INVALID, "-%s is given twice", param->name);
+	if (param->flags & CMDLET_NOT_YET)
+		return error_set(err, ERR_UNSUPPORTED, "%s -%s is not there yet", cmdlet->name,
+				 param->name);
+	if (param->flags & CMDLET_LIST)
+		r = list_from_json(param, value, &taken, err);
+	else
+		r = value_from_json(param, value, &taken, err);
+	if (r < 0)
+		return r;
+	/* A switch that is false is as good as not there. */
+	if (param->type == CMDLET_SWITCH && json_is_false(taken))
+		json_decref(taken);
+	else
+		json_object_set_new(params, param->name, taken);
+	return 0;
+}
+
+/* The sets that all given parameters belong to, as bits. */
+static unsigned possible_sets(const struct cmdlet *cmdlet, const json_t *params)
+{
+	unsigned all = (1u << cmdlet_set_count(cmdlet)) - 1;
+
+	for (const struct cmdlet_param *p = cmdlet->params; p->name; p++)
+		if (p->sets && json_object_get(params, p->name))
+			all &= p->sets;
+	return all;
+}
+
+static const struct cmdlet_param *first_missing(const struct cmdlet *cmdlet, const json_t *params,
+						unsigned set)
+{
+	for (const struct cmdlet_param *p = cmdlet->params; p->name; p++)
+		if ((p->flags & CMDLET_MANDATORY) && cmdlet_param_in_set(p, set) &&
+		    !json_object_get(params, p->name))
+			return p;
+	return NULL;
+}
+
+static int no_set(const struct cmdlet *cmdlet, const json_t *params, struct error *err)
+{
+	for (const struct cmdlet_param *a = cmdlet->params; a->name; a++)
+		for (const struct cmdlet_param *b = a + 1; b->name; b++)
+			if (a->sets && b->sets && !(a->sets & b->sets) &&
+			    json_object_get(params, a->name) && json_object_get(params, b->name))
+				return error_set(err, ERR_INVALID, "-%s can't be used with -%s",
+						 a->name, b->name);
+	return error_set(err, ERR_INVALID, "these parameters can't be used together");
+}
+
+/* Chooses the parameter set: the first one (the default is listed first) that lacks nothing. */
+static int choose_set(const struct cmdlet *cmdlet, const json_t *params, unsigned *ret,
+		      struct error *err)
+{
+	unsigned possible = possible_sets(cmdlet, params), first = 0;
+
+	if (!possible)
+		return no_set(cmdlet, params, err);
+	for (unsigned set = 0; set < cmdlet_set_count(cmdlet); set++)
+		if ((possible & (1u << set)) && !first_missing(cmdlet, params, set)) {
+			*ret = set;
+			return 0;
+		}
+	while (!(possible & (1u << first)))
+		first++;
+	return error_set(err, ERR_INVALID, "%s needs -%s", cmdlet->name,
+			 first_missing(cmdlet, params, first)->name);
+}
+
+static void add_defaults(const struct cmdlet *cmdlet, json_t *params, unsigned set)
+{
+	for (const struct cmdlet_param *p = cmdlet->params; p->name; p++)
+		if (p->dflt && cmdlet_param_in_set(p, set) && !json_object_get(params, p->name))
+			set_from_text(p, p->dflt, params, NULL);
+}
+
+int cmdlet_check(const struct cmdlet *cmdlet, const json_t *request, json_t **ret,
+		 struct error *err)
+{
+	json_t *params, *value;
+	unsigned set = 0;
+	const char *name;
+	int r = 0;
+
+	if (!json_is_object(request))
+		return error_set(err, ERR_INVALID, "the parameters are not an object");
+	params = json_object();
+	json_object_foreach((json_t *)request, name, value)
+	{
+		r = take_member(cmdlet, name, value, params, err);
+		if (r < 0)
+			break;
+	}
+	if (r == 0)
+		r = choose_set(cmdlet, params, &set, err);
+	if (r < 0) {
+		json_decref(params);
+		return r;
+	}
+	add_defaults(cmdlet, params, set);
+	*ret = params;
+	return 0;
+}

@@ -1,0 +1,1267 @@
+/* The table itself. Names, parameters, sets and defaults are Hyper-V's; what is ours is marked. */
+#include "cmdlet/cmdlet.h"
+
+#include "base/macros.h"
+
+#include <stddef.h>
+
+#define SET(n) (1u << (n))
+#define END_PARAMS                                                                                 \
+	{                                                                                          \
+		.name = NULL                                                                       \
+	}
+#define END_COLUMNS                                                                                \
+	{                                                                                          \
+		NULL, NULL, CMDLET_SHOW_TEXT                                                       \
+	}
+#define END_EXAMPLES                                                                               \
+	{                                                                                          \
+		NULL, NULL                                                                         \
+	}
+
+/* ---- parameters that many cmdlets have ---- */
+
+#define COMPUTER_NAME                                                                              \
+	{                                                                                          \
+		.name = "ComputerName", .aliases = "PSComputerName", .type = CMDLET_STRING,        \
+		.flags = CMDLET_LIST | CMDLET_NOT_YET, .help = "Hosts to run on; not there yet."   \
+	}
+#define PASSTHRU                                                                                   \
+	{                                                                                          \
+		.name = "Passthru", .type = CMDLET_SWITCH,                                         \
+		.help = "Shows the object that was made or changed."                               \
+	}
+#define FORCE(text)                                                                                \
+	{                                                                                          \
+		.name = "Force", .type = CMDLET_SWITCH, .help = (text)                             \
+	}
+/* The VMs that a cmdlet works on, by the name Name or VMName. */
+#define VMS(param, other)                                                                          \
+	{                                                                                          \
+		.name = (param), .aliases = other " VM", .type = CMDLET_STRING,                    \
+		.flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,       \
+		.position = 1, .offer = CMDLET_OFFER_VM,                                           \
+		.help = "Names of the virtual machines; * and ? match."                            \
+	}
+#define VM_BY_NAME   VMS("Name", "VMName")
+#define VM_BY_VMNAME VMS("VMName", "")
+#define CONTROLLER_TYPE                                                                            \
+	{                                                                                          \
+		.name = "ControllerType", .type = CMDLET_ENUM, .values = "SCSI IDE",               \
+		.help = "Kind of controller. IDE is not there yet."                                \
+	}
+#define CONTROLLER_NUMBER(extra)                                                                   \
+	{                                                                                          \
+		.name = "ControllerNumber", .type = CMDLET_INTEGER, .flags = (extra), .min = 0,    \
+		.max = 3, .help = "Number of the controller."                                      \
+	}
+#define CONTROLLER_LOCATION(extra)                                                                 \
+	{                                                                                          \
+		.name = "ControllerLocation", .type = CMDLET_INTEGER, .flags = (extra), .min = 0,  \
+		.max = 63, .help = "Location on the controller."                                   \
+	}
+#define MEMORY_HELP "Memory at the start, in bytes or with MB, GB; a multiple of 2 MB."
+
+/* ---- outputs ---- */
+
+static const struct cmdlet_output vm_output = {
+	"VirtualMachine",
+	(const struct cmdlet_column[]){ { "Name", "Name", CMDLET_SHOW_TEXT },
+					{ "State", "State", CMDLET_SHOW_TEXT },
+					{ "CPUUsage", "CPUUsage(%)", CMDLET_SHOW_TEXT },
+					{ "MemoryAssigned", "MemoryAssigned(M)", CMDLET_SHOW_MB },
+					{ "Uptime", "Uptime", CMDLET_SHOW_DURATION },
+					{ "Status", "Status", CMDLET_SHOW_TEXT },
+					{ "Version", "Version", CMDLET_SHOW_TEXT },
+					{ "VMId", NULL, CMDLET_SHOW_TEXT },
+					{ "Generation", NULL, CMDLET_SHOW_TEXT },
+					{ "ProcessorCount", NULL, CMDLET_SHOW_TEXT },
+					{ "MemoryStartup", NULL, CMDLET_SHOW_TEXT },
+					{ "Notes", NULL, CMDLET_SHOW_TEXT },
+					{ "Heartbeat", NULL, CMDLET_SHOW_TEXT },
+					{ "IntegrationServicesState", NULL, CMDLET_SHOW_TEXT },
+					{ "GuestHostName", NULL, CMDLET_SHOW_TEXT },
+					{ "GuestOperatingSystem", NULL, CMDLET_SHOW_TEXT },
+					{ "GuestKernel", NULL, CMDLET_SHOW_TEXT },
+					{ "IPAddresses", NULL, CMDLET_SHOW_TEXT },
+					{ "Backend", NULL, CMDLET_SHOW_TEXT },
+					{ "BackendReason", NULL, CMDLET_SHOW_TEXT },
+					{ "ResidentMemory", NULL, CMDLET_SHOW_TEXT },
+					{ "WorkerProcessId", NULL, CMDLET_SHOW_TEXT },
+					{ "LinuxKernelPath", NULL, CMDLET_SHOW_TEXT },
+					{ "LinuxInitrdPath", NULL, CMDLET_SHOW_TEXT },
+					{ "LinuxCommandLine", NULL, CMDLET_SHOW_TEXT },
+					{ "Path", NULL, CMDLET_SHOW_TEXT },
+					{ "LastStopReason", NULL, CMDLET_SHOW_TEXT },
+					{ "LastStopTime", NULL, CMDLET_SHOW_TEXT },
+					{ "GuestCrash", NULL, CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+
+static const struct cmdlet_output service_output = {
+	"VMIntegrationComponent",
+	(const struct cmdlet_column[]){
+	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    { "Name", "Name", CMDLET_SHOW_TEXT },
+	    { "Enabled", "Enabled", CMDLET_SHOW_TEXT },
+	    { "PrimaryStatusDescription", "PrimaryStatusDescription", CMDLET_SHOW_TEXT },
+	    { "SecondaryStatusDescription", "SecondaryStatusDescription", CMDLET_SHOW_TEXT },
+	    { "Version", NULL, CMDLET_SHOW_TEXT },
+	    { "VMId", NULL, CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
+};
+
+static const struct cmdlet_output hard_disk_output = {
+	"HardDiskDrive",
+	(const struct cmdlet_column[]){
+	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    { "ControllerType", "ControllerType", CMDLET_SHOW_TEXT },
+	    { "ControllerNumber", "ControllerNumber", CMDLET_SHOW_TEXT },
+	    { "ControllerLocation", "ControllerLocation", CMDLET_SHOW_TEXT },
+	    { "Path", "Path", CMDLET_SHOW_TEXT },
+	    { "ReadOnly", NULL, CMDLET_SHOW_TEXT },
+	    { "VMId", NULL, CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
+};
+
+static const struct cmdlet_output dvd_output = {
+	"DvdDrive",
+	(const struct cmdlet_column[]){
+	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    { "ControllerType", "ControllerType", CMDLET_SHOW_TEXT },
+	    { "ControllerNumber", "ControllerNumber", CMDLET_SHOW_TEXT },
+	    { "ControllerLocation", "ControllerLocation", CMDLET_SHOW_TEXT },
+	    { "DvdMediaType", "DvdMediaType", CMDLET_SHOW_TEXT },
+	    { "Path", "Path", CMDLET_SHOW_TEXT },
+	    { "VMId", NULL, CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
+};
+
+static const struct cmdlet_output adapter_output = {
+	"VMNetworkAdapter",
+	(const struct cmdlet_column[]){ { "Name", "Name", CMDLET_SHOW_TEXT },
+					{ "VMName", "VMName", CMDLET_SHOW_TEXT },
+					{ "SwitchName", "SwitchName", CMDLET_SHOW_TEXT },
+					{ "MacAddress", "MacAddress", CMDLET_SHOW_TEXT },
+					{ "Status", "Status", CMDLET_SHOW_TEXT },
+					{ "IPAddresses", "IPAddresses", CMDLET_SHOW_TEXT },
+					{ "DynamicMacAddressEnabled", NULL, CMDLET_SHOW_TEXT },
+					{ "AdapterId", NULL, CMDLET_SHOW_TEXT },
+					{ "VMId", NULL, CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+
+static const struct cmdlet_output processor_output = {
+	"VMProcessor",
+	(const struct cmdlet_column[]){ { "VMName", "VMName", CMDLET_SHOW_TEXT },
+					{ "Count", "Count", CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+
+static const struct cmdlet_output memory_output = {
+	"VMMemory",
+	(const struct cmdlet_column[]){
+	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    { "DynamicMemoryEnabled", "DynamicMemoryEnabled", CMDLET_SHOW_TEXT },
+	    { "Startup", "Startup(M)", CMDLET_SHOW_MB },
+	    END_COLUMNS },
+};
+
+static const struct cmdlet_output host_output = {
+	"VMHost",
+	(const struct cmdlet_column[]){
+	    { "Name", "Name", CMDLET_SHOW_TEXT },
+	    { "LogicalProcessorCount", "LogicalProcessorCount", CMDLET_SHOW_TEXT },
+	    { "MemoryCapacity", "MemoryCapacity(M)", CMDLET_SHOW_MB },
+	    { "Backend", "Backend", CMDLET_SHOW_TEXT },
+	    { "Version", "Version", CMDLET_SHOW_TEXT },
+	    { "BackendReason", NULL, CMDLET_SHOW_TEXT },
+	    { "VirtualMachinePath", NULL, CMDLET_SHOW_TEXT },
+	    { "MacAddressMinimum", NULL, CMDLET_SHOW_TEXT },
+	    { "MacAddressMaximum", NULL, CMDLET_SHOW_TEXT },
+	    { "VirtualMachineCount", NULL, CMDLET_SHOW_TEXT },
+	    { "ProcessId", NULL, CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
+};
+
+static const struct cmdlet_output switch_output = {
+	"VMSwitch",
+	(const struct cmdlet_column[]){ { "Name", "Name", CMDLET_SHOW_TEXT },
+					{ "SwitchType", "SwitchType", CMDLET_SHOW_TEXT },
+					{ "NetAdapterInterfaceDescription",
+					  "NetAdapterInterfaceDescription", CMDLET_SHOW_TEXT },
+					{ "Id", NULL, CMDLET_SHOW_TEXT },
+					{ "Notes", NULL, CMDLET_SHOW_TEXT },
+					{ "PortCount", NULL, CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+
+static const struct cmdlet_output event_output = {
+	"VMEvent",
+	(const struct cmdlet_column[]){
+	    { "TimeCreated", "TimeCreated", CMDLET_SHOW_TEXT },
+	    { "Id", "Id", CMDLET_SHOW_TEXT },
+	    { "LevelDisplayName", "LevelDisplayName", CMDLET_SHOW_TEXT },
+	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    { "Message", "Message", CMDLET_SHOW_TEXT },
+	    { "Event", NULL, CMDLET_SHOW_TEXT },
+	    { "VMId", NULL, CMDLET_SHOW_TEXT },
+	    { "Data", NULL, CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
+};
+
+/* ---- parameters and examples of each cmdlet ---- */
+
+static const char *const new_vm_sets[] = { "No VHD", "Existing VHD", "New VHD", NULL };
+static const struct cmdlet_param new_vm_params[] = {
+	{ .name = "Name",
+	  .aliases = "VMName",
+	  .type = CMDLET_STRING,
+	  .position = 1,
+	  .dflt = "New Virtual Machine",
+	  .help = "Name of the new virtual machine." },
+	{ .name = "MemoryStartupBytes",
+	  .type = CMDLET_SIZE,
+	  .position = 2,
+	  .dflt = "512MB",
+	  .help = MEMORY_HELP },
+	{ .name = "Generation",
+	  .type = CMDLET_INTEGER,
+	  .min = 1,
+	  .max = 2,
+	  .dflt = "2",
+	  .help = "Generation of the virtual hardware. Only 2 is there yet, and it is the default "
+		  "(as in Hyper-V's wizard since 2025; Hyper-V's cmdlet has 1)." },
+	{ .name = "NoVHD",
+	  .type = CMDLET_SWITCH,
+	  .sets = SET(0),
+	  .help = "Makes the virtual machine without a disk. This is the default." },
+	{ .name = "VHDPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(1),
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Disk file to attach." },
+	{ .name = "NewVHDPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY | CMDLET_NOT_YET,
+	  .sets = SET(2),
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Disk file to make and attach. Not there yet." },
+	{ .name = "NewVHDSizeBytes",
+	  .type = CMDLET_SIZE,
+	  .flags = CMDLET_MANDATORY | CMDLET_NOT_YET,
+	  .sets = SET(2),
+	  .help = "Size of the new disk. Not there yet." },
+	{ .name = "SwitchName",
+	  .type = CMDLET_STRING,
+	  .offer = CMDLET_OFFER_SWITCH,
+	  .help = "Virtual switch that the network adapter is connected to." },
+	{ .name = "Path",
+	  .type = CMDLET_FILE,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Folder in which the virtual machine's own folder, named as it, is made." },
+	{ .name = "BootDevice",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_NOT_YET,
+	  .values = "Floppy CD IDE LegacyNetworkAdapter NetworkAdapter VHD",
+	  .help = "What the firmware boots first. Not there yet." },
+	{ .name = "Version",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Configuration version. Not there yet." },
+	{ .name = "ProcessorCount",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_OURS,
+	  .min = 1,
+	  .max = 64,
+	  .dflt = "1",
+	  .help = "Number of virtual processors (Hyper-V: Set-VMProcessor -Count)." },
+	{ .name = "Notes",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_OURS,
+	  .help = "Text kept with the virtual machine (Hyper-V: Set-VM -Notes)." },
+	{ .name = "Backend",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_OURS,
+	  .values = "auto kvm soft",
+	  .dflt = "auto",
+	  .help = "What runs the guest's instructions: kvm, or soft, the software CPU; auto takes "
+		  "kvm where the host has it." },
+	{ .name = "LinuxKernelPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_OURS,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Linux kernel that is started directly, without firmware." },
+	{ .name = "LinuxInitrdPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_OURS,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Initial RAM disk for -LinuxKernelPath." },
+	{ .name = "LinuxCommandLine",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_OURS,
+	  .help = "Kernel command line for -LinuxKernelPath." },
+	FORCE("Accepted for Hyper-V's sake."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example new_vm_examples[] = {
+	{ "new-vm -Name web -MemoryStartupBytes 1GB -VHDPath web.vhdx -SwitchName 'Default Switch' "
+	  "-LinuxKernelPath vmlinuz -LinuxInitrdPath initrd.img -LinuxCommandLine "
+	  "'root=/dev/sda ro console=ttyS0'",
+	  "A virtual machine with a disk and a network." },
+	{ "new-vm -Name t -Generation 2 -MemoryStartupBytes 512MB -ProcessorCount 1 "
+	  "-LinuxKernelPath K -LinuxInitrdPath I -LinuxCommandLine 'console=ttyS0' -NoVHD",
+	  "A kernel and its RAM disk, and nothing else." },
+	END_EXAMPLES,
+};
+
+static const char *const get_vm_sets[] = { "Name", "Id", NULL };
+static const struct cmdlet_param get_vm_params[] = {
+	{ .name = "Name",
+	  .aliases = "VMName",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
+	  .sets = SET(0),
+	  .position = 1,
+	  .dflt = "*",
+	  .offer = CMDLET_OFFER_VM,
+	  .help = "Names of the virtual machines; * and ? match. Without it: all." },
+	{ .name = "Id",
+	  .type = CMDLET_GUID,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(1),
+	  .help = "Identifier of one virtual machine." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example get_vm_examples[] = {
+	{ "get-vm", "All virtual machines as a table." },
+	{ "get-vm -Name 'web*' -FormatList", "All that is known about some of them." },
+	{ "get-vm web --json", "The same for programs." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param set_vm_params[] = {
+	VM_BY_NAME,
+	{ .name = "ProcessorCount",
+	  .type = CMDLET_INTEGER,
+	  .min = 1,
+	  .max = 64,
+	  .help = "Number of virtual processors. The virtual machine must be off." },
+	{ .name = "MemoryStartupBytes", .type = CMDLET_SIZE, .help = MEMORY_HELP },
+	{ .name = "StaticMemory",
+	  .type = CMDLET_SWITCH,
+	  .help = "The memory does not change while the guest runs. This is the default." },
+	{ .name = "DynamicMemory",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "NewVMName", .type = CMDLET_STRING, .help = "Gives it another name." },
+	{ .name = "Notes", .type = CMDLET_STRING, .help = "Text kept with the virtual machine." },
+	{ .name = "AutomaticStartAction",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_NOT_YET,
+	  .values = "Nothing StartIfRunning Start",
+	  .help = "Not there yet." },
+	{ .name = "AutomaticStopAction",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_NOT_YET,
+	  .values = "TurnOff Save ShutDown",
+	  .help = "Not there yet." },
+	{ .name = "CheckpointType",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_NOT_YET,
+	  .values = "Disabled Production ProductionOnly Standard",
+	  .help = "Not there yet." },
+	{ .name = "Backend",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_OURS,
+	  .values = "auto kvm soft",
+	  .help = "What runs the guest's instructions; see New-VM. Takes effect at the next "
+		  "start." },
+	{ .name = "LinuxKernelPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_OURS,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Linux kernel that is started directly, without firmware." },
+	{ .name = "LinuxInitrdPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_OURS,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Initial RAM disk for the kernel." },
+	{ .name = "LinuxCommandLine",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_OURS,
+	  .help = "Kernel command line." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example set_vm_examples[] = {
+	{ "set-vm web -ProcessorCount 4 -MemoryStartupBytes 2GB", "More of everything." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param start_vm_params[] = {
+	VM_BY_NAME,
+	{ .name = "Console",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_OURS,
+	  .help =
+	      "Ties the serial console (COM1) to the terminal or pipe until the virtual machine "
+	      "is off. On a terminal Ctrl-] leaves the console and the guest runs on. Fails if "
+	      "the start failed or the guest or its worker crashed." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example start_vm_examples[] = {
+	{ "start-vm web,db", "Starts two." },
+	{ "start-vm -Name t -Console", "Starts one and shows its serial console." },
+	END_EXAMPLES,
+};
+
+static const char *const stop_vm_sets[] = { "Shut down", "Turn off", "Save", NULL };
+static const struct cmdlet_param stop_vm_params[] = {
+	VM_BY_NAME,
+	{ .name = "TurnOff",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(1),
+	  .help = "As pulling the plug: at once, and the guest does not know." },
+	{ .name = "Save",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_MANDATORY | CMDLET_NOT_YET,
+	  .sets = SET(2),
+	  .help = "Saves the state. Not there yet." },
+	FORCE("Shuts the guest down even if it objects, and turns it off if it is not off after "
+	      "five minutes."),
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example stop_vm_examples[] = {
+	{ "stop-vm web", "The guest shuts down; waits until it is off, five minutes at most." },
+	{ "stop-vm '*' -TurnOff", "Turns all off." },
+	END_EXAMPLES,
+};
+
+static const char *const restart_vm_sets[] = { "Restart", "Wait", NULL };
+static const struct cmdlet_param restart_vm_params[] = {
+	VM_BY_NAME,
+	{ .name = "Type",
+	  .type = CMDLET_ENUM,
+	  .values = "Reset Reboot",
+	  .dflt = "Reset",
+	  .help = "Reset: as the reset button. Reboot: the guest restarts itself by the shutdown "
+		  "service." },
+	FORCE("Reboot: even if the guest objects."),
+	{ .name = "Wait",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(1),
+	  .help = "Waits until the guest is back: see -For." },
+	{ .name = "For",
+	  .type = CMDLET_ENUM,
+	  .sets = SET(1),
+	  .values = "Heartbeat IPAddress",
+	  .dflt = "Heartbeat",
+	  .help = "What -Wait waits for." },
+	{ .name = "Timeout",
+	  .aliases = "TimeoutSec",
+	  .type = CMDLET_INTEGER,
+	  .sets = SET(1),
+	  .min = 1,
+	  .max = 86400,
+	  .dflt = "300",
+	  .help = "Seconds that -Wait waits." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example restart_vm_examples[] = {
+	{ "restart-vm web -Type Reboot", "The guest reboots." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param remove_vm_params[] = {
+	VM_BY_NAME, FORCE("Does not ask."), PASSTHRU, COMPUTER_NAME, END_PARAMS,
+};
+static const struct cmdlet_example remove_vm_examples[] = {
+	{ "remove-vm web -Force", "Removes it; its disk files stay." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param rename_vm_params[] = {
+	VM_BY_NAME,
+	{ .name = "NewName",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 2,
+	  .help = "The new name." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example rename_vm_examples[] = {
+	{ "rename-vm web www", "web is called www." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param plain_vm_params[] = { VM_BY_NAME, PASSTHRU, COMPUTER_NAME,
+						       END_PARAMS };
+static const struct cmdlet_example suspend_vm_examples[] = {
+	{ "suspend-vm web", "The guest stands still; its memory stays." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example resume_vm_examples[] = {
+	{ "resume-vm web", "It runs again." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param debug_vm_params[] = {
+	VM_BY_NAME,
+	{ .name = "InjectNonMaskableInterrupt",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_MANDATORY,
+	  .help = "Sends an NMI to the guest." },
+	FORCE("Does not ask."),
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example debug_vm_examples[] = {
+	{ "debug-vm web -InjectNonMaskableInterrupt -Force", "Makes a guest that hangs dump." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param connect_vm_params[] = {
+	{ .name = "Name",
+	  .aliases = "VMName VM",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 1,
+	  .offer = CMDLET_OFFER_VM,
+	  .help = "Name of the virtual machine." },
+	END_PARAMS,
+};
+static const struct cmdlet_example connect_vm_examples[] = {
+	{ "connect-vm web", "The serial console of web; Ctrl-] leaves it." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param get_service_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "Name",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_LIST | CMDLET_WILDCARD,
+	  .position = 2,
+	  .dflt = "*",
+	  .offer = CMDLET_OFFER_SERVICE,
+	  .help = "Names of the services." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example get_service_examples[] = {
+	{ "get-vmintegrationservice web", "The services of web and how they do." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param change_service_params[] = {
+	{ .name = "Name",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD,
+	  .position = 1,
+	  .offer = CMDLET_OFFER_SERVICE,
+	  .help = "Names of the services." },
+	{ .name = "VMName",
+	  .aliases = "VM",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
+	  .position = 2,
+	  .offer = CMDLET_OFFER_VM,
+	  .help = "Names of the virtual machines; * and ? match." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example enable_service_examples[] = {
+	{ "enable-vmintegrationservice -Name Heartbeat -VMName web", "Offers it to the guest." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example disable_service_examples[] = {
+	{ "disable-vmintegrationservice 'Time Synchronization' web", "Takes it away." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param add_disk_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "Path",
+	  .type = CMDLET_FILE,
+	  .position = 5,
+	  .offer = CMDLET_OFFER_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .help = "Disk file." },
+	CONTROLLER_TYPE,
+	CONTROLLER_NUMBER(0),
+	CONTROLLER_LOCATION(0),
+	{ .name = "ReadOnly",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_OURS,
+	  .help = "The guest can't write." },
+	{ .name = "DiskNumber",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Pass-through disk. Not there yet." },
+	{ .name = "MaximumIOPS",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "MinimumIOPS",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "AllowUnverifiedPaths",
+	  .type = CMDLET_SWITCH,
+	  .help = "Does not check that the file is there." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example add_disk_examples[] = {
+	{ "add-vmharddiskdrive -VMName web -Path data.vhdx", "At the first free location." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param get_disk_params[] = {
+	VM_BY_VMNAME,           CONTROLLER_TYPE, CONTROLLER_NUMBER(0),
+	CONTROLLER_LOCATION(0), COMPUTER_NAME,   END_PARAMS,
+};
+static const struct cmdlet_example get_disk_examples[] = {
+	{ "get-vmharddiskdrive '*'", "Every attached disk." },
+	END_EXAMPLES,
+};
+
+#define ONE_VM                                                                                     \
+	{                                                                                          \
+		.name = "VMName", .aliases = "VM", .type = CMDLET_STRING,                          \
+		.flags = CMDLET_MANDATORY | CMDLET_PIPELINE, .position = 1,                        \
+		.offer = CMDLET_OFFER_VM, .help = "Name of the virtual machine."                   \
+	}
+
+static const struct cmdlet_param remove_disk_params[] = {
+	ONE_VM,
+	CONTROLLER_TYPE,
+	CONTROLLER_NUMBER(CMDLET_MANDATORY),
+	CONTROLLER_LOCATION(CMDLET_MANDATORY),
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example remove_disk_examples[] = {
+	{ "remove-vmharddiskdrive -VMName web -ControllerType SCSI -ControllerNumber 0 "
+	  "-ControllerLocation 1",
+	  "Detaches it; the file stays." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param add_dvd_params[] = {
+	VM_BY_VMNAME,
+	CONTROLLER_NUMBER(0),
+	CONTROLLER_LOCATION(0),
+	{ .name = "Path",
+	  .type = CMDLET_FILE,
+	  .position = 4,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "ISO file; without it the drive is empty." },
+	{ .name = "AllowUnverifiedPaths",
+	  .type = CMDLET_SWITCH,
+	  .help = "Does not check that the file is there." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example add_dvd_examples[] = {
+	{ "add-vmdvddrive -VMName web -Path debian.iso", "A drive with a medium." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param get_dvd_params[] = {
+	VM_BY_VMNAME, CONTROLLER_NUMBER(0), CONTROLLER_LOCATION(0), COMPUTER_NAME, END_PARAMS,
+};
+static const struct cmdlet_example get_dvd_examples[] = {
+	{ "get-vmdvddrive web", "Its DVD drives." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param set_dvd_params[] = {
+	ONE_VM,
+	CONTROLLER_NUMBER(0),
+	CONTROLLER_LOCATION(0),
+	{ .name = "Path",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 4,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "ISO file to insert; none: ejects." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example set_dvd_examples[] = {
+	{ "set-vmdvddrive -VMName web -Path tools.iso", "Changes the medium of its only drive." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param remove_dvd_params[] = {
+	ONE_VM,
+	CONTROLLER_NUMBER(CMDLET_MANDATORY),
+	CONTROLLER_LOCATION(CMDLET_MANDATORY),
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example remove_dvd_examples[] = {
+	{ "remove-vmdvddrive -VMName web -ControllerNumber 0 -ControllerLocation 1",
+	  "Takes the drive away." },
+	END_EXAMPLES,
+};
+
+static const char *const add_adapter_sets[] = { "Dynamic address", "Static address", NULL };
+static const struct cmdlet_param add_adapter_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "SwitchName",
+	  .type = CMDLET_STRING,
+	  .offer = CMDLET_OFFER_SWITCH,
+	  .help = "Virtual switch to connect to." },
+	{ .name = "Name",
+	  .aliases = "VMNetworkAdapterName",
+	  .type = CMDLET_STRING,
+	  .dflt = "Network Adapter",
+	  .help = "Name of the adapter." },
+	{ .name = "DynamicMacAddress",
+	  .type = CMDLET_SWITCH,
+	  .sets = SET(0),
+	  .help = "A MAC address of the host's pool. This is the default." },
+	{ .name = "StaticMacAddress",
+	  .type = CMDLET_MAC,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(1),
+	  .help = "MAC address." },
+	{ .name = "IsLegacy",
+	  .type = CMDLET_BOOLEAN,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Emulated adapter of generation 1. Not there yet." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example add_adapter_examples[] = {
+	{ "add-vmnetworkadapter -VMName web -SwitchName 'Default Switch'",
+	  "An adapter behind NAT." },
+	END_EXAMPLES,
+};
+
+#define ADAPTER_NAME(place)                                                                        \
+	{                                                                                          \
+		.name = "Name", .aliases = "VMNetworkAdapterName", .type = CMDLET_STRING,          \
+		.flags = CMDLET_WILDCARD, .position = (place), .dflt = "*",                        \
+		.help = "Name of the adapter; without it: all."                                    \
+	}
+
+static const struct cmdlet_param adapter_params[] = { VM_BY_VMNAME, ADAPTER_NAME(2), PASSTHRU,
+						      COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param get_adapter_params[] = { VM_BY_VMNAME, ADAPTER_NAME(2),
+							  COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param connect_adapter_params[] = {
+	VM_BY_VMNAME,
+	ADAPTER_NAME(2),
+	{ .name = "SwitchName",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 3,
+	  .offer = CMDLET_OFFER_SWITCH,
+	  .help = "Virtual switch." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example get_adapter_examples[] = {
+	{ "get-vmnetworkadapter '*'", "Every adapter with its addresses." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example remove_adapter_examples[] = {
+	{ "remove-vmnetworkadapter web -Name 'Network Adapter'", "Takes the adapter away." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example connect_adapter_examples[] = {
+	{ "connect-vmnetworkadapter web -SwitchName 'Default Switch'", "Plugs it in." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example disconnect_adapter_examples[] = {
+	{ "disconnect-vmnetworkadapter web", "Unplugs all its adapters." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param by_vmname_params[] = { VM_BY_VMNAME, COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param set_processor_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "Count",
+	  .type = CMDLET_INTEGER,
+	  .position = 2,
+	  .min = 1,
+	  .max = 64,
+	  .help = "Number of virtual processors. The virtual machine must be off." },
+	{ .name = "Reserve",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "Maximum",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "RelativeWeight",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "ExposeVirtualizationExtensions",
+	  .type = CMDLET_BOOLEAN,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example get_processor_examples[] = {
+	{ "get-vmprocessor web", "How many it has." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example set_processor_examples[] = {
+	{ "set-vmprocessor web -Count 2", "Two processors from the next start on." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param set_memory_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "StartupBytes", .type = CMDLET_SIZE, .help = MEMORY_HELP },
+	{ .name = "DynamicMemoryEnabled",
+	  .type = CMDLET_BOOLEAN,
+	  .help = "Only false is there yet." },
+	{ .name = "MinimumBytes",
+	  .type = CMDLET_SIZE,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "MaximumBytes",
+	  .type = CMDLET_SIZE,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "Buffer",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "Priority",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example get_memory_examples[] = {
+	{ "get-vmmemory web", "What it has." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example set_memory_examples[] = {
+	{ "set-vmmemory web -StartupBytes 2GB", "2 GB from the next start on." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param host_params[] = { COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_example host_examples[] = {
+	{ "get-vmhost", "What the host has." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param switch_params[] = {
+	{ .name = "Name",
+	  .aliases = "SwitchName",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_WILDCARD,
+	  .position = 1,
+	  .dflt = "*",
+	  .offer = CMDLET_OFFER_SWITCH,
+	  .help = "Name of the switch; without it: all." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example switch_examples[] = {
+	{ "get-vmswitch", "The virtual switches." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param event_params[] = {
+	{ .name = "VMName",
+	  .aliases = "VM Name",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_LIST | CMDLET_WILDCARD,
+	  .position = 1,
+	  .dflt = "*",
+	  .offer = CMDLET_OFFER_VM,
+	  .help = "Only events of these virtual machines." },
+	{ .name = "MaxEvents",
+	  .type = CMDLET_INTEGER,
+	  .min = 1,
+	  .max = 100000,
+	  .dflt = "100",
+	  .help = "The newest so many." },
+	{ .name = "Level",
+	  .type = CMDLET_ENUM,
+	  .values = "Error Warning Information",
+	  .help = "Only events of this level." },
+	{ .name = "Oldest", .type = CMDLET_SWITCH, .help = "Shows the oldest of them first." },
+	END_PARAMS,
+};
+static const struct cmdlet_example event_examples[] = {
+	{ "get-vmevent web", "What happened to web." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param help_params[] = {
+	{ .name = "Name",
+	  .type = CMDLET_STRING,
+	  .position = 1,
+	  .offer = CMDLET_OFFER_CMDLET,
+	  .help = "Name of a cmdlet; without it: an overview." },
+	END_PARAMS,
+};
+static const struct cmdlet_example help_examples[] = {
+	{ "help new-vm", "All about one cmdlet." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param command_params[] = {
+	{ .name = "Name",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_LIST | CMDLET_WILDCARD,
+	  .position = 1,
+	  .dflt = "*",
+	  .offer = CMDLET_OFFER_CMDLET,
+	  .help = "Names; * and ? match." },
+	{ .name = "All",
+	  .type = CMDLET_SWITCH,
+	  .help = "Also names of Hyper-V's that are not there yet." },
+	END_PARAMS,
+};
+static const struct cmdlet_output command_output = {
+	"CommandInfo",
+	(const struct cmdlet_column[]){ { "Name", "Name", CMDLET_SHOW_TEXT },
+					{ "Status", "Status", CMDLET_SHOW_TEXT },
+					{ "Synopsis", "Synopsis", CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+static const struct cmdlet_example command_examples[] = {
+	{ "get-command '*disk*'", "Cmdlets about disks." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param completion_params[] = {
+	{ .name = "Shell",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 1,
+	  .values = "bash zsh fish",
+	  .help = "Which shell." },
+	END_PARAMS,
+};
+static const struct cmdlet_example completion_examples[] = {
+	{ "completion bash", "To use it at once: . <(oyako completion bash)" },
+	END_EXAMPLES,
+};
+
+/* ---- the table ---- */
+
+const struct cmdlet cmdlet_table[] = {
+	{ .name = "New-VM",
+	  .synopsis = "Makes a virtual machine",
+	  .description =
+	      "Makes a virtual machine that is off, with one network adapter and one SCSI "
+	      "controller. Disk files are used where they are. A name that is taken is "
+	      "refused.",
+	  .sets = new_vm_sets,
+	  .params = new_vm_params,
+	  .output = &vm_output,
+	  .examples = new_vm_examples },
+	{ .name = "Get-VM",
+	  .synopsis = "Lists virtual machines with state, load and uptime",
+	  .description =
+	      "Shows virtual machines. -FormatList and --json show all properties, among "
+	      "them what the guest says of itself by the integration services and why it "
+	      "was last stopped.",
+	  .sets = get_vm_sets,
+	  .params = get_vm_params,
+	  .output = &vm_output,
+	  .examples = get_vm_examples },
+	{ .name = "Set-VM",
+	  .synopsis = "Changes a virtual machine",
+	  .description =
+	      "Changes settings of virtual machines. Processors and memory can be changed "
+	      "only while it is off.",
+	  .params = set_vm_params,
+	  .output = &vm_output,
+	  .examples = set_vm_examples,
+	  .output_if_passthru = true },
+	{ .name = "Start-VM",
+	  .synopsis = "Starts virtual machines",
+	  .description = "Starts virtual machines that are off.",
+	  .params = start_vm_params,
+	  .output = &vm_output,
+	  .examples = start_vm_examples,
+	  .output_if_passthru = true },
+	{ .name = "Stop-VM",
+	  .synopsis = "Shuts down or turns off virtual machines",
+	  .description =
+	      "Asks the guest by its shutdown service to shut down and waits until it is "
+	      "off, five minutes at most. -TurnOff does not ask.",
+	  .sets = stop_vm_sets,
+	  .params = stop_vm_params,
+	  .output = &vm_output,
+	  .examples = stop_vm_examples,
+	  .output_if_passthru = true },
+	{ .name = "Restart-VM",
+	  .synopsis = "Resets or reboots virtual machines",
+	  .description = "Resets a running virtual machine, or lets its guest reboot.",
+	  .sets = restart_vm_sets,
+	  .params = restart_vm_params,
+	  .output = &vm_output,
+	  .examples = restart_vm_examples,
+	  .output_if_passthru = true },
+	{ .name = "Suspend-VM",
+	  .synopsis = "Pauses virtual machines",
+	  .description = "Lets the virtual processors stand still; the memory stays where it is.",
+	  .params = plain_vm_params,
+	  .output = &vm_output,
+	  .examples = suspend_vm_examples,
+	  .output_if_passthru = true },
+	{ .name = "Resume-VM",
+	  .synopsis = "Lets paused virtual machines run again",
+	  .description = "Ends what Suspend-VM began.",
+	  .params = plain_vm_params,
+	  .output = &vm_output,
+	  .examples = resume_vm_examples,
+	  .output_if_passthru = true },
+	{ .name = "Remove-VM",
+	  .synopsis = "Removes virtual machines; their disk files stay",
+	  .description = "Deletes the description of virtual machines that are off. Disk files are "
+			 "not touched.",
+	  .params = remove_vm_params,
+	  .output = &vm_output,
+	  .examples = remove_vm_examples,
+	  .output_if_passthru = true,
+	  .confirm = true },
+	{ .name = "Rename-VM",
+	  .synopsis = "Gives a virtual machine another name",
+	  .description = "Changes the name; the virtual machine may be running.",
+	  .params = rename_vm_params,
+	  .output = &vm_output,
+	  .examples = rename_vm_examples,
+	  .output_if_passthru = true },
+	{ .name = "Debug-VM",
+	  .synopsis = "Sends an NMI to a guest",
+	  .description = "Injects a non-maskable interrupt into a running guest.",
+	  .params = debug_vm_params,
+	  .output = &vm_output,
+	  .examples = debug_vm_examples,
+	  .output_if_passthru = true,
+	  .confirm = true },
+	{ .name = "Connect-VM",
+	  .synopsis = "Connects to the serial console",
+	  .description =
+	      "Ties the serial console (COM1) of a running virtual machine to the terminal "
+	      "or pipe, until it is off or Ctrl-] is typed. First come the last 64 KiB that "
+	      "the guest has written. The counterpart of vmconnect; the name is ours.",
+	  .params = connect_vm_params,
+	  .examples = connect_vm_examples,
+	  .place = CMDLET_IN_CLIENT,
+	  .ours = true },
+	{ .name = "Get-VMIntegrationService",
+	  .synopsis = "Lists integration services and how they do",
+	  .description =
+	      "Shows for each service whether it is enabled and whether the guest uses it.",
+	  .params = get_service_params,
+	  .output = &service_output,
+	  .examples = get_service_examples },
+	{ .name = "Enable-VMIntegrationService",
+	  .synopsis = "Offers an integration service to a guest",
+	  .description = "Enables services; the virtual machine may be running.",
+	  .params = change_service_params,
+	  .output = &service_output,
+	  .examples = enable_service_examples,
+	  .output_if_passthru = true },
+	{ .name = "Disable-VMIntegrationService",
+	  .synopsis = "Takes an integration service away from a guest",
+	  .description = "Disables services; the virtual machine may be running.",
+	  .params = change_service_params,
+	  .output = &service_output,
+	  .examples = disable_service_examples,
+	  .output_if_passthru = true },
+	{ .name = "Add-VMHardDiskDrive",
+	  .synopsis = "Attaches a disk file",
+	  .description = "Attaches a VHDX or raw disk file to a SCSI controller.",
+	  .params = add_disk_params,
+	  .output = &hard_disk_output,
+	  .examples = add_disk_examples,
+	  .output_if_passthru = true },
+	{ .name = "Get-VMHardDiskDrive",
+	  .synopsis = "Lists attached disks",
+	  .description = "Shows the disks of virtual machines with their places.",
+	  .params = get_disk_params,
+	  .output = &hard_disk_output,
+	  .examples = get_disk_examples },
+	{ .name = "Remove-VMHardDiskDrive",
+	  .synopsis = "Detaches a disk; its file stays",
+	  .description = "Detaches the disk at a place.",
+	  .params = remove_disk_params,
+	  .output = &hard_disk_output,
+	  .examples = remove_disk_examples,
+	  .output_if_passthru = true },
+	{ .name = "Add-VMDvdDrive",
+	  .synopsis = "Adds a DVD drive",
+	  .description = "Adds a DVD drive, with or without an ISO file in it.",
+	  .params = add_dvd_params,
+	  .output = &dvd_output,
+	  .examples = add_dvd_examples,
+	  .output_if_passthru = true },
+	{ .name = "Get-VMDvdDrive",
+	  .synopsis = "Lists DVD drives and their media",
+	  .description = "Shows the DVD drives of virtual machines.",
+	  .params = get_dvd_params,
+	  .output = &dvd_output,
+	  .examples = get_dvd_examples },
+	{ .name = "Set-VMDvdDrive",
+	  .synopsis = "Changes the medium of a DVD drive",
+	  .description = "Inserts an ISO file. Without a place, the virtual machine must have one "
+			 "DVD drive.",
+	  .params = set_dvd_params,
+	  .output = &dvd_output,
+	  .examples = set_dvd_examples,
+	  .output_if_passthru = true },
+	{ .name = "Remove-VMDvdDrive",
+	  .synopsis = "Takes a DVD drive away",
+	  .description = "Removes the DVD drive at a place.",
+	  .params = remove_dvd_params,
+	  .output = &dvd_output,
+	  .examples = remove_dvd_examples,
+	  .output_if_passthru = true },
+	{ .name = "Add-VMNetworkAdapter",
+	  .synopsis = "Adds a network adapter",
+	  .description = "Adds a synthetic network adapter to a virtual machine that is off.",
+	  .sets = add_adapter_sets,
+	  .params = add_adapter_params,
+	  .output = &adapter_output,
+	  .examples = add_adapter_examples,
+	  .output_if_passthru = true },
+	{ .name = "Get-VMNetworkAdapter",
+	  .synopsis = "Lists network adapters with their addresses",
+	  .description = "Shows the adapters of virtual machines; addresses are what the guest "
+			 "reports by the data exchange service.",
+	  .params = get_adapter_params,
+	  .output = &adapter_output,
+	  .examples = get_adapter_examples },
+	{ .name = "Remove-VMNetworkAdapter",
+	  .synopsis = "Takes a network adapter away",
+	  .description = "Removes adapters of virtual machines that are off.",
+	  .params = adapter_params,
+	  .output = &adapter_output,
+	  .examples = remove_adapter_examples,
+	  .output_if_passthru = true },
+	{ .name = "Connect-VMNetworkAdapter",
+	  .synopsis = "Plugs a network adapter into a switch",
+	  .description = "Connects adapters of virtual machines that are off.",
+	  .params = connect_adapter_params,
+	  .output = &adapter_output,
+	  .examples = connect_adapter_examples,
+	  .output_if_passthru = true },
+	{ .name = "Disconnect-VMNetworkAdapter",
+	  .synopsis = "Unplugs a network adapter from its switch",
+	  .description = "Disconnects adapters of virtual machines that are off.",
+	  .params = adapter_params,
+	  .output = &adapter_output,
+	  .examples = disconnect_adapter_examples,
+	  .output_if_passthru = true },
+	{ .name = "Get-VMProcessor",
+	  .synopsis = "Shows the processors of virtual machines",
+	  .description = "Shows the number of virtual processors.",
+	  .params = by_vmname_params,
+	  .output = &processor_output,
+	  .examples = get_processor_examples },
+	{ .name = "Set-VMProcessor",
+	  .synopsis = "Changes the processors of virtual machines",
+	  .description = "Changes the number of virtual processors while it is off.",
+	  .params = set_processor_params,
+	  .output = &processor_output,
+	  .examples = set_processor_examples,
+	  .output_if_passthru = true },
+	{ .name = "Get-VMMemory",
+	  .synopsis = "Shows the memory of virtual machines",
+	  .description = "Shows the memory settings.",
+	  .params = by_vmname_params,
+	  .output = &memory_output,
+	  .examples = get_memory_examples },
+	{ .name = "Set-VMMemory",
+	  .synopsis = "Changes the memory of virtual machines",
+	  .description = "Changes the memory while it is off.",
+	  .params = set_memory_params,
+	  .output = &memory_output,
+	  .examples = set_memory_examples,
+	  .output_if_passthru = true },
+	{ .name = "Get-VMHost",
+	  .synopsis = "Shows the host",
+	  .description =
+	      "Shows what the host has, which backend it runs guests on and why, and where "
+	      "things are.",
+	  .params = host_params,
+	  .output = &host_output,
+	  .examples = host_examples },
+	{ .name = "Get-VMSwitch",
+	  .synopsis = "Lists virtual switches",
+	  .description = "Shows the virtual switches. There is one so far, the Default Switch: a "
+			 "network behind NAT that needs no rights on the host.",
+	  .params = switch_params,
+	  .output = &switch_output,
+	  .examples = switch_examples },
+	{ .name = "Get-VMEvent",
+	  .synopsis = "Shows what happened",
+	  .description =
+	      "Reads the event log, the newest first. The counterpart of Get-WinEvent for "
+	      "Hyper-V's logs; the name is ours.",
+	  .params = event_params,
+	  .output = &event_output,
+	  .examples = event_examples,
+	  .ours = true },
+	{ .name = "Help",
+	  .synopsis = "Explains a cmdlet",
+	  .description = "Shows syntax, parameters and examples.",
+	  .params = help_params,
+	  .examples = help_examples,
+	  .place = CMDLET_IN_CLIENT,
+	  .ours = true },
+	{ .name = "Get-Command",
+	  .synopsis = "Lists cmdlets",
+	  .description = "Lists the cmdlets, on request also those that are not there yet.",
+	  .params = command_params,
+	  .output = &command_output,
+	  .examples = command_examples,
+	  .place = CMDLET_IN_CLIENT,
+	  .ours = true },
+	{ .name = "Completion",
+	  .synopsis = "Prints the completion script of a shell",
+	  .description = "Prints a script that teaches the shell to complete oyako's command line.",
+	  .params = completion_params,
+	  .examples = completion_examples,
+	  .place = CMDLET_IN_CLIENT,
+	  .ours = true },
+};
+
+const size_t cmdlet_table_count = ARRAY_SIZE(cmdlet_table);

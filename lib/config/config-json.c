@@ -1,0 +1,586 @@
+#include "config/config-json.h"
+
+#include "base/macros.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MAX_FILE_BYTES (4 * MIB)
+
+/* ---- reading: one object and the members that it may have ---- */
+
+/* `name?` is optional. Types: s string, n integer >= 0, b boolean, o object, a array. */
+struct member {
+	const char *name;
+	char type;
+	bool optional;
+};
+
+static bool has_type(const json_t *value, char type)
+{
+	switch (type) {
+	case 's':
+		return json_is_string(value);
+	case 'n':
+		return json_is_integer(value) && json_integer_value(value) >= 0;
+	case 'b':
+		return json_is_boolean(value);
+	case 'o':
+		return json_is_object(value);
+	default:
+		return json_is_array(value);
+	}
+}
+
+static const char *type_name(char type)
+{
+	switch (type) {
+	case 's':
+		return "a text";
+	case 'n':
+		return "a number that is not negative";
+	case 'b':
+		return "true or false";
+	case 'o':
+		return "an object";
+	default:
+		return "a list";
+	}
+}
+
+static int check_members(const json_t *object, const struct member *members, size_t count,
+			 struct error *err)
+{
+	for (size_t i = 0; i < count; i++) {
+		const json_t *value = json_object_get(object, members[i].name);
+
+		if (!value && members[i].optional)
+			continue;
+		if (!value)
+			return error_set(err, ERR_INVALID, "'%s' is missing", members[i].name);
+		if (!has_type(value, members[i].type))
+			return error_set(err, ERR_INVALID, "'%s' is not %s", members[i].name,
+					 type_name(members[i].type));
+	}
+	return 0;
+}
+
+static bool is_known(const char *name, const struct member *members, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(members[i].name, name) == 0)
+			return true;
+	return false;
+}
+
+/* For what is nested: nothing that we would drop on writing. */
+static int check_object(const json_t *object, const struct member *members, size_t count,
+			struct error *err)
+{
+	const char *name;
+	json_t *value;
+
+	if (!json_is_object(object))
+		return error_set(err, ERR_INVALID, "not an object");
+	json_object_foreach((json_t *)object, name, value)
+	{
+		if (!is_known(name, members, count))
+			return error_set(err, ERR_UNSUPPORTED, "the member '%.60s' is not known",
+					 name);
+	}
+	return check_members(object, members, count, err);
+}
+
+static int read_string(const json_t *object, const char *name, char **ret, struct error *err)
+{
+	return config_set_string(ret, json_string_value(json_object_get(object, name)), err);
+}
+
+static int read_unsigned(const json_t *object, const char *name, unsigned *ret, struct error *err)
+{
+	json_int_t value = json_integer_value(json_object_get(object, name));
+
+	if (value > UINT32_MAX)
+		return error_set(err, ERR_INVALID, "'%s' is too large", name);
+	*ret = (unsigned)value;
+	return 0;
+}
+
+static int read_guid(const json_t *object, const char *name, struct guid *ret, struct error *err)
+{
+	if (!guid_parse(json_string_value(json_object_get(object, name)), ret))
+		return error_set(err, ERR_INVALID, "'%s' is not a GUID", name);
+	return 0;
+}
+
+/* ---- the parts ---- */
+
+static int read_linux(struct config_vm *vm, const json_t *boot, struct error *err)
+{
+	static const struct member boot_members[] = { { "linux", 'o', true } };
+	static const struct member members[] = { { "kernel", 's', false },
+						 { "initrd", 's', true },
+						 { "command_line", 's', true } };
+	const json_t *linux_boot;
+	int r;
+
+	if (!boot)
+		return 0;
+	r = check_object(boot, boot_members, ARRAY_SIZE(boot_members), err);
+	linux_boot = json_object_get(boot, "linux");
+	if (r < 0 || !linux_boot)
+		return r;
+	r = check_object(linux_boot, members, ARRAY_SIZE(members), err);
+	if (r == 0)
+		r = read_string(linux_boot, "kernel", &vm->kernel_path, err);
+	if (r == 0)
+		r = read_string(linux_boot, "initrd", &vm->initrd_path, err);
+	if (r == 0)
+		r = read_string(linux_boot, "command_line", &vm->kernel_cmdline, err);
+	return r;
+}
+
+static int read_drive(struct config_vm *vm, unsigned controller, const json_t *json,
+		      struct error *err)
+{
+	static const struct member members[] = { { "location", 'n', false },
+						 { "kind", 's', false },
+						 { "path", 's', true },
+						 { "read_only", 'b', true } };
+	struct config_disk disk = { .controller_number = controller };
+	const char *kind;
+	int r = check_object(json, members, ARRAY_SIZE(members), err);
+
+	if (r == 0)
+		r = read_unsigned(json, "location", &disk.lun, err);
+	if (r < 0)
+		return r;
+	kind = json_string_value(json_object_get(json, "kind"));
+	if (strcmp(kind, "dvd") == 0)
+		disk.kind = CONFIG_DISK_DVD;
+	else if (strcmp(kind, "hard-disk") != 0)
+		return error_set(err, ERR_INVALID, "'%.40s' is no kind of drive", kind);
+	disk.path = (char *)json_string_value(json_object_get(json, "path"));
+	disk.read_only = json_is_true(json_object_get(json, "read_only"));
+	return config_add_disk(vm, &disk, err) ? 0 : -ERR_INVALID;
+}
+
+static int read_controller(struct config_vm *vm, unsigned number, const json_t *json,
+			   struct error *err)
+{
+	static const struct member members[] = { { "id", 's', false }, { "drives", 'a', false } };
+	const json_t *drives;
+	int r = check_object(json, members, ARRAY_SIZE(members), err);
+
+	if (r == 0)
+		r = read_guid(json, "id", &vm->scsi_ids[number], err);
+	if (r < 0)
+		return r;
+	drives = json_object_get(json, "drives");
+	for (size_t i = 0; i < json_array_size(drives); i++)
+		if (read_drive(vm, number, json_array_get(drives, i), err) < 0)
+			return error_prefix(err, "drive %zu", i);
+	return 0;
+}
+
+static int read_controllers(struct config_vm *vm, const json_t *list, struct error *err)
+{
+	size_t count = json_array_size(list);
+
+	if (count > CONFIG_MAX_SCSI)
+		return error_set(err, ERR_LIMIT, "%zu SCSI controllers are more than %d", count,
+				 CONFIG_MAX_SCSI);
+	vm->scsi_count = (unsigned)count;
+	for (unsigned i = 0; i < count; i++)
+		if (read_controller(vm, i, json_array_get(list, i), err) < 0)
+			return error_prefix(err, "SCSI controller %u", i);
+	return 0;
+}
+
+static int read_nic(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	static const struct member members[] = { { "id", 's', false },
+						 { "name", 's', false },
+						 { "switch", 's', true },
+						 { "mac", 's', false },
+						 { "static_mac", 'b', true } };
+	struct config_nic nic = { 0 };
+	int r = check_object(json, members, ARRAY_SIZE(members), err);
+
+	if (r == 0)
+		r = read_guid(json, "id", &nic.id, err);
+	if (r < 0)
+		return r;
+	if (!config_mac_parse(json_string_value(json_object_get(json, "mac")), nic.mac))
+		return error_set(err, ERR_INVALID, "'mac' is not a MAC address");
+	nic.name = (char *)json_string_value(json_object_get(json, "name"));
+	nic.switch_name = (char *)json_string_value(json_object_get(json, "switch"));
+	nic.static_mac = json_is_true(json_object_get(json, "static_mac"));
+	return config_add_nic(vm, &nic, err) ? 0 : -ERR_INVALID;
+}
+
+static int read_nics(struct config_vm *vm, const json_t *list, struct error *err)
+{
+	for (size_t i = 0; i < json_array_size(list); i++)
+		if (read_nic(vm, json_array_get(list, i), err) < 0)
+			return error_prefix(err, "network adapter %zu", i);
+	return 0;
+}
+
+static int read_services(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	struct member members[CONFIG_IC_COUNT];
+	int r;
+
+	if (!json)
+		return 0;
+	for (int i = 0; i < CONFIG_IC_COUNT; i++)
+		members[i] = (struct member){ config_ic_name((enum config_ic)i), 'b', true };
+	r = check_object(json, members, CONFIG_IC_COUNT, err);
+	for (int i = 0; r == 0 && i < CONFIG_IC_COUNT; i++) {
+		const json_t *value = json_object_get(json, members[i].name);
+
+		if (value)
+			vm->ic_enabled[i] = json_is_true(value);
+	}
+	return r;
+}
+
+static const struct member top_members[] = {
+	{ "version", 'n', false },
+	{ "requires", 'a', true },
+	{ "id", 's', false },
+	{ "name", 's', false },
+	{ "notes", 's', true },
+	{ "generation", 'n', false },
+	{ "memory_bytes", 'n', false },
+	{ "processor_count", 'n', false },
+	{ "backend", 's', true },
+	{ "boot", 'o', true },
+	{ "scsi_controllers", 'a', true },
+	{ "network_adapters", 'a', true },
+	{ "integration_services", 'o', true },
+};
+
+static int check_version(const json_t *json, struct error *err)
+{
+	const json_t *version = json_object_get(json, "version");
+	const json_t *requires;
+
+	if (!json_is_object(json) || !has_type(version, 'n'))
+		return error_set(err, ERR_INVALID, "this is no description of a virtual machine");
+	if (json_integer_value(version) != CONFIG_VERSION)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "the description has version %lld; this Oyako reads version %d",
+				 (long long)json_integer_value(version), CONFIG_VERSION);
+	requires = json_object_get(json, "requires");
+	/* So far nothing that a description could require goes by a name. */
+	if (json_array_size(requires) > 0) {
+		const char *name = json_string_value(json_array_get(requires, 0));
+
+		return error_set(err, ERR_UNSUPPORTED,
+				 "the description requires '%.60s', which this Oyako does not know",
+				 name ? name : "?");
+	}
+	return 0;
+}
+
+static int keep_unknown(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	const char *name;
+	json_t *value;
+
+	json_object_foreach((json_t *)json, name, value)
+	{
+		if (is_known(name, top_members, ARRAY_SIZE(top_members)))
+			continue;
+		if (!vm->unknown)
+			vm->unknown = json_object();
+		if (json_object_set_new(vm->unknown, name, json_deep_copy(value)) < 0)
+			return error_set(err, ERR_NO_MEMORY, "no memory for '%.60s'", name);
+	}
+	return 0;
+}
+
+static int read_plain(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	const char *backend = json_string_value(json_object_get(json, "backend"));
+	int r = read_guid(json, "id", &vm->id, err);
+
+	if (r == 0)
+		r = read_string(json, "name", &vm->name, err);
+	if (r == 0)
+		r = read_string(json, "notes", &vm->notes, err);
+	if (r == 0)
+		r = read_unsigned(json, "generation", &vm->generation, err);
+	if (r == 0)
+		r = read_unsigned(json, "processor_count", &vm->processor_count, err);
+	if (r == 0 && backend && !config_backend_from_name(backend, &vm->backend))
+		r = error_set(err, ERR_INVALID, "'%.40s' is no backend", backend);
+	vm->memory_bytes = (uint64_t)json_integer_value(json_object_get(json, "memory_bytes"));
+	return r;
+}
+
+int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error *err)
+{
+	struct config_vm *vm;
+	int r = check_version(json, err);
+
+	if (r == 0)
+		r = check_members(json, top_members, ARRAY_SIZE(top_members), err);
+	if (r < 0)
+		return r;
+	vm = config_vm_new("");
+	if (!vm)
+		return error_set(err, ERR_NO_MEMORY, "no memory for a description");
+	vm->scsi_count = 0;
+	r = read_plain(vm, json, err);
+	if (r == 0)
+		r = read_linux(vm, json_object_get(json, "boot"), err);
+	if (r == 0)
+		r = read_controllers(vm, json_object_get(json, "scsi_controllers"), err);
+	if (r == 0)
+		r = read_nics(vm, json_object_get(json, "network_adapters"), err);
+	if (r == 0)
+		r = read_services(vm, json_object_get(json, "integration_services"), err);
+	if (r == 0)
+		r = keep_unknown(vm, json, err);
+	if (r == 0)
+		r = config_vm_check(vm, err);
+	if (r < 0) {
+		config_vm_free(vm);
+		return r;
+	}
+	*ret = vm;
+	return 0;
+}
+
+/* ---- writing ---- */
+
+static void put(json_t *object, const char *name, const char *value)
+{
+	if (value)
+		json_object_set_new(object, name, json_string(value));
+}
+
+static json_t *guid_json(const struct guid *guid)
+{
+	char text[GUID_TEXT_SIZE];
+
+	return json_string(guid_format(guid, text));
+}
+
+static json_t *drive_json(const struct config_disk *disk)
+{
+	json_t *json = json_pack("{s:i, s:s}", "location", (int)disk->lun, "kind",
+				 disk->kind == CONFIG_DISK_DVD ? "dvd" : "hard-disk");
+
+	put(json, "path", disk->path);
+	if (disk->read_only)
+		json_object_set_new(json, "read_only", json_true());
+	return json;
+}
+
+static json_t *controllers_json(const struct config_vm *vm)
+{
+	json_t *list = json_array();
+
+	for (unsigned c = 0; c < vm->scsi_count; c++) {
+		json_t *drives = json_array();
+
+		for (unsigned i = 0; i < vm->disk_count; i++)
+			if (vm->disks[i].controller_number == c)
+				json_array_append_new(drives, drive_json(&vm->disks[i]));
+		json_array_append_new(
+		    list,
+		    json_pack("{s:o, s:o}", "id", guid_json(&vm->scsi_ids[c]), "drives", drives));
+	}
+	return list;
+}
+
+static json_t *nics_json(const struct config_vm *vm)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < vm->nic_count; i++) {
+		const struct config_nic *nic = &vm->nics[i];
+		char mac[CONFIG_MAC_TEXT_SIZE];
+		json_t *json = json_pack("{s:o, s:s, s:s}", "id", guid_json(&nic->id), "name",
+					 nic->name, "mac", config_mac_format(nic->mac, mac));
+
+		put(json, "switch", nic->switch_name);
+		if (nic->static_mac)
+			json_object_set_new(json, "static_mac", json_true());
+		json_array_append_new(list, json);
+	}
+	return list;
+}
+
+static json_t *services_json(const struct config_vm *vm)
+{
+	json_t *json = json_object();
+
+	for (int i = 0; i < CONFIG_IC_COUNT; i++)
+		json_object_set_new(json, config_ic_name((enum config_ic)i),
+				    json_boolean(vm->ic_enabled[i]));
+	return json;
+}
+
+static json_t *boot_json(const struct config_vm *vm)
+{
+	json_t *linux_boot = json_object();
+
+	put(linux_boot, "kernel", vm->kernel_path);
+	put(linux_boot, "initrd", vm->initrd_path);
+	put(linux_boot, "command_line", vm->kernel_cmdline);
+	return json_pack("{s:o}", "linux", linux_boot);
+}
+
+json_t *config_vm_to_json(const struct config_vm *vm)
+{
+	json_t *json =
+	    json_pack("{s:i, s:o, s:s, s:i, s:I, s:i, s:s}", "version", (int)vm->version, "id",
+		      guid_json(&vm->id), "name", vm->name, "generation", (int)vm->generation,
+		      "memory_bytes", (json_int_t)vm->memory_bytes, "processor_count",
+		      (int)vm->processor_count, "backend", config_backend_name(vm->backend));
+
+	if (!json)
+		return NULL;
+	put(json, "notes", vm->notes);
+	if (vm->kernel_path)
+		json_object_set_new(json, "boot", boot_json(vm));
+	json_object_set_new(json, "scsi_controllers", controllers_json(vm));
+	json_object_set_new(json, "network_adapters", nics_json(vm));
+	json_object_set_new(json, "integration_services", services_json(vm));
+	if (vm->unknown)
+		json_object_update(json, vm->unknown);
+	return json;
+}
+
+/* ---- files ---- */
+
+static int read_all(int fd, char *text, size_t size, const char *file, struct error *err)
+{
+	size_t done = 0;
+
+	while (done < size) {
+		ssize_t n = read(fd, text + done, size - done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return error_set_errno(err, errno, "reading '%.200s'", file);
+		if (n == 0)
+			return error_set(err, ERR_IO, "'%.200s' became shorter while it was read",
+					 file);
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+int config_load_json(int dir_fd, const char *file, json_t **ret, struct error *err)
+{
+	AUTO_CLOSE int fd = openat(dir_fd, file, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	AUTO_FREE char *text = NULL;
+	json_error_t reason;
+	struct stat st;
+	json_t *json;
+	int r;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return error_set_errno(err, errno, "opening '%.200s'", file);
+	if (!S_ISREG(st.st_mode) || st.st_size > (off_t)MAX_FILE_BYTES)
+		return error_set(err, ERR_INVALID, "'%.200s' is no file of at most 4 MB", file);
+	text = malloc((size_t)st.st_size + 1);
+	if (!text)
+		return error_set(err, ERR_NO_MEMORY, "no memory to read '%.200s'", file);
+	r = read_all(fd, text, (size_t)st.st_size, file, err);
+	if (r < 0)
+		return r;
+	json = json_loadb(text, (size_t)st.st_size, JSON_REJECT_DUPLICATES, &reason);
+	if (!json)
+		return error_set(err, ERR_CORRUPT, "'%.200s', line %d: %s", file, reason.line,
+				 reason.text);
+	*ret = json;
+	return 0;
+}
+
+int config_load(int dir_fd, const char *file, struct config_vm **ret, struct error *err)
+{
+	json_t *json;
+	int r = config_load_json(dir_fd, file, &json, err);
+
+	if (r < 0)
+		return r;
+	r = config_vm_from_json(json, ret, err);
+	json_decref(json);
+	return r < 0 ? error_prefix(err, "'%.100s'", file) : 0;
+}
+
+static int write_synced(int fd, const char *text, const char *file, struct error *err)
+{
+	size_t len = strlen(text);
+
+	while (len) {
+		ssize_t n = write(fd, text, len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return error_set_errno(err, errno, "writing '%.200s'", file);
+		text += n;
+		len -= (size_t)n;
+	}
+	if (fsync(fd) < 0)
+		return error_set_errno(err, errno, "syncing '%.200s'", file);
+	return 0;
+}
+
+static int save_text(int dir_fd, const char *file, const char *text, struct error *err)
+{
+	char temporary[300];
+	AUTO_CLOSE int fd = -1;
+	int r;
+
+	/* A fixed name: what a crash left behind is overwritten by the next save. */
+	snprintf(temporary, sizeof(temporary), ".%.200s.new", file);
+	unlinkat(dir_fd, temporary, 0);
+	fd = openat(dir_fd, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return error_set_errno(err, errno, "creating '%.200s'", temporary);
+	r = write_synced(fd, text, file, err);
+	if (r == 0 && renameat(dir_fd, temporary, dir_fd, file) < 0)
+		r = error_set_errno(err, errno, "replacing '%.200s'", file);
+	if (r < 0) {
+		unlinkat(dir_fd, temporary, 0);
+		return r;
+	}
+	if (fsync(dir_fd) < 0)
+		return error_set_errno(err, errno, "syncing the folder of '%.200s'", file);
+	return 0;
+}
+
+int config_save_json(int dir_fd, const char *file, const json_t *json, struct error *err)
+{
+	AUTO_FREE char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
+	AUTO_FREE char *line = NULL;
+
+	if (!text || asprintf(&line, "%s\n", text) < 0)
+		return error_set(err, ERR_NO_MEMORY, "no memory to write '%.200s'", file);
+	return save_text(dir_fd, file, line, err);
+}
+
+int config_save(int dir_fd, const char *file, const struct config_vm *vm, struct error *err)
+{
+	json_t *json = config_vm_to_json(vm);
+	int r = config_save_json(dir_fd, file, json, err);
+
+	json_decref(json);
+	return r;
+}

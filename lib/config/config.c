@@ -1,0 +1,391 @@
+#include "config/config.h"
+
+#include "base/macros.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+static const char *const ic_names[CONFIG_IC_COUNT] = {
+	[CONFIG_IC_SHUTDOWN] = "Shutdown",
+	[CONFIG_IC_TIME_SYNC] = "Time Synchronization",
+	[CONFIG_IC_HEARTBEAT] = "Heartbeat",
+	[CONFIG_IC_KVP] = "Key-Value Pair Exchange",
+};
+
+static const char *const backend_names[] = {
+	[CONFIG_BACKEND_AUTO] = "auto",
+	[CONFIG_BACKEND_KVM] = "kvm",
+	[CONFIG_BACKEND_SOFT] = "soft",
+};
+
+/* ---- names ---- */
+
+const char *config_ic_name(enum config_ic ic)
+{
+	return ic_names[ic];
+}
+
+const char *config_backend_name(enum config_backend backend)
+{
+	return backend_names[backend];
+}
+
+bool config_backend_from_name(const char *name, enum config_backend *ret)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(backend_names); i++)
+		if (strcasecmp(name, backend_names[i]) == 0) {
+			*ret = (enum config_backend)i;
+			return true;
+		}
+	return false;
+}
+
+char *config_mac_format(const uint8_t mac[6], char ret[static CONFIG_MAC_TEXT_SIZE])
+{
+	snprintf(ret, CONFIG_MAC_TEXT_SIZE, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2],
+		 mac[3], mac[4], mac[5]);
+	return ret;
+}
+
+static int hex_value(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	if (c >= 'A' && c <= 'F')
+		return c - 'A' + 10;
+	return -1;
+}
+
+bool config_mac_parse(const char *text, uint8_t ret[6])
+{
+	uint8_t mac[6];
+
+	for (int i = 0; i < 6; i++) {
+		int high, low;
+
+		if (i > 0 && (*text == ':' || *text == '-'))
+			text++;
+		high = hex_value(text[0]);
+		low = high < 0 ? -1 : hex_value(text[1]);
+		if (low < 0)
+			return false;
+		mac[i] = (uint8_t)(high << 4 | low);
+		text += 2;
+	}
+	if (*text)
+		return false;
+	memcpy(ret, mac, sizeof(mac));
+	return true;
+}
+
+/* ---- life ---- */
+
+struct config_vm *config_vm_new(const char *name)
+{
+	struct config_vm *vm = calloc(1, sizeof(*vm));
+
+	if (!vm)
+		return NULL;
+	vm->version = CONFIG_VERSION;
+	guid_generate(&vm->id);
+	vm->name = strdup(name);
+	vm->generation = 2;
+	vm->memory_bytes = 512 * MIB;
+	vm->processor_count = 1;
+	guid_generate(&vm->scsi_ids[0]);
+	vm->scsi_count = 1;
+	for (int i = 0; i < CONFIG_IC_COUNT; i++)
+		vm->ic_enabled[i] = true;
+	if (!vm->name) {
+		config_vm_free(vm);
+		return NULL;
+	}
+	return vm;
+}
+
+static void nic_done(struct config_nic *nic)
+{
+	free(nic->name);
+	free(nic->switch_name);
+}
+
+void config_vm_free(struct config_vm *vm)
+{
+	if (!vm)
+		return;
+	for (unsigned i = 0; i < vm->disk_count; i++)
+		free(vm->disks[i].path);
+	for (unsigned i = 0; i < vm->nic_count; i++)
+		nic_done(&vm->nics[i]);
+	free(vm->disks);
+	free(vm->nics);
+	free(vm->name);
+	free(vm->notes);
+	free(vm->kernel_path);
+	free(vm->initrd_path);
+	free(vm->kernel_cmdline);
+	json_decref(vm->unknown);
+	free(vm);
+}
+
+int config_set_string(char **field, const char *value, struct error *err)
+{
+	char *copy = value ? strdup(value) : NULL;
+
+	if (value && !copy)
+		return error_set(err, ERR_NO_MEMORY,
+				 "no memory for a virtual machine's description");
+	free(*field);
+	*field = copy;
+	return 0;
+}
+
+/* ---- drives and adapters ---- */
+
+struct config_disk *config_find_disk(const struct config_vm *vm, unsigned controller, unsigned lun)
+{
+	for (unsigned i = 0; i < vm->disk_count; i++)
+		if (vm->disks[i].controller_number == controller && vm->disks[i].lun == lun)
+			return &vm->disks[i];
+	return NULL;
+}
+
+int config_free_location(const struct config_vm *vm, int controller, unsigned *ret_controller,
+			 unsigned *ret_lun, struct error *err)
+{
+	for (unsigned c = 0; c < vm->scsi_count; c++) {
+		if (controller >= 0 && (unsigned)controller != c)
+			continue;
+		for (unsigned lun = 0; lun < CONFIG_LOCATIONS_PER_SCSI; lun++)
+			if (!config_find_disk(vm, c, lun)) {
+				*ret_controller = c;
+				*ret_lun = lun;
+				return 0;
+			}
+	}
+	if (controller >= (int)vm->scsi_count)
+		return error_set(err, ERR_NOT_FOUND, "there is no SCSI controller %d", controller);
+	return error_set(err, ERR_LIMIT, "no location is free on the SCSI controllers");
+}
+
+static int check_disk_place(const struct config_vm *vm, const struct config_disk *disk,
+			    struct error *err)
+{
+	if (disk->controller_number >= vm->scsi_count)
+		return error_set(err, ERR_INVALID, "there is no SCSI controller %u",
+				 disk->controller_number);
+	if (disk->lun >= CONFIG_LOCATIONS_PER_SCSI)
+		return error_set(err, ERR_INVALID,
+				 "location %u is beyond the last one (63) of a SCSI controller",
+				 disk->lun);
+	return 0;
+}
+
+static int check_disk(const struct config_vm *vm, const struct config_disk *disk, struct error *err)
+{
+	int r = check_disk_place(vm, disk, err);
+
+	if (r < 0)
+		return r;
+	if (disk->kind == CONFIG_DISK_HARD && !disk->path)
+		return error_set(err, ERR_INVALID, "a hard disk drive needs a path");
+	if (disk->path && disk->path[0] != '/')
+		return error_set(err, ERR_INVALID, "the path '%.200s' is not absolute", disk->path);
+	return 0;
+}
+
+struct config_disk *config_add_disk(struct config_vm *vm, const struct config_disk *disk,
+				    struct error *err)
+{
+	struct config_disk *disks;
+	char *path = NULL;
+
+	if (vm->disk_count >= CONFIG_MAX_DISKS) {
+		error_set(err, ERR_LIMIT, "a virtual machine has at most %d drives",
+			  CONFIG_MAX_DISKS);
+		return NULL;
+	}
+	if (check_disk(vm, disk, err) < 0)
+		return NULL;
+	if (config_find_disk(vm, disk->controller_number, disk->lun)) {
+		error_set(err, ERR_EXISTS, "location %u of SCSI controller %u is taken", disk->lun,
+			  disk->controller_number);
+		return NULL;
+	}
+	if (config_set_string(&path, disk->path, err) < 0)
+		return NULL;
+	disks = reallocarray(vm->disks, vm->disk_count + 1, sizeof(*disks));
+	if (!disks) {
+		free(path);
+		error_set(err, ERR_NO_MEMORY, "no memory for a drive");
+		return NULL;
+	}
+	vm->disks = disks;
+	disks[vm->disk_count] = *disk;
+	disks[vm->disk_count].path = path;
+	return &disks[vm->disk_count++];
+}
+
+static int check_nic(const struct config_nic *nic, struct error *err)
+{
+	static const uint8_t none[6];
+
+	if (config_check_name(nic->name, "a network adapter's name", err) < 0)
+		return -ERR_INVALID;
+	if (nic->switch_name && config_check_name(nic->switch_name, "a switch's name", err) < 0)
+		return -ERR_INVALID;
+	if ((nic->mac[0] & 1) || memcmp(nic->mac, none, sizeof(none)) == 0)
+		return error_set(err, ERR_INVALID,
+				 "network adapter '%s': not a unicast MAC address", nic->name);
+	return 0;
+}
+
+struct config_nic *config_add_nic(struct config_vm *vm, const struct config_nic *nic,
+				  struct error *err)
+{
+	struct config_nic copy = *nic, *nics;
+
+	if (vm->nic_count >= CONFIG_MAX_NICS) {
+		error_set(err, ERR_LIMIT, "a virtual machine has at most %d network adapters",
+			  CONFIG_MAX_NICS);
+		return NULL;
+	}
+	if (check_nic(nic, err) < 0)
+		return NULL;
+	copy.name = copy.switch_name = NULL;
+	nics = reallocarray(vm->nics, vm->nic_count + 1, sizeof(*nics));
+	if (nics)
+		vm->nics = nics;
+	if (!nics || config_set_string(&copy.name, nic->name, err) < 0 ||
+	    config_set_string(&copy.switch_name, nic->switch_name, err) < 0) {
+		nic_done(&copy);
+		error_set(err, ERR_NO_MEMORY, "no memory for a network adapter");
+		return NULL;
+	}
+	nics[vm->nic_count] = copy;
+	return &nics[vm->nic_count++];
+}
+
+void config_remove_disk(struct config_vm *vm, unsigned index)
+{
+	free(vm->disks[index].path);
+	vm->disk_count--;
+	memmove(&vm->disks[index], &vm->disks[index + 1],
+		(vm->disk_count - index) * sizeof(*vm->disks));
+}
+
+void config_remove_nic(struct config_vm *vm, unsigned index)
+{
+	nic_done(&vm->nics[index]);
+	vm->nic_count--;
+	memmove(&vm->nics[index], &vm->nics[index + 1],
+		(vm->nic_count - index) * sizeof(*vm->nics));
+}
+
+/* ---- rules ---- */
+
+int config_check_name(const char *name, const char *what, struct error *err)
+{
+	size_t characters = 0;
+
+	if (!name || !*name)
+		return error_set(err, ERR_INVALID, "%s must not be empty", what);
+	for (const unsigned char *p = (const unsigned char *)name; *p; p++) {
+		if (*p < 0x20 || *p == 0x7f)
+			return error_set(err, ERR_INVALID, "%s must not hold control characters",
+					 what);
+		characters += (*p & 0xc0) != 0x80;
+	}
+	if (characters > CONFIG_NAME_MAX)
+		return error_set(err, ERR_LIMIT, "%s is longer than %d characters", what,
+				 CONFIG_NAME_MAX);
+	return 0;
+}
+
+static int check_memory(const struct config_vm *vm, struct error *err)
+{
+	uint64_t max = vm->generation == 1 ? UINT64_C(1) << 40 : CONFIG_MAX_MEMORY_BYTES;
+
+	if (vm->memory_bytes % (2 * MIB))
+		return error_set(err, ERR_INVALID,
+				 "the startup memory of %llu bytes is not a multiple of 2 MB",
+				 (unsigned long long)vm->memory_bytes);
+	if (vm->memory_bytes < CONFIG_MIN_MEMORY_BYTES || vm->memory_bytes > max)
+		return error_set(err, ERR_LIMIT,
+				 "the startup memory of %llu MB is not between 32 MB and %llu TB",
+				 (unsigned long long)(vm->memory_bytes / MIB),
+				 (unsigned long long)(max >> 40));
+	return 0;
+}
+
+static int check_boot(const struct config_vm *vm, struct error *err)
+{
+	if (!vm->kernel_path && (vm->initrd_path || vm->kernel_cmdline))
+		return error_set(err, ERR_INVALID,
+				 "an initial RAM disk or a kernel command line needs a kernel");
+	if (vm->kernel_path && vm->kernel_path[0] != '/')
+		return error_set(err, ERR_INVALID, "the kernel's path is not absolute");
+	if (vm->initrd_path && vm->initrd_path[0] != '/')
+		return error_set(err, ERR_INVALID, "the initial RAM disk's path is not absolute");
+	if (vm->kernel_cmdline && strlen(vm->kernel_cmdline) > CONFIG_CMDLINE_MAX)
+		return error_set(err, ERR_LIMIT,
+				 "the kernel command line is longer than %d characters",
+				 CONFIG_CMDLINE_MAX);
+	return 0;
+}
+
+static int check_drives(const struct config_vm *vm, struct error *err)
+{
+	for (unsigned i = 0; i < vm->disk_count; i++) {
+		const struct config_disk *disk = &vm->disks[i];
+
+		if (check_disk(vm, disk, err) < 0)
+			return error_prefix(err, "drive %u", i);
+		if (config_find_disk(vm, disk->controller_number, disk->lun) != disk)
+			return error_set(err, ERR_INVALID,
+					 "two drives are at location %u of SCSI controller %u",
+					 disk->lun, disk->controller_number);
+	}
+	return 0;
+}
+
+static int check_nics(const struct config_vm *vm, struct error *err)
+{
+	for (unsigned i = 0; i < vm->nic_count; i++) {
+		if (check_nic(&vm->nics[i], err) < 0)
+			return -ERR_INVALID;
+		for (unsigned k = 0; k < i; k++)
+			if (guid_equal(&vm->nics[i].id, &vm->nics[k].id))
+				return error_set(err, ERR_INVALID,
+						 "two network adapters have the same id");
+	}
+	return 0;
+}
+
+int config_vm_check(const struct config_vm *vm, struct error *err)
+{
+	int r = config_check_name(vm->name, "a virtual machine's name", err);
+
+	if (r == 0 && vm->generation != 1 && vm->generation != 2)
+		r = error_set(err, ERR_INVALID, "there is no generation %u", vm->generation);
+	if (r == 0 && (vm->processor_count < 1 || vm->processor_count > CONFIG_MAX_PROCESSORS))
+		r = error_set(err, ERR_LIMIT, "%u processors are not between 1 and %d",
+			      vm->processor_count, CONFIG_MAX_PROCESSORS);
+	if (r == 0 && vm->notes && strlen(vm->notes) > CONFIG_NOTES_MAX)
+		r = error_set(err, ERR_LIMIT, "the notes are longer than %d bytes",
+			      CONFIG_NOTES_MAX);
+	if (r == 0)
+		r = check_memory(vm, err);
+	if (r == 0)
+		r = check_boot(vm, err);
+	if (r == 0)
+		r = check_drives(vm, err);
+	if (r == 0)
+		r = check_nics(vm, err);
+	return r;
+}

@@ -1,0 +1,535 @@
+/*
+ * Power cuts. A disk is worked on while every operation on its file is recorded: when it was submitted
+ * and when it completed. Then for many moments, files are put together as a cut could have left them:
+ * what a completed sync covers is there; of all else that was under way some is there, some isn't, and
+ * some is torn at sector boundaries. Each file must open, pass our checks, hold everything that the
+ * guest had flushed, and nothing that it never wrote.
+ */
+#include "base/loop.h"
+#include "base/macros.h"
+#include "blk/sync.h"
+#include "disk/file-mem.h"
+#include "disk/vhdx.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+#define FILE_MAX_BYTES (512 * MIB)
+#define SECTOR	       512u
+
+static uint64_t random_state;
+
+static uint64_t next_random(void)
+{
+	random_state ^= random_state << 13;
+	random_state ^= random_state >> 7;
+	random_state ^= random_state << 17;
+	return random_state;
+}
+
+/* ---- the record of the file's operations ---- */
+
+struct record {
+	enum file_op op;
+	bool resize;
+	uint64_t offset, length; /* resize: offset is the new size */
+	uint8_t *data;
+	const struct file_request *req;
+	uint64_t submitted, completed; /* moments; 0: never */
+};
+
+struct recorder {
+	struct record *records;
+	size_t count, capacity;
+	uint64_t now; /* counts events */
+};
+
+static struct record *add_record(struct recorder *r)
+{
+	if (r->count == r->capacity) {
+		r->capacity = MAX(r->capacity * 2, (size_t)1024);
+		r->records = realloc(r->records, r->capacity * sizeof(*r->records));
+		assert_non_null(r->records);
+	}
+	r->records[r->count] = (struct record){ .submitted = ++r->now };
+	return &r->records[r->count++];
+}
+
+static void record_submit(struct recorder *r, const struct file_request *req)
+{
+	struct record *record = add_record(r);
+	uint64_t at = 0;
+
+	record->op = req->op;
+	record->offset = req->offset;
+	record->length = req->length;
+	record->req = req;
+	if (req->op != FILE_WRITE)
+		return;
+	record->data = malloc(req->length);
+	for (unsigned i = 0; i < req->iov_count; at += req->iov[i].iov_len, i++)
+		memcpy(record->data + at, req->iov[i].iov_base, req->iov[i].iov_len);
+}
+
+static void observe(void *user, enum file_mem_event event, const struct file_request *req,
+		    uint64_t size_bytes)
+{
+	struct recorder *r = user;
+
+	if (event == FILE_MEM_SUBMITTED) {
+		record_submit(r, req);
+	} else if (event == FILE_MEM_RESIZED) {
+		struct record *record = add_record(r);
+
+		record->resize = true;
+		record->offset = size_bytes;
+		record->completed = r->now;
+	} else {
+		for (size_t i = r->count; i-- > 0;) {
+			if (r->records[i].req == req && !r->records[i].completed) {
+				r->records[i].completed = ++r->now;
+				return;
+			}
+		}
+		fail_msg("an operation completed that was never submitted");
+	}
+}
+
+static void recorder_free(struct recorder *r)
+{
+	for (size_t i = 0; i < r->count; i++)
+		free(r->records[i].data);
+	free(r->records);
+}
+
+/* ---- the guest's view ---- */
+
+/* A change of a run of sectors to a value (0: zeros), and flushes (length 0). */
+struct change {
+	struct blk_request req;
+	uint64_t value;
+	uint64_t submitted, completed;
+	struct iovec iov;
+};
+
+struct world {
+	struct loop *loop;
+	struct recorder recorder;
+	struct blk *disk;
+	uint64_t disk_bytes;
+	struct change **changes;
+	size_t change_count, in_flight;
+	/* The offsets (multiples of 64 KiB) that the guest works on. */
+	uint64_t spots[64];
+	unsigned spot_count;
+	uint8_t *initial; /* the file at the start */
+	uint64_t initial_bytes;
+};
+
+#define SPOT_BYTES (64 * KIB)
+
+static struct world *the_world; /* done() has no other way to find it */
+
+static void change_done(struct blk_request *req, enum blk_result result)
+{
+	struct change *c = container_of(req, struct change, req);
+
+	assert_int_equal(result, BLK_OK);
+	c->completed = ++the_world->recorder.now;
+	the_world->in_flight--;
+	free(c->iov.iov_base);
+}
+
+static bool overlaps_in_flight(const struct world *w, uint64_t offset, uint64_t length)
+{
+	for (size_t i = 0; i < w->change_count; i++) {
+		const struct change *c = w->changes[i];
+
+		if (!c->completed && offset < c->req.offset + c->req.length &&
+		    c->req.offset < offset + length)
+			return true;
+	}
+	return false;
+}
+
+static void fill(uint8_t *buf, uint64_t length, uint64_t value)
+{
+	for (uint64_t i = 0; i < length; i += 8)
+		memcpy(buf + i, &value, 8);
+}
+
+static void submit_change(struct world *w, enum blk_op op, uint64_t offset, uint64_t length,
+			  uint32_t flags)
+{
+	struct change *c = calloc(1, sizeof(*c));
+
+	c->req = (struct blk_request){ .op = op, .flags = flags, .offset = offset,
+				       .length = length, .done = change_done };
+	if (op == BLK_WRITE) {
+		c->value = w->change_count + 1;
+		c->iov = (struct iovec){ malloc(length), length };
+		fill(c->iov.iov_base, length, c->value);
+		c->req.iov = &c->iov;
+		c->req.iov_count = 1;
+	}
+	w->changes = realloc(w->changes, (w->change_count + 1) * sizeof(struct change *));
+	w->changes[w->change_count++] = c;
+	w->in_flight++;
+	c->submitted = ++w->recorder.now;
+	blk_submit(w->disk, &c->req);
+}
+
+static void random_change(struct world *w)
+{
+	uint64_t spot = w->spots[next_random() % w->spot_count];
+	uint64_t start = next_random() % (SPOT_BYTES / SECTOR);
+	uint64_t count = 1 + next_random() % MIN(UINT64_C(24), SPOT_BYTES / SECTOR - start);
+	uint64_t offset = spot + start * SECTOR, length = count * SECTOR;
+	uint64_t block = ALIGN_DOWN(spot, MIB);
+
+	switch (next_random() % 16) {
+	case 0:
+	case 1:
+	case 2:
+		submit_change(w, BLK_FLUSH, 0, 0, 0);
+		return;
+	case 3:
+		if (!overlaps_in_flight(w, block, MIB))
+			submit_change(w, blk_info(w->disk)->can_unmap && next_random() % 2 ?
+						 BLK_UNMAP :
+						 BLK_WRITE_ZEROES,
+				      block, MIB, BLK_MAY_UNMAP);
+		return;
+	case 4:
+		if (!overlaps_in_flight(w, offset, length))
+			submit_change(w, BLK_WRITE_ZEROES, offset, length,
+				      next_random() % 2 ? BLK_MAY_UNMAP : 0);
+		return;
+	default:
+		if (!overlaps_in_flight(w, offset, length))
+			submit_change(w, BLK_WRITE, offset, length,
+				      next_random() % 12 == 0 ? BLK_FUA : 0);
+		return;
+	}
+}
+
+static void work(struct world *w, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		while (w->in_flight >= 12)
+			loop_step(w->loop, 100);
+		random_change(w);
+		if (next_random() % 3 == 0)
+			loop_step(w->loop, 0);
+	}
+	blk_drain(w->disk);
+}
+
+/* ---- what a cut leaves ---- */
+
+/* Is the record covered by a sync that was complete at the moment? */
+static bool durable(const struct world *w, const struct record *record, uint64_t moment)
+{
+	if (!record->completed || record->completed > moment)
+		return false;
+	for (size_t i = 0; i < w->recorder.count; i++) {
+		const struct record *sync = &w->recorder.records[i];
+
+		if (sync->op == FILE_SYNC && !sync->resize && sync->submitted > record->completed &&
+		    sync->completed && sync->completed <= moment)
+			return true;
+	}
+	return false;
+}
+
+static void apply_part(struct file *file, const struct record *record, uint64_t from, uint64_t to)
+{
+	uint8_t *bytes = file_mem_bytes(file);
+
+	if (record->data)
+		memcpy(bytes + record->offset + from, record->data + from, to - from);
+	else
+		memset(bytes + record->offset + from, 0, to - from);
+	file->size_bytes = MAX(file->size_bytes, record->offset + to);
+}
+
+/* Some sectors of it, or a part from the start. */
+static void apply_torn(struct file *file, const struct record *record)
+{
+	uint64_t limit = next_random() % (record->length / SECTOR + 1) * SECTOR;
+	bool prefix = next_random() % 2;
+
+	for (uint64_t at = 0; at < record->length; at += SECTOR)
+		if (prefix ? at < limit : next_random() % 2)
+			apply_part(file, record, at, MIN(at + SECTOR, record->length));
+}
+
+static void apply(struct file *file, const struct record *record, bool must)
+{
+	unsigned dice = must ? 0 : (unsigned)(next_random() % 3);
+
+	if (record->op == FILE_SYNC && !record->resize)
+		return;
+	if (dice == 1)
+		return;
+	if (record->resize) {
+		if (must || record->offset > file->size_bytes)
+			file->size_bytes = record->offset;
+	} else if (dice == 2 && record->length >= SECTOR) {
+		apply_torn(file, record);
+	} else {
+		apply_part(file, record, 0, record->length);
+	}
+}
+
+static struct file *file_after_cut(struct world *w, uint64_t moment)
+{
+	const struct file_mem_options options = { .max_bytes = FILE_MAX_BYTES };
+	struct file *file;
+
+	assert_int_equal(file_mem_new(w->loop, &options, w->initial_bytes, &file), 0);
+	memcpy(file_mem_bytes(file), w->initial, w->initial_bytes);
+	for (size_t i = 0; i < w->recorder.count; i++) {
+		const struct record *record = &w->recorder.records[i];
+
+		if (record->submitted <= moment)
+			apply(file, record, durable(w, record, moment));
+	}
+	return file;
+}
+
+/* ---- checking ---- */
+
+/* The change that the sector surely has, as of the last flush that covers one; NULL: none. */
+static size_t first_possible(const struct world *w, uint64_t sector_offset, uint64_t moment)
+{
+	uint64_t covered = 0; /* submit moment of the last flush that is done */
+	size_t first = 0;
+
+	for (size_t i = 0; i < w->change_count; i++) {
+		const struct change *c = w->changes[i];
+
+		if (c->req.op == BLK_FLUSH && c->completed && c->completed <= moment)
+			covered = MAX(covered, c->submitted);
+	}
+	for (size_t i = 0; i < w->change_count; i++) {
+		const struct change *c = w->changes[i];
+		bool here = c->req.length && c->req.offset <= sector_offset &&
+			    sector_offset < c->req.offset + c->req.length;
+		bool kept = (c->completed && c->completed <= covered) ||
+			    ((c->req.flags & BLK_FUA) && c->completed && c->completed <= moment);
+
+		if (here && kept)
+			first = i + 1;
+	}
+	return first;
+}
+
+static void check_sector(const struct world *w, const uint8_t *content, uint64_t offset,
+			 uint64_t moment)
+{
+	size_t first = first_possible(w, offset, moment);
+	uint64_t value;
+
+	memcpy(&value, content, 8);
+	for (unsigned i = 8; i < SECTOR; i += 8)
+		if (memcmp(content + i, &value, 8) != 0)
+			fail_msg("cut at %lu: sector at %#lx is mixed", moment, offset);
+	if (value == (first ? w->changes[first - 1]->value : 0))
+		return;
+	for (size_t i = first; i < w->change_count; i++) {
+		const struct change *c = w->changes[i];
+
+		if (c->submitted <= moment && c->value == value && c->req.offset <= offset &&
+		    offset < c->req.offset + c->req.length)
+			return;
+	}
+	fail_msg("cut at %lu: sector at %#lx holds %lu, flushed was %lu", moment, offset, value,
+		 first ? w->changes[first - 1]->value : 0);
+}
+
+static void check_content(const struct world *w, struct blk *disk, uint64_t moment)
+{
+	uint8_t *buf = malloc(SPOT_BYTES);
+
+	for (unsigned i = 0; i < w->spot_count; i++) {
+		assert_int_equal(blk_read_now(disk, w->spots[i], buf, SPOT_BYTES), BLK_OK);
+		for (uint64_t at = 0; at < SPOT_BYTES; at += SECTOR)
+			check_sector(w, buf + at, w->spots[i] + at, moment);
+	}
+	free(buf);
+}
+
+static struct blk *open_or_fail(struct file *file, bool read_only, uint64_t moment)
+{
+	struct error err;
+	struct blk *disk;
+
+	if (vhdx_open(file, read_only, &disk, &err) < 0)
+		fail_msg("cut at %lu: %s", moment, err.text);
+	return disk;
+}
+
+/* Blocks that the work never used may get places that hold left-overs: nothing of it may show. */
+static void check_new_block(struct world *w, struct blk *disk, uint64_t offset)
+{
+	uint8_t *block = malloc(MIB), sector[SECTOR];
+
+	fill(sector, SECTOR, 12345);
+	assert_int_equal(blk_write_now(disk, offset + 3 * SECTOR, sector, SECTOR), BLK_OK);
+	assert_int_equal(blk_read_now(disk, offset, block, MIB), BLK_OK);
+	assert_memory_equal(block + 3 * SECTOR, sector, SECTOR);
+	memset(block + 3 * SECTOR, 0, SECTOR);
+	for (uint64_t i = 0; i < MIB; i += 8)
+		if (memcmp(block + i, &(uint64_t){ 0 }, 8) != 0)
+			fail_msg("a new block holds old bytes at %#lx", offset + i);
+	free(block);
+}
+
+/* Reads it without writing, then for writing (which replays), changes something, reads it again. */
+static void check_cut(struct world *w, uint64_t moment)
+{
+	uint64_t saved = random_state;
+	struct file *file = file_after_cut(w, moment), *again;
+	struct blk *disk = open_or_fail(file, true, moment);
+
+	check_content(w, disk, moment);
+	blk_close(disk, NULL);
+	random_state = saved;
+	again = file_after_cut(w, moment);
+	disk = open_or_fail(again, false, moment);
+	check_content(w, disk, moment);
+	check_new_block(w, disk, w->disk_bytes - 1 * MIB);
+	assert_int_equal(blk_flush_now(disk), BLK_OK);
+	check_new_block(w, disk, w->disk_bytes - 2 * MIB);
+	check_content(w, disk, moment);
+	assert_int_equal(blk_close(disk, NULL), 0);
+}
+
+/* ---- scenarios ---- */
+
+static void load_new_vhdx(struct world *w, uint64_t disk_bytes, bool fixed)
+{
+	struct vhdx_create_options options = { .size_bytes = disk_bytes, .block_bytes = MIB,
+					       .fixed = fixed, .sparse = true };
+	int fd = memfd_create("vhdx", 0);
+
+	assert_int_equal(vhdx_create(fd, &options, NULL), 0);
+	w->disk_bytes = disk_bytes;
+	w->initial_bytes = (uint64_t)lseek(fd, 0, SEEK_END);
+	w->initial = malloc(w->initial_bytes);
+	assert_int_equal(pread(fd, w->initial, w->initial_bytes, 0), w->initial_bytes);
+	close(fd);
+}
+
+static void start(struct world *w, uint64_t disk_bytes, unsigned spots, bool fixed)
+{
+	const struct file_mem_options options = { .max_bytes = FILE_MAX_BYTES,
+						  .seed = next_random(),
+						  .observe = observe,
+						  .user = &w->recorder };
+	struct file *file;
+
+	the_world = w;
+	assert_int_equal(loop_new(&w->loop, NULL), 0);
+	load_new_vhdx(w, disk_bytes, fixed);
+	assert_int_equal(file_mem_new(w->loop, &options, w->initial_bytes, &file), 0);
+	memcpy(file_mem_bytes(file), w->initial, w->initial_bytes);
+	w->disk = open_or_fail(file, false, 0);
+	w->spot_count = spots;
+	for (unsigned i = 0; i < spots; i++)
+		w->spots[i] = ALIGN_DOWN((disk_bytes - 2 * MIB) / spots * i, SPOT_BYTES);
+}
+
+static void finish(struct world *w)
+{
+	for (size_t i = 0; i < w->change_count; i++)
+		free(w->changes[i]);
+	free(w->changes);
+	recorder_free(&w->recorder);
+	free(w->initial);
+	loop_free(w->loop);
+}
+
+static void run_scenario(uint64_t seed, uint64_t disk_bytes, unsigned spots, bool fixed,
+			 unsigned changes, unsigned cuts)
+{
+	struct world w = { 0 };
+
+	random_state = seed;
+	start(&w, disk_bytes, spots, fixed);
+	work(&w, changes);
+	assert_int_equal(blk_close(w.disk, NULL), 0);
+	for (unsigned i = 0; i <= cuts; i++)
+		check_cut(&w, w.recorder.now * i / cuts);
+	finish(&w);
+}
+
+/* Every single moment of a short history. */
+static void test_each_moment(void **state)
+{
+	run_scenario(7, 8 * MIB, 6, false, 40, 260);
+}
+
+static void test_allocations(void **state)
+{
+	run_scenario(99, 3 * GIB, 24, false, 300, 150);
+}
+
+/* Enough flushes to go around the log several times. */
+static void test_log_wraps(void **state)
+{
+	run_scenario(12345, 40 * MIB, 30, false, 1500, 60);
+}
+
+static void test_fixed(void **state)
+{
+	run_scenario(4711, 8 * MIB, 6, true, 200, 60);
+}
+
+/* More dirty BAT pages at a flush than one log entry takes. */
+static void test_many_pages(void **state)
+{
+	struct world w = { 0 };
+	uint8_t *buf = calloc(1, SECTOR);
+
+	random_state = 5;
+	start(&w, 80 * GIB, 64, false);
+	for (unsigned page = 0; page < 150; page++)
+		submit_change(&w, BLK_WRITE, page * 512 * MIB + 7 * SECTOR, SECTOR, 0);
+	blk_drain(w.disk);
+	submit_change(&w, BLK_FLUSH, 0, 0, 0);
+	blk_drain(w.disk);
+	assert_int_equal(blk_close(w.disk, NULL), 0);
+	for (unsigned i = 0; i < 60; i++) {
+		uint64_t moment = w.recorder.now - w.recorder.now / 2 * i / 60;
+		struct blk *disk = open_or_fail(file_after_cut(&w, moment), false, moment);
+
+		for (unsigned page = 0; page < 150; page++) {
+			uint64_t offset = page * 512 * MIB + 7 * SECTOR;
+
+			assert_int_equal(blk_read_now(disk, offset, buf, SECTOR), BLK_OK);
+			check_sector(&w, buf, offset, moment);
+		}
+		assert_int_equal(blk_close(disk, NULL), 0);
+	}
+	free(buf);
+	finish(&w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_each_moment), cmocka_unit_test(test_allocations),
+		cmocka_unit_test(test_log_wraps),   cmocka_unit_test(test_fixed),
+		cmocka_unit_test(test_many_pages),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,320 @@
+/*
+ * The cache of decoded blocks, one per VP, and its coherence with memory.
+ *
+ * Blocks lie in an arena that is filled from one end; when it is full, all blocks go. They are found
+ * by a hash of physical address and key, and by page for invalidation.
+ *
+ * Coherence. vm.granules says which 64-byte pieces of a page any VP decoded; the page's
+ * MEM_PAGE_CODE flag makes writers look there. A writer stores first and looks then; a decoder marks
+ * first and reads (again) then. Between the two on the same page stands a membarrier when the flag
+ * is set for the first time, so that one of them sees the other.
+ *
+ * A written block is not freed but made stale: all its uops become sc_uop_stale, which leaves for
+ * the loop. That is how a store into the running block ends it right behind the store. Blocks of
+ * other VPs are theirs to touch: they get the range posted and look at it at their next block head.
+ */
+#include "part/softcpu/cpu.h"
+#include "part/softcpu/fast.h"
+
+#include <linux/membarrier.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#define HASH_BITS 16
+#define HASH_SIZE (1u << HASH_BITS)
+#define ARENA_TOTAL (512 * MIB) /* of all VPs */
+#define ARENA_MAX   (64 * MIB)
+#define ARENA_MIN   (16 * MIB)
+
+static void *map_zeroed(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+int sc_blocks_init(struct vp *c, struct error *err)
+{
+	c->hash = map_zeroed(HASH_SIZE * sizeof(c->hash[0]));
+	c->arena_size = MIN(MAX(ARENA_TOTAL / c->vm->vp_count, ARENA_MIN), ARENA_MAX);
+	c->arena = map_zeroed(c->arena_size);
+	c->page_blocks = map_zeroed(c->vm->page_count * sizeof(c->page_blocks[0]));
+	if (!c->hash || !c->arena || !c->page_blocks)
+		return error_set(err, ERR_NO_MEMORY, "no memory for the software CPU's blocks");
+	return 0;
+}
+
+void sc_blocks_done(struct vp *c)
+{
+	if (c->hash)
+		munmap(c->hash, HASH_SIZE * sizeof(c->hash[0]));
+	if (c->arena)
+		munmap(c->arena, c->arena_size);
+	if (c->page_blocks)
+		munmap(c->page_blocks, c->vm->page_count * sizeof(c->page_blocks[0]));
+	c->hash = NULL;
+	c->arena = NULL;
+	c->page_blocks = NULL;
+}
+
+/* ---- lookup ---- */
+
+static struct block **bucket(struct vp *c, uint64_t gpa, unsigned key)
+{
+	uint64_t h = (gpa ^ (uint64_t)key << 61) * UINT64_C(0x9e3779b97f4a7c15);
+
+	return &c->hash[h >> (64 - HASH_BITS)];
+}
+
+static uint64_t code_address(struct vp *c)
+{
+	uint64_t va = c->segbase[PART_CS] + RIP(c);
+
+	if (likely(c->mode == MODE_64))
+		return va;
+	if (RIP(c) > c->seg[PART_CS].limit)
+		sc_gp(c, NULL);
+	return va & UINT32_MAX;
+}
+
+struct block *sc_lookup(struct vp *c, unsigned key_flags)
+{
+	uint64_t gpa = sc_fetch_gpa(c, code_address(c), NULL);
+	unsigned key = c->mode | key_flags;
+	struct block *b = *bucket(c, gpa, key);
+
+	while (b && !(b->gpa == gpa && b->key == key && b->live))
+		b = b->hash_next;
+	if (unlikely(!b))
+		b = sc_decode(c, gpa, key);
+	if (likely(c->mode == MODE_64) || RIP(c) + b->len - 1 <= c->seg[PART_CS].limit)
+		return b;
+	/* The instruction that passes the limit faults, those before it don't. */
+	if (key_flags & KEY_STEP)
+		sc_gp(c, NULL);
+	return sc_lookup(c, KEY_STEP);
+}
+
+/* ---- insertion ---- */
+
+struct block *sc_block_alloc(struct vp *c, unsigned uop_count)
+{
+	size_t size = sizeof(struct block) + uop_count * sizeof(struct uop);
+	struct block *b;
+
+	size = ALIGN_UP(size, 64);
+	if (c->arena_used + size > c->arena_size)
+		sc_blocks_flush(c);
+	b = (struct block *)(c->arena + c->arena_used);
+	c->arena_used += size;
+	memset(b, 0, sizeof(*b));
+	return b;
+}
+
+static struct block **page_list(struct vp *c, uint64_t gpa)
+{
+	const uint8_t *host = sc_ram(c->vm, gpa);
+
+	return host ? &c->page_blocks[sc_page_of(c->vm, host)] : NULL;
+}
+
+static void link_page(struct vp *c, struct block *b, unsigned which, uint64_t gpa)
+{
+	struct block **list = page_list(c, gpa);
+
+	if (!list)
+		return;
+	b->page_next[which] = *list;
+	*list = b;
+}
+
+void sc_block_insert(struct vp *c, struct block *b)
+{
+	struct block **head = bucket(c, b->gpa, b->key);
+
+	b->hash_next = *head;
+	*head = b;
+	b->live = true;
+	link_page(c, b, 0, b->gpa);
+	if (b->gpa2 != GPA_NONE)
+		link_page(c, b, 1, b->gpa2);
+	/* Code outside RAM is not watched for changes: good for one execution. */
+	if (!sc_ram(c->vm, b->gpa) || (b->gpa2 != GPA_NONE && !sc_ram(c->vm, b->gpa2)))
+		*head = b->hash_next;
+}
+
+void sc_blocks_flush(struct vp *c)
+{
+	memset(c->hash, 0, HASH_SIZE * sizeof(c->hash[0]));
+	madvise(c->page_blocks, c->vm->page_count * sizeof(c->page_blocks[0]), MADV_DONTNEED);
+	c->arena_used = 0;
+	c->link = NULL;
+	c->flushes++;
+}
+
+/* ---- coherence ---- */
+
+static uint64_t granule_mask(unsigned offset, uint64_t len)
+{
+	unsigned first = offset / 64;
+	unsigned last = (unsigned)MIN((offset + len - 1) / 64, 63);
+
+	return (UINT64_MAX << first) & (UINT64_MAX >> (63 - last));
+}
+
+void sc_mark_code(struct vp *c, uint64_t gpa, unsigned len)
+{
+	struct sc_vm *vm = c->vm;
+	uint64_t page = sc_page_of(vm, sc_ram(vm, gpa));
+	uint64_t mask = granule_mask(gpa & (MEM_PAGE_SIZE - 1), len);
+	uint8_t old;
+
+	pthread_mutex_lock(&vm->code_lock);
+	atomic_fetch_or(&vm->granules[page], mask);
+	old = __atomic_fetch_or(&vm->page_flags[page], MEM_PAGE_CODE, __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&vm->code_lock);
+	if (!(old & MEM_PAGE_CODE) && vm->vp_count > 1)
+		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
+
+/* Forgets granules, and the page's flag with the last of them; whether any was there. */
+static bool unmark_code(struct sc_vm *vm, uint64_t page, uint64_t mask)
+{
+	uint64_t old;
+
+	if (!(atomic_load(&vm->granules[page]) & mask))
+		return false;
+	pthread_mutex_lock(&vm->code_lock);
+	old = atomic_fetch_and(&vm->granules[page], ~mask);
+	if (!(old & ~mask))
+		__atomic_fetch_and(&vm->page_flags[page], (uint8_t)~MEM_PAGE_CODE,
+				   __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&vm->code_lock);
+	return old & mask;
+}
+
+struct block *sc_uop_stale(struct vp *c, struct uop *u)
+{
+	RIP(c) += u->off;
+	return NULL;
+}
+
+static void make_stale(struct vp *c, struct block *b)
+{
+	struct block **link = bucket(c, b->gpa, b->key);
+
+	while (*link && *link != b)
+		link = &(*link)->hash_next;
+	if (*link)
+		*link = b->hash_next;
+	b->live = false;
+	for (unsigned i = 0; i < b->uop_count; i++)
+		b->uops[i].fn = sc_uop_stale;
+}
+
+static bool touches(const struct block *b, uint64_t gpa, uint64_t end)
+{
+	uint64_t page_end = (b->gpa | (MEM_PAGE_SIZE - 1)) + 1;
+
+	if (b->gpa2 == GPA_NONE)
+		return b->gpa < end && b->gpa + b->len > gpa;
+	if (b->gpa < end && page_end > gpa)
+		return true;
+	return b->gpa2 < end && b->gpa2 + (b->gpa + b->len - page_end) > gpa;
+}
+
+/* Which of the block's two list links belongs to this page. */
+static unsigned link_of(const struct block *b, uint64_t page_gpa)
+{
+	return (b->gpa & ~(uint64_t)(MEM_PAGE_SIZE - 1)) != page_gpa;
+}
+
+/* Within one page. Stale blocks leave the page's list. */
+static void invalidate_page(struct vp *c, uint64_t gpa, uint64_t len)
+{
+	uint64_t page_gpa = gpa & ~(uint64_t)(MEM_PAGE_SIZE - 1);
+	struct block **link = page_list(c, gpa), *b;
+
+	if (!link)
+		return;
+	while ((b = *link)) {
+		if (b->live && touches(b, gpa, gpa + len))
+			make_stale(c, b);
+		if (b->live)
+			link = &b->page_next[link_of(b, page_gpa)];
+		else
+			*link = b->page_next[link_of(b, page_gpa)];
+	}
+}
+
+static void invalidate(struct vp *c, uint64_t gpa, uint64_t len)
+{
+	while (len) {
+		uint64_t n = MIN(len, MEM_PAGE_SIZE - (gpa & (MEM_PAGE_SIZE - 1)));
+
+		invalidate_page(c, gpa, n);
+		gpa += n;
+		len -= n;
+	}
+}
+
+static void post(struct vp *c, uint64_t gpa, uint64_t len)
+{
+	pthread_mutex_lock(&c->inv_lock);
+	if (c->inv_count < INV_MAX && len <= UINT32_MAX) {
+		c->inv[c->inv_count].gpa = gpa;
+		c->inv[c->inv_count].len = (uint32_t)len;
+		c->inv_count++;
+	} else {
+		c->inv_count = INV_MAX + 1;
+	}
+	pthread_mutex_unlock(&c->inv_lock);
+	sc_attention(c, ATT_INVALIDATE);
+}
+
+void sc_invalidate_posted(struct vp *c)
+{
+	pthread_mutex_lock(&c->inv_lock);
+	if (c->inv_count > INV_MAX)
+		sc_blocks_flush(c);
+	for (unsigned i = 0; c->inv_count <= INV_MAX && i < c->inv_count; i++)
+		invalidate(c, c->inv[i].gpa, c->inv[i].len);
+	c->inv_count = 0;
+	pthread_mutex_unlock(&c->inv_lock);
+}
+
+/* Whether any VP decoded a granule of the range; forgets those granules. */
+static bool take_granules(struct sc_vm *vm, uint64_t gpa, uint64_t len)
+{
+	bool hit = false;
+
+	while (len) {
+		uint64_t n = MIN(len, MEM_PAGE_SIZE - (gpa & (MEM_PAGE_SIZE - 1)));
+		uint8_t *host = sc_ram(vm, gpa);
+
+		if (!host)
+			break;
+		hit |= unmark_code(vm, sc_page_of(vm, host),
+				   granule_mask(gpa & (MEM_PAGE_SIZE - 1), n));
+		gpa += n;
+		len -= n;
+	}
+	return hit;
+}
+
+/* Whole granules are invalidated: their bits are gone after this. */
+void sc_code_written(struct sc_vm *vm, struct vp *self, uint64_t gpa, uint64_t len)
+{
+	uint64_t first = ALIGN_DOWN(gpa, 64), last = ALIGN_UP(gpa + len, 64);
+
+	if (!take_granules(vm, gpa, len))
+		return;
+	for (unsigned i = 0; i < vm->vp_count; i++) {
+		if (vm->vps[i] == self)
+			invalidate(self, first, last - first);
+		else if (vm->vps[i])
+			post(vm->vps[i], first, last - first);
+	}
+}

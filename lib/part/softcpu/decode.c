@@ -1,0 +1,1440 @@
+/*
+ * From guest code to micro-operations. Zydis decodes an instruction; emit() picks the handler by
+ * mnemonic and operand forms. What isn't in the guest's CPUID becomes #UD here, or its legacy
+ * meaning by the decoder's mode (F3 0F BC is BSF, not TZCNT).
+ */
+#include "part/softcpu/exec.h"
+#include "part/softcpu/fast.h"
+
+#include <Zydis/Zydis.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_OPERANDS ZYDIS_MAX_OPERAND_COUNT
+#define MAX_UOPS     (BLOCK_MAX_INSNS * (2 + HOSTOP_UOPS) + 2)
+#define WINDOW	     256u /* code bytes that one block may take */
+#define MAX_LENGTH   15u
+
+struct decoder {
+	struct vp *c;
+	const ZydisDecoder *zydis;
+	ZydisDecodedInstruction in;
+	ZydisDecodedOperand op[MAX_OPERANDS];
+	struct uop uops[MAX_UOPS];
+	unsigned count, insns;
+	uint16_t off; /* of the instruction being decoded */
+	bool end;     /* it ends the block by itself */
+};
+
+static ZydisDecoder decoders[3];
+
+int sc_decode_init(void)
+{
+	static const struct {
+		ZydisMachineMode machine;
+		ZydisStackWidth stack;
+	} modes[3] = {
+		[MODE_16] = { ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16 },
+		[MODE_32] = { ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32 },
+		[MODE_64] = { ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 },
+	};
+	static const ZydisDecoderMode off[] = { ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_LZCNT,
+						ZYDIS_DECODER_MODE_TZCNT,
+						ZYDIS_DECODER_MODE_CLDEMOTE, ZYDIS_DECODER_MODE_CET };
+
+	for (unsigned m = 0; m < 3; m++) {
+		if (!ZYAN_SUCCESS(ZydisDecoderInit(&decoders[m], modes[m].machine, modes[m].stack)))
+			return -1;
+		for (unsigned i = 0; i < ARRAY_SIZE(off); i++)
+			ZydisDecoderEnableMode(&decoders[m], off[i], ZYAN_FALSE);
+	}
+	return 0;
+}
+
+/* ---- operands ---- */
+
+static uint8_t reg_offset(ZydisRegister reg)
+{
+	if (reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH)
+		return (uint8_t)((reg - ZYDIS_REGISTER_AH) * 8 + 1);
+	return (uint8_t)(ZydisRegisterGetId(reg) * 8);
+}
+
+static bool is_gpr8(ZydisRegister reg)
+{
+	return reg >= ZYDIS_REGISTER_AL && reg <= ZYDIS_REGISTER_R15B;
+}
+
+/* ZydisRegisterGetId counts AH..BH among the 8-bit registers. */
+static uint8_t gpr_offset(ZydisRegister reg)
+{
+	if (!is_gpr8(reg))
+		return reg_offset(reg);
+	if (reg <= ZYDIS_REGISTER_BL)
+		return (uint8_t)((reg - ZYDIS_REGISTER_AL) * 8);
+	if (reg <= ZYDIS_REGISTER_BH)
+		return (uint8_t)((reg - ZYDIS_REGISTER_AH) * 8 + 1);
+	return (uint8_t)((reg - ZYDIS_REGISTER_SPL + 4) * 8);
+}
+
+static uint8_t seg_index(ZydisRegister reg)
+{
+	switch (reg) {
+	case ZYDIS_REGISTER_ES:
+		return PART_ES;
+	case ZYDIS_REGISTER_CS:
+		return PART_CS;
+	case ZYDIS_REGISTER_SS:
+		return PART_SS;
+	case ZYDIS_REGISTER_FS:
+		return PART_FS;
+	case ZYDIS_REGISTER_GS:
+		return PART_GS;
+	default:
+		return PART_DS;
+	}
+}
+
+static uint8_t log2_size(unsigned bytes)
+{
+	uint8_t n = 0;
+
+	while (bytes > 1) {
+		bytes >>= 1;
+		n++;
+	}
+	return n;
+}
+
+static unsigned size_log2(const ZydisDecodedOperand *op)
+{
+	return log2_size(op->size / 8);
+}
+
+/* Address size, and whether segmentation applies. */
+static uint8_t address_kind(const struct decoder *d)
+{
+	uint8_t ea = 0;
+
+	if (d->in.address_width == 16)
+		ea |= EA_A16;
+	else if (d->in.address_width == 32)
+		ea |= EA_A32;
+	if (d->c->mode != MODE_64)
+		ea |= EA_SEG;
+	return ea;
+}
+
+static void set_mem(const struct decoder *d, struct uop *u, const ZydisDecodedOperand *op)
+{
+	const ZydisDecodedOperandMem *m = &op->mem;
+
+	u->rm = OFF_NONE;
+	u->disp = m->disp.has_displacement ? m->disp.value : 0;
+	if (m->base == ZYDIS_REGISTER_RIP || m->base == ZYDIS_REGISTER_EIP) {
+		u->base = OFF_RIP;
+		u->disp += u->off + u->len;
+	} else if (m->base != ZYDIS_REGISTER_NONE) {
+		u->base = gpr_offset(m->base);
+	}
+	if (m->index != ZYDIS_REGISTER_NONE) {
+		u->index = gpr_offset(m->index);
+		u->scale = log2_size(m->scale);
+	}
+	u->seg = seg_index(m->segment);
+	u->ea = address_kind(d);
+	if (u->ea & EA_SEG) {
+		u->ea |= (uint8_t)(log2_size(op->size / 8u) << EA_SIZE_SHIFT);
+		if (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+			u->ea |= EA_WRITE;
+	}
+}
+
+static bool is_mem(const ZydisDecodedOperand *op)
+{
+	return op->type == ZYDIS_OPERAND_TYPE_MEMORY;
+}
+
+static bool is_reg(const ZydisDecodedOperand *op)
+{
+	return op->type == ZYDIS_OPERAND_TYPE_REGISTER;
+}
+
+static bool is_imm(const ZydisDecodedOperand *op)
+{
+	return op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+}
+
+static void set_rm(const struct decoder *d, struct uop *u, const ZydisDecodedOperand *op)
+{
+	if (is_mem(op))
+		set_mem(d, u, op);
+	else
+		u->rm = gpr_offset(op->reg.value);
+}
+
+static void set_imm(struct uop *u, const ZydisDecodedOperand *op)
+{
+	u->imm = (int32_t)op->imm.value.s;
+}
+
+static struct uop new_uop(const struct decoder *d)
+{
+	return (struct uop){
+		.off = d->off,
+		.len = d->in.length,
+		.size = (uint8_t)(d->in.operand_width / 8),
+		.rm = OFF_NONE,
+		.base = OFF_ZERO,
+		.index = OFF_ZERO,
+		.seg = d->c->mode == MODE_64 ? PART_SS : PART_DS,
+		.ea = address_kind(d),
+	};
+}
+
+static void add(struct decoder *d, struct uop u, sc_fn *fn)
+{
+	u.fn = fn;
+	d->uops[d->count++] = u;
+}
+
+static void add_end(struct decoder *d, struct uop u, sc_fn *fn)
+{
+	add(d, u, fn);
+	d->end = true;
+}
+
+static void add_ud(struct decoder *d)
+{
+	struct uop u = new_uop(d);
+
+	u.imm = VEC_UD;
+	add_end(d, u, sc_raise_uop);
+}
+
+/* ---- groups of instructions ---- */
+
+static bool locked(const struct decoder *d)
+{
+	return d->in.attributes & ZYDIS_ATTRIB_HAS_LOCK;
+}
+
+/* Fills the operands of a two-operand instruction; its form. */
+static enum sc_form two_operands(const struct decoder *d, struct uop *u)
+{
+	const ZydisDecodedOperand *dst = &d->op[0], *src = &d->op[1];
+
+	if (is_mem(dst)) {
+		set_mem(d, u, dst);
+		if (is_imm(src)) {
+			set_imm(u, src);
+			return FORM_MI;
+		}
+		u->reg = gpr_offset(src->reg.value);
+		return FORM_MR;
+	}
+	if (is_mem(src)) {
+		set_mem(d, u, src);
+		u->reg = gpr_offset(dst->reg.value);
+		return FORM_RM;
+	}
+	u->rm = gpr_offset(dst->reg.value);
+	if (is_imm(src)) {
+		set_imm(u, src);
+		return FORM_RI;
+	}
+	u->reg = gpr_offset(src->reg.value);
+	return FORM_RR;
+}
+
+static void emit_alu(struct decoder *d, enum sc_alu alu)
+{
+	struct uop u = new_uop(d);
+	enum sc_form form = two_operands(d, &u);
+	unsigned size = size_log2(&d->op[0]);
+
+	if (locked(d))
+		add(d, u, sc_alu_locked[alu][form == FORM_MI][size]);
+	else
+		add(d, u, sc_alu[alu][form][size]);
+}
+
+static void emit_unary(struct decoder *d, enum sc_unary op)
+{
+	struct uop u = new_uop(d);
+
+	set_rm(d, &u, &d->op[0]);
+	add(d, u, sc_unary[op][locked(d) ? 2 : is_mem(&d->op[0])][size_log2(&d->op[0])]);
+}
+
+static void emit_shift(struct decoder *d, enum sc_shift op)
+{
+	struct uop u = new_uop(d);
+
+	set_rm(d, &u, &d->op[0]);
+	if (is_imm(&d->op[1]))
+		set_imm(&u, &d->op[1]);
+	else
+		u.aux = 1;
+	add(d, u, sc_shift[op][is_mem(&d->op[0])][size_log2(&d->op[0])]);
+}
+
+static void emit_shift_double(struct decoder *d, unsigned right)
+{
+	struct uop u = new_uop(d);
+
+	set_rm(d, &u, &d->op[0]);
+	u.reg = gpr_offset(d->op[1].reg.value);
+	if (is_imm(&d->op[2]))
+		set_imm(&u, &d->op[2]);
+	else
+		u.aux = 1;
+	add(d, u, sc_shift_double[right][is_mem(&d->op[0])][size_log2(&d->op[0])]);
+}
+
+static int control_number(ZydisRegister reg)
+{
+	return ZydisRegisterGetId(reg);
+}
+
+/* MOV to and from control and debug registers. to: the special register is the destination. */
+static void emit_mov_special(struct decoder *d, bool to, bool debug)
+{
+	struct uop u = new_uop(d);
+	const ZydisDecodedOperand *special = &d->op[to ? 0 : 1], *gpr = &d->op[to ? 1 : 0];
+
+	u.reg = (uint8_t)control_number(special->reg.value);
+	u.rm = gpr_offset(gpr->reg.value);
+	u.size = d->c->mode == MODE_64 ? 8 : 4;
+	if (debug)
+		to ? add_end(d, u, sc_mov_to_dr) : add(d, u, sc_mov_from_dr);
+	else
+		to ? add_end(d, u, sc_mov_to_cr) : add(d, u, sc_mov_from_cr);
+}
+
+static void emit_mov_seg(struct decoder *d, bool to)
+{
+	struct uop u = new_uop(d);
+
+	u.reg = seg_index(d->op[to ? 0 : 1].reg.value);
+	set_rm(d, &u, &d->op[to ? 1 : 0]);
+	if (!to) {
+		u.size = (uint8_t)(d->op[0].size / 8);
+		add(d, u, sc_mov_from_seg);
+	} else if (u.reg == PART_CS) {
+		add_ud(d);
+	} else {
+		add_end(d, u, sc_mov_to_seg);
+	}
+}
+
+static ZydisRegisterClass reg_class(const ZydisDecodedOperand *op)
+{
+	return is_reg(op) ? ZydisRegisterGetClass(op->reg.value) : ZYDIS_REGCLASS_INVALID;
+}
+
+static void emit_mov(struct decoder *d)
+{
+	struct uop u = new_uop(d);
+	ZydisRegisterClass dst = reg_class(&d->op[0]), src = reg_class(&d->op[1]);
+	enum sc_form form;
+
+	if (dst == ZYDIS_REGCLASS_CONTROL || src == ZYDIS_REGCLASS_CONTROL) {
+		emit_mov_special(d, dst == ZYDIS_REGCLASS_CONTROL, false);
+	} else if (dst == ZYDIS_REGCLASS_DEBUG || src == ZYDIS_REGCLASS_DEBUG) {
+		emit_mov_special(d, dst == ZYDIS_REGCLASS_DEBUG, true);
+	} else if (dst == ZYDIS_REGCLASS_SEGMENT || src == ZYDIS_REGCLASS_SEGMENT) {
+		emit_mov_seg(d, dst == ZYDIS_REGCLASS_SEGMENT);
+	} else if (is_reg(&d->op[0]) && is_imm(&d->op[1]) && d->op[0].size == 64) {
+		u.rm = gpr_offset(d->op[0].reg.value);
+		u.disp = d->op[1].imm.value.s;
+		add(d, u, sc_mov_ri64);
+	} else {
+		form = two_operands(d, &u);
+		add(d, u, sc_mov[form][size_log2(&d->op[0])]);
+	}
+}
+
+/* MOVZX, MOVSX, MOVSXD */
+static void emit_extend(struct decoder *d, bool sign)
+{
+	struct uop u = new_uop(d);
+	unsigned mem = is_mem(&d->op[1]), from = size_log2(&d->op[1]), to = size_log2(&d->op[0]);
+
+	set_rm(d, &u, &d->op[1]);
+	u.reg = gpr_offset(d->op[0].reg.value);
+	add(d, u, sign ? sc_movsx[mem][from][to] : sc_movzx[mem][from][to]);
+}
+
+static void emit_lea(struct decoder *d)
+{
+	struct uop u = new_uop(d);
+
+	set_mem(d, &u, &d->op[1]);
+	u.reg = gpr_offset(d->op[0].reg.value);
+	add(d, u, sc_lea[size_log2(&d->op[0])]);
+}
+
+/* reg op rm with rm as first or second operand: XCHG, XADD, CMPXCHG */
+static void emit_exchange(struct decoder *d, sc_fn *const table[2][4])
+{
+	struct uop u = new_uop(d);
+	bool swap = is_mem(&d->op[1]);
+	const ZydisDecodedOperand *rm = &d->op[swap], *reg = &d->op[!swap];
+
+	set_rm(d, &u, rm);
+	if (u.ea & EA_SEG)
+		u.ea |= EA_WRITE;
+	u.reg = gpr_offset(reg->reg.value);
+	add(d, u, table[is_mem(rm)][size_log2(rm)]);
+}
+
+/* reg is operand 0, rm operand 1 */
+static struct uop reg_rm(struct decoder *d)
+{
+	struct uop u = new_uop(d);
+
+	u.reg = gpr_offset(d->op[0].reg.value);
+	set_rm(d, &u, &d->op[1]);
+	u.size = (uint8_t)(d->op[0].size / 8);
+	return u;
+}
+
+static void emit_imul(struct decoder *d)
+{
+	struct uop u;
+
+	if (d->in.operand_count_visible == 1) {
+		u = new_uop(d);
+		set_rm(d, &u, &d->op[0]);
+		u.aux = 1;
+		add(d, u, sc_muldiv[is_mem(&d->op[0])][size_log2(&d->op[0])]);
+		return;
+	}
+	u = reg_rm(d);
+	if (d->in.operand_count_visible == 3) {
+		set_imm(&u, &d->op[2]);
+		add(d, u, sc_imul3[is_mem(&d->op[1])][size_log2(&d->op[0])]);
+	} else {
+		add(d, u, sc_imul2[is_mem(&d->op[1])][size_log2(&d->op[0])]);
+	}
+}
+
+static void emit_muldiv(struct decoder *d, unsigned op)
+{
+	struct uop u = new_uop(d);
+
+	set_rm(d, &u, &d->op[0]);
+	u.aux = (uint8_t)op;
+	add(d, u, sc_muldiv[is_mem(&d->op[0])][size_log2(&d->op[0])]);
+}
+
+static void emit_setcc(struct decoder *d, unsigned cc)
+{
+	struct uop u = new_uop(d);
+
+	set_rm(d, &u, &d->op[0]);
+	add(d, u, sc_setcc[cc][is_mem(&d->op[0])]);
+}
+
+static void emit_cmov(struct decoder *d, unsigned cc)
+{
+	struct uop u = reg_rm(d);
+
+	add(d, u, sc_cmov[cc][is_mem(&d->op[1])][size_log2(&d->op[0])]);
+}
+
+static void emit_bt(struct decoder *d, unsigned op)
+{
+	struct uop u = new_uop(d);
+	bool imm = is_imm(&d->op[1]);
+
+	set_rm(d, &u, &d->op[0]);
+	if (imm)
+		set_imm(&u, &d->op[1]);
+	else
+		u.reg = gpr_offset(d->op[1].reg.value);
+	add(d, u, sc_bt[op][imm][is_mem(&d->op[0])][size_log2(&d->op[0])]);
+}
+
+static void emit_bitscan(struct decoder *d, unsigned reverse)
+{
+	struct uop u = reg_rm(d);
+
+	add(d, u, sc_bitscan[reverse][is_mem(&d->op[1])][size_log2(&d->op[0])]);
+}
+
+/* ---- stack ---- */
+
+static void emit_push(struct decoder *d)
+{
+	struct uop u = new_uop(d);
+	const ZydisDecodedOperand *op = &d->op[0];
+	bool wide = d->c->mode == MODE_64 && d->in.operand_width == 64;
+
+	if (reg_class(op) == ZYDIS_REGCLASS_SEGMENT) {
+		u.reg = seg_index(op->reg.value);
+		add(d, u, sc_push_seg);
+	} else if (is_imm(op)) {
+		set_imm(&u, op);
+		u.aux = 1;
+		add(d, u, wide ? sc_push64_i : sc_push);
+	} else {
+		set_rm(d, &u, op);
+		add(d, u, !wide ? sc_push : is_mem(op) ? sc_push64_m : sc_push64_r);
+	}
+}
+
+static void emit_pop(struct decoder *d)
+{
+	struct uop u = new_uop(d);
+	const ZydisDecodedOperand *op = &d->op[0];
+	bool wide = d->c->mode == MODE_64 && d->in.operand_width == 64;
+
+	if (reg_class(op) == ZYDIS_REGCLASS_SEGMENT) {
+		u.reg = seg_index(op->reg.value);
+		add_end(d, u, sc_pop_seg);
+		return;
+	}
+	set_rm(d, &u, op);
+	add(d, u, wide && is_reg(op) ? sc_pop64_r : sc_pop);
+}
+
+static void emit_plain(struct decoder *d, sc_fn *fn)
+{
+	add(d, new_uop(d), fn);
+}
+
+static void emit_plain_end(struct decoder *d, sc_fn *fn)
+{
+	add_end(d, new_uop(d), fn);
+}
+
+/* PUSHF, POPF, PUSHA, POPA, LEAVE by the operand size of the mnemonic */
+static void emit_sized(struct decoder *d, sc_fn *fn, unsigned size)
+{
+	struct uop u = new_uop(d);
+
+	u.size = (uint8_t)size;
+	add(d, u, fn);
+}
+
+static void emit_sized_end(struct decoder *d, sc_fn *fn, unsigned size)
+{
+	emit_sized(d, fn, size);
+	d->end = true;
+}
+
+/* ---- branches ---- */
+
+static bool fast_branch(const struct decoder *d)
+{
+	return d->c->mode == MODE_64;
+}
+
+static void emit_jcc(struct decoder *d, unsigned cc)
+{
+	struct uop u = new_uop(d);
+
+	set_imm(&u, &d->op[0]);
+	u.aux = (uint8_t)cc;
+	add_end(d, u, fast_branch(d) ? sc_jcc64[cc] : sc_jcc);
+}
+
+/* far in memory, far immediate, near register or memory, near relative */
+static void emit_jump(struct decoder *d, bool call)
+{
+	struct uop u = new_uop(d);
+	const ZydisDecodedOperand *op = &d->op[0];
+
+	if (op->type == ZYDIS_OPERAND_TYPE_POINTER) {
+		u.imm = op->ptr.segment;
+		u.disp = op->ptr.offset;
+		add_end(d, u, call ? sc_call_far : sc_jmp_far);
+	} else if (d->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
+		set_mem(d, &u, op);
+		add_end(d, u, call ? sc_call_far_m : sc_jmp_far_m);
+	} else if (is_imm(op)) {
+		set_imm(&u, op);
+		if (fast_branch(d))
+			add_end(d, u, call ? sc_call64 : sc_jmp64);
+		else
+			add_end(d, u, call ? sc_call : sc_jmp);
+	} else {
+		set_rm(d, &u, op);
+		if (!fast_branch(d))
+			add_end(d, u, call ? sc_call_rm : sc_jmp_rm);
+		else if (is_mem(op))
+			add_end(d, u, call ? sc_call64_m : sc_jmp64_m);
+		else
+			add_end(d, u, call ? sc_call64_r : sc_jmp64_r);
+	}
+}
+
+static void emit_ret(struct decoder *d)
+{
+	struct uop u = new_uop(d);
+
+	if (is_imm(&d->op[0]) && d->in.operand_count_visible)
+		u.imm = (uint16_t)d->op[0].imm.value.u;
+	if (d->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+		add_end(d, u, sc_ret_far);
+	else
+		add_end(d, u, fast_branch(d) ? sc_ret64 : sc_ret);
+}
+
+static void emit_loop(struct decoder *d, unsigned kind)
+{
+	struct uop u = new_uop(d);
+
+	set_imm(&u, &d->op[0]);
+	u.aux = (uint8_t)kind;
+	add_end(d, u, kind == 3 ? sc_jcxz : sc_loop);
+}
+
+/* ---- strings ---- */
+
+static void emit_string(struct decoder *d, enum sc_string op, unsigned size)
+{
+	struct uop u = new_uop(d);
+
+	u.size = (uint8_t)size;
+	u.seg = PART_DS;
+	for (unsigned i = 0; i < d->in.operand_count; i++)
+		if (is_mem(&d->op[i]) && (d->op[i].mem.base == ZYDIS_REGISTER_RSI ||
+					  d->op[i].mem.base == ZYDIS_REGISTER_ESI ||
+					  d->op[i].mem.base == ZYDIS_REGISTER_SI))
+			u.seg = seg_index(d->op[i].mem.segment);
+	if (d->in.attributes & ZYDIS_ATTRIB_HAS_REP)
+		u.aux = STRING_REP;
+	else if (d->in.attributes & ZYDIS_ATTRIB_HAS_REPE)
+		u.aux = STRING_REPE;
+	else if (d->in.attributes & ZYDIS_ATTRIB_HAS_REPNE)
+		u.aux = op == STRING_CMPS || op == STRING_SCAS ? STRING_REPNE : STRING_REP;
+	add(d, u, sc_string[op]);
+}
+
+/* ---- system ---- */
+
+static void emit_rm(struct decoder *d, sc_fn *fn, bool end)
+{
+	struct uop u = new_uop(d);
+
+	set_rm(d, &u, &d->op[0]);
+	if (is_reg(&d->op[0]))
+		u.size = (uint8_t)(d->op[0].size / 8);
+	add(d, u, fn);
+	d->end = end;
+}
+
+static void emit_io(struct decoder *d, bool out)
+{
+	struct uop u = new_uop(d);
+	const ZydisDecodedOperand *data = &d->op[out ? 1 : 0], *port = &d->op[out ? 0 : 1];
+
+	u.size = (uint8_t)(data->size / 8);
+	if (is_imm(port))
+		u.imm = (int32_t)port->imm.value.u;
+	else
+		u.aux = 1;
+	out ? add_end(d, u, sc_out) : add(d, u, sc_in);
+}
+
+static void emit_far_load(struct decoder *d, enum part_seg seg)
+{
+	struct uop u = reg_rm(d);
+
+	u.aux = (uint8_t)seg;
+	add_end(d, u, sc_lds);
+}
+
+static void emit_fsgsbase(struct decoder *d, sc_fn *fn, enum part_seg seg)
+{
+	struct uop u = new_uop(d);
+
+	if (d->c->mode != MODE_64 || !profile_has(d->c->vm->profile, PROFILE_7_EBX, 0)) {
+		add_ud(d);
+		return;
+	}
+	u.reg = seg;
+	u.rm = gpr_offset(d->op[0].reg.value);
+	u.size = (uint8_t)(d->op[0].size / 8);
+	add(d, u, fn);
+}
+
+static void emit_imm(struct decoder *d, sc_fn *fn, bool end)
+{
+	struct uop u = new_uop(d);
+
+	if (d->in.operand_count_visible && is_imm(&d->op[0]))
+		set_imm(&u, &d->op[0]);
+	add(d, u, fn);
+	d->end = end;
+}
+
+static void emit_enter(struct decoder *d)
+{
+	struct uop u = new_uop(d);
+
+	u.imm = (uint16_t)d->op[0].imm.value.u;
+	u.aux = (uint8_t)d->op[1].imm.value.u;
+	add(d, u, sc_enter);
+}
+
+static void emit_xlat(struct decoder *d)
+{
+	struct uop u = new_uop(d);
+
+	u.base = PART_RBX * 8;
+	u.seg = PART_DS;
+	for (unsigned i = 0; i < d->in.operand_count; i++)
+		if (is_mem(&d->op[i]))
+			u.seg = seg_index(d->op[i].mem.segment);
+	add(d, u, sc_xlat);
+}
+
+/* An instruction that the profile may hide: word and bit of the feature. */
+static void emit_if(struct decoder *d, enum profile_word word, unsigned bit, sc_fn *fn)
+{
+	struct uop u = new_uop(d);
+
+	if (!profile_has(d->c->vm->profile, word, bit)) {
+		add_ud(d);
+		return;
+	}
+	if (is_reg(&d->op[0]) && d->in.operand_count_visible)
+		set_rm(d, &u, &d->op[0]);
+	add(d, u, fn);
+}
+
+/* What no handler of ours is for: the host executes it, or it doesn't exist for this guest. */
+static void emit_host(struct decoder *d)
+{
+	struct uop u = new_uop(d);
+	struct hostop op;
+
+	if (!hostop_prepare(d->c->vm->hostops, &d->in, d->op, &op) || !d->c->vm->has[op.feature]) {
+		add_ud(d);
+		return;
+	}
+	for (unsigned i = 0; op.mem_size && i < d->in.operand_count; i++)
+		if (is_mem(&d->op[i])) {
+			set_mem(d, &u, &d->op[i]);
+			break;
+		}
+	add(d, u, sc_hostop);
+	memcpy(&d->uops[d->count], &op, sizeof(op));
+	d->count += HOSTOP_UOPS;
+}
+
+/* ---- the table of mnemonics ---- */
+
+#define CASE(name) case ZYDIS_MNEMONIC_##name
+
+static bool emit_integer(struct decoder *d)
+{
+	switch (d->in.mnemonic) {
+	CASE(ADD):
+		emit_alu(d, ALU_ADD);
+		break;
+	CASE(OR):
+		emit_alu(d, ALU_OR);
+		break;
+	CASE(ADC):
+		emit_alu(d, ALU_ADC);
+		break;
+	CASE(SBB):
+		emit_alu(d, ALU_SBB);
+		break;
+	CASE(AND):
+		emit_alu(d, ALU_AND);
+		break;
+	CASE(SUB):
+		emit_alu(d, ALU_SUB);
+		break;
+	CASE(XOR):
+		emit_alu(d, ALU_XOR);
+		break;
+	CASE(CMP):
+		emit_alu(d, ALU_CMP);
+		break;
+	CASE(TEST):
+		emit_alu(d, ALU_TEST);
+		break;
+	CASE(INC):
+		emit_unary(d, UNARY_INC);
+		break;
+	CASE(DEC):
+		emit_unary(d, UNARY_DEC);
+		break;
+	CASE(NEG):
+		emit_unary(d, UNARY_NEG);
+		break;
+	CASE(NOT):
+		emit_unary(d, UNARY_NOT);
+		break;
+	CASE(ROL):
+		emit_shift(d, SHIFT_ROL);
+		break;
+	CASE(ROR):
+		emit_shift(d, SHIFT_ROR);
+		break;
+	CASE(RCL):
+		emit_shift(d, SHIFT_RCL);
+		break;
+	CASE(RCR):
+		emit_shift(d, SHIFT_RCR);
+		break;
+	CASE(SHL):
+		emit_shift(d, SHIFT_SHL);
+		break;
+	CASE(SHR):
+		emit_shift(d, SHIFT_SHR);
+		break;
+	CASE(SAR):
+		emit_shift(d, SHIFT_SAR);
+		break;
+	CASE(SHLD):
+		emit_shift_double(d, 0);
+		break;
+	CASE(SHRD):
+		emit_shift_double(d, 1);
+		break;
+	CASE(MOV):
+		emit_mov(d);
+		break;
+	CASE(MOVZX):
+		emit_extend(d, false);
+		break;
+	CASE(MOVSX):
+	CASE(MOVSXD):
+		emit_extend(d, true);
+		break;
+	CASE(LEA):
+		emit_lea(d);
+		break;
+	CASE(XCHG):
+		emit_exchange(d, sc_xchg);
+		break;
+	CASE(XADD):
+		emit_exchange(d, sc_xadd);
+		break;
+	CASE(CMPXCHG):
+		emit_exchange(d, sc_cmpxchg);
+		break;
+	CASE(CMPXCHG8B):
+		emit_rm(d, sc_cmpxchg8b, false);
+		break;
+	CASE(CMPXCHG16B):
+		d->c->vm->has[HOSTOP_FEATURE_CX16] ? emit_rm(d, sc_cmpxchg16b, false) : add_ud(d);
+		break;
+	CASE(IMUL):
+		emit_imul(d);
+		break;
+	CASE(MUL):
+		emit_muldiv(d, 0);
+		break;
+	CASE(DIV):
+		emit_muldiv(d, 2);
+		break;
+	CASE(IDIV):
+		emit_muldiv(d, 3);
+		break;
+	CASE(BT):
+		emit_bt(d, 0);
+		break;
+	CASE(BTS):
+		emit_bt(d, 1);
+		break;
+	CASE(BTR):
+		emit_bt(d, 2);
+		break;
+	CASE(BTC):
+		emit_bt(d, 3);
+		break;
+	CASE(BSF):
+		emit_bitscan(d, 0);
+		break;
+	CASE(BSR):
+		emit_bitscan(d, 1);
+		break;
+	CASE(BSWAP):
+		emit_rm(d, sc_bswap[size_log2(&d->op[0])], false);
+		break;
+	CASE(POPCNT):
+		d->c->vm->has[HOSTOP_FEATURE_POPCNT] ? add(d, reg_rm(d), sc_popcnt) : add_ud(d);
+		break;
+	CASE(CBW):
+		emit_plain(d, sc_cbw);
+		break;
+	CASE(CWDE):
+		emit_plain(d, sc_cwde);
+		break;
+	CASE(CDQE):
+		emit_plain(d, sc_cdqe);
+		break;
+	CASE(CWD):
+		emit_plain(d, sc_cwd);
+		break;
+	CASE(CDQ):
+		emit_plain(d, sc_cdq);
+		break;
+	CASE(CQO):
+		emit_plain(d, sc_cqo);
+		break;
+	CASE(LAHF):
+	CASE(SAHF):
+		if (d->c->mode == MODE_64 && !d->c->vm->has[HOSTOP_FEATURE_LAHF64])
+			add_ud(d);
+		else
+			emit_plain(d, d->in.mnemonic == ZYDIS_MNEMONIC_LAHF ? sc_lahf : sc_sahf);
+		break;
+	CASE(CLC):
+		emit_plain(d, sc_clc);
+		break;
+	CASE(STC):
+		emit_plain(d, sc_stc);
+		break;
+	CASE(CMC):
+		emit_plain(d, sc_cmc);
+		break;
+	CASE(CLD):
+		emit_plain(d, sc_cld);
+		break;
+	CASE(STD):
+		emit_plain(d, sc_std);
+		break;
+	CASE(SALC):
+		emit_plain(d, sc_salc);
+		break;
+	CASE(XLAT):
+		emit_xlat(d);
+		break;
+	CASE(AAA):
+		emit_plain(d, sc_aaa);
+		break;
+	CASE(AAS):
+		emit_plain(d, sc_aas);
+		break;
+	CASE(DAA):
+		emit_plain(d, sc_daa);
+		break;
+	CASE(DAS):
+		emit_plain(d, sc_das);
+		break;
+	CASE(AAM):
+		emit_imm(d, sc_aam, false);
+		break;
+	CASE(AAD):
+		emit_imm(d, sc_aad, false);
+		break;
+	CASE(BOUND):
+		add(d, reg_rm(d), sc_bound);
+		break;
+	CASE(ARPL): {
+		struct uop u = new_uop(d);
+
+		set_rm(d, &u, &d->op[0]);
+		u.reg = gpr_offset(d->op[1].reg.value);
+		add(d, u, sc_arpl);
+		break;
+	}
+	default:
+		return false;
+	}
+	return true;
+}
+
+/* Jcc, SETcc and CMOVcc by the low bits of their opcodes. */
+static bool emit_conditional(struct decoder *d)
+{
+	unsigned cc = d->in.opcode & 15;
+
+	switch (d->in.meta.category) {
+	case ZYDIS_CATEGORY_COND_BR:
+		if (d->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (d->in.opcode & 0xf0) != 0x70)
+			return false; /* LOOP, JCXZ */
+		emit_jcc(d, cc);
+		return true;
+	case ZYDIS_CATEGORY_SETCC:
+		emit_setcc(d, cc);
+		return true;
+	case ZYDIS_CATEGORY_CMOV:
+		emit_cmov(d, cc);
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool emit_flow(struct decoder *d)
+{
+	unsigned size = d->in.operand_width / 8;
+
+	switch (d->in.mnemonic) {
+	CASE(PUSH):
+		emit_push(d);
+		break;
+	CASE(POP):
+		emit_pop(d);
+		break;
+	CASE(PUSHA):
+		emit_sized(d, sc_pusha, 2);
+		break;
+	CASE(PUSHAD):
+		emit_sized(d, sc_pusha, 4);
+		break;
+	CASE(POPA):
+		emit_sized(d, sc_popa, 2);
+		break;
+	CASE(POPAD):
+		emit_sized(d, sc_popa, 4);
+		break;
+	CASE(PUSHF):
+		emit_sized(d, sc_pushf, 2);
+		break;
+	CASE(PUSHFD):
+		emit_sized(d, sc_pushf, 4);
+		break;
+	CASE(PUSHFQ):
+		emit_sized(d, sc_pushf, 8);
+		break;
+	CASE(POPF):
+		emit_sized_end(d, sc_popf, 2);
+		break;
+	CASE(POPFD):
+		emit_sized_end(d, sc_popf, 4);
+		break;
+	CASE(POPFQ):
+		emit_sized_end(d, sc_popf, 8);
+		break;
+	CASE(LEAVE):
+		if (d->c->mode == MODE_64 && size == 8)
+			emit_plain(d, sc_leave64);
+		else
+			emit_sized(d, sc_leave, size);
+		break;
+	CASE(ENTER):
+		emit_enter(d);
+		break;
+	CASE(JMP):
+		emit_jump(d, false);
+		break;
+	CASE(CALL):
+		emit_jump(d, true);
+		break;
+	CASE(RET):
+		emit_ret(d);
+		break;
+	CASE(LOOP):
+		emit_loop(d, 0);
+		break;
+	CASE(LOOPE):
+		emit_loop(d, 1);
+		break;
+	CASE(LOOPNE):
+		emit_loop(d, 2);
+		break;
+	CASE(JCXZ):
+	CASE(JECXZ):
+	CASE(JRCXZ):
+		emit_loop(d, 3);
+		break;
+	CASE(INT):
+		emit_imm(d, sc_int, true);
+		break;
+	CASE(INT3):
+		emit_plain_end(d, sc_int3);
+		break;
+	CASE(INT1):
+		emit_plain_end(d, sc_int1);
+		break;
+	CASE(INTO):
+		emit_plain(d, sc_into);
+		break;
+	CASE(IRET):
+		emit_sized_end(d, sc_iret_uop, 2);
+		break;
+	CASE(IRETD):
+		emit_sized_end(d, sc_iret_uop, 4);
+		break;
+	CASE(IRETQ):
+		emit_sized_end(d, sc_iret_uop, 8);
+		break;
+	CASE(SYSCALL):
+		emit_plain_end(d, sc_syscall);
+		break;
+	CASE(SYSRET):
+		emit_sized_end(d, sc_sysret, d->in.attributes & ZYDIS_ATTRIB_HAS_REX &&
+							     d->in.raw.rex.W ?
+						     8 :
+						     4);
+		break;
+	CASE(SYSENTER):
+		emit_plain_end(d, sc_sysenter);
+		break;
+	CASE(SYSEXIT):
+		emit_sized_end(d, sc_sysexit, d->in.attributes & ZYDIS_ATTRIB_HAS_REX &&
+							      d->in.raw.rex.W ?
+						      8 :
+						      4);
+		break;
+	default:
+		return false;
+	}
+	return true;
+}
+
+#define STRING_CASES(name, op)                                                                     \
+	CASE(name##B):                                                                             \
+		emit_string(d, op, 1);                                                             \
+		break;                                                                             \
+	CASE(name##W):                                                                             \
+		emit_string(d, op, 2);                                                             \
+		break;                                                                             \
+	CASE(name##D):                                                                             \
+		emit_string(d, op, 4);                                                             \
+		break
+
+#define STRING_CASES_64(name, op)                                                                  \
+	STRING_CASES(name, op);                                                                    \
+	CASE(name##Q):                                                                             \
+		emit_string(d, op, 8);                                                             \
+		break
+
+static bool emit_string_insn(struct decoder *d)
+{
+	/* MOVSD and CMPSD are SSE2's too */
+	if (d->in.meta.isa_ext == ZYDIS_ISA_EXT_SSE2)
+		return false;
+	switch (d->in.mnemonic) {
+	STRING_CASES_64(MOVS, STRING_MOVS);
+	STRING_CASES_64(STOS, STRING_STOS);
+	STRING_CASES_64(LODS, STRING_LODS);
+	STRING_CASES_64(CMPS, STRING_CMPS);
+	STRING_CASES_64(SCAS, STRING_SCAS);
+	STRING_CASES(INS, STRING_INS);
+	STRING_CASES(OUTS, STRING_OUTS);
+	default:
+		return false;
+	}
+	return true;
+}
+
+static bool emit_system(struct decoder *d)
+{
+	switch (d->in.mnemonic) {
+	CASE(NOP):
+	CASE(ENDBR32):
+	CASE(ENDBR64):
+	CASE(PREFETCH):
+	CASE(PREFETCHW):
+	CASE(PREFETCHT0):
+	CASE(PREFETCHT1):
+	CASE(PREFETCHT2):
+	CASE(PREFETCHNTA):
+	CASE(PREFETCHWT1):
+		emit_plain(d, sc_nop);
+		break;
+	CASE(PAUSE):
+		emit_plain(d, sc_pause);
+		break;
+	CASE(LFENCE):
+	CASE(SFENCE):
+		emit_plain(d, sc_nop);
+		break;
+	CASE(MFENCE):
+		emit_plain(d, sc_fence);
+		break;
+	CASE(CLI):
+		emit_plain(d, sc_cli);
+		break;
+	CASE(STI):
+		emit_plain(d, sc_sti);
+		break;
+	CASE(HLT):
+		emit_plain_end(d, sc_hlt);
+		break;
+	CASE(IN):
+		emit_io(d, false);
+		break;
+	CASE(OUT):
+		emit_io(d, true);
+		break;
+	CASE(CPUID):
+		emit_plain_end(d, sc_cpuid_uop);
+		break;
+	CASE(RDTSC):
+		emit_plain(d, sc_rdtsc);
+		break;
+	CASE(RDTSCP):
+		emit_if(d, PROFILE_81_EDX, 27, sc_rdtscp);
+		break;
+	CASE(RDPMC):
+		emit_plain(d, sc_rdpmc);
+		break;
+	CASE(RDMSR):
+		emit_plain_end(d, sc_rdmsr);
+		break;
+	CASE(WRMSR):
+		emit_plain_end(d, sc_wrmsr);
+		break;
+	CASE(RDRAND):
+		emit_if(d, PROFILE_1_ECX, 30, sc_rdrand);
+		break;
+	CASE(CLTS):
+		emit_plain(d, sc_clts);
+		break;
+	CASE(SMSW):
+		emit_rm(d, sc_smsw, false);
+		break;
+	CASE(LMSW):
+		emit_rm(d, sc_lmsw, true);
+		break;
+	CASE(LGDT):
+		emit_rm(d, sc_lgdt, true);
+		break;
+	CASE(LIDT):
+		emit_rm(d, sc_lidt, true);
+		break;
+	CASE(SGDT):
+		emit_rm(d, sc_sgdt, false);
+		break;
+	CASE(SIDT):
+		emit_rm(d, sc_sidt, false);
+		break;
+	CASE(LLDT):
+		emit_rm(d, sc_lldt, false);
+		break;
+	CASE(LTR):
+		emit_rm(d, sc_ltr, false);
+		break;
+	CASE(SLDT):
+		emit_rm(d, sc_sldt, false);
+		break;
+	CASE(STR):
+		emit_rm(d, sc_str, false);
+		break;
+	CASE(LAR):
+		add(d, reg_rm(d), sc_lar);
+		break;
+	CASE(LSL):
+		add(d, reg_rm(d), sc_lsl);
+		break;
+	CASE(VERR):
+		emit_rm(d, sc_verr, false);
+		break;
+	CASE(VERW):
+		emit_rm(d, sc_verw, false);
+		break;
+	CASE(INVLPG):
+		emit_rm(d, sc_invlpg, true);
+		break;
+	CASE(INVD):
+	CASE(WBINVD):
+		emit_plain(d, sc_invd);
+		break;
+	CASE(CLFLUSH):
+		emit_rm(d, sc_clflush, false);
+		break;
+	CASE(SWAPGS):
+		d->c->mode == MODE_64 ? emit_plain(d, sc_swapgs) : add_ud(d);
+		break;
+	CASE(RDFSBASE):
+		emit_fsgsbase(d, sc_rdfsgsbase, PART_FS);
+		break;
+	CASE(RDGSBASE):
+		emit_fsgsbase(d, sc_rdfsgsbase, PART_GS);
+		break;
+	CASE(WRFSBASE):
+		emit_fsgsbase(d, sc_wrfsgsbase, PART_FS);
+		break;
+	CASE(WRGSBASE):
+		emit_fsgsbase(d, sc_wrfsgsbase, PART_GS);
+		break;
+	CASE(LDS):
+		emit_far_load(d, PART_DS);
+		break;
+	CASE(LES):
+		emit_far_load(d, PART_ES);
+		break;
+	CASE(LSS):
+		emit_far_load(d, PART_SS);
+		break;
+	CASE(LFS):
+		emit_far_load(d, PART_FS);
+		break;
+	CASE(LGS):
+		emit_far_load(d, PART_GS);
+		break;
+	CASE(VMCALL):
+		emit_plain_end(d, sc_hypercall);
+		break;
+	default:
+		return false;
+	}
+	return true;
+}
+
+static void emit(struct decoder *d)
+{
+	if (d->in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
+		add_ud(d);
+		return;
+	}
+	if (emit_integer(d) || emit_conditional(d) || emit_flow(d) || emit_string_insn(d) ||
+	    emit_system(d))
+		return;
+	emit_host(d);
+}
+
+/* ---- blocks ---- */
+
+/* Code bytes for one block: to the end of the page, or, when an instruction straddles it, 15 bytes
+ * of both pages. */
+struct window {
+	uint8_t bytes[WINDOW];
+	unsigned len;
+	bool to_page_end;
+	uint64_t gpa2;
+};
+
+/* Bytes that aren't RAM come from the device that answers there (a ROM), one by one. */
+static void read_code(struct vp *c, uint64_t gpa, uint8_t *dst, unsigned len)
+{
+	const uint8_t *host = sc_ram(c->vm, gpa);
+
+	if (host) {
+		memcpy(dst, host, len);
+		return;
+	}
+	for (unsigned i = 0; i < len; i++)
+		dst[i] = (uint8_t)c->vm->host.mmio_read(c->vm->host.user, c->index, gpa + i, 1);
+}
+
+static unsigned page_room(uint64_t gpa)
+{
+	return MEM_PAGE_SIZE - (unsigned)(gpa & (MEM_PAGE_SIZE - 1));
+}
+
+static void open_window(struct vp *c, uint64_t gpa, struct window *w)
+{
+	unsigned room = page_room(gpa), max = sc_ram(c->vm, gpa) ? WINDOW : 2 * MAX_LENGTH;
+
+	w->len = MIN(room, max);
+	w->to_page_end = w->len == room;
+	w->gpa2 = GPA_NONE;
+	read_code(c, gpa, w->bytes, w->len);
+}
+
+/* The first instruction goes on in the next page, which may fault. */
+static void extend_window(struct vp *c, uint64_t gpa, struct window *w)
+{
+	uint64_t va = c->segbase[PART_CS] + RIP(c) + page_room(gpa);
+	struct uop here = { .off = 0, .seg = PART_CS };
+
+	if (c->mode != MODE_64)
+		va &= UINT32_MAX;
+	w->gpa2 = sc_fetch_gpa(c, va, &here);
+	read_code(c, w->gpa2, w->bytes + w->len, MAX_LENGTH);
+	w->len += MAX_LENGTH;
+}
+
+static ZyanStatus decode_one(struct decoder *d, const struct window *w, unsigned at)
+{
+	return ZydisDecoderDecodeFull(d->zydis, w->bytes + at, w->len - at, &d->in, d->op);
+}
+
+/* Emits what bytes that are no instruction raise. */
+static void emit_bad(struct decoder *d, ZyanStatus status)
+{
+	struct uop u = { .off = d->off, .imm = VEC_UD };
+
+	if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) {
+		u.imm = VEC_GP;
+		u.aux = 1;
+	}
+	d->in.length = 1;
+	add_end(d, u, sc_raise_uop);
+}
+
+/* Decodes instructions up to the end of the block; its length in bytes. */
+static unsigned decode_bytes(struct decoder *d, uint64_t gpa, struct window *w, unsigned max_insns)
+{
+	unsigned at = 0;
+	ZyanStatus status;
+
+	while (!d->end && d->insns < max_insns) {
+		d->off = (uint16_t)at;
+		status = decode_one(d, w, at);
+		if (status == ZYDIS_STATUS_NO_MORE_DATA && w->len - at < MAX_LENGTH) {
+			if (at || !w->to_page_end)
+				break;
+			extend_window(d->c, gpa, w);
+			add(d, (struct uop){ .off = 0, .seg = PART_CS }, sc_check_second_page);
+			status = decode_one(d, w, 0);
+			max_insns = 1;
+		}
+		if (ZYAN_SUCCESS(status))
+			emit(d);
+		else
+			emit_bad(d, status);
+		at += d->in.length;
+		d->insns++;
+	}
+	if (d->count && d->uops[d->count - 1].fn == sc_sti)
+		d->uops[d->count - 1].aux = 1; /* its shadow reaches into the next block */
+	if (!d->end)
+		add(d, (struct uop){ .off = (uint16_t)at }, sc_block_end);
+	return at;
+}
+
+/* Marks the code as decoded; false if it changed since it was read. */
+static bool still_same(struct vp *c, uint64_t gpa, const struct window *w, unsigned len)
+{
+	uint8_t now[WINDOW];
+	unsigned first = MIN(len, page_room(gpa));
+
+	if (sc_ram(c->vm, gpa)) {
+		sc_mark_code(c, gpa, first);
+		read_code(c, gpa, now, first);
+		if (memcmp(now, w->bytes, first) != 0)
+			return false;
+	}
+	if (first < len && sc_ram(c->vm, w->gpa2)) {
+		sc_mark_code(c, w->gpa2, len - first);
+		read_code(c, w->gpa2, now, len - first);
+		if (memcmp(now, w->bytes + first, len - first) != 0)
+			return false;
+	}
+	return true;
+}
+
+struct block *sc_decode(struct vp *c, uint64_t gpa, unsigned key)
+{
+	struct decoder d;
+	struct window w;
+	struct block *b;
+	unsigned len;
+
+	d.c = c;
+	d.zydis = &decoders[key & KEY_MODE];
+	do {
+		d.count = d.insns = 0;
+		d.end = false;
+		open_window(c, gpa, &w);
+		len = decode_bytes(&d, gpa, &w, key & KEY_STEP ? 1 : BLOCK_MAX_INSNS);
+	} while (!still_same(c, gpa, &w, len));
+
+	b = sc_block_alloc(c, d.count);
+	b->gpa = gpa;
+	b->gpa2 = len > page_room(gpa) ? w.gpa2 : GPA_NONE;
+	b->len = (uint16_t)len;
+	b->insns = (uint8_t)d.insns;
+	b->key = (uint8_t)key;
+	b->uop_count = (uint8_t)d.count;
+	memcpy(b->uops, d.uops, d.count * sizeof(d.uops[0]));
+	c->decoded_insns += d.insns;
+	sc_block_insert(c, b);
+	return b;
+}

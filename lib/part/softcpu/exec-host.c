@@ -1,0 +1,125 @@
+/*
+ * SSE, MMX, x87: executed by the host processor (hostop.h). The struct hostop lies behind the uop in
+ * the block, in the room of HOSTOP_UOPS others.
+ */
+#include "part/softcpu/exec.h"
+#include "part/softcpu/fast.h"
+
+#include <string.h>
+
+_Static_assert(sizeof(struct hostop) <= HOSTOP_UOPS * sizeof(struct uop), "room behind the uop");
+
+/* CR0 and CR4 decide whether the unit may be used (SDM volume 3, tables 2-2 and 14-1). */
+static void check_unit(struct vp *c, struct uop *u, unsigned unit)
+{
+	uint64_t cr0 = c->cr0;
+
+	switch (unit) {
+	case HOSTOP_SSE:
+		if ((cr0 & CR0_EM) || !(c->cr4 & CR4_OSFXSR))
+			sc_ud(c, u);
+		if (cr0 & CR0_TS)
+			sc_fault(c, u, VEC_NM);
+		break;
+	case HOSTOP_MMX:
+		if (cr0 & CR0_EM)
+			sc_ud(c, u);
+		if (cr0 & CR0_TS)
+			sc_fault(c, u, VEC_NM);
+		break;
+	case HOSTOP_X87:
+	case HOSTOP_FXSAVE:
+		if (cr0 & (CR0_EM | CR0_TS))
+			sc_fault(c, u, VEC_NM);
+		break;
+	case HOSTOP_FWAIT:
+		if ((cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
+			sc_fault(c, u, VEC_NM);
+		break;
+	default:
+		break;
+	}
+}
+
+static inline bool unit_ready(struct vp *c, unsigned unit)
+{
+	return unit == HOSTOP_INTEGER ||
+	       (!(c->cr0 & (CR0_EM | CR0_TS)) && (c->cr4 & CR4_OSFXSR));
+}
+
+static _Noreturn void raise_result(struct vp *c, struct uop *u, unsigned vector)
+{
+	if (vector == VEC_GP)
+		sc_gp(c, u);
+	if (vector == VEC_XM && !(c->cr4 & CR4_OSXMMEXCPT))
+		sc_ud(c, u);
+	sc_fault(c, u, (enum sc_vector)vector);
+}
+
+/* Runs on guest RAM if the operand lies in one page of it, else on the bounce buffer. */
+static unsigned run_on_memory(struct vp *c, struct uop *u, const struct hostop *op, uint64_t va)
+{
+	bool write = op->mem_access & HOSTOP_MEM_WRITE;
+	unsigned room, vector;
+	uint8_t *host = NULL;
+
+	if ((va & (MEM_PAGE_SIZE - 1)) + op->mem_size <= MEM_PAGE_SIZE)
+		host = sc_bulk(c, u, va, write, &room);
+	if (host) {
+		vector = hostop_run(op, &c->regs, host);
+		if (write && unlikely(c->vm->page_flags[sc_page_of(c->vm, host)]))
+			sc_stored(c, host, op->mem_size);
+		return vector;
+	}
+	if (write)
+		sc_probe_write(c, u, va, op->mem_size);
+	if (op->mem_access & HOSTOP_MEM_READ)
+		sc_load_slow(c, u, va, c->bounce, op->mem_size);
+	vector = hostop_run(op, &c->regs, c->bounce);
+	if (write && vector == 0)
+		sc_store_slow(c, u, va, c->bounce, op->mem_size);
+	return vector;
+}
+
+/* x87 instructions note their address and that of their operand. */
+static unsigned run_x87(struct vp *c, struct uop *u, const struct hostop *op)
+{
+	struct uop here = *u;
+	uint64_t block_rip = RIP(c), va = op->mem_size ? sc_ea(c, u) : 0;
+	unsigned vector;
+
+	RIP(c) += u->off;
+	here.off = 0;
+	c->regs.ea = va - c->segbase[u->seg];
+	vector = op->mem_size ? run_on_memory(c, &here, op, va) : hostop_run(op, &c->regs, NULL);
+	RIP(c) = block_rip;
+	return vector;
+}
+
+struct block *sc_hostop(struct vp *c, struct uop *u)
+{
+	const struct hostop *op = (const struct hostop *)(u + 1);
+	unsigned vector;
+	uint64_t va;
+
+	if (unlikely(!unit_ready(c, op->unit)))
+		check_unit(c, u, op->unit);
+	if (op->flags_read)
+		c->regs.rflags = sc_rflags(c);
+	if (op->unit == HOSTOP_X87) {
+		vector = run_x87(c, u, op);
+	} else if (op->mem_size) {
+		va = sc_ea(c, u);
+		if (unlikely(va & (op->mem_align - 1u)))
+			sc_gp(c, u);
+		vector = run_on_memory(c, u, op, va);
+	} else {
+		vector = hostop_run(op, &c->regs, NULL);
+	}
+	if (unlikely(vector))
+		raise_result(c, u, vector);
+	if (op->flags_written)
+		c->flags = (uint16_t)((c->regs.rflags & 0xd5) << 8 |
+				      (c->regs.rflags & RF_OF ? FL_OF : 0));
+	return u[1 + HOSTOP_UOPS].fn(c, u + 1 + HOSTOP_UOPS);
+}

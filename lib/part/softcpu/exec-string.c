@@ -1,0 +1,322 @@
+/*
+ * String instructions. A repeated one works in chunks: as many elements as lie in one page of the
+ * source and one of the destination. Registers are right after each chunk, so a fault or an
+ * interrupt between chunks leaves a state that the instruction can be restarted from.
+ */
+#include "part/softcpu/exec.h"
+#include "part/softcpu/fast.h"
+
+/* One string instruction being executed. */
+struct string_op {
+	unsigned size;	  /* of an element */
+	uint64_t mask;	  /* of the address size */
+	unsigned width;	  /* of the address size in bytes */
+	int64_t step;	  /* +-size */
+	uint64_t count;	  /* elements left */
+	bool repeated;
+};
+
+static struct string_op string_begin(struct vp *c, struct uop *u)
+{
+	struct string_op s = { .size = u->size };
+
+	s.width = u->ea & EA_A16 ? 2 : u->ea & EA_A32 ? 4 : 8;
+	s.mask = s.width == 8 ? UINT64_MAX : s.width == 4 ? UINT32_MAX : 0xffff;
+	s.step = c->rf & RF_DF ? -(int64_t)s.size : (int64_t)s.size;
+	s.repeated = u->aux != 0;
+	s.count = s.repeated ? c->gpr[PART_RCX] & s.mask : 1;
+	return s;
+}
+
+static uint64_t index_reg(struct vp *c, const struct string_op *s, enum part_gpr reg)
+{
+	return c->gpr[reg] & s->mask;
+}
+
+static void advance(struct vp *c, const struct string_op *s, enum part_gpr reg, uint64_t n)
+{
+	sc_set_reg(c, reg * 8, s->width, c->gpr[reg] + (uint64_t)s->step * n);
+}
+
+static void count_down(struct vp *c, struct string_op *s, uint64_t n)
+{
+	s->count -= n;
+	if (s->repeated)
+		sc_set_reg(c, PART_RCX * 8, s->width, s->count);
+}
+
+/* Whether to leave before the next chunk: something wants the loop, or a trap after each element. */
+static bool must_leave(struct vp *c, const struct string_op *s)
+{
+	return s->count && (atomic_load_explicit(&c->attention, memory_order_relaxed) ||
+			    (c->rf & RF_TF) || !c->blk->live);
+}
+
+static struct block *leave_restartable(struct vp *c, struct uop *u)
+{
+	RIP(c) += u->off;
+	return NULL;
+}
+
+/* Elements from off on that one chunk may take: forward only, without wrapping the address size and
+ * within the segment's limit. At least 1. */
+static uint64_t chunk_in_segment(struct vp *c, const struct string_op *s, unsigned seg,
+				 uint64_t off)
+{
+	uint64_t n = s->count, room;
+
+	if (s->step < 0)
+		return 1;
+	room = (s->mask - off) / s->size;
+	if (c->mode != MODE_64) {
+		const struct part_segment *g = &c->seg[seg];
+
+		if ((g->attributes & (SEG_CODE | SEG_DOWN)) == SEG_DOWN || off > g->limit)
+			return 1;
+		room = MIN(room, (g->limit - off) / s->size);
+	}
+	n = MIN(n, room);
+	return n ? n : 1;
+}
+
+static uint64_t chunk_in_page(const struct string_op *s, uint64_t va, uint64_t n)
+{
+	return MIN(n, (MEM_PAGE_SIZE - (va & (MEM_PAGE_SIZE - 1))) / s->size);
+}
+
+static void note_bulk_write(struct vp *c, uint8_t *host, uint64_t bytes)
+{
+	if (unlikely(c->vm->page_flags[sc_page_of(c->vm, host)]))
+		sc_stored(c, host, (unsigned)bytes);
+}
+
+/* ---- MOVS ---- */
+
+/* As the guest's instruction does it, overlap included. */
+static void host_movs(void *dst, const void *src, uint64_t n, unsigned size)
+{
+	switch (size) {
+	case 1:
+		asm volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+		break;
+	case 2:
+		asm volatile("rep movsw" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+		break;
+	case 4:
+		asm volatile("rep movsl" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+		break;
+	default:
+		asm volatile("rep movsq" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+	}
+}
+
+HANDLER(string_movs)
+{
+	struct string_op s = string_begin(c, u);
+
+	while (s.count) {
+		uint64_t from = index_reg(c, &s, PART_RSI), to = index_reg(c, &s, PART_RDI), n;
+		uint64_t src = sc_linear(c, u, u->seg, from, s.size, false);
+		uint64_t dst = sc_linear(c, u, PART_ES, to, s.size, true);
+		uint8_t *hs = NULL, *hd = NULL;
+		unsigned room;
+
+		n = MIN(chunk_in_segment(c, &s, u->seg, from), chunk_in_segment(c, &s, PART_ES, to));
+		n = chunk_in_page(&s, dst, chunk_in_page(&s, src, n));
+		if (n > 1) {
+			hs = sc_bulk(c, u, src, false, &room);
+			hd = sc_bulk(c, u, dst, true, &room);
+		}
+		if (hs && hd) {
+			host_movs(hd, hs, n, s.size);
+			note_bulk_write(c, hd, n * s.size);
+		} else {
+			n = 1;
+			sc_store(c, u, dst, sc_load(c, u, src, s.size), s.size);
+		}
+		advance(c, &s, PART_RSI, n);
+		advance(c, &s, PART_RDI, n);
+		count_down(c, &s, n);
+		if (must_leave(c, &s))
+			return leave_restartable(c, u);
+	}
+	NEXT;
+}
+
+/* ---- STOS ---- */
+
+static void host_stos(void *dst, uint64_t v, uint64_t n, unsigned size)
+{
+	switch (size) {
+	case 1:
+		asm volatile("rep stosb" : "+D"(dst), "+c"(n) : "a"(v) : "memory");
+		break;
+	case 2:
+		asm volatile("rep stosw" : "+D"(dst), "+c"(n) : "a"(v) : "memory");
+		break;
+	case 4:
+		asm volatile("rep stosl" : "+D"(dst), "+c"(n) : "a"(v) : "memory");
+		break;
+	default:
+		asm volatile("rep stosq" : "+D"(dst), "+c"(n) : "a"(v) : "memory");
+	}
+}
+
+HANDLER(string_stos)
+{
+	struct string_op s = string_begin(c, u);
+
+	while (s.count) {
+		uint64_t to = index_reg(c, &s, PART_RDI), n;
+		uint64_t dst = sc_linear(c, u, PART_ES, to, s.size, true);
+		uint8_t *hd = NULL;
+		unsigned room;
+
+		n = chunk_in_page(&s, dst, chunk_in_segment(c, &s, PART_ES, to));
+		if (n > 1)
+			hd = sc_bulk(c, u, dst, true, &room);
+		if (hd) {
+			host_stos(hd, c->gpr[PART_RAX], n, s.size);
+			note_bulk_write(c, hd, n * s.size);
+		} else {
+			n = 1;
+			sc_store(c, u, dst, c->gpr[PART_RAX], s.size);
+		}
+		advance(c, &s, PART_RDI, n);
+		count_down(c, &s, n);
+		if (must_leave(c, &s))
+			return leave_restartable(c, u);
+	}
+	NEXT;
+}
+
+/* ---- LODS, CMPS, SCAS ---- */
+
+HANDLER(string_lods)
+{
+	struct string_op s = string_begin(c, u);
+
+	while (s.count) {
+		uint64_t src = sc_linear(c, u, u->seg, index_reg(c, &s, PART_RSI), s.size, false);
+
+		sc_set_reg(c, PART_RAX * 8, s.size, sc_load(c, u, src, s.size));
+		advance(c, &s, PART_RSI, 1);
+		count_down(c, &s, 1);
+		if (must_leave(c, &s))
+			return leave_restartable(c, u);
+	}
+	NEXT;
+}
+
+static void compare(struct vp *c, uint64_t a, uint64_t b, unsigned size)
+{
+	unsigned shift = 64 - size * 8;
+	uint16_t f;
+
+	/* At the top of the register CF, ZF, SF, OF are those of the element; AF and PF aren't. */
+	asm("cmpq %2, %1\n\tlahf\n\tseto %%al"
+	    : "=&a"(f)
+	    : "r"(a << shift), "r"(b << shift)
+	    : "cc");
+	f &= (uint16_t)~(FL_AF | FL_PF);
+	f |= (a ^ b ^ (a - b)) & 0x10 ? FL_AF : 0;
+	f |= __builtin_parity((a - b) & 0xff) ? 0 : FL_PF;
+	c->flags = f;
+}
+
+/* REPE ends at the first difference, REPNE at the first match. */
+static bool string_found(struct vp *c, struct uop *u)
+{
+	bool equal = c->flags & FL_ZF;
+
+	return u->aux == STRING_REPE ? !equal : equal;
+}
+
+HANDLER(string_cmps)
+{
+	struct string_op s = string_begin(c, u);
+
+	while (s.count) {
+		uint64_t src = sc_linear(c, u, u->seg, index_reg(c, &s, PART_RSI), s.size, false);
+		uint64_t dst = sc_linear(c, u, PART_ES, index_reg(c, &s, PART_RDI), s.size, false);
+		uint64_t a = sc_load(c, u, src, s.size), b = sc_load(c, u, dst, s.size);
+
+		compare(c, a, b, s.size);
+		advance(c, &s, PART_RSI, 1);
+		advance(c, &s, PART_RDI, 1);
+		count_down(c, &s, 1);
+		if (s.repeated && string_found(c, u))
+			break;
+		if (must_leave(c, &s))
+			return leave_restartable(c, u);
+	}
+	NEXT;
+}
+
+HANDLER(string_scas)
+{
+	struct string_op s = string_begin(c, u);
+
+	while (s.count) {
+		uint64_t dst = sc_linear(c, u, PART_ES, index_reg(c, &s, PART_RDI), s.size, false);
+
+		compare(c, sc_get_reg(c, PART_RAX * 8, s.size), sc_load(c, u, dst, s.size), s.size);
+		advance(c, &s, PART_RDI, 1);
+		count_down(c, &s, 1);
+		if (s.repeated && string_found(c, u))
+			break;
+		if (must_leave(c, &s))
+			return leave_restartable(c, u);
+	}
+	NEXT;
+}
+
+/* ---- INS, OUTS ---- */
+
+HANDLER(string_ins)
+{
+	struct string_op s = string_begin(c, u);
+	uint16_t port = (uint16_t)c->gpr[PART_RDX];
+	struct sc_vm *vm = c->vm;
+
+	sc_check_io(c, u, port, s.size);
+	while (s.count) {
+		uint64_t dst = sc_linear(c, u, PART_ES, index_reg(c, &s, PART_RDI), s.size, true);
+
+		/* The device must not lose a datum to a page fault. */
+		sc_probe_write(c, u, dst, s.size);
+		sc_store(c, u, dst, vm->host.pio_read(vm->host.user, c->index, port, s.size),
+			 s.size);
+		advance(c, &s, PART_RDI, 1);
+		count_down(c, &s, 1);
+		if (must_leave(c, &s))
+			return leave_restartable(c, u);
+	}
+	NEXT;
+}
+
+HANDLER(string_outs)
+{
+	struct string_op s = string_begin(c, u);
+	uint16_t port = (uint16_t)c->gpr[PART_RDX];
+	struct sc_vm *vm = c->vm;
+
+	sc_check_io(c, u, port, s.size);
+	while (s.count) {
+		uint64_t src = sc_linear(c, u, u->seg, index_reg(c, &s, PART_RSI), s.size, false);
+
+		vm->host.pio_write(vm->host.user, c->index, port, s.size,
+				   (uint32_t)sc_load(c, u, src, s.size));
+		advance(c, &s, PART_RSI, 1);
+		count_down(c, &s, 1);
+		if (must_leave(c, &s))
+			return leave_restartable(c, u);
+	}
+	NEXT;
+}
+
+sc_fn *const sc_string[STRING_COUNT] = {
+	[STRING_MOVS] = string_movs, [STRING_STOS] = string_stos, [STRING_LODS] = string_lods,
+	[STRING_CMPS] = string_cmps, [STRING_SCAS] = string_scas, [STRING_INS] = string_ins,
+	[STRING_OUTS] = string_outs,
+};

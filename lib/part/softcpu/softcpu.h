@@ -1,0 +1,56 @@
+/*
+ * The software CPU: the partition's backend that needs no virtualization by the host's processor.
+ * An interpreter of x86-64 system code over cached decoded blocks; cpu.h says how it works.
+ *
+ * Not there, and answered as a processor without it would: task switches, virtual-8086 mode, SMM,
+ * hardware breakpoints (debug registers are only stored), performance counters, XSAVE and AVX.
+ *
+ * Accesses with LOCK that cross a page or go to device memory are atomic to each other, but not to
+ * plain accesses of other VPs.
+ */
+#ifndef PART_SOFTCPU_SOFTCPU_H
+#define PART_SOFTCPU_SOFTCPU_H
+
+#include "part/part-impl.h"
+#include "part/softcpu/hostop.h"
+
+extern const struct part_backend_ops softcpu_backend_ops;
+
+/*
+ * For tests: executes on the calling thread, instead of part_start.
+ *
+ *	part_new(&config, &part, &err);		// config.backend = PART_SOFT
+ *	part_vp_set_state(part, 0, &state);
+ *	*softcpu_fpu(part, 0) = fpu;
+ *	softcpu_run(part, 0, 1, false, &result);
+ */
+enum softcpu_reason {
+	SOFTCPU_COUNT,	   /* all instructions were executed */
+	SOFTCPU_EXCEPTION, /* not delivered; RIP is that of the instruction (INT n: too) */
+	SOFTCPU_HALTED,
+	SOFTCPU_SHUTDOWN, /* triple fault */
+};
+
+struct softcpu_result {
+	enum softcpu_reason reason;
+	uint8_t vector; /* SOFTCPU_EXCEPTION */
+	bool has_error;
+	uint32_t error;
+	uint64_t cr2;
+};
+
+/* At most count instructions (a repeated one counts once). deliver: exceptions go through the
+ * guest's IDT; else they end the run. External interrupts are not taken. */
+void softcpu_run(struct part *part, unsigned vp, uint64_t count, bool deliver,
+		 struct softcpu_result *ret);
+struct hostop_fpu *softcpu_fpu(struct part *part, unsigned vp);
+
+/* Counters of a VP; while it runs they may be a little old. */
+struct softcpu_stats {
+	uint64_t instructions; /* begun */
+	uint64_t decoded;      /* instructions decoded */
+	uint64_t flushes;      /* of the whole block cache */
+};
+void softcpu_stats(struct part *part, unsigned vp, struct softcpu_stats *ret);
+
+#endif

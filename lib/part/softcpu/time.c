@@ -1,0 +1,80 @@
+/*
+ * The guest's TSC. It is the host's, plus an offset, where that one counts at a constant rate
+ * (invariant TSC); else CLOCK_MONOTONIC at 1 GHz.
+ */
+#include "part/softcpu/cpu.h"
+#include "base/clock.h"
+
+#include <cpuid.h>
+#include <time.h>
+#include <x86intrin.h>
+
+#define LEAF_POWER	  0x80000007
+#define INVARIANT_TSC	  BIT(8)
+#define MEASURE_NS	  (20 * NS_PER_MSEC)
+#define HZ_STEP		  UINT64_C(10000)
+
+static uint64_t raw_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_RAW, &ts);
+	return (uint64_t)ts.tv_sec * NS_PER_SEC + (uint64_t)ts.tv_nsec;
+}
+
+/* The clock and the TSC at one moment: the pair that took the least time of a few. */
+static void sample(uint64_t *ns, uint64_t *tsc)
+{
+	uint64_t best = UINT64_MAX;
+
+	for (unsigned i = 0; i < 10; i++) {
+		uint64_t t0 = __rdtsc(), n = raw_ns(), t1 = __rdtsc();
+
+		if (t1 - t0 < best) {
+			best = t1 - t0;
+			*ns = n;
+			*tsc = t0 + (t1 - t0) / 2;
+		}
+	}
+}
+
+static uint64_t measured_hz(void)
+{
+	uint64_t ns0, tsc0, ns1, tsc1, hz;
+	struct timespec pause = { 0, (long)MEASURE_NS };
+
+	sample(&ns0, &tsc0);
+	nanosleep(&pause, NULL);
+	sample(&ns1, &tsc1);
+	hz = (uint64_t)((unsigned __int128)(tsc1 - tsc0) * NS_PER_SEC / (ns1 - ns0));
+	return (hz + HZ_STEP / 2) / HZ_STEP * HZ_STEP;
+}
+
+/* Leaf 0x15: the ratio of TSC to a crystal whose rate is given. 0: not told. */
+static uint64_t cpuid_hz(void)
+{
+	unsigned a, b, c, d;
+
+	if (!__get_cpuid(0x15, &a, &b, &c, &d) || !a || !b || !c)
+		return 0;
+	return (uint64_t)c * b / a;
+}
+
+void sc_time_init(struct sc_vm *vm)
+{
+	unsigned a, b, c, d;
+
+	vm->tsc_is_host = __get_cpuid(LEAF_POWER, &a, &b, &c, &d) && (d & INVARIANT_TSC);
+	vm->tsc_hz = NS_PER_SEC;
+	if (vm->tsc_is_host) {
+		vm->tsc_hz = cpuid_hz();
+		if (!vm->tsc_hz)
+			vm->tsc_hz = measured_hz();
+	}
+	atomic_store(&vm->tsc_offset, -(int64_t)sc_host_ticks(vm));
+}
+
+uint64_t sc_host_ticks(const struct sc_vm *vm)
+{
+	return vm->tsc_is_host ? __rdtsc() : clock_now_ns();
+}

@@ -1,0 +1,14 @@
+/*
+ * Zydis with what it gets wrong put right. Use this instead of ZydisDecoderDecodeFull wherever a
+ * guest's instruction is decoded to be executed. Any thread.
+ */
+#ifndef PART_SOFTCPU_ZYDIS_H
+#define PART_SOFTCPU_ZYDIS_H
+
+#include <Zydis/Zydis.h>
+
+/* operands has room for ZYDIS_MAX_OPERAND_COUNT. */
+ZyanStatus zydis_decode(const ZydisDecoder *decoder, const void *code, size_t length,
+		       ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands);
+
+#endif

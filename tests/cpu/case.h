@@ -1,0 +1,96 @@
+/*
+ * One experiment of the differential tester: a processor state in user mode, a few bytes of code, and
+ * memory; and what came of it. A case is made from a 64-bit number alone, so that number reproduces
+ * it. The same addresses are used natively and in the processor under test.
+ */
+#ifndef TESTS_CPU_CASE_H
+#define TESTS_CPU_CASE_H
+
+#include "part/softcpu/hostop.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PAGE 4096u
+
+/* Two writable pages, then nothing, then a read-only page, then nothing. */
+#define DATA_ADDRESS	 0x10000000u
+#define DATA_SIZE	 (2 * PAGE)
+#define READONLY_ADDRESS 0x10003000u
+/* Two pages of code, then nothing. All bytes that aren't the case's are INT3. */
+#define CODE_ADDRESS 0x20000000u
+#define CODE_SIZE    (2 * PAGE)
+
+#define READONLY_BYTE(offset) ((uint8_t)((offset) * 29 + 7))
+
+#define CASE_MAX_CODE 64
+
+enum { VECTOR_BP = 3, VECTOR_SS = 12, VECTOR_GP = 13, VECTOR_PF = 14, VECTOR_MF = 16, VECTOR_XM = 19 };
+
+struct cpu_state {
+	uint64_t gpr[16];
+	uint64_t rip, rflags;
+	struct hostop_fpu fpu;
+	uint8_t data[DATA_SIZE];
+};
+
+struct cpu_outcome {
+	struct cpu_state state;
+	/* How it ended: VECTOR_BP is the INT3 behind the code; RIP is that of the INT3. */
+	unsigned vector, error_code;
+	uint64_t fault_address; /* VECTOR_PF */
+};
+
+struct cpu_case {
+	uint64_t id;
+	struct cpu_state before;
+	uint8_t code[CASE_MAX_CODE];
+	unsigned code_length;	   /* placed at before.rip */
+	unsigned instruction_count;
+	uint16_t undefined_flags;  /* after the last instruction */
+	/* Memory that processors are free to fill: x87 pointers, MXCSR_MASK. Bytes in data. */
+	struct {
+		unsigned offset, size;
+	} ignored[2];
+};
+
+struct generator; /* decoder and table of forms */
+struct generator *generator_new(void);
+void generator_free(struct generator *generator);
+/* Fills ret from id. sequence: several instructions. */
+void generate_case(struct generator *generator, uint64_t id, bool sequence, struct cpu_case *ret);
+
+static inline bool in_data(uint64_t address, uint64_t size)
+{
+	return address >= DATA_ADDRESS && address < DATA_ADDRESS + DATA_SIZE &&
+	       size <= DATA_ADDRESS + DATA_SIZE - address;
+}
+
+/* Of a memory operand, RIP being still that of the instruction. */
+uint64_t effective_address(const struct cpu_state *state, const ZydisDecodedInstruction *insn,
+			   const ZydisDecodedOperandMem *mem);
+
+/* Runs cases on the real processor, in a child that can do nothing else. */
+struct native;
+#define NATIVE_BATCH 64
+struct native *native_new(void);
+void native_free(struct native *native);
+/* False if the child died: it is started again. */
+bool native_run(struct native *native, const struct cpu_case *cases, struct cpu_outcome *outcomes,
+		unsigned count);
+
+/* A processor under test. run returns false if it doesn't know the instruction. */
+struct subject {
+	const char *name;
+	void *(*create)(void);
+	void (*destroy)(void *subject);
+	bool (*run)(void *subject, const struct cpu_case *c, struct cpu_outcome *ret);
+};
+
+extern const struct subject subject_hostop;
+
+/* Reports to stdout and returns false if the two differ. */
+bool compare_outcomes(const struct cpu_case *c, const struct cpu_outcome *native,
+		      const struct cpu_outcome *subject);
+
+#endif

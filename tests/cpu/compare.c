@@ -1,0 +1,163 @@
+/* Compares two outcomes of one case and prints what differs. */
+#include "case.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const gpr_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+					   "r8",  "r9",	 "r10", "r11", "r12", "r13", "r14", "r15" };
+
+/* RF is set in the image of a faulting instruction, or not, as the fault's kind has it. */
+#define FLAGS_COMPARED 0x40cd5u /* AC OF DF SF ZF AF PF CF */
+
+struct report {
+	const struct cpu_case *c;
+	bool differs;
+};
+
+static void print_code(const struct cpu_case *c)
+{
+	ZydisDisassembledInstruction text;
+	uint64_t rip = c->before.rip;
+	unsigned at = 0;
+
+	while (at < c->code_length &&
+	       ZYAN_SUCCESS(ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, rip + at, c->code + at,
+						  c->code_length - at, &text))) {
+		printf("  %" PRIx64 ": ", rip + at);
+		for (unsigned i = 0; i < text.info.length; i++)
+			printf("%02x", c->code[at + i]);
+		printf("  %s\n", text.text);
+		at += text.info.length;
+	}
+}
+
+static void begin(struct report *report)
+{
+	if (report->differs)
+		return;
+	report->differs = true;
+	printf("--case 0x%" PRIx64 "%s\n", report->c->id,
+	       report->c->instruction_count > 1 ? " --sequences" : "");
+	print_code(report->c);
+}
+
+static void number(struct report *report, const char *name, uint64_t before, uint64_t native,
+		   uint64_t subject, uint64_t mask)
+{
+	if (!((native ^ subject) & mask))
+		return;
+	begin(report);
+	printf("    %-8s %016" PRIx64 " -> native %016" PRIx64 ", subject %016" PRIx64 "\n", name, before,
+	       native, subject);
+}
+
+static void print_bytes(const char *label, const uint8_t *bytes, unsigned size)
+{
+	printf("%s ", label);
+	for (unsigned i = size; i-- > 0;)
+		printf("%02x", bytes[i]);
+}
+
+static void bytes(struct report *report, const char *name, unsigned index, const uint8_t *before,
+		  const uint8_t *native, const uint8_t *subject, unsigned size)
+{
+	if (memcmp(native, subject, size) == 0)
+		return;
+	begin(report);
+	printf("    %s%u", name, index);
+	print_bytes("", before, size);
+	print_bytes(" -> native", native, size);
+	print_bytes(", subject", subject, size);
+	printf("\n");
+}
+
+static void compare_registers(struct report *report, const struct cpu_outcome *native,
+			      const struct cpu_outcome *subject)
+{
+	const struct cpu_case *c = report->c;
+	uint64_t flags = FLAGS_COMPARED;
+
+	if (native->vector == VECTOR_BP)
+		flags &= ~(uint64_t)c->undefined_flags;
+	number(report, "rip", c->before.rip, native->state.rip, subject->state.rip, UINT64_MAX);
+	number(report, "rflags", c->before.rflags, native->state.rflags, subject->state.rflags, flags);
+	for (unsigned i = 0; i < 16; i++)
+		number(report, gpr_names[i], c->before.gpr[i], native->state.gpr[i],
+		       subject->state.gpr[i], UINT64_MAX);
+}
+
+/* At an unmasked overflow or underflow, PE says whether the result would have been inexact in a
+ * format without limits to its exponent. hostop doesn't know. */
+static uint32_t mxcsr_compared(const struct cpu_outcome *native)
+{
+	uint32_t unmasked = native->state.fpu.mxcsr & ~(native->state.fpu.mxcsr >> 7);
+
+	return native->vector == VECTOR_XM && unmasked & 0x18 ? ~0x20u : ~0u;
+}
+
+/* Not FIP, FDP and FOP: AMD and Intel processors differ in when they keep them. */
+static void compare_fpu(struct report *report, const struct hostop_fpu *before,
+			const struct hostop_fpu *native, const struct hostop_fpu *subject,
+			uint32_t mxcsr_mask)
+{
+	number(report, "fcw", before->fcw, native->fcw, subject->fcw, 0xffff);
+	number(report, "fsw", before->fsw, native->fsw, subject->fsw, 0xffff);
+	number(report, "ftw", before->ftw, native->ftw, subject->ftw, 0xff);
+	number(report, "mxcsr", before->mxcsr, native->mxcsr, subject->mxcsr, mxcsr_mask);
+	for (unsigned i = 0; i < 8; i++)
+		bytes(report, "st", i, before->st[i], native->st[i], subject->st[i], 10);
+	for (unsigned i = 0; i < 16; i++)
+		bytes(report, "xmm", i, before->xmm[i], native->xmm[i], subject->xmm[i], 16);
+}
+
+static bool is_ignored(const struct cpu_case *c, unsigned offset)
+{
+	for (unsigned i = 0; i < sizeof(c->ignored) / sizeof(c->ignored[0]); i++)
+		if (offset - c->ignored[i].offset < c->ignored[i].size)
+			return true;
+	return false;
+}
+
+static bool word_differs(const struct cpu_case *c, unsigned offset, const uint8_t *native,
+			 const uint8_t *subject)
+{
+	for (unsigned i = offset; i < offset + 8; i++)
+		if (native[i] != subject[i] && !is_ignored(c, i))
+			return true;
+	return false;
+}
+
+static void compare_memory(struct report *report, const uint8_t *native, const uint8_t *subject)
+{
+	const uint8_t *before = report->c->before.data;
+	unsigned lines = 0;
+
+	if (memcmp(native, subject, DATA_SIZE) == 0)
+		return;
+	for (unsigned i = 0; i < DATA_SIZE && lines < 8; i += 8) {
+		if (!word_differs(report->c, i, native, subject))
+			continue;
+		bytes(report, "memory+", i, before + i, native + i, subject + i, 8);
+		lines++;
+	}
+}
+
+bool compare_outcomes(const struct cpu_case *c, const struct cpu_outcome *native,
+		      const struct cpu_outcome *subject)
+{
+	struct report report = { c };
+
+	number(&report, "vector", 0, native->vector, subject->vector, UINT64_MAX);
+	if (native->vector == subject->vector && native->vector != VECTOR_BP) {
+		number(&report, "error", 0, native->error_code, subject->error_code, UINT64_MAX);
+		number(&report, "address", 0, native->fault_address, subject->fault_address,
+		       UINT64_MAX);
+	}
+	compare_registers(&report, native, subject);
+	compare_fpu(&report, &c->before.fpu, &native->state.fpu, &subject->state.fpu,
+		    mxcsr_compared(native));
+	compare_memory(&report, native->state.data, subject->state.data);
+	return !report.differs;
+}

@@ -1,0 +1,292 @@
+/*
+ * The real processor. A child process loads each case's registers by returning from a signal
+ * handler into the code; the INT3 behind it, or the fault, is the next signal, whose context is the
+ * outcome. The child is confined by seccomp to read, write, sigreturn and exit.
+ */
+#include "case.h"
+
+#include <poll.h>
+#include <seccomp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+/* In memory that parent and child share. */
+struct batch {
+	unsigned count, next;
+	struct cpu_case cases[NATIVE_BATCH];
+	struct cpu_outcome outcomes[NATIVE_BATCH];
+};
+
+struct native {
+	struct batch *batch;
+	uint8_t *code_alias; /* writable view of the code pages */
+	pid_t child;
+	int to_child, from_child;
+};
+
+/* The child's signal handlers have no argument to reach it by. */
+static struct native *the_native;
+static bool in_case;
+static ucontext_t home;
+static uint8_t home_fpu[512];
+
+/* ---- mappings, the same in parent and child ---- */
+
+static void *map_at(uint64_t address, size_t size, int protection, int flags, int fd)
+{
+	void *p = mmap((void *)(uintptr_t)address, size, protection,
+		       flags | (address ? MAP_FIXED_NOREPLACE : 0), fd, 0);
+
+	if (p == MAP_FAILED) {
+		perror("mmap");
+		exit(2);
+	}
+	return p;
+}
+
+static void map_all(struct native *native)
+{
+	int fd = memfd_create("cpu-test-code", MFD_CLOEXEC);
+	int anonymous = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE;
+	uint8_t *readonly;
+
+	if (fd < 0 || ftruncate(fd, CODE_SIZE) < 0) {
+		perror("memfd_create");
+		exit(2);
+	}
+	native->code_alias = map_at(0, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	map_at(CODE_ADDRESS, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_POPULATE, fd);
+	close(fd);
+	memset(native->code_alias, 0xcc, CODE_SIZE);
+	map_at(DATA_ADDRESS, DATA_SIZE, PROT_READ | PROT_WRITE, anonymous, -1);
+	readonly = map_at(READONLY_ADDRESS, PAGE, PROT_READ | PROT_WRITE, anonymous, -1);
+	for (unsigned i = 0; i < PAGE; i++)
+		readonly[i] = READONLY_BYTE(i);
+	mprotect(readonly, PAGE, PROT_READ);
+	native->batch = map_at(0, sizeof(*native->batch), PROT_READ | PROT_WRITE,
+			       MAP_SHARED | MAP_ANONYMOUS, -1);
+}
+
+/* ---- child: contexts ---- */
+
+static const int greg_of[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+				 REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+				 REG_R12, REG_R13, REG_R14, REG_R15 };
+
+#define FXSAVE_USED 416 /* bytes; behind are software's */
+
+/* The part of the code that lies in pages that exist. */
+static unsigned present_length(const struct cpu_case *c)
+{
+	uint64_t room = CODE_ADDRESS + CODE_SIZE - c->before.rip;
+
+	return room < c->code_length ? (unsigned)room : c->code_length;
+}
+
+static void load_case(const struct cpu_case *c, ucontext_t *uc)
+{
+	uint8_t *fpu = (uint8_t *)uc->uc_mcontext.fpregs;
+
+	for (unsigned i = 0; i < 16; i++)
+		uc->uc_mcontext.gregs[greg_of[i]] = (long long)c->before.gpr[i];
+	uc->uc_mcontext.gregs[REG_RIP] = (long long)c->before.rip;
+	uc->uc_mcontext.gregs[REG_EFL] = (long long)c->before.rflags;
+	memcpy(fpu, &c->before.fpu, FXSAVE_USED);
+	fpu[512] |= 3; /* XSTATE_BV: x87 and SSE state are in the frame */
+	memcpy((void *)(uintptr_t)DATA_ADDRESS, c->before.data, DATA_SIZE);
+	memcpy(the_native->code_alias + (c->before.rip - CODE_ADDRESS), c->code, present_length(c));
+}
+
+static void save_outcome(const struct cpu_case *c, const ucontext_t *uc, struct cpu_outcome *ret)
+{
+	const greg_t *greg = uc->uc_mcontext.gregs;
+
+	for (unsigned i = 0; i < 16; i++)
+		ret->state.gpr[i] = (uint64_t)greg[greg_of[i]];
+	ret->state.rip = (uint64_t)greg[REG_RIP];
+	ret->state.rflags = (uint64_t)greg[REG_EFL];
+	memcpy(&ret->state.fpu, uc->uc_mcontext.fpregs, FXSAVE_USED);
+	memset((uint8_t *)&ret->state.fpu + FXSAVE_USED, 0, 512 - FXSAVE_USED);
+	memcpy(ret->state.data, (void *)(uintptr_t)DATA_ADDRESS, DATA_SIZE);
+	ret->vector = (unsigned)greg[REG_TRAPNO];
+	ret->error_code = (unsigned)greg[REG_ERR];
+	ret->fault_address = ret->vector == VECTOR_PF ? (uint64_t)greg[REG_CR2] : 0;
+	if (ret->vector == VECTOR_BP)
+		ret->state.rip--;
+	memset(the_native->code_alias + (c->before.rip - CODE_ADDRESS), 0xcc, present_length(c));
+}
+
+static void go_home(ucontext_t *uc)
+{
+	memcpy(uc->uc_mcontext.gregs, home.uc_mcontext.gregs, sizeof(gregset_t));
+	memcpy(uc->uc_mcontext.fpregs, home_fpu, FXSAVE_USED);
+	in_case = false;
+}
+
+__attribute__((used)) static void on_signal(int signal_number, siginfo_t *info, void *context)
+{
+	struct batch *batch = the_native->batch;
+	ucontext_t *uc = context;
+
+	if (!in_case) { /* the INT3 of child_main */
+		home = *uc;
+		memcpy(home_fpu, uc->uc_mcontext.fpregs, FXSAVE_USED);
+		in_case = true;
+	} else {
+		save_outcome(&batch->cases[batch->next], uc, &batch->outcomes[batch->next]);
+		batch->next++;
+	}
+	if (batch->next < batch->count)
+		load_case(&batch->cases[batch->next], uc);
+	else
+		go_home(uc);
+}
+
+/* The kernel leaves AC as the case had it, which compiled code can't stand. */
+__attribute__((naked)) static void signal_entry(int signal_number, siginfo_t *info, void *context)
+{
+	__asm__ volatile("pushfq\n\t"
+			 "andl $~0x40000, (%rsp)\n\t"
+			 "popfq\n\t"
+			 "jmp on_signal");
+}
+
+static void install_handlers(void)
+{
+	static const int signals[] = { SIGTRAP, SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+	struct sigaction action = { .sa_sigaction = signal_entry,
+				    .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
+	stack_t stack = { .ss_size = 1 << 18 };
+
+	stack.ss_sp = mmap(NULL, stack.ss_size, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	sigaltstack(&stack, NULL);
+	sigfillset(&action.sa_mask);
+	for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+		sigaction(signals[i], &action, NULL);
+}
+
+static void confine(void)
+{
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	int rc = 0;
+
+	rc |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(read), 0);
+	rc |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(write), 0);
+	rc |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(rt_sigreturn), 0);
+	rc |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(exit_group), 0);
+	if (rc || seccomp_load(filter) != 0)
+		_exit(2);
+	seccomp_release(filter);
+}
+
+static void child_main(int commands, int answers)
+{
+	char byte;
+
+	install_handlers();
+	confine();
+	while (read(commands, &byte, 1) == 1) {
+		__asm__ volatile("int3" ::: "memory");
+		if (write(answers, &byte, 1) != 1)
+			break;
+	}
+	_exit(0);
+}
+
+/* ---- parent ---- */
+
+static void start_child(struct native *native)
+{
+	int down[2], up[2];
+
+	if (pipe(down) < 0 || pipe(up) < 0) {
+		perror("pipe");
+		exit(2);
+	}
+	fflush(stdout);
+	native->child = fork();
+	if (native->child < 0) {
+		perror("fork");
+		exit(2);
+	}
+	if (native->child == 0) {
+		close(down[1]);
+		close(up[0]);
+		the_native = native;
+		child_main(down[0], up[1]);
+	}
+	close(down[0]);
+	close(up[1]);
+	native->to_child = down[1];
+	native->from_child = up[0];
+}
+
+static void stop_child(struct native *native)
+{
+	close(native->to_child);
+	close(native->from_child);
+	waitpid(native->child, NULL, 0);
+}
+
+struct native *native_new(void)
+{
+	struct native *native = calloc(1, sizeof(*native));
+
+	if (!native)
+		exit(2);
+	signal(SIGPIPE, SIG_IGN);
+	map_all(native);
+	start_child(native);
+	return native;
+}
+
+void native_free(struct native *native)
+{
+	stop_child(native);
+	munmap(native->code_alias, CODE_SIZE);
+	munmap(native->batch, sizeof(*native->batch));
+	munmap((void *)(uintptr_t)CODE_ADDRESS, CODE_SIZE);
+	munmap((void *)(uintptr_t)DATA_ADDRESS, DATA_SIZE);
+	munmap((void *)(uintptr_t)READONLY_ADDRESS, PAGE);
+	free(native);
+}
+
+#define PATIENCE_MS 5000
+
+static bool await_child(struct native *native)
+{
+	struct pollfd p = { .fd = native->from_child, .events = POLLIN };
+	char byte;
+
+	if (poll(&p, 1, PATIENCE_MS) == 0)
+		kill(native->child, SIGKILL);
+	return read(native->from_child, &byte, 1) == 1;
+}
+
+bool native_run(struct native *native, const struct cpu_case *cases, struct cpu_outcome *outcomes,
+		unsigned count)
+{
+	struct batch *batch = native->batch;
+	char byte = 0;
+
+	memcpy(batch->cases, cases, count * sizeof(*cases));
+	batch->count = count;
+	batch->next = 0;
+	if (write(native->to_child, &byte, 1) != 1 || !await_child(native)) {
+		printf("the native child died in case 0x%016llx\n",
+		       (unsigned long long)cases[batch->next].id);
+		stop_child(native);
+		memset(native->code_alias, 0xcc, CODE_SIZE);
+		start_child(native);
+		return false;
+	}
+	memcpy(outcomes, batch->outcomes, count * sizeof(*outcomes));
+	return true;
+}

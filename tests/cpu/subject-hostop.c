@@ -1,0 +1,97 @@
+/*
+ * hostop alone: instructions that it takes and whose memory operand lies in the data pages. Stands
+ * in for the interpreter's part: address, alignment, RIP.
+ */
+#include "case.h"
+
+#include "part/softcpu/zydis.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct hostop_subject {
+	struct hostop_arena *arena;
+	ZydisDecoder decoder;
+	struct hostop_regs regs;
+};
+
+static void *create(void)
+{
+	struct hostop_subject *s = aligned_alloc(64, (sizeof(*s) + 63) & ~(size_t)63);
+
+	if (!s || hostop_arena_new(&s->arena, NULL) < 0)
+		exit(2);
+	ZydisDecoderInit(&s->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	return s;
+}
+
+static void destroy(void *subject)
+{
+	struct hostop_subject *s = subject;
+
+	hostop_arena_free(s->arena);
+	free(s);
+}
+
+static bool find_memory(const struct cpu_state *state, const ZydisDecodedInstruction *insn,
+			const ZydisDecodedOperand *operands, uint64_t *ret)
+{
+	for (unsigned i = 0; i < insn->operand_count; i++)
+		if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			*ret = effective_address(state, insn, &operands[i].mem);
+			return true;
+		}
+	return false;
+}
+
+static void run_op(struct hostop_subject *s, const struct hostop *op, unsigned length,
+		   uint64_t address, struct cpu_outcome *ret)
+{
+	void *mem = op->mem_size ? ret->state.data + (address - DATA_ADDRESS) : NULL;
+
+	memcpy(s->regs.gpr, ret->state.gpr, sizeof(s->regs.gpr));
+	s->regs.rflags = ret->state.rflags;
+	s->regs.rip = ret->state.rip;
+	s->regs.ea = address;
+	s->regs.fpu = ret->state.fpu;
+	if (hostop_x87_fault(op, &s->regs)) {
+		ret->vector = VECTOR_MF;
+		return;
+	}
+	if (op->mem_align == 16 && address % 16) {
+		ret->vector = VECTOR_GP;
+		return;
+	}
+	ret->vector = hostop_run(op, &s->regs, mem);
+	memcpy(ret->state.gpr, s->regs.gpr, sizeof(s->regs.gpr));
+	ret->state.rflags = s->regs.rflags;
+	ret->state.fpu = s->regs.fpu;
+	if (!ret->vector) {
+		ret->state.rip += length;
+		ret->vector = VECTOR_BP;
+	}
+}
+
+static bool run(void *subject, const struct cpu_case *c, struct cpu_outcome *ret)
+{
+	struct hostop_subject *s = subject;
+	ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction insn;
+	uint64_t address = 0;
+	struct hostop op;
+
+	if (c->instruction_count != 1 ||
+	    c->before.rip + c->code_length >= CODE_ADDRESS + CODE_SIZE ||
+	    !ZYAN_SUCCESS(zydis_decode(&s->decoder, c->code, c->code_length, &insn, operands)) ||
+	    !hostop_prepare(s->arena, &insn, operands, &op))
+		return false;
+	if (op.mem_size && (!find_memory(&c->before, &insn, operands, &address) ||
+			    !in_data(address, op.mem_size)))
+		return false;
+	memset(ret, 0, sizeof(*ret));
+	ret->state = c->before;
+	run_op(s, &op, insn.length, address, ret);
+	return true;
+}
+
+const struct subject subject_hostop = { "hostop", create, destroy, run };

@@ -5,11 +5,11 @@
 
 #include <string.h>
 
-#define ETHERTYPE_IPV4 0x0800
-#define ETHERTYPE_IPV6 0x86DD
-#define ETHERTYPE_VLAN 0x8100
-#define PROTOCOL_TCP   6
-#define PROTOCOL_UDP   17
+#define ETHERTYPE_IPV4    0x0800
+#define ETHERTYPE_IPV6    0x86DD
+#define ETHERTYPE_VLAN    0x8100
+#define PROTOCOL_TCP      6
+#define PROTOCOL_UDP      17
 #define IPV6_HEADER_BYTES 40u
 
 /* ---- layout ---- */
@@ -286,7 +286,7 @@ static void fill_segment_headers(struct frame_segmenter *s, bool last)
 	}
 	store_be32(tcp + 4, load_be32(tcp + 4) + (s->position - l->payload));
 	if (!last)
-		tcp[13] &= (uint8_t)~(TCP_FIN | TCP_PSH);
+		tcp[13] &= (uint8_t) ~(TCP_FIN | TCP_PSH);
 	if (s->index)
 		tcp[13] &= (uint8_t)~TCP_CWR;
 	store_be16(tcp + 16, 0);

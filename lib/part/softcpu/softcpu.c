@@ -524,6 +524,7 @@ static void softcpu_vp_get_state(struct part *part, unsigned vp, struct part_vp_
 	ret->cr4 = c->cr4;
 	ret->cr8 = lapic_cr8(c->lapic);
 	ret->efer = c->efer;
+	ret->mtrr_def_type = c->mtrr_def;
 	ret->halted = c->halted;
 	ret->wait_for_sipi = c->wait_for_sipi;
 }
@@ -543,6 +544,7 @@ static void softcpu_vp_set_state(struct part *part, unsigned vp, const struct pa
 	c->cr3 = state->cr3;
 	c->cr4 = state->cr4;
 	c->efer = state->efer;
+	c->mtrr_def = state->mtrr_def_type;
 	lapic_set_cr8(c->lapic, state->cr8 & 15);
 	c->halted = state->halted;
 	c->wait_for_sipi = state->wait_for_sipi;

@@ -234,7 +234,6 @@ static void set_registers(struct part_vp_state *s, const uint8_t *bytes)
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct part_vp_state s;

@@ -259,7 +259,7 @@ bool frame_segmenter_init(struct frame_segmenter *s, const uint8_t *frame, size_
 		return false;
 	/* Each segment must be possible as an IP packet. */
 	if (s->layout.payload - s->layout.l3 +
-		    MIN(segment_bytes, s->layout.end - s->layout.payload) >
+		MIN(segment_bytes, s->layout.end - s->layout.payload) >
 	    UINT16_MAX)
 		return false;
 	s->frame = frame;

@@ -1,4 +1,5 @@
-/* What the network does to a frame of a guest or the network: parse, finish, segment, join, hash. */
+/* What the network does to a frame of a guest or the network: parse, finish, segment, join, hash.
+ */
 #include "base/bytes.h"
 #include "base/macros.h"
 #include "net/frame-queue.h"
@@ -92,7 +93,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	frame_checksum_ok(frame, len);
 	segment(frame, len, offload.gso_bytes);
 	if (frame_finish(frame, len, &offload) && frame_parse(frame, len, false, &l) && l.l4 &&
-	    l.l4_protocol == 6 && offload.flags & FRAME_NEEDS_CSUM && !frame_checksum_ok(frame, len))
+	    l.l4_protocol == 6 && offload.flags & FRAME_NEEDS_CSUM &&
+	    !frame_checksum_ok(frame, len))
 		abort();
 	free(frame);
 	if (first <= len) {

@@ -1,7 +1,7 @@
 /*
- * A guest that opens the network adapter properly, or only half, then sends anything: NVSP messages,
- * RNDIS messages in pages or sections, completions; while the switch sends frames with any metadata,
- * the cable is pulled, and sub-channels come and go.
+ * A guest that opens the network adapter properly, or only half, then sends anything: NVSP
+ * messages, RNDIS messages in pages or sections, completions; while the switch sends frames with
+ * any metadata, the cable is pulled, and sub-channels come and go.
  */
 #include "vmbus-guest.h"
 
@@ -39,8 +39,8 @@ struct setup {
 	bool wire_refuses;
 };
 
-static const struct guid class_network = GUID_INIT(0xf8615163, 0xdf3e, 0x46c5, 0x91, 0x3f, 0xf2,
-						   0xd2, 0xf9, 0x65, 0xed, 0x0e);
+static const struct guid class_network =
+    GUID_INIT(0xf8615163, 0xdf3e, 0x46c5, 0x91, 0x3f, 0xf2, 0xd2, 0xf9, 0x65, 0xed, 0x0e);
 
 static volatile uint8_t sink;
 
@@ -142,7 +142,7 @@ static void send_pages(struct setup *s, unsigned channel, uint32_t nvsp_channel,
 		n = MIN(n, MEM_PAGE_SIZE);
 		mem_write(s->guest->mem, s->data_gpa[count] + MEM_PAGE_SIZE - n, message + done, n);
 		ranges[count] =
-			(struct vmbus_guest_range){ n, MEM_PAGE_SIZE - n, &s->data_gpa[count] };
+		    (struct vmbus_guest_range){ n, MEM_PAGE_SIZE - n, &s->data_gpa[count] };
 		done += n;
 	}
 	vmbus_guest_send_gpa_direct(s->channels[channel], 2, ranges, count, &nvsp, sizeof(nvsp));
@@ -181,10 +181,9 @@ static void open_subchannel(struct setup *s)
 	struct vmbus_guest *guest = s->guest;
 
 	for (unsigned i = 0; i < guest->offer_count && s->channel_count < MAX_CHANNELS; i++)
-		if (guest->offer_live[i] &&
-		    guest->offers[i].subchannel_index == s->channel_count) {
+		if (guest->offer_live[i] && guest->offers[i].subchannel_index == s->channel_count) {
 			s->channels[s->channel_count] =
-				vmbus_guest_open(guest, &guest->offers[i], 2, 2);
+			    vmbus_guest_open(guest, &guest->offers[i], 2, 2);
 			if (s->channels[s->channel_count])
 				s->channel_count++;
 			return;
@@ -290,8 +289,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	uint64_t page = s->guest->next_page;
 	uint32_t receive, send, relid, how = (uint32_t)take(&in, 1);
 
-	s->channels[0] = vmbus_guest_open(s->guest,
-					  vmbus_guest_offer(s->guest, &class_network, 0), 3, 3);
+	s->channels[0] =
+	    vmbus_guest_open(s->guest, vmbus_guest_offer(s->guest, &class_network, 0), 3, 3);
 	if (!s->channels[0])
 		abort();
 	s->channel_count = 1;

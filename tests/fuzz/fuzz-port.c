@@ -1,6 +1,6 @@
 /*
- * Messages of a hostile worker to the switch: what is no frame, frames with metadata that lie, many at
- * once. Two ports and an uplink; input: {u16 length, bytes} ...
+ * Messages of a hostile worker to the switch: what is no frame, frames with metadata that lie, many
+ * at once. Two ports and an uplink; input: {u16 length, bytes} ...
  */
 #include "base/bytes.h"
 #include "base/macros.h"

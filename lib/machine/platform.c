@@ -6,6 +6,7 @@
 #include "chipset/pm.h"
 #include "fw/acpi.h"
 #include "fw/linux.h"
+#include "fw/smbios.h"
 
 #include <stdlib.h>
 
@@ -144,6 +145,21 @@ static void set_segment(struct part_segment *segment, uint16_t selector, uint16_
 	*segment = (struct part_segment){ 0, 0xffffffff, selector, attributes };
 }
 
+/* As firmware leaves it, on all processors: MTRRs on, all memory write-back. Without it the guest
+ * forgoes its page attributes. */
+#define MTRR_ALL_WRITE_BACK 0xc06
+
+static void prepare_waiting_vps(struct machine *machine)
+{
+	for (unsigned vp = 1; vp < machine->config->processor_count; vp++) {
+		struct part_vp_state state;
+
+		part_vp_get_state(machine->part, vp, &state);
+		state.mtrr_def_type = MTRR_ALL_WRITE_BACK;
+		part_vp_set_state(machine->part, vp, &state);
+	}
+}
+
 /* 64-bit mode with paging on, interrupts off (boot protocol, "64-bit boot protocol"). */
 static void enter_linux(struct machine *machine, const struct linux_entry *entry)
 {
@@ -157,6 +173,7 @@ static void enter_linux(struct machine *machine, const struct linux_entry *entry
 	state.cr3 = entry->cr3;
 	state.cr4 = 0x20;   /* PAE */
 	state.efer = 0x500; /* LMA, LME */
+	state.mtrr_def_type = MTRR_ALL_WRITE_BACK;
 	state.gdt_base = entry->gdt_base;
 	state.gdt_limit = entry->gdt_limit;
 	set_segment(&state.seg[PART_CS], entry->code_selector, 0xa09b);
@@ -166,6 +183,7 @@ static void enter_linux(struct machine *machine, const struct linux_entry *entry
 	set_segment(&state.seg[PART_FS], entry->data_selector, 0xc093);
 	set_segment(&state.seg[PART_GS], entry->data_selector, 0xc093);
 	part_vp_set_state(machine->part, 0, &state);
+	prepare_waiting_vps(machine);
 }
 
 static uint64_t install_tables(struct machine *machine)
@@ -185,7 +203,10 @@ static uint64_t install_tables(struct machine *machine)
 		.low_window = { MEM_LOW_TOP, LOW_WINDOW_END - MEM_LOW_TOP },
 		.high_window = { high, HIGH_WINDOW_BYTES },
 	};
+	const struct smbios_config smbios = { machine->config->generation, machine->config->id,
+					      machine->config->processor_count };
 
+	smbios_install(machine->mem, &smbios);
 	return acpi_install(machine->mem, &config);
 }
 

@@ -278,6 +278,12 @@ static bool nothing_mapped(uint64_t address)
 	       (address >= KERNEL_HALF - PAGE && address < 0xffff800000000000);
 }
 
+static bool is_string(const ZydisDecodedInstruction *insn)
+{
+	return insn->meta.category == ZYDIS_CATEGORY_STRINGOP ||
+	       insn->meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
+}
+
 static bool is_masked_move(const ZydisDecodedInstruction *insn)
 {
 	return insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
@@ -288,8 +294,9 @@ static bool operand_safe(const struct maker *m, const ZydisDecodedOperand *opera
 {
 	uint64_t address = linear(m, operand), offset = address - m->layout->data_base;
 
-	/* Misaligned or beyond the segment, which comes first? */
-	if (operand->size >= 128 && address % 16 && offset > m->layout->offset_limit - 15)
+	/* Which comes first, the segment's end or misalignment, or a page fault of another operand? */
+	if (offset > m->layout->offset_limit - 15 &&
+	    (is_string(&m->insn) || (operand->size >= 128 && address % 16)))
 		return false;
 	if (offset > m->layout->offset_limit)
 		return true;
@@ -326,12 +333,6 @@ static bool operands_safe(const struct maker *m)
 }
 
 /* ---- what some instructions need ---- */
-
-static bool is_string(const ZydisDecodedInstruction *insn)
-{
-	return insn->meta.category == ZYDIS_CATEGORY_STRINGOP ||
-	       insn->meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
-}
 
 static bool tame_string(struct maker *m)
 {

@@ -294,9 +294,11 @@ static bool operand_safe(const struct maker *m, const ZydisDecodedOperand *opera
 {
 	uint64_t address = linear(m, operand), offset = address - m->layout->data_base;
 
-	/* Which comes first, the segment's end or misalignment, or a page fault of another operand? */
+	/* Which comes first, the segment's end or misalignment, or a page fault of another operand?
+	 */
 	if (offset > m->layout->offset_limit - 15 &&
-	    (is_string(&m->insn) || (operand->size >= 128 && address % 16)))
+	    (is_string(&m->insn) || m->insn.mnemonic == ZYDIS_MNEMONIC_BOUND ||
+	     (operand->size >= 128 && address % 16)))
 		return false;
 	if (offset > m->layout->offset_limit)
 		return true;
@@ -374,13 +376,16 @@ static bool stands_alone(const struct maker *m)
 }
 
 /* So do those that store what processors differ in. */
-static bool stores_pointers(const ZydisDecodedInstruction *insn)
+static bool moves_state(const ZydisDecodedInstruction *insn)
 {
 	switch (insn->mnemonic) {
 	case ZYDIS_MNEMONIC_FXSAVE:
 	case ZYDIS_MNEMONIC_FXSAVE64:
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FXRSTOR: /* what these load must be made up */
+	case ZYDIS_MNEMONIC_FXRSTOR64:
+	case ZYDIS_MNEMONIC_LDMXCSR:
 		return true;
 	default:
 		return false;
@@ -491,6 +496,12 @@ static void raise_chances(struct maker *m)
 	}
 }
 
+/* Bit 17 exists on some processors. */
+static uint32_t wild_mxcsr(struct rng *rng)
+{
+	return (uint32_t)rng_next(rng) & ~(1u << 17);
+}
+
 /* What FXRSTOR and LDMXCSR load is plausible in most cases. */
 static void plausible_image(struct maker *m)
 {
@@ -503,7 +514,7 @@ static void plausible_image(struct maker *m)
 	    m->insn.meta.isa_set == ZYDIS_ISA_SET_FXSAVE64) {
 		random_fpu(&m->rng, &fpu);
 		if (rng_percent(&m->rng, 10))
-			fpu.mxcsr = (uint32_t)rng_next(&m->rng);
+			fpu.mxcsr = wild_mxcsr(&m->rng);
 		memcpy(p, &fpu, 512);
 	}
 	if (m->insn.mnemonic == ZYDIS_MNEMONIC_LDMXCSR) {
@@ -576,11 +587,13 @@ static void note_registers(struct maker *m)
 	for (unsigned i = 0; i < m->insn.operand_count; i++) {
 		const ZydisDecodedOperand *o = &m->operands[i];
 
-		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER)
-			note_register(m, o->reg.value,
-				      o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE &&
-					  !(o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
-					    moves_stack(&m->insn)));
+		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && is_gpr(o->reg.value)) {
+			bool written = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+			bool moved = o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
+				     gpr_number(o->reg.value) == RSP && moves_stack(&m->insn);
+
+			note_register(m, o->reg.value, written && !moved);
+		}
 		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 			note_register(m, o->mem.base, false);
 			note_register(m, o->mem.index, false);
@@ -594,7 +607,7 @@ static bool make_instruction(struct maker *m)
 	if (!decode(m) || !flags_defined(m) || !tame_bit_offset(m) || !place_operands(m) ||
 	    !tame_string(m) || !operands_safe(m))
 		return false;
-	if (stores_pointers(&m->insn) && !stands_alone(m))
+	if (moves_state(&m->insn) && !stands_alone(m))
 		return false;
 	raise_chances(m);
 	plausible_image(m);

@@ -36,6 +36,7 @@ struct maker {
 enum { RCX = 1, RDX = 2, RSP = 4 };
 
 #define FLAGS_STATUS 0x8d5u
+#define FLAG_AC      0x40000u
 
 struct generator *generator_new(enum cpu_mode mode, bool sequences)
 {
@@ -290,6 +291,14 @@ static bool is_masked_move(const ZydisDecodedInstruction *insn)
 	       insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
 }
 
+/* Where alignment checking stands among other faults, or that it happens, is the processor's. */
+static bool vague_alignment_check(const struct maker *m, const ZydisDecodedOperand *operand)
+{
+	return m->c->before.rflags & FLAG_AC &&
+	       (is_string(&m->insn) || m->insn.mnemonic == ZYDIS_MNEMONIC_ENTER ||
+		(operand->size >= 80 && operand->size != 128));
+}
+
 static bool operand_safe(const struct maker *m, const ZydisDecodedOperand *operand)
 {
 	uint64_t address = linear(m, operand), offset = address - m->layout->data_base;
@@ -302,6 +311,8 @@ static bool operand_safe(const struct maker *m, const ZydisDecodedOperand *opera
 		return false;
 	if (offset > m->layout->offset_limit)
 		return true;
+	if (vague_alignment_check(m, operand))
+		return false;
 	/* Some processors take these misaligned. */
 	if (m->insn.meta.isa_set == ZYDIS_ISA_SET_SHA && address % 16)
 		return false;
@@ -428,7 +439,14 @@ static bool tame_relative(struct maker *m, const ZydisDecodedOperand *operand)
 {
 	uint64_t next_ip = m->ip + m->insn.length, target = code_target(m), delta;
 
+	/* To the next instruction: a new block. */
+	if (m->generator->sequences && rng_percent(&m->rng, 60))
+		target = next_ip;
 	if (m->insn.raw.imm[0].size == 8) {
+		if (target == next_ip) {
+			m->code.bytes[m->insn.raw.imm[0].offset] = 0;
+			return true;
+		}
 		target = next_ip + operand->imm.value.u;
 		return target < m->c->before.rip || target >= m->c->before.rip + CASE_MAX_CODE;
 	}
@@ -718,7 +736,7 @@ static void start_case(struct maker *m)
 
 static bool ends_block(const ZydisDecodedInstruction *insn)
 {
-	return code_is_branch(insn) && insn->meta.category != ZYDIS_CATEGORY_COND_BR;
+	return insn->meta.category == ZYDIS_CATEGORY_RET;
 }
 
 #define SEQUENCE_TRIES 40

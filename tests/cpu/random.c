@@ -228,6 +228,7 @@ void random_fpu(struct rng *rng, struct hostop_fpu *fpu)
 #define FLAGS_ALWAYS 0x202u
 #define FLAGS_STATUS 0x8d5u
 #define FLAG_DF      0x400u
+#define FLAG_AC      0x40000u
 
 void random_state(struct rng *rng, struct cpu_state *state)
 {
@@ -238,6 +239,8 @@ void random_state(struct rng *rng, struct cpu_state *state)
 	state->rflags = FLAGS_ALWAYS | (rng_next(rng) & FLAGS_STATUS);
 	if (rng_percent(rng, 20))
 		state->rflags |= FLAG_DF;
+	if (rng_percent(rng, 5))
+		state->rflags |= FLAG_AC;
 	random_fpu(rng, &state->fpu);
 	for (unsigned i = 0; i < DATA_SIZE / 8; i++)
 		words[i] = rng_next(rng);

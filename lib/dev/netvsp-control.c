@@ -80,7 +80,8 @@ void netvsp_indicate_link(struct netvsp *nic)
 		netvsp_indicate(nic, RNDIS_STATUS_LINK_SPEED, &speed, sizeof(speed));
 }
 
-/* ---- queries: each fills at most MAX_INFO_BYTES and returns how many, or -1: not supported ---- */
+/* ---- queries: each fills at most MAX_INFO_BYTES and returns how many, or -1: not supported ----
+ */
 
 static int info_u32(uint8_t *ret, uint32_t value)
 {
@@ -93,15 +94,16 @@ static int info_counter(uint8_t *ret, uint64_t value)
 	return info_u32(ret, (uint32_t)value);
 }
 
-static uint64_t all_frames(const struct netvsp_counters *directed)
+static uint64_t all_frames(const struct netvsp_counters counters[static NETVSP_CASTS])
 {
-	/* directed, multicast and broadcast follow each other in struct netvsp_stats */
-	return directed[0].frames + directed[1].frames + directed[2].frames;
+	return counters[NETVSP_DIRECTED].frames + counters[NETVSP_MULTICAST].frames +
+	       counters[NETVSP_BROADCAST].frames;
 }
 
-static uint64_t all_bytes(const struct netvsp_counters *directed)
+static uint64_t all_bytes(const struct netvsp_counters counters[static NETVSP_CASTS])
 {
-	return directed[0].bytes + directed[1].bytes + directed[2].bytes;
+	return counters[NETVSP_DIRECTED].bytes + counters[NETVSP_MULTICAST].bytes +
+	       counters[NETVSP_BROADCAST].bytes;
 }
 
 /* NDIS_STATISTICS_INFO: a header, the mask of what is there, and the counters. */
@@ -109,15 +111,24 @@ static int info_statistics(const struct netvsp *nic, uint8_t *ret)
 {
 	const struct netvsp_stats *s = &nic->stats;
 	const uint64_t values[] = {
-		s->received_no_buffer,	       s->received_errors,
-		all_bytes(&s->received_directed), s->received_directed.frames,
-		s->received_multicast.frames,  s->received_broadcast.frames,
-		all_bytes(&s->sent_directed),  s->sent_directed.frames,
-		s->sent_multicast.frames,      s->sent_broadcast.frames,
-		s->sent_errors,		       s->sent_dropped,
-		s->received_directed.bytes,    s->received_multicast.bytes,
-		s->received_broadcast.bytes,   s->sent_directed.bytes,
-		s->sent_multicast.bytes,       s->sent_broadcast.bytes,
+		s->received_no_buffer,
+		s->received_errors,
+		all_bytes(s->received),
+		s->received[NETVSP_DIRECTED].frames,
+		s->received[NETVSP_MULTICAST].frames,
+		s->received[NETVSP_BROADCAST].frames,
+		all_bytes(s->sent),
+		s->sent[NETVSP_DIRECTED].frames,
+		s->sent[NETVSP_MULTICAST].frames,
+		s->sent[NETVSP_BROADCAST].frames,
+		s->sent_errors,
+		s->sent_dropped,
+		s->received[NETVSP_DIRECTED].bytes,
+		s->received[NETVSP_MULTICAST].bytes,
+		s->received[NETVSP_BROADCAST].bytes,
+		s->sent[NETVSP_DIRECTED].bytes,
+		s->sent[NETVSP_MULTICAST].bytes,
+		s->sent[NETVSP_BROADCAST].bytes,
 	};
 	int len = 8 + (int)sizeof(values);
 
@@ -141,47 +152,112 @@ static int info_name(const struct netvsp *nic, uint8_t *ret)
 	return (int)len * 2;
 }
 
+static void fill_offload(struct ndis_offload *o, bool rsc)
+{
+	o->checksum.ip4_tx_encap = o->checksum.ip4_rx_encap = NDIS_ENCAPSULATION_802_3;
+	o->checksum.ip6_tx_encap = o->checksum.ip6_rx_encap = NDIS_ENCAPSULATION_802_3;
+	o->checksum.ip4_tx = o->checksum.ip4_rx = NDIS_CSUM4_IP_OPTIONS | NDIS_CSUM4_TCP_OPTIONS |
+						  NDIS_CSUM4_TCP | NDIS_CSUM4_UDP | NDIS_CSUM4_IP;
+	o->checksum.ip6_tx = o->checksum.ip6_rx =
+	    NDIS_CSUM6_EXTENSIONS | NDIS_CSUM6_TCP_OPTIONS | NDIS_CSUM6_TCP | NDIS_CSUM6_UDP;
+	o->lso2.ip4_encap = o->lso2.ip6_encap = NDIS_ENCAPSULATION_802_3;
+	o->lso2.ip4_max_bytes = o->lso2.ip6_max_bytes = NETVSP_MAX_LSO_BYTES;
+	o->lso2.ip4_min_segments = o->lso2.ip6_min_segments = 2;
+	o->lso2.ip6_options = NDIS_LSO6_EXTENSIONS | NDIS_LSO6_TCP_OPTIONS;
+	o->rsc_ip4 = o->rsc_ip6 = rsc;
+}
+
+static bool can_rsc(const struct netvsp *nic)
+{
+	return nic->version >= NVSP_VERSION_6_1 && nic->capabilities & NVSP_CAPABILITY_RSC;
+}
+
 static int info_offload(const struct netvsp *nic, uint8_t *ret)
 {
 	struct ndis_offload o = { .header = { NDIS_OBJECT_OFFLOAD, 3, NDIS_OFFLOAD_BYTES_3 } };
 
 	if (nic->version < NVSP_VERSION_4)
-		o.header = (struct ndis_object_header){ NDIS_OBJECT_OFFLOAD, 1,
-							NDIS_OFFLOAD_BYTES_1 };
+		o.header =
+		    (struct ndis_object_header){ NDIS_OBJECT_OFFLOAD, 1, NDIS_OFFLOAD_BYTES_1 };
 	else if (nic->version < NVSP_VERSION_5)
-		o.header = (struct ndis_object_header){ NDIS_OBJECT_OFFLOAD, 2,
-							NDIS_OFFLOAD_BYTES_2 };
+		o.header =
+		    (struct ndis_object_header){ NDIS_OBJECT_OFFLOAD, 2, NDIS_OFFLOAD_BYTES_2 };
+	fill_offload(&o, can_rsc(nic));
 	memcpy(ret, &o, o.header.bytes);
 	return o.header.bytes;
 }
 
 static int info_rss_caps(const struct netvsp *nic, uint8_t *ret)
 {
+	struct ndis_rss_caps caps = {
+		.header = { NDIS_OBJECT_RSS_CAPS, 2, sizeof(caps) },
+		.flags = NDIS_RSS_CAP_TOEPLITZ | NDIS_RSS_CAP_IPV4 | NDIS_RSS_CAP_IPV6,
+		.interrupt_messages = nic->max_queues,
+		.receive_queues = nic->max_queues,
+		.indirection_entries = NDIS_RSS_MAX_ENTRIES,
+	};
+
 	if (nic->version < NVSP_VERSION_5)
 		return -1;
-	(void)ret;
-	return -1;
+	memcpy(ret, &caps, sizeof(caps));
+	return sizeof(caps);
 }
 
 static const uint32_t supported_oids[] = {
-	OID_GEN_SUPPORTED_LIST,	      OID_GEN_HARDWARE_STATUS,	    OID_GEN_MEDIA_SUPPORTED,
-	OID_GEN_MEDIA_IN_USE,	      OID_GEN_MAXIMUM_LOOKAHEAD,    OID_GEN_MAXIMUM_FRAME_SIZE,
-	OID_GEN_LINK_SPEED,	      OID_GEN_TRANSMIT_BUFFER_SPACE, OID_GEN_RECEIVE_BUFFER_SPACE,
-	OID_GEN_TRANSMIT_BLOCK_SIZE,  OID_GEN_RECEIVE_BLOCK_SIZE,   OID_GEN_VENDOR_ID,
-	OID_GEN_VENDOR_DESCRIPTION,   OID_GEN_CURRENT_PACKET_FILTER, OID_GEN_CURRENT_LOOKAHEAD,
-	OID_GEN_DRIVER_VERSION,	      OID_GEN_MAXIMUM_TOTAL_SIZE,   OID_GEN_MAC_OPTIONS,
-	OID_GEN_MEDIA_CONNECT_STATUS, OID_GEN_MAXIMUM_SEND_PACKETS, OID_GEN_VENDOR_DRIVER_VERSION,
-	OID_GEN_RECEIVE_SCALE_CAPABILITIES, OID_GEN_RECEIVE_SCALE_PARAMETERS, OID_GEN_STATISTICS,
-	OID_GEN_FRIENDLY_NAME,	      OID_GEN_RNDIS_CONFIG_PARAMETER, OID_GEN_XMIT_OK,
-	OID_GEN_RCV_OK,		      OID_GEN_XMIT_ERROR,	    OID_GEN_RCV_ERROR,
-	OID_GEN_RCV_NO_BUFFER,	      OID_GEN_DIRECTED_BYTES_XMIT,  OID_GEN_DIRECTED_FRAMES_XMIT,
-	OID_GEN_MULTICAST_BYTES_XMIT, OID_GEN_MULTICAST_FRAMES_XMIT, OID_GEN_BROADCAST_BYTES_XMIT,
-	OID_GEN_BROADCAST_FRAMES_XMIT, OID_GEN_DIRECTED_BYTES_RCV,  OID_GEN_DIRECTED_FRAMES_RCV,
-	OID_GEN_MULTICAST_BYTES_RCV,  OID_GEN_MULTICAST_FRAMES_RCV, OID_GEN_BROADCAST_BYTES_RCV,
-	OID_GEN_BROADCAST_FRAMES_RCV, OID_GEN_RCV_CRC_ERROR,	    OID_GEN_TRANSMIT_QUEUE_LENGTH,
-	OID_802_3_PERMANENT_ADDRESS,  OID_802_3_CURRENT_ADDRESS,    OID_802_3_MULTICAST_LIST,
-	OID_802_3_MAXIMUM_LIST_SIZE,  OID_802_3_MAC_OPTIONS,	    OID_802_3_RCV_ERROR_ALIGNMENT,
-	OID_802_3_XMIT_ONE_COLLISION, OID_802_3_XMIT_MORE_COLLISIONS, OID_TCP_OFFLOAD_PARAMETERS,
+	OID_GEN_SUPPORTED_LIST,
+	OID_GEN_HARDWARE_STATUS,
+	OID_GEN_MEDIA_SUPPORTED,
+	OID_GEN_MEDIA_IN_USE,
+	OID_GEN_MAXIMUM_LOOKAHEAD,
+	OID_GEN_MAXIMUM_FRAME_SIZE,
+	OID_GEN_LINK_SPEED,
+	OID_GEN_TRANSMIT_BUFFER_SPACE,
+	OID_GEN_RECEIVE_BUFFER_SPACE,
+	OID_GEN_TRANSMIT_BLOCK_SIZE,
+	OID_GEN_RECEIVE_BLOCK_SIZE,
+	OID_GEN_VENDOR_ID,
+	OID_GEN_VENDOR_DESCRIPTION,
+	OID_GEN_CURRENT_PACKET_FILTER,
+	OID_GEN_CURRENT_LOOKAHEAD,
+	OID_GEN_DRIVER_VERSION,
+	OID_GEN_MAXIMUM_TOTAL_SIZE,
+	OID_GEN_MAC_OPTIONS,
+	OID_GEN_MEDIA_CONNECT_STATUS,
+	OID_GEN_MAXIMUM_SEND_PACKETS,
+	OID_GEN_VENDOR_DRIVER_VERSION,
+	OID_GEN_RECEIVE_SCALE_CAPABILITIES,
+	OID_GEN_RECEIVE_SCALE_PARAMETERS,
+	OID_GEN_STATISTICS,
+	OID_GEN_FRIENDLY_NAME,
+	OID_GEN_RNDIS_CONFIG_PARAMETER,
+	OID_GEN_XMIT_OK,
+	OID_GEN_RCV_OK,
+	OID_GEN_XMIT_ERROR,
+	OID_GEN_RCV_ERROR,
+	OID_GEN_RCV_NO_BUFFER,
+	OID_GEN_DIRECTED_BYTES_XMIT,
+	OID_GEN_DIRECTED_FRAMES_XMIT,
+	OID_GEN_MULTICAST_BYTES_XMIT,
+	OID_GEN_MULTICAST_FRAMES_XMIT,
+	OID_GEN_BROADCAST_BYTES_XMIT,
+	OID_GEN_BROADCAST_FRAMES_XMIT,
+	OID_GEN_DIRECTED_BYTES_RCV,
+	OID_GEN_DIRECTED_FRAMES_RCV,
+	OID_GEN_MULTICAST_BYTES_RCV,
+	OID_GEN_MULTICAST_FRAMES_RCV,
+	OID_GEN_BROADCAST_BYTES_RCV,
+	OID_GEN_BROADCAST_FRAMES_RCV,
+	OID_GEN_RCV_CRC_ERROR,
+	OID_GEN_TRANSMIT_QUEUE_LENGTH,
+	OID_802_3_PERMANENT_ADDRESS,
+	OID_802_3_CURRENT_ADDRESS,
+	OID_802_3_MULTICAST_LIST,
+	OID_802_3_MAXIMUM_LIST_SIZE,
+	OID_802_3_MAC_OPTIONS,
+	OID_802_3_RCV_ERROR_ALIGNMENT,
+	OID_802_3_XMIT_ONE_COLLISION,
+	OID_802_3_XMIT_MORE_COLLISIONS,
+	OID_TCP_OFFLOAD_PARAMETERS,
 	OID_TCP_OFFLOAD_HARDWARE_CAPABILITIES,
 };
 _Static_assert(sizeof(supported_oids) <= MAX_INFO_BYTES, "fits an answer");
@@ -209,9 +285,9 @@ static int query_counter(const struct netvsp_stats *s, uint32_t oid, uint8_t *re
 {
 	switch (oid) {
 	case OID_GEN_XMIT_OK:
-		return info_counter(ret, all_frames(&s->sent_directed));
+		return info_counter(ret, all_frames(s->sent));
 	case OID_GEN_RCV_OK:
-		return info_counter(ret, all_frames(&s->received_directed));
+		return info_counter(ret, all_frames(s->received));
 	case OID_GEN_XMIT_ERROR:
 		return info_counter(ret, s->sent_errors);
 	case OID_GEN_RCV_ERROR:
@@ -219,29 +295,29 @@ static int query_counter(const struct netvsp_stats *s, uint32_t oid, uint8_t *re
 	case OID_GEN_RCV_NO_BUFFER:
 		return info_counter(ret, s->received_no_buffer);
 	case OID_GEN_DIRECTED_BYTES_XMIT:
-		return info_counter(ret, s->sent_directed.bytes);
+		return info_counter(ret, s->sent[NETVSP_DIRECTED].bytes);
 	case OID_GEN_DIRECTED_FRAMES_XMIT:
-		return info_counter(ret, s->sent_directed.frames);
+		return info_counter(ret, s->sent[NETVSP_DIRECTED].frames);
 	case OID_GEN_MULTICAST_BYTES_XMIT:
-		return info_counter(ret, s->sent_multicast.bytes);
+		return info_counter(ret, s->sent[NETVSP_MULTICAST].bytes);
 	case OID_GEN_MULTICAST_FRAMES_XMIT:
-		return info_counter(ret, s->sent_multicast.frames);
+		return info_counter(ret, s->sent[NETVSP_MULTICAST].frames);
 	case OID_GEN_BROADCAST_BYTES_XMIT:
-		return info_counter(ret, s->sent_broadcast.bytes);
+		return info_counter(ret, s->sent[NETVSP_BROADCAST].bytes);
 	case OID_GEN_BROADCAST_FRAMES_XMIT:
-		return info_counter(ret, s->sent_broadcast.frames);
+		return info_counter(ret, s->sent[NETVSP_BROADCAST].frames);
 	case OID_GEN_DIRECTED_BYTES_RCV:
-		return info_counter(ret, s->received_directed.bytes);
+		return info_counter(ret, s->received[NETVSP_DIRECTED].bytes);
 	case OID_GEN_DIRECTED_FRAMES_RCV:
-		return info_counter(ret, s->received_directed.frames);
+		return info_counter(ret, s->received[NETVSP_DIRECTED].frames);
 	case OID_GEN_MULTICAST_BYTES_RCV:
-		return info_counter(ret, s->received_multicast.bytes);
+		return info_counter(ret, s->received[NETVSP_MULTICAST].bytes);
 	case OID_GEN_MULTICAST_FRAMES_RCV:
-		return info_counter(ret, s->received_multicast.frames);
+		return info_counter(ret, s->received[NETVSP_MULTICAST].frames);
 	case OID_GEN_BROADCAST_BYTES_RCV:
-		return info_counter(ret, s->received_broadcast.bytes);
+		return info_counter(ret, s->received[NETVSP_BROADCAST].bytes);
 	case OID_GEN_BROADCAST_FRAMES_RCV:
-		return info_counter(ret, s->received_broadcast.frames);
+		return info_counter(ret, s->received[NETVSP_BROADCAST].frames);
 	case OID_GEN_RCV_CRC_ERROR:
 	case OID_GEN_TRANSMIT_QUEUE_LENGTH:
 	case OID_802_3_RCV_ERROR_ALIGNMENT:
@@ -288,9 +364,10 @@ static int query_info(struct netvsp *nic, uint32_t oid, uint8_t *ret)
 	case OID_GEN_CURRENT_PACKET_FILTER:
 		return info_u32(ret, nic->packet_filter);
 	case OID_GEN_MAC_OPTIONS:
-		return info_u32(ret, NDIS_MAC_OPTION_COPY_LOOKAHEAD_DATA |
-					     NDIS_MAC_OPTION_TRANSFERS_NOT_PEND |
-					     NDIS_MAC_OPTION_NO_LOOPBACK);
+		return info_u32(
+		    ret, NDIS_MAC_OPTION_COPY_LOOKAHEAD_DATA | NDIS_MAC_OPTION_TRANSFERS_NOT_PEND |
+			     NDIS_MAC_OPTION_NO_LOOPBACK | NDIS_MAC_OPTION_8021P_PRIORITY |
+			     NDIS_MAC_OPTION_8021Q_VLAN);
 	case OID_GEN_MEDIA_CONNECT_STATUS:
 		nic->link_told = netvsp_link_up(nic);
 		return info_u32(ret, nic->link_told ? 0 : 1);
@@ -338,8 +415,23 @@ static uint32_t set_multicast_list(struct netvsp *nic, const uint8_t *data, uint
 	return RNDIS_STATUS_SUCCESS;
 }
 
+static void set_both(uint8_t value, bool *tx, bool *rx)
+{
+	if (value == NDIS_OFFLOAD_NO_CHANGE || value > NDIS_OFFLOAD_BOTH)
+		return;
+	*tx = value == NDIS_OFFLOAD_TX || value == NDIS_OFFLOAD_BOTH;
+	*rx = value == NDIS_OFFLOAD_RX || value == NDIS_OFFLOAD_BOTH;
+}
+
+static void set_one(uint8_t value, bool *on)
+{
+	if (value != NDIS_OFFLOAD_NO_CHANGE)
+		*on = value == NDIS_OFFLOAD_TX;
+}
+
 static uint32_t set_offload_parameters(struct netvsp *nic, const uint8_t *data, uint32_t bytes)
 {
+	struct netvsp_offloads *o = &nic->offloads;
 	struct ndis_offload_parameters p = { 0 };
 
 	if (bytes < NDIS_OFFLOAD_PARAMETERS_MIN_BYTES)
@@ -347,7 +439,88 @@ static uint32_t set_offload_parameters(struct netvsp *nic, const uint8_t *data, 
 	memcpy(&p, data, MIN(bytes, sizeof(p)));
 	if (p.header.type != NDIS_OBJECT_DEFAULT)
 		return RNDIS_STATUS_INVALID_DATA;
-	(void)nic;
+	set_both(p.ip4, &o->tx_ip4, &o->rx_ip4);
+	set_both(p.tcp4, &o->tx_tcp4, &o->rx_tcp4);
+	set_both(p.udp4, &o->tx_udp4, &o->rx_udp4);
+	set_both(p.tcp6, &o->tx_tcp6, &o->rx_tcp6);
+	set_both(p.udp6, &o->tx_udp6, &o->rx_udp6);
+	set_one(p.lso2_ip4, &o->lso4);
+	set_one(p.lso2_ip6, &o->lso6);
+	if (can_rsc(nic)) {
+		set_one(p.rsc_ip4, &o->rsc4);
+		set_one(p.rsc_ip6, &o->rsc6);
+	}
+	return RNDIS_STATUS_SUCCESS;
+}
+
+static unsigned hash_types(uint32_t hash_info)
+{
+	unsigned types = 0;
+
+	if (hash_info & NDIS_HASH_IPV4)
+		types |= FRAME_HASH_IPV4;
+	if (hash_info & NDIS_HASH_TCP_IPV4)
+		types |= FRAME_HASH_TCP_IPV4;
+	if (hash_info & (NDIS_HASH_IPV6 | NDIS_HASH_IPV6_EX))
+		types |= FRAME_HASH_IPV6;
+	if (hash_info & (NDIS_HASH_TCP_IPV6 | NDIS_HASH_TCP_IPV6_EX))
+		types |= FRAME_HASH_TCP_IPV6;
+	return types;
+}
+
+/* Reads the indirection table of u32 queue numbers. */
+static bool set_rss_table(struct netvsp_rss *rss, const struct ndis_rss_parameters *p,
+			  const uint8_t *data, uint32_t bytes)
+{
+	unsigned entries = p->table_bytes / 4;
+
+	if (!RANGE_OK(p->table_offset, p->table_bytes, bytes) || !entries ||
+	    entries > NDIS_RSS_MAX_ENTRIES)
+		return false;
+	for (unsigned i = 0; i < entries; i++) {
+		uint32_t queue = load_le32(data + p->table_offset + i * 4);
+
+		if (queue >= NETVSP_MAX_QUEUES)
+			return false;
+		rss->table[i] = (uint8_t)queue;
+	}
+	rss->entries = entries;
+	return true;
+}
+
+static bool set_rss_key(struct netvsp_rss *rss, const struct ndis_rss_parameters *p,
+			const uint8_t *data, uint32_t bytes)
+{
+	if (!RANGE_OK(p->key_offset, p->key_bytes, bytes) || p->key_bytes != sizeof(rss->key))
+		return false;
+	memcpy(rss->key, data + p->key_offset, sizeof(rss->key));
+	return true;
+}
+
+static uint32_t set_rss_parameters(struct netvsp *nic, const uint8_t *data, uint32_t bytes)
+{
+	struct netvsp_rss rss = nic->rss;
+	struct ndis_rss_parameters p;
+
+	if (nic->version < NVSP_VERSION_5)
+		return RNDIS_STATUS_NOT_SUPPORTED;
+	if (bytes < sizeof(p))
+		return RNDIS_STATUS_INVALID_LENGTH;
+	memcpy(&p, data, sizeof(p));
+	if (p.header.type != NDIS_OBJECT_RSS_PARAMETERS)
+		return RNDIS_STATUS_INVALID_DATA;
+	if (!(p.flags & NDIS_RSS_FLAG_HASH_INFO_UNCHANGED))
+		rss.hash_types = p.hash_info & NDIS_HASH_TOEPLITZ ? hash_types(p.hash_info) : 0;
+	if (p.flags & NDIS_RSS_FLAG_DISABLE || !rss.hash_types) {
+		nic->rss.enabled = false;
+		return RNDIS_STATUS_SUCCESS;
+	}
+	if (!(p.flags & NDIS_RSS_FLAG_TABLE_UNCHANGED) && !set_rss_table(&rss, &p, data, bytes))
+		return RNDIS_STATUS_INVALID_DATA;
+	if (!(p.flags & NDIS_RSS_FLAG_KEY_UNCHANGED) && !set_rss_key(&rss, &p, data, bytes))
+		return RNDIS_STATUS_INVALID_DATA;
+	rss.enabled = true;
+	nic->rss = rss;
 	return RNDIS_STATUS_SUCCESS;
 }
 
@@ -415,6 +588,8 @@ static uint32_t set_info(struct netvsp *nic, uint32_t oid, const uint8_t *data, 
 		return set_multicast_list(nic, data, bytes);
 	case OID_TCP_OFFLOAD_PARAMETERS:
 		return set_offload_parameters(nic, data, bytes);
+	case OID_GEN_RECEIVE_SCALE_PARAMETERS:
+		return set_rss_parameters(nic, data, bytes);
 	case OID_GEN_RNDIS_CONFIG_PARAMETER:
 		return set_config_parameter(nic, data, bytes);
 	case OID_GEN_CURRENT_LOOKAHEAD:
@@ -462,7 +637,7 @@ static void on_query(struct netvsp *nic, const uint8_t *body, uint32_t bytes)
 
 	memcpy(&request, body, MIN(bytes, sizeof(request)));
 	reply.request_id = request.request_id;
-	if (nic->rndis_ready)
+	if (nic->rndis_ready && bytes >= sizeof(request))
 		len = query_info(nic, request.oid, info);
 	/* A failure has no data and no offset: Linux looks at these, not at the status. */
 	if (len >= 0) {
@@ -470,8 +645,7 @@ static void on_query(struct netvsp *nic, const uint8_t *body, uint32_t bytes)
 		reply.bytes = (uint32_t)len;
 		reply.offset = sizeof(reply);
 	}
-	queue_response(nic, RNDIS_QUERY | RNDIS_COMPLETE, &reply, sizeof(reply), info,
-		       reply.bytes);
+	queue_response(nic, RNDIS_QUERY | RNDIS_COMPLETE, &reply, sizeof(reply), info, reply.bytes);
 }
 
 static void on_set(struct netvsp *nic, const uint8_t *body, uint32_t bytes)
@@ -481,7 +655,8 @@ static void on_set(struct netvsp *nic, const uint8_t *body, uint32_t bytes)
 
 	memcpy(&request, body, MIN(bytes, sizeof(request)));
 	reply.request_id = request.request_id;
-	if (nic->rndis_ready && RANGE_OK(request.offset, request.bytes, bytes))
+	if (nic->rndis_ready && bytes >= sizeof(request) &&
+	    RANGE_OK(request.offset, request.bytes, bytes))
 		reply.status = set_info(nic, request.oid, body + request.offset, request.bytes);
 	queue_response(nic, RNDIS_SET | RNDIS_COMPLETE, &reply, sizeof(reply), NULL, 0);
 }

@@ -1,7 +1,7 @@
 /*
- * From the port to the guest: frames go into sections of the guest's receive buffer, one RNDIS message
- * each, and several sections are handed over by one transfer-page packet. A section is free again when
- * the guest completes that packet, not earlier, whatever happens to the ring.
+ * From the port to the guest: frames go into sections of the guest's receive buffer, one RNDIS
+ * message each, and several sections are handed over by one transfer-page packet. A section is free
+ * again when the guest completes that packet, not earlier, whatever happens to the ring.
  */
 #include "dev/netvsp-impl.h"
 
@@ -12,10 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NO_SECTION	  UINT32_MAX
-#define MESSAGE_ALIGNMENT 8u
-/* RNDIS_PACKET and all the per-packet information that we add. */
-#define OVERHEAD_BYTES (RNDIS_HEADER_BYTES + (uint32_t)sizeof(struct rndis_packet) + 4 * 16)
+#define NO_SECTION UINT32_MAX
+#define PPI_BYTES  16u
+/* RNDIS_PACKET and all the per-packet information that we add: checksum, hash, tag, RSC. */
+#define OVERHEAD_BYTES (RNDIS_HEADER_BYTES + (uint32_t)sizeof(struct rndis_packet) + 4 * PPI_BYTES)
 
 /* ---- the buffer ---- */
 
@@ -142,8 +142,8 @@ bool netvsp_receive_flush(struct netvsp_queue *queue)
 
 	if (!stage->count)
 		return true;
-	if (send_sections(queue, NVSP_CHANNEL_DATA, stage->ranges, stage->sections,
-			  stage->count) == -ERR_BUSY)
+	if (send_sections(queue, NVSP_CHANNEL_DATA, stage->ranges, stage->sections, stage->count) ==
+	    -ERR_BUSY)
 		return false;
 	stage->count = 0;
 	return true;
@@ -163,8 +163,7 @@ bool netvsp_receive_control(struct netvsp *nic, const void *message, uint32_t by
 			       bytes))
 		return true; /* the guest took its buffer away */
 	rb->free_section_count--;
-	if (send_sections(&nic->queues[0], NVSP_CHANNEL_CONTROL, &range, &section, 1) !=
-	    -ERR_BUSY)
+	if (send_sections(&nic->queues[0], NVSP_CHANNEL_CONTROL, &range, &section, 1) != -ERR_BUSY)
 		return true;
 	rb->free_sections[rb->free_section_count++] = section;
 	return false;
@@ -194,110 +193,206 @@ static bool passes_filter(const struct netvsp *nic, const uint8_t *mac)
 	return filter & NDIS_PACKET_DIRECTED && memcmp(mac, nic->mac, FRAME_MAC_BYTES) == 0;
 }
 
-static void count_frame(struct netvsp_stats *stats, const uint8_t *mac, size_t bytes)
-{
-	struct netvsp_counters *c = &stats->received_directed;
-
-	if (frame_is_broadcast(mac))
-		c = &stats->received_broadcast;
-	else if (frame_is_multicast(mac))
-		c = &stats->received_multicast;
-	c->frames++;
-	c->bytes += bytes;
-}
-
 /* What a frame's segments have in common. */
 struct delivery {
 	struct netvsp_queue *queue;
+	struct frame_layout layout;
 	bool csum_valid;
 	bool has_hash;
 	uint32_t hash;
-	struct frame_layout layout;
+	bool strip_tag; /* the tag goes beside the frame */
+	uint16_t tci;
 };
 
 enum outcome { DELIVERED, DROPPED, NO_ROOM };
 
-static uint32_t add_ppi(uint8_t *at, uint32_t type, uint32_t value)
+/* The frame, in two pieces: what is before the tag is in head. */
+struct piece {
+	const uint8_t *head, *payload;
+	size_t head_bytes, payload_bytes;
+};
+
+static uint32_t put_ppi(uint8_t *at, uint32_t type, uint32_t value)
 {
-	struct rndis_ppi head = { sizeof(head) + 4, type, sizeof(head) };
+	struct rndis_ppi head = { PPI_BYTES, type, sizeof(head) };
 
 	memcpy(at, &head, sizeof(head));
 	store_le32(at + sizeof(head), value);
-	return head.bytes;
+	return PPI_BYTES;
 }
 
-static uint32_t checksum_ppi(const struct netvsp *nic, const struct delivery *d)
+static uint32_t checksum_info(const struct netvsp *nic, const struct delivery *d,
+			      const struct piece *p)
 {
-	bool tcp = d->layout.l4_protocol == 6, v4 = d->layout.ipv4;
 	const struct netvsp_offloads *o = &nic->offloads;
+	const struct frame_layout *l = &d->layout;
+	uint32_t info = 0;
 
-	if (!d->csum_valid || !d->layout.l4)
-		return 0;
-	if (tcp)
-		return (v4 ? o->rx_tcp4 : o->rx_tcp6) ? PPI_CHECKSUM_RX_TCP_OK : 0;
-	return (v4 ? o->rx_udp4 : o->rx_udp6) ? PPI_CHECKSUM_RX_UDP_OK : 0;
+	if (o->rx_ip4 && l->ipv4 &&
+	    frame_fold(frame_sum(p->head + l->l3, (p->head[l->l3] & 15) * 4u)) == 0)
+		info |= PPI_CHECKSUM_RX_IP_OK;
+	if (!d->csum_valid || !l->l4)
+		return info;
+	if (l->l4_protocol == 6 && (l->ipv4 ? o->rx_tcp4 : o->rx_tcp6))
+		info |= PPI_CHECKSUM_RX_TCP_OK;
+	if (l->l4_protocol == 17 && (l->ipv4 ? o->rx_udp4 : o->rx_udp6))
+		info |= PPI_CHECKSUM_RX_UDP_OK;
+	return info;
 }
 
-/* The RNDIS message up to the frame; returns its length. */
-static uint32_t build_message(const struct netvsp *nic, const struct delivery *d,
-			      size_t frame_bytes, uint8_t ret[static OVERHEAD_BYTES])
+/* The information that goes with a frame's first (or only) section; returns its length. */
+static uint32_t put_frame_info(const struct netvsp *nic, const struct delivery *d,
+			       const struct piece *p, uint8_t *at)
 {
-	struct rndis_header header = { .type = RNDIS_PACKET };
-	struct rndis_packet body = { .data_bytes = (uint32_t)frame_bytes };
-	uint32_t at = sizeof(header) + sizeof(body), ppi = at;
-	uint32_t checksum = checksum_ppi(nic, d);
+	uint32_t checksum = checksum_info(nic, d, p), bytes = 0;
 
 	if (checksum)
-		at += add_ppi(ret + at, RNDIS_PPI_CHECKSUM, checksum);
+		bytes += put_ppi(at, RNDIS_PPI_CHECKSUM, checksum);
 	if (d->has_hash)
-		at += add_ppi(ret + at, RNDIS_PPI_HASH_VALUE, d->hash);
-	if (at > ppi) {
-		body.ppi_offset = ppi - RNDIS_HEADER_BYTES;
-		body.ppi_bytes = at - ppi;
-	}
-	body.data_offset = at - RNDIS_HEADER_BYTES;
-	header.bytes = at + (uint32_t)frame_bytes;
-	memcpy(ret, &header, sizeof(header));
-	memcpy(ret + sizeof(header), &body, sizeof(body));
-	return at;
+		bytes += put_ppi(at + bytes, RNDIS_PPI_HASH_VALUE, d->hash);
+	if (d->strip_tag)
+		bytes += put_ppi(at + bytes, RNDIS_PPI_VLAN, PPI_VLAN_FROM_TCI(d->tci));
+	return bytes;
 }
 
-/* One frame (or segment), headers and payload apart, into a section of the queue's stage. */
-static enum outcome stage_frame(struct netvsp *nic, const struct delivery *d, const uint8_t *head,
-				size_t head_bytes, const uint8_t *payload, size_t payload_bytes)
+/* Fills in the headers before ppi_bytes of information; returns where the data goes. */
+static uint32_t put_headers(uint8_t *message, uint32_t ppi_bytes, uint32_t data_bytes)
+{
+	struct rndis_packet body = { .data_offset = (uint32_t)sizeof(body) + ppi_bytes,
+				     .data_bytes = data_bytes };
+	uint32_t start = RNDIS_HEADER_BYTES + body.data_offset;
+	struct rndis_header header = { RNDIS_PACKET, start + data_bytes };
+
+	if (ppi_bytes) {
+		body.ppi_offset = sizeof(body);
+		body.ppi_bytes = ppi_bytes;
+	}
+	memcpy(message, &header, sizeof(header));
+	memcpy(message + sizeof(header), &body, sizeof(body));
+	return start;
+}
+
+/* Puts a message into the n-th next free section and into the stage. */
+static bool fill_section(struct netvsp *nic, struct netvsp_stage *stage, const uint8_t *start,
+			 uint32_t start_bytes, const uint8_t *rest, uint32_t rest_bytes)
 {
 	struct netvsp_receive_buffer *rb = &nic->receive;
 	struct vmbus_channel *channel = nic->queues[0].channel;
-	struct netvsp_stage *stage = &d->queue->stage;
-	uint8_t start[OVERHEAD_BYTES + FRAME_MAX_TCP_HEADERS];
-	uint32_t section, bytes;
-	uint64_t offset;
+	uint32_t section = rb->free_sections[rb->free_section_count - 1];
+	uint64_t offset = (uint64_t)section * rb->section_bytes;
 
-	if (stage->count == NETVSP_RANGES_PER_PACKET && !netvsp_receive_flush(d->queue))
-		return NO_ROOM;
-	if (!rb->free_section_count) {
-		nic->stats.received_no_buffer++;
-		return NO_ROOM;
-	}
-	bytes = build_message(nic, d, head_bytes + payload_bytes, start);
-	if (bytes + head_bytes + payload_bytes > rb->section_bytes) {
-		nic->stats.received_errors++;
-		return DROPPED;
-	}
-	memcpy(start + bytes, head, head_bytes);
-	bytes += (uint32_t)head_bytes;
-	section = rb->free_sections[rb->free_section_count - 1];
-	offset = (uint64_t)section * rb->section_bytes;
-	if (!vmbus_gpadl_write(channel, rb->gpadl, offset, start, bytes) ||
-	    (payload_bytes && !vmbus_gpadl_write(channel, rb->gpadl, offset + bytes, payload,
-						 payload_bytes)))
-		return DROPPED;
+	if (!vmbus_gpadl_write(channel, rb->gpadl, offset, start, start_bytes) ||
+	    (rest_bytes &&
+	     !vmbus_gpadl_write(channel, rb->gpadl, offset + start_bytes, rest, rest_bytes)))
+		return false;
 	rb->free_section_count--;
 	stage->sections[stage->count] = section;
 	stage->ranges[stage->count++] =
-		(struct vmbus_xfer_range){ bytes + (uint32_t)payload_bytes, (uint32_t)offset };
-	count_frame(&nic->stats, head, head_bytes + payload_bytes);
+	    (struct vmbus_xfer_range){ start_bytes + rest_bytes, (uint32_t)offset };
+	return true;
+}
+
+#define START_BYTES (OVERHEAD_BYTES + FRAME_MAX_TCP_HEADERS)
+
+/* Cuts a large frame over several sections; the guest puts it together (RSC over VMBus). start
+ * holds the head of it, behind room for the RNDIS headers. */
+static bool fill_fragments(struct netvsp *nic, const struct delivery *d, const struct piece *p,
+			   unsigned count, uint32_t room)
+{
+	size_t total = p->head_bytes + p->payload_bytes, done = 0;
+	struct rndis_ppi_rsc rsc = { .version = PPI_RSC_VERSION, .packet_id = ++nic->next_rsc_id };
+
+	for (unsigned i = 0; i < count; i++) {
+		uint32_t bytes = (uint32_t)MIN(room, total - done), ppi_bytes, at, value;
+		uint8_t start[START_BYTES];
+		const uint8_t *rest = p->payload + done - p->head_bytes;
+
+		rsc.flags = PPI_RSC_SUBALLOCATION | (i == 0 ? PPI_RSC_FIRST_FRAGMENT : 0) |
+			    (i == count - 1 ? PPI_RSC_LAST_FRAGMENT : 0);
+		memcpy(&value, &rsc, sizeof(value));
+		at = RNDIS_HEADER_BYTES + (uint32_t)sizeof(struct rndis_packet);
+		ppi_bytes = put_ppi(start + at, RNDIS_PPI_RSC, le32toh(value));
+		if (i == 0)
+			ppi_bytes += put_frame_info(nic, d, p, start + at + ppi_bytes);
+		at = put_headers(start, ppi_bytes, bytes);
+		if (i == 0) {
+			memcpy(start + at, p->head, p->head_bytes);
+			at += (uint32_t)p->head_bytes;
+			rest = p->payload;
+			bytes -= (uint32_t)p->head_bytes;
+			done += p->head_bytes;
+		}
+		if (!fill_section(nic, &d->queue->stage, start, at, rest, bytes))
+			return false;
+		done += bytes;
+	}
+	return true;
+}
+
+/* A whole frame in one section. */
+static bool fill_whole(struct netvsp *nic, const struct delivery *d, const struct piece *p)
+{
+	uint32_t at = RNDIS_HEADER_BYTES + (uint32_t)sizeof(struct rndis_packet);
+	uint8_t start[START_BYTES];
+
+	at = put_headers(start, put_frame_info(nic, d, p, start + at),
+			 (uint32_t)(p->head_bytes + p->payload_bytes));
+	memcpy(start + at, p->head, p->head_bytes);
+	return fill_section(nic, &d->queue->stage, start, at + (uint32_t)p->head_bytes, p->payload,
+			    (uint32_t)p->payload_bytes);
+}
+
+static bool rsc_enabled(const struct netvsp *nic, const struct delivery *d)
+{
+	return (d->layout.ipv4 && nic->offloads.rsc4) || (d->layout.ipv6 && nic->offloads.rsc6);
+}
+
+/* Stages one frame (or segment) with its queue. */
+static enum outcome stage_frame(struct netvsp *nic, const struct delivery *d, const struct piece *p)
+{
+	struct netvsp_receive_buffer *rb = &nic->receive;
+	struct netvsp_stage *stage = &d->queue->stage;
+	uint32_t room = rb->section_bytes - OVERHEAD_BYTES;
+	size_t bytes = p->head_bytes + p->payload_bytes;
+	unsigned sections = (unsigned)((bytes + room - 1) / room);
+
+	if (sections > 1 && !rsc_enabled(nic, d)) {
+		nic->stats.received_errors++;
+		return DROPPED;
+	}
+	if (sections > NETVSP_RANGES_PER_PACKET || sections > rb->section_count) {
+		nic->stats.received_errors++;
+		return DROPPED;
+	}
+	if (stage->count + sections > NETVSP_RANGES_PER_PACKET && !netvsp_receive_flush(d->queue))
+		return NO_ROOM;
+	if (rb->free_section_count < sections) {
+		nic->stats.received_no_buffer++;
+		return NO_ROOM;
+	}
+	if (sections > 1 ? !fill_fragments(nic, d, p, sections, room) : !fill_whole(nic, d, p))
+		return DROPPED;
+	netvsp_count(nic->stats.received, p->head, bytes);
 	return DELIVERED;
+}
+
+/* The same with the tag taken out, where the guest wants it beside the frame. */
+static enum outcome stage_tagged(struct netvsp *nic, const struct delivery *d,
+				 const struct piece *p)
+{
+	uint8_t head[FRAME_MAX_TCP_HEADERS];
+	struct piece untagged = *p;
+	struct delivery moved = *d;
+
+	if (!d->strip_tag)
+		return stage_frame(nic, d, p);
+	memcpy(head, p->head, 2 * FRAME_MAC_BYTES);
+	memcpy(head + 2 * FRAME_MAC_BYTES, p->head + 2 * FRAME_MAC_BYTES + FRAME_VLAN_BYTES,
+	       p->head_bytes - 2 * FRAME_MAC_BYTES - FRAME_VLAN_BYTES);
+	untagged.head = head;
+	untagged.head_bytes -= FRAME_VLAN_BYTES;
+	moved.layout.l3 = (uint16_t)(moved.layout.l3 - FRAME_VLAN_BYTES);
+	return stage_frame(nic, &moved, &untagged);
 }
 
 static void choose_queue(struct netvsp *nic, const uint8_t *data, struct delivery *d)
@@ -315,51 +410,77 @@ static void choose_queue(struct netvsp *nic, const uint8_t *data, struct deliver
 	}
 }
 
+static void note_tag(struct netvsp *nic, const uint8_t *data, struct delivery *d)
+{
+	d->strip_tag = nic->capabilities & NVSP_CAPABILITY_VLAN &&
+		       d->layout.l3 == FRAME_HEADER_BYTES + FRAME_VLAN_BYTES;
+	if (d->strip_tag)
+		d->tci = load_be16(data + FRAME_HEADER_BYTES);
+}
+
+/* What the guest takes at once: a segment, or many of them if it does RSC. */
+static uint16_t delivery_bytes(const struct netvsp *nic, const struct delivery *d, uint16_t gso)
+{
+	if (!rsc_enabled(nic, d) || gso > NETVSP_RSC_BYTES)
+		return gso;
+	return (uint16_t)(NETVSP_RSC_BYTES / gso * gso);
+}
+
 static enum outcome deliver_segments(struct netvsp *nic, const struct delivery *d,
-				     const uint8_t *data, size_t len, uint16_t segment_bytes)
+				     const uint8_t *data, size_t len, uint16_t gso)
 {
 	struct frame_segmenter s;
 	unsigned index = 0;
 
-	if (!frame_segmenter_init(&s, data, len, segment_bytes))
+	if (!frame_segmenter_init(&s, data, len, delivery_bytes(nic, d, gso)))
 		return DROPPED;
 	while (frame_segmenter_next(&s)) {
+		struct piece piece = { s.headers, s.payload, s.headers_len, s.payload_len };
+
 		/* Some may have gone before the sections ran out. */
 		if (index++ < nic->segments_done)
 			continue;
-		if (stage_frame(nic, d, s.headers, s.headers_len, s.payload, s.payload_len) ==
-		    NO_ROOM)
+		if (stage_tagged(nic, d, &piece) == NO_ROOM)
 			return NO_ROOM;
 		nic->segments_done++;
 	}
 	return DELIVERED;
 }
 
-static enum outcome deliver_frame(struct netvsp *nic, struct port_frame *frame)
+static enum outcome deliver_whole(struct netvsp *nic, struct delivery *d,
+				  const struct port_frame *frame)
 {
 	uint8_t *data = frame->iov->iov_base;
 	size_t len = frame->iov->iov_len, head = MIN(len, (size_t)FRAME_MAX_TCP_HEADERS);
-	struct delivery d = { 0 };
+	struct piece piece = { data, data + head, head, len - head };
 
-	if (!passes_filter(nic, data))
-		return DROPPED;
-	if (!frame_parse(data, len, frame->offload.gso_bytes, &d.layout)) {
-		nic->stats.received_errors++;
-		return DROPPED;
-	}
-	choose_queue(nic, data, &d);
-	if (frame->offload.gso_bytes) {
-		d.csum_valid = true;
-		return deliver_segments(nic, &d, data, len, frame->offload.gso_bytes);
-	}
 	/* Doing it again, when the frame comes again, does no harm. */
 	if (frame->offload.flags & (FRAME_NEEDS_CSUM | FRAME_NEEDS_IP_CSUM) &&
 	    !frame_finish(data, len, &frame->offload)) {
 		nic->stats.received_errors++;
 		return DROPPED;
 	}
-	d.csum_valid = frame->offload.flags & (FRAME_NEEDS_CSUM | FRAME_CSUM_VALID);
-	return stage_frame(nic, &d, data, head, data + head, len - head);
+	d->csum_valid = frame->offload.flags & (FRAME_NEEDS_CSUM | FRAME_CSUM_VALID);
+	return stage_tagged(nic, d, &piece);
+}
+
+static enum outcome deliver_frame(struct netvsp *nic, const struct port_frame *frame)
+{
+	const uint8_t *data = frame->iov->iov_base;
+	struct delivery d = { 0 };
+
+	if (!passes_filter(nic, data))
+		return DROPPED;
+	if (!frame_parse(data, frame->iov->iov_len, frame->offload.gso_bytes, &d.layout)) {
+		nic->stats.received_errors++;
+		return DROPPED;
+	}
+	choose_queue(nic, data, &d);
+	note_tag(nic, data, &d);
+	if (!frame->offload.gso_bytes)
+		return deliver_whole(nic, &d, frame);
+	d.csum_valid = true;
+	return deliver_segments(nic, &d, data, frame->iov->iov_len, frame->offload.gso_bytes);
 }
 
 unsigned netvsp_receive(struct netvsp *nic, struct port_frame *frames, unsigned count)

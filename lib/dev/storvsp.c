@@ -775,6 +775,18 @@ static int find_lun(struct storvsp *sp, unsigned index, struct lun **ret, struct
 	return 0;
 }
 
+static int check_medium(const struct blk *blk, enum scsi_kind kind, unsigned index,
+			struct error *err)
+{
+	if (!blk && kind == SCSI_KIND_DISK)
+		return error_set(err, ERR_INVALID, "LUN %u: a disk needs a medium", index);
+	if (blk && kind == SCSI_KIND_DVD &&
+	    blk_info(blk)->logical_sector_bytes > SCSI_DVD_SECTOR_BYTES)
+		return error_set(err, ERR_INVALID, "LUN %u: a DVD has sectors of %u bytes", index,
+				 SCSI_DVD_SECTOR_BYTES);
+	return 0;
+}
+
 /* Of a unit whose disk has none: stable as long as the controller and the LUN are. */
 static struct guid identity_of_lun(const struct storvsp *sp, unsigned index)
 {
@@ -789,6 +801,7 @@ int storvsp_attach(struct storvsp *sp, unsigned index, struct blk *blk, enum scs
 {
 	struct lun *lun;
 	struct guid id;
+	int rc;
 
 	if (index >= STORVSP_MAX_LUNS)
 		return error_set(err, ERR_INVALID, "LUN %u: a controller has %u", index,
@@ -796,8 +809,9 @@ int storvsp_attach(struct storvsp *sp, unsigned index, struct blk *blk, enum scs
 	lun = &sp->luns[index];
 	if (lun->attached)
 		return error_set(err, ERR_EXISTS, "LUN %u is taken", index);
-	if (!blk && kind == SCSI_KIND_DISK)
-		return error_set(err, ERR_INVALID, "LUN %u: a disk needs a medium", index);
+	rc = check_medium(blk, kind, index, err);
+	if (rc < 0)
+		return rc;
 	if (blk && blk_info(blk)->has_id)
 		id = blk_info(blk)->id;
 	else
@@ -831,6 +845,9 @@ int storvsp_set_medium(struct storvsp *sp, unsigned index, struct blk *blk, stru
 		return rc;
 	if (lun->unit.kind != SCSI_KIND_DVD)
 		return error_set(err, ERR_INVALID, "LUN %u is no DVD drive", index);
+	rc = check_medium(blk, SCSI_KIND_DVD, index, err);
+	if (rc < 0)
+		return rc;
 	scsi_unit_set_medium(&lun->unit, NULL);
 	release_blk(sp, index);
 	lun->blk = blk;

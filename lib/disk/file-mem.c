@@ -143,7 +143,8 @@ static void mem_free(struct file *file, bool close_fd)
 
 	loop_kick_free(f->kick);
 	file_done(file);
-	munmap(f->bytes, f->options.max_bytes);
+	if (!f->options.bytes)
+		munmap(f->bytes, f->options.max_bytes);
 	free(f->queue);
 	free(f);
 }
@@ -165,8 +166,10 @@ int file_mem_new(struct loop *loop, const struct file_mem_options *options, uint
 		return -ERR_NO_MEMORY;
 	f->options = *options;
 	f->random = options->seed;
-	f->bytes = mmap(NULL, options->max_bytes, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	f->bytes = options->bytes;
+	if (!f->bytes)
+		f->bytes = mmap(NULL, options->max_bytes, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (f->bytes == MAP_FAILED ||
 	    file_init(&f->file, &mem_ops, loop, size_bytes, NULL) < 0 ||
 	    loop_kick_new(loop, kicked, f, &f->kick, NULL) < 0)

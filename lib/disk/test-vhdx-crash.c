@@ -128,6 +128,7 @@ struct world {
 	/* The offsets (multiples of 64 KiB) that the guest works on. */
 	uint64_t spots[64];
 	unsigned spot_count;
+	bool frees_often;
 	uint8_t *initial; /* the file at the start */
 	uint64_t initial_bytes;
 };
@@ -193,7 +194,14 @@ static void random_change(struct world *w)
 	uint64_t offset = spot + start * SECTOR, length = count * SECTOR;
 	uint64_t block = ALIGN_DOWN(spot, MIB);
 
-	switch (next_random() % 16) {
+	unsigned dice = next_random() % 16;
+
+	/* Blocks come and go between two flushes, and places change hands. */
+	if (w->frees_often && dice >= 10)
+		dice = 3;
+	if (w->frees_often && dice < 2)
+		dice = 15;
+	switch (dice) {
 	case 0:
 	case 1:
 	case 2:
@@ -457,11 +465,9 @@ static void finish(struct world *w)
 	loop_free(w->loop);
 }
 
-static void run_scenario(uint64_t seed, uint64_t disk_bytes, unsigned spots, bool fixed,
-			 unsigned changes, unsigned cuts)
+static void run_scenario_on(struct world w, uint64_t seed, uint64_t disk_bytes, unsigned spots,
+			    bool fixed, unsigned changes, unsigned cuts)
 {
-	struct world w = { 0 };
-
 	random_state = seed;
 	start(&w, disk_bytes, spots, fixed);
 	work(&w, changes);
@@ -469,6 +475,12 @@ static void run_scenario(uint64_t seed, uint64_t disk_bytes, unsigned spots, boo
 	for (unsigned i = 0; i <= cuts; i++)
 		check_cut(&w, w.recorder.now * i / cuts);
 	finish(&w);
+}
+
+static void run_scenario(uint64_t seed, uint64_t disk_bytes, unsigned spots, bool fixed,
+			 unsigned changes, unsigned cuts)
+{
+	run_scenario_on((struct world){ 0 }, seed, disk_bytes, spots, fixed, changes, cuts);
 }
 
 /* Every single moment of a short history. */
@@ -486,6 +498,12 @@ static void test_allocations(void **state)
 static void test_log_wraps(void **state)
 {
 	run_scenario(12345, 40 * MIB, 30, false, 1500, 60);
+}
+
+static void test_places_change_hands(void **state)
+{
+	run_scenario_on((struct world){ .frees_often = true }, 31337, 14 * MIB, 12, false, 500,
+			200);
 }
 
 static void test_fixed(void **state)
@@ -528,7 +546,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_each_moment), cmocka_unit_test(test_allocations),
 		cmocka_unit_test(test_log_wraps),   cmocka_unit_test(test_fixed),
-		cmocka_unit_test(test_many_pages),
+		cmocka_unit_test(test_many_pages),	cmocka_unit_test(test_places_change_hands),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

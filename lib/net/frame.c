@@ -5,11 +5,11 @@
 
 #include <string.h>
 
-#define ETHERTYPE_IPV4 0x0800
-#define ETHERTYPE_IPV6 0x86DD
-#define ETHERTYPE_VLAN 0x8100
-#define PROTOCOL_TCP   6
-#define PROTOCOL_UDP   17
+#define ETHERTYPE_IPV4    0x0800
+#define ETHERTYPE_IPV6    0x86DD
+#define ETHERTYPE_VLAN    0x8100
+#define PROTOCOL_TCP      6
+#define PROTOCOL_UDP      17
 #define IPV6_HEADER_BYTES 40u
 
 /* ---- layout ---- */
@@ -248,6 +248,7 @@ bool frame_checksum_ok(const uint8_t *frame, size_t len)
 
 #define TCP_FIN 0x01
 #define TCP_PSH 0x08
+#define TCP_ACK 0x10
 #define TCP_CWR 0x80
 
 bool frame_segmenter_init(struct frame_segmenter *s, const uint8_t *frame, size_t len,
@@ -255,6 +256,11 @@ bool frame_segmenter_init(struct frame_segmenter *s, const uint8_t *frame, size_
 {
 	if (!segment_bytes || !frame_parse(frame, len, true, &s->layout) ||
 	    !can_segment(&s->layout))
+		return false;
+	/* Each segment must be possible as an IP packet. */
+	if (s->layout.payload - s->layout.l3 +
+		MIN(segment_bytes, s->layout.end - s->layout.payload) >
+	    UINT16_MAX)
 		return false;
 	s->frame = frame;
 	s->segment_bytes = segment_bytes;
@@ -285,7 +291,7 @@ static void fill_segment_headers(struct frame_segmenter *s, bool last)
 	}
 	store_be32(tcp + 4, load_be32(tcp + 4) + (s->position - l->payload));
 	if (!last)
-		tcp[13] &= (uint8_t)~(TCP_FIN | TCP_PSH);
+		tcp[13] &= (uint8_t) ~(TCP_FIN | TCP_PSH);
 	if (s->index)
 		tcp[13] &= (uint8_t)~TCP_CWR;
 	store_be16(tcp + 16, 0);
@@ -306,6 +312,70 @@ bool frame_segmenter_next(struct frame_segmenter *s)
 	s->position += (uint32_t)s->payload_len;
 	s->index++;
 	return true;
+}
+
+/* ---- joining ---- */
+
+/* A TCP segment with data and nothing unusual about it. */
+static bool can_join(const uint8_t *frame, size_t len, const struct frame_layout *l)
+{
+	return can_segment(l) && l->end == len && l->payload < len && l->l3 == FRAME_HEADER_BYTES &&
+	       l->l4 == l->l3 + (l->ipv4 ? 20 : IPV6_HEADER_BYTES) &&
+	       (frame[l->l4 + 13] & ~TCP_PSH) == TCP_ACK;
+}
+
+/* Everything but lengths, identification, checksums, sequence number and the push flag. */
+static bool same_headers(const uint8_t *a, const uint8_t *b, const struct frame_layout *l)
+{
+	const uint8_t *ip_a = a + l->l3, *ip_b = b + l->l3;
+	const uint8_t *tcp_a = a + l->l4, *tcp_b = b + l->l4;
+	size_t options = (size_t)(l->payload - l->l4) - 20;
+
+	if (memcmp(a, b, FRAME_HEADER_BYTES) != 0)
+		return false;
+	if (l->ipv4 && (memcmp(ip_a, ip_b, 2) != 0 || memcmp(ip_a + 6, ip_b + 6, 4) != 0 ||
+			memcmp(ip_a + 12, ip_b + 12, 8) != 0))
+		return false;
+	if (l->ipv6 && (memcmp(ip_a, ip_b, 4) != 0 || memcmp(ip_a + 6, ip_b + 6, 34) != 0))
+		return false;
+	return memcmp(tcp_a, tcp_b, 4) == 0 && memcmp(tcp_a + 8, tcp_b + 8, 5) == 0 &&
+	       memcmp(tcp_a + 14, tcp_b + 14, 2) == 0 &&
+	       memcmp(tcp_a + 18, tcp_b + 18, 2 + options) == 0;
+}
+
+bool frame_continues(const uint8_t *frame, size_t len, uint16_t gso_bytes, const uint8_t *next,
+		     size_t next_len, size_t *ret_offset, uint16_t *ret_gso)
+{
+	struct frame_layout a, b;
+	size_t payload, more;
+
+	if (!frame_parse(frame, len, gso_bytes, &a) || !frame_parse(next, next_len, false, &b) ||
+	    !can_join(frame, len, &a) || !can_join(next, next_len, &b) || a.l4 != b.l4 ||
+	    a.payload != b.payload || a.ipv4 != b.ipv4 || !same_headers(frame, next, &a))
+		return false;
+	payload = len - a.payload;
+	more = next_len - b.payload;
+	if (load_be32(next + b.l4 + 4) != (uint32_t)(load_be32(frame + a.l4 + 4) + payload))
+		return false;
+	/* All segments but the last are of one size. */
+	if (!gso_bytes && payload > UINT16_MAX)
+		return false;
+	if (!gso_bytes)
+		gso_bytes = (uint16_t)payload;
+	if (payload % gso_bytes || more > gso_bytes)
+		return false;
+	*ret_offset = b.payload;
+	*ret_gso = gso_bytes;
+	return true;
+}
+
+void frame_join_flags(uint8_t *frame, const uint8_t *next)
+{
+	/* can_join() admits these two header lengths only. */
+	size_t tcp = FRAME_HEADER_BYTES +
+		     (load_be16(frame + 12) == ETHERTYPE_IPV4 ? 20u : IPV6_HEADER_BYTES);
+
+	frame[tcp + 13] |= next[tcp + 13] & TCP_PSH;
 }
 
 /* ---- receive side scaling ---- */

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/macros.h"
+#include "net/frame-queue.h"
 #include "net/port.h"
 
 #include <stdlib.h>
@@ -10,13 +11,6 @@
 #define TABLE_BUCKETS  1024 /* a power of two */
 #define SWEEP_NS       (10 * NS_PER_SEC)
 #define FLAGS_OF_GUEST (FRAME_NEEDS_CSUM | FRAME_NEEDS_IP_CSUM)
-
-struct queued_frame {
-	struct queued_frame *next;
-	struct frame_offload offload;
-	size_t len;
-	uint8_t data[];
-};
 
 struct switch_port {
 	struct vswitch *sw;
@@ -27,8 +21,7 @@ struct switch_port {
 	uint8_t mac[FRAME_MAC_BYTES];
 	unsigned learned;
 	uint64_t dropped_queue, dropped_spoofed, dropped_malformed;
-	struct queued_frame *queue, **queue_tail;
-	size_t queue_bytes;
+	struct frame_queue queue;
 	bool blocked; /* the socket is full: wait for `writable` */
 };
 
@@ -140,7 +133,8 @@ static void remove_addresses(struct vswitch *sw,
 	}
 }
 
-static bool is_old(const struct vswitch *sw, const struct address *a, const struct switch_port *port)
+static bool is_old(const struct vswitch *sw, const struct address *a,
+		   const struct switch_port *port)
 {
 	(void)port;
 	return !a->fixed && sw->now_ns - a->seen_ns > VSWITCH_AGE_NS;
@@ -171,43 +165,22 @@ static void on_sweep(void *user)
 
 /* ---- to a port ---- */
 
-static bool enqueue(struct switch_port *port, const struct port_frame *frame)
+static void enqueue(struct switch_port *port, const struct port_frame *frame, bool join)
 {
-	struct queued_frame *q;
-	size_t len = frame->iov[0].iov_len;
-
-	if (port->queue_bytes + sizeof(*q) + len > VSWITCH_PORT_QUEUE_BYTES)
-		return false;
-	q = malloc(sizeof(*q) + len);
-	if (!q)
-		return false;
-	*q = (struct queued_frame){ NULL, frame->offload, len };
-	memcpy(q->data, frame->iov[0].iov_base, len);
-	*port->queue_tail = q;
-	port->queue_tail = &q->next;
-	port->queue_bytes += sizeof(*q) + len;
-	return true;
-}
-
-static void drop_first(struct switch_port *port)
-{
-	struct queued_frame *q = port->queue;
-
-	port->queue = q->next;
-	if (!port->queue)
-		port->queue_tail = &port->queue;
-	port->queue_bytes -= sizeof(*q) + q->len;
-	free(q);
+	if (!frame_queue_push(&port->queue, frame->iov[0].iov_base, frame->iov[0].iov_len,
+			      &frame->offload, join))
+		port->dropped_queue++;
 }
 
 static void send_queue(struct switch_port *port)
 {
-	while (port->queue && !port->blocked) {
+	while (port->queue.first && !port->blocked) {
 		struct port_frame frames[PORT_BATCH];
 		struct iovec iov[PORT_BATCH];
 		unsigned count = 0, taken;
 
-		for (struct queued_frame *q = port->queue; q && count < PORT_BATCH; q = q->next) {
+		for (struct queued_frame *q = port->queue.first; q && count < PORT_BATCH;
+		     q = q->next) {
 			iov[count] = (struct iovec){ q->data, q->len };
 			frames[count] = (struct port_frame){ q->offload, &iov[count], 1 };
 			count++;
@@ -215,7 +188,7 @@ static void send_queue(struct switch_port *port)
 		taken = port_send(port->port, frames, count);
 		port->blocked = taken < count;
 		while (taken--)
-			drop_first(port);
+			frame_queue_drop_first(&port->queue);
 	}
 }
 
@@ -223,13 +196,12 @@ static void send_to_port(struct switch_port *port, const struct port_frame *fram
 {
 	unsigned taken = 0;
 
-	if (!port->queue && !port->blocked) {
+	if (!port->queue.first && !port->blocked) {
 		taken = port_send(port->port, frames, count);
 		port->blocked = taken < count;
 	}
 	for (; taken < count; taken++)
-		if (!enqueue(port, &frames[taken]))
-			port->dropped_queue++;
+		enqueue(port, &frames[taken], false);
 }
 
 /* ---- forwarding ---- */
@@ -277,9 +249,8 @@ static bool admit(struct switch_port *port, struct port_frame *frame)
 		return false;
 	}
 	frame->offload.flags &= FLAGS_OF_GUEST;
-	if (frame->offload.gso_bytes &&
-	    !frame_segmenter_init(&segmenter, data, frame->iov->iov_len,
-				  frame->offload.gso_bytes)) {
+	if (frame->offload.gso_bytes && !frame_segmenter_init(&segmenter, data, frame->iov->iov_len,
+							      frame->offload.gso_bytes)) {
 		port->dropped_malformed++;
 		return false;
 	}
@@ -347,8 +318,8 @@ void vswitch_uplink_input(struct vswitch *sw, const uint8_t *data, size_t len)
 	to = look_up(sw, data, &to_all, &to_uplink);
 	if (to_all)
 		flood(sw, NULL, &frame);
-	else if (to && !enqueue(to, &frame))
-		to->dropped_queue++;
+	else if (to)
+		enqueue(to, &frame, true);
 }
 
 void vswitch_flush(struct vswitch *sw)
@@ -377,8 +348,7 @@ static void free_port(struct switch_port *port)
 	*link = port->next;
 	sw->port_count--;
 	remove_addresses(sw, is_of_port, port);
-	while (port->queue)
-		drop_first(port);
+	frame_queue_done(&port->queue);
 	port_free(port->port);
 	free(port);
 }
@@ -460,7 +430,7 @@ int vswitch_add_port(struct vswitch *sw, const struct vswitch_port_config *confi
 	if (!port)
 		return error_set(err, ERR_NO_MEMORY, "no memory for a switch port");
 	port->sw = sw;
-	port->queue_tail = &port->queue;
+	frame_queue_init(&port->queue, VSWITCH_PORT_QUEUE_BYTES);
 	port->has_mac = config->has_mac;
 	port->mac_spoofing = config->mac_spoofing;
 	memcpy(port->mac, config->mac, FRAME_MAC_BYTES);

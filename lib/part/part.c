@@ -2,12 +2,7 @@
 #include "part/part-impl.h"
 
 #include "part/kvm/kvm.h"
-#if __has_include("part/softcpu/softcpu.h")
 #include "part/softcpu/softcpu.h"
-#define HAVE_SOFTCPU 1
-#else
-#define HAVE_SOFTCPU 0
-#endif
 
 #include <assert.h>
 #include <stdio.h>
@@ -18,10 +13,10 @@ const char *part_backend_name(enum part_backend backend)
 	return backend == PART_KVM ? "kvm" : backend == PART_SOFT ? "soft" : "auto";
 }
 
-enum part_backend part_backend_detect(char *reason, size_t reason_size)
+enum part_backend part_backend_detect(int kvm_fd, char *reason, size_t reason_size)
 {
 	char why[256];
-	bool usable = kvm_usable(-1, why, sizeof(why));
+	bool usable = kvm_usable(kvm_fd, why, sizeof(why));
 
 	if (reason && reason_size)
 		snprintf(reason, reason_size, "%s", why);
@@ -39,12 +34,7 @@ static const struct part_backend_ops *backend_ops(enum part_backend backend, int
 		error_set(err, ERR_UNSUPPORTED, "%s", why);
 		return NULL;
 	}
-#if HAVE_SOFTCPU
 	return &softcpu_backend_ops;
-#else
-	error_set(err, ERR_UNSUPPORTED, "this build has no software CPU");
-	return NULL;
-#endif
 }
 
 int part_new(const struct part_config *config, struct part **ret, struct error *err)

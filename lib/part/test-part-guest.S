@@ -180,9 +180,10 @@ guest hypercall_user
 	done
 guest_end hypercall_user
 
-/* Waits for interrupts for ever. */
+/* Waits for interrupts for ever; takes the PIC's through LINT0. */
 guest wait
 	apic_enable
+	movl $0x700, 0x350(%rbx)
 	out %al, $GUEST_PORT_NOTE
 	sti
 1:	hlt

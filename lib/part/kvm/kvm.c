@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/macros.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -33,15 +34,28 @@ int kvm_ioctl(int fd, unsigned long request, void *arg)
 
 /* ---- can this host do it? ---- */
 
-/* Looks for the words vmx and svm in the first flags line. */
-static bool cpuinfo_has_virtualization(const char **ret_name)
+static bool cpuid_has_virtualization(const char **ret_name)
+{
+	uint32_t eax, ebx, ecx, edx;
+	bool vmx = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && ecx & BIT(5);
+	bool svm = __get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx) && ecx & BIT(2);
+
+	*ret_name = vmx ? "VT-x (vmx)" : "SVM (svm)";
+	return vmx || svm;
+}
+
+/* Looks for the words vmx and svm in the first flags line: the kernel takes them out if it can't
+ * use them. Without /proc (in a sandbox) the processor itself is asked. */
+static bool host_has_virtualization(const char **ret_name)
 {
 	FILE *f = fopen("/proc/cpuinfo", "re");
 	AUTO_FREE char *line = NULL;
 	size_t size = 0;
 	bool found = false;
 
-	while (f && !found && getline(&line, &size, f) > 0) {
+	if (!f)
+		return cpuid_has_virtualization(ret_name);
+	while (!found && getline(&line, &size, f) > 0) {
 		if (strncmp(line, "flags", 5) != 0)
 			continue;
 		for (char *rest, *word = strtok_r(line, " \t\n", &rest); word && !found;
@@ -51,8 +65,7 @@ static bool cpuinfo_has_virtualization(const char **ret_name)
 		}
 		break;
 	}
-	if (f)
-		fclose(f);
+	fclose(f);
 	return found;
 }
 
@@ -73,7 +86,7 @@ bool kvm_usable(int fd, char *reason, size_t reason_size)
 		return false;
 	}
 	/* Paravirtual KVM in some cloud sandboxes opens, too, but runs no stock kernel. */
-	if (!cpuinfo_has_virtualization(&name)) {
+	if (!host_has_virtualization(&name)) {
 		snprintf(reason, reason_size,
 			 "/dev/kvm opens, but the processor has neither VT-x (vmx) nor SVM (svm)");
 		return false;

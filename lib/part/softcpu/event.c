@@ -312,6 +312,7 @@ void sc_deliver_raised(struct vp *c)
 		if (first == DOUBLE_FAULT && second != BENIGN) {
 			c->delivering = -1;
 			c->shutdown = true;
+			sc_attention(c, ATT_EVAL); /* else the next block runs */
 			return;
 		}
 		if ((first == CONTRIBUTORY && second == CONTRIBUTORY) ||

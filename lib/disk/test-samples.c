@@ -1,0 +1,312 @@
+/*
+ * VHDX files that others wrote (Windows, QEMU): read-only with the content that independent readers
+ * found, and then for writing, after which QEMU must find no fault.
+ *
+ * The files are not part of the source. They are looked for in $OYAKO_TESTDATA, or in
+ * ../shared/testdata beside the source tree; without them the tests are skipped.
+ */
+#include "base/guid.h"
+#include "base/loop.h"
+#include "base/macros.h"
+#include "blk/sync.h"
+#include "disk/disk.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include <cmocka.h>
+
+struct sample {
+	const char *name, *unpack;
+	uint64_t size_bytes;
+	const char *id;
+	const char *sha256; /* of the disk */
+	/* Of the disk's 1 MiB pieces that are not all zero, each after its offset (u64): quicker for
+	 * large disks, taken when the one above was right. */
+	const char *short_sha256;
+};
+
+static const struct sample samples[] = {
+	{ "win10-dynamic-10M.vhdx.gz", "gzip -dc", 10485760,
+	  "788015f0-5e93-4bd2-a5de-b0cd8459db11",
+	  "8e2b5e9265d694b42b81819e3bff29770eff4ed0f4f9f311693ff3dbdc93efac" },
+	{ "win10-fixed-10M.vhdx.gz", "gzip -dc", 10485760, "4a49d245-db0a-4634-9818-9f93db5ba6c1",
+	  "bc0be4623b15aa84216fb31ba24e3b621ec7f1c72d198c990ac0eced222d9f62" },
+	{ "iotest-dynamic-1G.vhdx.bz2", "bzip2 -dc", 1073741824,
+	  "fc7209f1-f6eb-4616-9b77-e994e3017ddd",
+	  "d3d112d8dab7fd360609f7d5a7b769904b7a2a7d7b6b8c535f65a23293c05478",
+	  "346b4a77bbe7478ba6c1da3cb17af579a45e183f2731cd0b19a2fc6a521c739a" },
+	/* its log holds one entry that has to be replayed */
+	{ "iotest-dirtylog-10G-4M.vhdx.bz2", "bzip2 -dc", 10737418240,
+	  "9cba4bd2-31ac-6745-a10e-380e9086de9d",
+	  "179cefe8b0587f123393eedf2aa7aa8d25798591178e6bc3950a09762f38f96f",
+	  "220bea4c825eddae2eade36e73c06306a09e567e82ad800523c1a9ebc9cdc6c6" },
+	{ "btrfs.vhdx.gz", "gzip -dc", 1073741824, "d38d4f63-596a-467e-b103-506dab1b3208",
+	  "0b959f9cb4e18348ad8b646f152178282542c8304f02fddf765e3fd1a1de6864",
+	  "529da14e927e21b24cf12baba92b07d6e821f8e670ce9d02f9f13ca2e870b1cf" },
+	/* block states 0, 2, 3 and 6 */
+	{ "lvm2.vhdx.gz", "gzip -dc", 10737418240, "6d0ff0aa-ac39-4c6e-acde-fb0e5e50f5e6",
+	  "f7dc6812a3b12a35f3ec895ce981bd59ff4558270fc80cd812c9cd522bff1295",
+	  "1b55526e592fe075af1587a9a694249be308209e05611c16e21ad33d3a283d6a" },
+	{ "xfs5.vhdx.gz", "gzip -dc", 10737418240, "b19f702b-3753-4462-82d2-3c38f8f3c033",
+	  "edc5d630b2da0ddb08992afb58ded06ffb56b884e184b4974fda16e31b7e6817",
+	  "c91d29e92e351f0d5241fd59f3ea0a03bc65a6de94f64f873ca42e360a8f67af" },
+};
+
+struct fixture {
+	struct loop *loop;
+	char folder[1024];
+	char path[64];
+};
+
+static int setup(void **state)
+{
+	static struct fixture f;
+	const char *data = getenv("OYAKO_TESTDATA"), *source = getenv("OYAKO_SOURCE_ROOT");
+
+	if (data)
+		snprintf(f.folder, sizeof(f.folder), "%s/formats", data);
+	else
+		snprintf(f.folder, sizeof(f.folder), "%s/../shared/testdata/formats",
+			 source ? source : ".");
+	assert_int_equal(loop_new(&f.loop, NULL), 0);
+	strcpy(f.path, "/tmp/oyako-test-samples-XXXXXX");
+	close(mkstemp(f.path));
+	*state = &f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	unlink(f->path);
+	loop_free(f->loop);
+	return 0;
+}
+
+/* Long runs of zeros become holes. */
+static int unpack(const struct fixture *f, const char *name, const char *tool)
+{
+	char command[1400];
+
+	snprintf(command, sizeof(command), "%s/%s", f->folder, name);
+	if (access(command, R_OK) < 0) {
+		print_message("%s is not there: skipped\n", command);
+		skip();
+	}
+	snprintf(command, sizeof(command), "%s %s/%s | cp --sparse=always /dev/stdin %s", tool,
+		 f->folder, name, f->path);
+	assert_int_equal(system(command), 0);
+	return open(f->path, O_RDWR | O_CLOEXEC);
+}
+
+static struct blk *open_disk(struct fixture *f, int fd, bool read_only, enum disk_engine engine)
+{
+	struct disk_options options = { .read_only = read_only, .engine = engine };
+	struct error err;
+	struct blk *disk;
+
+	if (disk_open(f->loop, fd, &options, &disk, &err) < 0)
+		fail_msg("%s", err.text);
+	return disk;
+}
+
+static bool all_zero(const uint8_t *buf, size_t len)
+{
+	return buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
+}
+
+static void feed(FILE *tool, const uint8_t *buf, size_t len, uint64_t offset, bool whole)
+{
+	if (!whole && all_zero(buf, len))
+		return;
+	if (!whole)
+		assert_int_equal(fwrite(&offset, 1, sizeof(offset), tool), sizeof(offset));
+	assert_int_equal(fwrite(buf, 1, len, tool), len);
+}
+
+static void hash_disk(struct blk *disk, bool whole, char ret[static 65])
+{
+	char path[] = "/tmp/oyako-test-hash-XXXXXX", command[128];
+	const size_t step = MIB;
+	uint8_t *buf = malloc(step);
+	FILE *tool, *result;
+
+	close(mkstemp(path));
+	snprintf(command, sizeof(command), "sha256sum > %s", path);
+	tool = popen(command, "w");
+	assert_non_null(tool);
+	for (uint64_t at = 0; at < blk_info(disk)->size_bytes; at += step) {
+		size_t len = MIN(step, blk_info(disk)->size_bytes - at);
+
+		assert_int_equal(blk_read_now(disk, at, buf, len), BLK_OK);
+		feed(tool, buf, len, at, whole);
+	}
+	assert_int_equal(pclose(tool), 0);
+	result = fopen(path, "r");
+	assert_int_equal(fscanf(result, "%64s", ret), 1);
+	fclose(result);
+	unlink(path);
+	free(buf);
+}
+
+static void check_info(struct blk *disk, const struct sample *sample)
+{
+	char id[GUID_TEXT_SIZE];
+
+	assert_int_equal(blk_info(disk)->size_bytes, sample->size_bytes);
+	assert_int_equal(blk_info(disk)->logical_sector_bytes, 512);
+	assert_string_equal(guid_format(&blk_info(disk)->id, id), sample->id);
+}
+
+/* OYAKO_TEST_SLOW: large disks, too, are hashed as a whole. */
+static void check_hash(struct blk *disk, const struct sample *sample)
+{
+	bool whole = sample->size_bytes <= 64 * MIB || getenv("OYAKO_TEST_SLOW");
+	char hash[65];
+
+	hash_disk(disk, whole, hash);
+	assert_string_equal(hash, whole ? sample->sha256 : sample->short_sha256);
+}
+
+static bool have_qemu_img(void)
+{
+	return system("command -v qemu-img >/dev/null") == 0;
+}
+
+static void check_by_qemu(const struct fixture *f)
+{
+	char command[256];
+
+	if (!have_qemu_img())
+		return;
+	snprintf(command, sizeof(command), "qemu-img check -q -f vhdx %s >/dev/null", f->path);
+	assert_int_equal(system(command), 0);
+}
+
+static bool file_unchanged(const struct fixture *f, const char *before)
+{
+	char command[256];
+
+	snprintf(command, sizeof(command), "test \"$(sha256sum < %s)\" = \"%s\"", f->path, before);
+	return system(command) == 0;
+}
+
+static void file_hash(const struct fixture *f, char ret[static 80])
+{
+	char command[256];
+	FILE *tool;
+
+	snprintf(command, sizeof(command), "sha256sum < %s", f->path);
+	tool = popen(command, "r");
+	assert_non_null(fgets(ret, 80, tool));
+	ret[strcspn(ret, "\n")] = 0;
+	pclose(tool);
+}
+
+static void try_read_only(struct fixture *f, const struct sample *sample)
+{
+	char before[80];
+	struct blk *disk;
+
+	file_hash(f, before);
+	disk = open_disk(f, open(f->path, O_RDONLY | O_CLOEXEC), true, DISK_ENGINE_AUTO);
+	check_info(disk, sample);
+	check_hash(disk, sample);
+	assert_int_equal(blk_close(disk, NULL), 0);
+	assert_true(file_unchanged(f, before));
+}
+
+/* Writes at the start, at the end and in the middle, reads it back in a new session. */
+static void try_writing(struct fixture *f, const struct sample *sample, int fd)
+{
+	const uint64_t places[] = { 4096, sample->size_bytes / 2, sample->size_bytes - 8192 };
+	uint8_t data[8192], back[8192];
+	struct blk *disk = open_disk(f, dup(fd), false, DISK_ENGINE_THREADS);
+
+	check_hash(disk, sample);
+	for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
+		memset(data, 'a' + (int)i, sizeof(data));
+		assert_int_equal(blk_write_now(disk, places[i], data, sizeof(data)), BLK_OK);
+		assert_int_equal(blk_flush_now(disk), BLK_OK);
+	}
+	assert_int_equal(blk_close(disk, NULL), 0);
+	check_by_qemu(f);
+	disk = open_disk(f, dup(fd), true, DISK_ENGINE_AUTO);
+	for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
+		memset(data, 'a' + (int)i, sizeof(data));
+		assert_int_equal(blk_read_now(disk, places[i], back, sizeof(back)), BLK_OK);
+		assert_memory_equal(data, back, sizeof(data));
+	}
+	assert_int_equal(blk_close(disk, NULL), 0);
+}
+
+static void run_sample(void **state, const struct sample *sample)
+{
+	struct fixture *f = *state;
+	AUTO_CLOSE int fd = unpack(f, sample->name, sample->unpack);
+
+	try_read_only(f, sample);
+	try_writing(f, sample, fd);
+}
+
+#define SAMPLE_TEST(n)                                                                             \
+	static void test_sample_##n(void **state)                                                  \
+	{                                                                                          \
+		run_sample(state, &samples[n]);                                                    \
+	}
+SAMPLE_TEST(0)
+SAMPLE_TEST(1)
+SAMPLE_TEST(2)
+SAMPLE_TEST(3)
+SAMPLE_TEST(4)
+SAMPLE_TEST(5)
+SAMPLE_TEST(6)
+
+static void refused(void **state, const char *name, const char *tool, enum err_code code)
+{
+	struct fixture *f = *state;
+	AUTO_CLOSE int fd = unpack(f, name, tool);
+	struct error err;
+	struct blk *disk;
+
+	assert_int_equal(disk_open(f->loop, fd, NULL, &disk, &err), -(int)code);
+	print_message("%s: %s\n", name, err.text);
+	/* the descriptor is still ours */
+	assert_true(fcntl(fd, F_GETFD) >= 0);
+}
+
+static void test_differencing_is_refused(void **state)
+{
+	refused(state, "ws2019-checkpoint-8G.avhdx.gz", "gzip -dc", ERR_UNSUPPORTED);
+}
+
+static void test_vhd_is_refused(void **state)
+{
+	refused(state, "win8.vhd", "cat", ERR_UNSUPPORTED);
+}
+
+static void test_fixed_vhd_is_refused(void **state)
+{
+	refused(state, "win10-fixed-10M.vhd.gz", "gzip -dc", ERR_UNSUPPORTED);
+}
+
+#define TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_sample_0),	 TEST(test_sample_1),
+		TEST(test_sample_2),	 TEST(test_sample_3),
+		TEST(test_sample_4),	 TEST(test_sample_5),
+		TEST(test_sample_6),	 TEST(test_differencing_is_refused),
+		TEST(test_vhd_is_refused), TEST(test_fixed_vhd_is_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,330 @@
+/*
+ * Hostile VHDX files. A valid image is damaged as the input says; the checksums may be made right
+ * again, so that what lies behind them is reached. Then the image is opened without and with writing.
+ * When it opens, it is worked on, and after it was closed it must open again with the same content.
+ *
+ * Input: one byte of options, then records: kind of structure (1), offset in it (2), length - 1 (1), bytes.
+ * Kind 7 is no damage but an operation of the guest.
+ */
+#include "base/bytes.h"
+#include "base/loop.h"
+#include "base/macros.h"
+#include "blk/sync.h"
+#include "disk/crc32c.h"
+#include "disk/file-mem.h"
+#include "disk/vhdx-format.h"
+#include "disk/vhdx-log.h"
+#include "disk/vhdx.h"
+
+#include <stdio.h>
+#include <sys/mman.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define MAX_BYTES   (96 * MIB)
+#define DISK_BYTES  (12 * MIB)
+#define LOG_OFFSET  (1 * MIB)
+#define LOG_BYTES   (1 * MIB)
+#define META_OFFSET (2 * MIB)
+#define BAT_OFFSET  (3 * MIB)
+#define LOG_ENTRIES 3
+
+enum option {
+	SEAL_HEADERS = 1, /* make the checksums right after the damage */
+	SEAL_REGIONS = 2,
+	SEAL_LOG = 4,
+	WITH_LOG = 8, /* the file was not closed */
+	CUT_FILE = 16,
+	LARGE_SECTORS = 32,
+};
+
+static struct loop *loop;
+static uint8_t *memory;
+
+/* An image without its zeros; [1] has sectors of 4096 bytes. */
+static struct base {
+	uint64_t file_bytes;
+	unsigned page_count;
+	uint64_t page_offset[64];
+	uint8_t page[64][4096];
+} bases[2];
+
+static void die(const char *what)
+{
+	fprintf(stderr, "fuzz-vhdx: %s\n", what);
+	abort();
+}
+
+static void keep_pages(struct base *base, int fd)
+{
+	static const uint8_t zeros[4096];
+	uint8_t page[4096];
+
+	base->file_bytes = (uint64_t)lseek(fd, 0, SEEK_END);
+	for (uint64_t at = 0; at < base->file_bytes; at += sizeof(page)) {
+		if (pread(fd, page, sizeof(page), (off_t)at) != sizeof(page))
+			die("no base image");
+		if (memcmp(page, zeros, sizeof(page)) == 0)
+			continue;
+		if (base->page_count == ARRAY_SIZE(base->page))
+			die("the base image is too large");
+		base->page_offset[base->page_count] = at;
+		memcpy(base->page[base->page_count++], page, sizeof(page));
+	}
+}
+
+/* A disk with some blocks in use. */
+static void make_base(unsigned kind)
+{
+	struct vhdx_create_options options = { .size_bytes = DISK_BYTES, .block_bytes = MIB,
+					       .logical_sector_bytes = kind ? 4096 : 512 };
+	int fd = memfd_create("vhdx", 0);
+	uint8_t buf[4096];
+	struct blk *disk;
+
+	if (vhdx_create(fd, &options, NULL) < 0 ||
+	    disk_open(loop, dup(fd), NULL, &disk, NULL) < 0)
+		die("no base image");
+	for (unsigned block = 0; block < 5; block += 2) {
+		memset(buf, 0x11 * (int)(block + 1), sizeof(buf));
+		blk_write_now(disk, block * MIB + 8192, buf, sizeof(buf));
+	}
+	blk_close(disk, NULL);
+	keep_pages(&bases[kind], fd);
+	close(fd);
+}
+
+/* One piece of memory for all runs. */
+static struct file *open_memory(uint64_t size_bytes)
+{
+	const struct file_mem_options options = { .max_bytes = MAX_BYTES, .bytes = memory };
+	struct file *file;
+
+	if (file_mem_new(loop, &options, size_bytes, &file) < 0)
+		die("no memory");
+	return file;
+}
+
+static struct file *new_file(unsigned kind)
+{
+	const struct base *base = &bases[kind];
+
+	madvise(memory, MAX_BYTES, MADV_DONTNEED);
+	for (unsigned i = 0; i < base->page_count; i++)
+		memcpy(memory + base->page_offset[i], base->page[i], 4096);
+	return open_memory(base->file_bytes);
+}
+
+/* Three entries that update BAT pages and the metadata, after each other in the log. */
+static void put_log(uint8_t *image)
+{
+	static const uint64_t targets[] = { BAT_OFFSET, META_OFFSET + 65536 };
+	struct guid guid = { { 1, 2, 3 } };
+	uint8_t pages[2 * 4096];
+	uint32_t at = 0;
+
+	memcpy(pages, image + BAT_OFFSET, 4096);
+	memcpy(pages + 4096, image + META_OFFSET + 65536, 4096);
+	for (unsigned i = 0; i < LOG_ENTRIES; i++) {
+		struct vhdx_log_entry entry = { .guid = guid,
+						.sequence_number = i + 1,
+						.tail = 0,
+						.flushed_file_bytes = 4 * MIB,
+						.last_file_bytes = 8 * MIB,
+						.page_count = i,
+						.page_offsets = targets,
+						.pages = pages };
+
+		vhdx_log_compose(&entry, image + LOG_OFFSET + at);
+		at += vhdx_log_entry_bytes(i);
+	}
+	for (unsigned slot = 0; slot < 2; slot++) {
+		struct vhdx_header *header = (void *)(image + VHDX_HEADER_OFFSET(slot));
+
+		header->log_guid = guid;
+		vhdx_header_seal(header);
+	}
+}
+
+/* Checksums of whatever looks like a log entry in the first sectors. */
+static void seal_log(uint8_t *image)
+{
+	for (uint64_t at = LOG_OFFSET; at < LOG_OFFSET + 16 * 4096; at += 4096) {
+		struct vhdx_log_entry_header *header = (void *)(image + at);
+		uint32_t len = le32toh(header->entry_length);
+
+		if (le32toh(header->signature) != VHDX_LOG_ENTRY_SIGNATURE ||
+		    !RANGE_OK(at - LOG_OFFSET, (uint64_t)len, LOG_BYTES))
+			continue;
+		header->checksum = 0;
+		header->checksum = htole32(crc32c(header, len));
+	}
+}
+
+static void damage(uint8_t *image, const uint8_t *record, const uint8_t *bytes, size_t len)
+{
+	static const struct {
+		uint64_t offset, length;
+	} place[8] = {
+		{ VHDX_HEADER_OFFSET(0), 4096 },
+		{ VHDX_HEADER_OFFSET(1), 4096 },
+		{ VHDX_REGION_TABLE_OFFSET(0), 65536 },
+		{ VHDX_REGION_TABLE_OFFSET(1), 65536 },
+		{ META_OFFSET, 2 * 65536 },
+		{ BAT_OFFSET, 4096 },
+		{ LOG_OFFSET, 65536 },
+	};
+	unsigned kind = record[0] % 8;
+	uint64_t offset = load_le16(record + 1);
+
+	/* of the metadata, the items are as interesting as the table */
+	if (kind == 4 && (record[0] & 0x80))
+		offset += 65536;
+	for (size_t i = 0; i < len && place[kind].length; i++)
+		image[place[kind].offset + (offset + i) % place[kind].length] = bytes[i];
+}
+
+static void apply_input(struct file *file, const uint8_t *data, size_t size)
+{
+	uint8_t *image = file_mem_bytes(file), options = data[0];
+
+	if (options & WITH_LOG)
+		put_log(image);
+	for (size_t at = 1; size - at > 4;) {
+		size_t len = MIN((size_t)data[at + 3] + 1, size - at - 4);
+
+		damage(image, data + at, data + at + 4, len);
+		at += 4 + len;
+	}
+	for (unsigned slot = 0; slot < 2; slot++) {
+		if (options & SEAL_HEADERS)
+			vhdx_header_seal((void *)(image + VHDX_HEADER_OFFSET(slot)));
+		if (options & SEAL_REGIONS)
+			vhdx_region_table_seal(image + VHDX_REGION_TABLE_OFFSET(slot));
+	}
+	if (options & SEAL_LOG)
+		seal_log(image);
+	if ((options & CUT_FILE) && size > 2)
+		file->size_bytes = (uint64_t)data[1] * 65536;
+}
+
+/* CRC of what can be read of the start of the first blocks. */
+static uint32_t content_of(struct blk *disk)
+{
+	static uint8_t buf[64 * KIB];
+	uint64_t size = MIN(blk_info(disk)->size_bytes, 16 * MIB);
+	uint32_t crc = CRC32C_START;
+
+	for (uint64_t at = 0; at < size; at += MIB) {
+		size_t len = MIN(sizeof(buf), size - at);
+
+		memset(buf, 0, len);
+		if (blk_read_now(disk, at, buf, len) != BLK_OK)
+			return 0;
+		crc = crc32c_update(crc, buf, len);
+	}
+	return crc32c_finish(crc);
+}
+
+static void operate(struct blk *disk, const uint8_t *record)
+{
+	const struct blk_info *info = blk_info(disk);
+	static uint8_t buf[256 * KIB];
+	enum blk_op op = (enum blk_op)(record[0] / 8 % BLK_OP_COUNT);
+	uint64_t sectors = info->size_bytes / info->logical_sector_bytes;
+	uint64_t start = (uint64_t)load_le16(record + 1) * 16 % sectors;
+	uint64_t length = MIN(MIN((uint64_t)record[3] + 1, sectors - start) *
+				      info->logical_sector_bytes,
+			      sizeof(buf));
+
+	if (op >= BLK_UNMAP)
+		length = MIN(4 * MIB, (sectors - start) * info->logical_sector_bytes);
+	memset(buf, record[4], sizeof(buf));
+	if (op == BLK_FLUSH)
+		blk_flush_now(disk);
+	else
+		blk_run_now(disk, op, BLK_MAY_UNMAP | (record[0] & BLK_FUA),
+			    start * info->logical_sector_bytes, buf, length);
+}
+
+static void operate_all(struct blk *disk, const uint8_t *data, size_t size)
+{
+	for (size_t at = 1; size - at > 4;) {
+		size_t len = MIN((size_t)data[at + 3] + 1, size - at - 4);
+
+		if (data[at] % 8 == 7)
+			operate(disk, data + at);
+		at += 4 + len;
+	}
+}
+
+static void open_for_reading(struct file *file)
+{
+	struct error err = { 0 };
+	struct blk *disk;
+
+	if (vhdx_open(file, true, &disk, &err) < 0) {
+		if (!err.text[0] || err.code == ERR_OK)
+			die("refused without a reason");
+		file_abandon(file);
+		return;
+	}
+	content_of(disk);
+	blk_close(disk, NULL);
+}
+
+static void open_for_writing(struct file *file, const uint8_t *data, size_t size)
+{
+	struct blk *disk, *again;
+	struct error err;
+	struct file *copy;
+	uint32_t content;
+
+	if (vhdx_open(file, false, &disk, &err) < 0) {
+		file_abandon(file);
+		return;
+	}
+	operate_all(disk, data, size);
+	content = content_of(disk);
+	/* what is on disk after a flush is what a cut would leave */
+	if (blk_flush_now(disk) == BLK_OK && file->size_bytes <= MAX_BYTES) {
+		blk_drain(disk);
+		copy = open_memory(file->size_bytes);
+		if (vhdx_open(copy, true, &again, &err) < 0) {
+			fprintf(stderr, "%s\n", err.text);
+			die("does not open again");
+		}
+		if (content_of(again) != content)
+			die("content changed");
+		blk_close(again, NULL);
+	}
+	blk_close(disk, NULL);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct file *file;
+	unsigned kind;
+
+	if (size < 1)
+		return 0;
+	if (!loop) {
+		if (loop_new(&loop, NULL) < 0)
+			die("no loop");
+		memory = mmap(NULL, MAX_BYTES, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (memory == MAP_FAILED)
+			die("no memory");
+		make_base(0);
+		make_base(1);
+	}
+	kind = data[0] & LARGE_SECTORS ? 1 : 0;
+	file = new_file(kind);
+	apply_input(file, data, size);
+	open_for_reading(file);
+	file = new_file(kind);
+	apply_input(file, data, size);
+	open_for_writing(file, data, size);
+	loop_step(loop, 0);
+	return 0;
+}

@@ -127,7 +127,10 @@ static void mem_wait(struct file *file)
 static int mem_set_size(struct file *file, uint64_t size_bytes)
 {
 	struct file_mem *f = container_of(file, struct file_mem, file);
+	int rc = f->options.fault ? f->options.fault(f->options.user, NULL) : 0;
 
+	if (rc)
+		return rc;
 	if (size_bytes > f->options.max_bytes)
 		return -EFBIG;
 	if (size_bytes < file->size_bytes)

@@ -18,8 +18,8 @@ struct file_mem_options {
 	void (*observe)(void *user, enum file_mem_event event, const struct file_request *req,
 			uint64_t size_bytes);
 	void *user;
-	/* Asked before each operation; a result other than 0 (a negative errno) makes it fail. May be
-	 * NULL. */
+	/* Asked before each operation (req NULL: a change of the size); a result other than 0 (a
+	 * negative errno) makes it fail. May be NULL. */
 	int (*fault)(void *user, const struct file_request *req);
 };
 

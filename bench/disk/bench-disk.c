@@ -3,11 +3,11 @@
  *
  *	bench-disk IMAGE PATTERN [raw|vhdx] [uring|threads] [depth] [count]
  *
- * The image is opened as it is; see `run`, which makes images and compares with qemu-img bench. Prints
- * one line: seconds for all, operations per second, MiB per second.
+ * The image is opened as it is; see `run`, which makes images and compares with qemu-img bench.
+ *Prints one line: seconds for all, operations per second, MiB per second.
  *
- * Patterns: seq-read, seq-write (256 KiB steps); read-4k, write-4k (strides that jump around the disk);
- * sync-4k (a flush after each write).
+ * Patterns: seq-read, seq-write (256 KiB steps); read-4k, write-4k (strides that jump around the
+ *disk); sync-4k (a flush after each write).
  */
 #include "base/clock.h"
 #include "base/loop.h"
@@ -103,8 +103,8 @@ static uint64_t measure(struct run *run)
 		struct slot *slot = &run->slots[i];
 
 		slot->run = run;
-		slot->iov = (struct iovec){ aligned_alloc(4096, run->pattern->bytes),
-					    run->pattern->bytes };
+		slot->iov =
+		    (struct iovec){ aligned_alloc(4096, run->pattern->bytes), run->pattern->bytes };
 		memset(slot->iov.iov_base, 'o', run->pattern->bytes);
 		slot->req.iov = &slot->iov;
 		slot->req.iov_count = 1;
@@ -142,8 +142,8 @@ int main(int argc, char **argv)
 	}
 	run.pattern = find_pattern(argv[2]);
 	options.format = argc > 3 && strcmp(argv[3], "raw") == 0 ? DISK_RAW : DISK_VHDX;
-	options.engine = argc > 4 && strcmp(argv[4], "threads") == 0 ? DISK_ENGINE_THREADS :
-								       DISK_ENGINE_URING;
+	options.engine =
+	    argc > 4 && strcmp(argv[4], "threads") == 0 ? DISK_ENGINE_THREADS : DISK_ENGINE_URING;
 	run.depth = argc > 5 ? MIN((unsigned)atoi(argv[5]), MAX_DEPTH) : 32;
 	run.count = argc > 6 ? strtoull(argv[6], NULL, 0) : 20000;
 	fd = open(argv[1], O_RDWR | O_CLOEXEC);

@@ -1,4 +1,5 @@
-/* VHDX structures that are damaged, unusual or left behind by a crash: what is refused, and what not. */
+/* VHDX structures that are damaged, unusual or left behind by a crash: what is refused, and what
+ * not. */
 #include "base/bytes.h"
 #include "base/loop.h"
 #include "base/macros.h"
@@ -45,8 +46,9 @@ static int fault(void *user, const struct file_request *req)
 
 static struct file *open_file(struct fixture *f)
 {
-	const struct file_mem_options options = { .max_bytes = MAX_BYTES, .bytes = f->image,
-						  .fault = fault, .user = f };
+	const struct file_mem_options options = {
+		.max_bytes = MAX_BYTES, .bytes = f->image, .fault = fault, .user = f
+	};
 	struct file *file;
 
 	assert_int_equal(file_mem_new(f->loop, &options, f->file_bytes, &file), 0);
@@ -204,8 +206,8 @@ static void test_log_place(void **state)
 	static const struct {
 		uint64_t offset;
 		uint32_t length;
-	} bad[] = { { 0, MIB }, { MIB + 4096, MIB }, { MIB, MIB + 4096 }, { META_OFFSET, MIB },
-		    { 6 * MIB, MIB }, { UINT64_MAX - MIB + 1, MIB } };
+	} bad[] = { { 0, MIB },           { MIB + 4096, MIB }, { MIB, MIB + 4096 },
+		    { META_OFFSET, MIB }, { 6 * MIB, MIB },    { UINT64_MAX - MIB + 1, MIB } };
 	struct fixture *f = *state;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
@@ -274,7 +276,7 @@ static void test_region_places(void **state)
 	static const struct {
 		uint64_t offset;
 		uint32_t length;
-	} bad[] = { { 0, MIB },		 { 3 * MIB, 0 },      { 3 * MIB + 512, MIB },
+	} bad[] = { { 0, MIB },          { 3 * MIB, 0 },       { 3 * MIB + 512, MIB },
 		    { LOG_OFFSET, MIB }, { META_OFFSET, MIB }, { 100 * MIB, MIB },
 		    { 3 * MIB, 4096 } };
 	struct fixture *f = *state;
@@ -388,16 +390,16 @@ static void set_bat(struct fixture *f, unsigned block, uint64_t entry)
 static void test_bad_bat_entries(void **state)
 {
 	static const uint64_t bad[] = {
-		7 * MIB | 6 | 8,	   /* reserved bits */
-		0 | 6,			   /* in the headers */
-		LOG_OFFSET | 6,		   /* in the log */
-		BAT_OFFSET | 6,		   /* in a region */
-		FIRST_PAYLOAD | 6,	   /* another block's place */
-		6 * MIB | 6,		   /* beyond the end */
-		~(MIB - 1) | 6,		   /* far beyond */
-		4,			   /* no such state */
-		5,			   /* of a draft */
-		FIRST_PAYLOAD + MIB | 7,   /* partial, without a parent */
+		7 * MIB | (6 | 8),         /* reserved bits */
+		0 | 6,                     /* in the headers */
+		LOG_OFFSET | 6,            /* in the log */
+		BAT_OFFSET | 6,            /* in a region */
+		FIRST_PAYLOAD | 6,         /* another block's place */
+		6 * MIB | 6,               /* beyond the end */
+		~(MIB - 1) | 6,            /* far beyond */
+		4,                         /* no such state */
+		5,                         /* of a draft */
+		(FIRST_PAYLOAD + MIB) | 7, /* partial, without a parent */
 	};
 	struct fixture *f = *state;
 
@@ -448,7 +450,8 @@ static void test_unmap_gives_back(void **state)
 	assert_int_equal(blk_run_now(disk, BLK_UNMAP, 0, 0, NULL, MIB), BLK_OK);
 	assert_int_equal(read_block(disk, 0), 0);
 	assert_int_equal(blk_flush_now(disk), BLK_OK);
-	/* once the host has it back (this file completes in order), the hole takes the next block */
+	/* once the host has it back (this file completes in order), the hole takes the next block
+	 */
 	assert_int_equal(read_block(disk, 3), 'd');
 	write_block(disk, 8, 'i');
 	assert_int_equal(blk_flush_now(disk), BLK_OK);
@@ -481,7 +484,8 @@ static void test_guids(void **state)
 	assert_false(guid_equal(&before.data_write_guid, &after.data_write_guid));
 	assert_true(after.sequence_number > before.sequence_number);
 	/* both slots say the same */
-	after.sequence_number = before.sequence_number = header(f, 1 ^ current_slot(f))->sequence_number;
+	after.sequence_number = before.sequence_number =
+	    header(f, 1 ^ current_slot(f))->sequence_number;
 	vhdx_header_seal(&after);
 	assert_memory_equal(&after, header(f, 1 ^ current_slot(f)), sizeof(after));
 }
@@ -498,8 +502,8 @@ static void use_log(struct fixture *f)
 	}
 }
 
-/* Writes an entry that sets the BAT's first page so that block 1 is at 5 MiB + n MiB (n 0: absent) and
- * returns where the next one goes. */
+/* Writes an entry that sets the BAT's first page so that block 1 is at 5 MiB + n MiB (n 0: absent)
+ * and returns where the next one goes. */
 static uint32_t put_entry(struct fixture *f, uint32_t at, uint32_t tail, uint64_t sequence,
 			  uint64_t block_1, unsigned page_count)
 {
@@ -683,8 +687,8 @@ static void test_log_cut_file(void **state)
 
 static void test_log_bad_target(void **state)
 {
-	static const uint64_t bad[] = { 0, VHDX_HEADER_OFFSET(1), LOG_OFFSET + 8192, 100 * MIB,
-					BAT_OFFSET + 512, UINT64_MAX - 4095 };
+	static const uint64_t bad[] = { 0,         VHDX_HEADER_OFFSET(1), LOG_OFFSET + 8192,
+					100 * MIB, BAT_OFFSET + 512,      UINT64_MAX - 4095 };
 	struct fixture *f = *state;
 
 	use_log(f);
@@ -732,7 +736,8 @@ static void work_with_faults(struct fixture *f, bool *flushed, bool *finished)
 		return;
 	for (unsigned block = 0; block < 10; block++) {
 		memset(buf, 'A' + (int)block, sizeof(buf));
-		written[block] = blk_write_now(disk, block * MIB + 4096, buf, sizeof(buf)) == BLK_OK;
+		written[block] =
+		    blk_write_now(disk, block * MIB + 4096, buf, sizeof(buf)) == BLK_OK;
 		if (block % 3 == 2 && blk_flush_now(disk) == BLK_OK)
 			for (unsigned i = 0; i <= block; i++)
 				flushed[i] |= written[i];

@@ -368,7 +368,6 @@ static void forget_past(struct rtc_state *st)
 static void write_control(struct rtc_state *st, unsigned reg, uint8_t value)
 {
 	bool ran = clock_runs(st), divider_ran = divider_runs(st);
-	uint8_t modes = (uint8_t)(st->cmos[REG_B] & (B_BINARY | B_24_HOURS));
 	struct instant now = guest_now(st);
 
 	if (ran)
@@ -376,12 +375,10 @@ static void write_control(struct rtc_state *st, unsigned reg, uint8_t value)
 	st->cmos[reg] = value;
 	if (reg == REG_B && (value & B_SET))
 		st->cmos[REG_B] &= (uint8_t)~B_UPDATE; /* SET clears UIE */
-	/* The first update comes half a second after the divider's reset. A change of the data mode
-	 * leaves the bytes as they are. */
+	/* The first update comes half a second after the divider's reset. A running clock keeps its
+	 * time when the data mode changes. */
 	if (!ran && clock_runs(st))
 		time_from_regs(st, divider_ran ? now.ns : NS_PER_SEC / 2);
-	else if (ran && modes != (st->cmos[REG_B] & (B_BINARY | B_24_HOURS)))
-		time_from_regs(st, now.ns);
 	forget_past(st);
 }
 

@@ -186,7 +186,8 @@ static int value_from_text(const struct cmdlet_param *param, const char *text, j
 		value = is_mac(text) ? json_string(text) : NULL;
 		break;
 	case CMDLET_FILE:
-		value = *text ? json_string(text) : NULL;
+		/* An empty one takes away what an optional parameter would set. */
+		value = *text || !(param->flags & CMDLET_MANDATORY) ? json_string(text) : NULL;
 		break;
 	case CMDLET_STRING:
 		value = json_string(text);
@@ -357,7 +358,7 @@ static int make_absolute(json_t *params, const char *name, const char *path, str
 {
 	AUTO_FREE char *folder = NULL, *absolute = NULL;
 
-	if (path[0] == '/')
+	if (path[0] == '/' || !path[0])
 		return 0;
 	folder = getcwd(NULL, 0);
 	if (!folder)

@@ -119,6 +119,11 @@ extern const size_t cmdlet_table_count;
 const struct cmdlet *cmdlet_find(const char *name);
 /* The area of a cmdlet of Hyper-V's that is not there yet, or NULL; *ret_name is its spelling. */
 const char *cmdlet_planned(const char *name, const char **ret_name);
+struct cmdlet_name {
+	const char *name, *area;
+};
+/* The n-th of those; NULL behind the last. */
+const struct cmdlet_name *cmdlet_planned_at(size_t n);
 /* The known name nearest to a mistyped one, or NULL if none is near. */
 const char *cmdlet_suggest(const char *name);
 /* The parameter of that name, alias or unambiguous beginning. NULL: see err. */

@@ -17,11 +17,19 @@ const struct cmdlet *cmdlet_find(const char *name)
 
 const char *cmdlet_planned(const char *name, const char **ret_name)
 {
-	for (const struct cmdlet_planned *p = cmdlet_planned_table; p->name; p++)
+	for (const struct cmdlet_name *p = cmdlet_planned_table; p->name; p++)
 		if (strcasecmp(p->name, name) == 0) {
 			*ret_name = p->name;
 			return p->area;
 		}
+	return NULL;
+}
+
+const struct cmdlet_name *cmdlet_planned_at(size_t n)
+{
+	for (const struct cmdlet_name *p = cmdlet_planned_table; p->name; p++)
+		if (n-- == 0)
+			return p;
 	return NULL;
 }
 
@@ -89,7 +97,7 @@ const char *cmdlet_suggest(const char *name)
 
 	for (size_t i = 0; i < cmdlet_table_count; i++)
 		consider(name, cmdlet_table[i].name, &best, &found);
-	for (const struct cmdlet_planned *p = cmdlet_planned_table; p->name; p++)
+	for (const struct cmdlet_name *p = cmdlet_planned_table; p->name; p++)
 		consider(name, p->name, &best, &found);
 	return found;
 }

@@ -2,7 +2,7 @@
 
 #include <stddef.h>
 
-const struct cmdlet_planned cmdlet_planned_table[] = {
+const struct cmdlet_name cmdlet_planned_table[] = {
 	{ "Add-VMAssignableDevice", "GPU, device assignment and Fibre Channel" },
 	{ "Add-VMFibreChannelHba", "GPU, device assignment and Fibre Channel" },
 	{ "Add-VMGpuPartitionAdapter", "GPU, device assignment and Fibre Channel" },
@@ -78,7 +78,6 @@ const struct cmdlet_planned cmdlet_planned_table[] = {
 	{ "Test-HgsServer", "Host Guardian Service" },
 	{ "Test-HgsTraceTarget", "Host Guardian Service" },
 	{ "Uninstall-HgsServer", "Host Guardian Service" },
-	{ "Debug-VM", "VM life cycle" },
 	{ "Remove-VMSavedState", "VM life cycle" },
 	{ "Save-VM", "VM life cycle" },
 	{ "Get-VMBios", "VM settings" },

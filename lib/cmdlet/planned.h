@@ -3,11 +3,9 @@
 #ifndef CMDLET_PLANNED_H
 #define CMDLET_PLANNED_H
 
-struct cmdlet_planned {
-	const char *name; /* NULL: end */
-	const char *area; /* "checkpoints", ...: what it belongs to */
-};
+#include "cmdlet/cmdlet.h"
 
-extern const struct cmdlet_planned cmdlet_planned_table[];
+/* Ends with a NULL name. */
+extern const struct cmdlet_name cmdlet_planned_table[];
 
 #endif

@@ -80,7 +80,8 @@ void netvsp_indicate_link(struct netvsp *nic)
 		netvsp_indicate(nic, RNDIS_STATUS_LINK_SPEED, &speed, sizeof(speed));
 }
 
-/* ---- queries: each fills at most MAX_INFO_BYTES and returns how many, or -1: not supported ---- */
+/* ---- queries: each fills at most MAX_INFO_BYTES and returns how many, or -1: not supported ----
+ */
 
 static int info_u32(uint8_t *ret, uint32_t value)
 {
@@ -110,15 +111,24 @@ static int info_statistics(const struct netvsp *nic, uint8_t *ret)
 {
 	const struct netvsp_stats *s = &nic->stats;
 	const uint64_t values[] = {
-		s->received_no_buffer,	       s->received_errors,
-		all_bytes(s->received), s->received[NETVSP_DIRECTED].frames,
-		s->received[NETVSP_MULTICAST].frames,  s->received[NETVSP_BROADCAST].frames,
-		all_bytes(s->sent),  s->sent[NETVSP_DIRECTED].frames,
-		s->sent[NETVSP_MULTICAST].frames,      s->sent[NETVSP_BROADCAST].frames,
-		s->sent_errors,		       s->sent_dropped,
-		s->received[NETVSP_DIRECTED].bytes,    s->received[NETVSP_MULTICAST].bytes,
-		s->received[NETVSP_BROADCAST].bytes,   s->sent[NETVSP_DIRECTED].bytes,
-		s->sent[NETVSP_MULTICAST].bytes,       s->sent[NETVSP_BROADCAST].bytes,
+		s->received_no_buffer,
+		s->received_errors,
+		all_bytes(s->received),
+		s->received[NETVSP_DIRECTED].frames,
+		s->received[NETVSP_MULTICAST].frames,
+		s->received[NETVSP_BROADCAST].frames,
+		all_bytes(s->sent),
+		s->sent[NETVSP_DIRECTED].frames,
+		s->sent[NETVSP_MULTICAST].frames,
+		s->sent[NETVSP_BROADCAST].frames,
+		s->sent_errors,
+		s->sent_dropped,
+		s->received[NETVSP_DIRECTED].bytes,
+		s->received[NETVSP_MULTICAST].bytes,
+		s->received[NETVSP_BROADCAST].bytes,
+		s->sent[NETVSP_DIRECTED].bytes,
+		s->sent[NETVSP_MULTICAST].bytes,
+		s->sent[NETVSP_BROADCAST].bytes,
 	};
 	int len = 8 + (int)sizeof(values);
 
@@ -147,10 +157,9 @@ static void fill_offload(struct ndis_offload *o, bool rsc)
 	o->checksum.ip4_tx_encap = o->checksum.ip4_rx_encap = NDIS_ENCAPSULATION_802_3;
 	o->checksum.ip6_tx_encap = o->checksum.ip6_rx_encap = NDIS_ENCAPSULATION_802_3;
 	o->checksum.ip4_tx = o->checksum.ip4_rx = NDIS_CSUM4_IP_OPTIONS | NDIS_CSUM4_TCP_OPTIONS |
-						  NDIS_CSUM4_TCP | NDIS_CSUM4_UDP |
-						  NDIS_CSUM4_IP;
+						  NDIS_CSUM4_TCP | NDIS_CSUM4_UDP | NDIS_CSUM4_IP;
 	o->checksum.ip6_tx = o->checksum.ip6_rx =
-		NDIS_CSUM6_EXTENSIONS | NDIS_CSUM6_TCP_OPTIONS | NDIS_CSUM6_TCP | NDIS_CSUM6_UDP;
+	    NDIS_CSUM6_EXTENSIONS | NDIS_CSUM6_TCP_OPTIONS | NDIS_CSUM6_TCP | NDIS_CSUM6_UDP;
 	o->lso2.ip4_encap = o->lso2.ip6_encap = NDIS_ENCAPSULATION_802_3;
 	o->lso2.ip4_max_bytes = o->lso2.ip6_max_bytes = NETVSP_MAX_LSO_BYTES;
 	o->lso2.ip4_min_segments = o->lso2.ip6_min_segments = 2;
@@ -168,11 +177,11 @@ static int info_offload(const struct netvsp *nic, uint8_t *ret)
 	struct ndis_offload o = { .header = { NDIS_OBJECT_OFFLOAD, 3, NDIS_OFFLOAD_BYTES_3 } };
 
 	if (nic->version < NVSP_VERSION_4)
-		o.header = (struct ndis_object_header){ NDIS_OBJECT_OFFLOAD, 1,
-							NDIS_OFFLOAD_BYTES_1 };
+		o.header =
+		    (struct ndis_object_header){ NDIS_OBJECT_OFFLOAD, 1, NDIS_OFFLOAD_BYTES_1 };
 	else if (nic->version < NVSP_VERSION_5)
-		o.header = (struct ndis_object_header){ NDIS_OBJECT_OFFLOAD, 2,
-							NDIS_OFFLOAD_BYTES_2 };
+		o.header =
+		    (struct ndis_object_header){ NDIS_OBJECT_OFFLOAD, 2, NDIS_OFFLOAD_BYTES_2 };
 	fill_offload(&o, can_rsc(nic));
 	memcpy(ret, &o, o.header.bytes);
 	return o.header.bytes;
@@ -195,24 +204,60 @@ static int info_rss_caps(const struct netvsp *nic, uint8_t *ret)
 }
 
 static const uint32_t supported_oids[] = {
-	OID_GEN_SUPPORTED_LIST,	      OID_GEN_HARDWARE_STATUS,	    OID_GEN_MEDIA_SUPPORTED,
-	OID_GEN_MEDIA_IN_USE,	      OID_GEN_MAXIMUM_LOOKAHEAD,    OID_GEN_MAXIMUM_FRAME_SIZE,
-	OID_GEN_LINK_SPEED,	      OID_GEN_TRANSMIT_BUFFER_SPACE, OID_GEN_RECEIVE_BUFFER_SPACE,
-	OID_GEN_TRANSMIT_BLOCK_SIZE,  OID_GEN_RECEIVE_BLOCK_SIZE,   OID_GEN_VENDOR_ID,
-	OID_GEN_VENDOR_DESCRIPTION,   OID_GEN_CURRENT_PACKET_FILTER, OID_GEN_CURRENT_LOOKAHEAD,
-	OID_GEN_DRIVER_VERSION,	      OID_GEN_MAXIMUM_TOTAL_SIZE,   OID_GEN_MAC_OPTIONS,
-	OID_GEN_MEDIA_CONNECT_STATUS, OID_GEN_MAXIMUM_SEND_PACKETS, OID_GEN_VENDOR_DRIVER_VERSION,
-	OID_GEN_RECEIVE_SCALE_CAPABILITIES, OID_GEN_RECEIVE_SCALE_PARAMETERS, OID_GEN_STATISTICS,
-	OID_GEN_FRIENDLY_NAME,	      OID_GEN_RNDIS_CONFIG_PARAMETER, OID_GEN_XMIT_OK,
-	OID_GEN_RCV_OK,		      OID_GEN_XMIT_ERROR,	    OID_GEN_RCV_ERROR,
-	OID_GEN_RCV_NO_BUFFER,	      OID_GEN_DIRECTED_BYTES_XMIT,  OID_GEN_DIRECTED_FRAMES_XMIT,
-	OID_GEN_MULTICAST_BYTES_XMIT, OID_GEN_MULTICAST_FRAMES_XMIT, OID_GEN_BROADCAST_BYTES_XMIT,
-	OID_GEN_BROADCAST_FRAMES_XMIT, OID_GEN_DIRECTED_BYTES_RCV,  OID_GEN_DIRECTED_FRAMES_RCV,
-	OID_GEN_MULTICAST_BYTES_RCV,  OID_GEN_MULTICAST_FRAMES_RCV, OID_GEN_BROADCAST_BYTES_RCV,
-	OID_GEN_BROADCAST_FRAMES_RCV, OID_GEN_RCV_CRC_ERROR,	    OID_GEN_TRANSMIT_QUEUE_LENGTH,
-	OID_802_3_PERMANENT_ADDRESS,  OID_802_3_CURRENT_ADDRESS,    OID_802_3_MULTICAST_LIST,
-	OID_802_3_MAXIMUM_LIST_SIZE,  OID_802_3_MAC_OPTIONS,	    OID_802_3_RCV_ERROR_ALIGNMENT,
-	OID_802_3_XMIT_ONE_COLLISION, OID_802_3_XMIT_MORE_COLLISIONS, OID_TCP_OFFLOAD_PARAMETERS,
+	OID_GEN_SUPPORTED_LIST,
+	OID_GEN_HARDWARE_STATUS,
+	OID_GEN_MEDIA_SUPPORTED,
+	OID_GEN_MEDIA_IN_USE,
+	OID_GEN_MAXIMUM_LOOKAHEAD,
+	OID_GEN_MAXIMUM_FRAME_SIZE,
+	OID_GEN_LINK_SPEED,
+	OID_GEN_TRANSMIT_BUFFER_SPACE,
+	OID_GEN_RECEIVE_BUFFER_SPACE,
+	OID_GEN_TRANSMIT_BLOCK_SIZE,
+	OID_GEN_RECEIVE_BLOCK_SIZE,
+	OID_GEN_VENDOR_ID,
+	OID_GEN_VENDOR_DESCRIPTION,
+	OID_GEN_CURRENT_PACKET_FILTER,
+	OID_GEN_CURRENT_LOOKAHEAD,
+	OID_GEN_DRIVER_VERSION,
+	OID_GEN_MAXIMUM_TOTAL_SIZE,
+	OID_GEN_MAC_OPTIONS,
+	OID_GEN_MEDIA_CONNECT_STATUS,
+	OID_GEN_MAXIMUM_SEND_PACKETS,
+	OID_GEN_VENDOR_DRIVER_VERSION,
+	OID_GEN_RECEIVE_SCALE_CAPABILITIES,
+	OID_GEN_RECEIVE_SCALE_PARAMETERS,
+	OID_GEN_STATISTICS,
+	OID_GEN_FRIENDLY_NAME,
+	OID_GEN_RNDIS_CONFIG_PARAMETER,
+	OID_GEN_XMIT_OK,
+	OID_GEN_RCV_OK,
+	OID_GEN_XMIT_ERROR,
+	OID_GEN_RCV_ERROR,
+	OID_GEN_RCV_NO_BUFFER,
+	OID_GEN_DIRECTED_BYTES_XMIT,
+	OID_GEN_DIRECTED_FRAMES_XMIT,
+	OID_GEN_MULTICAST_BYTES_XMIT,
+	OID_GEN_MULTICAST_FRAMES_XMIT,
+	OID_GEN_BROADCAST_BYTES_XMIT,
+	OID_GEN_BROADCAST_FRAMES_XMIT,
+	OID_GEN_DIRECTED_BYTES_RCV,
+	OID_GEN_DIRECTED_FRAMES_RCV,
+	OID_GEN_MULTICAST_BYTES_RCV,
+	OID_GEN_MULTICAST_FRAMES_RCV,
+	OID_GEN_BROADCAST_BYTES_RCV,
+	OID_GEN_BROADCAST_FRAMES_RCV,
+	OID_GEN_RCV_CRC_ERROR,
+	OID_GEN_TRANSMIT_QUEUE_LENGTH,
+	OID_802_3_PERMANENT_ADDRESS,
+	OID_802_3_CURRENT_ADDRESS,
+	OID_802_3_MULTICAST_LIST,
+	OID_802_3_MAXIMUM_LIST_SIZE,
+	OID_802_3_MAC_OPTIONS,
+	OID_802_3_RCV_ERROR_ALIGNMENT,
+	OID_802_3_XMIT_ONE_COLLISION,
+	OID_802_3_XMIT_MORE_COLLISIONS,
+	OID_TCP_OFFLOAD_PARAMETERS,
 	OID_TCP_OFFLOAD_HARDWARE_CAPABILITIES,
 };
 _Static_assert(sizeof(supported_oids) <= MAX_INFO_BYTES, "fits an answer");
@@ -319,11 +364,10 @@ static int query_info(struct netvsp *nic, uint32_t oid, uint8_t *ret)
 	case OID_GEN_CURRENT_PACKET_FILTER:
 		return info_u32(ret, nic->packet_filter);
 	case OID_GEN_MAC_OPTIONS:
-		return info_u32(ret, NDIS_MAC_OPTION_COPY_LOOKAHEAD_DATA |
-					     NDIS_MAC_OPTION_TRANSFERS_NOT_PEND |
-					     NDIS_MAC_OPTION_NO_LOOPBACK |
-					     NDIS_MAC_OPTION_8021P_PRIORITY |
-					     NDIS_MAC_OPTION_8021Q_VLAN);
+		return info_u32(
+		    ret, NDIS_MAC_OPTION_COPY_LOOKAHEAD_DATA | NDIS_MAC_OPTION_TRANSFERS_NOT_PEND |
+			     NDIS_MAC_OPTION_NO_LOOPBACK | NDIS_MAC_OPTION_8021P_PRIORITY |
+			     NDIS_MAC_OPTION_8021Q_VLAN);
 	case OID_GEN_MEDIA_CONNECT_STATUS:
 		nic->link_told = netvsp_link_up(nic);
 		return info_u32(ret, nic->link_told ? 0 : 1);
@@ -593,7 +637,7 @@ static void on_query(struct netvsp *nic, const uint8_t *body, uint32_t bytes)
 
 	memcpy(&request, body, MIN(bytes, sizeof(request)));
 	reply.request_id = request.request_id;
-	if (nic->rndis_ready)
+	if (nic->rndis_ready && bytes >= sizeof(request))
 		len = query_info(nic, request.oid, info);
 	/* A failure has no data and no offset: Linux looks at these, not at the status. */
 	if (len >= 0) {
@@ -601,8 +645,7 @@ static void on_query(struct netvsp *nic, const uint8_t *body, uint32_t bytes)
 		reply.bytes = (uint32_t)len;
 		reply.offset = sizeof(reply);
 	}
-	queue_response(nic, RNDIS_QUERY | RNDIS_COMPLETE, &reply, sizeof(reply), info,
-		       reply.bytes);
+	queue_response(nic, RNDIS_QUERY | RNDIS_COMPLETE, &reply, sizeof(reply), info, reply.bytes);
 }
 
 static void on_set(struct netvsp *nic, const uint8_t *body, uint32_t bytes)
@@ -612,7 +655,8 @@ static void on_set(struct netvsp *nic, const uint8_t *body, uint32_t bytes)
 
 	memcpy(&request, body, MIN(bytes, sizeof(request)));
 	reply.request_id = request.request_id;
-	if (nic->rndis_ready && RANGE_OK(request.offset, request.bytes, bytes))
+	if (nic->rndis_ready && bytes >= sizeof(request) &&
+	    RANGE_OK(request.offset, request.bytes, bytes))
 		reply.status = set_info(nic, request.oid, body + request.offset, request.bytes);
 	queue_response(nic, RNDIS_SET | RNDIS_COMPLETE, &reply, sizeof(reply), NULL, 0);
 }

@@ -7,9 +7,9 @@
  * netvsp-receive.c  port to guest: sections of the receive buffer, RSS
  *
  * A queue is a channel: 0 the primary, others sub-channels. One queue at a time reads its ring; it
- * gathers frames in `tx`, which is emptied before another queue gets its turn. While the port or the
- * ring towards the guest is full, no queue that would add to what waits reads on: the guest's own
- * ring fills, and it stops.
+ * gathers frames in `tx`, which is emptied before another queue gets its turn. While the port or
+ * the ring towards the guest is full, no queue that would add to what waits reads on: the guest's
+ * own ring fills, and it stops.
  */
 #ifndef DEV_NETVSP_IMPL_H
 #define DEV_NETVSP_IMPL_H
@@ -19,22 +19,22 @@
 #include "spec/nvsp.h"
 #include "spec/rndis.h"
 
-#define NETVSP_MAX_QUEUES	   16
-#define NETVSP_MAX_MTU		   65521u
-#define NETVSP_DEFAULT_MTU	   1500u
-#define NETVSP_LINK_SPEED_MBIT	   10000u
+#define NETVSP_MAX_QUEUES          16
+#define NETVSP_MAX_MTU             65521u
+#define NETVSP_DEFAULT_MTU         1500u
+#define NETVSP_LINK_SPEED_MBIT     10000u
 #define NETVSP_SEND_SECTION_BYTES  6144u
 #define NETVSP_MIN_SECTION_BYTES   1728u /* MTU 1500, tag and all per-packet information */
-#define NETVSP_MAX_SECTIONS	   65536u
-#define NETVSP_MAX_LSO_BYTES	   62768u
-#define NETVSP_RSC_BYTES	   30000u /* what one large receive carries at most */
-#define NETVSP_MESSAGES_PER_PACKET 8  /* what RNDIS is told */
-#define NETVSP_PACKETS_PER_BATCH   32 /* VMBus packets gathered before frames go out */
-#define NETVSP_FRAMES_PER_BATCH	   64
+#define NETVSP_MAX_SECTIONS        65536u
+#define NETVSP_MAX_LSO_BYTES       62768u
+#define NETVSP_RSC_BYTES           30000u /* what one large receive carries at most */
+#define NETVSP_MESSAGES_PER_PACKET 8      /* what RNDIS is told */
+#define NETVSP_PACKETS_PER_BATCH   32     /* VMBus packets gathered before frames go out */
+#define NETVSP_FRAMES_PER_BATCH    64
 #define NETVSP_RANGES_PER_PACKET   32 /* iPXE takes no packet with more than 55 ranges */
 #define NETVSP_MAX_CONTROL_BYTES   4096u
-#define NETVSP_MAX_RESPONSES	   32
-#define NETVSP_MAX_MULTICAST	   32
+#define NETVSP_MAX_RESPONSES       32
+#define NETVSP_MAX_MULTICAST       32
 
 struct netvsp_completion {
 	uint64_t transaction_id;
@@ -135,8 +135,8 @@ struct netvsp {
 	unsigned max_queues;
 
 	struct port *port; /* NULL: not connected */
-	bool cable_up;	   /* netvsp_set_link */
-	bool link_told;	   /* what the guest was told last */
+	bool cable_up;     /* netvsp_set_link */
+	bool link_told;    /* what the guest was told last */
 	struct netvsp_stats stats;
 
 	struct netvsp_queue queues[NETVSP_MAX_QUEUES];
@@ -149,7 +149,7 @@ struct netvsp {
 	struct netvsp_receive_buffer receive;
 	struct netvsp_send_buffer send;
 	struct netvsp_tx tx;
-	bool rndis_ready; /* INITIALIZE came */
+	bool rndis_ready;     /* INITIALIZE came */
 	bool indirection_due; /* the guest has not got its send table */
 	uint32_t packet_filter;
 	uint8_t mac[6];
@@ -182,9 +182,9 @@ void netvsp_service(struct netvsp *nic);
 static inline void netvsp_count(struct netvsp_counters counters[static NETVSP_CASTS],
 				const uint8_t *mac, size_t bytes)
 {
-	enum netvsp_cast cast = frame_is_broadcast(mac) ? NETVSP_BROADCAST :
-				frame_is_multicast(mac) ? NETVSP_MULTICAST :
-							  NETVSP_DIRECTED;
+	enum netvsp_cast cast = frame_is_broadcast(mac)   ? NETVSP_BROADCAST
+				: frame_is_multicast(mac) ? NETVSP_MULTICAST
+							  : NETVSP_DIRECTED;
 
 	counters[cast].frames++;
 	counters[cast].bytes += bytes;

@@ -1,7 +1,7 @@
 /*
- * From the port to the guest: frames go into sections of the guest's receive buffer, one RNDIS message
- * each, and several sections are handed over by one transfer-page packet. A section is free again when
- * the guest completes that packet, not earlier, whatever happens to the ring.
+ * From the port to the guest: frames go into sections of the guest's receive buffer, one RNDIS
+ * message each, and several sections are handed over by one transfer-page packet. A section is free
+ * again when the guest completes that packet, not earlier, whatever happens to the ring.
  */
 #include "dev/netvsp-impl.h"
 
@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NO_SECTION	  UINT32_MAX
-#define PPI_BYTES	  16u
+#define NO_SECTION UINT32_MAX
+#define PPI_BYTES  16u
 /* RNDIS_PACKET and all the per-packet information that we add: checksum, hash, tag, RSC. */
 #define OVERHEAD_BYTES (RNDIS_HEADER_BYTES + (uint32_t)sizeof(struct rndis_packet) + 4 * PPI_BYTES)
 
@@ -142,8 +142,8 @@ bool netvsp_receive_flush(struct netvsp_queue *queue)
 
 	if (!stage->count)
 		return true;
-	if (send_sections(queue, NVSP_CHANNEL_DATA, stage->ranges, stage->sections,
-			  stage->count) == -ERR_BUSY)
+	if (send_sections(queue, NVSP_CHANNEL_DATA, stage->ranges, stage->sections, stage->count) ==
+	    -ERR_BUSY)
 		return false;
 	stage->count = 0;
 	return true;
@@ -163,8 +163,7 @@ bool netvsp_receive_control(struct netvsp *nic, const void *message, uint32_t by
 			       bytes))
 		return true; /* the guest took its buffer away */
 	rb->free_section_count--;
-	if (send_sections(&nic->queues[0], NVSP_CHANNEL_CONTROL, &range, &section, 1) !=
-	    -ERR_BUSY)
+	if (send_sections(&nic->queues[0], NVSP_CHANNEL_CONTROL, &range, &section, 1) != -ERR_BUSY)
 		return true;
 	rb->free_sections[rb->free_section_count++] = section;
 	return false;
@@ -289,14 +288,14 @@ static bool fill_section(struct netvsp *nic, struct netvsp_stage *stage, const u
 	rb->free_section_count--;
 	stage->sections[stage->count] = section;
 	stage->ranges[stage->count++] =
-		(struct vmbus_xfer_range){ start_bytes + rest_bytes, (uint32_t)offset };
+	    (struct vmbus_xfer_range){ start_bytes + rest_bytes, (uint32_t)offset };
 	return true;
 }
 
 #define START_BYTES (OVERHEAD_BYTES + FRAME_MAX_TCP_HEADERS)
 
-/* Cuts a large frame over several sections; the guest puts it together (RSC over VMBus). start holds
- * the head of it, behind room for the RNDIS headers. */
+/* Cuts a large frame over several sections; the guest puts it together (RSC over VMBus). start
+ * holds the head of it, behind room for the RNDIS headers. */
 static bool fill_fragments(struct netvsp *nic, const struct delivery *d, const struct piece *p,
 			   unsigned count, uint32_t room)
 {
@@ -349,8 +348,7 @@ static bool rsc_enabled(const struct netvsp *nic, const struct delivery *d)
 }
 
 /* Stages one frame (or segment) with its queue. */
-static enum outcome stage_frame(struct netvsp *nic, const struct delivery *d,
-				const struct piece *p)
+static enum outcome stage_frame(struct netvsp *nic, const struct delivery *d, const struct piece *p)
 {
 	struct netvsp_receive_buffer *rb = &nic->receive;
 	struct netvsp_stage *stage = &d->queue->stage;

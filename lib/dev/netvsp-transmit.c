@@ -1,7 +1,7 @@
 /*
- * From the guest to the port. A frame stays where the guest has it: the port's socket copies it once.
- * So metadata is all that may be believed here, and it is a copy; what the frame itself says is the
- * receiver's to check.
+ * From the guest to the port. A frame stays where the guest has it: the port's socket copies it
+ * once. So metadata is all that may be believed here, and it is a copy; what the frame itself says
+ * is the receiver's to check.
  */
 #include "dev/netvsp-impl.h"
 
@@ -32,23 +32,25 @@ static bool gather_packet(struct netvsp *nic, const struct vmbus_packet *packet,
 		    nvsp->section_bytes > nic->send.section_bytes)
 			return false;
 		if (nvsp->section_bytes)
-			g->count = vmbus_gpadl_map(
-				nic->queues[0].channel, nic->send.gpadl,
-				(uint64_t)nvsp->section_index * nic->send.section_bytes,
-				nvsp->section_bytes, g->iov, NULL, 8);
+			g->count =
+			    vmbus_gpadl_map(nic->queues[0].channel, nic->send.gpadl,
+					    (uint64_t)nvsp->section_index * nic->send.section_bytes,
+					    nvsp->section_bytes, g->iov, NULL, 8);
 		if (nvsp->section_bytes && !g->count)
 			return false;
 		g->bytes = nvsp->section_bytes;
 	}
 	if (packet->iov_count > MAX_PIECES - g->count)
 		return false;
-	memcpy(g->iov + g->count, packet->iov, packet->iov_count * sizeof(*packet->iov));
+	if (packet->iov_count)
+		memcpy(g->iov + g->count, packet->iov, packet->iov_count * sizeof(*packet->iov));
 	g->count += packet->iov_count;
 	g->bytes += packet->iov_bytes;
 	return true;
 }
 
-/* A part of g as pieces; returns how many, or max + 1 if there are more. In bounds: the caller's. */
+/* A part of g as pieces; returns how many, or max + 1 if there are more. In bounds: the caller's.
+ */
 static unsigned slice(const struct gather *g, uint64_t offset, uint64_t bytes, struct iovec *ret,
 		      unsigned max)
 {
@@ -155,7 +157,8 @@ static bool bounce_frame(struct netvsp_tx *tx, const struct gather *g, uint64_t 
 	return true;
 }
 
-/* Fills iov with the frame at offset of g, with a tag if it gets one; returns the pieces, 0: none. */
+/* Fills iov with the frame at offset of g, with a tag if it gets one; returns the pieces, 0: none.
+ */
 static unsigned frame_pieces(struct netvsp_tx *tx, const struct gather *g, uint64_t offset,
 			     uint32_t bytes, const struct packet_info *info, struct iovec *iov)
 {

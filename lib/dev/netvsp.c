@@ -9,11 +9,11 @@
 #include <string.h>
 #include <unistd.h>
 
-static const struct guid class_network = GUID_INIT(0xf8615163, 0xdf3e, 0x46c5, 0x91, 0x3f, 0xf2,
-						   0xd2, 0xf9, 0x65, 0xed, 0x0e);
+static const struct guid class_network =
+    GUID_INIT(0xf8615163, 0xdf3e, 0x46c5, 0x91, 0x3f, 0xf2, 0xd2, 0xf9, 0x65, 0xed, 0x0e);
 
 static const uint32_t supported_versions[] = { NVSP_VERSION_6_1, NVSP_VERSION_6, NVSP_VERSION_5,
-					       NVSP_VERSION_4,	 NVSP_VERSION_2, NVSP_VERSION_1 };
+					       NVSP_VERSION_4,   NVSP_VERSION_2, NVSP_VERSION_1 };
 
 /* ---- answers ---- */
 
@@ -33,7 +33,7 @@ bool netvsp_flush_completions(struct netvsp_queue *queue)
 		if (queue->open && send_completion(queue, c) == -ERR_BUSY)
 			return false;
 		queue->completion_first =
-			(queue->completion_first + 1) % ARRAY_SIZE(queue->completions);
+		    (queue->completion_first + 1) % ARRAY_SIZE(queue->completions);
 		queue->completion_count--;
 	}
 	return true;
@@ -42,8 +42,8 @@ bool netvsp_flush_completions(struct netvsp_queue *queue)
 void netvsp_complete(struct netvsp_queue *queue, uint64_t transaction_id, const void *body,
 		     uint32_t bytes)
 {
-	unsigned at = (queue->completion_first + queue->completion_count) %
-		      ARRAY_SIZE(queue->completions);
+	unsigned at =
+	    (queue->completion_first + queue->completion_count) % ARRAY_SIZE(queue->completions);
 	struct netvsp_completion *c = &queue->completions[at];
 
 	/* read_queue() reads only while there is room for the answers. */
@@ -95,8 +95,8 @@ static void on_init(struct netvsp_queue *queue, const struct vmbus_packet *packe
 		if (nic->version)
 			reply.status = NVSP_STATUS_SUCCESS;
 		else
-			reply.status = msg.min_version > NVSP_VERSION_6_1 ? NVSP_STATUS_TOO_NEW :
-									    NVSP_STATUS_TOO_OLD;
+			reply.status = msg.min_version > NVSP_VERSION_6_1 ? NVSP_STATUS_TOO_NEW
+									  : NVSP_STATUS_TOO_OLD;
 	}
 	answer(queue, packet, &reply, sizeof(reply));
 }

@@ -30,7 +30,7 @@ struct netvsp_config {
 	struct guid instance;
 	uint8_t mac[6];
 	unsigned vp_count; /* bounds the number of queues */
-	int port_fd;	   /* of a switch; taken, also on failure. -1: not connected */
+	int port_fd;       /* of a switch; taken, also on failure. -1: not connected */
 	const char *name;  /* what the guest's administrator sees; NULL: "Network Adapter" */
 	bool mac_change;   /* the guest may change its address */
 };
@@ -44,19 +44,19 @@ enum netvsp_cast { NETVSP_DIRECTED, NETVSP_MULTICAST, NETVSP_BROADCAST, NETVSP_C
 /* Directions are the guest's. */
 struct netvsp_stats {
 	struct netvsp_counters sent[NETVSP_CASTS], received[NETVSP_CASTS];
-	uint64_t sent_errors;		 /* packets that RNDIS or the offload rules forbid */
-	uint64_t sent_dropped;		 /* no link */
-	uint64_t received_errors;	 /* frames that don't fit the guest's MTU, or damaged ones */
-	uint64_t received_no_buffer;	 /* times that the guest had no free buffer */
+	uint64_t sent_errors;        /* packets that RNDIS or the offload rules forbid */
+	uint64_t sent_dropped;       /* no link */
+	uint64_t received_errors;    /* frames that don't fit the guest's MTU, or damaged ones */
+	uint64_t received_no_buffer; /* times that the guest had no free buffer */
 };
 
 struct netvsp_status {
-	bool connected;	    /* to a switch, and not unplugged */
-	bool running;	    /* the guest's driver is at work */
-	uint32_t version;   /* of NVSP; 0: none yet */
+	bool connected;   /* to a switch, and not unplugged */
+	bool running;     /* the guest's driver is at work */
+	uint32_t version; /* of NVSP; 0: none yet */
 	uint32_t mtu;
-	unsigned queues;    /* channels that are open */
-	uint8_t mac[6];	    /* the current one */
+	unsigned queues; /* channels that are open */
+	uint8_t mac[6];  /* the current one */
 };
 
 int netvsp_new(const struct netvsp_config *config, struct netvsp **ret, struct error *err);

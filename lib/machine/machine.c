@@ -219,7 +219,8 @@ static int new_partition(struct machine *machine, struct error *err)
 	struct hv_config hv;
 	int r;
 
-	detected = part_backend_detect(machine->backend_reason, sizeof(machine->backend_reason));
+	detected = part_backend_detect(machine->files.kvm, machine->backend_reason,
+				       sizeof(machine->backend_reason));
 	if (part.backend != PART_AUTO && part.backend != detected)
 		snprintf(machine->backend_reason, sizeof(machine->backend_reason),
 			 "asked for by the VM's configuration");

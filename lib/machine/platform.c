@@ -3,9 +3,12 @@
 #include "base/macros.h"
 #include "chipset/chipset.h"
 #include "chipset/ioapic.h"
+#include "chipset/pci.h"
 #include "chipset/pm.h"
 #include "fw/acpi.h"
 #include "fw/linux.h"
+#include "fw/smbios.h"
+#include "fw/smbios.h"
 
 #include <stdlib.h>
 
@@ -144,6 +147,21 @@ static void set_segment(struct part_segment *segment, uint16_t selector, uint16_
 	*segment = (struct part_segment){ 0, 0xffffffff, selector, attributes };
 }
 
+/* As firmware leaves it, on all processors: MTRRs on, all memory write-back. Without it the guest
+ * forgoes its page attributes. */
+#define MTRR_ALL_WRITE_BACK 0xc06
+
+static void prepare_waiting_vps(struct machine *machine)
+{
+	for (unsigned vp = 1; vp < machine->config->processor_count; vp++) {
+		struct part_vp_state state;
+
+		part_vp_get_state(machine->part, vp, &state);
+		state.mtrr_def_type = MTRR_ALL_WRITE_BACK;
+		part_vp_set_state(machine->part, vp, &state);
+	}
+}
+
 /* 64-bit mode with paging on, interrupts off (boot protocol, "64-bit boot protocol"). */
 static void enter_linux(struct machine *machine, const struct linux_entry *entry)
 {
@@ -157,6 +175,7 @@ static void enter_linux(struct machine *machine, const struct linux_entry *entry
 	state.cr3 = entry->cr3;
 	state.cr4 = 0x20;   /* PAE */
 	state.efer = 0x500; /* LMA, LME */
+	state.mtrr_def_type = MTRR_ALL_WRITE_BACK;
 	state.gdt_base = entry->gdt_base;
 	state.gdt_limit = entry->gdt_limit;
 	set_segment(&state.seg[PART_CS], entry->code_selector, 0xa09b);
@@ -166,6 +185,7 @@ static void enter_linux(struct machine *machine, const struct linux_entry *entry
 	set_segment(&state.seg[PART_FS], entry->data_selector, 0xc093);
 	set_segment(&state.seg[PART_GS], entry->data_selector, 0xc093);
 	part_vp_set_state(machine->part, 0, &state);
+	prepare_waiting_vps(machine);
 }
 
 static uint64_t install_tables(struct machine *machine)
@@ -178,14 +198,17 @@ static uint64_t install_tables(struct machine *machine)
 		.pm1_event_port = PM_BASE,
 		.pm1_control_port = PM_BASE + 4,
 		.pm_timer_port = PM_BASE + 8,
-		.reset_port = PM_RESET_PORT,
-		.reset_value = PM_RESET_VALUE,
+		.reset_port = PCI_RESET_PORT,
+		.reset_value = PCI_RESET_VALUE,
 		.sci_irq = PM_SCI_IRQ,
 		.s5_type = PM_SLP_TYP_S5,
 		.low_window = { MEM_LOW_TOP, LOW_WINDOW_END - MEM_LOW_TOP },
 		.high_window = { high, HIGH_WINDOW_BYTES },
 	};
+	const struct smbios_config smbios = { machine->config->generation, machine->config->id,
+					      machine->config->processor_count };
 
+	smbios_install(machine->mem, &smbios);
 	return acpi_install(machine->mem, &config);
 }
 
@@ -195,12 +218,15 @@ int platform_load(struct platform *platform, struct error *err)
 	struct linux_boot boot = { .kernel_fd = machine->files.kernel,
 				   .initrd_fd = machine->files.initrd,
 				   .cmdline = machine->config->kernel_cmdline };
+	const struct smbios_config smbios = { machine->config->generation, machine->config->id,
+					      machine->config->processor_count };
 	struct linux_entry entry;
 	int r;
 
 	if (boot.kernel_fd < 0)
 		return error_set(err, ERR_UNSUPPORTED,
 				 "firmware boot is not there yet: give the VM -LinuxKernelPath");
+	smbios_install(machine->mem, &smbios);
 	boot.rsdp_gpa = install_tables(machine);
 	r = linux_load(machine->mem, &boot, &entry, err);
 	if (r == 0)

@@ -51,7 +51,8 @@ static bool join_last(struct frame_queue *queue, const uint8_t *frame, size_t le
 	size_t offset, bytes;
 	uint16_t gso;
 
-	if (!q || !frame_continues(q->data, q->len, q->offload.gso_bytes, frame, len, &offset, &gso))
+	if (!q ||
+	    !frame_continues(q->data, q->len, q->offload.gso_bytes, frame, len, &offset, &gso))
 		return false;
 	bytes = len - offset;
 	if (q->len + bytes > JOINED_BYTES)

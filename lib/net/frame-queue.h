@@ -1,7 +1,7 @@
 /*
- * Frames that wait for a port, in copies of our own, bounded in bytes. TCP segments of one stream that
- * follow each other are joined into one large frame on the way in, so that a guest's network stack,
- * and all between here and there, handles one instead of forty.
+ * Frames that wait for a port, in copies of our own, bounded in bytes. TCP segments of one stream
+ * that follow each other are joined into one large frame on the way in, so that a guest's network
+ * stack, and all between here and there, handles one instead of forty.
  *
  * Belongs to one thread.
  */
@@ -22,7 +22,7 @@ struct queued_frame {
 struct frame_queue {
 	struct queued_frame *first;
 	struct queued_frame **last_link; /* what points to the last one */
-	size_t bytes, max_bytes;	 /* with the book-keeping */
+	size_t bytes, max_bytes;         /* with the book-keeping */
 };
 
 void frame_queue_init(struct frame_queue *queue, size_t max_bytes);

@@ -5,11 +5,11 @@
 
 #include <string.h>
 
-#define ETHERTYPE_IPV4 0x0800
-#define ETHERTYPE_IPV6 0x86DD
-#define ETHERTYPE_VLAN 0x8100
-#define PROTOCOL_TCP   6
-#define PROTOCOL_UDP   17
+#define ETHERTYPE_IPV4    0x0800
+#define ETHERTYPE_IPV6    0x86DD
+#define ETHERTYPE_VLAN    0x8100
+#define PROTOCOL_TCP      6
+#define PROTOCOL_UDP      17
 #define IPV6_HEADER_BYTES 40u
 
 /* ---- layout ---- */
@@ -257,6 +257,11 @@ bool frame_segmenter_init(struct frame_segmenter *s, const uint8_t *frame, size_
 	if (!segment_bytes || !frame_parse(frame, len, true, &s->layout) ||
 	    !can_segment(&s->layout))
 		return false;
+	/* Each segment must be possible as an IP packet. */
+	if (s->layout.payload - s->layout.l3 +
+		MIN(segment_bytes, s->layout.end - s->layout.payload) >
+	    UINT16_MAX)
+		return false;
 	s->frame = frame;
 	s->segment_bytes = segment_bytes;
 	s->position = s->layout.payload;
@@ -286,7 +291,7 @@ static void fill_segment_headers(struct frame_segmenter *s, bool last)
 	}
 	store_be32(tcp + 4, load_be32(tcp + 4) + (s->position - l->payload));
 	if (!last)
-		tcp[13] &= (uint8_t)~(TCP_FIN | TCP_PSH);
+		tcp[13] &= (uint8_t) ~(TCP_FIN | TCP_PSH);
 	if (s->index)
 		tcp[13] &= (uint8_t)~TCP_CWR;
 	store_be16(tcp + 16, 0);

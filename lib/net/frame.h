@@ -1,6 +1,6 @@
 /*
- * What the network code does to Ethernet frames: find the headers, fill in checksums, cut a large TCP
- * frame into segments, hash a flow. A frame comes from a guest or the network: nothing in it is
+ * What the network code does to Ethernet frames: find the headers, fill in checksums, cut a large
+ * TCP frame into segments, hash a flow. A frame comes from a guest or the network: nothing in it is
  * believed, every offset is checked against the length. No I/O, no state; any thread.
  */
 #ifndef NET_FRAME_H
@@ -12,16 +12,16 @@
 
 #define FRAME_HEADER_BYTES 14
 #define FRAME_VLAN_BYTES   4
-#define FRAME_MAC_BYTES	   6
-#define FRAME_MIN_BYTES	   FRAME_HEADER_BYTES
+#define FRAME_MAC_BYTES    6
+#define FRAME_MIN_BYTES    FRAME_HEADER_BYTES
 /* An IP packet of 65535 bytes in a tagged frame. */
 #define FRAME_MAX_BYTES (FRAME_HEADER_BYTES + FRAME_VLAN_BYTES + 65535)
 /* Ethernet, tag, IP and TCP headers of a frame that can be segmented. */
 #define FRAME_MAX_TCP_HEADERS 256
 
 /* The offload metadata of a frame, as it travels beside it. */
-#define FRAME_NEEDS_CSUM 0x01 /* TCP or UDP checksum is to be filled in */
-#define FRAME_CSUM_VALID 0x02 /* TCP or UDP checksum is known to be right */
+#define FRAME_NEEDS_CSUM    0x01 /* TCP or UDP checksum is to be filled in */
+#define FRAME_CSUM_VALID    0x02 /* TCP or UDP checksum is known to be right */
 #define FRAME_NEEDS_IP_CSUM 0x04 /* IPv4 header checksum is to be filled in */
 
 struct frame_offload {
@@ -54,7 +54,8 @@ bool frame_parse(const uint8_t *frame, size_t len, bool gso, struct frame_layout
 /* Makes the frame complete: IP length and header checksum, TCP or UDP checksum, as offload asks. It
  * keeps its size. False if the metadata don't fit the frame: drop it. */
 bool frame_finish(uint8_t *frame, size_t len, const struct frame_offload *offload);
-/* Whether the TCP or UDP checksum of a complete frame is right; false as well where there is none. */
+/* Whether the TCP or UDP checksum of a complete frame is right; false as well where there is none.
+ */
 bool frame_checksum_ok(const uint8_t *frame, size_t len);
 
 /*
@@ -83,9 +84,9 @@ bool frame_segmenter_next(struct frame_segmenter *s);
 unsigned frame_segmenter_count(const struct frame_segmenter *s);
 
 /*
- * Whether next continues the TCP stream of frame (complete, or large with gso_bytes) with nothing in
- * between: then its bytes from *ret_offset up to its end can be appended to frame, which is a large
- * one with *ret_gso afterwards, after frame_join_flags(). Checksums of both are trusted.
+ * Whether next continues the TCP stream of frame (complete, or large with gso_bytes) with nothing
+ * in between: then its bytes from *ret_offset up to its end can be appended to frame, which is a
+ * large one with *ret_gso afterwards, after frame_join_flags(). Checksums of both are trusted.
  */
 bool frame_continues(const uint8_t *frame, size_t len, uint16_t gso_bytes, const uint8_t *next,
 		     size_t next_len, size_t *ret_offset, uint16_t *ret_gso);
@@ -95,9 +96,9 @@ void frame_join_flags(uint8_t *frame, const uint8_t *next);
 uint64_t frame_sum(const void *data, size_t len);
 uint16_t frame_fold(uint64_t sum);
 
-#define FRAME_HASH_IPV4	    0x01
+#define FRAME_HASH_IPV4     0x01
 #define FRAME_HASH_TCP_IPV4 0x02
-#define FRAME_HASH_IPV6	    0x04
+#define FRAME_HASH_IPV6     0x04
 #define FRAME_HASH_TCP_IPV6 0x08
 /* Toeplitz hash of addresses (and ports) as NDIS defines it, of the types (FRAME_HASH_*) asked for.
  * False: the frame is of none of them. */

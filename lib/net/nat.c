@@ -12,10 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GATEWAY_HOST	1
+#define GATEWAY_HOST    1
 #define NAMESERVER_HOST 2
 #define DHCP_FIRST_HOST 16
-#define UPLINK_MTU	1500
+#define UPLINK_MTU      1500
 
 struct nat {
 	struct loop *loop;

@@ -21,7 +21,7 @@ struct nat;
 
 struct nat_config {
 	struct in_addr network; /* network byte order */
-	unsigned prefix_bits;	/* 16 to 28 */
+	unsigned prefix_bits;   /* 16 to 28 */
 	bool ipv6;
 	struct in6_addr network6; /* of 64 bits */
 	bool host_loopback;

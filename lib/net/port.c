@@ -8,7 +8,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#define SOCKET_BYTES (1024 * 1024) /* asked for; the kernel gives up to net.core.wmem_max */
+#define SOCKET_BYTES   (1024 * 1024) /* asked for; the kernel gives up to net.core.wmem_max */
 #define HEADER_VERSION 1
 
 /* In front of each frame. Same host, same byte order. */
@@ -31,7 +31,7 @@ struct port {
 	struct port_stats stats;
 	bool closed;
 	bool want_writable; /* a send was refused */
-	bool paused;	    /* `received` refused frames */
+	bool paused;        /* `received` refused frames */
 
 	/* Frames that were received: [first, count) are not taken yet. */
 	uint8_t *slots; /* PORT_BATCH of SLOT_BYTES; pages that no frame reached stay untouched */
@@ -122,11 +122,9 @@ static void receive_batch(struct port *port)
 	bool end = false;
 
 	for (unsigned i = 0; i < PORT_BATCH; i++) {
-		port->message_iov[i] =
-			(struct iovec){ port->slots + i * SLOT_BYTES, SLOT_BYTES };
-		port->messages[i] = (struct mmsghdr){
-			.msg_hdr = { .msg_iov = &port->message_iov[i], .msg_iovlen = 1 }
-		};
+		port->message_iov[i] = (struct iovec){ port->slots + i * SLOT_BYTES, SLOT_BYTES };
+		port->messages[i] = (struct mmsghdr){ .msg_hdr = { .msg_iov = &port->message_iov[i],
+								   .msg_iovlen = 1 } };
 	}
 	n = recvmmsg(port->fd, port->messages, PORT_BATCH, MSG_DONTWAIT, NULL);
 	if (n < 0) {

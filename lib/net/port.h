@@ -7,10 +7,11 @@
  * take frames of that size with any offload metadata: who receives one finishes or segments it
  * (net/frame.h) where it must.
  *
- * Nothing here blocks or queues. A port takes frames while the socket has room, and says how many it
- * took; after a refusal it calls `writable` once. Frames that arrive are read only while the owner
- * takes them: the owner returns how many it took, and calls port_resume() when it wants the rest.
- * So a slow guest fills its socket, and the switch, whose own queue is bounded, drops (vswitch.h).
+ * Nothing here blocks or queues. A port takes frames while the socket has room, and says how many
+ *it took; after a refusal it calls `writable` once. Frames that arrive are read only while the
+ *owner takes them: the owner returns how many it took, and calls port_resume() when it wants the
+ *rest. So a slow guest fills its socket, and the switch, whose own queue is bounded, drops
+ *(vswitch.h).
  *
  * A port belongs to its loop.
  *
@@ -28,8 +29,8 @@
 
 struct port;
 
-#define PORT_BATCH    32 /* frames that `received` gets at most in one call */
-#define PORT_MAX_IOV  40 /* pieces of a frame to send */
+#define PORT_BATCH   32 /* frames that `received` gets at most in one call */
+#define PORT_MAX_IOV 40 /* pieces of a frame to send */
 
 struct port_frame {
 	struct frame_offload offload;
@@ -44,8 +45,8 @@ struct port_ops {
 	unsigned (*received)(void *user, struct port_frame *frames, unsigned count);
 	/* There is room again, after port_send() took less than it was given. */
 	void (*writable)(void *user);
-	/* The other side is gone or broke the protocol; called once; sending takes all and drops it.
-	 * May free the port. */
+	/* The other side is gone or broke the protocol; called once; sending takes all and drops
+	 * it. May free the port. */
 	void (*closed)(void *user);
 };
 

@@ -133,7 +133,8 @@ static void remove_addresses(struct vswitch *sw,
 	}
 }
 
-static bool is_old(const struct vswitch *sw, const struct address *a, const struct switch_port *port)
+static bool is_old(const struct vswitch *sw, const struct address *a,
+		   const struct switch_port *port)
 {
 	(void)port;
 	return !a->fixed && sw->now_ns - a->seen_ns > VSWITCH_AGE_NS;
@@ -248,9 +249,8 @@ static bool admit(struct switch_port *port, struct port_frame *frame)
 		return false;
 	}
 	frame->offload.flags &= FLAGS_OF_GUEST;
-	if (frame->offload.gso_bytes &&
-	    !frame_segmenter_init(&segmenter, data, frame->iov->iov_len,
-				  frame->offload.gso_bytes)) {
+	if (frame->offload.gso_bytes && !frame_segmenter_init(&segmenter, data, frame->iov->iov_len,
+							      frame->offload.gso_bytes)) {
 		port->dropped_malformed++;
 		return false;
 	}

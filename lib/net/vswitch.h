@@ -6,8 +6,8 @@
  * addresses age, and a port can have only so many: a guest can't push out the others' to see their
  * frames.
  *
- * Each port has a queue of bounded size for frames that its socket has no room for. When that is full,
- * new frames to the port are dropped and counted; nobody waits for a slow port.
+ * Each port has a queue of bounded size for frames that its socket has no room for. When that is
+ * full, new frames to the port are dropped and counted; nobody waits for a slow port.
  *
  * The switch belongs to its loop.
  */
@@ -21,11 +21,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define VSWITCH_MAX_PORTS	  256
-#define VSWITCH_MAX_LEARNED	  64 /* addresses that one port may have */
-#define VSWITCH_AGE_NS		  (300 * UINT64_C(1000000000))
-#define VSWITCH_PORT_QUEUE_BYTES  (2u * 1024 * 1024)
-#define VSWITCH_PORT_ID_BYTES	  64
+#define VSWITCH_MAX_PORTS        256
+#define VSWITCH_MAX_LEARNED      64 /* addresses that one port may have */
+#define VSWITCH_AGE_NS           (300 * UINT64_C(1000000000))
+#define VSWITCH_PORT_QUEUE_BYTES (2u * 1024 * 1024)
+#define VSWITCH_PORT_ID_BYTES    64
 
 struct vswitch;
 
@@ -39,13 +39,13 @@ struct vswitch_port_config {
 struct vswitch_port_info {
 	const char *id;
 	uint64_t received, received_bytes; /* from the guest */
-	uint64_t sent, sent_bytes;	   /* to the guest */
+	uint64_t sent, sent_bytes;         /* to the guest */
 	uint64_t dropped_queue, dropped_spoofed, malformed;
 	unsigned learned;
 };
 
-/* What the switch sends up: the frame is complete (frame_finish), can be longer than any MTU when it
- * was a large TCP frame, and is valid during the call only. */
+/* What the switch sends up: the frame is complete (frame_finish), can be longer than any MTU when
+ * it was a large TCP frame, and is valid during the call only. */
 struct vswitch_uplink {
 	void (*send)(void *user, const uint8_t *frame, size_t len);
 	void *user;

@@ -13,10 +13,10 @@ const char *part_backend_name(enum part_backend backend)
 	return backend == PART_KVM ? "kvm" : backend == PART_SOFT ? "soft" : "auto";
 }
 
-enum part_backend part_backend_detect(char *reason, size_t reason_size)
+enum part_backend part_backend_detect(int kvm_fd, char *reason, size_t reason_size)
 {
 	char why[256];
-	bool usable = kvm_usable(-1, why, sizeof(why));
+	bool usable = kvm_usable(kvm_fd, why, sizeof(why));
 
 	if (reason && reason_size)
 		snprintf(reason, reason_size, "%s", why);

@@ -30,8 +30,9 @@ struct part;
 
 enum part_backend { PART_AUTO, PART_KVM, PART_SOFT };
 
-/* What PART_AUTO would take on this host, and in reason (may be NULL) a sentence why. */
-enum part_backend part_backend_detect(char *reason, size_t reason_size);
+/* What PART_AUTO would take on this host, and in reason (may be NULL) a sentence why. kvm_fd: as in
+ * struct part_config. */
+enum part_backend part_backend_detect(int kvm_fd, char *reason, size_t reason_size);
 const char *part_backend_name(enum part_backend backend); /* "kvm", "soft" */
 
 /* 64-bit and 32-bit callers: registers as the hypercall convention names them (TLFS section 3). */
@@ -115,6 +116,7 @@ struct part_vp_state {
 	uint64_t gdt_base, idt_base;
 	uint16_t gdt_limit, idt_limit;
 	uint64_t cr0, cr2, cr3, cr4, cr8, efer;
+	uint64_t mtrr_def_type; /* IA32_MTRR_DEF_TYPE; guests copy it to the other VPs */
 	bool halted, wait_for_sipi;
 };
 

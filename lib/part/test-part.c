@@ -767,7 +767,7 @@ static void test_reset(void **state)
 	assert_memory_equal(s.seg, at_reset.seg, sizeof(s.seg[0]) * PART_LDTR);
 	assert_int_equal(s.rip, 0xFFF0);
 	assert_int_equal(s.cr0, 0x60000010);
-	assert_int_equal(s.cr3 | s.cr4 | s.efer | s.cr8, 0);
+	assert_int_equal(s.cr3 | s.cr4 | s.efer | s.cr8 | s.mtrr_def_type, 0);
 	assert_int_equal(s.rflags, 2);
 	assert_false(s.halted);
 
@@ -795,6 +795,7 @@ static void test_state_round_trip(void **state)
 		s.gpr[i] = 0x0101010101010101 * (i + 1);
 	s.cr2 = 0x123456789000;
 	s.cr8 = 7;
+	s.mtrr_def_type = 0xC06;
 	s.seg[PART_GS].base = 0xFFFF888012345000;
 	s.halted = true;
 	part_vp_set_state(m.part, 1, &s);
@@ -810,6 +811,7 @@ static void test_state_round_trip(void **state)
 	assert_true(got.cr2 == s.cr2 && got.cr3 == s.cr3 && got.cr4 == s.cr4);
 	assert_int_equal(got.cr0, s.cr0);
 	assert_int_equal(got.cr8, 7);
+	assert_int_equal(got.mtrr_def_type, 0xC06);
 	assert_int_equal(got.efer, s.efer);
 	assert_int_equal(got.gdt_limit, s.gdt_limit);
 	assert_int_equal(got.idt_base, s.idt_base);

@@ -2,8 +2,9 @@
  * NVSP: the network device's protocol on its VMBus channel (MS-NVSP is not published; names and
  * numbers are those of the public guest drivers). All fields little-endian and packed.
  *
- * A message is a u32 type and a body. Guests give and expect messages of NVSP_MESSAGE_BYTES (Linux's
- * union of all bodies, and its check of completion lengths); shorter requests come from iPXE.
+ * A message is a u32 type and a body. Guests give and expect messages of NVSP_MESSAGE_BYTES
+ * (Linux's union of all bodies, and its check of completion lengths); shorter requests come from
+ * iPXE.
  */
 #ifndef SPEC_NVSP_H
 #define SPEC_NVSP_H
@@ -12,11 +13,11 @@
 
 #define NVSP_MESSAGE_BYTES 40
 
-#define NVSP_VERSION_1	 0x00002u
-#define NVSP_VERSION_2	 0x30002u
-#define NVSP_VERSION_4	 0x40000u
-#define NVSP_VERSION_5	 0x50000u
-#define NVSP_VERSION_6	 0x60000u
+#define NVSP_VERSION_1   0x00002u
+#define NVSP_VERSION_2   0x30002u
+#define NVSP_VERSION_4   0x40000u
+#define NVSP_VERSION_5   0x50000u
+#define NVSP_VERSION_6   0x60000u
 #define NVSP_VERSION_6_1 0x60001u
 
 enum nvsp_type {
@@ -78,9 +79,9 @@ struct nvsp_send_buffer_complete {
 	uint32_t type, status, section_bytes;
 } __attribute__((packed));
 
-#define NVSP_CHANNEL_DATA	0
-#define NVSP_CHANNEL_CONTROL	1
-#define NVSP_NO_SECTION		0xFFFFFFFFu
+#define NVSP_CHANNEL_DATA    0
+#define NVSP_CHANNEL_CONTROL 1
+#define NVSP_NO_SECTION      0xFFFFFFFFu
 struct nvsp_rndis_packet {
 	uint32_t type, channel, section_index, section_bytes;
 } __attribute__((packed));

@@ -2,6 +2,7 @@
 #include "spec/hv.h"
 #include "spec/ic.h"
 #include "spec/scsi.h"
+#include "spec/smbios.h"
 #include "spec/storvsp.h"
 #include "spec/vhdx.h"
 #include "spec/vmbus.h"

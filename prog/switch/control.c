@@ -112,8 +112,8 @@ static int op_add_port(struct control *control, struct request *request, json_t 
 		return error_set(err, ERR_INVALID, "port '%s': '%s' is no MAC address", config.id,
 				 mac);
 	if (request->fd < 0 || !is_port_socket(request->fd))
-		return error_set(err, ERR_INVALID,
-				 "port '%s' comes without a SEQPACKET socket", config.id);
+		return error_set(err, ERR_INVALID, "port '%s' comes without a SEQPACKET socket",
+				 config.id);
 	return vswitch_add_port(control->sw, &config, TAKE_FD(request->fd), err);
 }
 
@@ -147,13 +147,12 @@ static void on_port_gone(void *user, const char *id)
 
 static json_t *port_json(const struct vswitch_port_info *info)
 {
-	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "port", info->id,
-			 "received", (json_int_t)info->received, "received_bytes",
-			 (json_int_t)info->received_bytes, "sent", (json_int_t)info->sent,
-			 "sent_bytes", (json_int_t)info->sent_bytes, "dropped_queue",
-			 (json_int_t)info->dropped_queue, "dropped_spoofed",
-			 (json_int_t)info->dropped_spoofed, "malformed",
-			 (json_int_t)info->malformed, "learned", (int)info->learned);
+	return json_pack(
+	    "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "port", info->id, "received",
+	    (json_int_t)info->received, "received_bytes", (json_int_t)info->received_bytes, "sent",
+	    (json_int_t)info->sent, "sent_bytes", (json_int_t)info->sent_bytes, "dropped_queue",
+	    (json_int_t)info->dropped_queue, "dropped_spoofed", (json_int_t)info->dropped_spoofed,
+	    "malformed", (json_int_t)info->malformed, "learned", (int)info->learned);
 }
 
 static int op_status(struct control *control, struct request *request, json_t **ret,

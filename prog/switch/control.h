@@ -11,8 +11,9 @@
  * Answers: {"id":1, "ok":true, ...} or {"id":1, "error":{"code":"exists", "text":"..."}}. Event:
  * {"event":"port-gone", "port":"<id>"}, when the other end of a port closed.
  *
- * "type" is "nat" or "private" (no uplink). With "keep" the switch lives on without the daemon while
- * it has ports; without it, it ends when the control socket closes. "configure" comes once, first.
+ * "type" is "nat" or "private" (no uplink). With "keep" the switch lives on without the daemon
+ *while it has ports; without it, it ends when the control socket closes. "configure" comes once,
+ *first.
  */
 #ifndef SWITCH_CONTROL_H
 #define SWITCH_CONTROL_H

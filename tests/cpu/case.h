@@ -48,6 +48,9 @@ struct cpu_case {
 	unsigned code_length;	   /* placed at before.rip */
 	unsigned instruction_count;
 	uint16_t undefined_flags;  /* after the last instruction */
+	bool extension; /* beyond x86-64-v2: AES, SHA, PCLMULQDQ, ADX, MOVBE */
+	bool large_operand; /* processors touch it in their own order: any of its bytes may fault */
+	bool loose_mmx; /* MASKMOVQ: when it faults, the registers may have changed to MMX already */
 	/* Memory that processors are free to fill: x87 pointers, MXCSR_MASK. Bytes in data. */
 	struct {
 		unsigned offset, size;
@@ -87,7 +90,7 @@ struct subject {
 	bool (*run)(void *subject, const struct cpu_case *c, struct cpu_outcome *ret);
 };
 
-extern const struct subject subject_hostop;
+extern const struct subject subject_hostop, subject_softcpu, subject_softcpu_blocks;
 
 /* Reports to stdout and returns false if the two differ. */
 bool compare_outcomes(const struct cpu_case *c, const struct cpu_outcome *native,

@@ -375,25 +375,39 @@ static bool is_far(const ZydisDecodedInstruction *insn)
 	return insn->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
 }
 
+static bool has_prefix(const ZydisDecodedInstruction *insn, uint8_t prefix)
+{
+	for (unsigned i = 0; i < insn->raw.prefix_count; i++)
+		if (insn->raw.prefixes[i].value == prefix)
+			return true;
+	return false;
+}
+
+/* What processors do differently from each other. */
+static bool depends_on_vendor(const ZydisDecodedInstruction *insn)
+{
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_BSF: /* with F3 some have TZCNT and LZCNT */
+	case ZYDIS_MNEMONIC_BSR:
+		return has_prefix(insn, 0xf3);
+	case ZYDIS_MNEMONIC_LOOPE: /* to some, F2 and F3 change the condition */
+	case ZYDIS_MNEMONIC_LOOPNE:
+		return has_prefix(insn, 0xf2) || has_prefix(insn, 0xf3) || has_prefix(insn, 0x66);
+	default:
+		break;
+	}
+	/* A prefetch of a register is a NOP to some and invalid to others. */
+	if (insn->opcode_map == ZYDIS_OPCODE_MAP_0F && insn->opcode == 0x0d &&
+	    insn->raw.modrm.mod == 3)
+		return true;
+	return is_branch(insn) && has_prefix(insn, 0x66);
+}
+
 static bool fit(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
 {
-	bool bit_scan = insn->mnemonic == ZYDIS_MNEMONIC_BSF || insn->mnemonic == ZYDIS_MNEMONIC_BSR;
-
-	if (insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
-	    !allowed_set(insn->meta.isa_set) || forbidden(insn->mnemonic) || is_far(insn) ||
-	    has_segment_register(insn, operands))
-		return false;
-	/* F3 makes it TZCNT or LZCNT on some hosts. */
-	if (bit_scan && insn->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE))
-		return false;
-	for (unsigned i = 0; bit_scan && i < insn->raw.prefix_count; i++)
-		if (insn->raw.prefixes[i].value == 0xf3)
-			return false;
-	/* Processors disagree about branches with an operand size prefix. */
-	for (unsigned i = 0; is_branch(insn) && i < insn->raw.prefix_count; i++)
-		if (insn->raw.prefixes[i].value == 0x66)
-			return false;
-	return true;
+	return insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+	       allowed_set(insn->meta.isa_set) && !forbidden(insn->mnemonic) && !is_far(insn) &&
+	       !has_segment_register(insn, operands) && !depends_on_vendor(insn);
 }
 
 /* ---- values ---- */
@@ -888,6 +902,8 @@ static bool place_operands(struct generator *generator, struct code *code, struc
 	return true;
 }
 
+#define KERNEL_HALF 0x0000800000000000u
+
 /* An operand may only touch our pages or places where nothing can be mapped. */
 static bool operands_safe(const struct cpu_state *state, const ZydisDecodedInstruction *insn,
 			  const ZydisDecodedOperand *operands)
@@ -904,6 +920,10 @@ static bool operands_safe(const struct cpu_state *state, const ZydisDecodedInstr
 		address = effective_address(state, insn, &operands[i].mem);
 		/* Some processors take these misaligned. */
 		if (insn->meta.isa_set == ZYDIS_ISA_SET_SHA && address % 16)
+			return false;
+		/* In which order the pieces of a large operand are checked is theirs. */
+		if (operands[i].size >= 80 && operands[i].size != 128 && address > KERNEL_HALF - 512 &&
+		    (address % 16 || address < KERNEL_HALF))
 			return false;
 		if (address >= 0x0000100000000000 && address < 0x00007ffffffff000)
 			return false;
@@ -966,6 +986,20 @@ static uint16_t undefined_flags(const ZydisDecodedInstruction *insn)
 	return insn->cpu_flags ? (uint16_t)(insn->cpu_flags->undefined & FLAGS_STATUS) : 0;
 }
 
+static bool is_extension(const ZydisDecodedInstruction *insn)
+{
+	switch (insn->meta.isa_set) {
+	case ZYDIS_ISA_SET_ADOX_ADCX:
+	case ZYDIS_ISA_SET_AES:
+	case ZYDIS_ISA_SET_MOVBE:
+	case ZYDIS_ISA_SET_PCLMULQDQ:
+	case ZYDIS_ISA_SET_SHA:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void ignore(struct cpu_case *c, uint64_t address, unsigned size)
 {
 	unsigned i = c->ignored[0].size != 0;
@@ -1020,5 +1054,8 @@ void generate_case(struct generator *generator, uint64_t id, bool sequence, stru
 	ret->code_length = code.length;
 	ret->instruction_count = 1;
 	ret->undefined_flags = undefined_flags(&insn);
+	ret->extension = is_extension(&insn);
+	ret->loose_mmx = insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+	ret->large_operand = operands[0].size > 128 || operands[0].size == 112;
 	ignore_what_may_differ(ret, &insn, operands);
 }

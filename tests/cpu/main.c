@@ -1,7 +1,8 @@
 /*
  * cpu-diff: random instructions on the real processor and on a processor under test, compared.
  *
- *	cpu-diff [--subject hostop] [--seed N] [--count N | --seconds N] [--sequences] [--case ID]
+ *	cpu-diff [--subject softcpu|softcpu-blocks|hostop] [--seed N] [--count N | --seconds N]
+ *		 [--sequences] [--case ID]
  *
  * Exits with 1 if anything differed. The line "--case ..." of a report repeats that case alone.
  */
@@ -31,7 +32,8 @@ struct run {
 	uint64_t done, compared, failed;
 };
 
-static const struct subject *const subjects[] = { &subject_hostop };
+static const struct subject *const subjects[] = { &subject_softcpu, &subject_softcpu_blocks,
+						&subject_hostop };
 
 static const struct subject *find_subject(const char *name)
 {

@@ -81,7 +81,8 @@ struct frame {
 	u64 ip, cs, flags, sp, ss;
 };
 
-static void fault(struct frame *frame)
+/* Inlined: an interrupt handler may call only what saves all registers. */
+__attribute__((always_inline)) static inline void fault(struct frame *frame)
 {
 	faults++;
 	if (!fixup) {

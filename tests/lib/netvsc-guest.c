@@ -10,8 +10,8 @@
 
 #define PAGE VMBUS_PAGE_BYTES
 
-static const struct guid class_network = GUID_INIT(0xf8615163, 0xdf3e, 0x46c5, 0x91, 0x3f, 0xf2,
-						   0xd2, 0xf9, 0x65, 0xed, 0x0e);
+static const struct guid class_network =
+    GUID_INIT(0xf8615163, 0xdf3e, 0x46c5, 0x91, 0x3f, 0xf2, 0xd2, 0xf9, 0x65, 0xed, 0x0e);
 
 #define require(condition, ...)                                                                    \
 	do {                                                                                       \
@@ -33,8 +33,8 @@ static void copy_pages(struct netvsc_guest *nic, const uint64_t *gpa, uint64_t o
 		size_t n = MIN(len, PAGE - offset % PAGE);
 		uint64_t where = gpa[offset / PAGE] + offset % PAGE;
 
-		require(write ? mem_write(nic->guest->mem, where, at, n) :
-				mem_read(nic->guest->mem, where, at, n),
+		require(write ? mem_write(nic->guest->mem, where, at, n)
+			      : mem_read(nic->guest->mem, where, at, n),
 			"not RAM");
 		at += n;
 		offset += n;
@@ -44,7 +44,8 @@ static void copy_pages(struct netvsc_guest *nic, const uint64_t *gpa, uint64_t o
 
 /* ---- what the host sends ---- */
 
-static void parse_ppi(struct netvsc_guest_frame *frame, const uint8_t *ppi, uint32_t bytes)
+static void parse_ppi(struct netvsc_guest_frame *frame, const uint8_t *ppi, uint32_t bytes,
+		      uint8_t *ret_rsc_flags)
 {
 	while (bytes >= 12) {
 		uint32_t size = load_le32(ppi), type = load_le32(ppi + 4);
@@ -61,18 +62,33 @@ static void parse_ppi(struct netvsc_guest_frame *frame, const uint8_t *ppi, uint
 		} else if (type == RNDIS_PPI_VLAN) {
 			frame->has_vlan = true;
 			frame->vlan = value;
+		} else if (type == RNDIS_PPI_RSC) {
+			require(ppi[offset] == PPI_RSC_VERSION, "unknown RSC version");
+			*ret_rsc_flags = ppi[offset + 1];
 		}
 		ppi += size;
 		bytes -= size;
 	}
 }
 
+static void append_fragment(struct netvsc_guest *nic, const uint8_t *data, uint32_t bytes)
+{
+	struct netvsc_guest_frame *frame =
+	    &nic->frames[(nic->frame_first + nic->frame_count - 1) % NETVSC_GUEST_MAX_FRAMES];
+
+	frame->data = realloc(frame->data, frame->len + bytes);
+	memcpy(frame->data + frame->len, data, bytes);
+	frame->len += bytes;
+	frame->fragments++;
+}
+
 static void take_frame(struct netvsc_guest *nic, unsigned channel, const uint8_t *message,
 		       uint32_t bytes)
 {
 	unsigned at = (nic->frame_first + nic->frame_count) % NETVSC_GUEST_MAX_FRAMES;
-	struct netvsc_guest_frame frame = { .channel = channel };
+	struct netvsc_guest_frame frame = { .channel = channel, .fragments = 1 };
 	struct rndis_packet packet;
+	uint8_t rsc = 0;
 
 	require(bytes >= RNDIS_HEADER_BYTES + sizeof(packet), "short RNDIS packet");
 	memcpy(&packet, message + RNDIS_HEADER_BYTES, sizeof(packet));
@@ -81,7 +97,14 @@ static void take_frame(struct netvsc_guest *nic, unsigned channel, const uint8_t
 	require(RANGE_OK(packet.data_offset, packet.data_bytes, bytes), "data out of bounds");
 	require(RANGE_OK(packet.ppi_offset, packet.ppi_bytes, bytes), "PPI out of bounds");
 	require(nic->frame_count < NETVSC_GUEST_MAX_FRAMES, "too many frames");
-	parse_ppi(&frame, message + packet.ppi_offset, packet.ppi_bytes);
+	parse_ppi(&frame, message + packet.ppi_offset, packet.ppi_bytes, &rsc);
+	require(nic->in_large_receive == (rsc && !(rsc & PPI_RSC_FIRST_FRAGMENT)),
+		"RSC fragments out of order");
+	nic->in_large_receive = rsc && !(rsc & PPI_RSC_LAST_FRAGMENT);
+	if (rsc && !(rsc & PPI_RSC_FIRST_FRAGMENT)) {
+		append_fragment(nic, message + packet.data_offset, packet.data_bytes);
+		return;
+	}
 	frame.len = packet.data_bytes;
 	frame.data = malloc(frame.len);
 	memcpy(frame.data, message + packet.data_offset, frame.len);
@@ -95,7 +118,7 @@ static void take_message(struct netvsc_guest *nic, unsigned channel, uint32_t nv
 	uint8_t *message = malloc(bytes);
 
 	require(offset % nic->section_bytes == 0 && bytes <= nic->section_bytes &&
-			offset / nic->section_bytes < nic->section_count,
+		    offset / nic->section_bytes < nic->section_count,
 		"range %u+%u is no section", offset, bytes);
 	copy_pages(nic, nic->receive_gpa, offset, message, bytes, false);
 	require(bytes >= RNDIS_HEADER_BYTES && load_le32(message + 4) == bytes,
@@ -128,7 +151,7 @@ static void take_transfer(struct netvsc_guest *nic, unsigned channel,
 
 	require(load_le16(packet->bytes + 16) == NETVSC_GUEST_PAGE_SET, "wrong page set");
 	require(packet->payload_len >= NVSP_MESSAGE_BYTES &&
-			load_le32(packet->payload) == NVSP_SEND_RNDIS_PACKET,
+		    load_le32(packet->payload) == NVSP_SEND_RNDIS_PACKET,
 		"no RNDIS packet in the transfer");
 	require(packet->bytes + 24 + count * 8 <= packet->payload, "ranges run into the payload");
 	require(packet->transaction_id != 0, "transfer without an id");
@@ -138,6 +161,7 @@ static void take_transfer(struct netvsc_guest *nic, unsigned channel,
 	for (uint32_t i = 0; i < count; i++)
 		take_message(nic, channel, nvsp_channel, load_le32(packet->bytes + 24 + i * 8),
 			     load_le32(packet->bytes + 28 + i * 8));
+	require(!nic->in_large_receive, "a large receive goes on in another packet");
 	if (nic->hold && nvsp_channel == NVSP_CHANNEL_DATA) {
 		require(nic->held_count < ARRAY_SIZE(nic->held), "too many held packets");
 		nic->held[nic->held_count].transaction_id = packet->transaction_id;
@@ -167,7 +191,7 @@ static void take_inband(struct netvsc_guest *nic, const struct vmbus_guest_packe
 	struct nvsp_indirection_table table;
 
 	require(packet->payload_len >= sizeof(table) &&
-			load_le32(packet->payload) == NVSP_SEND_INDIRECTION_TABLE,
+		    load_le32(packet->payload) == NVSP_SEND_INDIRECTION_TABLE,
 		"unexpected message %u of the host", load_le32(packet->payload));
 	memcpy(&table, packet->payload, sizeof(table));
 	require(table.count == NVSP_INDIRECTION_ENTRIES && table.offset == 12, "bad table");
@@ -290,20 +314,19 @@ static void init_buffers(struct netvsc_guest *nic)
 
 	nic->receive_gpa = alloc_pages(nic, nic->options.receive_pages);
 	nic->receive_gpadl = vmbus_guest_gpadl_create(nic->guest, nic->channels[0]->relid,
-						      nic->receive_gpa,
-						      nic->options.receive_pages);
+						      nic->receive_gpa, nic->options.receive_pages);
 	message.type = NVSP_SEND_RECEIVE_BUFFER;
 	message.gpadl = nic->receive_gpadl;
 	nvsp_request(nic, &message, sizeof(message), payload);
 	memcpy(&receive, payload, sizeof(receive));
 	require(receive.type == NVSP_SEND_RECEIVE_BUFFER_COMPLETE &&
-			receive.status == NVSP_STATUS_SUCCESS && receive.section_count == 1 &&
-			receive.section.offset == 0 && receive.section.suballocation_bytes >= 68,
+		    receive.status == NVSP_STATUS_SUCCESS && receive.section_count == 1 &&
+		    receive.section.offset == 0 && receive.section.suballocation_bytes >= 68,
 		"bad receive buffer answer");
 	nic->section_bytes = receive.section.suballocation_bytes;
 	nic->section_count = receive.section.suballocation_count;
 	require((uint64_t)nic->section_bytes * nic->section_count <=
-			nic->options.receive_pages * (uint64_t)PAGE,
+		    nic->options.receive_pages * (uint64_t)PAGE,
 		"sections larger than the buffer");
 	nic->send_gpa = alloc_pages(nic, nic->options.send_pages);
 	nic->send_gpadl = vmbus_guest_gpadl_create(nic->guest, nic->channels[0]->relid,
@@ -312,7 +335,7 @@ static void init_buffers(struct netvsc_guest *nic)
 	nvsp_request(nic, &message, sizeof(message), payload);
 	memcpy(&send, payload, sizeof(send));
 	require(send.type == NVSP_SEND_SEND_BUFFER_COMPLETE && send.status == NVSP_STATUS_SUCCESS &&
-			send.section_bytes,
+		    send.section_bytes,
 		"bad send buffer answer");
 	nic->send_section_bytes = send.section_bytes;
 }
@@ -329,8 +352,8 @@ struct netvsc_guest *netvsc_guest_open(struct vmbus_guest *guest,
 	nic->options.receive_pages = options->receive_pages ? options->receive_pages : 256;
 	nic->options.send_pages = options->send_pages ? options->send_pages : 64;
 	nic->options.ring_pages = options->ring_pages ? options->ring_pages : 32;
-	nic->channels[0] = vmbus_guest_open(guest, offer, nic->options.ring_pages,
-					    nic->options.ring_pages);
+	nic->channels[0] =
+	    vmbus_guest_open(guest, offer, nic->options.ring_pages, nic->options.ring_pages);
 	require(nic->channels[0], "the host refused the channel");
 	nic->channel_count = 1;
 	nic->next_transaction = 1000;
@@ -368,7 +391,7 @@ void netvsc_guest_close(struct netvsc_guest *nic)
 		vmbus_guest_close(nic->channels[--nic->channel_count]);
 	vmbus_guest_close(nic->channels[0]);
 	require(vmbus_guest_gpadl_teardown(nic->guest, relid, nic->receive_gpadl) &&
-			vmbus_guest_gpadl_teardown(nic->guest, relid, nic->send_gpadl),
+		    vmbus_guest_gpadl_teardown(nic->guest, relid, nic->send_gpadl),
 		"GPADLs are not torn down");
 	free_nic(nic);
 }
@@ -389,11 +412,11 @@ unsigned netvsc_guest_open_subchannels(struct netvsc_guest *nic, unsigned count)
 	nvsp_request(nic, &request, sizeof(request), payload);
 	memcpy(&reply, payload, sizeof(reply));
 	require(reply.type == NVSP_SUBCHANNEL && reply.status == NVSP_STATUS_SUCCESS &&
-			reply.count <= count,
+		    reply.count <= count,
 		"bad sub-channel answer");
 	for (uint16_t i = 1; i <= reply.count; i++) {
 		const struct vmbus_spec_offer *offer =
-			vmbus_guest_offer(nic->guest, &class_network, i);
+		    vmbus_guest_offer(nic->guest, &class_network, i);
 
 		require(offer, "sub-channel %u is not offered", i);
 		nic->channels[i] = vmbus_guest_open(nic->guest, offer, nic->options.ring_pages,
@@ -462,8 +485,7 @@ uint32_t netvsc_guest_query(struct netvsc_guest *nic, uint32_t oid, void *data, 
 {
 	struct rndis_oid_request request = { ++nic->next_request, oid, 0, 20, 0 };
 	struct rndis_query_complete reply;
-	const uint8_t *answer =
-		netvsc_guest_request(nic, RNDIS_QUERY, &request, sizeof(request));
+	const uint8_t *answer = netvsc_guest_request(nic, RNDIS_QUERY, &request, sizeof(request));
 
 	memcpy(&reply, answer + 8, sizeof(reply));
 	require(reply.request_id == request.request_id, "answer to another request");
@@ -485,10 +507,59 @@ uint32_t netvsc_guest_set(struct netvsc_guest *nic, uint32_t oid, const void *da
 
 	memcpy(body.data, data, len);
 	memcpy(&reply,
-	       netvsc_guest_request(nic, RNDIS_SET, &body, (uint32_t)sizeof(body.request) + len) + 8,
+	       netvsc_guest_request(nic, RNDIS_SET, &body, (uint32_t)sizeof(body.request) + len) +
+		   8,
 	       sizeof(reply));
 	require(reply.request_id == body.request.request_id, "answer to another request");
 	return reply.status;
+}
+
+uint32_t netvsc_guest_offloads(struct netvsc_guest *nic, uint8_t value, bool rsc)
+{
+	uint8_t one = value == NDIS_OFFLOAD_BOTH ? NDIS_OFFLOAD_TX : NDIS_OFFLOAD_OFF;
+	struct ndis_offload_parameters p = {
+		.header = { NDIS_OBJECT_DEFAULT, 3, sizeof(p) },
+		.ip4 = NDIS_OFFLOAD_OFF,
+		.tcp4 = value,
+		.udp4 = value,
+		.tcp6 = value,
+		.udp6 = value,
+		.lso2_ip4 = one,
+		.lso2_ip6 = one,
+		.rsc_ip4 = rsc ? NDIS_OFFLOAD_TX : NDIS_OFFLOAD_OFF,
+		.rsc_ip6 = rsc ? NDIS_OFFLOAD_TX : NDIS_OFFLOAD_OFF,
+	};
+
+	return netvsc_guest_set(nic, OID_TCP_OFFLOAD_PARAMETERS, &p, sizeof(p));
+}
+
+const uint8_t netvsc_guest_rss_key[NDIS_RSS_KEY_BYTES] = {
+	0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3,
+	0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3,
+	0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa
+};
+
+uint32_t netvsc_guest_rss(struct netvsc_guest *nic, unsigned queues)
+{
+	struct {
+		struct ndis_rss_parameters p;
+		uint8_t pad[40 - sizeof(struct ndis_rss_parameters)];
+		uint32_t table[NDIS_RSS_MAX_ENTRIES];
+		uint8_t key[NDIS_RSS_KEY_BYTES];
+	} __attribute__((packed)) rss = {
+		.p = { .header = { NDIS_OBJECT_RSS_PARAMETERS, 2, 40 },
+		       .hash_info = NDIS_HASH_TOEPLITZ | NDIS_HASH_IPV4 | NDIS_HASH_TCP_IPV4 |
+				    NDIS_HASH_IPV6 | NDIS_HASH_TCP_IPV6,
+		       .table_bytes = sizeof(rss.table),
+		       .table_offset = 40,
+		       .key_bytes = sizeof(rss.key),
+		       .key_offset = 40 + sizeof(rss.table) },
+	};
+
+	for (unsigned i = 0; i < NDIS_RSS_MAX_ENTRIES; i++)
+		rss.table[i] = i % queues;
+	memcpy(rss.key, netvsc_guest_rss_key, sizeof(rss.key));
+	return netvsc_guest_set(nic, OID_GEN_RECEIVE_SCALE_PARAMETERS, &rss, sizeof(rss));
 }
 
 void netvsc_guest_start(struct netvsc_guest *nic, uint32_t filter)
@@ -501,7 +572,7 @@ void netvsc_guest_start(struct netvsc_guest *nic, uint32_t filter)
 	require(reply.status == RNDIS_STATUS_SUCCESS && reply.request_id == request.request_id,
 		"RNDIS INITIALIZE refused");
 	require(netvsc_guest_set(nic, OID_GEN_CURRENT_PACKET_FILTER, &filter, 4) ==
-			RNDIS_STATUS_SUCCESS,
+		    RNDIS_STATUS_SUCCESS,
 		"packet filter refused");
 }
 
@@ -580,9 +651,9 @@ static bool send_in_pieces(struct netvsc_guest *nic, uint64_t id, unsigned chann
 
 		gpa[i] = vmbus_guest_alloc(nic->guest, 1);
 		ranges[i] = (struct vmbus_guest_range){ n, PAGE - n, &gpa[i] };
-		require(mem_write(nic->guest->mem, gpa[i] + PAGE - n, message + (size_t)i * piece,
-				  n),
-			"not RAM");
+		require(
+		    mem_write(nic->guest->mem, gpa[i] + PAGE - n, message + (size_t)i * piece, n),
+		    "not RAM");
 	}
 	memcpy(bytes, &nvsp, sizeof(nvsp));
 	ok = vmbus_guest_send_gpa_direct(nic->channels[channel], id, ranges, count, bytes,
@@ -610,8 +681,8 @@ bool netvsc_guest_send(struct netvsc_guest *nic, const void *frame, size_t len,
 		if (how->by_section)
 			ok = send_by_section(nic, id, how->channel, message, bytes);
 		else if (how->piece_bytes)
-			ok = send_in_pieces(nic, id, how->channel, message, bytes,
-					    how->piece_bytes);
+			ok =
+			    send_in_pieces(nic, id, how->channel, message, bytes, how->piece_bytes);
 		else
 			ok = (id = netvsc_guest_send_raw(nic, how->channel, NVSP_CHANNEL_DATA,
 							 message, bytes)) != 0;

@@ -16,16 +16,16 @@
 #include "spec/rndis.h"
 #include "vmbus-guest.h"
 
-#define NETVSC_GUEST_MAX_FRAMES	  4096
+#define NETVSC_GUEST_MAX_FRAMES   4096
 #define NETVSC_GUEST_MAX_CHANNELS 17
-#define NETVSC_GUEST_PAGE_SET	  0xCAFE
+#define NETVSC_GUEST_PAGE_SET     0xCAFE
 
 struct netvsc_guest_options {
 	uint32_t version; /* of NVSP */
-	uint32_t mtu;	  /* 0: no NDIS_CONFIG is sent */
+	uint32_t mtu;     /* 0: no NDIS_CONFIG is sent */
 	uint64_t capabilities;
 	unsigned receive_pages, send_pages; /* 0: 256 and 64 */
-	unsigned ring_pages;		    /* each direction; 0: 32 */
+	unsigned ring_pages;                /* each direction; 0: 32 */
 };
 
 struct netvsc_guest_frame {
@@ -33,6 +33,7 @@ struct netvsc_guest_frame {
 	size_t len;
 	unsigned channel;
 	bool has_checksum, has_hash, has_vlan;
+	unsigned fragments; /* of a large receive; 1: none */
 	uint32_t checksum, hash, vlan;
 };
 
@@ -49,7 +50,7 @@ struct netvsc_guest {
 	struct netvsc_guest_frame frames[NETVSC_GUEST_MAX_FRAMES];
 	unsigned frame_first, frame_count;
 	struct netvsc_guest_frame last; /* what netvsc_guest_receive gave */
-	uint8_t control[64][4096];	/* RNDIS control messages, oldest first */
+	uint8_t control[64][4096];      /* RNDIS control messages, oldest first */
 	unsigned control_count;
 	/* Completions of our requests since netvsc_guest_take_completion. */
 	struct {
@@ -68,8 +69,9 @@ struct netvsc_guest {
 		unsigned channel;
 	} held[1024];
 	unsigned held_count;
-	unsigned max_ranges; /* seen in one packet */
-	unsigned packets;    /* transfer-page packets seen */
+	bool in_large_receive; /* the last fragment has not come */
+	unsigned max_ranges;   /* seen in one packet */
+	unsigned packets;      /* transfer-page packets seen */
 };
 
 /* Opens the channel and runs NVSP up to the send buffer. NULL: the host refused the version. */
@@ -85,6 +87,11 @@ void netvsc_guest_start(struct netvsc_guest *nic, uint32_t filter);
 /* Returns the RNDIS status; *len: room in data, then the answer's length. */
 uint32_t netvsc_guest_query(struct netvsc_guest *nic, uint32_t oid, void *data, uint32_t *len);
 uint32_t netvsc_guest_set(struct netvsc_guest *nic, uint32_t oid, const void *data, uint32_t len);
+/* Asks for all offloads, as Linux does: value is one of NDIS_OFFLOAD_OFF, NDIS_OFFLOAD_BOTH. */
+uint32_t netvsc_guest_offloads(struct netvsc_guest *nic, uint8_t value, bool rsc);
+/* RSS on, with Microsoft's verification key, over queues; the table is 0, 1, 2, ... */
+uint32_t netvsc_guest_rss(struct netvsc_guest *nic, unsigned queues);
+extern const uint8_t netvsc_guest_rss_key[NDIS_RSS_KEY_BYTES];
 /* Any control message, with its answer, which must have type | RNDIS_COMPLETE. */
 const uint8_t *netvsc_guest_request(struct netvsc_guest *nic, uint32_t type, const void *body,
 				    uint32_t bytes);

@@ -9,14 +9,14 @@
 
 #define ETHERTYPE_IPV4 0x0800
 #define ETHERTYPE_ARP  0x0806
-#define FIN	       0x01
-#define SYN	       0x02
-#define RST	       0x04
-#define PSH	       0x08
-#define ACK	       0x10
-#define MSS	       1460
-#define IP_AT	       14
-#define L4_AT	       34
+#define FIN            0x01
+#define SYN            0x02
+#define RST            0x04
+#define PSH            0x08
+#define ACK            0x10
+#define MSS            1460
+#define IP_AT          14
+#define L4_AT          34
 #define TCP_DATA_AT    54
 
 static const uint8_t everybody[6] = { 255, 255, 255, 255, 255, 255 };
@@ -295,9 +295,12 @@ static bool receive_segment(struct tiny_ip *ip, struct segment *ret, unsigned ti
 		    load_be16(frame + l.l4 + 2) != ip->port ||
 		    load_be32(frame + l.l3 + 12) != ip->peer)
 			continue;
-		*ret = (struct segment){ frame[l.l4 + 13],	   load_be32(frame + l.l4 + 4),
-					 load_be32(frame + l.l4 + 8), load_be16(frame + l.l4 + 14),
-					 frame + l.payload,	   l.end - l.payload };
+		*ret = (struct segment){ frame[l.l4 + 13],
+					 load_be32(frame + l.l4 + 4),
+					 load_be32(frame + l.l4 + 8),
+					 load_be16(frame + l.l4 + 14),
+					 frame + l.payload,
+					 l.end - l.payload };
 		ip->largest = MAX(ip->largest, ret->bytes);
 		return true;
 	} while (clock_now_ns() < end);

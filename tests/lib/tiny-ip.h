@@ -1,7 +1,7 @@
 /*
- * As much of IPv4 as a test needs, in user space: DHCP, ARP, echo, and one TCP connection at a time.
- * It goes over any link that carries Ethernet frames, checks every checksum of what it gets, and gives
- * up (false, or 0) after TINY_IP_TIMEOUT_MS without progress.
+ * As much of IPv4 as a test needs, in user space: DHCP, ARP, echo, and one TCP connection at a
+ * time. It goes over any link that carries Ethernet frames, checks every checksum of what it gets,
+ * and gives up (false, or 0) after TINY_IP_TIMEOUT_MS without progress.
  */
 #ifndef TESTS_TINY_IP_H
 #define TESTS_TINY_IP_H
@@ -26,8 +26,8 @@ struct tiny_ip {
 	struct tiny_ip_link link;
 	uint8_t mac[6], gateway_mac[6];
 	uint32_t address, netmask, gateway, nameserver; /* host byte order */
-	unsigned bad_checksums; /* of received packets */
-	unsigned largest;	/* TCP payload received in one frame */
+	unsigned bad_checksums;                         /* of received packets */
+	unsigned largest;                               /* TCP payload received in one frame */
 	uint16_t next_id, next_port;
 	uint32_t next_sequence;
 	/* the connection */

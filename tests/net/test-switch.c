@@ -1,6 +1,7 @@
 /*
- * The switch as a process of its own, with its sandbox on: two adapters with a driver each talk through
- * it, get addresses from its DHCP and fetch from and send to a server on the host's loopback.
+ * The switch as a process of its own, with its sandbox on: two adapters with a driver each talk
+ * through it, get addresses from its DHCP and fetch from and send to a server on the host's
+ * loopback.
  */
 #include "netvsc-guest.h"
 #include "tiny-ip.h"
@@ -25,7 +26,7 @@
 
 #include <cmocka.h>
 
-#define FILTER	       (NDIS_PACKET_DIRECTED | NDIS_PACKET_ALL_MULTICAST | NDIS_PACKET_BROADCAST)
+#define FILTER         (NDIS_PACKET_DIRECTED | NDIS_PACKET_ALL_MULTICAST | NDIS_PACKET_BROADCAST)
 #define TRANSFER_BYTES (4 * MIB + 12345)
 
 static const char *switch_path;
@@ -57,6 +58,8 @@ static void spawn_switch(struct fixture *f)
 			dup2(fds[1], 3);
 		else
 			fcntl(3, F_SETFD, 0);
+		/* The leak checker wants to trace the process: its sandbox forbids that. */
+		setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
 		execl(switch_path, switch_path, NULL);
 		_exit(127);
 	}
@@ -77,10 +80,9 @@ static const char *request(struct fixture *f, json_t *msg, int fd, json_t **ret)
 	assert_int_equal(ipc_recv(f->control, &reply, NULL, NULL, &err), 1);
 	assert_int_equal(json_integer_value(json_object_get(reply, "id")), 77);
 	snprintf(code, sizeof(code), "%s",
-		 json_is_true(json_object_get(reply, "ok")) ?
-			 "" :
-			 json_string_value(json_object_get(json_object_get(reply, "error"),
-							   "code")));
+		 json_is_true(json_object_get(reply, "ok"))
+		     ? ""
+		     : json_string_value(json_object_get(json_object_get(reply, "error"), "code")));
 	if (ret)
 		*ret = reply;
 	else
@@ -97,6 +99,20 @@ static void host_send(void *user, const uint8_t *frame, size_t len)
 	assert_true(netvsc_guest_send(host->driver, frame, len, NULL));
 }
 
+static void host_send_large(void *user, const uint8_t *frame, size_t len, uint16_t segment_bytes)
+{
+	static const uint32_t l4_offset = 34;
+	struct netvsc_guest_ppi ppi[] = {
+		{ RNDIS_PPI_CHECKSUM,
+		  PPI_CHECKSUM_TX_IPV4 | PPI_CHECKSUM_TX_TCP | l4_offset << 16 },
+		{ RNDIS_PPI_LSO, segment_bytes | l4_offset << 20 | PPI_LSO_V2 },
+	};
+	struct netvsc_guest_send how = { .ppi = ppi, .ppi_count = 2 };
+	struct host *host = user;
+
+	assert_true(netvsc_guest_send(host->driver, frame, len, &how));
+}
+
 static size_t host_receive(void *user, uint8_t *buf, unsigned timeout_ms)
 {
 	struct host *host = user;
@@ -110,10 +126,12 @@ static size_t host_receive(void *user, uint8_t *buf, unsigned timeout_ms)
 
 static void start_host(struct fixture *f, unsigned index)
 {
-	struct netvsc_guest_options options = { .version = NVSP_VERSION_6_1, .mtu = 1500 };
+	struct netvsc_guest_options options = { .version = NVSP_VERSION_6_1,
+						.mtu = 1500,
+						.capabilities = NVSP_CAPABILITY_RSC };
 	struct host *host = &f->hosts[index];
 	struct netvsp_config config = { .vp_count = 1, .mac = { 0, 0x15, 0x5d, 0, 0, 1 } };
-	struct tiny_ip_link link = { host, host_send, NULL, host_receive };
+	struct tiny_ip_link link = { host, host_send, host_send_large, host_receive };
 	char mac[32], id[8];
 	int fds[2];
 	struct error err;
@@ -122,11 +140,10 @@ static void start_host(struct fixture *f, unsigned index)
 	snprintf(id, sizeof(id), "vm%u", index);
 	snprintf(mac, sizeof(mac), "00:15:5d:00:00:%02x", index + 1);
 	assert_int_equal(port_socketpair(fds, &err), 0);
-	assert_string_equal(request(f,
-				    json_pack("{s:s, s:s, s:s}", "op", "add-port", "port", id, "mac",
-					      mac),
-				    fds[1], NULL),
-			    "");
+	assert_string_equal(
+	    request(f, json_pack("{s:s, s:s, s:s}", "op", "add-port", "port", id, "mac", mac),
+		    fds[1], NULL),
+	    "");
 	close(fds[1]);
 	host->guest = vmbus_guest_new(1, 16 * MIB);
 	config.bus = host->guest->bus;
@@ -146,12 +163,12 @@ static int setup(void **state)
 
 	spawn_switch(f);
 	assert_string_equal(request(f, json_pack("{s:s}", "op", "status"), -1, NULL), "");
-	assert_string_equal(request(f,
-				    json_pack("{s:s, s:s, s:s, s:s, s:s}", "op", "configure",
-					      "name", "test", "type", "nat", "subnet",
-					      "172.30.77.0/24", "subnet6", "fd00:77::"),
-				    -1, NULL),
-			    "");
+	assert_string_equal(
+	    request(f,
+		    json_pack("{s:s, s:s, s:s, s:s, s:s}", "op", "configure", "name", "test",
+			      "type", "nat", "subnet", "172.30.77.0/24", "subnet6", "fd00:77::"),
+		    -1, NULL),
+	    "");
 	for (unsigned i = 0; i < 2; i++)
 		start_host(f, i);
 	*state = f;
@@ -282,9 +299,8 @@ static void test_between_guests(void **state)
 	assert_false(netvsc_guest_receive(f->hosts[1].driver, &got, 200));
 }
 
-static void test_download(void **state)
+static void download(struct fixture *f)
 {
-	struct fixture *f = *state;
 	struct tiny_ip *ip = &f->hosts[0].ip;
 	struct server server;
 	uint64_t start, spent;
@@ -300,19 +316,49 @@ static void test_download(void **state)
 	print_message("%.1f MB/s down\n", (double)TRANSFER_BYTES * 1e3 / (double)spent);
 }
 
-static void test_upload(void **state)
+static void test_download(void **state)
 {
 	struct fixture *f = *state;
+
+	download(f);
+	assert_true(f->hosts[0].ip.largest <= 1460);
+}
+
+static void test_download_large(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(netvsc_guest_offloads(f->hosts[0].driver, NDIS_OFFLOAD_BOTH, true), 0);
+	download(f);
+	assert_true(f->hosts[0].ip.largest > 2 * 1460);
+}
+
+static void upload(struct fixture *f, uint32_t chunk)
+{
 	struct tiny_ip *ip = &f->hosts[1].ip;
 	struct server server;
+	uint64_t start, spent;
 
 	assert_true(tiny_ip_configure(ip));
 	start_server(&server, true);
 	assert_true(tiny_ip_connect(ip, ip->gateway, server.port));
-	assert_true(tiny_ip_upload(ip, TRANSFER_BYTES, 1460, pattern));
+	start = clock_now_ns();
+	assert_true(tiny_ip_upload(ip, TRANSFER_BYTES, chunk, pattern));
+	spent = clock_now_ns() - start;
 	stop_server(&server);
+	print_message("%.1f MB/s up\n", (double)TRANSFER_BYTES * 1e3 / (double)spent);
 	assert_int_equal(server.received, TRANSFER_BYTES);
 	assert_false(server.damaged);
+}
+
+static void test_upload(void **state)
+{
+	upload(*state, 1460);
+}
+
+static void test_upload_large(void **state)
+{
+	upload(*state, 60000);
 }
 
 static void test_requests(void **state)
@@ -322,24 +368,22 @@ static void test_requests(void **state)
 
 	assert_string_equal(request(f, json_pack("{s:s}", "op", "nonsense"), -1, NULL),
 			    "unsupported");
-	assert_string_equal(request(f, json_pack("{s:s, s:s}", "op", "configure", "type", "nat"), -1,
-				    NULL),
-			    "state");
-	assert_string_equal(request(f, json_pack("{s:s, s:s}", "op", "add-port", "port", "x"), -1,
-				    NULL),
-			    "invalid");
 	assert_string_equal(
-		request(f, json_pack("{s:s, s:s}", "op", "add-port", "port", "x"), 0, NULL),
-		"invalid");
-	assert_string_equal(request(f, json_pack("{s:s, s:s}", "op", "remove-port", "port", "x"), -1,
-				    NULL),
-			    "not-found");
+	    request(f, json_pack("{s:s, s:s}", "op", "configure", "type", "nat"), -1, NULL),
+	    "state");
+	assert_string_equal(
+	    request(f, json_pack("{s:s, s:s}", "op", "add-port", "port", "x"), -1, NULL),
+	    "invalid");
+	assert_string_equal(
+	    request(f, json_pack("{s:s, s:s}", "op", "add-port", "port", "x"), 0, NULL), "invalid");
+	assert_string_equal(
+	    request(f, json_pack("{s:s, s:s}", "op", "remove-port", "port", "x"), -1, NULL),
+	    "not-found");
 	assert_string_equal(request(f, json_pack("{s:s}", "op", "status"), -1, &reply), "");
 	assert_int_equal(json_array_size(json_object_get(reply, "ports")), 2);
 	json_decref(reply);
-	assert_string_equal(request(f, json_pack("{s:s, s:s}", "op", "remove-port", "port", "vm0"),
-				    -1, NULL),
-			    "");
+	assert_string_equal(
+	    request(f, json_pack("{s:s, s:s}", "op", "remove-port", "port", "vm0"), -1, NULL), "");
 	assert_int_equal(netvsc_guest_indication(f->hosts[0].driver),
 			 RNDIS_STATUS_MEDIA_DISCONNECT);
 }
@@ -349,8 +393,9 @@ static void test_requests(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_addresses), TEST(test_between_guests), TEST(test_download),
-		TEST(test_upload),    TEST(test_requests),
+		TEST(test_addresses),      TEST(test_between_guests), TEST(test_download),
+		TEST(test_download_large), TEST(test_upload),         TEST(test_upload_large),
+		TEST(test_requests),
 	};
 
 	if (argc < 2)

@@ -45,8 +45,8 @@ void kvm_msi(struct part *part, uint64_t address, uint32_t data)
 			       .address_hi = (uint32_t)(address >> 32),
 			       .data = data };
 
-	/* 0: nobody took it, as on the bus. */
-	if (kvm_ioctl(kvm_of(part)->vm_fd, KVM_SIGNAL_MSI, &msi) < 0)
+	/* EPERM: nobody took it. It is lost, as on the bus. */
+	if (kvm_ioctl(kvm_of(part)->vm_fd, KVM_SIGNAL_MSI, &msi) < 0 && errno != EPERM)
 		log_guest("MSI 0x%llx, 0x%x refused: %s", (unsigned long long)address, data,
 			  strerror(errno));
 }
@@ -66,15 +66,16 @@ void kvm_interrupt(struct part *part, unsigned vp, uint8_t vector, bool auto_eoi
 
 static int write_routes(struct kvm_part *kvm)
 {
-	struct {
+	union {
 		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry entry[KVM_IOAPIC_PINS];
+		uint8_t room[sizeof(struct kvm_irq_routing) +
+			     KVM_IOAPIC_PINS * sizeof(struct kvm_irq_routing_entry)];
 	} table = { 0 };
 
 	for (uint32_t pin = 0; pin < KVM_IOAPIC_PINS; pin++) {
 		if (!kvm->route[pin].used)
 			continue;
-		table.entry[table.head.nr++] = (struct kvm_irq_routing_entry){
+		table.head.entries[table.head.nr++] = (struct kvm_irq_routing_entry){
 			.gsi = pin,
 			.type = KVM_IRQ_ROUTING_MSI,
 			.u.msi = { .address_lo = (uint32_t)kvm->route[pin].address,
@@ -181,12 +182,7 @@ static int highest_in_service(const struct kvm_lapic_state *lapic)
 
 static bool write_eoi(struct kvm_vp *vp)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} eoi = { .head.nmsrs = 1, .entry.index = HV_X64_MSR_EOI };
-
-	if (kvm_ioctl(vp->fd, KVM_SET_MSRS, &eoi) == 1)
+	if (kvm_set_msr(vp, HV_X64_MSR_EOI, 0) == 0)
 		return true;
 	log_guest("automatic EOI needs a KVM with Hyper-V emulation");
 	return false;

@@ -121,6 +121,9 @@ void kvm_vp_hypercall(struct kvm_vp *vp);
 
 /* ---- state.c ---- */
 
+/* 0, or -1 if KVM has no such MSR or refuses the value. */
+int kvm_get_msr(struct kvm_vp *vp, uint32_t index, uint64_t *ret);
+int kvm_set_msr(struct kvm_vp *vp, uint32_t index, uint64_t value);
 /* Takes the snapshot that reset puts back. */
 int kvm_vp_snapshot(struct kvm_vp *vp, struct error *err);
 void kvm_reset(struct part *part);

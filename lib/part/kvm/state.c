@@ -14,7 +14,8 @@
 #include <sys/ioctl.h>
 #include <x86intrin.h>
 
-#define MSR_TSC 0x10u
+#define MSR_TSC           0x10u
+#define MSR_MTRR_DEF_TYPE 0x2FFu
 
 /* ---- MSRs that reset writes back ---- */
 
@@ -36,25 +37,28 @@ static bool is_ordinary_msr(uint32_t msr)
 	return true;
 }
 
-static int get_msr(struct kvm_vp *vp, uint32_t index, uint64_t *ret)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} one = { .head.nmsrs = 1, .entry.index = index };
-	int rc = kvm_ioctl(vp->fd, KVM_GET_MSRS, &one);
+/* struct kvm_msrs with room for one entry */
+union one_msr {
+	struct kvm_msrs msrs;
+	uint8_t room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+};
 
-	*ret = one.entry.data;
-	return rc == 1 ? 0 : -1;
+int kvm_get_msr(struct kvm_vp *vp, uint32_t index, uint64_t *ret)
+{
+	union one_msr one = { .msrs.nmsrs = 1 };
+
+	one.msrs.entries[0] = (struct kvm_msr_entry){ .index = index };
+	if (kvm_ioctl(vp->fd, KVM_GET_MSRS, &one) != 1)
+		return -1;
+	*ret = one.msrs.entries[0].data;
+	return 0;
 }
 
-static int set_msr(struct kvm_vp *vp, uint32_t index, uint64_t value)
+int kvm_set_msr(struct kvm_vp *vp, uint32_t index, uint64_t value)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} one = { .head.nmsrs = 1, .entry.index = index, .entry.data = value };
+	union one_msr one = { .msrs.nmsrs = 1 };
 
+	one.msrs.entries[0] = (struct kvm_msr_entry){ .index = index, .data = value };
 	return kvm_ioctl(vp->fd, KVM_SET_MSRS, &one) == 1 ? 0 : -1;
 }
 
@@ -63,7 +67,7 @@ static void add_if_writable(struct kvm_vp *vp, struct kvm_msrs *msrs, uint32_t i
 	uint64_t value;
 
 	if (msrs->nmsrs == KVM_MAX_MSRS || !is_ordinary_msr(index) ||
-	    get_msr(vp, index, &value) < 0 || set_msr(vp, index, value) < 0)
+	    kvm_get_msr(vp, index, &value) < 0 || kvm_set_msr(vp, index, value) < 0)
 		return;
 	msrs->entries[msrs->nmsrs++] = (struct kvm_msr_entry){ .index = index, .data = value };
 }
@@ -270,6 +274,7 @@ void kvm_vp_get_state(struct part *part, unsigned vp, struct part_vp_state *ret)
 		.wait_for_sipi = mp.mp_state == KVM_MP_STATE_UNINITIALIZED ||
 				 mp.mp_state == KVM_MP_STATE_INIT_RECEIVED,
 	};
+	kvm_get_msr(&kvm_of(part)->vp[vp], MSR_MTRR_DEF_TYPE, &ret->mtrr_def_type);
 	gprs_from_kvm(&regs, ret->gpr);
 	for (unsigned i = 0; i < ARRAY_SIZE(ret->seg); i++)
 		ret->seg[i] = segment_from_kvm(segment_place(&sregs, i));
@@ -306,6 +311,7 @@ void kvm_vp_set_state(struct part *part, unsigned vp, const struct part_vp_state
 	sregs.efer = state->efer;
 	if (kvm_ioctl(kvp->fd, KVM_SET_SREGS, &sregs) < 0 ||
 	    kvm_ioctl(kvp->fd, KVM_SET_REGS, &regs) < 0 ||
+	    kvm_set_msr(kvp, MSR_MTRR_DEF_TYPE, state->mtrr_def_type) < 0 ||
 	    kvm_ioctl(kvp->fd, KVM_SET_MP_STATE, &mp) < 0)
 		kvm_vp_fatal(kvp, "KVM: setting the registers of processor %u: %s", vp,
 			     strerror(errno));
@@ -328,7 +334,7 @@ void kvm_tsc_offset_refresh(struct kvm_part *kvm)
 
 	/* Kernels before 5.16 don't tell the offset. */
 	if (tsc_offset_attr(&kvm->vp[0], KVM_GET_DEVICE_ATTR, &offset) < 0) {
-		if (get_msr(&kvm->vp[0], MSR_TSC, &tsc) < 0)
+		if (kvm_get_msr(&kvm->vp[0], MSR_TSC, &tsc) < 0)
 			return;
 		offset = tsc - __rdtsc();
 	}

@@ -544,6 +544,8 @@ static inline void sc_attention(struct vp *c, uint32_t why)
 void sc_run(struct vp *c);
 /* For tests: instructions one by one; deliver: through the IDT, else stops with event_pending. */
 void sc_run_steps(struct vp *c, uint64_t count, bool deliver);
+/* For tests: blocks with event delivery, until about count instructions were begun or the VP idles. */
+void sc_run_budget(struct vp *c, uint64_t count);
 void sc_vp_power_on(struct vp *c);
 
 /* ---- softcpu.c ---- */

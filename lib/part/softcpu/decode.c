@@ -5,6 +5,7 @@
  */
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
+#include "part/softcpu/zydis.h"
 
 #include <Zydis/Zydis.h>
 #include <stdlib.h>
@@ -1342,7 +1343,7 @@ static void extend_window(struct vp *c, uint64_t gpa, struct window *w)
 
 static ZyanStatus decode_one(struct decoder *d, const struct window *w, unsigned at)
 {
-	return ZydisDecoderDecodeFull(d->zydis, w->bytes + at, w->len - at, &d->in, d->op);
+	return zydis_decode(d->zydis, w->bytes + at, w->len - at, &d->in, d->op);
 }
 
 /* Emits what bytes that are no instruction raise. */

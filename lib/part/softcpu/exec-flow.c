@@ -62,9 +62,29 @@ struct block *sc_push64_i(struct vp *c, struct uop *u)
 	NEXT;
 }
 
+/* For an instruction that has a memory operand in another segment too: faults of the push are the
+ * stack's. */
+static SC_COLD void push64_slow(struct vp *c, const struct uop *u, uint64_t v)
+{
+	struct uop stack = *u;
+
+	stack.seg = PART_SS;
+	push64(c, &stack, v);
+}
+
+static inline void push64_beside(struct vp *c, struct uop *u, uint64_t v)
+{
+	uint64_t va = RSP(c) - 8;
+
+	if (likely((va ^ sc_tlb_slot(c, va)->wtag) <= MEM_PAGE_SIZE - 8))
+		push64(c, u, v);
+	else
+		push64_slow(c, u, v);
+}
+
 struct block *sc_push64_m(struct vp *c, struct uop *u)
 {
-	push64(c, u, sc_load64(c, u, sc_ea(c, u)));
+	push64_beside(c, u, sc_load64(c, u, sc_ea(c, u)));
 	NEXT;
 }
 
@@ -95,8 +115,11 @@ static void set_sp(struct vp *c, uint64_t sp)
 
 static void push_at(struct vp *c, struct uop *u, uint64_t *sp, uint64_t v, unsigned size)
 {
+	struct uop stack = *u;
+
+	stack.seg = PART_SS;
 	*sp = (*sp - size) & c->stack_mask;
-	sc_store(c, u, sc_linear(c, u, PART_SS, *sp, size, true), v, size);
+	sc_store(c, &stack, sc_linear(c, u, PART_SS, *sp, size, true), v, size);
 }
 
 static void push(struct vp *c, struct uop *u, uint64_t v, unsigned size)
@@ -110,8 +133,10 @@ static void push(struct vp *c, struct uop *u, uint64_t v, unsigned size)
 static uint64_t peek(struct vp *c, struct uop *u, unsigned at, unsigned size)
 {
 	uint64_t sp = (RSP(c) + at) & c->stack_mask;
+	struct uop stack = *u;
 
-	return sc_load(c, u, sc_linear(c, u, PART_SS, sp, size, false), size);
+	stack.seg = PART_SS;
+	return sc_load(c, &stack, sc_linear(c, u, PART_SS, sp, size, false), size);
 }
 
 /* aux 1: the immediate */
@@ -339,7 +364,7 @@ struct block *sc_call64_m(struct vp *c, struct uop *u)
 	uint64_t target = sc_load64(c, u, sc_ea(c, u));
 
 	check_canonical(c, u, target);
-	push64(c, u, NEXT_RIP(c, u));
+	push64_beside(c, u, NEXT_RIP(c, u));
 	return sc_goto_indirect(c, target);
 }
 

@@ -104,6 +104,8 @@ struct block *sc_hostop(struct vp *c, struct uop *u)
 
 	if (unlikely(!unit_ready(c, op->unit)))
 		check_unit(c, u, op->unit);
+	if (unlikely(hostop_x87_fault(op, &c->regs)))
+		sc_fault(c, u, VEC_MF);
 	if (op->flags_read)
 		c->regs.rflags = sc_rflags(c);
 	if (op->unit == HOSTOP_X87) {

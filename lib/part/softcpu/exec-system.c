@@ -51,9 +51,10 @@ struct block *sc_sti(struct vp *c, struct uop *u)
 	if (c->rf & RF_IF)
 		NEXT;
 	c->rf |= RF_IF;
-	/* What is pending is taken after the next instruction. Within a block nothing is taken, so
-	 * when nothing is pending only the end of the block needs care (aux). */
-	if (!c->irq_waiting && !u->aux)
+	/* What is or may be pending is taken after the next instruction. Within a block nothing is
+	 * taken, so when nothing is pending only the end of the block needs care (aux). */
+	if (!c->irq_waiting && !u->aux &&
+	    !atomic_load_explicit(&c->attention, memory_order_relaxed))
 		NEXT;
 	c->shadow = SHADOW_STI;
 	sc_attention(c, ATT_STEP | ATT_EVAL);

@@ -260,7 +260,10 @@ static uint8_t mem_access(const ZydisDecodedInstruction *insn, const ZydisDecode
 {
 	uint8_t access = 0;
 
-	/* Only some bytes are written: a bounce buffer must hold the others. */
+	/* Not all bytes are written: none by an x87 store with an unmasked exception. */
+	if (insn->meta.category == ZYDIS_CATEGORY_X87_ALU &&
+	    operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+		return HOSTOP_MEM_READ | HOSTOP_MEM_WRITE;
 	if (insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
 	    insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ||
 	    insn->mnemonic == ZYDIS_MNEMONIC_FXSAVE || insn->mnemonic == ZYDIS_MNEMONIC_FXSAVE64)

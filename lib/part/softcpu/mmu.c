@@ -404,6 +404,11 @@ static bool canonical(uint64_t va)
 	return (uint64_t)((int64_t)(va << 16) >> 16) == va;
 }
 
+static _Noreturn void canonical_fault(struct vp *c, struct uop *u, enum sc_access access)
+{
+	sc_fault_code(c, u, u && u->seg == PART_SS && access != ACCESS_EXEC ? VEC_SS : VEC_GP, 0);
+}
+
 /* Translates or raises #PF; #GP or #SS for a non-canonical address. */
 static void translate_or_fault(struct vp *c, struct uop *u, uint64_t va, enum sc_access access,
 			       bool user, struct translation *ret)
@@ -411,7 +416,7 @@ static void translate_or_fault(struct vp *c, struct uop *u, uint64_t va, enum sc
 	uint32_t code;
 
 	if (c->mode == MODE_64 && unlikely(!canonical(va)))
-		sc_fault_code(c, u, u && u->seg == PART_SS && access != ACCESS_EXEC ? VEC_SS : VEC_GP, 0);
+		canonical_fault(c, u, access);
 	code = translate(c, va, access, user, ret);
 	if (likely(!code))
 		return;
@@ -565,10 +570,14 @@ static void write_target(struct vp *c, struct sc_target t, const void *v, unsign
 
 /* ---- slow accesses ---- */
 
-static unsigned in_first_page(uint64_t va, unsigned size)
+/* How many of the bytes are in the first page. That the whole operand is canonical is checked before
+ * any of it is translated. */
+static unsigned in_first_page(struct vp *c, struct uop *u, uint64_t va, unsigned size)
 {
 	unsigned left = MEM_PAGE_SIZE - (unsigned)(va & ~PAGE_MASK);
 
+	if (left < size && c->mode == MODE_64 && !canonical(va + size - 1))
+		canonical_fault(c, u, ACCESS_READ);
 	return MIN(left, size);
 }
 
@@ -576,7 +585,7 @@ static unsigned in_first_page(uint64_t va, unsigned size)
 static void load_via(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va, void *ret,
 		     unsigned size)
 {
-	unsigned first = in_first_page(va, size);
+	unsigned first = in_first_page(c, u, va, size);
 	struct sc_target a = resolve(c, u, t, va, ACCESS_READ), b;
 
 	if (first == size) {
@@ -591,7 +600,7 @@ static void load_via(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va,
 static void store_via(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va, const void *v,
 		      unsigned size)
 {
-	unsigned first = in_first_page(va, size);
+	unsigned first = in_first_page(c, u, va, size);
 	struct sc_target a = resolve(c, u, t, va, ACCESS_WRITE), b;
 
 	if (first == size) {
@@ -634,7 +643,7 @@ void sc_store_as(struct vp *c, struct uop *u, unsigned cpl, uint64_t va, uint64_
 SC_COLD uint8_t *sc_rmw_slow(struct vp *c, struct uop *u, uint64_t va, unsigned size,
 			     uint8_t **flags)
 {
-	unsigned first = in_first_page(va, size);
+	unsigned first = in_first_page(c, u, va, size);
 	struct sc_target a, b = { 0 };
 
 	check_alignment(c, u, va, size);
@@ -684,7 +693,7 @@ SC_COLD void sc_stored(struct vp *c, uint8_t *host, unsigned size)
 
 void sc_probe_write(struct vp *c, struct uop *u, uint64_t va, unsigned len)
 {
-	unsigned first = in_first_page(va, len);
+	unsigned first = in_first_page(c, u, va, len);
 
 	resolve(c, u, own_tlb(c), va, ACCESS_WRITE);
 	if (first < len)

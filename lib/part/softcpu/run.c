@@ -5,6 +5,7 @@
 #include "part/softcpu/cpu.h"
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
+#include "part/softcpu/softcpu.h"
 
 #include <string.h>
 
@@ -248,12 +249,37 @@ void sc_run(struct vp *c)
 		c->link = NULL;
 	if (c->event_pending)
 		sc_deliver_raised(c);
+	if (c->shutdown)
+		return;
 	do {
 		run_blocks(c);
 	} while (serve(c));
 }
 
 /* ---- one VP by itself, for tests ---- */
+
+void sc_run_budget(struct vp *c, uint64_t count)
+{
+	uint64_t end = c->icount + count;
+	struct block *b;
+
+	sc_attention(c, ATT_EVAL);
+	if (setjmp(c->trap))
+		c->link = NULL;
+	if (c->event_pending)
+		sc_deliver_raised(c);
+	while (!c->shutdown && c->icount < end) {
+		if (atomic_load(&c->attention) && !serve(c))
+			break;
+		b = next_block(c);
+		c->blk = b;
+		c->icount += b->insns;
+		/* makes repeated instructions leave after each chunk */
+		sc_attention(c, ATT_EVAL);
+		b->uops[0].fn(c, b->uops);
+	}
+	c->link = NULL;
+}
 
 void sc_run_steps(struct vp *c, uint64_t count, bool deliver)
 {
@@ -270,7 +296,15 @@ void sc_run_steps(struct vp *c, uint64_t count, bool deliver)
 			return;
 		sc_deliver_raised(c);
 	}
+	if (count == SOFTCPU_BLOCKS) {
+		do {
+			run_blocks(c);
+		} while (serve(c));
+		return;
+	}
 	while (left && !idle(c)) {
+		if (deliver) /* a chunk of a repeated instruction is a step */
+			sc_attention(c, ATT_EVAL);
 		step(c);
 		c->shadow = SHADOW_NONE;
 		left--;

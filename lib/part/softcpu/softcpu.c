@@ -524,6 +524,7 @@ static void softcpu_vp_get_state(struct part *part, unsigned vp, struct part_vp_
 	ret->cr4 = c->cr4;
 	ret->cr8 = lapic_cr8(c->lapic);
 	ret->efer = c->efer;
+	ret->mtrr_def_type = c->mtrr_def;
 	ret->halted = c->halted;
 	ret->wait_for_sipi = c->wait_for_sipi;
 }
@@ -543,6 +544,7 @@ static void softcpu_vp_set_state(struct part *part, unsigned vp, const struct pa
 	c->cr3 = state->cr3;
 	c->cr4 = state->cr4;
 	c->efer = state->efer;
+	c->mtrr_def = state->mtrr_def_type;
 	lapic_set_cr8(c->lapic, state->cr8 & 15);
 	c->halted = state->halted;
 	c->wait_for_sipi = state->wait_for_sipi;
@@ -670,6 +672,18 @@ void softcpu_run(struct part *part, unsigned vp, uint64_t count, bool deliver,
 	} else if (c->halted) {
 		ret->reason = SOFTCPU_HALTED;
 	}
+}
+
+void softcpu_run_blocks(struct part *part, unsigned vp, uint64_t count, struct softcpu_result *ret)
+{
+	struct vp *c = vm_of(part)->vps[vp];
+
+	*ret = (struct softcpu_result){ .reason = SOFTCPU_COUNT };
+	sc_run_budget(c, count);
+	if (c->shutdown)
+		ret->reason = SOFTCPU_SHUTDOWN;
+	else if (c->halted)
+		ret->reason = SOFTCPU_HALTED;
 }
 
 struct hostop_fpu *softcpu_fpu(struct part *part, unsigned vp)

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/macros.h"
 
@@ -250,9 +251,10 @@ void guest_long(struct guest *g)
 	g->s.cr3 = GUEST_PML4;
 	g->s.efer = 0xd01; /* SCE, LME, LMA, NXE */
 	flat(g, PART_CS, SEL_CODE64, 0xa09b);
-	/* RSP0, IST1 */
+	/* RSP0, IST1, no port bitmap */
 	guest_write(g, GUEST_TSS + 4, GUEST_STACK, 8);
 	guest_write(g, GUEST_TSS + 36, GUEST_STACK - 0x800, 8);
+	guest_write(g, GUEST_TSS + 102, 0x68, 2);
 }
 
 void guest_user(struct guest *g)
@@ -271,4 +273,36 @@ void guest_run(struct guest *g, uint64_t count, bool deliver)
 	part_vp_set_state(g->part, 0, &g->s);
 	softcpu_run(g->part, 0, count, deliver, &g->result);
 	part_vp_get_state(g->part, 0, &g->s);
+}
+
+/* ---- with threads ---- */
+
+static bool wait_halt(struct guest *g)
+{
+	struct timespec ms = { 0, 1000000 };
+
+	for (unsigned i = 0; i < 10000; i++) {
+		nanosleep(&ms, NULL);
+		part_pause(g->part);
+		part_vp_get_state(g->part, 0, &g->s);
+		if (g->s.halted && !(g->s.rflags & BIT(9)))
+			return true;
+		part_resume(g->part);
+	}
+	return false;
+}
+
+bool guest_start_and_wait_halt(struct guest *g)
+{
+	struct error err;
+
+	part_vp_set_state(g->part, 0, &g->s);
+	return part_start(g->part, &err) == 0 && wait_halt(g);
+}
+
+bool guest_resume_and_wait_halt(struct guest *g)
+{
+	part_vp_set_state(g->part, 0, &g->s);
+	part_resume(g->part);
+	return wait_halt(g);
 }

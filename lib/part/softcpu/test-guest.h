@@ -85,6 +85,12 @@ void guest_run(struct guest *g, uint64_t count, bool deliver);
 		guest_run(g, 100000, false);                                                       \
 	} while (0)
 
+/* Starts the VPs' threads with VP 0 at g->s; returns when VP 0 has halted with IF = 0, or false after
+ * some seconds. The partition is paused then. */
+bool guest_start_and_wait_halt(struct guest *g);
+/* The same after a change of g->s. */
+bool guest_resume_and_wait_halt(struct guest *g);
+
 uint64_t guest_read(struct guest *g, uint64_t gpa, unsigned size);
 void guest_write(struct guest *g, uint64_t gpa, uint64_t v, unsigned size);
 /* Interrupt gate to handler at privilege dpl; in long mode with an IST slot. */

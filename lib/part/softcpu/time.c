@@ -38,7 +38,7 @@ static void sample(uint64_t *ns, uint64_t *tsc)
 	}
 }
 
-static uint64_t measured_hz(void)
+static uint64_t measure_hz(void)
 {
 	uint64_t ns0, tsc0, ns1, tsc1, hz;
 	struct timespec pause = { 0, (long)MEASURE_NS };
@@ -48,6 +48,21 @@ static uint64_t measured_hz(void)
 	sample(&ns1, &tsc1);
 	hz = (uint64_t)((unsigned __int128)(tsc1 - tsc0) * NS_PER_SEC / (ns1 - ns0));
 	return (hz + HZ_STEP / 2) / HZ_STEP * HZ_STEP;
+}
+
+/* The host's rate doesn't change: once is enough. */
+static uint64_t measured_hz(void)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static uint64_t hz;
+	uint64_t r;
+
+	pthread_mutex_lock(&lock);
+	if (!hz)
+		hz = measure_hz();
+	r = hz;
+	pthread_mutex_unlock(&lock);
+	return r;
 }
 
 /* Leaf 0x15: the ratio of TSC to a crystal whose rate is given. 0: not told. */

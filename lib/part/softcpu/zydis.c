@@ -1,6 +1,7 @@
 #include "part/softcpu/zydis.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /* Zydis 4.0: ModRM.mod = 0 with SIB.base = 5 is a displacement without base to processors, whatever
  * REX.B says; with REX.B and an address-size prefix it is taken for R13D without displacement. */
@@ -20,6 +21,23 @@ static void repair_operand(const ZydisDecodedInstruction *insn, ZydisDecodedOper
 	operand->mem.disp.value = insn->raw.disp.value;
 }
 
+/* Zydis 4.0: F3 90 is PAUSE to processors, but F3 49 90 is XCHG R8, RAX. It decodes right without
+ * the F3. */
+static ZyanStatus decode_without_f3(const ZydisDecoder *decoder, const uint8_t *code,
+				    ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands)
+{
+	uint8_t shorter[ZYDIS_MAX_INSTRUCTION_LENGTH] = { 0 }, length = 0;
+	ZyanStatus status;
+
+	for (unsigned i = 0; i < insn->length; i++)
+		if (code[i] != 0xf3)
+			shorter[length++] = code[i];
+	length = insn->length;
+	status = ZydisDecoderDecodeFull(decoder, shorter, sizeof(shorter), insn, operands);
+	insn->length = length;
+	return status;
+}
+
 ZyanStatus zydis_decode(const ZydisDecoder *decoder, const void *code, size_t length,
 		       ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands)
 {
@@ -27,6 +45,8 @@ ZyanStatus zydis_decode(const ZydisDecoder *decoder, const void *code, size_t le
 
 	if (!ZYAN_SUCCESS(status))
 		return status;
+	if (insn->mnemonic == ZYDIS_MNEMONIC_PAUSE && insn->raw.rex.B)
+		return decode_without_f3(decoder, code, insn, operands);
 	for (unsigned i = 0; i < insn->operand_count; i++)
 		repair_operand(insn, &operands[i]);
 	return status;

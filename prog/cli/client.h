@@ -1,0 +1,34 @@
+/*
+ * The command line's end of the API: a small HTTP/1.1 client over the daemon's Unix socket. It
+ * starts a per-user daemon when none runs. One connection is used for everything, and made again
+ * when the daemon was restarted.
+ */
+#ifndef CLI_CLIENT_H
+#define CLI_CLIENT_H
+
+#include "base/error.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+
+struct client;
+
+/* start: starts a daemon if there is none; else that is ERR_NOT_FOUND. */
+int client_open(bool start, struct client **ret, struct error *err);
+void client_close(struct client *client);
+
+/* body may be NULL. The API's own errors become err; *ret, the caller's, is the answer's body. */
+int client_call(struct client *client, const char *method, const char *path, const json_t *body,
+		json_t **ret, struct error *err);
+
+/* Carries a cmdlet out and waits for its end. progress (may be NULL) is called with what it does
+ * meanwhile; when *interrupted becomes true, the waiting is cancelled. *ret has "results" and
+ * "errors". */
+int client_run(struct client *client, const char *cmdlet, const json_t *params,
+	       void (*progress)(void *user, const json_t *progress), void *user,
+	       const volatile bool *interrupted, json_t **ret, struct error *err);
+
+/* The console of a VM: the descriptor of a stream socket, or -code. */
+int client_console(struct client *client, const char *vm, struct error *err);
+
+#endif

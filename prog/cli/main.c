@@ -1,0 +1,509 @@
+/*
+ * oyako: the command line. It reads the cmdlet and its parameters by the one table, lets the daemon
+ * carry it out, and shows what comes back.
+ *
+ * Exit status: 0 done; 1 failed, at least for one object; 2 the command line is wrong.
+ */
+#include "client.h"
+#include "console.h"
+
+#include "base/macros.h"
+#include "cmdlet/cmdlet.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <time.h>
+
+enum { EXIT_DONE, EXIT_FAILED, EXIT_USAGE };
+
+static volatile bool interrupted;
+
+static void on_interrupt(int number)
+{
+	interrupted = true;
+}
+
+/* ---- showing ---- */
+
+static int print_error(const char *cmdlet, const char *object, const char *text)
+{
+	fprintf(stderr, "oyako: %s%s%s%s: %s\n", cmdlet, object ? " '" : "", object ? object : "",
+		object ? "'" : "", text);
+	return EXIT_FAILED;
+}
+
+static int print_text(char *text)
+{
+	if (!text)
+		return EXIT_FAILED;
+	fputs(text, stdout);
+	free(text);
+	return fflush(stdout) == 0 ? EXIT_DONE : EXIT_FAILED;
+}
+
+static unsigned terminal_width(void)
+{
+	struct winsize size;
+
+	if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0)
+		return 0;
+	return size.ws_col;
+}
+
+static int print_results(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation,
+			 const json_t *results)
+{
+	bool passthru = json_is_true(json_object_get(invocation->params, "Passthru"));
+	char *text;
+
+	if (invocation->json) {
+		text = json_dumps(results, JSON_INDENT(2));
+		if (text)
+			puts(text);
+		free(text);
+		return text ? EXIT_DONE : EXIT_FAILED;
+	}
+	if (!cmdlet->output || (cmdlet->output_if_passthru && !passthru && !invocation->list))
+		return EXIT_DONE;
+	return print_text(invocation->list
+			      ? cmdlet_format_list(cmdlet->output, results)
+			      : cmdlet_format_table(cmdlet->output, results, terminal_width()));
+}
+
+static int print_errors(const struct cmdlet *cmdlet, const json_t *errors)
+{
+	for (size_t i = 0; i < json_array_size(errors); i++) {
+		const json_t *error = json_array_get(errors, i);
+
+		print_error(cmdlet->name, json_string_value(json_object_get(error, "object")),
+			    json_string_value(json_object_get(error, "text")));
+	}
+	return json_array_size(errors) ? EXIT_FAILED : EXIT_DONE;
+}
+
+/* One line that changes, on a terminal only. */
+static void show_progress(void *user, const json_t *progress)
+{
+	const char *object = json_string_value(json_object_get(progress, "object"));
+	const char *activity = json_string_value(json_object_get(progress, "activity"));
+	bool *shown = user;
+
+	if (!isatty(STDERR_FILENO))
+		return;
+	fprintf(stderr, "\r\033[K%s: %s", object ? object : "", activity ? activity : "");
+	fflush(stderr);
+	*shown = true;
+}
+
+/* ---- cmdlets that the daemon carries out ---- */
+
+static int run_in_daemon(struct client *client, const struct cmdlet *cmdlet, const json_t *params,
+			 json_t **ret)
+{
+	struct sigaction action = { .sa_handler = on_interrupt }, before;
+	bool shown = false;
+	struct error err;
+	int r;
+
+	sigaction(SIGINT, &action, &before);
+	r = client_run(client, cmdlet->name, params, show_progress, &shown, &interrupted, ret,
+		       &err);
+	sigaction(SIGINT, &before, NULL);
+	if (shown)
+		fputs("\r\033[K", stderr);
+	if (r < 0)
+		print_error(cmdlet->name, NULL, err.text);
+	return r;
+}
+
+static bool ask(const struct cmdlet *cmdlet, const json_t *params)
+{
+	const json_t *names = json_object_get(params, "Name");
+	char line[16] = "";
+
+	if (!isatty(STDIN_FILENO)) {
+		print_error(cmdlet->name, NULL,
+			    "this needs a confirmation: add -Force or -Confirm:false");
+		return false;
+	}
+	fprintf(stderr, "%s", cmdlet->name);
+	for (size_t i = 0; i < json_array_size(names); i++)
+		fprintf(stderr, " '%s'", json_string_value(json_array_get(names, i)));
+	fprintf(stderr, ": are you sure? [Y/n] ");
+	return fgets(line, sizeof(line), stdin) && strchr("Yy\n", line[0]);
+}
+
+static bool is_confirmed(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation)
+{
+	bool forced = json_is_true(json_object_get(invocation->params, "Force"));
+
+	if (invocation->confirm == 1)
+		return ask(cmdlet, invocation->params);
+	if (!cmdlet->confirm || forced || invocation->confirm == 0)
+		return true;
+	return ask(cmdlet, invocation->params);
+}
+
+static int run_plain(struct client *client, const struct cmdlet *cmdlet,
+		     const struct cmdlet_invocation *invocation)
+{
+	int failed, printed;
+	json_t *answer;
+
+	if (!is_confirmed(cmdlet, invocation))
+		return EXIT_FAILED;
+	if (run_in_daemon(client, cmdlet, invocation->params, &answer) < 0)
+		return EXIT_FAILED;
+	printed = print_results(cmdlet, invocation, json_object_get(answer, "results"));
+	failed = print_errors(cmdlet, json_object_get(answer, "errors"));
+	json_decref(answer);
+	return failed ? failed : printed;
+}
+
+/* ---- consoles ---- */
+
+/* The VM's object, the caller's; NULL: gone. */
+static json_t *get_vm(struct client *client, const char *name)
+{
+	json_t *params = json_pack("{s:[s]}", "Name", name), *answer = NULL, *vm;
+	struct error err;
+
+	client_run(client, "Get-VM", params, NULL, NULL, NULL, &answer, &err);
+	vm = json_incref(json_array_get(json_object_get(answer, "results"), 0));
+	json_decref(params);
+	json_decref(answer);
+	return vm;
+}
+
+static const char *text_of(const json_t *object, const char *name)
+{
+	const char *text = json_string_value(json_object_get(object, name));
+
+	return text ? text : "";
+}
+
+/* After the console has closed: the VM is about to be off. How did it end? */
+static int judge_end(struct client *client, const char *name)
+{
+	const struct timespec pause = { 0, 100 * 1000 * 1000 };
+	int status = EXIT_FAILED;
+	json_t *vm = NULL;
+
+	for (int i = 0; i < 100; i++) {
+		json_decref(vm);
+		vm = get_vm(client, name);
+		if (!vm || strcmp(text_of(vm, "State"), "Off") == 0)
+			break;
+		nanosleep(&pause, NULL);
+	}
+	if (!vm || strcmp(text_of(vm, "State"), "Off") != 0) {
+		print_error("Connect-VM", name, "the console was closed, but the guest runs on");
+	} else if (strcmp(text_of(vm, "LastStopCode"), "guest-shutdown") == 0 ||
+		   strcmp(text_of(vm, "LastStopCode"), "turned-off") == 0) {
+		status = EXIT_DONE;
+	} else {
+		print_error("Start-VM", name, text_of(vm, "LastStopReason"));
+	}
+	json_decref(vm);
+	return status;
+}
+
+static int run_console(struct client *client, const char *cmdlet, const char *name)
+{
+	struct error err;
+	int fd = client_console(client, name, &err);
+
+	if (fd < 0)
+		return print_error(cmdlet, name, err.text);
+	if (console_run(fd, name) == CONSOLE_LEFT)
+		return EXIT_DONE;
+	return judge_end(client, name);
+}
+
+static int connect_vm(struct client *client, const json_t *params)
+{
+	const char *name = json_string_value(json_object_get(params, "Name"));
+
+	if (!name)
+		return print_error("Connect-VM", NULL, "Connect-VM needs -Name");
+	return run_console(client, "Connect-VM", name);
+}
+
+static int start_with_console(struct client *client, const struct cmdlet *cmdlet,
+			      const struct cmdlet_invocation *invocation)
+{
+	const json_t *names = json_object_get(invocation->params, "Name");
+	json_t *answer;
+	int status;
+
+	if (json_array_size(names) != 1 ||
+	    cmdlet_has_wildcard(json_string_value(json_array_get(names, 0))))
+		return print_error(cmdlet->name, NULL,
+				   "-Console needs the name of one virtual machine");
+	if (run_in_daemon(client, cmdlet, invocation->params, &answer) < 0)
+		return EXIT_FAILED;
+	status = print_errors(cmdlet, json_object_get(answer, "errors"));
+	json_decref(answer);
+	if (status != EXIT_DONE)
+		return status;
+	return run_console(client, cmdlet->name, json_string_value(json_array_get(names, 0)));
+}
+
+/* ---- cmdlets of the command line's own ---- */
+
+static int help(const char *name)
+{
+	const struct cmdlet *cmdlet = name ? cmdlet_find(name) : NULL;
+	const char *planned, *area, *near;
+
+	if (!name)
+		return print_text(cmdlet_overview_text());
+	if (cmdlet)
+		return print_text(cmdlet_help_text(cmdlet));
+	area = cmdlet_planned(name, &planned);
+	if (area) {
+		printf("%s is not there yet (%s).\n", planned, area);
+		return EXIT_DONE;
+	}
+	near = cmdlet_suggest(name);
+	fprintf(stderr, "oyako: there is no cmdlet '%s'%s%s%s\n", name,
+		near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+	return EXIT_FAILED;
+}
+
+static void list_command(json_t *list, const json_t *patterns, const char *name, const char *status,
+			 const char *synopsis)
+{
+	for (size_t i = 0; i < json_array_size(patterns); i++)
+		if (cmdlet_wildcard_match(json_string_value(json_array_get(patterns, i)), name)) {
+			json_array_append_new(list,
+					      json_pack("{s:s, s:s, s:s}", "Name", name, "Status",
+							status, "Synopsis", synopsis));
+			return;
+		}
+}
+
+static int get_command(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation)
+{
+	json_t *checked, *list = json_array();
+	const struct cmdlet_name *planned;
+	struct error err;
+	int status;
+
+	if (cmdlet_check(cmdlet, invocation->params, &checked, &err) < 0) {
+		json_decref(list);
+		return print_error(cmdlet->name, NULL, err.text);
+	}
+	for (size_t i = 0; i < cmdlet_table_count; i++)
+		list_command(list, json_object_get(checked, "Name"), cmdlet_table[i].name, "there",
+			     cmdlet_table[i].synopsis);
+	if (json_is_true(json_object_get(checked, "All")))
+		for (size_t i = 0; (planned = cmdlet_planned_at(i)); i++)
+			list_command(list, json_object_get(checked, "Name"), planned->name,
+				     "not yet", planned->area);
+	status = print_results(cmdlet, invocation, list);
+	json_decref(checked);
+	json_decref(list);
+	return status;
+}
+
+static int completion(const struct cmdlet *cmdlet, const json_t *params)
+{
+	json_t *checked;
+	struct error err;
+	int status;
+
+	if (cmdlet_check(cmdlet, params, &checked, &err) < 0)
+		return print_error(cmdlet->name, NULL, err.text);
+	status = print_text(
+	    cmdlet_completion_script(json_string_value(json_object_get(checked, "Shell"))));
+	json_decref(checked);
+	return status;
+}
+
+/* ---- what completion asks ---- */
+
+/* Names of the daemon's objects; no daemon is started for it. */
+static void offer_names(const char *cmdlet, const char *typed)
+{
+	json_t *params = json_object(), *answer = NULL, *results;
+	struct client *client;
+	struct error err;
+
+	if (client_open(false, &client, &err) == 0) {
+		client_run(client, cmdlet, params, NULL, NULL, NULL, &answer, &err);
+		client_close(client);
+	}
+	results = json_object_get(answer, "results");
+	for (size_t i = 0; i < json_array_size(results); i++) {
+		const char *name = text_of(json_array_get(results, i), "Name");
+
+		if (strncasecmp(name, typed, strlen(typed)) == 0)
+			puts(name);
+	}
+	json_decref(params);
+	json_decref(answer);
+}
+
+static int complete(int count, char *const *words)
+{
+	static const char *const services[] = { "Shutdown", "Time Synchronization", "Heartbeat",
+						"Key-Value Pair Exchange" };
+	const char *typed = count ? words[count - 1] : "";
+	struct cmdlet_candidates found;
+
+	cmdlet_complete(count, words, &found);
+	for (size_t i = 0; i < json_array_size(found.words); i++)
+		puts(json_string_value(json_array_get(found.words, i)));
+	if (found.offer == CMDLET_OFFER_FILE)
+		puts(":file");
+	else if (found.offer == CMDLET_OFFER_VM)
+		offer_names("Get-VM", typed);
+	else if (found.offer == CMDLET_OFFER_SWITCH)
+		offer_names("Get-VMSwitch", typed);
+	for (size_t i = 0; found.offer == CMDLET_OFFER_SERVICE && i < ARRAY_SIZE(services); i++)
+		if (strncasecmp(services[i], typed, strlen(typed)) == 0)
+			puts(services[i]);
+	json_decref(found.words);
+	return EXIT_DONE;
+}
+
+/* ---- manual pages, for `make install` ---- */
+
+static int write_page(const char *folder, const char *name, char *text)
+{
+	AUTO_FREE char *path = NULL;
+	FILE *f;
+	int r;
+
+	if (!text || asprintf(&path, "%s/%s.1", folder, name) < 0)
+		return EXIT_FAILED;
+	f = fopen(path, "we");
+	r = f && fputs(text, f) >= 0 ? EXIT_DONE : EXIT_FAILED;
+	if (f && fclose(f) != 0)
+		r = EXIT_FAILED;
+	free(text);
+	return r;
+}
+
+static int write_man_pages(const char *folder)
+{
+	int status = write_page(folder, "oyako", cmdlet_man_page(NULL));
+
+	for (size_t i = 0; status == EXIT_DONE && i < cmdlet_table_count; i++) {
+		char name[80] = "oyako-";
+		size_t len = strlen(name);
+
+		for (const char *p = cmdlet_table[i].name; *p && len + 1 < sizeof(name); p++)
+			name[len++] = (char)tolower((unsigned char)*p);
+		name[len] = '\0';
+		status = write_page(folder, name, cmdlet_man_page(&cmdlet_table[i]));
+	}
+	return status;
+}
+
+/* ---- main ---- */
+
+static int run_in_client(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation)
+{
+	if (strcmp(cmdlet->name, "Help") == 0)
+		return help(json_string_value(json_object_get(invocation->params, "Name")));
+	if (strcmp(cmdlet->name, "Get-Command") == 0)
+		return get_command(cmdlet, invocation);
+	return completion(cmdlet, invocation->params);
+}
+
+static int run_with_daemon(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation)
+{
+	struct client *client;
+	struct error err;
+	int status;
+
+	if (client_open(true, &client, &err) < 0)
+		return print_error(cmdlet->name, NULL, err.text);
+	if (strcmp(cmdlet->name, "Connect-VM") == 0)
+		status = connect_vm(client, invocation->params);
+	else if (json_is_true(json_object_get(invocation->params, "Console")))
+		status = start_with_console(client, cmdlet, invocation);
+	else
+		status = run_plain(client, cmdlet, invocation);
+	client_close(client);
+	return status;
+}
+
+/* What would be refused anyway is refused before a daemon is started for it. */
+static int check_early(const struct cmdlet *cmdlet, const json_t *params)
+{
+	struct error err;
+	json_t *checked;
+
+	if (cmdlet_check(cmdlet, params, &checked, &err) < 0) {
+		print_error(cmdlet->name, NULL, err.text);
+		return EXIT_USAGE;
+	}
+	json_decref(checked);
+	return EXIT_DONE;
+}
+
+static int run_cmdlet(const struct cmdlet *cmdlet, int argc, char *const *argv)
+{
+	struct cmdlet_invocation invocation;
+	struct error err;
+	int status;
+
+	if (cmdlet_parse(cmdlet, argc, argv, &invocation, &err) < 0) {
+		print_error(cmdlet->name, NULL, err.text);
+		return EXIT_USAGE;
+	}
+	if (invocation.help)
+		status = help(cmdlet->name);
+	else if (check_early(cmdlet, invocation.params) != EXIT_DONE)
+		status = EXIT_USAGE;
+	else if (cmdlet->place == CMDLET_IN_CLIENT && strcmp(cmdlet->name, "Connect-VM") != 0)
+		status = run_in_client(cmdlet, &invocation);
+	else
+		status = run_with_daemon(cmdlet, &invocation);
+	json_decref(invocation.params);
+	return status;
+}
+
+static int unknown(const char *name)
+{
+	const char *planned, *area = cmdlet_planned(name, &planned), *near;
+
+	if (area) {
+		fprintf(stderr, "oyako: %s is not there yet (%s)\n", planned, area);
+		return EXIT_FAILED;
+	}
+	near = cmdlet_suggest(name);
+	fprintf(stderr, "oyako: there is no cmdlet '%s'%s%s%s; `oyako help` lists them\n", name,
+		near ? ", did you mean " : "", near ? near : "", near ? "?" : "");
+	return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	const char *word = argc > 1 ? argv[1] : "help";
+	const struct cmdlet *cmdlet;
+
+	if (strcmp(word, "__complete") == 0)
+		return complete(argc - 2, argv + 2);
+	if (strcmp(word, "__man") == 0 && argc == 3)
+		return write_man_pages(argv[2]);
+	if (strcmp(word, "--version") == 0) {
+		printf("oyako %s\n", OYAKO_VERSION);
+		return EXIT_DONE;
+	}
+	if (strcmp(word, "--help") == 0 || strcmp(word, "-?") == 0 || strcmp(word, "-h") == 0)
+		return help(NULL);
+	cmdlet = cmdlet_find(word);
+	return cmdlet ? run_cmdlet(cmdlet, argc - 2, argv + (argc > 2 ? 2 : argc)) : unknown(word);
+}

@@ -1,0 +1,286 @@
+#include "cmdlets.h"
+
+#include "base/macros.h"
+#include "objects.h"
+#include "run.h"
+#include "switches.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct {
+	const char *name;
+	request_run run;
+} functions[] = {
+	{ "New-VM", cmdlet_new_vm },
+	{ "Get-VM", cmdlet_get_vm },
+	{ "Set-VM", cmdlet_set_vm },
+	{ "Start-VM", cmdlet_start_vm },
+	{ "Stop-VM", cmdlet_stop_vm },
+	{ "Restart-VM", cmdlet_restart_vm },
+	{ "Suspend-VM", cmdlet_suspend_vm },
+	{ "Resume-VM", cmdlet_resume_vm },
+	{ "Remove-VM", cmdlet_remove_vm },
+	{ "Rename-VM", cmdlet_rename_vm },
+	{ "Debug-VM", cmdlet_debug_vm },
+	{ "Get-VMIntegrationService", cmdlet_get_service },
+	{ "Enable-VMIntegrationService", cmdlet_enable_service },
+	{ "Disable-VMIntegrationService", cmdlet_disable_service },
+	{ "Add-VMHardDiskDrive", cmdlet_add_disk },
+	{ "Get-VMHardDiskDrive", cmdlet_get_disk },
+	{ "Remove-VMHardDiskDrive", cmdlet_remove_disk },
+	{ "Add-VMDvdDrive", cmdlet_add_dvd },
+	{ "Get-VMDvdDrive", cmdlet_get_dvd },
+	{ "Set-VMDvdDrive", cmdlet_set_dvd },
+	{ "Remove-VMDvdDrive", cmdlet_remove_dvd },
+	{ "Add-VMNetworkAdapter", cmdlet_add_adapter },
+	{ "Get-VMNetworkAdapter", cmdlet_get_adapter },
+	{ "Remove-VMNetworkAdapter", cmdlet_remove_adapter },
+	{ "Connect-VMNetworkAdapter", cmdlet_connect_adapter },
+	{ "Disconnect-VMNetworkAdapter", cmdlet_disconnect_adapter },
+	{ "Get-VMProcessor", cmdlet_get_processor },
+	{ "Set-VMProcessor", cmdlet_set_processor },
+	{ "Get-VMMemory", cmdlet_get_memory },
+	{ "Set-VMMemory", cmdlet_set_memory },
+	{ "Get-VMHost", cmdlet_get_host },
+	{ "Get-VMSwitch", cmdlet_get_switch },
+	{ "Get-VMEvent", cmdlet_get_event },
+};
+
+request_run cmdlets_find(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(functions); i++)
+		if (strcmp(functions[i].name, name) == 0)
+			return functions[i].run;
+	return NULL;
+}
+
+/* ---- fresh state ---- */
+
+struct gather {
+	struct request *request;
+	void (*describe)(struct request *request, struct vm *vm);
+	struct vm **vms;
+	size_t count, waiting;
+};
+
+static void gather_end(struct gather *gather)
+{
+	for (size_t i = 0; i < gather->count; i++) {
+		if (!gather->vms[i]->removed)
+			gather->describe(gather->request, gather->vms[i]);
+		vm_unref(gather->vms[i]);
+	}
+	request_release(gather->request);
+	free(gather->vms);
+	free(gather);
+}
+
+static void gather_one_there(struct gather *gather)
+{
+	if (--gather->waiting == 0)
+		gather_end(gather);
+}
+
+static void gather_refreshed(void *user, struct vm *vm, const struct error *err)
+{
+	gather_one_there(user);
+}
+
+static void gather_vm(struct request *request, struct vm *vm)
+{
+	struct gather *gather = request->context;
+
+	gather->vms[gather->count++] = vm_ref(vm);
+	if (vm->run && !vm->run->starting) {
+		gather->waiting++;
+		run_refresh(vm, gather_refreshed, gather);
+	}
+}
+
+void cmdlets_show_fresh(struct request *request, const char *name,
+			void (*describe)(struct request *request, struct vm *vm))
+{
+	struct gather *gather = calloc(1, sizeof(*gather));
+
+	if (!gather)
+		abort();
+	gather->request = request;
+	gather->describe = describe;
+	gather->vms = calloc(request->daemon->vm_count + 1, sizeof(struct vm *));
+	if (!gather->vms)
+		abort();
+	gather->waiting = 1;
+	request_hold(request);
+	request->context = gather;
+	request_for_vms(request, name, gather_vm);
+	gather_one_there(gather);
+}
+
+/* ---- changing a description ---- */
+
+bool cmdlets_change(struct request *request, struct vm *vm, bool needs_off,
+		    int (*mutate)(struct request *request, struct config_vm *config,
+				  struct error *err))
+{
+	struct config_vm *copy;
+	struct error err;
+	int r;
+
+	if (needs_off && vm->state != VM_OFF) {
+		error_set(&err, ERR_STATE,
+			  "this can be changed only while it is off (its state is %s)",
+			  vm_state_name(vm->state));
+		request_error(request, vm->config->name, &err);
+		return false;
+	}
+	copy = vm_config_copy(vm, &err);
+	if (!copy) {
+		request_error(request, vm->config->name, &err);
+		return false;
+	}
+	r = mutate(request, copy, &err);
+	if (r != 0)
+		config_vm_free(copy);
+	else
+		r = vm_change(vm, copy, &err);
+	if (r < 0)
+		request_error(request, vm->config->name, &err);
+	return r >= 0;
+}
+
+/* ---- parts ---- */
+
+static bool mac_in_use(const struct daemon *daemon, const struct config_vm *also,
+		       const uint8_t mac[6])
+{
+	for (size_t i = 0; i <= daemon->vm_count; i++) {
+		const struct config_vm *config =
+		    i < daemon->vm_count ? daemon->vms[i]->config : also;
+
+		for (unsigned k = 0; k < config->nic_count; k++)
+			if (memcmp(config->nics[k].mac, mac, 6) == 0)
+				return true;
+	}
+	return false;
+}
+
+/* As Hyper-V: 256 addresses of the host's own, 00-15-5D and two octets before the last one. */
+static int choose_mac(const struct daemon *daemon, const struct config_vm *config, uint8_t ret[6],
+		      struct error *err)
+{
+	memcpy(ret, daemon->mac_prefix, 5);
+	for (unsigned last = 0; last < 256; last++) {
+		ret[5] = (uint8_t)last;
+		if (!mac_in_use(daemon, config, ret))
+			return 0;
+	}
+	return error_set(err, ERR_LIMIT,
+			 "all 256 dynamic MAC addresses of the host are in use: give a static one");
+}
+
+int cmdlets_add_nic(struct daemon *daemon, struct config_vm *config, const char *name,
+		    const char *switch_name, const char *mac, struct error *err)
+{
+	struct config_nic nic = { .name = (char *)name, .switch_name = (char *)switch_name };
+	int r = 0;
+
+	if (switch_name && !switches_exists(switch_name))
+		return error_set(err, ERR_NOT_FOUND,
+				 "there is no virtual switch '%.100s'; there is: %s", switch_name,
+				 SWITCHES_DEFAULT);
+	if (switch_name)
+		nic.switch_name = (char *)SWITCHES_DEFAULT;
+	guid_generate(&nic.id);
+	if (!mac)
+		r = choose_mac(daemon, config, nic.mac, err);
+	else if (!config_mac_parse(mac, nic.mac))
+		r = error_set(err, ERR_INVALID, "'%.40s' is not a MAC address", mac);
+	else
+		nic.static_mac = true;
+	if (r == 0 && mac && mac_in_use(daemon, config, nic.mac))
+		r = error_set(err, ERR_EXISTS, "the MAC address %.40s is another adapter's", mac);
+	if (r < 0)
+		return r;
+	return config_add_nic(config, &nic, err) ? 0 : -(int)err->code;
+}
+
+int cmdlets_add_disk_file(struct config_vm *config, const struct config_disk *disk, bool unverified,
+			  struct error *err)
+{
+	if (disk->path && !unverified && access(disk->path, F_OK) < 0)
+		return error_set_errno(err, errno, "the file '%.300s'", disk->path);
+	for (unsigned i = 0; disk->path && i < config->disk_count; i++)
+		if (config->disks[i].path && disk->kind == CONFIG_DISK_HARD &&
+		    strcmp(config->disks[i].path, disk->path) == 0)
+			return error_set(err, ERR_EXISTS, "the disk '%.300s' is attached already",
+					 disk->path);
+	return config_add_disk(config, disk, err) ? 0 : -(int)err->code;
+}
+
+/* ---- host, switches, events ---- */
+
+void cmdlet_get_host(struct request *request)
+{
+	request_result(request, object_host(request->daemon));
+}
+
+void cmdlet_get_switch(struct request *request)
+{
+	json_t *switches = switches_describe(request->daemon->switches);
+	const char *pattern = request_string(request, "Name");
+	bool found = false;
+
+	for (size_t i = 0; i < json_array_size(switches); i++) {
+		json_t *object = json_array_get(switches, i);
+
+		if (cmdlet_wildcard_match(pattern,
+					  json_string_value(json_object_get(object, "Name")))) {
+			request_result(request, json_incref(object));
+			found = true;
+		}
+	}
+	if (!found && !cmdlet_has_wildcard(pattern)) {
+		struct error err;
+
+		error_set(&err, ERR_NOT_FOUND, "there is no virtual switch of this name");
+		request_error(request, pattern, &err);
+	}
+	json_decref(switches);
+}
+
+static bool event_wanted(void *user, const json_t *event)
+{
+	const struct request *request = user;
+	const json_t *patterns = json_object_get(request->params, "VMName");
+	const char *level = request_string(request, "Level");
+	const char *its_level = json_string_value(json_object_get(event, "LevelDisplayName"));
+	const char *name = json_string_value(json_object_get(event, "VMName"));
+
+	if (level && (!its_level || strcmp(level, its_level) != 0))
+		return false;
+	for (size_t i = 0; i < json_array_size(patterns); i++) {
+		const char *pattern = json_string_value(json_array_get(patterns, i));
+
+		if (strcmp(pattern, "*") == 0 || (name && cmdlet_wildcard_match(pattern, name)))
+			return true;
+	}
+	return false;
+}
+
+void cmdlet_get_event(struct request *request)
+{
+	struct events_query query = { event_wanted, request,
+				      (size_t)request_integer(request, "MaxEvents", 100) };
+	json_t *events = events_read(request->daemon->events, &query);
+	size_t count = json_array_size(events);
+
+	for (size_t i = 0; i < count; i++) {
+		size_t at = request_switch(request, "Oldest") ? count - 1 - i : i;
+
+		request_result(request, json_incref(json_array_get(events, at)));
+	}
+	json_decref(events);
+}

@@ -1,0 +1,57 @@
+/* The functions of the cmdlets that the daemon carries out, one for each name of the table, and
+ * what several of them need. */
+#ifndef DAEMON_CMDLETS_H
+#define DAEMON_CMDLETS_H
+
+#include "request.h"
+#include "vm.h"
+
+void cmdlet_new_vm(struct request *request);
+void cmdlet_get_vm(struct request *request);
+void cmdlet_set_vm(struct request *request);
+void cmdlet_start_vm(struct request *request);
+void cmdlet_stop_vm(struct request *request);
+void cmdlet_restart_vm(struct request *request);
+void cmdlet_suspend_vm(struct request *request);
+void cmdlet_resume_vm(struct request *request);
+void cmdlet_remove_vm(struct request *request);
+void cmdlet_rename_vm(struct request *request);
+void cmdlet_debug_vm(struct request *request);
+void cmdlet_get_service(struct request *request);
+void cmdlet_enable_service(struct request *request);
+void cmdlet_disable_service(struct request *request);
+void cmdlet_add_disk(struct request *request);
+void cmdlet_get_disk(struct request *request);
+void cmdlet_remove_disk(struct request *request);
+void cmdlet_add_dvd(struct request *request);
+void cmdlet_get_dvd(struct request *request);
+void cmdlet_set_dvd(struct request *request);
+void cmdlet_remove_dvd(struct request *request);
+void cmdlet_add_adapter(struct request *request);
+void cmdlet_get_adapter(struct request *request);
+void cmdlet_remove_adapter(struct request *request);
+void cmdlet_connect_adapter(struct request *request);
+void cmdlet_disconnect_adapter(struct request *request);
+void cmdlet_get_processor(struct request *request);
+void cmdlet_set_processor(struct request *request);
+void cmdlet_get_memory(struct request *request);
+void cmdlet_set_memory(struct request *request);
+void cmdlet_get_host(struct request *request);
+void cmdlet_get_switch(struct request *request);
+void cmdlet_get_event(struct request *request);
+
+/* Lets describe add its results for each selected VM, once those that run have told their state. */
+void cmdlets_show_fresh(struct request *request, const char *name,
+			void (*describe)(struct request *request, struct vm *vm));
+/* Changes a VM's description by mutate, which returns 0, 1 (nothing to change) or an error. An
+ * error becomes the request's, and false is returned. needs_off: refuses while it runs. */
+bool cmdlets_change(struct request *request, struct vm *vm, bool needs_off,
+		    int (*mutate)(struct request *request, struct config_vm *config,
+				  struct error *err));
+/* Adds an adapter to a description that is not stored yet or is about to be. */
+int cmdlets_add_nic(struct daemon *daemon, struct config_vm *config, const char *name,
+		    const char *switch_name, const char *mac, struct error *err);
+int cmdlets_add_disk_file(struct config_vm *config, const struct config_disk *disk, bool unverified,
+			  struct error *err);
+
+#endif

@@ -1,0 +1,29 @@
+/* What the parts of oyakod share. All of it belongs to the loop: the daemon has one thread. */
+#ifndef DAEMON_DAEMON_H
+#define DAEMON_DAEMON_H
+
+#include "base/error.h"
+#include "base/loop.h"
+#include "config/paths.h"
+#include "events.h"
+
+#include <stdbool.h>
+
+struct vm;
+struct switches;
+struct requests;
+
+struct daemon {
+	struct loop *loop;
+	struct config_paths paths;
+	struct events *events;
+	struct switches *switches;
+	struct requests *requests;
+	char *worker_program, *switch_program;
+	int lock_fd;     /* of the state folder: one daemon at a time */
+	struct vm **vms; /* those that are defined; each holds a reference */
+	size_t vm_count;
+	unsigned char mac_prefix[5]; /* of this host's pool of dynamic addresses */
+};
+
+#endif

@@ -1,0 +1,205 @@
+#include "files.h"
+
+#include "base/macros.h"
+#include "host.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+int files_lock(int fd, bool exclusive, struct error *err)
+{
+	struct flock lock = { .l_type = exclusive ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET };
+
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+		return 0;
+	if (errno == EAGAIN || errno == EACCES)
+		return error_set(err, ERR_BUSY, "it is in use");
+	return error_set_errno(err, errno, "locking it");
+}
+
+static void read_holder(int fd, char *ret, size_t size)
+{
+	ssize_t len = pread(fd, ret, size - 1, 0);
+
+	ret[len > 0 ? len : 0] = '\0';
+	ret[strcspn(ret, "\n")] = '\0';
+}
+
+int files_lock_holder(const char *path, const char *who, struct error *err)
+{
+	AUTO_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	char holder[200], host[65] = "";
+	int len;
+
+	if (fd < 0)
+		return error_set_errno(err, errno, "opening '%.200s'", path);
+	if (files_lock(fd, true, err) < 0) {
+		if (!err || err->code != ERR_BUSY)
+			return error_prefix(err, "'%.200s'", path);
+		read_holder(fd, holder, sizeof(holder));
+		return error_set(err, ERR_BUSY, "'%.150s' is in use by %s", path,
+				 holder[0] ? holder : "another process");
+	}
+	gethostname(host, sizeof(host) - 1);
+	len = snprintf(holder, sizeof(holder), "%s, process %d on %s\n", who, (int)getpid(), host);
+	if (ftruncate(fd, 0) < 0 || pwrite(fd, holder, (size_t)len, 0) != len)
+		return error_set_errno(err, errno, "writing '%.200s'", path);
+	return TAKE_FD(fd);
+}
+
+/* ---- the list of descriptors ---- */
+
+void files_add(struct files *files, const char *role, const char *key, int index, int fd)
+{
+	json_t *description = json_pack("{s:s}", "role", role);
+
+	if (index >= 0)
+		json_object_set_new(description, key, json_integer(index));
+	json_array_append_new(files->descriptions, description);
+	files->fds[files->count++] = fd;
+}
+
+void files_done(struct files *files)
+{
+	for (unsigned i = 0; i < files->count; i++)
+		close(files->fds[i]);
+	if (files->lock_fd >= 0)
+		close(files->lock_fd);
+	json_decref(files->descriptions);
+	files->count = 0;
+	files->lock_fd = -1;
+	files->descriptions = NULL;
+}
+
+static int open_regular(const char *path, int flags, struct error *err)
+{
+	/* O_NONBLOCK: a FIFO in the file's place must not stop the daemon. */
+	AUTO_CLOSE int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return error_set_errno(err, errno, "'%.300s'", path);
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return error_set(err, ERR_INVALID, "'%.300s' is no file", path);
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+	return TAKE_FD(fd);
+}
+
+/* Which of our VMs runs on that file, for the error's text. */
+static const struct vm *user_of(const struct vm *vm, int fd)
+{
+	const struct daemon *daemon = vm->daemon;
+	struct stat wanted, st;
+
+	if (fstat(fd, &wanted) < 0)
+		return NULL;
+	for (size_t i = 0; i < daemon->vm_count; i++) {
+		const struct vm *other = daemon->vms[i];
+
+		if (other == vm || !other->run)
+			continue;
+		for (unsigned k = 0; k < other->config->disk_count; k++) {
+			const char *path = other->config->disks[k].path;
+
+			if (path && stat(path, &st) == 0 && st.st_dev == wanted.st_dev &&
+			    st.st_ino == wanted.st_ino)
+				return other;
+		}
+	}
+	return NULL;
+}
+
+static int open_disk(const struct vm *vm, const struct config_disk *disk, struct error *err)
+{
+	bool writes = disk->kind == CONFIG_DISK_HARD && !disk->read_only;
+	AUTO_CLOSE int fd = open_regular(disk->path, writes ? O_RDWR : O_RDONLY, err);
+	const struct vm *other;
+
+	if (fd < 0)
+		return error_prefix(err, "opening the disk");
+	if (files_lock(fd, writes, err) == 0)
+		return TAKE_FD(fd);
+	other = user_of(vm, fd);
+	if (err && err->code == ERR_BUSY)
+		return error_set(err, ERR_BUSY, "the disk '%.250s' is in use by %s%.100s%s",
+				 disk->path, other ? "virtual machine '" : "another process",
+				 other ? other->config->name : "", other ? "'" : "");
+	return error_prefix(err, "the disk '%.150s'", disk->path);
+}
+
+static int add_disks(struct vm *vm, struct files *files, struct error *err)
+{
+	for (unsigned i = 0; i < vm->config->disk_count; i++) {
+		int fd;
+
+		if (!vm->config->disks[i].path)
+			continue;
+		fd = open_disk(vm, &vm->config->disks[i], err);
+		if (fd < 0)
+			return fd;
+		files_add(files, "disk", "index", (int)i, fd);
+	}
+	return 0;
+}
+
+static int add_boot(struct vm *vm, struct files *files, struct error *err)
+{
+	const struct config_vm *config = vm->config;
+	int fd;
+
+	if (!config->kernel_path)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "there is no firmware yet: set -LinuxKernelPath to start a Linux "
+				 "kernel directly");
+	fd = open_regular(config->kernel_path, O_RDONLY, err);
+	if (fd < 0)
+		return error_prefix(err, "opening the kernel");
+	files_add(files, "kernel", NULL, -1, fd);
+	if (!config->initrd_path)
+		return 0;
+	fd = open_regular(config->initrd_path, O_RDONLY, err);
+	if (fd < 0)
+		return error_prefix(err, "opening the initial RAM disk");
+	files_add(files, "initrd", NULL, -1, fd);
+	return 0;
+}
+
+static int add_kvm(struct vm *vm, struct files *files, struct error *err)
+{
+	char reason[200];
+	int fd;
+
+	if (vm->config->backend == CONFIG_BACKEND_SOFT)
+		return 0;
+	fd = host_open_kvm(reason, sizeof(reason));
+	if (fd >= 0)
+		files_add(files, "kvm", NULL, -1, fd);
+	else if (vm->config->backend == CONFIG_BACKEND_KVM)
+		return error_set(err, ERR_UNSUPPORTED, "the backend kvm is not there: %s", reason);
+	return 0;
+}
+
+int files_open(struct vm *vm, struct files *ret, struct error *err)
+{
+	AUTO_FREE char *lock_path = NULL;
+	int r = 0;
+
+	*ret = (struct files){ .descriptions = json_array(), .lock_fd = -1 };
+	if (asprintf(&lock_path, "%s/lock", vm->folder) < 0)
+		abort();
+	ret->lock_fd = files_lock_holder(lock_path, "oyako-worker of oyakod", err);
+	if (ret->lock_fd < 0)
+		r = ret->lock_fd;
+	if (r == 0)
+		r = add_boot(vm, ret, err);
+	if (r == 0)
+		r = add_disks(vm, ret, err);
+	if (r == 0)
+		r = add_kvm(vm, ret, err);
+	if (r < 0)
+		files_done(ret);
+	return r;
+}

@@ -1,0 +1,374 @@
+/*
+ * oyakod: the management service. It keeps the descriptions of VMs, starts their workers, and
+ * answers the API; it owns no guest, and may end and start again while they run.
+ */
+#include "daemon.h"
+#include "files.h"
+#include "request.h"
+#include "run.h"
+#include "server.h"
+#include "sockets.h"
+#include "switches.h"
+#include "vm.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/macros.h"
+#include "config/config-json.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#define SAMPLE_NS        (5 * NS_PER_SEC)
+#define IDLE_SECONDS     300
+#define LISTEN_FDS_START 3 /* of systemd's socket activation */
+
+struct options {
+	bool system, on_demand;
+	int ready_fd; /* told "ready" or why not; -1: nobody */
+};
+
+struct service {
+	struct daemon daemon;
+	struct options options;
+	struct server *server;
+	int signal_fd;
+	struct loop_fd *signal_watch;
+	struct loop_timer *timer;
+	uint64_t idle_since_ns, idle_limit_ns;
+};
+
+static const char usage[] =
+    "Usage: oyakod [OPTION ...]\n"
+    "The management service of Oyako; `oyako` starts it by itself when it is needed.\n\n"
+    "  --system       for the whole machine: /var/lib/oyako, /run/oyako\n"
+    "  --on-demand    ends when there has been nothing to do for five minutes\n"
+    "  --ready-fd N   writes \"ready\" to that descriptor, or why it could not start\n"
+    "  --worker FILE, --switch FILE\n"
+    "                 other programs than those beside this one\n"
+    "  --version, --help\n";
+
+/* ---- options ---- */
+
+/* The program of that name beside our own, unless the environment names another. */
+static char *find_program(const char *name, const char *variable)
+{
+	const char *given = getenv(variable);
+	char self[4096], *path = NULL;
+	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	char *slash;
+
+	if (given && given[0] == '/')
+		return strdup(given);
+	self[len > 0 ? len : 0] = '\0';
+	slash = strrchr(self, '/');
+	if (asprintf(&path, "%.*s/%s", slash ? (int)(slash - self) : 0, self, name) < 0)
+		abort();
+	return path;
+}
+
+static void set_program(char **program, const char *path)
+{
+	free(*program);
+	*program = strdup(path);
+}
+
+static int parse_options(int argc, char **argv, struct service *service)
+{
+	static const struct option options[] = {
+		{ "system", no_argument, NULL, 's' },
+		{ "on-demand", no_argument, NULL, 'o' },
+		{ "ready-fd", required_argument, NULL, 'r' },
+		{ "worker", required_argument, NULL, 'w' },
+		{ "switch", required_argument, NULL, 'x' },
+		{ "version", no_argument, NULL, 'v' },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	int option;
+
+	service->options.ready_fd = -1;
+	while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+		switch (option) {
+		case 's':
+			service->options.system = true;
+			break;
+		case 'o':
+			service->options.on_demand = true;
+			break;
+		case 'r':
+			service->options.ready_fd = atoi(optarg);
+			fcntl(service->options.ready_fd, F_SETFD, FD_CLOEXEC);
+			break;
+		case 'w':
+			set_program(&service->daemon.worker_program, optarg);
+			break;
+		case 'x':
+			set_program(&service->daemon.switch_program, optarg);
+			break;
+		case 'v':
+			printf("oyakod %s\n", OYAKO_VERSION);
+			exit(0);
+		case 'h':
+			fputs(usage, stdout);
+			exit(0);
+		default:
+			return -1;
+		}
+	}
+	return optind < argc ? -1 : 0;
+}
+
+static void tell_ready(struct service *service, const char *text)
+{
+	int fd = service->options.ready_fd;
+
+	if (fd < 0)
+		return;
+	if (write(fd, text, strlen(text)) < 0)
+		log_debug("nobody waits for us to be ready");
+	close(fd);
+	service->options.ready_fd = -1;
+}
+
+/* ---- what runs beside the API ---- */
+
+static bool is_idle(struct service *service)
+{
+	for (size_t i = 0; i < service->daemon.vm_count; i++)
+		if (service->daemon.vms[i]->run)
+			return false;
+	return server_connections(service->server) == 0 && !requests_busy(service->daemon.requests);
+}
+
+static void check_idle(struct service *service)
+{
+	uint64_t now = clock_now_ns();
+
+	if (!service->options.on_demand || !is_idle(service)) {
+		service->idle_since_ns = now;
+		return;
+	}
+	if (now - service->idle_since_ns > service->idle_limit_ns)
+		loop_stop(service->daemon.loop);
+}
+
+static void tick(void *user)
+{
+	struct service *service = user;
+
+	for (size_t i = 0; i < service->daemon.vm_count; i++)
+		if (service->daemon.vms[i]->state == VM_RUNNING)
+			run_refresh(service->daemon.vms[i], NULL, NULL);
+	check_idle(service);
+	loop_timer_arm(service->timer, clock_now_ns() + MIN(SAMPLE_NS, service->idle_limit_ns));
+}
+
+static void on_signal(void *user, uint32_t events)
+{
+	struct service *service = user;
+	struct signalfd_siginfo info;
+
+	if (read(service->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+		loop_stop(service->daemon.loop);
+}
+
+static int watch_signals(struct service *service, struct error *err)
+{
+	sigset_t signals;
+
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	sigprocmask(SIG_BLOCK, &signals, NULL);
+	service->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (service->signal_fd < 0)
+		return error_set_errno(err, errno, "watching signals");
+	return loop_fd_add(service->daemon.loop, service->signal_fd, EPOLLIN, on_signal, service,
+			   &service->signal_watch, err);
+}
+
+/* ---- start ---- */
+
+/* Part of every dynamic MAC address of this host; drawn once. */
+static int load_host(struct daemon *daemon, struct error *err)
+{
+	AUTO_CLOSE int fd = open(daemon->paths.state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	uint8_t mac[6] = { 0x00, 0x15, 0x5d };
+	char text[CONFIG_MAC_TEXT_SIZE];
+	const char *stored;
+	json_t *host = NULL;
+	int r = 0;
+
+	if (fd < 0)
+		return error_set_errno(err, errno, "opening '%.200s'", daemon->paths.state);
+	config_load_json(fd, "host.json", &host, NULL);
+	stored = json_string_value(json_object_get(host, "mac_pool"));
+	if (!stored || !config_mac_parse(stored, mac)) {
+		if (getrandom(mac + 3, 2, 0) != 2)
+			abort();
+		json_decref(host);
+		host = json_pack("{s:s}", "mac_pool", config_mac_format(mac, text));
+		r = config_save_json(fd, "host.json", host, err);
+	}
+	json_decref(host);
+	memcpy(daemon->mac_prefix, mac, sizeof(daemon->mac_prefix));
+	return r;
+}
+
+static int open_state(struct service *service, struct error *err)
+{
+	struct daemon *daemon = &service->daemon;
+	AUTO_FREE char *lock = NULL;
+	int r = config_paths_init(&daemon->paths, service->options.system, err);
+
+	if (r == 0)
+		r = config_make_private_folder(daemon->paths.state, err);
+	if (r == 0)
+		r = config_make_private_folder(daemon->paths.runtime, err);
+	if (r < 0)
+		return r;
+	if (asprintf(&lock, "%s/lock", daemon->paths.state) < 0)
+		abort();
+	daemon->lock_fd = files_lock_holder(lock, "oyakod", err);
+	if (daemon->lock_fd < 0)
+		return daemon->lock_fd;
+	r = load_host(daemon, err);
+	if (r == 0)
+		r = events_open(daemon->paths.state, &daemon->events, err);
+	return r;
+}
+
+/* The socket that systemd listens on for us, or our own. */
+static int open_listener(struct service *service, struct error *err)
+{
+	const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+
+	if (pid && count && atoi(pid) == getpid() && atoi(count) == 1) {
+		fcntl(LISTEN_FDS_START, F_SETFD, FD_CLOEXEC);
+		fcntl(LISTEN_FDS_START, F_SETFL, fcntl(LISTEN_FDS_START, F_GETFL) | O_NONBLOCK);
+		return LISTEN_FDS_START;
+	}
+	return sockets_listen(service->daemon.paths.socket, SOCK_STREAM, err);
+}
+
+static int start(struct service *service, struct error *err)
+{
+	struct daemon *daemon = &service->daemon;
+	int r = loop_new(&daemon->loop, err), fd;
+
+	if (r == 0)
+		r = watch_signals(service, err);
+	if (r == 0)
+		r = open_state(service, err);
+	if (r == 0)
+		r = requests_new(daemon, &daemon->requests, err);
+	if (r == 0)
+		r = switches_new(daemon, &daemon->switches, err);
+	if (r == 0)
+		r = vm_load_all(daemon, err);
+	if (r < 0)
+		return r;
+	run_adopt_all(daemon);
+	fd = open_listener(service, err);
+	if (fd < 0)
+		return fd;
+	r = server_new(daemon, fd, &service->server, err);
+	if (r == 0)
+		r = loop_timer_new(daemon->loop, tick, service, &service->timer, err);
+	return r;
+}
+
+static void set_limits(void)
+{
+	struct rlimit files;
+
+	/* Several descriptors for each VM that runs. */
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	umask(077);
+}
+
+static void set_idle_limit(struct service *service)
+{
+	const char *seconds = getenv("OYAKO_STOP_IDLE_SECONDS");
+
+	service->idle_limit_ns = (uint64_t)(seconds ? atoi(seconds) : IDLE_SECONDS) * NS_PER_SEC;
+	service->idle_since_ns = clock_now_ns();
+	if (!service->idle_limit_ns)
+		service->idle_limit_ns = NS_PER_SEC;
+}
+
+/* ---- end ---- */
+
+static void release(struct service *service)
+{
+	struct daemon *daemon = &service->daemon;
+
+	server_free(service->server);
+	for (size_t i = 0; i < daemon->vm_count; i++)
+		run_detach(daemon->vms[i]);
+	switches_free(daemon->switches);
+	requests_free(daemon->requests);
+	vm_free_all(daemon);
+	events_close(daemon->events);
+	loop_timer_free(service->timer);
+	loop_fd_remove(service->signal_watch);
+	if (service->signal_fd >= 0)
+		close(service->signal_fd);
+	loop_free(daemon->loop);
+	config_paths_done(&daemon->paths);
+	free(daemon->worker_program);
+	free(daemon->switch_program);
+	if (daemon->lock_fd >= 0)
+		close(daemon->lock_fd);
+}
+
+static void log_service(struct service *service, enum event_kind kind, const char *text)
+{
+	events_write(service->daemon.events, &(struct event){ .kind = kind, .message = text });
+}
+
+int main(int argc, char **argv)
+{
+	struct service service = { .signal_fd = -1, .daemon.lock_fd = -1 };
+	struct error err = { 0 };
+
+	service.daemon.worker_program = find_program("oyako-worker", "OYAKO_WORKER");
+	service.daemon.switch_program = find_program("oyako-switch", "OYAKO_SWITCH");
+	if (parse_options(argc, argv, &service) < 0) {
+		fputs(usage, stderr);
+		return 2;
+	}
+	set_limits();
+	set_idle_limit(&service);
+	if (start(&service, &err) < 0) {
+		log_error("%s", err.text);
+		tell_ready(&service, err.text);
+		release(&service);
+		return 1;
+	}
+	log_service(&service, EVENT_SERVICE_STARTED, "The management service was started.");
+	tell_ready(&service, "ready\n");
+	loop_timer_arm(service.timer, clock_now_ns() + MIN(SAMPLE_NS, service.idle_limit_ns));
+	loop_run(service.daemon.loop);
+	/* So that the next command line starts the next daemon at once. */
+	unlink(service.daemon.paths.socket);
+	log_service(&service, EVENT_SERVICE_STOPPED, "The management service was stopped.");
+	release(&service);
+	return 0;
+}

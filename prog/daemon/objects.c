@@ -1,0 +1,281 @@
+#include "objects.h"
+
+#include "base/macros.h"
+#include "host.h"
+#include "run.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/utsname.h>
+
+#define VERSION_TEXT "1.0" /* of the description */
+
+static void put_text(json_t *object, const char *name, const char *value)
+{
+	json_object_set_new(object, name, value ? json_string(value) : json_null());
+}
+
+static void put(json_t *object, const char *name, const json_t *value)
+{
+	json_object_set_new(object, name, value ? json_incref((json_t *)value) : json_null());
+}
+
+static const char *kvp(const struct vm *vm, const char *key)
+{
+	return vm->run ? json_string_value(json_object_get(vm->run->kvp, key)) : NULL;
+}
+
+/* Appends the parts of "a;b;c" to list. */
+static void split(const char *text, json_t *list)
+{
+	while (text && *text) {
+		size_t len = strcspn(text, ";");
+
+		if (len)
+			json_array_append_new(list, json_stringn(text, len));
+		text += len + (text[len] == ';');
+	}
+}
+
+json_t *object_addresses(const struct vm *vm)
+{
+	json_t *list = json_array();
+
+	split(kvp(vm, "NetworkAddressIPv4"), list);
+	split(kvp(vm, "NetworkAddressIPv6"), list);
+	return list;
+}
+
+/* ---- the VM ---- */
+
+static const char *status_text(const struct vm *vm)
+{
+	switch (vm->state) {
+	case VM_STARTING:
+		return "Starting";
+	case VM_STOPPING:
+		return "Stopping";
+	default:
+		return "Operating normally";
+	}
+}
+
+static json_int_t status_integer(const struct vm *vm, const char *name)
+{
+	return vm->run ? json_integer_value(json_object_get(vm->run->status, name)) : 0;
+}
+
+/* "Up to date" is what Hyper-V says of services whose versions it finds current. */
+static const char *services_state(const struct vm *vm)
+{
+	const json_t *services = vm->run ? vm->run->services : NULL;
+
+	for (size_t i = 0; i < json_array_size(services); i++) {
+		const char *status =
+		    json_string_value(json_object_get(json_array_get(services, i), "status"));
+
+		if (status && strcmp(status, "OK") == 0)
+			return "Up to date";
+	}
+	return "";
+}
+
+static void put_guest(json_t *object, const struct vm *vm)
+{
+	const char *system = kvp(vm, "OSName");
+	const char *version = kvp(vm, "OSVersion");
+	char text[256];
+
+	put_text(object, "Heartbeat", vm->run ? vm->run->heartbeat : NULL);
+	put_text(object, "IntegrationServicesState", services_state(vm));
+	put_text(object, "GuestHostName", kvp(vm, "FullyQualifiedDomainName"));
+	if (system && version && !strstr(system, version)) {
+		snprintf(text, sizeof(text), "%.120s %.120s", system, version);
+		put_text(object, "GuestOperatingSystem", text);
+	} else {
+		put_text(object, "GuestOperatingSystem", system);
+	}
+	put_text(object, "GuestKernel", kvp(vm, "OSBuildNumber"));
+	json_object_set_new(object, "IPAddresses", object_addresses(vm));
+	put(object, "KeyValuePairs", vm->run ? vm->run->kvp : NULL);
+}
+
+static void put_run(json_t *object, const struct vm *vm)
+{
+	const struct run *run = vm->run;
+	bool runs = vm->state == VM_RUNNING || vm->state == VM_PAUSED || vm->state == VM_STOPPING;
+
+	json_object_set_new(object, "CPUUsage",
+			    json_integer(vm->state == VM_RUNNING ? run->cpu_usage_percent : 0));
+	json_object_set_new(object, "MemoryAssigned",
+			    json_integer(runs ? (json_int_t)vm->config->memory_bytes : 0));
+	json_object_set_new(
+	    object, "Uptime",
+	    json_real((double)(status_integer(vm, "uptime_ns") / 1000000) / 1000.0));
+	put_text(object, "Backend",
+		 run && run->backend ? run->backend : config_backend_name(vm->config->backend));
+	put_text(object, "BackendReason", run ? run->backend_reason : NULL);
+	json_object_set_new(object, "ResidentMemory",
+			    json_integer(status_integer(vm, "resident_bytes")));
+	json_object_set_new(object, "WorkerProcessId",
+			    run ? json_integer(run->process.pid) : json_null());
+}
+
+static void put_last_stop(json_t *object, const struct vm *vm)
+{
+	const json_t *stop = vm->run ? NULL : vm->last_stop;
+
+	put(object, "LastStopReason", json_object_get(stop, "text"));
+	put(object, "LastStopCode", json_object_get(stop, "reason"));
+	put(object, "LastStopTime", json_object_get(stop, "time"));
+	put(object, "GuestCrash", vm->run ? vm->run->crash : json_object_get(stop, "crash"));
+}
+
+json_t *object_vm(const struct vm *vm)
+{
+	const struct config_vm *config = vm->config;
+	json_t *object = json_object();
+
+	put_text(object, "Name", config->name);
+	put_text(object, "State", vm_state_name(vm->state));
+	put_run(object, vm);
+	put_text(object, "Status", status_text(vm));
+	put_text(object, "Version", VERSION_TEXT);
+	put_text(object, "VMId", vm->id);
+	json_object_set_new(object, "Generation", json_integer(config->generation));
+	json_object_set_new(object, "ProcessorCount", json_integer(config->processor_count));
+	json_object_set_new(object, "MemoryStartup",
+			    json_integer((json_int_t)config->memory_bytes));
+	put_text(object, "Notes", config->notes ? config->notes : "");
+	put_guest(object, vm);
+	put_text(object, "LinuxKernelPath", config->kernel_path);
+	put_text(object, "LinuxInitrdPath", config->initrd_path);
+	put_text(object, "LinuxCommandLine", config->kernel_cmdline);
+	put_text(object, "Path", vm->folder);
+	put_last_stop(object, vm);
+	return object;
+}
+
+/* ---- its parts ---- */
+
+static json_t *part(const struct vm *vm)
+{
+	return json_pack("{s:s, s:s}", "VMName", vm->config->name, "VMId", vm->id);
+}
+
+json_t *object_disk(const struct vm *vm, const struct config_disk *disk)
+{
+	json_t *object = part(vm);
+
+	put_text(object, "ControllerType", "SCSI");
+	json_object_set_new(object, "ControllerNumber", json_integer(disk->controller_number));
+	json_object_set_new(object, "ControllerLocation", json_integer(disk->lun));
+	if (disk->kind == CONFIG_DISK_DVD)
+		put_text(object, "DvdMediaType", disk->path ? "ISO" : "None");
+	else
+		json_object_set_new(object, "ReadOnly", json_boolean(disk->read_only));
+	put_text(object, "Path", disk->path);
+	return object;
+}
+
+json_t *object_nic(const struct vm *vm, const struct config_nic *nic)
+{
+	char mac[CONFIG_MAC_TEXT_SIZE], plain[13], id[GUID_TEXT_SIZE];
+	json_t *object = part(vm);
+	size_t len = 0;
+
+	config_mac_format(nic->mac, mac);
+	for (const char *p = mac; *p; p++)
+		if (*p != ':')
+			plain[len++] = (char)toupper((unsigned char)*p);
+	plain[len] = '\0';
+	put_text(object, "Name", nic->name);
+	put_text(object, "SwitchName", nic->switch_name);
+	put_text(object, "MacAddress", plain);
+	put_text(object, "Status", vm->run && nic->switch_name ? "Ok" : "");
+	/* What the guest reports is not told apart by adapter: it is right where there is one. */
+	json_object_set_new(object, "IPAddresses",
+			    vm->config->nic_count == 1 ? object_addresses(vm) : json_array());
+	json_object_set_new(object, "DynamicMacAddressEnabled", json_boolean(!nic->static_mac));
+	put_text(object, "AdapterId", guid_format(&nic->id, id));
+	return object;
+}
+
+/* What the worker says of a service, or NULL. */
+static const json_t *running_service(const struct vm *vm, const char *name)
+{
+	const json_t *services = vm->run ? vm->run->services : NULL;
+
+	for (size_t i = 0; i < json_array_size(services); i++) {
+		const json_t *service = json_array_get(services, i);
+		const char *its = json_string_value(json_object_get(service, "name"));
+
+		if (its && strcasecmp(its, name) == 0)
+			return service;
+	}
+	return NULL;
+}
+
+json_t *object_service(const struct vm *vm, enum config_ic service)
+{
+	const char *name = config_ic_name(service);
+	const json_t *running = running_service(vm, name);
+	const char *status = json_string_value(json_object_get(running, "status"));
+	bool enabled = vm->config->ic_enabled[service];
+	json_t *object = part(vm);
+
+	put_text(object, "Name", name);
+	json_object_set_new(object, "Enabled", json_boolean(enabled));
+	put_text(object, "PrimaryStatusDescription", enabled && status ? status : "");
+	put_text(object, "SecondaryStatusDescription", "");
+	put(object, "Version", json_object_get(running, "version"));
+	return object;
+}
+
+json_t *object_processor(const struct vm *vm)
+{
+	json_t *object = part(vm);
+
+	json_object_set_new(object, "Count", json_integer(vm->config->processor_count));
+	return object;
+}
+
+json_t *object_memory(const struct vm *vm)
+{
+	json_t *object = part(vm);
+
+	json_object_set_new(object, "DynamicMemoryEnabled", json_false());
+	json_object_set_new(object, "Startup", json_integer((json_int_t)vm->config->memory_bytes));
+	return object;
+}
+
+json_t *object_host(const struct daemon *daemon)
+{
+	const unsigned char *m = daemon->mac_prefix;
+	char reason[200] = "KVM is there", first[13], last[13];
+	int kvm = host_open_kvm(reason, sizeof(reason));
+	json_t *object = json_object();
+	struct utsname names;
+
+	if (kvm >= 0)
+		close(kvm);
+	uname(&names);
+	snprintf(first, sizeof(first), "%02X%02X%02X%02X%02X00", m[0], m[1], m[2], m[3], m[4]);
+	snprintf(last, sizeof(last), "%02X%02X%02X%02X%02XFF", m[0], m[1], m[2], m[3], m[4]);
+	put_text(object, "Name", names.nodename);
+	json_object_set_new(object, "LogicalProcessorCount", json_integer(host_processors()));
+	json_object_set_new(object, "MemoryCapacity",
+			    json_integer((json_int_t)host_memory_bytes()));
+	put_text(object, "Backend", kvm >= 0 ? "kvm" : "soft");
+	put_text(object, "BackendReason", reason);
+	put_text(object, "Version", OYAKO_VERSION);
+	put_text(object, "VirtualMachinePath", daemon->paths.state);
+	put_text(object, "MacAddressMinimum", first);
+	put_text(object, "MacAddressMaximum", last);
+	json_object_set_new(object, "VirtualMachineCount",
+			    json_integer((json_int_t)daemon->vm_count));
+	json_object_set_new(object, "ProcessId", json_integer(getpid()));
+	return object;
+}

@@ -1,0 +1,19 @@
+/* What cmdlets show: VMs and their parts as JSON objects with Hyper-V's property names. */
+#ifndef DAEMON_OBJECTS_H
+#define DAEMON_OBJECTS_H
+
+#include "vm.h"
+
+#include <jansson.h>
+
+json_t *object_vm(const struct vm *vm);
+json_t *object_disk(const struct vm *vm, const struct config_disk *disk);
+json_t *object_nic(const struct vm *vm, const struct config_nic *nic);
+json_t *object_service(const struct vm *vm, enum config_ic service);
+json_t *object_processor(const struct vm *vm);
+json_t *object_memory(const struct vm *vm);
+json_t *object_host(const struct daemon *daemon);
+/* The addresses that the guest reports: list of texts. */
+json_t *object_addresses(const struct vm *vm);
+
+#endif

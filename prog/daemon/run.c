@@ -1,0 +1,904 @@
+#include "run.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/macros.h"
+#include "config/config-json.h"
+#include "files.h"
+#include "ipc/ipc.h"
+#include "sockets.h"
+#include "switches.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#define START_TIMEOUT_NS   (60 * NS_PER_SEC)
+#define END_TIMEOUT_NS     (10 * NS_PER_SEC) /* from "off" to the end of the process */
+#define REQUEST_TIMEOUT_NS (5 * NS_PER_SEC)
+#define STATUS_TIMEOUT_NS  (1 * NS_PER_SEC)
+
+static int connect_control(struct run *run, struct error *err);
+static void job_ready(void *user, uint32_t events);
+
+/* ---- the object ---- */
+
+static char *runtime_path(const struct vm *vm, const char *file)
+{
+	char *path = NULL;
+
+	if (asprintf(&path, "%s/vm/%s%s%s", vm->daemon->paths.runtime, vm->id, file ? "/" : "",
+		     file ? file : "") < 0)
+		abort();
+	return path;
+}
+
+static struct run *run_new(struct vm *vm)
+{
+	struct run *run = calloc(1, sizeof(*run));
+
+	if (!run)
+		abort();
+	run->vm = vm_ref(vm);
+	run->folder = runtime_path(vm, NULL);
+	run->process.pidfd = -1;
+	run->job_fd = -1;
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		run->port_fds[i] = -1;
+	snprintf(run->heartbeat, sizeof(run->heartbeat), "No Contact");
+	vm->run = run;
+	return run;
+}
+
+static void close_job(struct run *run)
+{
+	loop_fd_remove(run->job_watch);
+	run->job_watch = NULL;
+	if (run->job_fd >= 0)
+		close(run->job_fd);
+	run->job_fd = -1;
+}
+
+static void run_free(struct run *run)
+{
+	struct vm *vm = run->vm;
+
+	close_job(run);
+	loop_fd_remove(run->process_watch);
+	if (run->process.pidfd >= 0)
+		close(run->process.pidfd);
+	loop_timer_free(run->timer);
+	vm->run = NULL;
+	peer_free(run->peer);
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (run->port_fds[i] >= 0)
+			close(run->port_fds[i]);
+	json_decref(run->status);
+	json_decref(run->services);
+	json_decref(run->kvp);
+	json_decref(run->crash);
+	free(run->backend);
+	free(run->backend_reason);
+	free(run->folder);
+	free(run);
+	vm_unref(vm);
+}
+
+static void remove_runtime_folder(const char *path)
+{
+	static const char *const files[] = { "control", "console1", "run.json", ".run.json.new",
+					     "worker.log" };
+	AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
+		unlinkat(fd, files[i], 0);
+	rmdir(path);
+}
+
+/* The last words of the worker, for the error's text. */
+static void last_log_line(const struct run *run, char *ret, size_t size)
+{
+	AUTO_FREE char *path = runtime_path(run->vm, "worker.log");
+	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char text[2048];
+	off_t end = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+	ssize_t len =
+	    fd < 0 ? 0 : pread(fd, text, sizeof(text) - 1, MAX(0, end - (off_t)sizeof(text) + 1));
+	const char *line;
+
+	ret[0] = '\0';
+	if (len <= 0)
+		return;
+	while (len > 0 && text[len - 1] == '\n')
+		len--;
+	text[len] = '\0';
+	line = strrchr(text, '\n');
+	snprintf(ret, size, "%.190s", line ? line + 1 : text);
+	for (char *p = ret; *p; p++)
+		if ((unsigned char)*p < 0x20 || (unsigned char)*p >= 0x7f)
+			*p = '?';
+}
+
+void run_set_state(struct vm *vm, enum vm_state state)
+{
+	vm->state = state;
+	vm_wake(vm, VM_WAIT_CHANGED, NULL);
+}
+
+/* ---- the end ---- */
+
+static void remove_ports(struct run *run)
+{
+	for (unsigned i = 0; i < run->vm->config->nic_count; i++)
+		switches_remove_port(run->vm->daemon->switches, &run->vm->config->nics[i]);
+}
+
+/* Everything is over: state, notes, whoever waits. start_failure: the start ended so. */
+static void finish(struct run *run, const struct error *start_failure)
+{
+	struct vm *vm = vm_ref(run->vm);
+	struct error failure, no_start;
+	bool started = !run->starting;
+
+	if (start_failure) {
+		failure = *start_failure;
+		start_failure = &failure;
+	}
+	remove_ports(run);
+	remove_runtime_folder(run->folder);
+	run_free(run);
+	run_set_state(vm, VM_OFF);
+	if (started) {
+		error_set(&no_start, ERR_STATE, "it is off");
+		start_failure = &no_start;
+	}
+	vm_wake(vm, VM_WAIT_STARTED, start_failure);
+	vm_wake(vm, VM_WAIT_OFF, NULL);
+	vm_unref(vm);
+}
+
+static void fail_start(struct run *run, const struct error *err)
+{
+	vm_note_stop(run->vm, "start-failed", err->text, run->crash);
+	vm_event(run->vm, EVENT_VM_START_FAILED, NULL, "'%s' failed to start: %s",
+		 run->vm->config->name, err->text);
+	finish(run, err);
+}
+
+static enum event_kind off_event(const struct run *run)
+{
+	if (strcmp(run->off_reason, "guest-shutdown") == 0)
+		return run->shutdown_asked ? EVENT_VM_SHUT_DOWN_BY_SERVICE
+					   : EVENT_VM_SHUT_DOWN_BY_GUEST;
+	if (strcmp(run->off_reason, "turned-off") == 0)
+		return EVENT_VM_TURNED_OFF;
+	if (strcmp(run->off_reason, "guest-crash") == 0)
+		return EVENT_VM_GUEST_CRASHED;
+	return EVENT_VM_WORKER_FAILED;
+}
+
+static const char *off_sentence(const struct run *run)
+{
+	switch (off_event(run)) {
+	case EVENT_VM_SHUT_DOWN_BY_SERVICE:
+		return "was shut down using the shutdown service";
+	case EVENT_VM_SHUT_DOWN_BY_GUEST:
+		return "was shut down by the guest operating system";
+	case EVENT_VM_TURNED_OFF:
+		return "was turned off";
+	case EVENT_VM_GUEST_CRASHED:
+		return "was stopped because the guest crashed";
+	default:
+		return "was stopped because its worker failed";
+	}
+}
+
+static void note_off(struct run *run)
+{
+	char text[640];
+
+	if (run->off_text[0])
+		snprintf(text, sizeof(text), "%s", run->off_text);
+	else
+		snprintf(text, sizeof(text), "'%s' %s.", run->vm->config->name, off_sentence(run));
+	vm_note_stop(run->vm, run->off_reason, text, run->crash);
+	vm_event(run->vm, off_event(run), run->crash ? json_incref(run->crash) : NULL,
+		 "'%s' %s.%s%s", run->vm->config->name, off_sentence(run),
+		 run->off_text[0] ? " " : "", run->off_text);
+}
+
+static void process_ended(void *user, uint32_t events)
+{
+	struct run *run = user;
+	char how[128], last[200];
+	struct error err;
+
+	loop_fd_remove(run->process_watch);
+	run->process_watch = NULL;
+	spawn_reap(&run->process, how, sizeof(how));
+	/* What it said last may not have been heard yet. */
+	if (run->job_fd >= 0)
+		job_ready(run, 0);
+	if (run->peer)
+		peer_drain(run->peer);
+	last_log_line(run, last, sizeof(last));
+	if (run->starting) {
+		if (!run->failure.code)
+			error_set(&run->failure, ERR_INTERNAL, "the worker %s%s%s", how,
+				  last[0] ? ": " : "", last);
+		err = run->failure;
+		fail_start(run, &err);
+		return;
+	}
+	if (!run->off_reason[0]) {
+		snprintf(run->off_reason, sizeof(run->off_reason), "worker-error");
+		snprintf(run->off_text, sizeof(run->off_text), "The worker process %d %s.%s%s",
+			 (int)run->process.pid, how, last[0] ? " Its last message: " : "", last);
+	}
+	note_off(run);
+	finish(run, NULL);
+}
+
+static void timer_fired(void *user)
+{
+	struct run *run = user;
+
+	if (run->starting && !run->failure.code)
+		error_set(&run->failure, ERR_TIMEOUT, "the worker did not start in a minute");
+	else
+		log_warn("virtual machine '%s': its worker does not end and is killed",
+			 run->vm->config->name);
+	spawn_kill(&run->process);
+}
+
+static void arm_timer(struct run *run, uint64_t after_ns)
+{
+	if (!run->timer &&
+	    loop_timer_new(run->vm->daemon->loop, timer_fired, run, &run->timer, NULL) < 0)
+		abort();
+	loop_timer_arm(run->timer, clock_now_ns() + after_ns);
+}
+
+/* ---- what the worker says ---- */
+
+static void take_json(json_t **where, const json_t *value)
+{
+	if (!value)
+		return;
+	json_decref(*where);
+	*where = json_incref((json_t *)value);
+}
+
+static void take_text(char *ret, size_t size, const json_t *value)
+{
+	if (json_is_string(value))
+		snprintf(ret, size, "%s", json_string_value(value));
+}
+
+static void on_state(struct run *run, const json_t *event)
+{
+	const char *state = json_string_value(json_object_get(event, "state"));
+	bool paused = state && strcmp(state, "paused") == 0;
+
+	if (run->starting || !state)
+		return;
+	if (paused && run->vm->state == VM_RUNNING)
+		run_set_state(run->vm, VM_PAUSED);
+	else if (!paused && run->vm->state == VM_PAUSED)
+		run_set_state(run->vm, VM_RUNNING);
+}
+
+static void on_integration(struct run *run, const json_t *event)
+{
+	const json_t *services = json_object_get(event, "services");
+
+	take_text(run->heartbeat, sizeof(run->heartbeat), json_object_get(event, "heartbeat"));
+	if (json_is_array(services))
+		take_json(&run->services, services);
+	vm_wake(run->vm, VM_WAIT_CHANGED, NULL);
+}
+
+static void on_kvp(struct run *run, const json_t *event)
+{
+	const json_t *items = json_object_get(event, "items");
+
+	if (json_is_object(items))
+		take_json(&run->kvp, items);
+	vm_wake(run->vm, VM_WAIT_CHANGED, NULL);
+}
+
+void run_note_reset(struct run *run)
+{
+	run->resets++;
+	json_decref(run->kvp);
+	run->kvp = NULL;
+	snprintf(run->heartbeat, sizeof(run->heartbeat), "No Contact");
+	if (run->vm->state == VM_STOPPING && !run->off_reason[0]) {
+		run->shutdown_asked = false;
+		run_set_state(run->vm, VM_RUNNING);
+	}
+}
+
+static void on_guest_reset(struct run *run, const json_t *event)
+{
+	run_note_reset(run);
+	vm_event(run->vm, EVENT_VM_RESET_BY_GUEST, NULL,
+		 "'%s' was reset by the guest operating system.", run->vm->config->name);
+}
+
+static void on_guest_crash(struct run *run, const json_t *event)
+{
+	const json_t *parameters = json_object_get(event, "parameters");
+	const json_t *message = json_object_get(event, "message");
+	AUTO_FREE char *codes = json_dumps(parameters, JSON_COMPACT | JSON_ENCODE_ANY);
+
+	json_decref(run->crash);
+	run->crash = json_pack("{s:O*, s:O*}", "parameters", parameters, "message", message);
+	vm_event(run->vm, EVENT_VM_GUEST_CRASHED, json_incref(run->crash),
+		 "'%s' has encountered a fatal error; the guest reported %.200s%s%.300s",
+		 run->vm->config->name, codes ? codes : "nothing more",
+		 json_string_length(message) ? ": " : "",
+		 json_is_string(message) ? json_string_value(message) : "");
+}
+
+static void on_off(struct run *run, const json_t *event)
+{
+	take_text(run->off_reason, sizeof(run->off_reason), json_object_get(event, "reason"));
+	take_text(run->off_text, sizeof(run->off_text), json_object_get(event, "text"));
+	arm_timer(run, END_TIMEOUT_NS);
+}
+
+static void on_event(void *user, const char *name, const json_t *event)
+{
+	static const struct {
+		const char *name;
+		void (*take)(struct run *run, const json_t *event);
+	} events[] = {
+		{ "state", on_state },
+		{ "integration", on_integration },
+		{ "kvp", on_kvp },
+		{ "guest-reset", on_guest_reset },
+		{ "guest-crash", on_guest_crash },
+		{ "off", on_off },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(events); i++)
+		if (strcmp(events[i].name, name) == 0)
+			events[i].take(user, event);
+}
+
+/* The worker cuts off whoever is too far behind; while it lives we come back. */
+static void reconnect(void *user)
+{
+	struct vm *vm = user;
+
+	if (vm->run && !vm->run->peer && !vm->run->starting)
+		connect_control(vm->run, NULL);
+	vm_unref(vm);
+}
+
+static void on_closed(void *user)
+{
+	struct run *run = user;
+
+	peer_free(run->peer);
+	run->peer = NULL;
+	if (run->off_reason[0] || run->starting || !run->process_watch)
+		return;
+	loop_post(run->vm->daemon->loop, reconnect, vm_ref(run->vm));
+}
+
+static const struct peer_events control_events = { on_event, on_closed };
+
+static int connect_control(struct run *run, struct error *err)
+{
+	AUTO_FREE char *path = runtime_path(run->vm, "control");
+	int fd = sockets_connect(path, SOCK_SEQPACKET, err);
+
+	if (fd < 0)
+		return fd;
+	return peer_new(run->vm->daemon->loop, fd, &control_events, run, &run->peer, err);
+}
+
+/* ---- the start ---- */
+
+static void started(struct run *run, const json_t *answer)
+{
+	const char *backend = json_string_value(json_object_get(answer, "backend"));
+	const char *reason = json_string_value(json_object_get(answer, "backend_reason"));
+	struct vm *vm = run->vm;
+
+	close_job(run);
+	/* Unless it is off already, and that timer runs. */
+	if (!run->off_reason[0])
+		loop_timer_cancel(run->timer);
+	run->starting = false;
+	run->backend = strdup(backend ? backend : "");
+	run->backend_reason = strdup(reason ? reason : "");
+	run_set_state(vm, VM_RUNNING);
+	vm_event(vm, EVENT_VM_STARTED, NULL, "'%s' started successfully.", vm->config->name);
+	vm_wake(vm, VM_WAIT_STARTED, NULL);
+}
+
+static void start_refused(struct run *run, const json_t *answer)
+{
+	const json_t *error = json_object_get(answer, "error");
+	const char *code = json_string_value(json_object_get(error, "code"));
+	const char *text = json_string_value(json_object_get(error, "text"));
+
+	error_set(&run->failure, err_code_from_name(code ? code : ""), "%s",
+		  text ? text : "the worker did not say why");
+	close_job(run);
+	/* Its process ends by itself. */
+	arm_timer(run, END_TIMEOUT_NS);
+}
+
+static void job_ready(void *user, uint32_t events)
+{
+	struct run *run = user;
+	const char *type;
+	json_t *answer;
+	int r = ipc_recv(run->job_fd, &answer, NULL, NULL, &run->failure);
+
+	if (r == -ERR_BUSY) {
+		run->failure.code = ERR_OK;
+		return;
+	}
+	if (r <= 0) {
+		/* It ends, or has gone mad: its end says more. */
+		close_job(run);
+		if (r < 0)
+			spawn_kill(&run->process);
+		else
+			arm_timer(run, END_TIMEOUT_NS);
+		return;
+	}
+	type = json_string_value(json_object_get(answer, "type"));
+	if (type && strcmp(type, "started") == 0) {
+		started(run, answer);
+	} else if (type && strcmp(type, "failed") == 0) {
+		start_refused(run, answer);
+	} else {
+		error_set(&run->failure, ERR_CORRUPT,
+			  "the worker answered what nobody understands");
+		spawn_kill(&run->process);
+		close_job(run);
+	}
+	json_decref(answer);
+}
+
+static int send_job(struct run *run, struct files *files, struct error *err)
+{
+	unsigned sent = 0;
+	int r = 0;
+
+	while (r == 0) {
+		unsigned count = MIN(files->count - sent, (unsigned)IPC_MAX_FDS);
+		bool more = sent + count < files->count;
+		json_t *list = json_array(), *msg;
+
+		for (unsigned i = 0; i < count; i++)
+			json_array_append(list, json_array_get(files->descriptions, sent + i));
+		msg = json_pack("{s:s, s:b, s:o}", "type", "start", "more", more, "descriptors",
+				list);
+		if (sent == 0)
+			json_object_set_new(msg, "vm", config_vm_to_json(run->vm->config));
+		r = ipc_send(run->job_fd, msg, files->fds + sent, count, err);
+		json_decref(msg);
+		sent += count;
+		if (!more)
+			break;
+	}
+	return r < 0 ? error_prefix(err, "giving the worker its job") : 0;
+}
+
+static int add_sockets(struct run *run, struct files *files, struct error *err)
+{
+	AUTO_FREE char *control = runtime_path(run->vm, "control");
+	AUTO_FREE char *console = runtime_path(run->vm, "console1");
+	int fd = sockets_listen(control, SOCK_SEQPACKET, err);
+
+	if (fd < 0)
+		return fd;
+	files_add(files, "control", NULL, -1, fd);
+	fd = sockets_listen(console, SOCK_STREAM, err);
+	if (fd < 0)
+		return fd;
+	files_add(files, "console", "port", 1, fd);
+	/* Before there is a worker: nothing that it says can be missed. */
+	fd = connect_control(run, err);
+	if (fd < 0)
+		return fd;
+	if (!run->vm->console_wanted)
+		return 0;
+	/* Likewise for what the guest writes. */
+	run->vm->early_console = sockets_connect(console, SOCK_STREAM, err);
+	return run->vm->early_console < 0 ? run->vm->early_console : 0;
+}
+
+static void add_ports(struct run *run, struct files *files)
+{
+	for (unsigned i = 0; i < run->vm->config->nic_count; i++)
+		if (run->port_fds[i] >= 0)
+			files_add(files, "switch", "index", (int)i, TAKE_FD(run->port_fds[i]));
+}
+
+/* Written before the job is sent: a worker without a job ends with the daemon, one with a job is
+ * found again. */
+static int write_run_file(struct run *run, struct error *err)
+{
+	AUTO_CLOSE int fd = open(run->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	json_t *json = json_pack("{s:i, s:I}", "pid", (int)run->process.pid, "start_ticks",
+				 (json_int_t)run->process.start_ticks);
+	int r = fd < 0 ? error_set_errno(err, errno, "opening '%.200s'", run->folder)
+		       : config_save_json(fd, "run.json", json, err);
+
+	json_decref(json);
+	return r;
+}
+
+static int make_runtime_folder(struct run *run, struct error *err)
+{
+	AUTO_FREE char *parent = NULL;
+	int r;
+
+	if (asprintf(&parent, "%s/vm", run->vm->daemon->paths.runtime) < 0)
+		abort();
+	r = config_make_private_folder(parent, err);
+	if (r < 0)
+		return r;
+	remove_runtime_folder(run->folder);
+	return config_make_private_folder(run->folder, err);
+}
+
+static int start_process(struct run *run, int lock_fd, struct error *err)
+{
+	struct daemon *daemon = run->vm->daemon;
+	AUTO_FREE char *log_file = runtime_path(run->vm, "worker.log");
+	int pair[2], r;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_set_errno(err, errno, "making the job socket");
+	run->job_fd = pair[0];
+	fcntl(pair[0], F_SETFL, O_NONBLOCK);
+	r = spawn(daemon->worker_program, pair[1], lock_fd, log_file, &run->process, err);
+	close(pair[1]);
+	if (r < 0)
+		return r;
+	return loop_fd_add(daemon->loop, run->process.pidfd, EPOLLIN, process_ended, run,
+			   &run->process_watch, err);
+}
+
+static int launch(struct run *run, struct error *err)
+{
+	struct files files;
+	int r = files_open(run->vm, &files, err);
+
+	if (r < 0)
+		return r;
+	r = make_runtime_folder(run, err);
+	if (r == 0)
+		r = add_sockets(run, &files, err);
+	if (r == 0) {
+		add_ports(run, &files);
+		r = start_process(run, files.lock_fd, err);
+	}
+	if (r == 0)
+		r = write_run_file(run, err);
+	if (r == 0)
+		r = send_job(run, &files, err);
+	if (r == 0)
+		r = loop_fd_add(run->vm->daemon->loop, run->job_fd, EPOLLIN, job_ready, run,
+				&run->job_watch, err);
+	files_done(&files);
+	if (r == 0)
+		arm_timer(run, START_TIMEOUT_NS);
+	return r;
+}
+
+/* All ports are there, or one is not to be had. */
+static void ports_ready(struct run *run)
+{
+	struct error err = run->failure;
+
+	if (!err.code && launch(run, &err) == 0)
+		return;
+	if (run->process_watch) {
+		/* The process is there already: its end finishes the start. */
+		run->failure = err;
+		spawn_kill(&run->process);
+		return;
+	}
+	fail_start(run, &err);
+}
+
+struct port_wait {
+	struct run *run;
+	unsigned index;
+};
+
+static void port_done(void *user, int fd, const struct error *err)
+{
+	struct port_wait *wait = user;
+	struct run *run = wait->run;
+
+	run->port_fds[wait->index] = fd;
+	free(wait);
+	if (err && !run->failure.code) {
+		run->failure = *err;
+		error_prefix(&run->failure, "connecting the network adapter");
+	}
+	if (--run->ports_waiting == 0)
+		ports_ready(run);
+}
+
+static void begin(void *user)
+{
+	struct run *run = user;
+	const struct config_vm *config = run->vm->config;
+
+	/* One more than there are, so that the last one's callback does not come too early. */
+	run->ports_waiting = 1;
+	for (unsigned i = 0; i < config->nic_count; i++) {
+		struct port_wait *wait;
+
+		if (!config->nics[i].switch_name)
+			continue;
+		wait = malloc(sizeof(*wait));
+		if (!wait)
+			abort();
+		*wait = (struct port_wait){ run, i };
+		run->ports_waiting++;
+		switches_add_port(run->vm->daemon->switches, &config->nics[i], port_done, wait);
+	}
+	if (--run->ports_waiting == 0)
+		ports_ready(run);
+}
+
+int run_start(struct vm *vm, struct error *err)
+{
+	struct run *run;
+
+	if (vm->state != VM_OFF)
+		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
+				 vm_state_name(vm->state));
+	if (vm->early_console >= 0)
+		close(vm->early_console);
+	vm->early_console = -1;
+	run = run_new(vm);
+	run->starting = true;
+	run_set_state(vm, VM_STARTING);
+	/* From the loop, so that the caller can begin to wait. */
+	loop_post(vm->daemon->loop, begin, run);
+	return 0;
+}
+
+/* ---- workers of an earlier daemon ---- */
+
+static int read_run_file(const struct vm *vm, struct process *ret, struct error *err)
+{
+	AUTO_FREE char *path = runtime_path(vm, NULL);
+	AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	json_t *json;
+	int r;
+
+	if (fd < 0)
+		return error_set(err, ERR_NOT_FOUND, "no run");
+	r = config_load_json(fd, "run.json", &json, err);
+	if (r < 0)
+		return r;
+	r = spawn_find((pid_t)json_integer_value(json_object_get(json, "pid")),
+		       (unsigned long long)json_integer_value(json_object_get(json, "start_ticks")),
+		       ret, err);
+	json_decref(json);
+	return r;
+}
+
+static void adopt_status(void *owner, struct vm *vm, const struct error *err)
+{
+	const char *backend =
+	    vm->run ? json_string_value(json_object_get(vm->run->status, "backend")) : NULL;
+	const char *reason =
+	    vm->run ? json_string_value(json_object_get(vm->run->status, "backend_reason")) : NULL;
+
+	if (vm->run && !vm->run->backend) {
+		vm->run->backend = strdup(backend ? backend : "");
+		vm->run->backend_reason = strdup(reason ? reason : "");
+	}
+	vm_unref(vm);
+}
+
+static void adopt(struct vm *vm, struct process *process)
+{
+	struct run *run = run_new(vm);
+	struct error err;
+
+	run->process = *process;
+	if (loop_fd_add(vm->daemon->loop, process->pidfd, EPOLLIN, process_ended, run,
+			&run->process_watch, &err) < 0 ||
+	    connect_control(run, &err) < 0) {
+		log_error("virtual machine '%s': its worker can't be reached (%s) and is killed",
+			  vm->config->name, err.text);
+		snprintf(run->off_reason, sizeof(run->off_reason), "worker-error");
+		snprintf(run->off_text, sizeof(run->off_text),
+			 "The worker could not be reached after a restart of the service.");
+		run_set_state(vm, VM_STOPPING);
+		spawn_kill(process);
+		return;
+	}
+	run_set_state(vm, VM_RUNNING);
+	vm_event(vm, EVENT_VM_ADOPTED, NULL, "'%s' was found running, as process %d.",
+		 vm->config->name, (int)process->pid);
+	run_refresh(vm_ref(vm), adopt_status, NULL);
+}
+
+static void clean_up_after(struct vm *vm)
+{
+	AUTO_FREE char *path = runtime_path(vm, NULL);
+	const char *text = "The worker ended while the management service was not running.";
+
+	if (access(path, F_OK) < 0)
+		return;
+	vm_note_stop(vm, "worker-error", text, NULL);
+	vm_event(vm, EVENT_VM_WORKER_FAILED, NULL, "'%s' is off. %s", vm->config->name, text);
+	remove_runtime_folder(path);
+}
+
+void run_adopt_all(struct daemon *daemon)
+{
+	for (size_t i = 0; i < daemon->vm_count; i++) {
+		struct process process;
+		struct error err;
+
+		if (read_run_file(daemon->vms[i], &process, &err) == 0)
+			adopt(daemon->vms[i], &process);
+		else
+			clean_up_after(daemon->vms[i]);
+	}
+}
+
+void run_detach(struct vm *vm)
+{
+	if (vm->run)
+		run_free(vm->run);
+}
+
+/* ---- requests ---- */
+
+struct refused {
+	peer_done done;
+	void *user;
+};
+
+static void tell_refused(void *user)
+{
+	struct refused *refused = user;
+	struct error err;
+
+	error_set(&err, ERR_STATE, "it is not running");
+	refused->done(refused->user, NULL, &err);
+	free(refused);
+}
+
+void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done done, void *user)
+{
+	struct refused *refused;
+
+	if (vm->run && vm->run->peer) {
+		peer_request(vm->run->peer, request, NULL, 0, timeout_ns, done, user);
+		return;
+	}
+	json_decref(request);
+	if (!done)
+		return;
+	refused = malloc(sizeof(*refused));
+	if (!refused)
+		abort();
+	*refused = (struct refused){ done, user };
+	loop_post(vm->daemon->loop, tell_refused, refused);
+}
+
+static void turn_off_answered(void *user, const json_t *reply, const struct error *err)
+{
+	struct vm *vm = user;
+
+	if (err && err->code != ERR_CANCELLED && vm->run)
+		spawn_kill(&vm->run->process);
+	vm_unref(vm);
+}
+
+void run_turn_off(struct vm *vm)
+{
+	struct run *run = vm->run;
+
+	if (!run)
+		return;
+	run_set_state(vm, VM_STOPPING);
+	if (run->starting) {
+		error_set(&run->failure, ERR_CANCELLED, "it was turned off while it started");
+		spawn_kill(&run->process);
+		return;
+	}
+	arm_timer(run, END_TIMEOUT_NS);
+	if (!run->peer) {
+		snprintf(run->off_reason, sizeof(run->off_reason), "turned-off");
+		spawn_kill(&run->process);
+		return;
+	}
+	run_request(vm, json_pack("{s:s}", "op", "turn-off"), REQUEST_TIMEOUT_NS, turn_off_answered,
+		    vm_ref(vm));
+}
+
+/* ---- status ---- */
+
+static uint64_t vp_runtime_ns(const json_t *status)
+{
+	const json_t *list = json_object_get(status, "vp_runtime_ns");
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < json_array_size(list); i++)
+		sum += (uint64_t)json_integer_value(json_array_get(list, i));
+	return sum;
+}
+
+/* The share of its processors that the VM used since the last sample. */
+static void sample_cpu(struct run *run)
+{
+	uint64_t now = clock_now_ns(), vp_ns = vp_runtime_ns(run->status);
+	uint64_t passed = now - run->sampled_ns;
+
+	if (run->sampled_ns && passed < 200 * NS_PER_MSEC)
+		return;
+	if (run->sampled_ns && vp_ns >= run->sampled_vp_ns) {
+		uint64_t possible = passed * run->vm->config->processor_count;
+
+		run->cpu_usage_percent =
+		    (unsigned)MIN((vp_ns - run->sampled_vp_ns) * 100 / possible, 100u);
+	}
+	run->sampled_ns = now;
+	run->sampled_vp_ns = vp_ns;
+}
+
+struct refresh {
+	struct vm *vm;
+	vm_done done;
+	void *owner;
+};
+
+static void status_answered(void *user, const json_t *reply, const struct error *err)
+{
+	struct refresh *refresh = user;
+	struct run *run = refresh->vm->run;
+
+	if (!err && run) {
+		take_json(&run->status, reply);
+		if (json_is_array(json_object_get(reply, "integration")))
+			take_json(&run->services, json_object_get(reply, "integration"));
+		if (json_is_object(json_object_get(reply, "kvp")))
+			take_json(&run->kvp, json_object_get(reply, "kvp"));
+		take_text(run->heartbeat, sizeof(run->heartbeat),
+			  json_object_get(reply, "heartbeat"));
+		sample_cpu(run);
+	}
+	if (refresh->done)
+		refresh->done(refresh->owner, refresh->vm, err);
+	vm_unref(refresh->vm);
+	free(refresh);
+}
+
+void run_refresh(struct vm *vm, vm_done done, void *owner)
+{
+	struct refresh *refresh = malloc(sizeof(*refresh));
+
+	if (!refresh)
+		abort();
+	*refresh = (struct refresh){ vm_ref(vm), done, owner };
+	run_request(vm, json_pack("{s:s}", "op", "status"), STATUS_TIMEOUT_NS, status_answered,
+		    refresh);
+}

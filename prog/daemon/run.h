@@ -1,0 +1,63 @@
+/*
+ * One run of a VM: from the start of its worker to the worker's end. It is made by run_start, or by
+ * run_adopt_all after the daemon was restarted under running VMs.
+ *
+ *	Off -> Starting: files opened and locked, switch ports, worker, job
+ *	Starting -> Running when the worker says "started"; -> Off when it says "failed" or ends
+ *	Running <-> Paused, Running -> Stopping by requests
+ *	any -> Off when the worker's process has ended, and only then
+ *
+ * Runtime folder, runtime/vm/ID: control, console1 (sockets), run.json (the process, for adoption),
+ * worker.log (its stderr).
+ */
+#ifndef DAEMON_RUN_H
+#define DAEMON_RUN_H
+
+#include "peer.h"
+#include "spawn.h"
+#include "vm.h"
+
+struct run {
+	struct vm *vm;
+	char *folder; /* runtime folder */
+	struct process process;
+	struct loop_fd *process_watch;
+	int job_fd; /* until the start is done */
+	struct loop_fd *job_watch;
+	struct peer *peer;        /* control; NULL: not connected */
+	struct loop_timer *timer; /* start time-out, then kills a worker that does not end */
+	int port_fds[CONFIG_MAX_NICS];
+	unsigned ports_waiting;
+	bool starting;
+	char *backend, *backend_reason;
+	/* What the worker last said. */
+	json_t *status, *services, *kvp, *crash;
+	char heartbeat[32];
+	char off_reason[32];
+	char off_text[512];
+	uint64_t sampled_ns, sampled_vp_ns; /* for the CPU usage */
+	unsigned cpu_usage_percent;
+	bool shutdown_asked;
+	unsigned resets;      /* of the guest, since the start */
+	struct error failure; /* of the start */
+};
+
+/* Begins; vm_wait(VM_WAIT_STARTED) tells the end. An error here is the end, too. */
+int run_start(struct vm *vm, struct error *err);
+/* Finds the workers of an earlier daemon and cleans up after those that have ended. */
+void run_adopt_all(struct daemon *daemon);
+/* The daemon ends, the worker goes on. */
+void run_detach(struct vm *vm);
+
+/* Asks the worker; as peer_request. Fails by callback where the VM does not run. */
+void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done done, void *user);
+/* As run_request with "turn-off"; a worker that does not obey is killed. */
+void run_turn_off(struct vm *vm);
+void run_set_state(struct vm *vm, enum vm_state state);
+/* The guest begins anew: what it had said of itself holds no more. */
+void run_note_reset(struct run *run);
+
+/* Asks for a fresh status; done when it is there, or is not to be had. */
+void run_refresh(struct vm *vm, vm_done done, void *owner);
+
+#endif

@@ -1,0 +1,581 @@
+#include "server.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/macros.h"
+#include "request.h"
+#include "run.h"
+#include "sockets.h"
+#include "vm.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define MAX_BODY_BYTES   (1 * MIB)
+#define MAX_CONNECTIONS  200
+#define IDLE_SECONDS     60 /* without a byte, before it is closed */
+#define MAX_WAIT_SECONDS 60 /* of one look at a job */
+
+struct server {
+	struct daemon *daemon;
+	struct MHD_Daemon *http;
+	struct loop_fd *watch;
+	struct loop_timer *timer;
+	struct call *calls;
+	struct log_limit refused_limit;
+};
+
+/* One HTTP request. */
+struct call {
+	struct server *server;
+	struct MHD_Connection *connection;
+	char *body;
+	size_t body_len;
+	bool too_large;
+	/* Waiting for a cmdlet: the connection is suspended. */
+	struct request *request;
+	unsigned seen_version; /* answers when the request's is another one */
+	bool whole;            /* answers only when it is done */
+	bool suspended;
+	struct loop_timer *timer;
+	struct call *next;
+};
+
+typedef enum MHD_Result result_t;
+
+/* ---- running libmicrohttpd inside the loop ---- */
+
+static void run_http(void *user)
+{
+	struct server *server = user;
+	MHD_UNSIGNED_LONG_LONG timeout_ms;
+
+	MHD_run(server->http);
+	if (MHD_get_timeout(server->http, &timeout_ms) == MHD_YES)
+		loop_timer_arm(server->timer, clock_now_ns() + timeout_ms * NS_PER_MSEC);
+	else
+		loop_timer_cancel(server->timer);
+}
+
+static void http_ready(void *user, uint32_t events)
+{
+	run_http(user);
+}
+
+/* ---- answers ---- */
+
+static unsigned status_of(enum err_code code)
+{
+	switch (code) {
+	case ERR_INVALID:
+	case ERR_LIMIT:
+		return MHD_HTTP_BAD_REQUEST;
+	case ERR_DENIED:
+		return MHD_HTTP_FORBIDDEN;
+	case ERR_NOT_FOUND:
+		return MHD_HTTP_NOT_FOUND;
+	case ERR_EXISTS:
+	case ERR_BUSY:
+	case ERR_STATE:
+		return MHD_HTTP_CONFLICT;
+	case ERR_UNSUPPORTED:
+		return MHD_HTTP_NOT_IMPLEMENTED;
+	default:
+		return MHD_HTTP_INTERNAL_SERVER_ERROR;
+	}
+}
+
+/* Takes json. */
+static result_t answer(struct call *call, unsigned status, json_t *json)
+{
+	char *text = json_dumps(json, JSON_COMPACT);
+	struct MHD_Response *response;
+	result_t r;
+
+	json_decref(json);
+	if (!text)
+		return MHD_NO;
+	response = MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_FREE);
+	MHD_add_response_header(response, "Content-Type", "application/json");
+	r = MHD_queue_response(call->connection, status, response);
+	MHD_destroy_response(response);
+	return r;
+}
+
+static result_t answer_error(struct call *call, unsigned status, const struct error *err)
+{
+	return answer(call, status ? status : status_of(err->code),
+		      json_pack("{s:{s:s, s:s}}", "error", "code", err_code_name(err->code), "text",
+				err->text));
+}
+
+static result_t refuse(struct call *call, unsigned status, enum err_code code, const char *text)
+{
+	struct error err;
+
+	error_set(&err, code, "%s", text);
+	return answer_error(call, status, &err);
+}
+
+/* ---- waiting for a request ---- */
+
+static bool is_worth_telling(const struct call *call)
+{
+	const struct request *request = call->request;
+
+	return request->done || (!call->whole && request->version != call->seen_version);
+}
+
+static void wake_call(struct call *call)
+{
+	if (!call->suspended)
+		return;
+	call->suspended = false;
+	MHD_resume_connection(call->connection);
+	loop_post(call->server->daemon->loop, run_http, call->server);
+}
+
+static void request_changed(void *user, struct request *request)
+{
+	struct server *server = user;
+
+	for (struct call *call = server->calls; call; call = call->next)
+		if (call->request == request && is_worth_telling(call))
+			wake_call(call);
+}
+
+static void wait_expired(void *user)
+{
+	struct call *call = user;
+
+	call->whole = false;
+	call->seen_version = call->request->version - 1;
+	wake_call(call);
+}
+
+static void attach(struct call *call, struct request *request)
+{
+	call->request = request;
+	request->changed = request_changed;
+	request->user = call->server;
+}
+
+/* A request is told of changes while a call looks at it; without one it may be forgotten. */
+static void detach(struct call *call)
+{
+	struct request *request = call->request;
+
+	call->request = NULL;
+	for (struct call *c = call->server->calls; request && c; c = c->next)
+		if (c->request == request)
+			return;
+	if (request)
+		request->changed = NULL;
+}
+
+static result_t answer_request(struct call *call)
+{
+	struct request *request = call->request;
+	unsigned status = request->done ? MHD_HTTP_OK : MHD_HTTP_ACCEPTED;
+
+	if (request->done)
+		request->fetched = true;
+	return answer(call, status, request_describe(request));
+}
+
+static result_t suspend(struct call *call, unsigned seconds)
+{
+	if (seconds) {
+		if (!call->timer && loop_timer_new(call->server->daemon->loop, wait_expired, call,
+						   &call->timer, NULL) < 0)
+			return MHD_NO;
+		loop_timer_arm(call->timer, clock_now_ns() + seconds * NS_PER_SEC);
+	}
+	call->suspended = true;
+	MHD_suspend_connection(call->connection);
+	return MHD_YES;
+}
+
+/* ---- POST /v1/cmdlet/NAME ---- */
+
+static bool prefers_async(struct call *call)
+{
+	const char *prefer =
+	    MHD_lookup_connection_value(call->connection, MHD_HEADER_KIND, "Prefer");
+
+	return prefer && strstr(prefer, "respond-async");
+}
+
+static result_t post_cmdlet(struct call *call, const char *name)
+{
+	json_t *params = json_loadb(call->body ? call->body : "{}", call->body ? call->body_len : 2,
+				    JSON_REJECT_DUPLICATES, NULL);
+	struct request *request;
+	struct error err;
+	int r;
+
+	if (!params)
+		return refuse(call, 0, ERR_INVALID, "the body is not JSON");
+	r = request_begin(call->server->daemon, name, params, &request, &err);
+	json_decref(params);
+	if (r < 0)
+		return answer_error(call, 0, &err);
+	attach(call, request);
+	if (request->done || prefers_async(call))
+		return answer_request(call);
+	call->whole = true;
+	return suspend(call, 0);
+}
+
+/* ---- GET and DELETE /v1/job/ID ---- */
+
+static unsigned argument(struct call *call, const char *name, unsigned dflt)
+{
+	const char *text =
+	    MHD_lookup_connection_value(call->connection, MHD_GET_ARGUMENT_KIND, name);
+	char *end;
+	unsigned long value = text ? strtoul(text, &end, 10) : dflt;
+
+	return text && (*end || end == text || value > UINT32_MAX) ? dflt : (unsigned)value;
+}
+
+static struct request *find_request(struct call *call, const char *id)
+{
+	char *end;
+	unsigned long number = strtoul(id, &end, 10);
+
+	return *id && !*end && number <= UINT32_MAX
+		   ? request_find(call->server->daemon, (unsigned)number)
+		   : NULL;
+}
+
+static result_t get_job(struct call *call, const char *id)
+{
+	struct request *request = find_request(call, id);
+	unsigned wait = MIN(argument(call, "wait", 0), MAX_WAIT_SECONDS);
+
+	if (!request)
+		return refuse(call, 0, ERR_NOT_FOUND, "there is no such job");
+	attach(call, request);
+	call->seen_version = argument(call, "version", request->version - 1);
+	if (is_worth_telling(call) || !wait)
+		return answer_request(call);
+	return suspend(call, wait);
+}
+
+static result_t delete_job(struct call *call, const char *id)
+{
+	struct request *request = find_request(call, id);
+
+	if (!request)
+		return refuse(call, 0, ERR_NOT_FOUND, "there is no such job");
+	request_cancel(request);
+	attach(call, request);
+	return answer_request(call);
+}
+
+/* ---- GET /v1/console/NAME ---- */
+
+/* Hands the console's socket itself to the client: it goes on when the daemon is restarted. */
+static void send_descriptor(int to, int fd)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = { 0 };
+	char byte = 'C';
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = { .msg_iov = &iov,
+			      .msg_iovlen = 1,
+			      .msg_control = control.bytes,
+			      .msg_controllen = sizeof(control.bytes) };
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
+	if (sendmsg(to, &msg, MSG_NOSIGNAL) < 0)
+		log_warn("a console could not be handed over: %s", strerror(errno));
+}
+
+struct handover {
+	int fd;
+};
+
+static void upgraded(void *user, struct MHD_Connection *connection, void *call, const char *extra,
+		     size_t extra_size, MHD_socket socket, struct MHD_UpgradeResponseHandle *handle)
+{
+	struct handover *handover = user;
+
+	send_descriptor(socket, handover->fd);
+	close(handover->fd);
+	free(handover);
+	MHD_upgrade_action(handle, MHD_UPGRADE_ACTION_CLOSE);
+}
+
+static int open_console(struct vm *vm, struct error *err)
+{
+	AUTO_FREE char *path = NULL;
+	int fd = TAKE_FD(vm->early_console);
+
+	if (fd >= 0)
+		return fd;
+	if (!vm->run)
+		return error_set(err, ERR_STATE, "it is off");
+	if (asprintf(&path, "%s/console1", vm->run->folder) < 0)
+		abort();
+	return sockets_connect(path, SOCK_STREAM, err);
+}
+
+static result_t get_console(struct call *call, const char *name)
+{
+	const char *wanted =
+	    MHD_lookup_connection_value(call->connection, MHD_HEADER_KIND, "Upgrade");
+	struct vm *vm = vm_find(call->server->daemon, name);
+	struct MHD_Response *response;
+	struct handover *handover;
+	struct error err;
+	result_t r;
+	int fd;
+
+	if (!vm)
+		vm = vm_find_id(call->server->daemon, name);
+	if (!vm)
+		return refuse(call, 0, ERR_NOT_FOUND, "there is no virtual machine of this name");
+	if (!wanted || strcasecmp(wanted, "oyako-console") != 0)
+		return refuse(call, MHD_HTTP_UPGRADE_REQUIRED, ERR_INVALID,
+			      "a console needs 'Upgrade: oyako-console'");
+	fd = open_console(vm, &err);
+	if (fd < 0)
+		return answer_error(call, 0, &err);
+	handover = malloc(sizeof(*handover));
+	if (!handover)
+		abort();
+	handover->fd = fd;
+	response = MHD_create_response_for_upgrade(upgraded, handover);
+	MHD_add_response_header(response, "Upgrade", "oyako-console");
+	r = MHD_queue_response(call->connection, MHD_HTTP_SWITCHING_PROTOCOLS, response);
+	MHD_destroy_response(response);
+	return r;
+}
+
+static result_t get_version(struct call *call)
+{
+	return answer(call, MHD_HTTP_OK,
+		      json_pack("{s:s, s:s, s:i}", "service", "oyakod", "version", OYAKO_VERSION,
+				"pid", (int)getpid()));
+}
+
+/* ---- dispatch ---- */
+
+static const char *after(const char *url, const char *prefix)
+{
+	size_t len = strlen(prefix);
+
+	return strncmp(url, prefix, len) == 0 ? url + len : NULL;
+}
+
+static result_t dispatch(struct call *call, const char *url, const char *method)
+{
+	bool get = strcmp(method, "GET") == 0;
+	const char *rest;
+
+	if ((rest = after(url, "/v1/cmdlet/")) && strcmp(method, "POST") == 0)
+		return post_cmdlet(call, rest);
+	if ((rest = after(url, "/v1/job/")) && get)
+		return get_job(call, rest);
+	if ((rest = after(url, "/v1/job/")) && strcmp(method, "DELETE") == 0)
+		return delete_job(call, rest);
+	if ((rest = after(url, "/v1/console/")) && get)
+		return get_console(call, rest);
+	if (strcmp(url, "/v1/version") == 0 && get)
+		return get_version(call);
+	return refuse(call, MHD_HTTP_NOT_FOUND, ERR_NOT_FOUND, "there is nothing here");
+}
+
+/* Is the other end of the socket our own user, or root? */
+static bool is_trusted(struct call *call)
+{
+	const union MHD_ConnectionInfo *info =
+	    MHD_get_connection_info(call->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	if (!info || getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
+		return false;
+	if (peer.uid == geteuid() || peer.uid == 0)
+		return true;
+	if (log_limit_allows(&call->server->refused_limit)) {
+		char text[100];
+
+		snprintf(text, sizeof(text), "A request of user %u was refused.",
+			 (unsigned)peer.uid);
+		events_write(call->server->daemon->events,
+			     &(struct event){ .kind = EVENT_REQUEST_REFUSED, .message = text });
+	}
+	return false;
+}
+
+static struct call *call_new(struct server *server, struct MHD_Connection *connection)
+{
+	struct call *call = calloc(1, sizeof(*call));
+
+	if (!call)
+		return NULL;
+	call->server = server;
+	call->connection = connection;
+	call->next = server->calls;
+	server->calls = call;
+	return call;
+}
+
+static void take_body(struct call *call, const char *data, size_t size)
+{
+	char *grown;
+
+	if (call->too_large || call->body_len + size > MAX_BODY_BYTES) {
+		call->too_large = true;
+		return;
+	}
+	grown = realloc(call->body, call->body_len + size);
+	if (!grown) {
+		call->too_large = true;
+		return;
+	}
+	memcpy(grown + call->body_len, data, size);
+	call->body = grown;
+	call->body_len += size;
+}
+
+static result_t on_request(void *user, struct MHD_Connection *connection, const char *url,
+			   const char *method, const char *version, const char *data, size_t *size,
+			   void **state)
+{
+	struct call *call = *state;
+
+	if (!call) {
+		call = call_new(user, connection);
+		*state = call;
+		return call ? MHD_YES : MHD_NO;
+	}
+	if (*size) {
+		take_body(call, data, *size);
+		*size = 0;
+		return MHD_YES;
+	}
+	if (call->request) /* resumed */
+		return answer_request(call);
+	if (!is_trusted(call))
+		return refuse(call, 0, ERR_DENIED, "this service is another user's");
+	if (call->too_large)
+		return refuse(call, MHD_HTTP_CONTENT_TOO_LARGE, ERR_LIMIT,
+			      "the body is larger than 1 MB");
+	return dispatch(call, url, method);
+}
+
+static void on_completed(void *user, struct MHD_Connection *connection, void **state,
+			 enum MHD_RequestTerminationCode code)
+{
+	struct call *call = *state, **link;
+	struct server *server = user;
+
+	if (!call)
+		return;
+	for (link = &server->calls; *link != call; link = &(*link)->next)
+		;
+	*link = call->next;
+	detach(call);
+	loop_timer_free(call->timer);
+	free(call->body);
+	free(call);
+	*state = NULL;
+}
+
+static void log_http(void *user, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
+static void log_http(void *user, const char *fmt, va_list ap)
+{
+	char text[300];
+
+	vsnprintf(text, sizeof(text), fmt, ap);
+	text[strcspn(text, "\n")] = '\0';
+	log_debug("http: %s", text);
+}
+
+/* ---- life ---- */
+
+static int start_http(struct server *server, int listen_fd, struct error *err)
+{
+	const union MHD_DaemonInfo *info;
+	int r;
+
+	server->http = MHD_start_daemon(
+	    MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE | MHD_USE_ERROR_LOG, 0,
+	    NULL, NULL, on_request, server, MHD_OPTION_EXTERNAL_LOGGER, log_http, NULL,
+	    MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_CONNECTION_LIMIT,
+	    (unsigned)MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS,
+	    MHD_OPTION_NOTIFY_COMPLETED, on_completed, server, MHD_OPTION_END);
+	if (!server->http) {
+		close(listen_fd);
+		return error_set(err, ERR_INTERNAL, "the HTTP server could not be started");
+	}
+	info = MHD_get_daemon_info(server->http, MHD_DAEMON_INFO_EPOLL_FD);
+	if (!info)
+		return error_set(err, ERR_INTERNAL, "the HTTP server has no epoll descriptor");
+	r = loop_timer_new(server->daemon->loop, run_http, server, &server->timer, err);
+	if (r == 0)
+		r = loop_fd_add(server->daemon->loop, info->epoll_fd, EPOLLIN, http_ready, server,
+				&server->watch, err);
+	return r;
+}
+
+int server_new(struct daemon *daemon, int listen_fd, struct server **ret, struct error *err)
+{
+	struct server *server = calloc(1, sizeof(*server));
+	int r;
+
+	if (!server) {
+		close(listen_fd);
+		return error_set(err, ERR_NO_MEMORY, "no memory for the server");
+	}
+	server->daemon = daemon;
+	r = start_http(server, listen_fd, err);
+	if (r < 0) {
+		server_free(server);
+		return r;
+	}
+	*ret = server;
+	return 0;
+}
+
+void server_free(struct server *server)
+{
+	if (!server)
+		return;
+	/* libmicrohttpd insists that nobody is suspended when it ends. */
+	for (struct call *call = server->calls; call; call = call->next)
+		if (call->suspended) {
+			call->suspended = false;
+			MHD_resume_connection(call->connection);
+		}
+	loop_fd_remove(server->watch);
+	loop_timer_free(server->timer);
+	if (server->http)
+		MHD_stop_daemon(server->http);
+	free(server);
+}
+
+unsigned server_connections(const struct server *server)
+{
+	const union MHD_DaemonInfo *info =
+	    MHD_get_daemon_info(server->http, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+
+	return info ? info->num_connections : 0;
+}

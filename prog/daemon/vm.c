@@ -1,0 +1,439 @@
+#include "vm.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/macros.h"
+#include "config/config-json.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define CONFIG_FILE    "vm.json"
+#define LAST_STOP_FILE "last-stop.json"
+
+struct vm_waiter {
+	struct vm *vm;
+	enum vm_wait what;
+	vm_done done;
+	void *user;
+	const void *owner;
+	struct vm_waiter *next;
+};
+
+const char *vm_state_name(enum vm_state state)
+{
+	static const char *const names[] = {
+		[VM_OFF] = "Off",           [VM_STARTING] = "Starting", [VM_RUNNING] = "Running",
+		[VM_STOPPING] = "Stopping", [VM_PAUSED] = "Paused",
+	};
+
+	return names[state];
+}
+
+/* ---- objects ---- */
+
+struct vm *vm_ref(struct vm *vm)
+{
+	vm->references++;
+	return vm;
+}
+
+void vm_unref(struct vm *vm)
+{
+	if (!vm || --vm->references)
+		return;
+	if (vm->early_console >= 0)
+		close(vm->early_console);
+	config_vm_free(vm->config);
+	json_decref(vm->last_stop);
+	free(vm->folder);
+	free(vm);
+}
+
+/* Takes config and folder. */
+static struct vm *vm_new(struct daemon *daemon, struct config_vm *config, char *folder)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+
+	if (!vm)
+		abort();
+	*vm = (struct vm){ .daemon = daemon,
+			   .references = 1,
+			   .config = config,
+			   .folder = folder,
+			   .early_console = -1 };
+	guid_format(&config->id, vm->id);
+	return vm;
+}
+
+static void add_to_list(struct vm *vm)
+{
+	struct daemon *daemon = vm->daemon;
+
+	daemon->vms = reallocarray(daemon->vms, daemon->vm_count + 1, sizeof(struct vm *));
+	if (!daemon->vms)
+		abort();
+	daemon->vms[daemon->vm_count++] = vm;
+}
+
+static void take_from_list(struct vm *vm)
+{
+	struct daemon *daemon = vm->daemon;
+
+	for (size_t i = 0; i < daemon->vm_count; i++)
+		if (daemon->vms[i] == vm) {
+			daemon->vm_count--;
+			memmove(&daemon->vms[i], &daemon->vms[i + 1],
+				(daemon->vm_count - i) * sizeof(struct vm *));
+			return;
+		}
+}
+
+struct vm *vm_find(struct daemon *daemon, const char *name)
+{
+	for (size_t i = 0; i < daemon->vm_count; i++)
+		if (strcasecmp(daemon->vms[i]->config->name, name) == 0)
+			return daemon->vms[i];
+	return NULL;
+}
+
+struct vm *vm_find_id(struct daemon *daemon, const char *id)
+{
+	for (size_t i = 0; i < daemon->vm_count; i++)
+		if (strcasecmp(daemon->vms[i]->id, id) == 0)
+			return daemon->vms[i];
+	return NULL;
+}
+
+void vm_free_all(struct daemon *daemon)
+{
+	for (size_t i = 0; i < daemon->vm_count; i++)
+		vm_unref(daemon->vms[i]);
+	free(daemon->vms);
+	daemon->vms = NULL;
+	daemon->vm_count = 0;
+}
+
+/* ---- the store ---- */
+
+static char *store_path(struct daemon *daemon, const char *id)
+{
+	char *path = NULL;
+
+	if (asprintf(&path, "%s/vms%s%s", daemon->paths.state, id ? "/" : "", id ? id : "") < 0)
+		abort();
+	return path;
+}
+
+static int open_folder(const char *folder, struct error *err)
+{
+	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	return fd < 0 ? error_set_errno(err, errno, "opening the folder '%.200s'", folder) : fd;
+}
+
+static int load(struct daemon *daemon, const char *id, struct error *err)
+{
+	AUTO_FREE char *folder = store_path(daemon, id);
+	AUTO_CLOSE int fd = open_folder(folder, err);
+	char config_id[GUID_TEXT_SIZE];
+	struct config_vm *config;
+	struct vm *vm;
+	char *real;
+	int r;
+
+	if (fd < 0)
+		return fd;
+	r = config_load(fd, CONFIG_FILE, &config, err);
+	if (r < 0)
+		return r;
+	if (strcmp(guid_format(&config->id, config_id), id) != 0) {
+		config_vm_free(config);
+		return error_set(err, ERR_CORRUPT, "the description in the folder is of %s",
+				 config_id);
+	}
+	/* The store may hold only a link to it. */
+	real = realpath(folder, NULL);
+	vm = vm_new(daemon, config, real ? real : TAKE(folder));
+	config_load_json(fd, LAST_STOP_FILE, &vm->last_stop, NULL);
+	add_to_list(vm);
+	return 0;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+	struct vm *const *left = a, *const *right = b;
+
+	return strcasecmp((*left)->config->name, (*right)->config->name);
+}
+
+int vm_load_all(struct daemon *daemon, struct error *err)
+{
+	AUTO_FREE char *store = store_path(daemon, NULL);
+	struct dirent *entry;
+	struct guid guid;
+	DIR *folder;
+	int r = config_make_private_folder(store, err);
+
+	if (r < 0)
+		return r;
+	folder = opendir(store);
+	if (!folder)
+		return error_set_errno(err, errno, "opening the folder '%.200s'", store);
+	while ((entry = readdir(folder))) {
+		struct error failure;
+
+		if (!guid_parse(entry->d_name, &guid))
+			continue;
+		/* Without a description it is what is left of a VM that was removed. */
+		r = load(daemon, entry->d_name, &failure);
+		if (r == 0 || r == -ERR_NOT_FOUND)
+			continue;
+		log_error("virtual machine %s can't be read: %s", entry->d_name, failure.text);
+		events_write(daemon->events, &(struct event){ .kind = EVENT_VM_UNREADABLE,
+							      .vm_id = entry->d_name,
+							      .message = failure.text });
+	}
+	closedir(folder);
+	if (daemon->vm_count)
+		qsort(daemon->vms, daemon->vm_count, sizeof(struct vm *), compare_names);
+	return 0;
+}
+
+static int make_folder(struct vm *vm, struct error *err)
+{
+	AUTO_FREE char *link = store_path(vm->daemon, vm->id);
+
+	if (mkdir(vm->folder, 0700) < 0)
+		return error_set_errno(err, errno, "making the folder '%.200s'", vm->folder);
+	if (strcmp(link, vm->folder) != 0 && symlink(vm->folder, link) < 0) {
+		error_set_errno(err, errno, "making the link '%.200s'", link);
+		rmdir(vm->folder);
+		return -(int)err->code;
+	}
+	return 0;
+}
+
+static void delete_folder(struct vm *vm)
+{
+	AUTO_FREE char *link = store_path(vm->daemon, vm->id);
+	static const char *const files[] = { CONFIG_FILE, LAST_STOP_FILE, "lock", "worker.log" };
+	AUTO_CLOSE int fd = open_folder(vm->folder, NULL);
+
+	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
+		unlinkat(fd, files[i], 0);
+	rmdir(vm->folder);
+	unlink(link);
+}
+
+static void sync_store(struct daemon *daemon)
+{
+	AUTO_FREE char *store = store_path(daemon, NULL);
+	AUTO_CLOSE int fd = open_folder(store, NULL);
+
+	if (fd >= 0)
+		fsync(fd);
+}
+
+static int save(struct vm *vm, const struct config_vm *config, struct error *err)
+{
+	AUTO_CLOSE int fd = open_folder(vm->folder, err);
+
+	return fd < 0 ? fd : config_save(fd, CONFIG_FILE, config, err);
+}
+
+int vm_create(struct daemon *daemon, struct config_vm *config, const char *folder, struct vm **ret,
+	      struct error *err)
+{
+	char id[GUID_TEXT_SIZE];
+	struct vm *vm;
+	char *path;
+	int r;
+
+	guid_format(&config->id, id);
+	path = folder ? strdup(folder) : store_path(daemon, id);
+	if (!path)
+		abort();
+	vm = vm_new(daemon, config, path);
+	r = make_folder(vm, err);
+	if (r == 0) {
+		r = save(vm, config, err);
+		if (r < 0)
+			delete_folder(vm);
+	}
+	if (r < 0) {
+		vm_unref(vm);
+		return r;
+	}
+	sync_store(daemon);
+	add_to_list(vm);
+	qsort(daemon->vms, daemon->vm_count, sizeof(struct vm *), compare_names);
+	*ret = vm;
+	return 0;
+}
+
+int vm_remove(struct vm *vm, struct error *err)
+{
+	if (vm->state != VM_OFF)
+		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
+				 vm_state_name(vm->state));
+	/* The description goes first: from then on the VM does not exist. */
+	delete_folder(vm);
+	sync_store(vm->daemon);
+	vm->removed = true;
+	take_from_list(vm);
+	vm_unref(vm);
+	return 0;
+}
+
+struct config_vm *vm_config_copy(const struct vm *vm, struct error *err)
+{
+	json_t *json = config_vm_to_json(vm->config);
+	struct config_vm *copy = NULL;
+
+	if (!json)
+		error_set(err, ERR_NO_MEMORY, "no memory for a description");
+	else
+		config_vm_from_json(json, &copy, err);
+	json_decref(json);
+	return copy;
+}
+
+int vm_change(struct vm *vm, struct config_vm *config, struct error *err)
+{
+	int r = config_vm_check(config, err);
+
+	if (r == 0)
+		r = save(vm, config, err);
+	if (r < 0) {
+		config_vm_free(config);
+		return r;
+	}
+	config_vm_free(vm->config);
+	vm->config = config;
+	qsort(vm->daemon->vms, vm->daemon->vm_count, sizeof(struct vm *), compare_names);
+	return 0;
+}
+
+/* ---- what is kept of a run ---- */
+
+static json_t *time_json(void)
+{
+	time_t now = time(NULL);
+	char text[32];
+	struct tm tm;
+
+	gmtime_r(&now, &tm);
+	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
+	return json_string(text);
+}
+
+void vm_note_stop(struct vm *vm, const char *reason, const char *text, const json_t *crash)
+{
+	AUTO_CLOSE int fd = open_folder(vm->folder, NULL);
+	json_t *stop =
+	    json_pack("{s:s, s:s, s:o}", "reason", reason, "text", text, "time", time_json());
+	struct error err;
+
+	if (!stop)
+		return;
+	if (crash)
+		json_object_set(stop, "crash", (json_t *)crash);
+	json_decref(vm->last_stop);
+	vm->last_stop = stop;
+	if (!vm->removed && (fd < 0 || config_save_json(fd, LAST_STOP_FILE, stop, &err) < 0))
+		log_warn("virtual machine '%s': why it stopped could not be written down",
+			 vm->config->name);
+}
+
+void vm_event(struct vm *vm, enum event_kind kind, json_t *data, const char *fmt, ...)
+{
+	char message[768];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(message, sizeof(message), fmt, ap);
+	va_end(ap);
+	events_write(vm->daemon->events, &(struct event){ .kind = kind,
+							  .vm_name = vm->config->name,
+							  .vm_id = vm->id,
+							  .message = message,
+							  .data = data });
+}
+
+/* ---- waiting ---- */
+
+void vm_wait(struct vm *vm, enum vm_wait what, vm_done done, void *user, void *owner)
+{
+	struct vm_waiter *waiter = malloc(sizeof(*waiter));
+
+	if (!waiter)
+		abort();
+	*waiter = (struct vm_waiter){ vm_ref(vm), what, done, user, owner, vm->waiters };
+	vm->waiters = waiter;
+}
+
+static void finish(struct vm_waiter *waiter, const struct error *err)
+{
+	struct vm *vm = waiter->vm;
+
+	waiter->done(waiter->user, vm, err);
+	free(waiter);
+	vm_unref(vm);
+}
+
+void vm_wake(struct vm *vm, enum vm_wait what, const struct error *err)
+{
+	struct vm_waiter *matching = NULL, **link = &vm->waiters;
+
+	/* First taken out of the list, then called: a callback may wait anew. */
+	while (*link) {
+		struct vm_waiter *waiter = *link;
+
+		if (waiter->what != what) {
+			link = &waiter->next;
+			continue;
+		}
+		*link = waiter->next;
+		waiter->next = matching;
+		matching = waiter;
+	}
+	vm_ref(vm);
+	while (matching) {
+		struct vm_waiter *waiter = matching;
+
+		matching = waiter->next;
+		finish(waiter, err);
+	}
+	vm_unref(vm);
+}
+
+static struct vm_waiter *take_waiter(struct daemon *daemon, const void *owner)
+{
+	for (size_t i = 0; i < daemon->vm_count; i++)
+		for (struct vm_waiter **link = &daemon->vms[i]->waiters; *link;
+		     link = &(*link)->next)
+			if ((*link)->owner == owner || (*link)->user == owner) {
+				struct vm_waiter *waiter = *link;
+
+				*link = waiter->next;
+				return waiter;
+			}
+	return NULL;
+}
+
+void vm_cancel_waits(struct daemon *daemon, const void *owner, const struct error *err)
+{
+	struct vm_waiter *waiter;
+
+	while ((waiter = take_waiter(daemon, owner)))
+		finish(waiter, err);
+}

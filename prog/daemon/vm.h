@@ -1,0 +1,78 @@
+/*
+ * A virtual machine as the daemon knows it: its description, its folder, its state, and what is
+ * kept of its last run. run.h has what is there only while it runs.
+ *
+ * A VM is referenced by the list of VMs and by whoever waits for it; after vm_remove the object
+ * lives on, marked as removed, until the last one lets go.
+ *
+ * Folder: vm.json (the description, config-json.h), last-stop.json, lock. It is state/vms/ID, or
+ * with New-VM -Path a folder elsewhere that state/vms/ID points to by a symbolic link.
+ */
+#ifndef DAEMON_VM_H
+#define DAEMON_VM_H
+
+#include "base/guid.h"
+#include "config/config.h"
+#include "daemon.h"
+
+#include <jansson.h>
+
+enum vm_state { VM_OFF, VM_STARTING, VM_RUNNING, VM_STOPPING, VM_PAUSED };
+
+enum vm_wait { VM_WAIT_STARTED, VM_WAIT_OFF, VM_WAIT_CHANGED };
+
+struct vm_waiter;
+struct run;
+
+struct vm {
+	struct daemon *daemon;
+	unsigned references;
+	bool removed;
+	struct config_vm *config;
+	char id[GUID_TEXT_SIZE];
+	char *folder;
+	enum vm_state state;
+	struct run *run;     /* NULL: off */
+	json_t *last_stop;   /* "reason", "text", "time", perhaps "crash"; NULL: never ran */
+	bool console_wanted; /* by whoever starts it */
+	int early_console;   /* COM1, connected before the start; -1: none */
+	struct vm_waiter *waiters;
+};
+
+/* "Off", "Running", ...: as Get-VM shows it. */
+const char *vm_state_name(enum vm_state state);
+
+/* Reads all folders of the store. A folder that can't be read is logged and left alone. */
+int vm_load_all(struct daemon *daemon, struct error *err);
+/* Takes config; folder NULL: in the store. Borrowed result. */
+int vm_create(struct daemon *daemon, struct config_vm *config, const char *folder, struct vm **ret,
+	      struct error *err);
+int vm_remove(struct vm *vm, struct error *err);
+/* Writes a changed description (taken, also on failure) and makes it the VM's. */
+int vm_change(struct vm *vm, struct config_vm *config, struct error *err);
+/* A copy to change. NULL: no memory. */
+struct config_vm *vm_config_copy(const struct vm *vm, struct error *err);
+
+struct vm *vm_ref(struct vm *vm);
+void vm_unref(struct vm *vm);
+/* By exact name, case ignored; or NULL. */
+struct vm *vm_find(struct daemon *daemon, const char *name);
+struct vm *vm_find_id(struct daemon *daemon, const char *id);
+
+/* Keeps why it is off, in memory and in the folder. crash (may be NULL) is borrowed. */
+void vm_note_stop(struct vm *vm, const char *reason, const char *text, const json_t *crash);
+void vm_event(struct vm *vm, enum event_kind kind, json_t *data, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/*
+ * done is called once: when it has happened (err NULL), when it can't happen any more, or with what
+ * vm_cancel_waits() was given for its owner or user. VM_WAIT_CHANGED waits for any news of the
+ * guest.
+ */
+typedef void (*vm_done)(void *user, struct vm *vm, const struct error *err);
+void vm_wait(struct vm *vm, enum vm_wait what, vm_done done, void *user, void *owner);
+void vm_wake(struct vm *vm, enum vm_wait what, const struct error *err);
+void vm_cancel_waits(struct daemon *daemon, const void *owner_or_user, const struct error *err);
+void vm_free_all(struct daemon *daemon);
+
+#endif

@@ -1,0 +1,270 @@
+/*
+ * The interpreter: a partition with one VP in user mode, whose page tables show it the pages where
+ * the native process has them. As "softcpu" it decodes each instruction for itself, as
+ * "softcpu-blocks" whole blocks as it does in earnest.
+ */
+#include "case.h"
+
+#include "mem/mem.h"
+#include "part/part.h"
+#include "part/softcpu/softcpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RAM_SIZE (4u << 20)
+
+/* Guest physical addresses. */
+#define DATA_GPA     0x200000u /* two pages, then the read-only one */
+#define READONLY_GPA 0x202000u
+#define CODE_GPA     0x204000u
+#define PML4_GPA     0x100000u /* page tables: PML4, PDPT, PD, one PT per 2 MiB used */
+#define PDPT_GPA     0x101000u
+#define PD_GPA	     0x102000u
+#define DATA_PT_GPA  0x103000u
+#define CODE_PT_GPA  0x104000u
+#define TSS_ADDRESS  0x10008000u /* no port is allowed */
+#define TSS_GPA	     0x105000u
+#define TSS_LIMIT    0x67u
+
+enum { PTE_PRESENT = 1, PTE_WRITABLE = 2, PTE_USER = 4 };
+#define PTE_TABLE (PTE_PRESENT | PTE_WRITABLE | PTE_USER)
+
+struct softcpu_subject {
+	struct mem *mem;
+	struct part *part;
+	struct part_vp_state user; /* what all cases have in common */
+	uint64_t count;
+};
+
+/* ---- a host that has nothing ---- */
+
+static uint32_t no_pio_read(void *user, unsigned vp, uint16_t port, unsigned size)
+{
+	return UINT32_MAX;
+}
+
+static void no_pio_write(void *user, unsigned vp, uint16_t port, unsigned size, uint32_t value)
+{
+}
+
+static uint64_t no_mmio_read(void *user, unsigned vp, uint64_t gpa, unsigned size)
+{
+	return UINT64_MAX;
+}
+
+static void no_mmio_write(void *user, unsigned vp, uint64_t gpa, unsigned size, uint64_t value)
+{
+}
+
+static bool no_msr_read(void *user, unsigned vp, uint32_t msr, uint64_t *ret)
+{
+	return false;
+}
+
+static bool no_msr_write(void *user, unsigned vp, uint32_t msr, uint64_t value)
+{
+	return false;
+}
+
+static void no_hypercall(void *user, unsigned vp, struct part_hypercall *call)
+{
+}
+
+static void no_eoi(void *user, uint8_t vector)
+{
+}
+
+static int no_extint(void *user)
+{
+	return -1;
+}
+
+static void no_event(void *user, unsigned vp)
+{
+}
+
+static void fatal(void *user, unsigned vp, const char *text)
+{
+	fprintf(stderr, "the partition gave up: %s\n", text);
+	abort();
+}
+
+static const struct part_host host = {
+	.pio_read = no_pio_read,
+	.pio_write = no_pio_write,
+	.mmio_read = no_mmio_read,
+	.mmio_write = no_mmio_write,
+	.msr_read = no_msr_read,
+	.msr_write = no_msr_write,
+	.hypercall = no_hypercall,
+	.eoi = no_eoi,
+	.extint_ack = no_extint,
+	.triple_fault = no_event,
+	.vp_reset = no_event,
+	.fatal = fatal,
+};
+
+/* ---- the guest ---- */
+
+static void poke(struct softcpu_subject *s, uint64_t gpa, const void *bytes, size_t length)
+{
+	if (!mem_write(s->mem, gpa, bytes, length))
+		abort();
+}
+
+static void set_entry(struct softcpu_subject *s, uint64_t table, unsigned index, uint64_t entry)
+{
+	poke(s, table + index * 8, &entry, 8);
+}
+
+static void map_page(struct softcpu_subject *s, uint64_t table, uint64_t va, uint64_t gpa,
+		     uint64_t flags)
+{
+	set_entry(s, table, va >> 12 & 511, gpa | flags | PTE_PRESENT | PTE_USER);
+}
+
+static void make_page_tables(struct softcpu_subject *s)
+{
+	set_entry(s, PML4_GPA, 0, PDPT_GPA | PTE_TABLE);
+	set_entry(s, PDPT_GPA, 0, PD_GPA | PTE_TABLE);
+	set_entry(s, PD_GPA, DATA_ADDRESS >> 21, DATA_PT_GPA | PTE_TABLE);
+	set_entry(s, PD_GPA, CODE_ADDRESS >> 21, CODE_PT_GPA | PTE_TABLE);
+	for (unsigned page = 0; page < 2; page++) {
+		map_page(s, DATA_PT_GPA, DATA_ADDRESS + page * PAGE, DATA_GPA + page * PAGE,
+			 PTE_WRITABLE);
+		map_page(s, CODE_PT_GPA, CODE_ADDRESS + page * PAGE, CODE_GPA + page * PAGE, 0);
+	}
+	map_page(s, DATA_PT_GPA, READONLY_ADDRESS, READONLY_GPA, 0);
+}
+
+static void fill_pages(struct softcpu_subject *s)
+{
+	static const uint16_t port_map_base = UINT16_MAX;
+	uint8_t code[CODE_SIZE], readonly[PAGE];
+
+	memset(code, 0xcc, sizeof(code));
+	for (unsigned i = 0; i < PAGE; i++)
+		readonly[i] = READONLY_BYTE(i);
+	poke(s, CODE_GPA, code, sizeof(code));
+	poke(s, READONLY_GPA, readonly, sizeof(readonly));
+	set_entry(s, DATA_PT_GPA, TSS_ADDRESS >> 12 & 511, TSS_GPA | PTE_PRESENT);
+	poke(s, TSS_GPA + 102, &port_map_base, sizeof(port_map_base));
+}
+
+/* CR0 of a Linux kernel; long mode, 64-bit user segments. */
+static void make_user_state(struct part_vp_state *state)
+{
+	part_vp_state_at_reset(state);
+	state->cr0 = 0x80050033;
+	state->cr3 = PML4_GPA;
+	state->cr4 = 0x620; /* PAE, OSFXSR, OSXMMEXCPT */
+	state->efer = 0xd01; /* SCE, LME, LMA, NXE */
+	for (unsigned i = PART_ES; i <= PART_GS; i++)
+		state->seg[i] = (struct part_segment){ 0, UINT32_MAX, 0x2b, 0xc0f3 };
+	state->seg[PART_CS] = (struct part_segment){ 0, UINT32_MAX, 0x33, 0xa0fb };
+	state->seg[PART_TR] = (struct part_segment){ TSS_ADDRESS, TSS_LIMIT, 0x40, 0x008b };
+	state->halted = state->wait_for_sipi = false;
+}
+
+static void *create_with(uint64_t count)
+{
+	struct softcpu_subject *s = calloc(1, sizeof(*s));
+	struct part_config config = { .backend = PART_SOFT, .vp_count = 1, .host = host };
+	struct error err;
+
+	if (!s || mem_new(RAM_SIZE, &s->mem, &err) < 0)
+		exit(2);
+	config.mem = s->mem;
+	if (part_new(&config, &s->part, &err) < 0) {
+		fprintf(stderr, "cpu-diff: %s\n", err.text);
+		exit(2);
+	}
+	s->count = count;
+	make_page_tables(s);
+	fill_pages(s);
+	make_user_state(&s->user);
+	return s;
+}
+
+#define ENOUGH 1000000 /* instructions, for a repeated one too */
+
+static void *create_steps(void)
+{
+	return create_with(ENOUGH);
+}
+
+static void *create_blocks(void)
+{
+	return create_with(SOFTCPU_BLOCKS);
+}
+
+static void destroy(void *subject)
+{
+	struct softcpu_subject *s = subject;
+
+	part_free(s->part);
+	mem_free(s->mem);
+	free(s);
+}
+
+/* ---- a case ---- */
+
+static void put_code(struct softcpu_subject *s, const struct cpu_case *c, bool present)
+{
+	uint64_t offset = c->before.rip - CODE_ADDRESS, room = CODE_SIZE - offset;
+	size_t length = room < c->code_length ? room : c->code_length;
+	uint8_t blank[CASE_MAX_CODE];
+
+	memset(blank, 0xcc, sizeof(blank));
+	poke(s, CODE_GPA + offset, present ? c->code : blank, length);
+}
+
+static void load_case(struct softcpu_subject *s, const struct cpu_case *c)
+{
+	struct part_vp_state state = s->user;
+
+	memcpy(state.gpr, c->before.gpr, sizeof(state.gpr));
+	state.rip = c->before.rip;
+	state.rflags = c->before.rflags;
+	part_vp_set_state(s->part, 0, &state);
+	*softcpu_fpu(s->part, 0) = c->before.fpu;
+	poke(s, DATA_GPA, c->before.data, DATA_SIZE);
+	put_code(s, c, true);
+}
+
+static void save_outcome(struct softcpu_subject *s, const struct softcpu_result *result,
+			 struct cpu_outcome *ret)
+{
+	struct part_vp_state state;
+
+	part_vp_get_state(s->part, 0, &state);
+	memset(ret, 0, sizeof(*ret));
+	memcpy(ret->state.gpr, state.gpr, sizeof(state.gpr));
+	ret->state.rip = state.rip;
+	ret->state.rflags = state.rflags;
+	ret->state.fpu = *softcpu_fpu(s->part, 0);
+	if (!mem_read(s->mem, DATA_GPA, ret->state.data, DATA_SIZE))
+		abort();
+	ret->vector = result->reason == SOFTCPU_EXCEPTION ? result->vector : 1000u + result->reason;
+	ret->error_code = result->has_error ? result->error : 0;
+	ret->fault_address = ret->vector == VECTOR_PF ? result->cr2 : 0;
+}
+
+static bool run(void *subject, const struct cpu_case *c, struct cpu_outcome *ret)
+{
+	struct softcpu_subject *s = subject;
+	struct softcpu_result result;
+
+	if (c->extension) /* not in the guest's CPUID */
+		return false;
+	load_case(s, c);
+	softcpu_run(s->part, 0, s->count, false, &result);
+	save_outcome(s, &result, ret);
+	put_code(s, c, false);
+	return true;
+}
+
+const struct subject subject_softcpu = { "softcpu", create_steps, destroy, run };
+const struct subject subject_softcpu_blocks = { "softcpu-blocks", create_blocks, destroy, run };

@@ -233,6 +233,7 @@ static void set_registers(struct part_vp_state *s, const uint8_t *bytes)
 	s->gpr[PART_RSP] = bytes[PART_RSP] & 0x40 ? s->gpr[PART_RSP] : STACK;
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct part_vp_state s;

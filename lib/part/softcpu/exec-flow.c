@@ -64,12 +64,22 @@ struct block *sc_push64_i(struct vp *c, struct uop *u)
 
 /* For an instruction that has a memory operand in another segment too: faults of the push are the
  * stack's. */
-static inline void push64_beside(struct vp *c, struct uop *u, uint64_t v)
+static SC_COLD void push64_slow(struct vp *c, const struct uop *u, uint64_t v)
 {
 	struct uop stack = *u;
 
 	stack.seg = PART_SS;
 	push64(c, &stack, v);
+}
+
+static inline void push64_beside(struct vp *c, struct uop *u, uint64_t v)
+{
+	uint64_t va = RSP(c) - 8;
+
+	if (likely((va ^ sc_tlb_slot(c, va)->wtag) <= MEM_PAGE_SIZE - 8))
+		push64(c, u, v);
+	else
+		push64_slow(c, u, v);
 }
 
 struct block *sc_push64_m(struct vp *c, struct uop *u)

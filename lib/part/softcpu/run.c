@@ -303,6 +303,8 @@ void sc_run_steps(struct vp *c, uint64_t count, bool deliver)
 		return;
 	}
 	while (left && !idle(c)) {
+		if (deliver) /* a chunk of a repeated instruction is a step */
+			sc_attention(c, ATT_EVAL);
 		step(c);
 		c->shadow = SHADOW_NONE;
 		left--;

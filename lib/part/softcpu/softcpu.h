@@ -39,9 +39,10 @@ struct softcpu_result {
 	uint64_t cr2;
 };
 
-/* At most count instructions (a repeated one counts once). deliver: exceptions go through the
- * guest's IDT; else they end the run. External interrupts are not taken. SOFTCPU_BLOCKS as count:
- * whole blocks, as a started VP runs them, until an exception ends it (deliver must be false). */
+/* At most count instructions. deliver: exceptions go through the guest's IDT, and a chunk of a
+ * repeated instruction counts as one; else exceptions end the run, and a repeated instruction counts
+ * once. External interrupts are not taken. SOFTCPU_BLOCKS as count: whole blocks, as a started VP runs
+ * them, until an exception ends it (deliver must be false). */
 #define SOFTCPU_BLOCKS UINT64_MAX
 void softcpu_run(struct part *part, unsigned vp, uint64_t count, bool deliver,
 		 struct softcpu_result *ret);

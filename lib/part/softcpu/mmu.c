@@ -499,6 +499,7 @@ static void mmio_write(struct vp *c, uint64_t gpa, unsigned size, uint64_t v)
 		return;
 	}
 	c->vm->host.mmio_write(c->vm->host.user, c->index, gpa, size, v);
+	sc_device_written(c->vm, gpa);
 }
 
 static void copy_bytes(void *dst, const void *src, unsigned size)

@@ -168,9 +168,12 @@ static void tick(void *user)
 {
 	struct service *service = user;
 
-	for (size_t i = 0; i < service->daemon.vm_count; i++)
-		if (service->daemon.vms[i]->state == VM_RUNNING)
-			run_refresh(service->daemon.vms[i], NULL, NULL);
+	for (size_t i = 0; i < service->daemon.vm_count; i++) {
+		if (service->daemon.vms[i]->state != VM_RUNNING)
+			continue;
+		run_refresh(service->daemon.vms[i], NULL, NULL);
+		run_trim_log(service->daemon.vms[i]);
+	}
 	check_idle(service);
 	loop_timer_arm(service->timer, clock_now_ns() + MIN(SAMPLE_NS, service->idle_limit_ns));
 }

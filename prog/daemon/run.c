@@ -22,6 +22,7 @@
 #define START_TIMEOUT_NS   (60 * NS_PER_SEC)
 #define END_TIMEOUT_NS     (10 * NS_PER_SEC) /* from "off" to the end of the process */
 #define REQUEST_TIMEOUT_NS (5 * NS_PER_SEC)
+#define MAX_LOG_BYTES      (1 * MIB)
 #define STATUS_TIMEOUT_NS  (1 * NS_PER_SEC)
 
 static int connect_control(struct run *run, struct error *err);
@@ -123,6 +124,17 @@ static void last_log_line(const struct run *run, char *ret, size_t size)
 	for (char *p = ret; *p; p++)
 		if ((unsigned char)*p < 0x20 || (unsigned char)*p >= 0x7f)
 			*p = '?';
+}
+
+void run_trim_log(const struct vm *vm)
+{
+	AUTO_FREE char *path = runtime_path(vm, "worker.log");
+	struct stat st;
+
+	/* The worker appends: it goes on at the new end. */
+	if (stat(path, &st) == 0 && st.st_size > (off_t)MAX_LOG_BYTES && truncate(path, 0) == 0)
+		log_warn("virtual machine '%s': the log of its worker was emptied",
+			 vm->config->name);
 }
 
 void run_set_state(struct vm *vm, enum vm_state state)
@@ -885,6 +897,7 @@ static void status_answered(void *user, const json_t *reply, const struct error 
 		take_text(run->heartbeat, sizeof(run->heartbeat),
 			  json_object_get(reply, "heartbeat"));
 		sample_cpu(run);
+		vm_wake(refresh->vm, VM_WAIT_CHANGED, NULL);
 	}
 	if (refresh->done)
 		refresh->done(refresh->owner, refresh->vm, err);

@@ -344,6 +344,14 @@ static void on_guest_reset(struct run *run, const json_t *event)
 		 "'%s' was reset by the guest operating system.", run->vm->config->name);
 }
 
+/* Of the last kernel messages that a guest gives at its end: from where it says what happened. */
+static const char *crash_cause(const char *message)
+{
+	const char *cause = message ? strstr(message, "Kernel panic") : NULL;
+
+	return cause ? cause : message;
+}
+
 static void on_guest_crash(struct run *run, const json_t *event)
 {
 	const json_t *parameters = json_object_get(event, "parameters");
@@ -356,7 +364,7 @@ static void on_guest_crash(struct run *run, const json_t *event)
 		 "'%s' has encountered a fatal error; the guest reported %.200s%s%.300s",
 		 run->vm->config->name, codes ? codes : "nothing more",
 		 json_string_length(message) ? ": " : "",
-		 json_is_string(message) ? json_string_value(message) : "");
+		 json_is_string(message) ? crash_cause(json_string_value(message)) : "");
 }
 
 static void on_off(struct run *run, const json_t *event)

@@ -1,6 +1,6 @@
 /*
- * The thread-pool engine, for hosts that refuse io_uring. Threads take requests from one queue and put
- * finished ones into another; a kick makes the loop give them back.
+ * The thread-pool engine, for hosts that refuse io_uring. Threads take requests from one queue and
+ * put finished ones into another; a kick makes the loop give them back.
  */
 #include "disk/file.h"
 

@@ -12,7 +12,8 @@
  *   io_uring  open: io_uring_setup io_uring_register mmap munmap lseek fstat epoll_ctl close
  *             run:  io_uring_enter ftruncate (growing a VHDX) epoll_ctl munmap close
  *   threads   open: clone3 (or clone) mmap mprotect set_robust_list rseq rt_sigprocmask lseek fstat
- *             run:  preadv pwritev fdatasync fallocate ftruncate futex; at close madvise munmap exit
+ *             run:  preadv pwritev fdatasync fallocate ftruncate futex; at close madvise munmap
+ * exit
  */
 #ifndef DISK_FILE_H
 #define DISK_FILE_H
@@ -97,8 +98,8 @@ int file_sync_now(struct file *file);
 
 /* ---- for engines ---- */
 
-int file_init(struct file *file, const struct file_ops *ops, struct loop *loop,
-	      uint64_t size_bytes, struct error *err);
+int file_init(struct file *file, const struct file_ops *ops, struct loop *loop, uint64_t size_bytes,
+	      struct error *err);
 void file_done(struct file *file);
 /* What the engine has to do next for req: for a transfer the iovec and the offset. */
 enum file_op file_piece(struct file_request *req, const struct iovec **iov, unsigned *iov_count,

@@ -195,7 +195,7 @@ static void cut_buffer(struct job *job)
 
 static void choose_job(struct fixture *f, struct job *job, uint32_t sector)
 {
-	static const enum blk_op ops[] = { BLK_READ,  BLK_WRITE, BLK_WRITE,	   BLK_WRITE,
+	static const enum blk_op ops[] = { BLK_READ,  BLK_WRITE, BLK_WRITE,        BLK_WRITE,
 					   BLK_FLUSH, BLK_UNMAP, BLK_WRITE_ZEROES, BLK_READ };
 	uint64_t sectors = f->size / sector, start = next_random() % sectors;
 	uint64_t longest = next_random() % 8 == 0 ? 6 * MIB / sector : 128 * KIB / sector;
@@ -234,7 +234,8 @@ static void start_job(struct fixture *f, struct job *job)
 			memcpy(job->buf + i, &(uint64_t){ next_random() }, 8);
 		memcpy(model, job->buf, job->req.length);
 	}
-	if (job->req.op == BLK_WRITE_ZEROES || (job->req.op == BLK_UNMAP && blk_info(f->disk)->can_unmap))
+	if (job->req.op == BLK_WRITE_ZEROES ||
+	    (job->req.op == BLK_UNMAP && blk_info(f->disk)->can_unmap))
 		memset(model, 0, job->req.length);
 	job->busy = true;
 	blk_submit(f->disk, &job->req);
@@ -305,13 +306,13 @@ static void test_dynamic_4k(void **state)
 
 static void test_fixed(void **state)
 {
-	work_and_check(*state, &(struct vhdx_create_options){ .size_bytes = 21 * MIB,
-							      .block_bytes = 2 * MIB,
-							      .fixed = true });
+	work_and_check(*state, &(struct vhdx_create_options){
+				   .size_bytes = 21 * MIB, .block_bytes = 2 * MIB, .fixed = true });
 }
 
-#define BOTH(test) cmocka_unit_test_prestate_setup_teardown(test, setup, teardown, NULL), \
-		   cmocka_unit_test_prestate_setup_teardown(test, setup, teardown, (void *)1)
+#define BOTH(test)                                                                                 \
+	cmocka_unit_test_prestate_setup_teardown(test, setup, teardown, NULL),                     \
+	    cmocka_unit_test_prestate_setup_teardown(test, setup, teardown, (void *)1)
 
 int main(void)
 {

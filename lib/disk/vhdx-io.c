@@ -1,13 +1,13 @@
 /*
- * Requests on a VHDX. A request walks over its blocks and starts one file operation per piece; it is
- * complete when all of them are.
+ * Requests on a VHDX. A request walks over its blocks and starts one file operation per piece; it
+ * is complete when all of them are.
  *
- * A block is allocated when something is first written to it: it gets a place (space.c), its BAT entry
- * changes in memory and is marked dirty, and the data goes to the place. The entry reaches the disk
- * with the next flush (vhdx-meta.c). Two rules make every state on disk valid:
+ * A block is allocated when something is first written to it: it gets a place (space.c), its BAT
+ * entry changes in memory and is marked dirty, and the data goes to the place. The entry reaches
+ * the disk with the next flush (vhdx-meta.c). Two rules make every state on disk valid:
  * - A place that may hold old bytes is zeroed before the BAT entry in memory names it. So whatever
- *   moment a round of the flush machine copies the BAT, the copy's places read as zeros or as what was
- *   written since. Writers to such a block wait (struct vhdx_prepare); readers still see zeros.
+ *   moment a round of the flush machine copies the BAT, the copy's places read as zeros or as what
+ * was written since. Writers to such a block wait (struct vhdx_prepare); readers still see zeros.
  * - A freed place is neither punched nor handed out again before the BAT that no longer names it is
  *   durable (vhdx->freed, then meta's `freeing`).
  * A block is freed only while no operation on it is in flight.
@@ -19,8 +19,8 @@
 #include <assert.h>
 #include <errno.h>
 
-#define SEGMENT_IOV	 64u
-#define GROW_STEP_BYTES	 (UINT64_C(32) << 20)
+#define SEGMENT_IOV      64u
+#define GROW_STEP_BYTES  (UINT64_C(32) << 20)
 #define MAX_FREED_PLACES 256u /* then they are given back without waiting for a flush */
 
 /* One file operation: of a request, or (io NULL) of nobody. */
@@ -255,10 +255,13 @@ static enum progress start_prepare(struct vhdx *vhdx, struct vhdx_io *io, uint64
 		fail(io, BLK_IO_ERROR);
 		return FAILED;
 	}
-	*p = (struct vhdx_prepare){ .req = { .op = FILE_PUNCH, .offset = place,
+	*p = (struct vhdx_prepare){ .req = { .op = FILE_PUNCH,
+					     .offset = place,
 					     .length = vhdx->geometry.block_bytes,
 					     .done = prepare_done },
-				    .vhdx = vhdx, .block = block, .place = place,
+				    .vhdx = vhdx,
+				    .block = block,
+				    .place = place,
 				    .next = vhdx->preparing };
 	vhdx_list_init(&p->waiters);
 	vhdx_list_add(&p->waiters, io);
@@ -421,8 +424,8 @@ static enum progress run_write(struct vhdx *vhdx, struct vhdx_io *io, const stru
 static bool whole_block(const struct vhdx *vhdx, const struct piece *piece)
 {
 	uint64_t start = piece->block << vhdx->geometry.block_shift;
-	uint64_t bytes = MIN((uint64_t)vhdx->geometry.block_bytes,
-			     vhdx->geometry.disk_bytes - start);
+	uint64_t bytes =
+	    MIN((uint64_t)vhdx->geometry.block_bytes, vhdx->geometry.disk_bytes - start);
 
 	return piece->in_block == 0 && piece->len == bytes;
 }
@@ -439,10 +442,9 @@ static enum progress run_zero(struct vhdx *vhdx, struct vhdx_io *io, const struc
 	} else if (give_back && whole_block(vhdx, piece) && !vhdx->block_users[piece->block]) {
 		free_block(vhdx, piece->block, unmap ? VHDX_BLOCK_UNMAPPED : VHDX_BLOCK_ZERO);
 		advance(io, len);
-	} else if (!advance(io, start_zeroing(vhdx, io, give_back ? FILE_PUNCH : FILE_ZERO,
-					      piece->block,
-					      VHDX_BAT_FILE_OFFSET(entry) + piece->in_block,
-					      len))) {
+	} else if (!advance(
+		       io, start_zeroing(vhdx, io, give_back ? FILE_PUNCH : FILE_ZERO, piece->block,
+					 VHDX_BAT_FILE_OFFSET(entry) + piece->in_block, len))) {
 		return FAILED;
 	}
 	return STARTED;

@@ -19,6 +19,16 @@ extern char **environ;
 
 #define READY_FD 3
 
+/* In /tmp anybody could have put a socket there: only our own user's service or root's is one. */
+static bool is_ours(int fd)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
+	       (peer.uid == geteuid() || peer.uid == 0);
+}
+
 static int try_connect(const char *path)
 {
 	const char *slash = strrchr(path, '/');
@@ -32,7 +42,7 @@ static int try_connect(const char *path)
 	/* By way of the folder's descriptor: the path itself may be too long for an address. */
 	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%.60s", folder_fd,
 		 slash + 1);
-	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || !is_ours(fd))
 		return -1;
 	return TAKE_FD(fd);
 }

@@ -168,9 +168,12 @@ static void tick(void *user)
 {
 	struct service *service = user;
 
-	for (size_t i = 0; i < service->daemon.vm_count; i++)
-		if (service->daemon.vms[i]->state == VM_RUNNING)
-			run_refresh(service->daemon.vms[i], NULL, NULL);
+	for (size_t i = 0; i < service->daemon.vm_count; i++) {
+		if (service->daemon.vms[i]->state != VM_RUNNING)
+			continue;
+		run_refresh(service->daemon.vms[i], NULL, NULL);
+		run_trim_log(service->daemon.vms[i]);
+	}
 	check_idle(service);
 	loop_timer_arm(service->timer, clock_now_ns() + MIN(SAMPLE_NS, service->idle_limit_ns));
 }
@@ -264,6 +267,11 @@ static int open_listener(struct service *service, struct error *err)
 	return sockets_listen(service->daemon.paths.socket, SOCK_STREAM, err);
 }
 
+static void log_service(struct service *service, enum event_kind kind, const char *text)
+{
+	events_write(service->daemon.events, &(struct event){ .kind = kind, .message = text });
+}
+
 static int start(struct service *service, struct error *err)
 {
 	struct daemon *daemon = &service->daemon;
@@ -277,8 +285,10 @@ static int start(struct service *service, struct error *err)
 		r = requests_new(daemon, &daemon->requests, err);
 	if (r == 0)
 		r = switches_new(daemon, &daemon->switches, err);
-	if (r == 0)
-		r = vm_load_all(daemon, err);
+	if (r < 0)
+		return r;
+	log_service(service, EVENT_SERVICE_STARTED, "The management service was started.");
+	r = vm_load_all(daemon, err);
 	if (r < 0)
 		return r;
 	run_adopt_all(daemon);
@@ -338,11 +348,6 @@ static void release(struct service *service)
 		close(daemon->lock_fd);
 }
 
-static void log_service(struct service *service, enum event_kind kind, const char *text)
-{
-	events_write(service->daemon.events, &(struct event){ .kind = kind, .message = text });
-}
-
 int main(int argc, char **argv)
 {
 	struct service service = { .signal_fd = -1, .daemon.lock_fd = -1 };
@@ -362,7 +367,6 @@ int main(int argc, char **argv)
 		release(&service);
 		return 1;
 	}
-	log_service(&service, EVENT_SERVICE_STARTED, "The management service was started.");
 	tell_ready(&service, "ready\n");
 	loop_timer_arm(service.timer, clock_now_ns() + MIN(SAMPLE_NS, service.idle_limit_ns));
 	loop_run(service.daemon.loop);

@@ -231,6 +231,15 @@ struct sc_target {
 	uint8_t *host; /* NULL: not RAM */
 };
 
+#define JCACHE_BITS 12
+#define JCACHE_SIZE (1u << JCACHE_BITS)
+
+/* Where computed jumps of 64-bit code led last time. Never wrong: xtlb must confirm the page. */
+struct sc_jcache_entry {
+	uint64_t rip;
+	struct block *block; /* never NULL */
+};
+
 enum sc_access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 
 /* ---- events ---- */
@@ -331,6 +340,7 @@ struct vp {
 	struct sc_xtlb_entry xtlb[XTLB_SIZE];
 
 	/* block cache (block.c) */
+	struct sc_jcache_entry jcache[JCACHE_SIZE];
 	struct block **hash;
 	uint8_t *arena;
 	size_t arena_used, arena_size;
@@ -362,6 +372,8 @@ struct vp {
 /* RIP of the instruction behind u */
 #define NEXT_RIP(c, u) (RIP(c) + (u)->off + (u)->len)
 
+#define ROM_FILTER_BITS 4096
+
 /* What all VPs share. */
 struct sc_vm {
 	struct mem *mem;
@@ -376,6 +388,7 @@ struct sc_vm {
 	_Atomic uint64_t *granules;
 	pthread_mutex_t code_lock; /* granules and MEM_PAGE_CODE change together */
 	uint64_t page_count;
+	_Atomic uint64_t rom_filter[ROM_FILTER_BITS / 64]; /* pages outside RAM, hashed: code decoded */
 	uint8_t always_slow; /* 0xff: the flag byte of bounce buffers */
 	pthread_mutex_t bus_lock; /* held over locked accesses that have no host address */
 	unsigned phys_bits;
@@ -440,6 +453,8 @@ static inline uint64_t sc_page_of(const struct sc_vm *vm, const uint8_t *host)
 	return (uint64_t)(host - vm->ram) >> MEM_PAGE_SHIFT;
 }
 
+/* #AC if alignment checking is on and asks for it; sizes that aren't a power of two go unchecked. */
+void sc_check_alignment(struct vp *c, struct uop *u, uint64_t va, unsigned size);
 /* The slow halves of fast.h. size 1..16 */
 void sc_load_slow(struct vp *c, struct uop *u, uint64_t va, void *ret, unsigned size);
 void sc_store_slow(struct vp *c, struct uop *u, uint64_t va, const void *v, unsigned size);
@@ -531,6 +546,8 @@ void sc_mark_code(struct vp *c, uint64_t gpa, unsigned len);
 /* Own and others' blocks in the range are stale. Any thread; self is NULL or the calling VP. */
 void sc_code_written(struct sc_vm *vm, struct vp *self, uint64_t gpa, uint64_t len);
 void sc_invalidate_posted(struct vp *c);
+/* A guest wrote device memory: it may be where code was decoded from. */
+void sc_device_written(struct sc_vm *vm, uint64_t gpa);
 sc_fn sc_uop_stale;
 
 /* ---- run.c ---- */

@@ -231,7 +231,7 @@ struct block *sc_enter(struct vp *c, struct uop *u)
 	unsigned level = u->aux & 31;
 
 	push_at(c, u, &sp, bp, u->size);
-	frame = sp;
+	frame = (RSP(c) & ~c->stack_mask) | sp; /* with a 16-bit stack: all of ESP */
 	for (unsigned i = 1; i < level; i++) {
 		bp = (bp - u->size) & c->stack_mask;
 		push_at(c, u, &sp,
@@ -333,13 +333,13 @@ struct block *sc_ret64(struct vp *c, struct uop *u)
 
 	check_canonical(c, u, target);
 	RSP(c) += 8 + (uint64_t)u->imm;
-	return sc_goto_indirect(c, target);
+	return sc_goto_indirect64(c, target);
 }
 
 struct block *sc_jmp64_r(struct vp *c, struct uop *u)
 {
 	check_canonical(c, u, REG64(c, u->rm));
-	return sc_goto_indirect(c, REG64(c, u->rm));
+	return sc_goto_indirect64(c, REG64(c, u->rm));
 }
 
 struct block *sc_jmp64_m(struct vp *c, struct uop *u)
@@ -347,7 +347,7 @@ struct block *sc_jmp64_m(struct vp *c, struct uop *u)
 	uint64_t target = sc_load64(c, u, sc_ea(c, u));
 
 	check_canonical(c, u, target);
-	return sc_goto_indirect(c, target);
+	return sc_goto_indirect64(c, target);
 }
 
 struct block *sc_call64_r(struct vp *c, struct uop *u)
@@ -356,7 +356,7 @@ struct block *sc_call64_r(struct vp *c, struct uop *u)
 
 	check_canonical(c, u, target);
 	push64(c, u, NEXT_RIP(c, u));
-	return sc_goto_indirect(c, target);
+	return sc_goto_indirect64(c, target);
 }
 
 struct block *sc_call64_m(struct vp *c, struct uop *u)
@@ -365,7 +365,7 @@ struct block *sc_call64_m(struct vp *c, struct uop *u)
 
 	check_canonical(c, u, target);
 	push64_beside(c, u, NEXT_RIP(c, u));
-	return sc_goto_indirect(c, target);
+	return sc_goto_indirect64(c, target);
 }
 
 /* ---- near branches, any mode. size: operand size ---- */

@@ -218,13 +218,19 @@ static bool serve(struct vp *c)
 	return true;
 }
 
-static SC_COLD struct block *next_block(struct vp *c)
+static __attribute__((noinline)) struct block *next_block(struct vp *c)
 {
 	struct block *b = sc_lookup(c, 0);
 
 	if (c->link)
 		*c->link = b;
 	c->link = NULL;
+	if (b->key == MODE_64) {
+		struct sc_jcache_entry *e = sc_jcache_slot(c, RIP(c));
+
+		e->rip = RIP(c);
+		e->block = b;
+	}
 	return b;
 }
 

@@ -3,6 +3,7 @@
 #include "chipset/i8042.h"
 #include "chipset/ioapic.h"
 #include "chipset/pic.h"
+#include "chipset/pci.h"
 #include "chipset/pit.h"
 #include "chipset/pm.h"
 #include "chipset/rtc.h"
@@ -24,6 +25,7 @@ struct chipset {
 	struct ioapic *ioapic;
 	struct rtc *rtc;
 	struct pm *pm;
+	struct pci *pci;
 	struct port ports[CHIPSET_UARTS];
 	struct uart *uart[CHIPSET_UARTS];
 };
@@ -163,7 +165,7 @@ static int add_uart(struct chipset *chipset, unsigned index, uint16_t port, unsi
 	return uart_new(&uart, &chipset->uart[index], err);
 }
 
-static int add_rtc_and_pm(struct chipset *chipset, struct error *err)
+static int add_rtc_pm_and_pci(struct chipset *chipset, struct error *err)
 {
 	const struct chipset_config *cfg = &chipset->cfg;
 	struct rtc_config rtc = {
@@ -177,13 +179,15 @@ static int add_rtc_and_pm(struct chipset *chipset, struct error *err)
 		.sci = chipset_isa_irq(chipset, PM_SCI_IRQ),
 		.user = chipset,
 		.power_off = forward_power_off,
-		.reset = forward_reset,
 	};
+	struct pci_config pci = { cfg->bus, chipset, forward_reset };
 	int rc = rtc_new(&rtc, &chipset->rtc, err);
 
-	if (rc < 0)
-		return rc;
-	return pm_new(&pm, &chipset->pm, err);
+	if (rc == 0)
+		rc = pm_new(&pm, &chipset->pm, err);
+	if (rc == 0)
+		rc = pci_new(&pci, &chipset->pci, err);
+	return rc;
 }
 
 static int add_devices(struct chipset *chipset, struct error *err)
@@ -193,7 +197,7 @@ static int add_devices(struct chipset *chipset, struct error *err)
 	if (rc == 0 && chipset->cfg.legacy)
 		rc = add_legacy(chipset, err);
 	if (rc == 0)
-		rc = add_rtc_and_pm(chipset, err);
+		rc = add_rtc_pm_and_pci(chipset, err);
 	if (rc == 0)
 		rc = add_uart(chipset, 0, UART_COM1_PORT, UART_COM1_IRQ, err);
 	if (rc == 0)
@@ -227,6 +231,7 @@ void chipset_free(struct chipset *chipset)
 	bus_remove(chipset->cfg.bus, chipset);
 	for (unsigned i = 0; i < CHIPSET_UARTS; i++)
 		uart_free(chipset->uart[i]);
+	pci_free(chipset->pci);
 	pm_free(chipset->pm);
 	rtc_free(chipset->rtc);
 	i8042_free(chipset->i8042);
@@ -248,6 +253,7 @@ void chipset_reset(struct chipset *chipset)
 	}
 	rtc_reset(chipset->rtc);
 	pm_reset(chipset->pm);
+	pci_reset(chipset->pci);
 	for (unsigned i = 0; i < CHIPSET_UARTS; i++)
 		uart_reset(chipset->uart[i]);
 }

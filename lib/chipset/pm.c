@@ -22,9 +22,6 @@
 #define CONTROL_TYP_SHIFT 10
 #define CONTROL_SLP_EN    0x2000
 
-#define RESET_CPU  0x04 /* 0 to 1: reset */
-#define RESET_KEPT 0x0e
-
 struct pm {
 	struct pm_config cfg;
 	struct loop_timer *timer;
@@ -170,32 +167,7 @@ static void block_write(void *dev, uint64_t offset, unsigned size, uint64_t valu
 		pm->cfg.power_off(pm->cfg.user);
 }
 
-static uint64_t reset_read(void *dev, uint64_t offset, unsigned size)
-{
-	struct pm *pm = dev;
-	uint8_t value;
-
-	pthread_mutex_lock(&pm->lock);
-	value = pm->st.reset_control;
-	pthread_mutex_unlock(&pm->lock);
-	return value;
-}
-
-static void reset_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
-{
-	struct pm *pm = dev;
-	bool reset;
-
-	pthread_mutex_lock(&pm->lock);
-	reset = (value & RESET_CPU) && !(pm->st.reset_control & RESET_CPU);
-	pm->st.reset_control = value & RESET_KEPT;
-	pthread_mutex_unlock(&pm->lock);
-	if (reset)
-		pm->cfg.reset(pm->cfg.user);
-}
-
 static const struct bus_ops block_ops = { block_read, block_write };
-static const struct bus_ops reset_ops = { reset_read, reset_write };
 
 void pm_power_button(struct pm *pm)
 {
@@ -239,8 +211,7 @@ int pm_new(const struct pm_config *config, struct pm **ret, struct error *err)
 	pthread_mutex_init(&pm->lock, NULL);
 	reset_state(pm);
 	if (loop_timer_new(config->loop, fire, pm, &pm->timer, err) < 0 ||
-	    bus_add_pio(config->bus, PM_BASE, BLOCK_SIZE, &block_ops, pm, err) < 0 ||
-	    bus_add_pio(config->bus, PM_RESET_PORT, 1, &reset_ops, pm, err) < 0) {
+	    bus_add_pio(config->bus, PM_BASE, BLOCK_SIZE, &block_ops, pm, err) < 0) {
 		pm_free(pm);
 		return error_prefix(err, "power management");
 	}

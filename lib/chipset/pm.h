@@ -1,11 +1,11 @@
 /*
- * ACPI power management hardware: PM1a event and control registers, the PM timer, GPE block 0, and
- * the reset control register CF9h. Always in ACPI mode (SCI_EN reads 1, no SMI command port).
+ * ACPI power management hardware: PM1a event and control registers, the PM timer, GPE block 0.
+ * Always in ACPI mode (SCI_EN reads 1, no SMI command port).
  *
  * Block at PM_BASE: +0 PM1 status, +2 PM1 enable, +4 PM1 control, +8 PM timer, +0Ch GPE0 status,
  * +0Eh GPE0 enable.
  *
- * Registers and pm_power_button, pm_gpe: any thread. power_off and reset are called on the VP's
+ * Registers and pm_power_button, pm_gpe: any thread. power_off is called on the VP's
  * thread without the lock; the guest runs on until somebody stops it. new, free: the loop's.
  *
  * Specification: ACPI 6.4, section 4.8.
@@ -16,12 +16,10 @@
 #include "base/loop.h"
 #include "bus/bus.h"
 
-#define PM_BASE        0x400
-#define PM_SCI_IRQ     9
-#define PM_TIMER_HZ    3579545u
-#define PM_RESET_PORT  0xcf9
-#define PM_RESET_VALUE 0x06
-#define PM_SLP_TYP_S5  0 /* what the DSDT's _S5 says */
+#define PM_BASE       0x400
+#define PM_SCI_IRQ    9
+#define PM_TIMER_HZ   3579545u
+#define PM_SLP_TYP_S5 0 /* what the DSDT's _S5 says */
 
 struct pm;
 
@@ -32,13 +30,11 @@ struct pm_config {
 	bool timer_24_bit; /* else 32 bits, as the FADT's TMR_VAL_EXT says */
 	void *user;
 	void (*power_off)(void *user);
-	void (*reset)(void *user);
 };
 
 struct pm_state {
 	uint16_t pm1_status, pm1_enable, pm1_control;
 	uint16_t gpe_status, gpe_enable;
-	uint8_t reset_control;
 	uint64_t timer_zero_ns; /* when the PM timer was 0 */
 	uint64_t timer_half;    /* half-periods of the timer seen: a new one sets TMR_STS */
 };

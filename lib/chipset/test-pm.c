@@ -5,17 +5,12 @@
 struct fixture {
 	struct test_env env;
 	struct pm *pm;
-	unsigned power_offs, resets;
+	unsigned power_offs;
 };
 
 static void on_power_off(void *user)
 {
 	((struct fixture *)user)->power_offs++;
-}
-
-static void on_reset(void *user)
-{
-	((struct fixture *)user)->resets++;
 }
 
 static int set_up_bits(void **state, bool timer_24_bit)
@@ -32,7 +27,6 @@ static int set_up_bits(void **state, bool timer_24_bit)
 		.timer_24_bit = timer_24_bit,
 		.user = &f,
 		.power_off = on_power_off,
-		.reset = on_reset,
 	};
 	assert_int_equal(pm_new(&config, &f.pm, NULL), 0);
 	*state = &f;
@@ -157,21 +151,6 @@ static void test_power_off_by_bytes(void **state)
 	assert_int_equal(f->power_offs, 1);
 }
 
-static void test_reset_register(void **state)
-{
-	struct fixture *f = *state;
-
-	out8(&f->env, 0xcf9, 0x02);
-	assert_int_equal(f->resets, 0);
-	assert_int_equal(in8(&f->env, 0xcf9), 0x02);
-	out8(&f->env, 0xcf9, 0x06);
-	assert_int_equal(f->resets, 1);
-	pm_reset(f->pm);
-	assert_int_equal(in8(&f->env, 0xcf9), 0);
-	out8(&f->env, 0xcf9, 0x0e); /* at once, as FADT's reset value is written */
-	assert_int_equal(f->resets, 2);
-}
-
 static void test_reset_lowers_the_line(void **state)
 {
 	struct fixture *f = *state;
@@ -195,7 +174,6 @@ int main(void)
 		T(test_general_purpose_events),
 		T(test_power_off),
 		T(test_power_off_by_bytes),
-		T(test_reset_register),
 		T(test_reset_lowers_the_line),
 	};
 

@@ -3,6 +3,7 @@
 #include "base/macros.h"
 #include "chipset/chipset.h"
 #include "chipset/ioapic.h"
+#include "chipset/pci.h"
 #include "chipset/pm.h"
 #include "fw/acpi.h"
 #include "fw/linux.h"
@@ -196,17 +197,14 @@ static uint64_t install_tables(struct machine *machine)
 		.pm1_event_port = PM_BASE,
 		.pm1_control_port = PM_BASE + 4,
 		.pm_timer_port = PM_BASE + 8,
-		.reset_port = PM_RESET_PORT,
-		.reset_value = PM_RESET_VALUE,
+		.reset_port = PCI_RESET_PORT,
+		.reset_value = PCI_RESET_VALUE,
 		.sci_irq = PM_SCI_IRQ,
 		.s5_type = PM_SLP_TYP_S5,
 		.low_window = { MEM_LOW_TOP, LOW_WINDOW_END - MEM_LOW_TOP },
 		.high_window = { high, HIGH_WINDOW_BYTES },
 	};
-	const struct smbios_config smbios = { machine->config->generation, machine->config->id,
-					      machine->config->processor_count };
 
-	smbios_install(machine->mem, &smbios);
 	return acpi_install(machine->mem, &config);
 }
 
@@ -216,12 +214,15 @@ int platform_load(struct platform *platform, struct error *err)
 	struct linux_boot boot = { .kernel_fd = machine->files.kernel,
 				   .initrd_fd = machine->files.initrd,
 				   .cmdline = machine->config->kernel_cmdline };
+	const struct smbios_config smbios = { machine->config->generation, machine->config->id,
+					      machine->config->processor_count };
 	struct linux_entry entry;
 	int r;
 
 	if (boot.kernel_fd < 0)
 		return error_set(err, ERR_UNSUPPORTED,
 				 "firmware boot is not there yet: give the VM -LinuxKernelPath");
+	smbios_install(machine->mem, &smbios);
 	boot.rsdp_gpa = install_tables(machine);
 	r = linux_load(machine->mem, &boot, &entry, err);
 	if (r == 0)

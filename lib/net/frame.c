@@ -257,6 +257,11 @@ bool frame_segmenter_init(struct frame_segmenter *s, const uint8_t *frame, size_
 	if (!segment_bytes || !frame_parse(frame, len, true, &s->layout) ||
 	    !can_segment(&s->layout))
 		return false;
+	/* Each segment must be possible as an IP packet. */
+	if (s->layout.payload - s->layout.l3 +
+		MIN(segment_bytes, s->layout.end - s->layout.payload) >
+	    UINT16_MAX)
+		return false;
 	s->frame = frame;
 	s->segment_bytes = segment_bytes;
 	s->position = s->layout.payload;

@@ -146,6 +146,11 @@ static void choose_features(struct profile *profile)
 {
 	for (unsigned i = 0; i < PROFILE_WORD_COUNT; i++)
 		profile->word[i] = features[i] & profile->cpu.can[i];
+	/* KVM offers each vendor's mitigation bits on both; a processor has its own vendor's. */
+	if (is_amd(profile))
+		profile->word[PROFILE_7_EDX] = 0;
+	else
+		profile->word[PROFILE_88_EBX] = profile->word[PROFILE_821_EAX] = 0;
 	profile->word[PROFILE_1_ECX] |= BIT(HYPERVISOR_BIT);
 	if (profile->vp_count == 1)
 		return;

@@ -126,10 +126,35 @@ static void test_amd(void **state)
 	assert_int_equal(ext[PROFILE_ECX] & 0x103, 0x103); /* CmpLegacy, too */
 	profile_cpuid(&f.profile, 0, 0x80000008, 0, r);
 	assert_int_equal(r[PROFILE_ECX], 4 | 3 << 12);
+	assert_true(r[PROFILE_EBX] & BIT(12)); /* IBPB, AMD's way and not Intel's */
+	profile_cpuid(&f.profile, 0, 7, 0, r);
+	assert_int_equal(r[PROFILE_EDX], 0);
 	profile_cpuid(&f.profile, 0, 4, 0, r);
 	assert_int_equal(r[PROFILE_EAX], 0);
 	profile_cpuid(&f.profile, 0, 0xC, 0, r); /* out of range */
 	assert_int_equal(r[0] | r[1] | r[2] | r[3], 0);
+	unmake(&f);
+}
+
+/* A real Intel processor under KVM: the guest sees what it needs for its mitigations. */
+static void test_intel_mitigations(void **state)
+{
+	struct profile_cpu cpu = { .vendor = "GenuineIntel",
+				   .signature = 0x000806F8,
+				   .physical_bits = 46 };
+	struct fixture f;
+	uint32_t r[4];
+
+	memset(cpu.can, 0xFF, sizeof(cpu.can));
+	make(&f, &cpu, 1);
+	profile_cpuid(&f.profile, 0, 1, 0, r);
+	assert_int_equal(r[PROFILE_EAX], 0x000806F8);
+	profile_cpuid(&f.profile, 0, 7, 0, r);
+	assert_int_equal(r[PROFILE_EDX], 0xBC000400);
+	profile_cpuid(&f.profile, 0, 0x80000000, 0, r);
+	assert_int_equal(r[PROFILE_EAX], 0x80000008);
+	profile_cpuid(&f.profile, 0, 0x80000008, 0, r);
+	assert_int_equal(r[PROFILE_EBX], 0);
 	unmake(&f);
 }
 
@@ -211,8 +236,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_soft_identity), cmocka_unit_test(test_topology),
 		cmocka_unit_test(test_amd),           cmocka_unit_test(test_host_leaves),
-		cmocka_unit_test(test_brand),         cmocka_unit_test(test_list),
-		cmocka_unit_test(test_physical_bits),
+		cmocka_unit_test(test_brand),         cmocka_unit_test(test_intel_mitigations),
+		cmocka_unit_test(test_list),          cmocka_unit_test(test_physical_bits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

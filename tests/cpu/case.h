@@ -1,7 +1,8 @@
 /*
- * One experiment of the differential tester: a processor state in user mode, a few bytes of code, and
- * memory; and what came of it. A case is made from a 64-bit number alone, so that number reproduces
- * it. The same addresses are used natively and in the processor under test.
+ * One experiment of the differential tester: a processor state in user mode, a few bytes of code,
+ * and memory; and what came of it. A case is made from a 64-bit number (and the generator's
+ * options) alone, so that number reproduces it. The same addresses are used natively and in the
+ * processor under test.
  */
 #ifndef TESTS_CPU_CASE_H
 #define TESTS_CPU_CASE_H
@@ -14,22 +15,44 @@
 #define PAGE 4096u
 
 /* Two writable pages, then nothing, then a read-only page, then nothing. */
-#define DATA_ADDRESS	 0x10000000u
-#define DATA_SIZE	 (2 * PAGE)
+#define DATA_ADDRESS     0x10000000u
+#define DATA_SIZE        (2 * PAGE)
 #define READONLY_ADDRESS 0x10003000u
 /* Two pages of code, then nothing. All bytes that aren't the case's are INT3. */
 #define CODE_ADDRESS 0x20000000u
 #define CODE_SIZE    (2 * PAGE)
 
-#define READONLY_BYTE(offset) ((uint8_t)((offset) * 29 + 7))
+#define READONLY_BYTE(offset) ((uint8_t)((offset)*29 + 7))
 
 #define CASE_MAX_CODE 64
 
-enum { VECTOR_BP = 3, VECTOR_SS = 12, VECTOR_GP = 13, VECTOR_PF = 14, VECTOR_MF = 16, VECTOR_XM = 19 };
+#define FLAG_AC 0x40000u
+
+enum {
+	VECTOR_BP = 3,
+	VECTOR_SS = 12,
+	VECTOR_GP = 13,
+	VECTOR_PF = 14,
+	VECTOR_MF = 16,
+	VECTOR_XM = 19
+};
+
+/* 32 and 16: protected mode as a 64-bit kernel's user code has it. */
+enum cpu_mode { CPU_MODE_64, CPU_MODE_32, CPU_MODE_16, CPU_MODE_COUNT };
+
+/* How a mode sees the pages. In 16-bit mode segments have bases, so that the pages lie in their
+ * 64 KiB. */
+struct cpu_layout {
+	uint64_t code_base, data_base; /* of CS; of DS, ES and SS */
+	uint64_t offset_limit;         /* highest offset in a segment */
+	uint64_t stack_mask;
+	unsigned register_bits, least_address_bits;
+};
+extern const struct cpu_layout cpu_layouts[CPU_MODE_COUNT];
 
 struct cpu_state {
 	uint64_t gpr[16];
-	uint64_t rip, rflags;
+	uint64_t rip, rflags; /* rip: as the mode has it, an offset into CS */
 	struct hostop_fpu fpu;
 	uint8_t data[DATA_SIZE];
 };
@@ -43,25 +66,37 @@ struct cpu_outcome {
 
 struct cpu_case {
 	uint64_t id;
+	enum cpu_mode mode;
 	struct cpu_state before;
 	uint8_t code[CASE_MAX_CODE];
-	unsigned code_length;	   /* placed at before.rip */
+	unsigned code_length; /* placed at before.rip */
 	unsigned instruction_count;
-	uint16_t undefined_flags;  /* after the last instruction */
-	bool extension; /* beyond x86-64-v2: AES, SHA, PCLMULQDQ, ADX, MOVBE */
+	uint16_t undefined_flags; /* after some instruction */
+	bool extension;           /* beyond x86-64-v2: AES, SHA, PCLMULQDQ, ADX, MOVBE */
 	bool large_operand; /* processors touch it in their own order: any of its bytes may fault */
-	bool loose_mmx; /* MASKMOVQ: when it faults, the registers may have changed to MMX already */
+	bool loose_popa;    /* when it faults, some registers may have been loaded */
+	bool
+	    loose_mmx; /* MASKMOVQ: when it faults, the registers may have changed to MMX already */
 	/* Memory that processors are free to fill: x87 pointers, MXCSR_MASK. Bytes in data. */
+	unsigned ignored_count;
 	struct {
 		unsigned offset, size;
-	} ignored[2];
+	} ignored[2 * CASE_MAX_CODE];
 };
 
-struct generator; /* decoder and table of forms */
-struct generator *generator_new(void);
-void generator_free(struct generator *generator);
-/* Fills ret from id. sequence: several instructions. */
-void generate_case(struct generator *generator, uint64_t id, bool sequence, struct cpu_case *ret);
+/* Linear address of the code. */
+static inline uint64_t case_code_address(const struct cpu_case *c)
+{
+	return cpu_layouts[c->mode].code_base + c->before.rip;
+}
+
+/* The part of the code that lies in pages that exist. */
+static inline unsigned case_present_length(const struct cpu_case *c)
+{
+	uint64_t room = CODE_ADDRESS + CODE_SIZE - case_code_address(c);
+
+	return room < c->code_length ? (unsigned)room : c->code_length;
+}
 
 static inline bool in_data(uint64_t address, uint64_t size)
 {
@@ -69,14 +104,20 @@ static inline bool in_data(uint64_t address, uint64_t size)
 	       size <= DATA_ADDRESS + DATA_SIZE - address;
 }
 
-/* Of a memory operand, RIP being still that of the instruction. */
-uint64_t effective_address(const struct cpu_state *state, const ZydisDecodedInstruction *insn,
-			   const ZydisDecodedOperandMem *mem);
+/* Of a memory operand, as an offset in its segment; ip: of the instruction. */
+uint64_t effective_address(const struct cpu_state *state, uint64_t ip,
+			   const ZydisDecodedInstruction *insn, const ZydisDecodedOperandMem *mem);
 
-/* Runs cases on the real processor, in a child that can do nothing else. */
+struct generator;
+/* sequences: several instructions in a case. */
+struct generator *generator_new(enum cpu_mode mode, bool sequences);
+void generator_free(struct generator *generator);
+void generate_case(const struct generator *generator, uint64_t id, struct cpu_case *ret);
+
+/* Runs cases of one mode on the real processor, in a child that can do nothing else. */
 struct native;
 #define NATIVE_BATCH 64
-struct native *native_new(void);
+struct native *native_new(enum cpu_mode mode);
 void native_free(struct native *native);
 /* False if the child died: it is started again. */
 bool native_run(struct native *native, const struct cpu_case *cases, struct cpu_outcome *outcomes,

@@ -6,13 +6,14 @@
 #include <string.h>
 
 static const char *const gpr_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-					   "r8",  "r9",	 "r10", "r11", "r12", "r13", "r14", "r15" };
+					   "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15" };
 
 /* RF is set in the image of a faulting instruction, or not, as the fault's kind has it. */
 #define FLAGS_COMPARED 0x40cd5u /* AC OF DF SF ZF AF PF CF */
 
 struct report {
 	const struct cpu_case *c;
+	const struct cpu_outcome *native;
 	bool differs;
 };
 
@@ -21,18 +22,23 @@ static void print_operands(const struct cpu_case *c, const ZydisDecodedInstructi
 {
 	for (unsigned i = 0; i < insn->operand_count; i++)
 		if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
-			printf(", [%" PRIx64 "]",
-			       effective_address(&c->before, insn, &operands[i].mem));
+			printf(", [%" PRIx64 "]", effective_address(&c->before, c->before.rip, insn,
+								    &operands[i].mem));
 }
 
 static void print_code(const struct cpu_case *c)
 {
+	static const ZydisMachineMode modes[] = {
+		[CPU_MODE_64] = ZYDIS_MACHINE_MODE_LONG_64,
+		[CPU_MODE_32] = ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
+		[CPU_MODE_16] = ZYDIS_MACHINE_MODE_LONG_COMPAT_16,
+	};
 	ZydisDisassembledInstruction text;
 	uint64_t rip = c->before.rip;
 	unsigned at = 0;
 
 	while (at < c->code_length &&
-	       ZYAN_SUCCESS(ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, rip + at, c->code + at,
+	       ZYAN_SUCCESS(ZydisDisassembleIntel(modes[c->mode], rip + at, c->code + at,
 						  c->code_length - at, &text))) {
 		printf("  %" PRIx64 ": ", rip + at);
 		for (unsigned i = 0; i < text.info.length; i++)
@@ -47,12 +53,21 @@ static void print_code(const struct cpu_case *c)
 
 static void begin(struct report *report)
 {
+	static const char *const mode_options[] = {
+		[CPU_MODE_64] = "",
+		[CPU_MODE_32] = " --mode 32",
+		[CPU_MODE_16] = " --mode 16",
+	};
+
 	if (report->differs)
 		return;
 	report->differs = true;
-	printf("--case 0x%" PRIx64 "%s\n", report->c->id,
+	printf("--case 0x%" PRIx64 "%s%s\n", report->c->id, mode_options[report->c->mode],
 	       report->c->instruction_count > 1 ? " --sequences" : "");
 	print_code(report->c);
+	if (report->native->vector == VECTOR_PF)
+		printf("    page fault at %" PRIx64 ", rip %" PRIx64 "\n",
+		       report->native->fault_address, report->native->state.rip);
 }
 
 static void number(struct report *report, const char *name, uint64_t before, uint64_t native,
@@ -61,8 +76,8 @@ static void number(struct report *report, const char *name, uint64_t before, uin
 	if (!((native ^ subject) & mask))
 		return;
 	begin(report);
-	printf("    %-8s %016" PRIx64 " -> native %016" PRIx64 ", subject %016" PRIx64 "\n", name, before,
-	       native, subject);
+	printf("    %-8s %016" PRIx64 " -> native %016" PRIx64 ", subject %016" PRIx64 "\n", name,
+	       before, native, subject);
 }
 
 static void print_bytes(const char *label, const uint8_t *bytes, unsigned size)
@@ -108,10 +123,11 @@ static void compare_registers(struct report *report, const struct cpu_outcome *n
 	if (native->vector == VECTOR_BP || native->state.rip != c->before.rip)
 		flags &= ~(uint64_t)c->undefined_flags;
 	number(report, "rip", c->before.rip, native->state.rip, subject->state.rip, UINT64_MAX);
-	number(report, "rflags", c->before.rflags, native->state.rflags, subject->state.rflags, flags);
-	for (unsigned i = 0; i < 16; i++)
+	number(report, "rflags", c->before.rflags, native->state.rflags, subject->state.rflags,
+	       flags);
+	for (unsigned i = 0; i < (c->mode == CPU_MODE_64 ? 16 : 8); i++)
 		number(report, gpr_names[i], c->before.gpr[i], native->state.gpr[i],
-		       subject->state.gpr[i], UINT64_MAX);
+		       subject->state.gpr[i], c->mode == CPU_MODE_64 ? UINT64_MAX : UINT32_MAX);
 }
 
 /* At an unmasked overflow or underflow, PE says whether the result would have been inexact in a
@@ -140,7 +156,7 @@ static void compare_fpu(struct report *report, const struct hostop_fpu *before,
 
 static bool is_ignored(const struct cpu_case *c, unsigned offset)
 {
-	for (unsigned i = 0; i < sizeof(c->ignored) / sizeof(c->ignored[0]); i++)
+	for (unsigned i = 0; i < c->ignored_count; i++)
 		if (offset - c->ignored[i].offset < c->ignored[i].size)
 			return true;
 	return false;
@@ -170,16 +186,26 @@ static void compare_memory(struct report *report, const uint8_t *native, const u
 	}
 }
 
+/* Makes equal what may differ after a fault. */
+static void forgive(const struct cpu_case *c, struct cpu_outcome *subject,
+		    const struct cpu_outcome *native)
+{
+	if (c->loose_mmx)
+		subject->state.fpu = native->state.fpu;
+	if (c->loose_popa)
+		memcpy(subject->state.gpr, native->state.gpr, sizeof(subject->state.gpr));
+}
+
 bool compare_outcomes(const struct cpu_case *c, const struct cpu_outcome *native,
 		      const struct cpu_outcome *subject)
 {
-	static struct cpu_outcome subject_copy;
-	struct report report = { c };
+	static struct cpu_outcome forgiven;
+	struct report report = { c, native, false };
 
-	if (c->loose_mmx && native->vector != VECTOR_BP) {
-		subject_copy = *subject;
-		subject_copy.state.fpu = native->state.fpu;
-		subject = &subject_copy;
+	if (native->vector != VECTOR_BP && (c->loose_mmx || c->loose_popa)) {
+		forgiven = *subject;
+		forgive(c, &forgiven, native);
+		subject = &forgiven;
 	}
 	number(&report, "vector", 0, native->vector, subject->vector, UINT64_MAX);
 	if (native->vector == subject->vector && native->vector != VECTOR_BP)

@@ -1,187 +1,59 @@
 /*
- * Random cases. Code is made from a table of opcodes (what firmware, kernels and compiled programs
- * execute, with its neighbours), random prefixes, ModRM, displacement and immediate; the decoder
- * then says what came out, and registers are chosen so that memory operands fall where we want:
- * mostly into the data pages, at times across pages, beyond them, or nowhere.
+ * A case from its number: instructions of forms.c one after the other, and an initial state in
+ * which their memory operands fall where we want: mostly into the data pages, at times across
+ * pages, beyond them, or nowhere. For that only registers are set that no earlier instruction has
+ * used, and none that an earlier one has written may form an address.
  */
-#include "case.h"
-
+#include "forms.h"
 #include "part/softcpu/zydis.h"
+#include "random.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- random numbers ---- */
-
-struct rng {
-	uint64_t state;
-};
-
-static uint64_t next(struct rng *rng) /* splitmix64 */
-{
-	uint64_t z = rng->state += 0x9e3779b97f4a7c15u;
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return z ^ z >> 31;
-}
-
-static uint32_t below(struct rng *rng, uint32_t limit)
-{
-	return (uint32_t)((next(rng) >> 32) * limit >> 32);
-}
-
-static bool percent(struct rng *rng, unsigned chance)
-{
-	return below(rng, 100) < chance;
-}
-
-/* ---- opcodes ---- */
-
-enum { MAP_1, MAP_0F, MAP_0F38, MAP_0F3A };
-
-/* Prefix that selects the instruction, or a choice among them. */
-enum { PLAIN, P66, PF2, PF3, P_66 /* none or 66 */, P_F2F3 /* 66 none F2 F3 */ };
-
-struct opcodes {
-	uint8_t map, first, last;
-	uint8_t ext; /* set of ModRM.reg values that exist; 0: any */
-	uint8_t prefix;
-	uint8_t weight; /* of the whole line */
-};
-
-static const struct opcodes table[] = {
-	/* arithmetic and logic, two operands */
-	{ MAP_1, 0x00, 0x05, 0, PLAIN, 8 },
-	{ MAP_1, 0x08, 0x0d, 0, PLAIN, 8 },
-	{ MAP_1, 0x10, 0x15, 0, PLAIN, 8 },
-	{ MAP_1, 0x18, 0x1d, 0, PLAIN, 8 },
-	{ MAP_1, 0x20, 0x25, 0, PLAIN, 8 },
-	{ MAP_1, 0x28, 0x2d, 0, PLAIN, 8 },
-	{ MAP_1, 0x30, 0x35, 0, PLAIN, 8 },
-	{ MAP_1, 0x38, 0x3d, 0, PLAIN, 8 },
-	{ MAP_1, 0x80, 0x81, 0, PLAIN, 12 },
-	{ MAP_1, 0x83, 0x83, 0, PLAIN, 12 },
-	{ MAP_1, 0x84, 0x87, 0, PLAIN, 8 },
-	{ MAP_1, 0xa8, 0xa9, 0, PLAIN, 2 },
-	/* one operand */
-	{ MAP_1, 0xf6, 0xf7, 0, PLAIN, 30 },
-	{ MAP_1, 0xfe, 0xfe, 3, PLAIN, 4 },
-	{ MAP_1, 0xff, 0xff, 3, PLAIN, 6 },
-	{ MAP_1, 0x69, 0x69, 0, PLAIN, 3 },
-	{ MAP_1, 0x6b, 0x6b, 0, PLAIN, 3 },
-	{ MAP_1, 0xc0, 0xc1, 0, PLAIN, 12 },
-	{ MAP_1, 0xd0, 0xd3, 0, PLAIN, 20 },
-	{ MAP_1, 0x98, 0x99, 0, PLAIN, 4 },
-	{ MAP_1, 0x9e, 0x9f, 0, PLAIN, 3 },
-	{ MAP_1, 0xf5, 0xf5, 0, PLAIN, 1 },
-	{ MAP_1, 0xf8, 0xf9, 0, PLAIN, 2 },
-	{ MAP_1, 0xfc, 0xfd, 0, PLAIN, 2 },
-	/* moves */
-	{ MAP_1, 0x88, 0x8b, 0, PLAIN, 10 },
-	{ MAP_1, 0x8d, 0x8d, 0, PLAIN, 6 },
-	{ MAP_1, 0x90, 0x97, 0, PLAIN, 3 },
-	{ MAP_1, 0xa0, 0xa3, 0, PLAIN, 3 },
-	{ MAP_1, 0xb0, 0xbf, 0, PLAIN, 3 },
-	{ MAP_1, 0xc6, 0xc7, 1, PLAIN, 4 },
-	{ MAP_1, 0x63, 0x63, 0, PLAIN, 3 },
-	{ MAP_1, 0xd7, 0xd7, 0, PLAIN, 2 },
-	{ MAP_1, 0xa4, 0xa7, 0, PLAIN, 12 },
-	{ MAP_1, 0xaa, 0xaf, 0, PLAIN, 14 },
-	/* stack */
-	{ MAP_1, 0x50, 0x5f, 0, PLAIN, 6 },
-	{ MAP_1, 0x68, 0x68, 0, PLAIN, 1 },
-	{ MAP_1, 0x6a, 0x6a, 0, PLAIN, 1 },
-	{ MAP_1, 0x8f, 0x8f, 1, PLAIN, 2 },
-	{ MAP_1, 0xff, 0xff, 0x40, PLAIN, 2 },
-	{ MAP_1, 0x9c, 0x9d, 0, PLAIN, 3 },
-	{ MAP_1, 0xc8, 0xc9, 0, PLAIN, 3 },
-	/* control flow */
-	{ MAP_1, 0x70, 0x7f, 0, PLAIN, 4 },
-	{ MAP_1, 0xe0, 0xe3, 0, PLAIN, 3 },
-	{ MAP_1, 0xe8, 0xe9, 0, PLAIN, 3 },
-	{ MAP_1, 0xeb, 0xeb, 0, PLAIN, 1 },
-	{ MAP_1, 0xc2, 0xc3, 0, PLAIN, 3 },
-	{ MAP_1, 0xff, 0xff, 0x14, PLAIN, 4 },
-	{ MAP_0F, 0x80, 0x8f, 0, PLAIN, 3 },
-	/* two-byte integer instructions */
-	{ MAP_0F, 0x0b, 0x0b, 0, PLAIN, 1 },
-	{ MAP_0F, 0x0d, 0x0d, 0, PLAIN, 1 },
-	{ MAP_0F, 0x18, 0x18, 0, PLAIN, 1 },
-	{ MAP_0F, 0x1f, 0x1f, 0, PLAIN, 1 },
-	{ MAP_0F, 0x40, 0x4f, 0, PLAIN, 8 },
-	{ MAP_0F, 0x90, 0x9f, 0, PLAIN, 6 },
-	{ MAP_0F, 0xa3, 0xa5, 0, PLAIN, 8 },
-	{ MAP_0F, 0xab, 0xad, 0, PLAIN, 8 },
-	{ MAP_0F, 0xaf, 0xaf, 0, PLAIN, 3 },
-	{ MAP_0F, 0xb0, 0xb1, 0, PLAIN, 8 },
-	{ MAP_0F, 0xb3, 0xb3, 0, PLAIN, 3 },
-	{ MAP_0F, 0xb6, 0xb7, 0, PLAIN, 4 },
-	{ MAP_0F, 0xb8, 0xb8, 0, PF3, 2 },
-	{ MAP_0F, 0xba, 0xba, 0xf0, PLAIN, 6 },
-	{ MAP_0F, 0xbb, 0xbd, 0, PLAIN, 6 },
-	{ MAP_0F, 0xbe, 0xbf, 0, PLAIN, 4 },
-	{ MAP_0F, 0xc0, 0xc1, 0, PLAIN, 4 },
-	{ MAP_0F, 0xc7, 0xc7, 2, PLAIN, 4 },
-	{ MAP_0F, 0xc8, 0xcf, 0, PLAIN, 3 },
-	{ MAP_0F38, 0xf0, 0xf1, 0, P_66, 3 },
-	{ MAP_0F38, 0xf0, 0xf1, 0, PF2, 3 },
-	/* forbidden in user mode */
-	{ MAP_1, 0xe4, 0xe7, 0, PLAIN, 1 },
-	{ MAP_1, 0xec, 0xef, 0, PLAIN, 1 },
-	{ MAP_1, 0x6c, 0x6f, 0, PLAIN, 1 },
-	{ MAP_1, 0xf4, 0xf4, 0, PLAIN, 1 },
-	{ MAP_1, 0xfa, 0xfb, 0, PLAIN, 1 },
-	{ MAP_0F, 0x06, 0x06, 0, PLAIN, 1 },
-	{ MAP_0F, 0x08, 0x09, 0, PLAIN, 1 },
-	{ MAP_0F, 0x20, 0x23, 0, PLAIN, 2 },
-	{ MAP_0F, 0x30, 0x30, 0, PLAIN, 1 },
-	{ MAP_0F, 0x32, 0x32, 0, PLAIN, 1 },
-	/* SSE and MMX */
-	{ MAP_0F, 0x10, 0x17, 0, P_F2F3, 30 },
-	{ MAP_0F, 0x28, 0x2f, 0, P_F2F3, 40 },
-	{ MAP_0F, 0x50, 0x5f, 0, P_F2F3, 80 },
-	{ MAP_0F, 0x60, 0x6f, 0, P_F2F3, 40 },
-	{ MAP_0F, 0x70, 0x77, 0, P_F2F3, 20 },
-	{ MAP_0F, 0x7c, 0x7f, 0, P_F2F3, 16 },
-	{ MAP_0F, 0xc2, 0xc6, 0, P_F2F3, 20 },
-	{ MAP_0F, 0xd0, 0xff, 0, P_F2F3, 80 },
-	{ MAP_0F, 0xae, 0xae, 0x0f, PLAIN, 8 },
-	{ MAP_0F, 0xae, 0xae, 0xe0, PLAIN, 2 },
-	{ MAP_0F38, 0x00, 0x0b, 0, P_66, 20 },
-	{ MAP_0F38, 0x10, 0x1e, 0, P_66, 16 },
-	{ MAP_0F38, 0x20, 0x2b, 0, P66, 14 },
-	{ MAP_0F38, 0x30, 0x41, 0, P66, 20 },
-	{ MAP_0F38, 0xc8, 0xcd, 0, PLAIN, 4 },
-	{ MAP_0F38, 0xdb, 0xdf, 0, P66, 5 },
-	{ MAP_0F38, 0xf6, 0xf6, 0, P66, 1 },
-	{ MAP_0F38, 0xf6, 0xf6, 0, PF3, 1 },
-	{ MAP_0F3A, 0x08, 0x0f, 0, P_66, 20 },
-	{ MAP_0F3A, 0x14, 0x17, 0, P66, 6 },
-	{ MAP_0F3A, 0x20, 0x22, 0, P66, 6 },
-	{ MAP_0F3A, 0x40, 0x44, 0, P66, 6 },
-	{ MAP_0F3A, 0x60, 0x63, 0, P66, 12 },
-	{ MAP_0F3A, 0xcc, 0xcc, 0, PLAIN, 1 },
-	{ MAP_0F3A, 0xdf, 0xdf, 0, P66, 1 },
-	/* x87 */
-	{ MAP_1, 0xd8, 0xdf, 0, PLAIN, 120 },
-	{ MAP_1, 0x9b, 0x9b, 0, PLAIN, 2 },
-};
-
 struct generator {
+	enum cpu_mode mode;
+	bool sequences;
 	ZydisDecoder decoder;
-	unsigned weight;
 };
 
-struct generator *generator_new(void)
+/* A case being made. */
+struct maker {
+	const struct generator *generator;
+	const struct cpu_layout *layout;
+	struct rng rng;
+	struct cpu_case *c;
+	/* what the instructions so far have done to registers (bits by number) and flags */
+	uint32_t used, written;
+	uint16_t undefined;
+	/* the next instruction */
+	struct code code;
+	uint64_t ip;
+	ZydisDecodedInstruction insn;
+	ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+};
+
+enum { RCX = 1, RDX = 2, RSP = 4 };
+
+#define FLAGS_STATUS 0x8d5u
+
+struct generator *generator_new(enum cpu_mode mode, bool sequences)
 {
+	static const struct {
+		ZydisMachineMode machine;
+		ZydisStackWidth stack;
+	} modes[] = {
+		[CPU_MODE_64] = { ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 },
+		[CPU_MODE_32] = { ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32 },
+		[CPU_MODE_16] = { ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16 },
+	};
 	struct generator *generator = calloc(1, sizeof(*generator));
 
 	if (!generator)
 		exit(2);
-	ZydisDecoderInit(&generator->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
-		generator->weight += table[i].weight;
+	generator->mode = mode;
+	generator->sequences = sequences;
+	ZydisDecoderInit(&generator->decoder, modes[mode].machine, modes[mode].stack);
 	return generator;
 }
 
@@ -190,416 +62,122 @@ void generator_free(struct generator *generator)
 	free(generator);
 }
 
-static const struct opcodes *choose_opcodes(struct generator *generator, struct rng *rng)
+/* ---- registers and addresses ---- */
+
+static bool is_gpr(ZydisRegister reg)
 {
-	unsigned at = below(rng, generator->weight), i = 0;
-
-	while (at >= table[i].weight)
-		at -= table[i++].weight;
-	return &table[i];
-}
-
-/* ---- encoding ---- */
-
-struct code {
-	uint8_t bytes[40];
-	unsigned length;
-};
-
-static void put(struct code *code, unsigned byte)
-{
-	code->bytes[code->length++] = (uint8_t)byte;
-}
-
-static void put_prefixes(struct code *code, struct rng *rng, const struct opcodes *row)
-{
-	static const uint8_t selectors[] = { 0, 0x66, 0xf2, 0xf3 };
-	unsigned selector = 0;
-
-	switch (row->prefix) {
-	case PLAIN:
-		if (percent(rng, 15))
-			put(code, 0x66);
-		if (row->map == MAP_1 && row->first >= 0xa4 && row->last <= 0xaf && percent(rng, 60))
-			put(code, 0xf2 + below(rng, 2));
-		else if (percent(rng, 2))
-			put(code, 0xf2 + below(rng, 2));
-		break;
-	case P_66:
-		selector = selectors[below(rng, 2)];
-		break;
-	case P_F2F3:
-		selector = selectors[below(rng, 4)];
-		break;
-	default:
-		selector = selectors[row->prefix];
-		if (row->prefix != P66 && percent(rng, 15))
-			put(code, 0x66);
-		break;
-	}
-	if (percent(rng, 5))
-		put(code, 0x67);
-	if (percent(rng, 3))
-		put(code, percent(rng, 50) ? 0x65 : 0x3e); /* GS, whose base is 0; DS */
-	if (row->map <= MAP_0F && row->prefix == PLAIN && percent(rng, 4))
-		put(code, 0xf0);
-	if (selector)
-		put(code, selector);
-	if (percent(rng, 55))
-		put(code, 0x40 | below(rng, 16));
-}
-
-static unsigned choose_ext(struct rng *rng, uint8_t set)
-{
-	unsigned ext = below(rng, 8);
-
-	while (set && !(set >> ext & 1))
-		ext = (ext + 1) & 7;
-	return ext;
-}
-
-static void put_instruction(struct code *code, struct rng *rng, const struct opcodes *row)
-{
-	unsigned opcode = row->first + below(rng, row->last - row->first + 1u);
-	unsigned mod = percent(rng, 45) ? 3 : below(rng, 3);
-
-	put_prefixes(code, rng, row);
-	if (row->map != MAP_1)
-		put(code, 0x0f);
-	if (row->map == MAP_0F38)
-		put(code, 0x38);
-	if (row->map == MAP_0F3A)
-		put(code, 0x3a);
-	put(code, opcode);
-	put(code, mod << 6 | choose_ext(rng, row->ext) << 3 | below(rng, 8));
-	while (code->length < 30)
-		put(code, (unsigned)next(rng));
-}
-
-/* ---- what is fit to run ---- */
-
-static bool allowed_set(ZydisISASet set)
-{
-	switch (set) {
-	case ZYDIS_ISA_SET_ADOX_ADCX:
-	case ZYDIS_ISA_SET_AES:
-	case ZYDIS_ISA_SET_CMOV:
-	case ZYDIS_ISA_SET_CMPXCHG16B:
-	case ZYDIS_ISA_SET_FAT_NOP:
-	case ZYDIS_ISA_SET_FCMOV:
-	case ZYDIS_ISA_SET_FXSAVE:
-	case ZYDIS_ISA_SET_FXSAVE64:
-	case ZYDIS_ISA_SET_I86:
-	case ZYDIS_ISA_SET_I186:
-	case ZYDIS_ISA_SET_I286REAL:
-	case ZYDIS_ISA_SET_I386:
-	case ZYDIS_ISA_SET_I486:
-	case ZYDIS_ISA_SET_I486REAL:
-	case ZYDIS_ISA_SET_LAHF:
-	case ZYDIS_ISA_SET_LONGMODE:
-	case ZYDIS_ISA_SET_MOVBE:
-	case ZYDIS_ISA_SET_PAUSE:
-	case ZYDIS_ISA_SET_PCLMULQDQ:
-	case ZYDIS_ISA_SET_PENTIUMMMX:
-	case ZYDIS_ISA_SET_PENTIUMREAL:
-	case ZYDIS_ISA_SET_POPCNT:
-	case ZYDIS_ISA_SET_PPRO:
-	case ZYDIS_ISA_SET_PREFETCH_NOP:
-	case ZYDIS_ISA_SET_SHA:
-	case ZYDIS_ISA_SET_SSE:
-	case ZYDIS_ISA_SET_SSE2:
-	case ZYDIS_ISA_SET_SSE2MMX:
-	case ZYDIS_ISA_SET_SSE3:
-	case ZYDIS_ISA_SET_SSE3X87:
-	case ZYDIS_ISA_SET_SSE4:
-	case ZYDIS_ISA_SET_SSE42:
-	case ZYDIS_ISA_SET_SSEMXCSR:
-	case ZYDIS_ISA_SET_SSE_PREFETCH:
-	case ZYDIS_ISA_SET_SSSE3:
-	case ZYDIS_ISA_SET_SSSE3MMX:
-	case ZYDIS_ISA_SET_X87:
+	switch (ZydisRegisterGetClass(reg)) {
+	case ZYDIS_REGCLASS_GPR8:
+	case ZYDIS_REGCLASS_GPR16:
+	case ZYDIS_REGCLASS_GPR32:
+	case ZYDIS_REGCLASS_GPR64:
 		return true;
 	default:
 		return false;
 	}
 }
 
-static bool forbidden(ZydisMnemonic mnemonic)
+static unsigned gpr_number(ZydisRegister reg)
 {
-	switch (mnemonic) {
-	case ZYDIS_MNEMONIC_SYSCALL:
-	case ZYDIS_MNEMONIC_SYSENTER:
-	case ZYDIS_MNEMONIC_INT:
-	case ZYDIS_MNEMONIC_INT1:
-	case ZYDIS_MNEMONIC_INT3:
-	case ZYDIS_MNEMONIC_CPUID: /* answers that differ by design */
-	case ZYDIS_MNEMONIC_RDTSC:
-	case ZYDIS_MNEMONIC_SGDT:
-	case ZYDIS_MNEMONIC_SIDT:
-	case ZYDIS_MNEMONIC_SMSW:
-	case ZYDIS_MNEMONIC_UD0: /* its length depends on the vendor */
-	case ZYDIS_MNEMONIC_UD1:
-	case ZYDIS_MNEMONIC_MONITOR:
-	case ZYDIS_MNEMONIC_MWAIT:
-		return true;
-	default:
-		return false;
-	}
+	return (unsigned)ZydisRegisterGetId(
+	    ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg));
 }
 
-static bool is_branch(const ZydisDecodedInstruction *insn)
+static uint64_t width_mask(unsigned bits)
 {
-	switch (insn->meta.category) {
-	case ZYDIS_CATEGORY_COND_BR:
-	case ZYDIS_CATEGORY_UNCOND_BR:
-	case ZYDIS_CATEGORY_CALL:
-	case ZYDIS_CATEGORY_RET:
-		return true;
-	default:
-		return false;
-	}
+	return bits >= 64 ? UINT64_MAX : (1ull << bits) - 1;
 }
 
-static bool has_segment_register(const ZydisDecodedInstruction *insn,
-				 const ZydisDecodedOperand *operands)
+static uint64_t register_value(const struct cpu_state *state, ZydisRegister reg)
 {
-	for (unsigned i = 0; i < insn->operand_count_visible; i++)
-		if (operands[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		    ZydisRegisterGetClass(operands[i].reg.value) == ZYDIS_REGCLASS_SEGMENT)
-			return true;
-	return false;
+	return state->gpr[gpr_number(reg)] &
+	       width_mask(ZydisRegisterGetWidth(ZYDIS_MACHINE_MODE_LONG_64, reg));
 }
 
-static bool is_far(const ZydisDecodedInstruction *insn)
+static bool is_ip(ZydisRegister reg)
 {
-	return insn->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+	return reg == ZYDIS_REGISTER_RIP || reg == ZYDIS_REGISTER_EIP;
 }
 
-static bool has_prefix(const ZydisDecodedInstruction *insn, uint8_t prefix)
+uint64_t effective_address(const struct cpu_state *state, uint64_t ip,
+			   const ZydisDecodedInstruction *insn, const ZydisDecodedOperandMem *mem)
 {
-	for (unsigned i = 0; i < insn->raw.prefix_count; i++)
-		if (insn->raw.prefixes[i].value == prefix)
-			return true;
-	return false;
+	uint64_t address = (uint64_t)mem->disp.value;
+
+	if (is_ip(mem->base))
+		address += ip + insn->length;
+	else if (mem->base != ZYDIS_REGISTER_NONE)
+		address += register_value(state, mem->base);
+	if (mem->index != ZYDIS_REGISTER_NONE)
+		address += register_value(state, mem->index) * mem->scale;
+	return address & width_mask(insn->address_width);
 }
 
-/* What processors do differently from each other. */
-static bool depends_on_vendor(const ZydisDecodedInstruction *insn)
+static bool is_memory(const ZydisDecodedOperand *operand)
 {
-	switch (insn->mnemonic) {
-	case ZYDIS_MNEMONIC_BSF: /* with F3 some have TZCNT and LZCNT */
-	case ZYDIS_MNEMONIC_BSR:
-		return has_prefix(insn, 0xf3);
-	case ZYDIS_MNEMONIC_LOOPE: /* to some, F2 and F3 change the condition */
-	case ZYDIS_MNEMONIC_LOOPNE:
-		return has_prefix(insn, 0xf2) || has_prefix(insn, 0xf3) || has_prefix(insn, 0x66);
-	default:
-		break;
-	}
-	/* A prefetch of a register is a NOP to some and invalid to others. */
-	if (insn->opcode_map == ZYDIS_OPCODE_MAP_0F && insn->opcode == 0x0d &&
-	    insn->raw.modrm.mod == 3)
-		return true;
-	return is_branch(insn) && has_prefix(insn, 0x66);
+	return operand->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+	       operand->mem.type != ZYDIS_MEMOP_TYPE_AGEN;
 }
 
-static bool fit(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
+/* Linear address of a memory operand. */
+static uint64_t linear(const struct maker *m, const ZydisDecodedOperand *operand)
 {
-	return insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-	       allowed_set(insn->meta.isa_set) && !forbidden(insn->mnemonic) && !is_far(insn) &&
-	       !has_segment_register(insn, operands) && !depends_on_vendor(insn);
+	return m->layout->data_base +
+	       effective_address(&m->c->before, m->ip, &m->insn, &operand->mem);
 }
 
-/* ---- values ---- */
-
-static uint64_t edge_integer(struct rng *rng)
+static uint8_t *data_at(struct maker *m, uint64_t address, unsigned size)
 {
-	static const uint64_t edges[] = {
-		0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 63, 64, 0x7f, 0x80, 0xff, 0x100, 0x7fff, 0x8000,
-		0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000,
-		0x7fffffffffffffff, 0x8000000000000000, 0xffffffffffffffff, 0xfffffffffffffffe,
-		0xffffffff80000000, 0xffffffff00000000, 0x5555555555555555, 0xaaaaaaaaaaaaaaaa,
-	};
-
-	switch (below(rng, 4)) {
-	case 0:
-		return edges[below(rng, sizeof(edges) / sizeof(edges[0]))];
-	case 1:
-		return edges[below(rng, sizeof(edges) / sizeof(edges[0]))] + (uint64_t)below(rng, 5) - 2;
-	case 2:
-		return next(rng) >> below(rng, 64);
-	default:
-		return next(rng);
-	}
+	return in_data(address, size) ? m->c->before.data + (address - DATA_ADDRESS) : NULL;
 }
 
-static uint32_t edge_float(struct rng *rng)
+/* Where the first operand is, if it is in the data pages. */
+static uint8_t *first_operand(struct maker *m, unsigned size)
 {
-	static const uint32_t edges[] = {
-		0, 1, 0x7fffff, 0x800000, 0x800001, 0x3f800000, 0x3f800001, 0x3f7fffff, 0x40000000,
-		0x40490fdb, 0x4b000000, 0x4f000000, 0x4effffff, 0x5f000000, 0x7f7fffff, 0x7f800000,
-		0x7f800001, 0x7fc00000, 0x7fffffff, 0x00400000, 0x33800000, 0x0d800000, 0x20000000,
-	};
-	uint32_t sign = next(rng) & 0x80000000u;
-
-	if (percent(rng, 60))
-		return edges[below(rng, sizeof(edges) / sizeof(edges[0]))] | sign;
-	return percent(rng, 50) ? (uint32_t)next(rng) : (0x3f000000 + below(rng, 1 << 25)) | sign;
+	return is_memory(&m->operands[0]) ? data_at(m, linear(m, &m->operands[0]), size) : NULL;
 }
 
-static uint64_t edge_double(struct rng *rng)
+/* A register's initial value may be chosen if no instruction yet depends on it. */
+static bool may_set(const struct maker *m, unsigned number)
 {
-	static const uint64_t edges[] = {
-		0, 1, 0xfffffffffffff, 0x10000000000000, 0x10000000000001, 0x3ff0000000000000,
-		0x3ff0000000000001, 0x3fefffffffffffff, 0x4000000000000000, 0x400921fb54442d18,
-		0x4330000000000000, 0x43e0000000000000, 0x41e0000000000000, 0x41dfffffffc00000,
-		0x7fefffffffffffff, 0x7ff0000000000000, 0x7ff0000000000001, 0x7ff8000000000000,
-		0x7fffffffffffffff, 0x0008000000000000, 0x36a0000000000000, 0x380fffffffffffff,
-		0x47efffffe0000000, 0x47f0000000000000, 0x3690000000000000, 0x2000000000000000,
-	};
-	uint64_t sign = next(rng) & 0x8000000000000000u;
-
-	if (percent(rng, 60))
-		return edges[below(rng, sizeof(edges) / sizeof(edges[0]))] | sign;
-	return percent(rng, 50) ? next(rng) : (0x3fe0000000000000 + (next(rng) >> 10)) | sign;
+	return !(m->used >> number & 1);
 }
 
-static void edge_vector(struct rng *rng, uint8_t vector[16])
+static void set_register(struct maker *m, unsigned number, uint64_t value)
 {
-	switch (below(rng, 4)) {
-	case 0:
-		for (unsigned i = 0; i < 4; i++) {
-			uint32_t lane = edge_float(rng);
-
-			memcpy(vector + i * 4, &lane, 4);
-		}
-		return;
-	case 1:
-		for (unsigned i = 0; i < 2; i++) {
-			uint64_t lane = edge_double(rng);
-
-			memcpy(vector + i * 8, &lane, 8);
-		}
-		return;
-	case 2:
-		for (unsigned i = 0; i < 2; i++) {
-			uint64_t lane = edge_integer(rng);
-
-			memcpy(vector + i * 8, &lane, 8);
-		}
-		return;
-	default:
-		for (unsigned i = 0; i < 16; i++)
-			vector[i] = percent(rng, 20) ? 0 : (uint8_t)(next(rng) & 0x8f);
-		return;
-	}
+	if (may_set(m, number))
+		m->c->before.gpr[number] = value & width_mask(m->layout->register_bits);
 }
 
-static void edge_extended(struct rng *rng, uint8_t st[16])
+/* ---- aiming ---- */
+
+/* Where an operand of that size should lie: a linear address. */
+static uint64_t choose_target(struct maker *m, unsigned size)
 {
-	static const uint16_t exponents[] = { 0, 1, 0x3ffe, 0x3fff, 0x4000, 0x401e, 0x403e, 0x403f,
-					      0x3f6a, 0x3c00, 0x43ff, 0x7ffe, 0x7fff };
-	static const uint64_t mantissas[] = { 0, 0x8000000000000000, 0xffffffffffffffff, 1,
-					      0x7fffffffffffffff, 0xc000000000000000,
-					      0xc90fdaa22168c235, 0x8000000000000001,
-					      0xfffffffffffff800, 0xffffff0000000000 };
-	uint64_t mantissa = mantissas[below(rng, sizeof(mantissas) / sizeof(mantissas[0]))];
-	uint16_t exponent = exponents[below(rng, sizeof(exponents) / sizeof(exponents[0]))];
+	struct rng *rng = &m->rng;
+	unsigned some = size > 1 ? size : 2;
+	uint64_t target = DATA_ADDRESS + 1024 + rng_below(rng, DATA_SIZE - 2 * 1024);
 
-	if (percent(rng, 30))
-		mantissa = next(rng) | (percent(rng, 90) ? 1ull << 63 : 0);
-	if (percent(rng, 30))
-		exponent = (uint16_t)(0x3fff - 40 + below(rng, 80));
-	if (percent(rng, 50))
-		exponent |= 0x8000;
-	memset(st, 0, 16);
-	memcpy(st, &mantissa, 8);
-	memcpy(st + 8, &exponent, 2);
-}
-
-static uint32_t random_mxcsr(struct rng *rng)
-{
-	uint32_t mxcsr = 0x1f80;
-
-	if (percent(rng, 50))
-		return mxcsr | below(rng, 64);
-	mxcsr |= below(rng, 4) << 13 | below(rng, 2) << 15 | below(rng, 2) << 6 | below(rng, 64);
-	if (percent(rng, 50))
-		mxcsr &= ~(below(rng, 64) << 7);
-	return mxcsr;
-}
-
-static void random_fpu(struct rng *rng, struct hostop_fpu *fpu)
-{
-	static const uint16_t precisions[] = { 0, 0x200, 0x300 };
-
-	memset(fpu, 0, sizeof(*fpu));
-	fpu->fcw = 0x37f;
-	if (percent(rng, 50))
-		fpu->fcw = (uint16_t)(0x7f | precisions[below(rng, 3)] | below(rng, 4) << 10);
-	if (percent(rng, 15))
-		fpu->fcw &= (uint16_t)~below(rng, 64);
-	fpu->fsw = (uint16_t)(below(rng, 8) << 11 | (next(rng) & 0x4700));
-	fpu->fsw |= fpu->fcw & below(rng, 64) & (percent(rng, 50) ? 0x3f : 0); /* none pending, */
-	if (percent(rng, 5))
-		fpu->fsw |= below(rng, 64); /* or some */
-	if (fpu->fsw & ~fpu->fcw & 0x3f)
-		fpu->fsw |= 0x8080;
-	fpu->ftw = percent(rng, 60) ? 0xff : (uint8_t)next(rng);
-	for (unsigned i = 0; i < 8; i++)
-		edge_extended(rng, fpu->st[i]);
-	for (unsigned i = 0; i < 16; i++)
-		edge_vector(rng, fpu->xmm[i]);
-	fpu->mxcsr = random_mxcsr(rng);
-	fpu->mxcsr_mask = HOSTOP_MXCSR_MASK;
-}
-
-#define FLAGS_ALWAYS 0x202u
-#define FLAGS_STATUS 0x8d5u
-#define FLAG_DF	     0x400u
-
-static void random_state(struct rng *rng, struct cpu_state *state)
-{
-	uint64_t *words = (uint64_t *)(void *)state->data;
-
-	for (unsigned i = 0; i < 16; i++)
-		state->gpr[i] = edge_integer(rng);
-	state->rflags = FLAGS_ALWAYS | (next(rng) & FLAGS_STATUS);
-	if (percent(rng, 20))
-		state->rflags |= FLAG_DF;
-	random_fpu(rng, &state->fpu);
-	for (unsigned i = 0; i < DATA_SIZE / 8; i++)
-		words[i] = next(rng);
-}
-
-/* ---- memory operands ---- */
-
-/* Where an operand of that size should lie. */
-static uint64_t choose_target(struct rng *rng, unsigned size)
-{
-	unsigned inside = DATA_SIZE - 2 * 1024;
-	uint64_t target = DATA_ADDRESS + 1024 + below(rng, inside);
-
-	switch (below(rng, 40)) {
+	switch (rng_below(rng, m->generator->sequences ? 120 : 40)) {
 	case 0:
 	case 1:
 	case 2:
 	case 3: /* across the two pages */
-		return DATA_ADDRESS + PAGE - 1 - below(rng, size > 1 ? size : 2);
+		return DATA_ADDRESS + PAGE - 1 - rng_below(rng, some);
 	case 4: /* into the page that isn't there */
 	case 5:
-		return DATA_ADDRESS + DATA_SIZE - 1 - below(rng, size > 1 ? size : 2);
+		return DATA_ADDRESS + DATA_SIZE - 1 - rng_below(rng, some);
 	case 6: /* from the page before */
-		return DATA_ADDRESS - 1 - below(rng, size > 1 ? size : 2);
+		return DATA_ADDRESS - 1 - rng_below(rng, some);
 	case 7:
 	case 8: /* read-only */
-		return READONLY_ADDRESS + 16 * below(rng, (PAGE - 512) / 16) +
-		       (percent(rng, 20) ? below(rng, 16) : 0);
+		return READONLY_ADDRESS + 16 * rng_below(rng, (PAGE - 512) / 16) +
+		       (rng_percent(rng, 20) ? rng_below(rng, 16) : 0);
 	case 9: /* nothing there */
-		return 0x40000000 + below(rng, 1 << 20);
+		return 0x40000000 + rng_below(rng, 1 << 20);
 	case 10: /* not canonical */
-		return percent(rng, 50) ? 0x8000000000000000 + below(rng, 1 << 20) :
-					  0x00007ffffffffff0u + below(rng, 32);
+		return rng_percent(rng, 50) ? 0x8000000000000000 + rng_below(rng, 1 << 20)
+					    : 0x00007ffffffffff0u + rng_below(rng, 32);
 	case 11:
 	case 12:
 	case 13:
@@ -611,104 +189,94 @@ static uint64_t choose_target(struct rng *rng, unsigned size)
 	}
 }
 
-static unsigned gpr_number(ZydisRegister reg)
+static void patch_displacement(struct maker *m, uint64_t displacement)
 {
-	return (unsigned)ZydisRegisterGetId(
-		ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg));
+	if (m->insn.raw.disp.size)
+		memcpy(m->code.bytes + m->insn.raw.disp.offset, &displacement,
+		       m->insn.raw.disp.size / 8);
 }
 
-static uint64_t address_mask(const ZydisDecodedInstruction *insn)
+/* The bits beyond the address size don't count. */
+static void set_base(struct maker *m, ZydisRegister reg, uint64_t value)
 {
-	return insn->address_width == 32 ? 0xffffffff : UINT64_MAX;
-}
+	unsigned bits = m->insn.address_width;
 
-static void patch_displacement(struct code *code, const ZydisDecodedInstruction *insn,
-			       uint64_t displacement)
-{
-	if (insn->raw.disp.size)
-		memcpy(code->bytes + insn->raw.disp.offset, &displacement, insn->raw.disp.size / 8);
-}
-
-static uint64_t register_value(const struct cpu_state *state, ZydisRegister reg)
-{
-	uint64_t value = state->gpr[gpr_number(reg)];
-
-	switch (ZydisRegisterGetWidth(ZYDIS_MACHINE_MODE_LONG_64, reg)) {
-	case 8: /* XLAT's AL */
-		return value & 0xff;
-	case 32:
-		return (uint32_t)value;
-	default:
-		return value;
-	}
-}
-
-static void set_base(struct cpu_state *state, const ZydisDecodedInstruction *insn,
-		     struct rng *rng, ZydisRegister reg, uint64_t value)
-{
-	state->gpr[gpr_number(reg)] = value & address_mask(insn);
-	if (insn->address_width == 32 && percent(rng, 50)) /* the upper half doesn't count */
-		state->gpr[gpr_number(reg)] |= next(rng) << 32;
+	value &= width_mask(bits);
+	if (bits < 64 && rng_percent(&m->rng, 50))
+		value |= rng_next(&m->rng) << bits;
+	set_register(m, gpr_number(reg), value);
 }
 
 /* Makes the operand's address be target, by its base register, index register or displacement. */
-static void aim(struct code *code, struct cpu_state *state, const ZydisDecodedInstruction *insn,
-		const ZydisDecodedOperandMem *mem, struct rng *rng, uint64_t target)
+static void aim(struct maker *m, const ZydisDecodedOperandMem *mem, uint64_t target)
 {
 	uint64_t displacement = (uint64_t)mem->disp.value;
 
-	if (mem->base == ZYDIS_REGISTER_RIP || mem->base == ZYDIS_REGISTER_EIP) {
-		patch_displacement(code, insn, target - (state->rip + insn->length));
+	target -= m->layout->data_base;
+	if (is_ip(mem->base)) {
+		patch_displacement(m, target - (m->ip + m->insn.length));
 	} else if (mem->base == ZYDIS_REGISTER_NONE && mem->index == ZYDIS_REGISTER_NONE) {
-		patch_displacement(code, insn, target);
+		patch_displacement(m, target);
 	} else if (mem->base == ZYDIS_REGISTER_NONE) {
-		set_base(state, insn, rng, mem->index, (target - displacement) / mem->scale);
+		set_base(m, mem->index, (target - displacement) / mem->scale);
 	} else if (mem->index == mem->base) {
-		set_base(state, insn, rng, mem->base, (target - displacement) / (1u + mem->scale));
+		set_base(m, mem->base, (target - displacement) / (1u + mem->scale));
 	} else {
 		if (mem->index != ZYDIS_REGISTER_NONE)
-			displacement += register_value(state, mem->index) * mem->scale;
-		set_base(state, insn, rng, mem->base, target - displacement);
+			displacement += register_value(&m->c->before, mem->index) * mem->scale;
+		set_base(m, mem->base, target - displacement);
 	}
 }
 
-uint64_t effective_address(const struct cpu_state *state, const ZydisDecodedInstruction *insn,
-			   const ZydisDecodedOperandMem *mem)
-{
-	uint64_t address = (uint64_t)mem->disp.value;
-
-	if (mem->base == ZYDIS_REGISTER_RIP || mem->base == ZYDIS_REGISTER_EIP)
-		address += state->rip + insn->length;
-	else if (mem->base != ZYDIS_REGISTER_NONE)
-		address += register_value(state, mem->base);
-	if (mem->index != ZYDIS_REGISTER_NONE)
-		address += register_value(state, mem->index) * mem->scale;
-	return address & address_mask(insn);
-}
-
-static uint8_t *data_at(struct cpu_state *state, uint64_t address, unsigned size)
-{
-	if (!in_data(address, size))
-		return NULL;
-	return state->data + (address - DATA_ADDRESS);
-}
-
 /* Interesting content for an operand. */
-static void fill_operand(struct cpu_state *state, struct rng *rng,
-			 const ZydisDecodedOperand *operand, uint64_t address)
+static void fill_operand(struct maker *m, const ZydisDecodedOperand *operand)
 {
-	uint8_t *p = data_at(state, address, 16), value[16];
+	uint8_t *p = data_at(m, linear(m, operand), 16), value[16];
 
 	if (!p || operand->size > 128)
 		return;
 	if (operand->element_type == ZYDIS_ELEMENT_TYPE_FLOAT80)
-		edge_extended(rng, value);
+		edge_extended(&m->rng, value);
 	else
-		edge_vector(rng, value);
+		edge_vector(&m->rng, value);
 	memcpy(p, value, 16);
 }
 
-/* ---- special needs of some instructions ---- */
+static bool decode(struct maker *m)
+{
+	return ZYAN_SUCCESS(zydis_decode(&m->generator->decoder, m->code.bytes, 16, &m->insn,
+					 m->operands)) &&
+	       code_is_fit(&m->insn, m->operands);
+}
+
+static bool place_operands(struct maker *m)
+{
+	for (unsigned i = 0; i < m->insn.operand_count; i++) {
+		unsigned bytes = m->operands[i].size / 8;
+
+		if (is_memory(&m->operands[i]))
+			aim(m, &m->operands[i].mem, choose_target(m, bytes ? bytes : 1));
+	}
+	if (!decode(m)) /* the displacement is another one */
+		return false;
+	for (unsigned i = 0; i < m->insn.operand_count; i++)
+		if (is_memory(&m->operands[i]) && rng_percent(&m->rng, 70))
+			fill_operand(m, &m->operands[i]);
+	return true;
+}
+
+#define KERNEL_HALF 0x0000800000000000u
+
+/* Where no mapping of the tester can be. */
+static bool nothing_mapped(uint64_t address)
+{
+	if (address < 0x8000000)
+		return false;
+	if (address >= CODE_ADDRESS - 0x100000 && address < CODE_ADDRESS + 0x100000)
+		return false;
+	return address < 0x50000000 ||
+	       (address >= KERNEL_HALF - PAGE && address < 0xffff800000000000);
+}
 
 static bool is_string(const ZydisDecodedInstruction *insn)
 {
@@ -716,274 +284,351 @@ static bool is_string(const ZydisDecodedInstruction *insn)
 	       insn->meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
 }
 
-static bool touches_readonly(const struct cpu_state *state, const ZydisDecodedInstruction *insn,
-			    const ZydisDecodedOperand *operands)
+static bool is_masked_move(const ZydisDecodedInstruction *insn)
 {
-	for (unsigned i = 0; i < insn->operand_count; i++) {
-		uint64_t address;
-
-		if (operands[i].type != ZYDIS_OPERAND_TYPE_MEMORY)
-			continue;
-		address = effective_address(state, insn, &operands[i].mem);
-		if (address >= READONLY_ADDRESS && address < READONLY_ADDRESS + PAGE)
-			return true;
-	}
-	return false;
+	return insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
 }
 
-/* Away from the instruction itself: a loop would never end. */
-static uint64_t code_target(struct rng *rng, const struct cpu_state *state)
+/* Where alignment checking stands among other faults, or that it happens, is the processor's. */
+static bool vague_alignment_check(const struct maker *m, const ZydisDecodedOperand *operand)
 {
-	uint64_t target;
-
-	do
-		target = CODE_ADDRESS + below(rng, CODE_SIZE - 64);
-	while (target + 64 > state->rip && target < state->rip + 64);
-	return target;
+	return m->c->before.rflags & FLAG_AC &&
+	       (is_string(&m->insn) || m->insn.mnemonic == ZYDIS_MNEMONIC_ENTER ||
+		(operand->size >= 80 && operand->size != 128));
 }
 
-static bool tame_relative(struct code *code, const struct cpu_state *state,
-			  const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operand,
-			  uint64_t target)
+static bool operand_safe(const struct maker *m, const ZydisDecodedOperand *operand)
 {
-	uint64_t next_rip = state->rip + insn->length;
-	uint64_t delta = target - next_rip;
+	uint64_t address = linear(m, operand), offset = address - m->layout->data_base;
 
-	if (insn->raw.imm[0].size == 8) {
-		target = next_rip + operand->imm.value.u;
-		return target < state->rip || target >= next_rip;
-	}
-	memcpy(code->bytes + insn->raw.imm[0].offset, &delta, insn->raw.imm[0].size / 8);
-	return true;
-}
-
-/* A branch must not land in the middle of the tester. */
-static bool tame_branch(struct code *code, struct cpu_state *state,
-			const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
-			struct rng *rng)
-{
-	uint64_t target = code_target(rng, state);
-
-	if (touches_readonly(state, insn, operands))
+	/* Which comes first, the segment's end or misalignment, or a page fault of another operand?
+	 */
+	if (offset > m->layout->offset_limit - 15 &&
+	    (is_string(&m->insn) || m->insn.mnemonic == ZYDIS_MNEMONIC_BOUND ||
+	     (operand->size >= 128 && address % 16)))
 		return false;
-	for (unsigned i = 0; i < insn->operand_count; i++) {
-		const ZydisDecodedOperand *o = &operands[i];
-		uint8_t *p;
-
-		if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && o->imm.is_relative) {
-			if (!tame_relative(code, state, insn, o, target))
-				return false;
-		} else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && i == 0 &&
-			   o->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
-			state->gpr[gpr_number(o->reg.value)] = target;
-		} else if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-			p = data_at(state, effective_address(state, insn, &o->mem), 8);
-			if (p)
-				memcpy(p, &target, 8);
-		}
+	if (offset > m->layout->offset_limit)
+		return true;
+	if (vague_alignment_check(m, operand))
+		return false;
+	/* Some processors take these misaligned. */
+	if (m->insn.meta.isa_set == ZYDIS_ISA_SET_SHA && address % 16)
+		return false;
+	/* In which order the pieces of a large operand are checked is theirs. */
+	if (operand->size >= 80 && (operand->size != 128 || is_masked_move(&m->insn))) {
+		if (address > KERNEL_HALF - 512 && (address % 16 || address < KERNEL_HALF))
+			return false;
+		if (offset > m->layout->offset_limit - 512)
+			return false;
 	}
+	return nothing_mapped(address);
+}
+
+static bool reads_written(const struct maker *m, ZydisRegister reg)
+{
+	return is_gpr(reg) && m->written >> gpr_number(reg) & 1;
+}
+
+static bool operands_safe(const struct maker *m)
+{
+	for (unsigned i = 0; i < m->insn.operand_count; i++) {
+		const ZydisDecodedOperand *o = &m->operands[i];
+
+		if (!is_memory(o))
+			continue;
+		if (reads_written(m, o->mem.base) || reads_written(m, o->mem.index) ||
+		    !operand_safe(m, o))
+			return false;
+	}
+	return m->insn.address_width >= m->layout->least_address_bits;
+}
+
+/* ---- what some instructions need ---- */
+
+static bool tame_string(struct maker *m)
+{
+	uint64_t count = rng_below(&m->rng, 40);
+
+	if (!is_string(&m->insn))
+		return true;
+	if (rng_percent(&m->rng, 10))
+		count = rng_below(&m->rng, 5000);
+	if (m->insn.address_width < 64)
+		count |= rng_next(&m->rng) << m->insn.address_width;
+	if (!may_set(m, RCX))
+		return !code_has_prefix(&m->insn, 0xf2) && !code_has_prefix(&m->insn, 0xf3);
+	set_register(m, RCX, count);
+	/* Long equal runs, for CMPS and SCAS. */
+	if (rng_percent(&m->rng, 50))
+		memset(m->c->before.data, (int)m->c->before.gpr[0], DATA_SIZE);
 	return true;
 }
 
-/* The offset in a register can reach far: keep it inside the data pages. */
-static void tame_bit_offset(struct cpu_state *state, const ZydisDecodedInstruction *insn,
-			    const ZydisDecodedOperand *operands, struct rng *rng)
+/* An offset in a register can reach far: keep it inside the data pages. */
+static bool tame_bit_offset(struct maker *m)
 {
-	if (insn->meta.category != ZYDIS_CATEGORY_BITBYTE ||
-	    operands[0].type != ZYDIS_OPERAND_TYPE_MEMORY ||
-	    operands[1].type != ZYDIS_OPERAND_TYPE_REGISTER)
-		return;
-	state->gpr[gpr_number(operands[1].reg.value)] = (uint64_t)(int64_t)(
-		(int)below(rng, 1024 * 8) - 512 * 8);
+	unsigned number;
+
+	if (m->insn.meta.category != ZYDIS_CATEGORY_BITBYTE || !is_memory(&m->operands[0]) ||
+	    m->operands[1].type != ZYDIS_OPERAND_TYPE_REGISTER)
+		return true;
+	number = gpr_number(m->operands[1].reg.value);
+	set_register(m, number, (uint64_t)((int64_t)rng_below(&m->rng, 8192) - 4096));
+	return may_set(m, number);
 }
 
-static void tame_string(struct cpu_state *state, const ZydisDecodedInstruction *insn,
-			struct rng *rng)
+/* Instructions that get control or system flags from memory stand alone: other instructions of a
+ * sequence write there, or have their own wishes for its content. */
+static bool stands_alone(const struct maker *m)
 {
-	uint64_t count = below(rng, 40);
+	return !m->generator->sequences;
+}
 
-	if (percent(rng, 10))
-		count = below(rng, 5000);
-	if (is_string(insn))
-		state->gpr[1] = count | (insn->address_width == 32 ? next(rng) << 32 : 0);
-	/* Long equal runs, for CMPS and SCAS. */
-	if (is_string(insn) && percent(rng, 50))
-		memset(state->data, (int)state->gpr[0], DATA_SIZE);
+/* So do those that store what processors differ in. */
+static bool moves_state(const ZydisDecodedInstruction *insn)
+{
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_FXSAVE:
+	case ZYDIS_MNEMONIC_FXSAVE64:
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FXRSTOR: /* what these load must be made up */
+	case ZYDIS_MNEMONIC_FXRSTOR64:
+	case ZYDIS_MNEMONIC_LDMXCSR:
+		return true;
+	default:
+		return false;
+	}
 }
 
 /* POPF must not set the trap flag, nor what sigreturn doesn't reset: NT, AC, ID. */
-static bool tame_popf(struct cpu_state *state, const ZydisDecodedInstruction *insn)
+static bool tame_popf(struct maker *m)
 {
-	uint8_t *p = data_at(state, state->gpr[4], 8);
+	uint8_t *p;
 
-	if (insn->mnemonic != ZYDIS_MNEMONIC_POPF && insn->mnemonic != ZYDIS_MNEMONIC_POPFQ)
+	switch (m->insn.mnemonic) {
+	case ZYDIS_MNEMONIC_POPF:
+	case ZYDIS_MNEMONIC_POPFD:
+	case ZYDIS_MNEMONIC_POPFQ:
+		break;
+	default:
 		return true;
-	if (!p)
+	}
+	p = data_at(m, m->layout->data_base + (m->c->before.gpr[RSP] & m->layout->stack_mask), 8);
+	if (!p || !stands_alone(m))
 		return false;
 	p[1] &= (uint8_t)~0x41u;
 	p[2] &= (uint8_t)~0x24u;
 	return true;
 }
 
-/* Quotients that fit, and comparisons that succeed, are rare otherwise. */
-static void raise_chances(struct cpu_state *state, const ZydisDecodedInstruction *insn,
-			  const ZydisDecodedOperand *operands, struct rng *rng)
+/* Away from the case's own code: a loop would never end. */
+static uint64_t code_target(struct maker *m)
 {
-	uint8_t *p = NULL;
+	uint64_t target, start = m->c->before.rip;
 
-	if ((insn->mnemonic == ZYDIS_MNEMONIC_DIV || insn->mnemonic == ZYDIS_MNEMONIC_IDIV) &&
-	    percent(rng, 60) && !(operands[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
-				  operands[0].mem.base == ZYDIS_REGISTER_RDX))
-		state->gpr[2] = percent(rng, 70) ? 0 : UINT64_MAX;
-	if (operands[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
-		p = data_at(state, effective_address(state, insn, &operands[0].mem), 16);
-	if (!p || percent(rng, 50))
-		return;
-	if (insn->mnemonic == ZYDIS_MNEMONIC_CMPXCHG)
-		memcpy(p, &state->gpr[0], 8);
-	if (insn->mnemonic == ZYDIS_MNEMONIC_CMPXCHG8B) {
-		memcpy(p, &state->gpr[0], 4);
-		memcpy(p + 4, &state->gpr[2], 4);
+	do
+		target = CODE_ADDRESS - m->layout->code_base + rng_below(&m->rng, CODE_SIZE - 64);
+	while (target + 64 > start && target < start + 128);
+	return target;
+}
+
+static bool tame_relative(struct maker *m, const ZydisDecodedOperand *operand)
+{
+	uint64_t next_ip = m->ip + m->insn.length, target = code_target(m), delta;
+
+	/* To the next instruction: a new block. */
+	if (m->generator->sequences && rng_percent(&m->rng, 60))
+		target = next_ip;
+	if (m->insn.raw.imm[0].size == 8) {
+		if (target == next_ip) {
+			m->code.bytes[m->insn.raw.imm[0].offset] = 0;
+			return true;
+		}
+		target = next_ip + operand->imm.value.u;
+		return target < m->c->before.rip || target >= m->c->before.rip + CASE_MAX_CODE;
 	}
-	if (insn->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B) {
-		memcpy(p, &state->gpr[0], 8);
-		memcpy(p + 8, &state->gpr[2], 8);
+	delta = target - next_ip;
+	memcpy(m->code.bytes + m->insn.raw.imm[0].offset, &delta, m->insn.raw.imm[0].size / 8);
+	return true;
+}
+
+static bool tame_memory_target(struct maker *m, const ZydisDecodedOperand *operand)
+{
+	uint64_t address = linear(m, operand), target = code_target(m);
+	uint8_t *p = data_at(m, address, 8);
+
+	if (address >= READONLY_ADDRESS && address < READONLY_ADDRESS + PAGE)
+		return false;
+	if (p)
+		memcpy(p, &target, 8);
+	return stands_alone(m);
+}
+
+/* A branch must not land in the middle of the tester. */
+static bool tame_branch(struct maker *m)
+{
+	if (!code_is_branch(&m->insn))
+		return true;
+	for (unsigned i = 0; i < m->insn.operand_count; i++) {
+		const ZydisDecodedOperand *o = &m->operands[i];
+		bool ok = true;
+
+		if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && o->imm.is_relative) {
+			ok = tame_relative(m, o);
+		} else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && i == 0 &&
+			   o->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
+			ok = may_set(m, gpr_number(o->reg.value));
+			set_register(m, gpr_number(o->reg.value), code_target(m));
+		} else if (is_memory(o)) {
+			ok = tame_memory_target(m, o);
+		}
+		if (!ok)
+			return false;
+	}
+	return true;
+}
+
+/* Quotients that fit, and comparisons that succeed, are rare otherwise. */
+static void raise_chances(struct maker *m)
+{
+	const uint64_t *gpr = m->c->before.gpr;
+	uint8_t *p = first_operand(m, 16);
+
+	if ((m->insn.mnemonic == ZYDIS_MNEMONIC_DIV || m->insn.mnemonic == ZYDIS_MNEMONIC_IDIV) &&
+	    !is_memory(&m->operands[0]) && rng_percent(&m->rng, 60))
+		set_register(m, RDX, rng_percent(&m->rng, 70) ? 0 : UINT64_MAX);
+	if (!p || rng_percent(&m->rng, 50))
+		return;
+	if (m->insn.mnemonic == ZYDIS_MNEMONIC_CMPXCHG)
+		memcpy(p, &gpr[0], 8);
+	if (m->insn.mnemonic == ZYDIS_MNEMONIC_CMPXCHG8B) {
+		memcpy(p, &gpr[0], 4);
+		memcpy(p + 4, &gpr[RDX], 4);
+	}
+	if (m->insn.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B) {
+		memcpy(p, &gpr[0], 8);
+		memcpy(p + 8, &gpr[RDX], 8);
 	}
 }
 
-/* What FXRSTOR, FRSTOR and FLDENV load is made plausible in part of the cases. */
-static void plausible_image(struct cpu_state *state, const ZydisDecodedInstruction *insn,
-			    const ZydisDecodedOperand *operands, struct rng *rng)
+/* Bit 17 exists on some processors. */
+static uint32_t wild_mxcsr(struct rng *rng)
 {
-	struct hostop_fpu fpu;
-	uint8_t *p = NULL;
+	return (uint32_t)rng_next(rng) & ~(1u << 17);
+}
 
-	if (operands[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
-		p = data_at(state, effective_address(state, insn, &operands[0].mem), 512);
+/* What FXRSTOR and LDMXCSR load is plausible in most cases. */
+static void plausible_image(struct maker *m)
+{
+	uint8_t *p = first_operand(m, 512);
+	struct hostop_fpu fpu;
+
 	if (!p)
 		return;
-	if (insn->meta.isa_set == ZYDIS_ISA_SET_FXSAVE ||
-	    insn->meta.isa_set == ZYDIS_ISA_SET_FXSAVE64) {
-		random_fpu(rng, &fpu);
-		if (percent(rng, 10))
-			fpu.mxcsr = (uint32_t)next(rng);
+	if (m->insn.meta.isa_set == ZYDIS_ISA_SET_FXSAVE ||
+	    m->insn.meta.isa_set == ZYDIS_ISA_SET_FXSAVE64) {
+		random_fpu(&m->rng, &fpu);
+		if (rng_percent(&m->rng, 10))
+			fpu.mxcsr = wild_mxcsr(&m->rng);
 		memcpy(p, &fpu, 512);
 	}
-	if (insn->mnemonic == ZYDIS_MNEMONIC_LDMXCSR) {
-		uint32_t mxcsr = percent(rng, 90) ? random_mxcsr(rng) : (uint32_t)next(rng);
+	if (m->insn.mnemonic == ZYDIS_MNEMONIC_LDMXCSR) {
+		uint32_t mxcsr =
+		    rng_percent(&m->rng, 90) ? random_mxcsr(&m->rng) : (uint32_t)rng_next(&m->rng);
 
 		memcpy(p, &mxcsr, 4);
 	}
 }
 
+/* ---- flags ---- */
+
+static bool may_keep_flags(const ZydisDecodedInstruction *insn)
+{
+	return insn->meta.category == ZYDIS_CATEGORY_ROTATE ||
+	       insn->meta.category == ZYDIS_CATEGORY_SHIFT || is_string(insn);
+}
+
+/* No instruction may see flags that an earlier one left undefined. */
+static bool flags_defined(const struct maker *m)
+{
+	const ZydisAccessedFlags *flags = m->insn.cpu_flags;
+
+	switch (m->insn.mnemonic) {
+	case ZYDIS_MNEMONIC_LAHF:
+	case ZYDIS_MNEMONIC_PUSHF:
+	case ZYDIS_MNEMONIC_PUSHFD:
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		return !m->undefined;
+	default:
+		return !flags || !(flags->tested & m->undefined);
+	}
+}
+
+static void note_flags(struct maker *m)
+{
+	const ZydisAccessedFlags *flags = m->insn.cpu_flags;
+
+	if (!flags)
+		return;
+	if (!may_keep_flags(&m->insn))
+		m->undefined &= (uint16_t) ~(flags->modified | flags->set_0 | flags->set_1);
+	m->undefined |= (uint16_t)(flags->undefined & FLAGS_STATUS);
+	/* The sequence can end early by a fault: then even those that were defined again count. */
+	m->c->undefined_flags |= m->undefined;
+}
+
 /* ---- one instruction ---- */
 
-static unsigned operand_bytes(const ZydisDecodedOperand *operand)
+/* Stack instructions move RSP by little. */
+static bool moves_stack(const ZydisDecodedInstruction *insn)
 {
-	return operand->size / 8 ? operand->size / 8 : 1;
+	return insn->meta.category == ZYDIS_CATEGORY_PUSH ||
+	       insn->meta.category == ZYDIS_CATEGORY_POP ||
+	       insn->meta.category == ZYDIS_CATEGORY_CALL ||
+	       insn->meta.category == ZYDIS_CATEGORY_RET;
 }
 
-static bool place_operands(struct generator *generator, struct code *code, struct cpu_state *state,
-			   ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands,
-			   struct rng *rng)
+static void note_register(struct maker *m, ZydisRegister reg, bool written)
 {
-	for (unsigned i = 0; i < insn->operand_count; i++) {
-		const ZydisDecodedOperand *o = &operands[i];
-
-		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.type != ZYDIS_MEMOP_TYPE_AGEN)
-			aim(code, state, insn, &o->mem, rng, choose_target(rng, operand_bytes(o)));
-	}
-	if (!ZYAN_SUCCESS(zydis_decode(&generator->decoder, code->bytes, 16, insn, operands)))
-		return false;
-	for (unsigned i = 0; i < insn->operand_count; i++)
-		if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && percent(rng, 70))
-			fill_operand(state, rng, &operands[i],
-				     effective_address(state, insn, &operands[i].mem));
-	return true;
+	if (!is_gpr(reg))
+		return;
+	m->used |= 1u << gpr_number(reg);
+	if (written)
+		m->written |= 1u << gpr_number(reg);
 }
 
-#define KERNEL_HALF 0x0000800000000000u
-
-/* An operand may only touch our pages or places where nothing can be mapped. */
-static bool operands_safe(const struct cpu_state *state, const ZydisDecodedInstruction *insn,
-			  const ZydisDecodedOperand *operands)
+static void note_registers(struct maker *m)
 {
-	for (unsigned i = 0; i < insn->operand_count; i++) {
-		uint64_t address;
+	for (unsigned i = 0; i < m->insn.operand_count; i++) {
+		const ZydisDecodedOperand *o = &m->operands[i];
 
-		if (operands[i].type != ZYDIS_OPERAND_TYPE_MEMORY)
-			continue;
-		if (operands[i].mem.type == ZYDIS_MEMOP_TYPE_AGEN)
-			continue;
-		if (operands[i].mem.segment == ZYDIS_REGISTER_FS)
-			return false;
-		address = effective_address(state, insn, &operands[i].mem);
-		/* Some processors take these misaligned. */
-		if (insn->meta.isa_set == ZYDIS_ISA_SET_SHA && address % 16)
-			return false;
-		/* In which order the pieces of a large operand are checked is theirs. */
-		if (operands[i].size >= 80 && operands[i].size != 128 && address > KERNEL_HALF - 512 &&
-		    (address % 16 || address < KERNEL_HALF))
-			return false;
-		if (address >= 0x0000100000000000 && address < 0x00007ffffffff000)
-			return false;
-		if (address >= 0xffff800000000000)
-			return false;
-		if (address < 0x8000000 || (address >= CODE_ADDRESS - 0x100000 &&
-					    address < CODE_ADDRESS + 0x100000))
-			return false;
-		if (address >= 0x50000000 && address < 0x0000100000000000)
-			return false;
-	}
-	return true;
-}
+		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && is_gpr(o->reg.value)) {
+			bool written = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+			bool moved = o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
+				     gpr_number(o->reg.value) == RSP && moves_stack(&m->insn);
 
-static bool make_instruction(struct generator *generator, struct rng *rng, struct code *code,
-			     struct cpu_state *state, ZydisDecodedInstruction *insn,
-			     ZydisDecodedOperand *operands)
-{
-	code->length = 0;
-	put_instruction(code, rng, choose_opcodes(generator, rng));
-	if (!ZYAN_SUCCESS(zydis_decode(&generator->decoder, code->bytes, 16, insn, operands)) || !fit(insn, operands))
-		return false;
-	tame_bit_offset(state, insn, operands, rng);
-	if (!place_operands(generator, code, state, insn, operands, rng) || !fit(insn, operands))
-		return false;
-	tame_string(state, insn, rng);
-	if (!operands_safe(state, insn, operands))
-		return false;
-	raise_chances(state, insn, operands, rng);
-	plausible_image(state, insn, operands, rng);
-	if (!tame_popf(state, insn) ||
-	    (is_branch(insn) && !tame_branch(code, state, insn, operands, rng)))
-		return false;
-	code->length = insn->length;
-	return true;
-}
-
-static uint64_t choose_code_address(struct rng *rng, unsigned length)
-{
-	switch (below(rng, 20)) {
-	case 0: /* across the two pages */
-		return CODE_ADDRESS + PAGE - below(rng, length + 1);
-	case 1: /* into the missing one */
-		return CODE_ADDRESS + CODE_SIZE - length;
-	default:
-		return CODE_ADDRESS + 1024 + below(rng, CODE_SIZE - 2048);
+			note_register(m, o->reg.value, written && !moved);
+		}
+		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			note_register(m, o->mem.base, false);
+			note_register(m, o->mem.index, false);
+		}
 	}
 }
 
-/* Dot products in several steps: which step's exceptions show when some are unmasked is not
- * reproduced. */
-static void mask_dot_product(struct cpu_state *state, const ZydisDecodedInstruction *insn)
+static bool make_instruction(struct maker *m)
 {
-	if (insn->mnemonic == ZYDIS_MNEMONIC_DPPS || insn->mnemonic == ZYDIS_MNEMONIC_DPPD)
-		state->fpu.mxcsr |= 0x1f80;
-}
-
-static uint16_t undefined_flags(const ZydisDecodedInstruction *insn)
-{
-	return insn->cpu_flags ? (uint16_t)(insn->cpu_flags->undefined & FLAGS_STATUS) : 0;
+	random_code(&m->rng, m->generator->mode == CPU_MODE_64, &m->code);
+	if (!decode(m) || !flags_defined(m) || !tame_bit_offset(m) || !place_operands(m) ||
+	    !tame_string(m) || !operands_safe(m))
+		return false;
+	if (moves_state(&m->insn) && !stands_alone(m))
+		return false;
+	raise_chances(m);
+	plausible_image(m);
+	return tame_popf(m) && tame_branch(m);
 }
 
 static bool is_extension(const ZydisDecodedInstruction *insn)
@@ -1002,60 +647,124 @@ static bool is_extension(const ZydisDecodedInstruction *insn)
 
 static void ignore(struct cpu_case *c, uint64_t address, unsigned size)
 {
-	unsigned i = c->ignored[0].size != 0;
-
 	if (!in_data(address, size))
 		return;
-	c->ignored[i].offset = (unsigned)(address - DATA_ADDRESS);
-	c->ignored[i].size = size;
+	if (c->ignored_count == sizeof(c->ignored) / sizeof(c->ignored[0]))
+		abort();
+	c->ignored[c->ignored_count].offset = (unsigned)(address - DATA_ADDRESS);
+	c->ignored[c->ignored_count++].size = size;
 }
 
-static void ignore_what_may_differ(struct cpu_case *c, const ZydisDecodedInstruction *insn,
-				   const ZydisDecodedOperand *operands)
+static void ignore_what_may_differ(struct maker *m)
 {
+	unsigned bytes = m->operands[0].size / 8;
 	uint64_t address;
 
-	if (operands[0].type != ZYDIS_OPERAND_TYPE_MEMORY)
+	if (!is_memory(&m->operands[0]))
 		return;
-	address = effective_address(&c->before, insn, &operands[0].mem);
-	switch (insn->mnemonic) {
+	address = linear(m, &m->operands[0]);
+	switch (m->insn.mnemonic) {
 	case ZYDIS_MNEMONIC_FXSAVE:
 	case ZYDIS_MNEMONIC_FXSAVE64:
-		ignore(c, address + offsetof(struct hostop_fpu, fop), 18);
-		ignore(c, address + offsetof(struct hostop_fpu, mxcsr_mask), 4);
+		ignore(m->c, address + offsetof(struct hostop_fpu, fop), 18);
+		ignore(m->c, address + offsetof(struct hostop_fpu, mxcsr_mask), 4);
 		break;
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FNSAVE:
-		ignore(c, address + (operands[0].size / 8 % 4 ? 6 : 12),
-		       operands[0].size / 8 % 4 ? 8 : 14);
+		ignore(m->c, address + (bytes % 4 ? 6 : 12), bytes % 4 ? 8 : 14);
 		break;
 	default:
 		break;
 	}
 }
 
-void generate_case(struct generator *generator, uint64_t id, bool sequence, struct cpu_case *ret)
+/* Dot products in several steps: which step's exceptions show when some are unmasked is not
+ * reproduced. */
+static bool needs_masks(const ZydisDecodedInstruction *insn)
 {
-	struct rng rng = { id * 2 + sequence };
-	ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-	ZydisDecodedInstruction insn;
-	struct code code;
+	return insn->mnemonic == ZYDIS_MNEMONIC_DPPS || insn->mnemonic == ZYDIS_MNEMONIC_DPPD;
+}
+
+static void append_instruction(struct maker *m)
+{
+	struct cpu_case *c = m->c;
+
+	if (needs_masks(&m->insn))
+		c->before.fpu.mxcsr |= 0x1f80;
+	memcpy(c->code + c->code_length, m->code.bytes, m->insn.length);
+	c->code_length += m->insn.length;
+	c->instruction_count++;
+	c->extension |= is_extension(&m->insn);
+	c->loose_mmx |= is_masked_move(&m->insn);
+	c->loose_popa |=
+	    m->insn.mnemonic == ZYDIS_MNEMONIC_POPA || m->insn.mnemonic == ZYDIS_MNEMONIC_POPAD;
+	c->large_operand |= m->operands[0].size > 128 || m->operands[0].size == 112;
+	ignore_what_may_differ(m);
+	note_registers(m);
+	note_flags(m);
+	m->ip += m->insn.length;
+}
+
+/* ---- the case ---- */
+
+static uint64_t choose_code_address(struct maker *m, unsigned length)
+{
+	struct rng *rng = &m->rng;
+
+	switch (rng_below(rng, 20)) {
+	case 0: /* across the two pages */
+		return CODE_ADDRESS + PAGE - rng_below(rng, length + 1);
+	case 1: /* into the missing one */
+		return CODE_ADDRESS + CODE_SIZE - length;
+	default:
+		return CODE_ADDRESS + 1024 + rng_below(rng, CODE_SIZE - 2048);
+	}
+}
+
+static void start_case(struct maker *m)
+{
+	struct cpu_case *c = m->c;
+
+	random_state(&m->rng, &c->before);
+	for (unsigned i = 0; i < 16; i++)
+		c->before.gpr[i] &= width_mask(m->layout->register_bits);
+	/* 8 bytes is a usual length. */
+	c->before.rip = choose_code_address(m, 8) - m->layout->code_base;
+	m->ip = c->before.rip;
+}
+
+static bool ends_block(const ZydisDecodedInstruction *insn)
+{
+	return insn->meta.category == ZYDIS_CATEGORY_RET;
+}
+
+#define SEQUENCE_TRIES 40
+
+static void extend_case(struct maker *m)
+{
+	for (unsigned i = 0; i < SEQUENCE_TRIES; i++) {
+		if (m->c->code_length + ZYDIS_MAX_INSTRUCTION_LENGTH > CASE_MAX_CODE ||
+		    ends_block(&m->insn) || needs_masks(&m->insn))
+			return;
+		if (make_instruction(m) && !needs_masks(&m->insn))
+			append_instruction(m);
+	}
+}
+
+void generate_case(const struct generator *generator, uint64_t id, struct cpu_case *ret)
+{
+	struct maker m = { .generator = generator,
+			   .layout = &cpu_layouts[generator->mode],
+			   .rng = { id * 8 + generator->mode * 2 + generator->sequences },
+			   .c = ret };
 
 	memset(ret, 0, sizeof(*ret));
 	ret->id = id;
-	do {
-		random_state(&rng, &ret->before);
-		/* RIP-relative operands need it; 8 is a usual length. */
-		ret->before.rip = choose_code_address(&rng, 8);
-	} while (!make_instruction(generator, &rng, &code, &ret->before, &insn,
-				   operands));
-	mask_dot_product(&ret->before, &insn);
-	memcpy(ret->code, code.bytes, code.length);
-	ret->code_length = code.length;
-	ret->instruction_count = 1;
-	ret->undefined_flags = undefined_flags(&insn);
-	ret->extension = is_extension(&insn);
-	ret->loose_mmx = insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
-	ret->large_operand = operands[0].size > 128 || operands[0].size == 112;
-	ignore_what_may_differ(ret, &insn, operands);
+	ret->mode = generator->mode;
+	do
+		start_case(&m);
+	while (!make_instruction(&m));
+	append_instruction(&m);
+	if (generator->sequences)
+		extend_case(&m);
 }

@@ -2,7 +2,7 @@
  * cpu-diff: random instructions on the real processor and on a processor under test, compared.
  *
  *	cpu-diff [--subject softcpu|softcpu-blocks|hostop] [--seed N] [--count N | --seconds N]
- *		 [--sequences] [--case ID]
+ *		 [--mode 64|32|16] [--sequences] [--case ID]
  *
  * Exits with 1 if anything differed. The line "--case ..." of a report repeats that case alone.
  */
@@ -21,6 +21,7 @@ struct options {
 	const struct subject *subject;
 	uint64_t seed, count, only;
 	unsigned seconds;
+	enum cpu_mode mode;
 	bool sequences, single;
 };
 
@@ -33,7 +34,7 @@ struct run {
 };
 
 static const struct subject *const subjects[] = { &subject_softcpu, &subject_softcpu_blocks,
-						&subject_hostop };
+						  &subject_hostop };
 
 static const struct subject *find_subject(const char *name)
 {
@@ -61,8 +62,7 @@ static unsigned run_batch(struct run *run, unsigned count)
 	unsigned failed = 0;
 
 	for (unsigned i = 0; i < count; i++)
-		generate_case(run->generator, case_id(&run->options, run->done + i),
-			      run->options.sequences, &cases[i]);
+		generate_case(run->generator, case_id(&run->options, run->done + i), &cases[i]);
 	run->done += count;
 	if (!native_run(run->native, cases, native, count))
 		return 1;
@@ -85,6 +85,21 @@ static bool finished(const struct run *run, time_t end)
 	return o->seconds ? time(NULL) >= end : run->done >= o->count;
 }
 
+static enum cpu_mode parse_mode(const char *text)
+{
+	static const char *const names[] = {
+		[CPU_MODE_64] = "64",
+		[CPU_MODE_32] = "32",
+		[CPU_MODE_16] = "16",
+	};
+
+	for (unsigned i = 0; i < CPU_MODE_COUNT; i++)
+		if (strcmp(names[i], text) == 0)
+			return (enum cpu_mode)i;
+	fprintf(stderr, "cpu-diff: no mode '%s'\n", text);
+	exit(2);
+}
+
 static void parse(int argc, char **argv, struct options *o)
 {
 	static const struct option names[] = {
@@ -92,6 +107,7 @@ static void parse(int argc, char **argv, struct options *o)
 		{ "seed", required_argument, NULL, 'r' },
 		{ "count", required_argument, NULL, 'n' },
 		{ "seconds", required_argument, NULL, 't' },
+		{ "mode", required_argument, NULL, 'm' },
 		{ "sequences", no_argument, NULL, 'q' },
 		{ "case", required_argument, NULL, 'c' },
 		{ 0 },
@@ -111,6 +127,9 @@ static void parse(int argc, char **argv, struct options *o)
 			break;
 		case 't':
 			o->seconds = (unsigned)strtoul(optarg, NULL, 0);
+			break;
+		case 'm':
+			o->mode = parse_mode(optarg);
 			break;
 		case 'q':
 			o->sequences = true;
@@ -133,8 +152,8 @@ int main(int argc, char **argv)
 
 	parse(argc, argv, &run.options);
 	end = time(NULL) + (time_t)run.options.seconds;
-	run.generator = generator_new();
-	run.native = native_new();
+	run.generator = generator_new(run.options.mode, run.options.sequences);
+	run.native = native_new(run.options.mode);
 	run.subject = run.options.subject->create();
 	while (!finished(&run, end))
 		run.failed += run_batch(&run, run.options.single ? 1 : NATIVE_BATCH);

@@ -5,6 +5,7 @@
  */
 #include "case.h"
 
+#include <asm/ldt.h>
 #include <poll.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -26,6 +28,8 @@ struct batch {
 struct native {
 	struct batch *batch;
 	uint8_t *code_alias; /* writable view of the code pages */
+	enum cpu_mode mode;
+	uint16_t cs, ss; /* selectors of cases; DS and ES are as SS */
 	pid_t child;
 	int to_child, from_child;
 };
@@ -81,12 +85,15 @@ static const int greg_of[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, RE
 
 #define FXSAVE_USED 416 /* bytes; behind are software's */
 
-/* The part of the code that lies in pages that exist. */
-static unsigned present_length(const struct cpu_case *c)
+/* Selectors as the kernel keeps them in one word: CS, GS, FS, SS. */
+static uint64_t with_selectors(uint64_t word, uint16_t cs, uint16_t ss)
 {
-	uint64_t room = CODE_ADDRESS + CODE_SIZE - c->before.rip;
+	return (word & 0x0000ffffffff0000) | cs | (uint64_t)ss << 48;
+}
 
-	return room < c->code_length ? (unsigned)room : c->code_length;
+static uint8_t *code_alias_of(const struct cpu_case *c)
+{
+	return the_native->code_alias + (case_code_address(c) - CODE_ADDRESS);
 }
 
 static void load_case(const struct cpu_case *c, ucontext_t *uc)
@@ -97,10 +104,12 @@ static void load_case(const struct cpu_case *c, ucontext_t *uc)
 		uc->uc_mcontext.gregs[greg_of[i]] = (long long)c->before.gpr[i];
 	uc->uc_mcontext.gregs[REG_RIP] = (long long)c->before.rip;
 	uc->uc_mcontext.gregs[REG_EFL] = (long long)c->before.rflags;
+	uc->uc_mcontext.gregs[REG_CSGSFS] = (long long)with_selectors(
+	    (uint64_t)uc->uc_mcontext.gregs[REG_CSGSFS], the_native->cs, the_native->ss);
 	memcpy(fpu, &c->before.fpu, FXSAVE_USED);
 	fpu[512] |= 3; /* XSTATE_BV: x87 and SSE state are in the frame */
 	memcpy((void *)(uintptr_t)DATA_ADDRESS, c->before.data, DATA_SIZE);
-	memcpy(the_native->code_alias + (c->before.rip - CODE_ADDRESS), c->code, present_length(c));
+	memcpy(code_alias_of(c), c->code, case_present_length(c));
 }
 
 static void save_outcome(const struct cpu_case *c, const ucontext_t *uc, struct cpu_outcome *ret)
@@ -119,7 +128,7 @@ static void save_outcome(const struct cpu_case *c, const ucontext_t *uc, struct 
 	ret->fault_address = ret->vector == VECTOR_PF ? (uint64_t)greg[REG_CR2] : 0;
 	if (ret->vector == VECTOR_BP)
 		ret->state.rip--;
-	memset(the_native->code_alias + (c->before.rip - CODE_ADDRESS), 0xcc, present_length(c));
+	memset(code_alias_of(c), 0xcc, case_present_length(c));
 }
 
 static void go_home(ucontext_t *uc)
@@ -157,6 +166,43 @@ __attribute__((naked)) static void signal_entry(int signal_number, siginfo_t *in
 			 "jmp on_signal");
 }
 
+/* ---- child: modes ---- */
+
+#define SELECTOR_USER_CODE_64 0x33
+#define SELECTOR_USER_CODE_32 0x23
+#define SELECTOR_USER_DATA    0x2b
+#define SELECTOR_LDT(entry)   ((entry) << 3 | 7)
+
+static void set_ldt(unsigned entry, uint64_t base, unsigned contents)
+{
+	struct user_desc desc = {
+		.entry_number = entry,
+		.base_addr = (unsigned)base,
+		.limit = 0xffff,
+		.contents = contents,
+	};
+
+	if (syscall(SYS_modify_ldt, 0x11, &desc, sizeof(desc)) != 0) {
+		perror("modify_ldt");
+		_exit(2);
+	}
+}
+
+static void enter_mode(struct native *native)
+{
+	native->cs = SELECTOR_USER_CODE_64;
+	native->ss = SELECTOR_USER_DATA;
+	if (native->mode == CPU_MODE_32)
+		native->cs = SELECTOR_USER_CODE_32;
+	if (native->mode == CPU_MODE_16) {
+		set_ldt(0, cpu_layouts[CPU_MODE_16].code_base, MODIFY_LDT_CONTENTS_CODE);
+		set_ldt(1, cpu_layouts[CPU_MODE_16].data_base, MODIFY_LDT_CONTENTS_DATA);
+		native->cs = SELECTOR_LDT(0);
+		native->ss = SELECTOR_LDT(1);
+	}
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"((uint32_t)native->ss));
+}
+
 static void install_handlers(void)
 {
 	static const int signals[] = { SIGTRAP, SIGSEGV, SIGBUS, SIGFPE, SIGILL };
@@ -164,8 +210,8 @@ static void install_handlers(void)
 				    .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
 	stack_t stack = { .ss_size = 1 << 18 };
 
-	stack.ss_sp = mmap(NULL, stack.ss_size, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	stack.ss_sp =
+	    mmap(NULL, stack.ss_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	sigaltstack(&stack, NULL);
 	sigfillset(&action.sa_mask);
 	for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
@@ -191,6 +237,7 @@ static void child_main(int commands, int answers)
 	char byte;
 
 	install_handlers();
+	enter_mode(the_native);
 	confine();
 	while (read(commands, &byte, 1) == 1) {
 		__asm__ volatile("int3" ::: "memory");
@@ -235,12 +282,13 @@ static void stop_child(struct native *native)
 	waitpid(native->child, NULL, 0);
 }
 
-struct native *native_new(void)
+struct native *native_new(enum cpu_mode mode)
 {
 	struct native *native = calloc(1, sizeof(*native));
 
 	if (!native)
 		exit(2);
+	native->mode = mode;
 	signal(SIGPIPE, SIG_IGN);
 	map_all(native);
 	start_child(native);

@@ -38,7 +38,7 @@ static bool find_memory(const struct cpu_state *state, const ZydisDecodedInstruc
 {
 	for (unsigned i = 0; i < insn->operand_count; i++)
 		if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
-			*ret = effective_address(state, insn, &operands[i].mem);
+			*ret = effective_address(state, state->rip, insn, &operands[i].mem);
 			return true;
 		}
 	return false;
@@ -80,13 +80,13 @@ static bool run(void *subject, const struct cpu_case *c, struct cpu_outcome *ret
 	uint64_t address = 0;
 	struct hostop op;
 
-	if (c->instruction_count != 1 ||
+	if (c->mode != CPU_MODE_64 || c->instruction_count != 1 || c->before.rflags & FLAG_AC ||
 	    c->before.rip + c->code_length >= CODE_ADDRESS + CODE_SIZE ||
 	    !ZYAN_SUCCESS(zydis_decode(&s->decoder, c->code, c->code_length, &insn, operands)) ||
 	    !hostop_prepare(s->arena, &insn, operands, &op))
 		return false;
-	if (op.mem_size && (!find_memory(&c->before, &insn, operands, &address) ||
-			    !in_data(address, op.mem_size)))
+	if (op.mem_size &&
+	    (!find_memory(&c->before, &insn, operands, &address) || !in_data(address, op.mem_size)))
 		return false;
 	memset(ret, 0, sizeof(*ret));
 	ret->state = c->before;

@@ -21,11 +21,12 @@
 #define CODE_GPA     0x204000u
 #define PML4_GPA     0x100000u /* page tables: PML4, PDPT, PD, one PT per 2 MiB used */
 #define PDPT_GPA     0x101000u
-#define PD_GPA	     0x102000u
-#define DATA_PT_GPA  0x103000u
-#define CODE_PT_GPA  0x104000u
-#define TSS_ADDRESS  0x10008000u /* no port is allowed */
-#define TSS_GPA	     0x105000u
+#define PD_GPA       0x102000u /* two */
+#define DATA_PT_GPA  0x104000u
+#define CODE_PT_GPA  0x105000u
+#define TSS_PT_GPA   0x106000u
+#define TSS_ADDRESS  0x70000000u /* where no case goes; no port is allowed */
+#define TSS_GPA      0x107000u
 #define TSS_LIMIT    0x67u
 
 enum { PTE_PRESENT = 1, PTE_WRITABLE = 2, PTE_USER = 4 };
@@ -129,6 +130,7 @@ static void make_page_tables(struct softcpu_subject *s)
 {
 	set_entry(s, PML4_GPA, 0, PDPT_GPA | PTE_TABLE);
 	set_entry(s, PDPT_GPA, 0, PD_GPA | PTE_TABLE);
+	set_entry(s, PDPT_GPA, 1, (PD_GPA + PAGE) | PTE_TABLE);
 	set_entry(s, PD_GPA, DATA_ADDRESS >> 21, DATA_PT_GPA | PTE_TABLE);
 	set_entry(s, PD_GPA, CODE_ADDRESS >> 21, CODE_PT_GPA | PTE_TABLE);
 	for (unsigned page = 0; page < 2; page++) {
@@ -149,7 +151,8 @@ static void fill_pages(struct softcpu_subject *s)
 		readonly[i] = READONLY_BYTE(i);
 	poke(s, CODE_GPA, code, sizeof(code));
 	poke(s, READONLY_GPA, readonly, sizeof(readonly));
-	set_entry(s, DATA_PT_GPA, TSS_ADDRESS >> 12 & 511, TSS_GPA | PTE_PRESENT);
+	set_entry(s, PD_GPA + PAGE, TSS_ADDRESS >> 21 & 511, TSS_PT_GPA | PTE_TABLE);
+	set_entry(s, TSS_PT_GPA, TSS_ADDRESS >> 12 & 511, TSS_GPA | PTE_PRESENT);
 	poke(s, TSS_GPA + 102, &port_map_base, sizeof(port_map_base));
 }
 
@@ -159,11 +162,9 @@ static void make_user_state(struct part_vp_state *state)
 	part_vp_state_at_reset(state);
 	state->cr0 = 0x80050033;
 	state->cr3 = PML4_GPA;
-	state->cr4 = 0x620; /* PAE, OSFXSR, OSXMMEXCPT */
+	state->cr4 = 0x620;  /* PAE, OSFXSR, OSXMMEXCPT */
 	state->efer = 0xd01; /* SCE, LME, LMA, NXE */
-	for (unsigned i = PART_ES; i <= PART_GS; i++)
-		state->seg[i] = (struct part_segment){ 0, UINT32_MAX, 0x2b, 0xc0f3 };
-	state->seg[PART_CS] = (struct part_segment){ 0, UINT32_MAX, 0x33, 0xa0fb };
+	state->seg[PART_FS] = state->seg[PART_GS] = (struct part_segment){ 0, 0, 0, 0 };
 	state->seg[PART_TR] = (struct part_segment){ TSS_ADDRESS, TSS_LIMIT, 0x40, 0x008b };
 	state->halted = state->wait_for_sipi = false;
 }
@@ -213,18 +214,36 @@ static void destroy(void *subject)
 
 static void put_code(struct softcpu_subject *s, const struct cpu_case *c, bool present)
 {
-	uint64_t offset = c->before.rip - CODE_ADDRESS, room = CODE_SIZE - offset;
-	size_t length = room < c->code_length ? room : c->code_length;
+	uint64_t offset = case_code_address(c) - CODE_ADDRESS;
 	uint8_t blank[CASE_MAX_CODE];
 
 	memset(blank, 0xcc, sizeof(blank));
-	poke(s, CODE_GPA + offset, present ? c->code : blank, length);
+	poke(s, CODE_GPA + offset, present ? c->code : blank, case_present_length(c));
+}
+
+static void set_segments(struct part_vp_state *state, enum cpu_mode mode)
+{
+	static const uint16_t code_attributes[] = {
+		[CPU_MODE_64] = 0xa0fb,
+		[CPU_MODE_32] = 0xc0fb,
+		[CPU_MODE_16] = 0x00fb,
+	};
+	const struct cpu_layout *layout = &cpu_layouts[mode];
+	uint32_t limit = mode == CPU_MODE_16 ? 0xffff : UINT32_MAX;
+	uint16_t data_attributes = mode == CPU_MODE_16 ? 0x00f3 : 0xc0f3;
+
+	for (unsigned i = PART_ES; i <= PART_DS; i++)
+		state->seg[i] =
+		    (struct part_segment){ layout->data_base, limit, 0x2b, data_attributes };
+	state->seg[PART_CS] =
+	    (struct part_segment){ layout->code_base, limit, 0x33, code_attributes[mode] };
 }
 
 static void load_case(struct softcpu_subject *s, const struct cpu_case *c)
 {
 	struct part_vp_state state = s->user;
 
+	set_segments(&state, c->mode);
 	memcpy(state.gpr, c->before.gpr, sizeof(state.gpr));
 	state.rip = c->before.rip;
 	state.rflags = c->before.rflags;

@@ -454,6 +454,8 @@ static inline uint64_t sc_page_of(const struct sc_vm *vm, const uint8_t *host)
 	return (uint64_t)(host - vm->ram) >> MEM_PAGE_SHIFT;
 }
 
+/* #AC if alignment checking is on and asks for it; sizes that aren't a power of two go unchecked. */
+void sc_check_alignment(struct vp *c, struct uop *u, uint64_t va, unsigned size);
 /* The slow halves of fast.h. size 1..16 */
 void sc_load_slow(struct vp *c, struct uop *u, uint64_t va, void *ret, unsigned size);
 void sc_store_slow(struct vp *c, struct uop *u, uint64_t va, const void *v, unsigned size);

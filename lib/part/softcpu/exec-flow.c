@@ -231,7 +231,7 @@ struct block *sc_enter(struct vp *c, struct uop *u)
 	unsigned level = u->aux & 31;
 
 	push_at(c, u, &sp, bp, u->size);
-	frame = sp;
+	frame = (RSP(c) & ~c->stack_mask) | sp; /* with a 16-bit stack: all of ESP */
 	for (unsigned i = 1; i < level; i++) {
 		bp = (bp - u->size) & c->stack_mask;
 		push_at(c, u, &sp,

@@ -56,6 +56,25 @@ static _Noreturn void raise_result(struct vp *c, struct uop *u, unsigned vector)
 	sc_fault(c, u, (enum sc_vector)vector);
 }
 
+/* What alignment checking asks for (SDM volume 3, table 6-7), by the operand's size in bytes. */
+static unsigned natural_alignment(unsigned size)
+{
+	switch (size) {
+	case 10:
+		return 8;
+	case 14: /* x87 environment and state, 16-bit */
+	case 94:
+		return 2;
+	case 28:
+	case 108:
+		return 4;
+	case 512: /* checked by itself */
+		return 1;
+	default:
+		return size;
+	}
+}
+
 /* Runs on guest RAM if the operand lies in one page of it, else on the bounce buffer. */
 static unsigned run_on_memory(struct vp *c, struct uop *u, const struct hostop *op, uint64_t va)
 {
@@ -63,6 +82,8 @@ static unsigned run_on_memory(struct vp *c, struct uop *u, const struct hostop *
 	unsigned room, vector;
 	uint8_t *host = NULL;
 
+	if (unlikely(c->align_check))
+		sc_check_alignment(c, u, va, natural_alignment(op->mem_size));
 	if ((va & (MEM_PAGE_SIZE - 1)) + op->mem_size <= MEM_PAGE_SIZE)
 		host = sc_bulk(c, u, va, write, &room);
 	if (host) {

@@ -181,12 +181,6 @@ static struct sc_tlb *own_tlb(struct vp *c)
 	return &c->tlbs[c->cpl == 3];
 }
 
-static void check_alignment(struct vp *c, struct uop *u, uint64_t va, unsigned size)
-{
-	if (unlikely(c->align_check) && size <= 8 && (va & (size - 1)))
-		sc_fault_code(c, u, VEC_AC, 0);
-}
-
 /* ---- page table walks ---- */
 
 static uint64_t read_entry(struct vp *c, uint64_t gpa, unsigned size)
@@ -613,15 +607,24 @@ static void store_via(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va
 	write_target(c, b, (const uint8_t *)v + first, size - first);
 }
 
+/* Non-canonical addresses fault as such first. */
+void sc_check_alignment(struct vp *c, struct uop *u, uint64_t va, unsigned size)
+{
+	if (likely(!c->align_check) || (size & (size - 1)) || !(va & (size - 1)))
+		return;
+	if (c->mode != MODE_64 || (canonical(va) && canonical(va + size - 1)))
+		sc_fault_code(c, u, VEC_AC, 0);
+}
+
 SC_COLD void sc_load_slow(struct vp *c, struct uop *u, uint64_t va, void *ret, unsigned size)
 {
-	check_alignment(c, u, va, size);
+	sc_check_alignment(c, u, va, size);
 	load_via(c, u, own_tlb(c), va, ret, size);
 }
 
 SC_COLD void sc_store_slow(struct vp *c, struct uop *u, uint64_t va, const void *v, unsigned size)
 {
-	check_alignment(c, u, va, size);
+	sc_check_alignment(c, u, va, size);
 	store_via(c, u, own_tlb(c), va, v, size);
 }
 
@@ -647,7 +650,7 @@ SC_COLD uint8_t *sc_rmw_slow(struct vp *c, struct uop *u, uint64_t va, unsigned 
 	unsigned first = in_first_page(c, u, va, size);
 	struct sc_target a, b = { 0 };
 
-	check_alignment(c, u, va, size);
+	sc_check_alignment(c, u, va, size);
 	a = resolve(c, u, own_tlb(c), va, ACCESS_WRITE);
 	if (first == size && a.host) {
 		*flags = &c->vm->page_flags[sc_page_of(c->vm, a.host)];

@@ -263,8 +263,10 @@ class Console:
         self.process.wait()
 
 
-# Warnings that these kernels give on every machine.
-ON_EVERY_MACHINE = ("device-mapper: core: CONFIG_IMA_DISABLE_HTABLE is disabled",)
+# Warnings that these kernels give on every machine, and one on every host that has more to do than
+# processors, since it takes them away from the guest for some time.
+ON_EVERY_MACHINE = ("device-mapper: core: CONFIG_IMA_DISABLE_HTABLE is disabled",
+                    "hrtimer: interrupt took ")
 
 
 def dmesg_problems(log):

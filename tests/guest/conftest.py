@@ -15,6 +15,8 @@ import pytest
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BUILD = os.path.join(TOP, os.environ.get("OYAKO_BUILD", "build"))
 GUESTS = os.path.join(BUILD, "guests")
+# OYAKO_LONG=1 adds runs that take minutes: what they add is said where LONG is used.
+LONG = os.environ.get("OYAKO_LONG", "") not in ("", "0")
 
 
 def tool(name, *args):
@@ -97,8 +99,9 @@ def sanitizer_reports(log):
 class Host:
     """One administrator with a store of their own."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, build=BUILD):
         self.folder = str(folder)
+        self.build = build
         self.env = dict(os.environ)
         for name in ("DATA_HOME", "RUNTIME_DIR", "CONFIG_HOME", "STATE_HOME"):
             path = os.path.join(self.folder, name.lower())
@@ -109,7 +112,7 @@ class Host:
         self.env["UBSAN_OPTIONS"] = "halt_on_error=1:print_stacktrace=1"
 
     def command(self, *args):
-        return [os.path.join(BUILD, "bin", "oyako"), *map(str, args)]
+        return [os.path.join(self.build, "bin", "oyako"), *map(str, args)]
 
     def run(self, *args, check=True, timeout=120, **kwargs):
         """Runs a cmdlet; returns the finished process with its output as text."""
@@ -244,6 +247,11 @@ class Console:
         self.expect("# ", 120)
         # A shell without line editing, so that only what commands write comes back.
         self.send("stty cols 200 -echo; dmesg -n 1; exec env PS1='READY''> ' bash --norc --noediting\n")
+        self.expect("READY> ", 60)
+
+    def plain_shell(self):
+        """Makes busybox's shell fit for command()."""
+        self.send("stty cols 200 -echo; PS1='READY''> '\n")
         self.expect("READY> ", 60)
 
     def command(self, text, seconds=120):

@@ -1,13 +1,13 @@
 /*
  * The cache of decoded blocks, one per VP, and its coherence with memory.
  *
- * Blocks lie in an arena that is filled from one end; when it is full, all blocks go. They are found
- * by a hash of physical address and key, and by page for invalidation.
+ * Blocks lie in an arena that is filled from one end; when it is full, all blocks go. They are
+ * found by a hash of physical address and key, and by page for invalidation.
  *
  * Coherence. vm.granules says which 64-byte pieces of a page any VP decoded; the page's
- * MEM_PAGE_CODE flag makes writers look there. A writer stores first and looks then; a decoder marks
- * first and reads (again) then. Between the two on the same page stands a membarrier when the flag
- * is set for the first time, so that one of them sees the other.
+ * MEM_PAGE_CODE flag makes writers look there. A writer stores first and looks then; a decoder
+ * marks first and reads (again) then. Between the two on the same page stands a membarrier when the
+ * flag is set for the first time, so that one of them sees the other.
  *
  * A written block is not freed but made stale: all its uops become sc_uop_stale, which leaves for
  * the loop. That is how a store into the running block ends it right behind the store. Blocks of
@@ -21,8 +21,8 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
-#define HASH_BITS 18
-#define HASH_SIZE (1u << HASH_BITS)
+#define HASH_BITS   18
+#define HASH_SIZE   (1u << HASH_BITS)
 #define ARENA_TOTAL (512 * MIB) /* of all VPs */
 #define ARENA_MAX   (64 * MIB)
 #define ARENA_MIN   (16 * MIB)

@@ -1,6 +1,6 @@
 /*
- * Stack and control flow. The 64-bit forms of the frequent ones stand by themselves; the others work
- * in every mode.
+ * Stack and control flow. The 64-bit forms of the frequent ones stand by themselves; the others
+ * work in every mode.
  */
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
@@ -304,8 +304,8 @@ DEFINE_JCC(13)
 DEFINE_JCC(14)
 DEFINE_JCC(15)
 
-sc_fn *const sc_jcc64[16] = { jcc64_0,	jcc64_1,  jcc64_2,  jcc64_3, jcc64_4,  jcc64_5,
-			      jcc64_6,	jcc64_7,  jcc64_8,  jcc64_9, jcc64_10, jcc64_11,
+sc_fn *const sc_jcc64[16] = { jcc64_0,  jcc64_1,  jcc64_2,  jcc64_3, jcc64_4,  jcc64_5,
+			      jcc64_6,  jcc64_7,  jcc64_8,  jcc64_9, jcc64_10, jcc64_11,
 			      jcc64_12, jcc64_13, jcc64_14, jcc64_15 };
 
 struct block *sc_jmp64(struct vp *c, struct uop *u)

@@ -250,7 +250,8 @@ static void write_cr0(struct vp *c, struct uop *u, uint64_t v)
 	if (v >> 32 || ((v & CR0_PG) && !(v & CR0_PE)) || ((v & CR0_NW) && !(v & CR0_CD)))
 		sc_gp(c, u);
 	v = (v & (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD |
-		  CR0_PG)) | CR0_ET;
+		  CR0_PG)) |
+	    CR0_ET;
 	changed = old ^ v;
 	if ((changed & v & CR0_PG) && lme &&
 	    (!(c->cr4 & CR4_PAE) || (c->seg[PART_CS].attributes & SEG_L)))
@@ -489,11 +490,11 @@ static void set_zf(struct vp *c, bool zf)
 /* Whether the current privilege may see the descriptor. */
 static bool visible(struct vp *c, uint16_t selector, unsigned attributes)
 {
-	bool conforming = (attributes & (SEG_S | SEG_CODE | SEG_CONFORM)) ==
-			  (SEG_S | SEG_CODE | SEG_CONFORM);
+	bool conforming =
+	    (attributes & (SEG_S | SEG_CODE | SEG_CONFORM)) == (SEG_S | SEG_CODE | SEG_CONFORM);
 
-	return conforming || (SEG_DPL(attributes) >= c->cpl &&
-			      SEG_DPL(attributes) >= (selector & 3u));
+	return conforming ||
+	       (SEG_DPL(attributes) >= c->cpl && SEG_DPL(attributes) >= (selector & 3u));
 }
 
 static bool system_type_in(unsigned attributes, unsigned types)

@@ -7,7 +7,7 @@
 #include "part/softcpu/cpu.h"
 
 /* Goes on with the next micro-operation of the block. */
-#define NEXT return u[1].fn(c, u + 1)
+#define NEXT          return u[1].fn(c, u + 1)
 #define HANDLER(name) static struct block *name(struct vp *c, struct uop *u)
 
 /* Host memory that the guest's other processors use too: one access of exactly this size. */

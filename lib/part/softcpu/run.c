@@ -11,11 +11,11 @@
 
 /* ---- reset ---- */
 
-#define RESET_CR0    (CR0_ET | CR0_NW | CR0_CD)
-#define RESET_PAT    UINT64_C(0x0007040600070406)
-#define MISC_ENABLE  1 /* fast strings */
-#define RESET_DR6    UINT64_C(0xffff0ff0)
-#define RESET_DR7    UINT64_C(0x400)
+#define RESET_CR0   (CR0_ET | CR0_NW | CR0_CD)
+#define RESET_PAT   UINT64_C(0x0007040600070406)
+#define MISC_ENABLE 1 /* fast strings */
+#define RESET_DR6   UINT64_C(0xffff0ff0)
+#define RESET_DR7   UINT64_C(0x400)
 
 static void reset_segments(struct vp *c)
 {

@@ -171,7 +171,7 @@ void guest_gate32(struct guest *g, unsigned vector, uint32_t handler, unsigned d
 {
 	guest_write(g, GUEST_IDT + vector * 8,
 		    (handler & 0xffff) | (uint64_t)SEL_CODE32 << 16 |
-			    (uint64_t)(0x8e | dpl << 5) << 40 | (uint64_t)(handler >> 16) << 48,
+			(uint64_t)(0x8e | dpl << 5) << 40 | (uint64_t)(handler >> 16) << 48,
 		    8);
 }
 

@@ -36,7 +36,7 @@ static void second_vp(struct guest *g, uint64_t rip)
 /* ---- locked instructions ---- */
 
 #define LOCK_BODY(insns)                                                                           \
-	"mov $50000, %ecx\n"                                                                      \
+	"mov $50000, %ecx\n"                                                                       \
 	"1: " insns "\n"                                                                           \
 	"dec %ecx; jnz 1b\n"                                                                       \
 	"lock incl 0x10100\n" /* the last one to come here finds 2 */                              \
@@ -126,8 +126,7 @@ static void with_apic(struct guest *g)
 	/* the APIC's page at its own address, by a 2 MiB page in the fourth GiB */
 	guest_write(g, GUEST_PDPT + 3 * 8, 0x106000 | 7, 8);
 	guest_write(g, 0x106000 + (0xfee00000 >> 21 & 511) * 8, 0xfee00000 | 0x87, 8);
-	guest_load(g, 0x9000, code_irq_handler,
-		   (size_t)(code_irq_handler_end - code_irq_handler));
+	guest_load(g, 0x9000, code_irq_handler, (size_t)(code_irq_handler_end - code_irq_handler));
 	guest_gate(g, 0x50, 0x9000, 0, 0);
 }
 

@@ -686,10 +686,12 @@ static int channel_opened(void *dev, struct vmbus_channel *vmbus, const uint8_t 
 	channel->session = ++sp->sessions;
 	channel->in_flight = 0;
 	channel->stalled = false;
-	if (channel == &sp->channels[0]) {
-		sp->init_state = INIT_NONE;
-		sp->enumerate_wanted = false;
-	}
+	if (channel != &sp->channels[0])
+		return 0;
+	sp->init_state = INIT_NONE;
+	sp->enumerate_wanted = false;
+	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++)
+		scsi_unit_power_on(&sp->luns[i].unit);
 	return 0;
 }
 

@@ -74,9 +74,14 @@ int disk_open(struct loop *loop, int fd, const struct disk_options *options, str
 	format = options->format;
 	if (format == DISK_PROBE && (rc = disk_probe(fd, &format, err)) < 0)
 		return rc;
-	rc = open_file(loop, fd, options->engine, &file, err);
+	rc = file_lock(fd, !options->read_only, err);
 	if (rc < 0)
 		return rc;
+	rc = open_file(loop, fd, options->engine, &file, err);
+	if (rc < 0) {
+		file_unlock(fd);
+		return rc;
+	}
 	rc = format == DISK_VHDX ? vhdx_open(file, options->read_only, ret, err)
 				 : raw_open(file, options, ret, err);
 	if (rc < 0)

@@ -12,6 +12,8 @@
  *
  * A read-only open never writes; the log of a VHDX that was not closed is replayed in memory.
  *
+ * While a disk is open its file is locked: one writer, or any number of readers (ERR_BUSY).
+ *
  * disk/file.h lists the system calls that a seccomp filter has to allow.
  */
 #ifndef DISK_DISK_H

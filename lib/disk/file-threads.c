@@ -159,6 +159,7 @@ static void threads_free(struct file *file, bool close_fd)
 	pthread_mutex_destroy(&f->lock);
 	pthread_cond_destroy(&f->work);
 	pthread_cond_destroy(&f->finished_some);
+	file_unlock(f->fd);
 	if (close_fd)
 		close(f->fd);
 	free(f);

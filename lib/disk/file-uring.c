@@ -171,6 +171,7 @@ static void uring_free(struct file *file, bool close_fd)
 	loop_kick_free(f->retry);
 	file_done(&f->file);
 	io_uring_queue_exit(&f->ring);
+	file_unlock(f->fd);
 	if (close_fd)
 		close(f->fd);
 	free(f);

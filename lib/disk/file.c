@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <unistd.h>
 #include <string.h>
 
 #define ZEROS_BYTES 65536
@@ -113,6 +114,24 @@ void file_abandon(struct file *file)
 {
 	assert(file->in_flight == 0);
 	file->ops->free(file, false);
+}
+
+/* ---- locks ---- */
+
+int file_lock(int fd, bool exclusive, struct error *err)
+{
+	struct flock lock = { .l_type = exclusive ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET };
+
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES))
+		return 0;
+	return error_set(err, ERR_BUSY, "the disk image is in use by another process");
+}
+
+void file_unlock(int fd)
+{
+	struct flock lock = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+
+	fcntl(fd, F_OFD_SETLK, &lock);
 }
 
 /* ---- engines' part ---- */

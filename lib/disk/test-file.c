@@ -263,6 +263,29 @@ static void test_write_error(void **state)
 	blk_close(disk, NULL);
 }
 
+/* One writer, or any number of readers; and a closed disk is free again. */
+static void test_lock(void **state)
+{
+	const struct disk_options reading = { .format = DISK_RAW, .read_only = true };
+	const struct disk_options writing = { .format = DISK_RAW };
+	struct fixture *f = *state;
+	struct blk *disk, *second;
+	struct error err;
+	char path[64];
+	int other;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->fd);
+	other = open(path, O_RDWR | O_CLOEXEC);
+	disk = open_raw(f, &writing);
+	assert_int_equal(disk_open(f->loop, other, &reading, &second, &err), -ERR_BUSY);
+	assert_int_equal(blk_close(disk, NULL), 0);
+	disk = open_raw(f, &reading);
+	assert_int_equal(disk_open(f->loop, other, &writing, &second, &err), -ERR_BUSY);
+	assert_int_equal(disk_open(f->loop, other, &reading, &second, &err), 0);
+	assert_int_equal(blk_close(second, NULL), 0);
+	assert_int_equal(blk_close(disk, NULL), 0);
+}
+
 static void test_not_a_disk(void **state)
 {
 	struct fixture *f = *state;
@@ -286,7 +309,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		BOTH(test_read_write),     BOTH(test_contract),       BOTH(test_odd_size),
 		BOTH(test_zero_and_unmap), BOTH(test_many_in_flight), BOTH(test_nested_wait),
-		BOTH(test_write_error),    BOTH(test_not_a_disk),
+		BOTH(test_write_error),    BOTH(test_not_a_disk),     BOTH(test_lock),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

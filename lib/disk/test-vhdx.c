@@ -310,6 +310,46 @@ static void test_fixed(void **state)
 				   .size_bytes = 21 * MIB, .block_bytes = 2 * MIB, .fixed = true });
 }
 
+/* One request over many blocks: what is in flight for it is bounded, its result isn't. */
+static void test_zero_everything(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t byte[512];
+
+	create(f, &(struct vhdx_create_options){
+		      .size_bytes = 300 * MIB, .block_bytes = MIB, .fixed = true, .sparse = true });
+	open_disk(f, false);
+	memset(byte, 'x', sizeof(byte));
+	for (uint64_t at = 0; at < f->size; at += MIB)
+		assert_int_equal(blk_write_now(f->disk, at + 4096, byte, sizeof(byte)), BLK_OK);
+	assert_int_equal(blk_run_now(f->disk, BLK_WRITE_ZEROES, BLK_FUA, 0, NULL, f->size), BLK_OK);
+	compare(f);
+	close_disk(f);
+}
+
+/* All blocks are given back by one request. */
+static void test_unmap_everything(void **state)
+{
+	struct fixture *f = *state;
+	struct stat before, after;
+	uint8_t byte[512];
+
+	create(f, &(struct vhdx_create_options){ .size_bytes = 600 * MIB, .block_bytes = MIB });
+	open_disk(f, false);
+	memset(byte, 'x', sizeof(byte));
+	for (uint64_t at = 0; at < f->size; at += MIB)
+		assert_int_equal(blk_write_now(f->disk, at + 4096, byte, sizeof(byte)), BLK_OK);
+	assert_int_equal(blk_flush_now(f->disk), BLK_OK);
+	assert_int_equal(fstat(f->fd, &before), 0);
+	assert_int_equal(blk_run_now(f->disk, BLK_UNMAP, 0, 0, NULL, f->size), BLK_OK);
+	compare(f);
+	close_disk(f);
+	assert_int_equal(fstat(f->fd, &after), 0);
+	assert_int_equal(after.st_size, 4 * MIB);
+	assert_true(before.st_blocks - after.st_blocks >= 590 * 8);
+	check_by_qemu(f);
+}
+
 #define BOTH(test)                                                                                 \
 	cmocka_unit_test_prestate_setup_teardown(test, setup, teardown, NULL),                     \
 	    cmocka_unit_test_prestate_setup_teardown(test, setup, teardown, (void *)1)
@@ -317,10 +357,8 @@ static void test_fixed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BOTH(test_dynamic),
-		BOTH(test_dynamic_large_blocks),
-		BOTH(test_dynamic_4k),
-		BOTH(test_fixed),
+		BOTH(test_dynamic), BOTH(test_dynamic_large_blocks), BOTH(test_dynamic_4k),
+		BOTH(test_fixed),   BOTH(test_zero_everything),      BOTH(test_unmap_everything),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,7 +24,7 @@ struct vhdx_io {
 	uint64_t cursor;  /* bytes of the request that have been started */
 	unsigned pending; /* file operations in flight, plus one while it is being started */
 	enum blk_result result;
-	bool flushed; /* BLK_FUA: the flush has been done */
+	bool throttled; /* goes on when some of its operations are done */
 	struct vhdx_io *next;
 	struct file_request defer_req;
 };
@@ -108,9 +108,12 @@ struct vhdx {
 	uint32_t *block_users; /* file operations in flight per payload block */
 
 	struct space space;
-	struct vhdx_places freed;   /* since the last logged state of the BAT */
-	struct vhdx_places freeing; /* in the running round */
-	unsigned background;        /* file operations that no request waits for */
+	struct vhdx_places freed;     /* since the last logged state of the BAT */
+	struct vhdx_places freeing;   /* in the running round */
+	struct vhdx_places releasing; /* to be given back to the host, a few at a time */
+	size_t release_next;
+	unsigned releases_in_flight;
+	unsigned background; /* file operations that no request waits for */
 	struct vhdx_prepare *preparing;
 
 	enum vhdx_write_state write_state;
@@ -154,7 +157,7 @@ void vhdx_io_pools_init(struct vhdx *vhdx);
 void vhdx_io_finish(struct vhdx *vhdx, struct vhdx_io *io, enum blk_result result);
 /* Starts a change that waited for the activation. */
 void vhdx_io_start(struct vhdx *vhdx, struct vhdx_io *io);
-/* Gives the places of a logged round back to the host and to the allocator. */
+/* Gives the places of a logged round (emptied) back to the host and to the allocator. */
 void vhdx_release_places(struct vhdx *vhdx, struct vhdx_places *places);
 
 /* ---- vhdx-meta.c ---- */

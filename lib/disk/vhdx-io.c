@@ -19,9 +19,12 @@
 #include <assert.h>
 #include <errno.h>
 
-#define SEGMENT_IOV      64u
-#define GROW_STEP_BYTES  (UINT64_C(32) << 20)
-#define MAX_FREED_PLACES 256u /* then they are given back without waiting for a flush */
+#define SEGMENT_IOV     64u
+#define GROW_STEP_BYTES (UINT64_C(32) << 20)
+/* A guest may ask to zero 64 TiB at once: what is in flight for one request is bounded. */
+#define MAX_SEGMENTS_PER_IO 64u
+#define MAX_RELEASES        32u
+#define MAX_FREED_PLACES    256u /* then they are given back without waiting for a flush */
 
 /* One file operation: of a request, or (io NULL) of nobody. */
 struct segment {
@@ -111,6 +114,10 @@ static void segment_done(struct file_request *req, int result)
 	if (result < 0)
 		fail(io, blk_result_of(result));
 	pool_put(&vhdx->segments, segment);
+	if (io->throttled && io->pending <= MAX_SEGMENTS_PER_IO / 2) {
+		io->throttled = false;
+		run(vhdx, io);
+	}
 	drop(vhdx, io);
 }
 
@@ -337,6 +344,8 @@ static void free_block(struct vhdx *vhdx, uint64_t block, enum vhdx_block_state 
 		vhdx_flush(vhdx, NULL);
 }
 
+static void release_more(struct vhdx *vhdx);
+
 static void release_done(struct file_request *req, int result)
 {
 	struct segment *segment = container_of(req, struct segment, req);
@@ -344,26 +353,44 @@ static void release_done(struct file_request *req, int result)
 
 	space_free(&vhdx->space, req->offset, result == 0);
 	vhdx->background--;
+	vhdx->releases_in_flight--;
 	pool_put(&vhdx->segments, segment);
+	release_more(vhdx);
+}
+
+static void release_one(struct vhdx *vhdx, uint64_t offset)
+{
+	struct segment *segment = new_segment(vhdx, NULL, 0);
+
+	if (!segment) {
+		space_free(&vhdx->space, offset, false);
+		return;
+	}
+	segment->req.op = FILE_DISCARD;
+	segment->req.offset = offset;
+	segment->req.length = vhdx->geometry.block_bytes;
+	segment->req.done = release_done;
+	vhdx->background++;
+	vhdx->releases_in_flight++;
+	file_submit(vhdx->file, &segment->req);
+}
+
+static void release_more(struct vhdx *vhdx)
+{
+	struct vhdx_places *places = &vhdx->releasing;
+
+	while (vhdx->release_next < places->count && vhdx->releases_in_flight < MAX_RELEASES)
+		release_one(vhdx, places->offset[vhdx->release_next++]);
+	if (vhdx->release_next == places->count)
+		places->count = vhdx->release_next = 0;
 }
 
 void vhdx_release_places(struct vhdx *vhdx, struct vhdx_places *places)
 {
-	for (size_t i = 0; i < places->count; i++) {
-		struct segment *segment = new_segment(vhdx, NULL, 0);
-
-		if (!segment) {
-			space_free(&vhdx->space, places->offset[i], false);
-			continue;
-		}
-		segment->req.op = FILE_DISCARD;
-		segment->req.offset = places->offset[i];
-		segment->req.length = vhdx->geometry.block_bytes;
-		segment->req.done = release_done;
-		vhdx->background++;
-		file_submit(vhdx->file, &segment->req);
-	}
+	for (size_t i = 0; i < places->count; i++)
+		remember_place(&vhdx->releasing, places->offset[i]);
 	places->count = 0;
+	release_more(vhdx);
 }
 
 /* ---- one piece of a request: within one block ---- */
@@ -468,6 +495,10 @@ static void run(struct vhdx *vhdx, struct vhdx_io *io)
 	while (io->cursor < io->req->length && io->result == BLK_OK) {
 		struct piece piece = piece_at(vhdx, io);
 
+		if (io->pending > MAX_SEGMENTS_PER_IO) {
+			io->throttled = true;
+			return;
+		}
 		if (run_piece(vhdx, io, &piece) == PARKED)
 			return;
 	}

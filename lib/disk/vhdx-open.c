@@ -380,6 +380,7 @@ static void vhdx_free(struct vhdx *vhdx)
 	free(vhdx->block_users);
 	free(vhdx->freed.offset);
 	free(vhdx->freeing.offset);
+	free(vhdx->releasing.offset);
 	pool_done(&vhdx->ios);
 	pool_done(&vhdx->segments);
 	pool_done(&vhdx->prepares);

@@ -44,6 +44,13 @@ void scsi_unit_set_medium(struct scsi_unit *unit, const struct blk_info *medium)
 	unit->medium = medium;
 }
 
+void scsi_unit_power_on(struct scsi_unit *unit)
+{
+	unit->removal_prevented = false;
+	unit->media_event = 0;
+	unit->attention_count = 0;
+}
+
 void scsi_unit_reset(struct scsi_unit *unit)
 {
 	unit->removal_prevented = false;

@@ -45,6 +45,8 @@ void scsi_unit_init(struct scsi_unit *unit, enum scsi_kind kind, const struct bl
 void scsi_unit_attention(struct scsi_unit *unit, enum scsi_additional_sense asc);
 /* DVD: a medium was put in or taken out (NULL) by the host. */
 void scsi_unit_set_medium(struct scsi_unit *unit, const struct blk_info *medium);
+/* The guest that knew the unit is gone: forget what it did and what it was to be told. */
+void scsi_unit_power_on(struct scsi_unit *unit);
 /* Reset of the bus or the unit. */
 void scsi_unit_reset(struct scsi_unit *unit);
 

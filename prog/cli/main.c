@@ -224,9 +224,14 @@ static int run_console(struct client *client, const char *cmdlet, const char *na
 
 	if (fd < 0)
 		return print_error(cmdlet, name, err.text);
-	if (console_run(fd, name) == CONSOLE_LEFT)
+	switch (console_run(fd, name)) {
+	case CONSOLE_LEFT:
 		return EXIT_DONE;
-	return judge_end(client, name);
+	case CONSOLE_INTERRUPTED:
+		return EXIT_FAILED;
+	default:
+		return judge_end(client, name);
+	}
 }
 
 static int connect_vm(struct client *client, const json_t *params)

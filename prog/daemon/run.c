@@ -462,21 +462,23 @@ static void start_refused(struct run *run, const json_t *answer)
 static void job_ready(void *user, uint32_t events)
 {
 	struct run *run = user;
+	struct error err;
 	const char *type;
 	json_t *answer;
-	int r = ipc_recv(run->job_fd, &answer, NULL, NULL, &run->failure);
+	int r = ipc_recv(run->job_fd, &answer, NULL, NULL, &err);
 
-	if (r == -ERR_BUSY) {
-		run->failure.code = ERR_OK;
+	if (r == -ERR_BUSY)
+		return;
+	if (r < 0) {
+		run->failure = err;
+		close_job(run);
+		spawn_kill(&run->process);
 		return;
 	}
-	if (r <= 0) {
-		/* It ends, or has gone mad: its end says more. */
+	if (r == 0) {
+		/* It ends: how, says more than an error here. */
 		close_job(run);
-		if (r < 0)
-			spawn_kill(&run->process);
-		else
-			arm_timer(run, END_TIMEOUT_NS);
+		arm_timer(run, END_TIMEOUT_NS);
 		return;
 	}
 	type = json_string_value(json_object_get(answer, "type"));

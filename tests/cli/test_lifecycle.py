@@ -328,6 +328,17 @@ def test_a_second_daemon_is_refused(host):
     assert host.vm("a")["State"] == "Off"
 
 
+def test_no_command_is_lost_when_the_idle_daemon_ends(host):
+    """The shortest idle time there is: each command line meets a daemon that is about to end."""
+    host.env["OYAKO_STOP_IDLE_SECONDS"] = "0"
+    pids = set()
+    for i in range(40):
+        host.new_vm("vm%d" % i)
+        pids.add(host.daemon_pid())
+        time.sleep(0.013 * (i % 7))
+    assert len(host.json("get-vm")) == 40
+
+
 # ---- disks ----
 
 

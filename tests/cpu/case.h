@@ -26,6 +26,8 @@
 
 #define CASE_MAX_CODE 64
 
+#define FLAG_AC 0x40000u
+
 enum {
 	VECTOR_BP = 3,
 	VECTOR_SS = 12,

@@ -36,7 +36,6 @@ struct maker {
 enum { RCX = 1, RDX = 2, RSP = 4 };
 
 #define FLAGS_STATUS 0x8d5u
-#define FLAG_AC      0x40000u
 
 struct generator *generator_new(enum cpu_mode mode, bool sequences)
 {

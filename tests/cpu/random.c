@@ -228,7 +228,6 @@ void random_fpu(struct rng *rng, struct hostop_fpu *fpu)
 #define FLAGS_ALWAYS 0x202u
 #define FLAGS_STATUS 0x8d5u
 #define FLAG_DF      0x400u
-#define FLAG_AC      0x40000u
 
 void random_state(struct rng *rng, struct cpu_state *state)
 {

@@ -80,7 +80,7 @@ static bool run(void *subject, const struct cpu_case *c, struct cpu_outcome *ret
 	uint64_t address = 0;
 	struct hostop op;
 
-	if (c->mode != CPU_MODE_64 || c->instruction_count != 1 ||
+	if (c->mode != CPU_MODE_64 || c->instruction_count != 1 || c->before.rflags & FLAG_AC ||
 	    c->before.rip + c->code_length >= CODE_ADDRESS + CODE_SIZE ||
 	    !ZYAN_SUCCESS(zydis_decode(&s->decoder, c->code, c->code_length, &insn, operands)) ||
 	    !hostop_prepare(s->arena, &insn, operands, &op))

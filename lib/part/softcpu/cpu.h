@@ -312,6 +312,7 @@ struct vp {
 	bool halted;
 	bool wait_for_sipi;
 	bool shutdown; /* triple fault */
+	unsigned pauses; /* PAUSE instructions */
 	bool align_check; /* misaligned accesses of user code raise #AC */
 
 	/* MSRs */

@@ -5,6 +5,7 @@
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
 
+#include <sched.h>
 #include <x86intrin.h>
 
 static void need_cpl0(struct vp *c, struct uop *u)
@@ -69,9 +70,15 @@ struct block *sc_hlt(struct vp *c, struct uop *u)
 	return end_block(c, u);
 }
 
+/* Somebody who spins may wait for a VP whose thread the host doesn't run. */
+#define PAUSES_PER_YIELD 4096
+
 struct block *sc_pause(struct vp *c, struct uop *u)
 {
-	_mm_pause();
+	if (++c->pauses % PAUSES_PER_YIELD == 0)
+		sched_yield();
+	else
+		_mm_pause();
 	NEXT;
 }
 

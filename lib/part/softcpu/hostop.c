@@ -554,6 +554,8 @@ static void choose_registers(const ZydisDecodedInstruction *insn, const struct h
 
 	enc->has_modrm = insn->attributes & ZYDIS_ATTRIB_HAS_MODRM;
 	enc->opcode = insn->opcode;
+	if (insn->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && insn->opcode == 0x82)
+		enc->opcode = 0x80; /* the same, but there in 64-bit mode too */
 	if (!enc->has_modrm) {
 		if (recipe->rm.kind == OPERAND_GPR || recipe->rm.kind == OPERAND_GPR8) {
 			enc->opcode = (insn->opcode & 0xf8) | (HOST_GPR_RM & 7);

@@ -281,7 +281,7 @@ static bool wait_halt(struct guest *g)
 {
 	struct timespec ms = { 0, 1000000 };
 
-	for (unsigned i = 0; i < 10000; i++) {
+	for (unsigned i = 0; i < 60000; i++) {
 		nanosleep(&ms, NULL);
 		part_pause(g->part);
 		part_vp_get_state(g->part, 0, &g->s);

@@ -1,5 +1,8 @@
 #include "part/softcpu/lapic.h"
 
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -539,6 +542,104 @@ static void test_state_round_trip(void **state)
 	assert_memory_equal(&saved, &again, sizeof(saved));
 }
 
+/* ---- senders on other threads ---- */
+
+#define SENDERS 3
+#define SENT	5000
+
+struct race {
+	struct lapic_bus *bus;
+	sem_t woken;
+	atomic_uint taken[SENDERS], nmis;
+};
+
+struct sender {
+	struct race *race;
+	unsigned number;
+};
+
+static void race_wake(void *user, unsigned vp)
+{
+	sem_post(&((struct race *)user)->woken);
+}
+
+static uint64_t no_time(void *user)
+{
+	return 0;
+}
+
+static uint64_t no_tsc(void *user, unsigned vp)
+{
+	return 0;
+}
+
+/* Sends the next one when the last one was taken: a lost wake-up ends in a hang. */
+static void *send_many(void *user)
+{
+	struct sender *sender = user;
+	atomic_uint *taken = &sender->race->taken[sender->number];
+
+	for (unsigned i = 0; i < SENT; i++) {
+		lapic_bus_msi(sender->race->bus, 0xfee00000, 0x40 + sender->number * 0x10);
+		while (atomic_load(taken) == i)
+			sched_yield();
+	}
+	lapic_bus_nmi(sender->race->bus, 0);
+	return NULL;
+}
+
+static bool race_over(struct race *race)
+{
+	unsigned sum = 0;
+
+	for (unsigned i = 0; i < SENDERS; i++)
+		sum += atomic_load(&race->taken[i]);
+	return sum == SENDERS * SENT && atomic_load(&race->nmis);
+}
+
+static void take_all(struct race *race, struct lapic *apic)
+{
+	uint8_t unused;
+	int vector;
+
+	while (lapic_attention(apic)) {
+		if (lapic_next_event(apic, true, false, &unused) == LAPIC_NMI)
+			atomic_fetch_add(&race->nmis, 1);
+		vector = lapic_acknowledge(apic);
+		if (vector < 0)
+			continue;
+		lapic_write_eoi(apic);
+		atomic_fetch_add(&race->taken[(vector - 0x40) / 0x10], 1);
+	}
+}
+
+static void test_senders_on_other_threads(void **state)
+{
+	struct race race = { 0 };
+	struct lapic_config config = {
+		.count = 1, .apic_hz = APIC_HZ, .tsc_hz = TSC_HZ, .phys_bits = 36,
+		.host = { &race, no_time, no_tsc, race_wake, fake_eoi, fake_ack },
+	};
+	struct sender senders[SENDERS];
+	pthread_t threads[SENDERS];
+
+	sem_init(&race.woken, 0, 0);
+	assert_int_equal(lapic_bus_new(&config, &race.bus, NULL), 0);
+	wr(lapic_bus_get(race.bus, 0), SVR, 0x1ff);
+	for (unsigned i = 0; i < SENDERS; i++) {
+		senders[i] = (struct sender){ &race, i };
+		assert_int_equal(pthread_create(&threads[i], NULL, send_many, &senders[i]), 0);
+	}
+	while (!race_over(&race)) {
+		sem_wait(&race.woken);
+		take_all(&race, lapic_bus_get(race.bus, 0));
+	}
+	for (unsigned i = 0; i < SENDERS; i++)
+		pthread_join(threads[i], NULL);
+	lapic_bus_free(race.bus);
+	sem_destroy(&race.woken);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -561,6 +662,7 @@ int main(void)
 		TEST(test_base_transitions),
 		TEST(test_narrow_access),
 		TEST(test_state_round_trip),
+		cmocka_unit_test(test_senders_on_other_threads),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -13,8 +13,8 @@ static void check_answer(const uint8_t *frame, size_t len)
 {
 	struct frame_layout l;
 
-	if (len > DHCP_REPLY_BYTES || !frame_parse(frame, len, false, &l) || l.end != len || !l.l4 ||
-	    !frame_checksum_ok(frame, len))
+	if (len > DHCP_REPLY_BYTES || !frame_parse(frame, len, false, &l) || l.end != len ||
+	    !l.l4 || !frame_checksum_ok(frame, len))
 		abort();
 }
 

@@ -81,25 +81,6 @@ echo "== end"
             assert "sum%d %s" % (i, digest) in output and "was%d %s" % (i, digest) in output
 
 
-def test_dvd_shows_what_is_on_it(host, kernel, tmp_path):
-    content = os.urandom(5 << 20)
-    (tmp_path / "iso").mkdir()
-    (tmp_path / "iso" / "data").write_bytes(content)
-    iso = str(tmp_path / "disc.iso")
-    subprocess.run(["genisoimage", "-quiet", "-R", "-V", "DISC", "-o", iso, str(tmp_path / "iso")],
-                   check=True)
-    output = host.boot_script(kernel, """
-mount -t iso9660 -o ro /dev/sr0 /mnt && sha256sum /mnt/data
-umount /mnt
-(echo >/dev/sr0) 2>/dev/null && echo WRITABLE
-echo "== dmesg"; dmesg -r
-echo "== end"
-""", before_start=lambda: host.run("add-vmdvddrive", "-VMName", "t", "-Path", iso))
-    healthy(output)
-    assert hashlib.sha256(content).hexdigest() in output
-    assert "WRITABLE" not in output
-
-
 def test_drivers_go_and_come_again(host, kernel):
     """hv_netvsc, hv_storvsc and hv_utils are unloaded and loaded again, twice."""
     disk = blank(host, "data", 64)
@@ -193,6 +174,44 @@ echo "== end"
     assert output.count("disk ok") == 4 and output.count("net ok") == 4, output[-6000:]
     assert output.count("\n0-3\n") == 2
     assert len(re.findall(r"cpu \d off", output)) == 6, output
+
+
+def test_kernel_starts_the_next_one(host, kernel, tmp_path):
+    """kexec, twice: what the old kernel told the hypervisor and VMBus must not hurt the new one."""
+    kexec = str(tmp_path / "kexec")
+    subprocess.run(["gcc", "-static", "-O", "-o", kexec,
+                    os.path.join(os.path.dirname(__file__), "kexec.c")], check=True)
+    disk = blank(host, "data", 64)
+    work = LEASE + """
+ping -c 2 -W 5 $gateway >/dev/null && echo "net ok"
+head -c 1048576 /dev/urandom >/tmp/r
+dd if=/tmp/r of=/dev/sda oflag=direct bs=64k conv=notrunc 2>/dev/null
+dd if=/dev/sda of=/tmp/s iflag=direct bs=64k count=16 2>/dev/null
+cmp /tmp/r /tmp/s && echo "disk ok"
+dmesg -r >/tmp/log
+echo "kernel $(sed -n 's/.*kernel_number=//p' /proc/cmdline)"
+"""
+    last = tmp_path / "last"
+    last.mkdir()
+    last = kernel.initrd_with(str(last), work + """
+echo "== dmesg"; cat /tmp/log
+echo "== end"
+""")
+    again = work + """
+/kexec /vmlinuz %s "$(sed 's/kernel_number=.*//' /proc/cmdline) kernel_number=%d"
+sleep 20
+"""
+    middle = tmp_path / "middle"
+    middle.mkdir()
+    middle = kernel.initrd_with(str(middle), again % ("/last.gz", 3), [
+        (kexec, "/kexec"), (kernel.image, "/vmlinuz"), (last, "/last.gz")])
+    output = host.boot_script(kernel, again % ("/middle.gz", 2), memory="1GB", processors=2,
+                              cmdline="kernel_number=1", vm_options=("-VHDPath", disk, *NAT),
+                              files=[(kexec, "/kexec"), (kernel.image, "/vmlinuz"),
+                                     (middle, "/middle.gz")])
+    healthy(output)
+    assert re.findall(r"^kernel (\d)$", output, re.M) == ["1", "2", "3"]
+    assert output.count("net ok") == 3 and output.count("disk ok") == 3
 
 
 # hv_vmbus.max_version is major << 16 | minor.

@@ -695,6 +695,19 @@ static bool needs_masks(const ZydisDecodedInstruction *insn)
 	return insn->mnemonic == ZYDIS_MNEMONIC_DPPS || insn->mnemonic == ZYDIS_MNEMONIC_DPPD;
 }
 
+static bool keeps_c1(const ZydisDecodedInstruction *insn)
+{
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_FCOMI:
+	case ZYDIS_MNEMONIC_FCOMIP:
+	case ZYDIS_MNEMONIC_FUCOMI:
+	case ZYDIS_MNEMONIC_FUCOMIP:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void append_instruction(struct maker *m)
 {
 	struct cpu_case *c = m->c;
@@ -706,6 +719,7 @@ static void append_instruction(struct maker *m)
 	c->instruction_count++;
 	c->extension |= is_extension(&m->insn);
 	c->loose_mmx |= is_masked_move(&m->insn);
+	c->loose_c1 |= keeps_c1(&m->insn);
 	c->loose_popa |=
 	    m->insn.mnemonic == ZYDIS_MNEMONIC_POPA || m->insn.mnemonic == ZYDIS_MNEMONIC_POPAD;
 	c->large_operand |= m->operands[0].size > 128 || m->operands[0].size == 112;

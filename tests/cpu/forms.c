@@ -313,6 +313,11 @@ static bool forbidden(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_VERW:
 	case ZYDIS_MNEMONIC_LAR:
 	case ZYDIS_MNEMONIC_LSL:
+	case ZYDIS_MNEMONIC_LDS: /* load segment registers */
+	case ZYDIS_MNEMONIC_LES:
+	case ZYDIS_MNEMONIC_LSS:
+	case ZYDIS_MNEMONIC_LFS:
+	case ZYDIS_MNEMONIC_LGS:
 	case ZYDIS_MNEMONIC_MONITOR:
 	case ZYDIS_MNEMONIC_MWAIT:
 		return true;

@@ -33,7 +33,7 @@ struct maker {
 	ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
 };
 
-enum { RCX = 1, RDX = 2, RSP = 4 };
+enum { RCX = 1, RDX = 2, RSP = 4, RBP = 5 };
 
 #define FLAGS_STATUS 0x8d5u
 
@@ -295,7 +295,7 @@ static bool vague_alignment_check(const struct maker *m, const ZydisDecodedOpera
 {
 	return m->c->before.rflags & FLAG_AC &&
 	       (is_string(&m->insn) || m->insn.mnemonic == ZYDIS_MNEMONIC_ENTER ||
-		(operand->size >= 80 && operand->size != 128));
+		is_masked_move(&m->insn) || (operand->size >= 80 && operand->size != 128));
 }
 
 static bool operand_safe(const struct maker *m, const ZydisDecodedOperand *operand)
@@ -363,6 +363,16 @@ static bool tame_string(struct maker *m)
 	if (rng_percent(&m->rng, 50))
 		memset(m->c->before.data, (int)m->c->before.gpr[0], DATA_SIZE);
 	return true;
+}
+
+/* Its outer frames' pointers are read from below RBP, which isn't among its operands. */
+static bool tame_enter(struct maker *m)
+{
+	if (m->insn.mnemonic != ZYDIS_MNEMONIC_ENTER)
+		return true;
+	set_register(m, RBP,
+		     DATA_ADDRESS - m->layout->data_base + rng_below(&m->rng, DATA_SIZE + 64));
+	return may_set(m, RBP);
 }
 
 /* An offset in a register can reach far: keep it inside the data pages. */
@@ -622,7 +632,7 @@ static bool make_instruction(struct maker *m)
 {
 	random_code(&m->rng, m->generator->mode == CPU_MODE_64, &m->code);
 	if (!decode(m) || !flags_defined(m) || !tame_bit_offset(m) || !place_operands(m) ||
-	    !tame_string(m) || !operands_safe(m))
+	    !tame_string(m) || !tame_enter(m) || !operands_safe(m))
 		return false;
 	if (moves_state(&m->insn) && !stands_alone(m))
 		return false;
@@ -685,6 +695,19 @@ static bool needs_masks(const ZydisDecodedInstruction *insn)
 	return insn->mnemonic == ZYDIS_MNEMONIC_DPPS || insn->mnemonic == ZYDIS_MNEMONIC_DPPD;
 }
 
+static bool keeps_c1(const ZydisDecodedInstruction *insn)
+{
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_FCOMI:
+	case ZYDIS_MNEMONIC_FCOMIP:
+	case ZYDIS_MNEMONIC_FUCOMI:
+	case ZYDIS_MNEMONIC_FUCOMIP:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void append_instruction(struct maker *m)
 {
 	struct cpu_case *c = m->c;
@@ -696,6 +719,7 @@ static void append_instruction(struct maker *m)
 	c->instruction_count++;
 	c->extension |= is_extension(&m->insn);
 	c->loose_mmx |= is_masked_move(&m->insn);
+	c->loose_c1 |= keeps_c1(&m->insn);
 	c->loose_popa |=
 	    m->insn.mnemonic == ZYDIS_MNEMONIC_POPA || m->insn.mnemonic == ZYDIS_MNEMONIC_POPAD;
 	c->large_operand |= m->operands[0].size > 128 || m->operands[0].size == 112;

@@ -15,6 +15,8 @@
 #define ARENA_SIZE    (32u << 20)
 #define MAX_CODE_SIZE 512 /* of one recipe, both entries */
 
+_Static_assert(sizeof(struct code_recipe) == 32, "no padding");
+
 struct code_slot {
 	struct code_recipe recipe;
 	struct code_entry entry; /* entry.code NULL: free slot */
@@ -175,6 +177,52 @@ static void emit_fpu_store(struct emitter *e)
 	EMIT(e, 0x48, 0x8d, 0x64, 0x24, 0x08); /* lea rsp, [rsp + 8] */
 }
 
+static void emit_light_load(struct emitter *e, uint8_t light)
+{
+	if (light & LIGHT_LOAD_STI) {
+		/* movzx ecx, word [r10 + rm]; fld tbyte [rdi + rcx] */
+		EMIT(e, 0x41, 0x0f, 0xb7, 0x4a, offsetof(struct hostop, rm));
+		EMIT(e, 0xdb, 0x2c, 0x0f);
+	}
+	if (light & LIGHT_LOAD_ST0) {
+		EMIT(e, 0xdb, 0xaf); /* fld tbyte [rdi + st0] */
+		emit32(e, REGS_OFFSET(fpu.st));
+	}
+}
+
+static void emit_drop(struct emitter *e)
+{
+	EMIT(e, 0xdd, 0xd8); /* fstp st0 */
+}
+
+/* The status word goes to R9 and is returned. What it says is forgotten by the host. */
+static void emit_light_store(struct emitter *e, uint8_t light)
+{
+	EMIT(e, 0xdf, 0xe0, 0x41, 0x89, 0xc1); /* fnstsw ax; mov r9d, eax */
+	if (light & LIGHT_DROP_FIRST)
+		emit_drop(e);
+	if (light & LIGHT_STORE_ST0) {
+		EMIT(e, 0xdb, 0xbf); /* fstp tbyte [rdi + st0] */
+		emit32(e, REGS_OFFSET(fpu.st));
+	}
+	if (light & LIGHT_STORE_STI) {
+		/* movzx ecx, word [r10 + rm]; fstp tbyte [rdi + rcx] */
+		EMIT(e, 0x41, 0x0f, 0xb7, 0x4a, offsetof(struct hostop, rm));
+		EMIT(e, 0xdb, 0x3c, 0x0f);
+	}
+	if (light & (LIGHT_DROP_LAST | LIGHT_DROP_TWO))
+		emit_drop(e);
+	if (light & LIGHT_DROP_TWO)
+		emit_drop(e);
+}
+
+static void emit_light_return(struct emitter *e)
+{
+	EMIT(e, 0x41, 0xf6, 0xc1, 0x7f); /* test r9b, 0x7f */
+	EMIT(e, 0x74, 0x02, 0xdb, 0xe2); /* jz over fnclex */
+	EMIT(e, 0x44, 0x89, 0xc8, 0xc3); /* mov eax, r9d; ret */
+}
+
 /* Leaves for hostop_run_fp unless the guest's MXCSR masks everything and rounds to nearest without
  * flushing, as C code's does; then the host's MXCSR is made equal, which it mostly is already. */
 static void emit_check_mxcsr(struct emitter *e)
@@ -211,6 +259,7 @@ static void emit_body(struct emitter *e, const struct code_recipe *r, bool store
 	emit_load_operands(e, r);
 	if (r->flags_in)
 		emit_load_flags(e);
+	emit_light_load(e, r->light);
 	emit_load_implicit(e, r->implicit_load);
 	if (r->mem_in_rdi)
 		EMIT(e, 0x49, 0x89, 0xfb, 0x48, 0x89, 0xf7); /* mov r11, rdi; mov rdi, rsi */
@@ -219,6 +268,8 @@ static void emit_body(struct emitter *e, const struct code_recipe *r, bool store
 		EMIT(e, 0x4c, 0x89, 0xdf); /* mov rdi, r11 */
 	if (r->fpu_image)
 		emit_fpu_store(e);
+	if (r->light)
+		emit_light_store(e, r->light);
 	emit_store_implicit(e, r->implicit_store);
 	emit_store_operands(e, r);
 	if (r->flags_out)
@@ -229,7 +280,10 @@ static void emit_body(struct emitter *e, const struct code_recipe *r, bool store
 		EMIT(e, 0x0f, 0xae, 0x9f); /* stmxcsr [rdi + mxcsr] */
 		emit32(e, REGS_OFFSET(fpu.mxcsr));
 	}
-	EMIT(e, 0x31, 0xc0, 0xc3); /* xor eax, eax; ret */
+	if (r->light)
+		emit_light_return(e);
+	else
+		EMIT(e, 0x31, 0xc0, 0xc3); /* xor eax, eax; ret */
 }
 
 static hostop_fn *function_at(const uint8_t *address)

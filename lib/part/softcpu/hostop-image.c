@@ -27,16 +27,11 @@ static void set_fcw(struct hostop_fpu *fpu, uint16_t fcw)
 	update_summary(fpu);
 }
 
-static unsigned top(const struct hostop_fpu *fpu)
-{
-	return fpu->fsw >> 11 & 7;
-}
-
 /* The image is ordered by ST number: a new TOP moves the physical registers in it. */
 static void rotate_registers(struct hostop_fpu *fpu, unsigned old_top)
 {
 	uint8_t st[8][16];
-	unsigned by = (top(fpu) - old_top) & 7;
+	unsigned by = (hostop_top(fpu) - old_top) & 7;
 
 	if (!by)
 		return;
@@ -47,7 +42,7 @@ static void rotate_registers(struct hostop_fpu *fpu, unsigned old_top)
 
 void hostop_enter_mmx(struct hostop_fpu *fpu)
 {
-	unsigned old_top = top(fpu);
+	unsigned old_top = hostop_top(fpu);
 
 	fpu->fsw &= (uint16_t) ~(7u << 11);
 	fpu->ftw = 0xff;
@@ -56,7 +51,7 @@ void hostop_enter_mmx(struct hostop_fpu *fpu)
 
 static void x87_init(struct hostop_fpu *fpu)
 {
-	unsigned old_top = top(fpu);
+	unsigned old_top = hostop_top(fpu);
 
 	fpu->fcw = 0x037f;
 	fpu->fsw = 0;
@@ -164,7 +159,7 @@ static uint16_t full_tags(const struct hostop_fpu *fpu)
 		unsigned tag = TAG_EMPTY;
 
 		if (fpu->ftw >> i & 1)
-			tag = tag_of(fpu->st[(i - top(fpu)) & 7]);
+			tag = tag_of(fpu->st[(i - hostop_top(fpu)) & 7]);
 		tags |= (uint16_t)(tag << i * 2);
 	}
 	return tags;
@@ -260,7 +255,7 @@ static unsigned op_fnstenv(struct hostop_regs *regs, void *mem, const struct hos
 
 static unsigned op_fldenv(struct hostop_regs *regs, void *mem, const struct hostop *op)
 {
-	unsigned old_top = top(&regs->fpu);
+	unsigned old_top = hostop_top(&regs->fpu);
 
 	if (hostop_x87_fault(op, regs))
 		return VECTOR_MF;

@@ -32,6 +32,32 @@ struct code_operand {
 	bool load, store;
 };
 
+/*
+ * x87 instructions on one or two registers run light: on the host's own, otherwise empty x87 stack,
+ * with only the operands loaded to it. Recipe flags: what is loaded before and stored after.
+ */
+enum {
+	LIGHT = 1,
+	LIGHT_LOAD_ST0 = 2,
+	LIGHT_LOAD_STI = 4, /* below ST0; its offset is in op->rm */
+	LIGHT_STORE_ST0 = 8,
+	LIGHT_STORE_STI = 16,
+	LIGHT_DROP_FIRST = 32, /* one register before the store, */
+	LIGHT_DROP_LAST = 64,  /* one after it, */
+	LIGHT_DROP_TWO = 128,  /* or two */
+};
+
+/* struct hostop, x87.flags */
+enum {
+	X87_NEEDS_ST0 = 1,
+	X87_NEEDS_STI = 2,
+	X87_PUSHES = 4,
+	X87_POPS = 8,
+	X87_POPS_TWO = 16,
+	X87_CONDITION = 32, /* sets C0, C2 and C3 */
+	X87_KEEPS_C1 = 64,  /* FCOMI; some processors clear it */
+};
+
 enum { IMPLICIT_RAX = 1, IMPLICIT_RCX = 2, IMPLICIT_RDX = 4, IMPLICIT_RBX = 8, IMPLICIT_XMM0 = 16 };
 
 /* All that decides the generated code: two equal recipes share it. No padding: compared as bytes. */
@@ -44,7 +70,7 @@ struct code_recipe {
 	bool fpu_image;			       /* between FXRSTOR and FXSAVE */
 	bool mem_in_rdi;		       /* MASKMOV */
 	bool check_mxcsr; /* a second entry that runs with the guest's MXCSR if that is plain */
-	uint8_t reserved;
+	uint8_t light;	  /* LIGHT_* */
 };
 
 struct code_entry {
@@ -60,10 +86,23 @@ bool hostop_code_get(struct hostop_arena *arena, const struct code_recipe *recip
 hostop_fn hostop_run_fp;  /* SSE floating point under any MXCSR */
 hostop_fn hostop_run_x87; /* x87 and MMX */
 hostop_fn hostop_run_mmx_fp; /* both: CVTPS2PI and its relatives */
+/* FIP, FOP and FDP after an x87 instruction that isn't control. */
+void hostop_note_x87(struct hostop_regs *regs, const struct hostop *op);
+
+/* hostop-x87.c */
+/* Whether the instruction can run light; fills recipe (but flags), op->x87, op->rm and op->run. When
+ * op->run needs no generated code, recipe->light stays 0. */
+bool hostop_x87_describe(const ZydisDecodedInstruction *insn, struct hostop *op,
+			 struct code_recipe *recipe);
 
 /* hostop-image.c: the instruction done in C, or NULL. */
 hostop_fn *hostop_image_op(ZydisMnemonic mnemonic);
 /* What every MMX instruction does first: TOP = 0, all registers valid. */
 void hostop_enter_mmx(struct hostop_fpu *fpu);
+
+static inline unsigned hostop_top(const struct hostop_fpu *fpu)
+{
+	return fpu->fsw >> 11 & 7;
+}
 
 #endif

@@ -110,6 +110,14 @@ unsigned hostop_run_fp(struct hostop_regs *regs, void *mem, const struct hostop 
 	return 0;
 }
 
+void hostop_note_x87(struct hostop_regs *regs, const struct hostop *op)
+{
+	regs->fpu.fip = regs->rip;
+	regs->fpu.fop = op->fop;
+	if (op->mem_size)
+		regs->fpu.fdp = regs->ea;
+}
+
 /* The host would raise #MF itself if ES were set; it is recomputed from flags and masks. */
 static void run_on_image(struct hostop_regs *regs, void *mem, const struct hostop *op)
 {
@@ -118,15 +126,11 @@ static void run_on_image(struct hostop_regs *regs, void *mem, const struct hosto
 
 	regs->fpu.fsw &= 0x7f7f;
 	op->code(regs, mem, op);
-	if (op->unit == HOSTOP_X87) {
-		fip = regs->rip;
-		fop = op->fop;
-		if (op->mem_size)
-			fdp = regs->ea;
-	}
 	regs->fpu.fip = fip;
 	regs->fpu.fdp = fdp;
 	regs->fpu.fop = fop;
+	if (op->unit == HOSTOP_X87)
+		hostop_note_x87(regs, op);
 	regs->fpu.mxcsr_mask = HOSTOP_MXCSR_MASK;
 }
 

@@ -768,6 +768,26 @@ static bool waits(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand
 	}
 }
 
+/* The light form of an instruction that has its full form already. */
+static void prepare_light(struct hostop_arena *arena, const ZydisDecodedInstruction *insn,
+			  struct hostop *op)
+{
+	struct hostop light = *op;
+	struct code_recipe recipe;
+	struct code_entry entry;
+
+	memset(&recipe, 0, sizeof(recipe));
+	if (!hostop_x87_describe(insn, &light, &recipe))
+		return;
+	describe_flags(insn, &light, &recipe);
+	if (recipe.light) {
+		if (!hostop_code_get(arena, &recipe, &entry))
+			return;
+		light.light = entry.code;
+	}
+	*op = light;
+}
+
 /* ---- together ---- */
 
 static hostop_fn *choose_runner(const ZydisDecodedInstruction *insn, const struct hostop *op,
@@ -798,6 +818,8 @@ static bool prepare_code(struct hostop_arena *arena, const ZydisDecodedInstructi
 		return false;
 	op->code = entry.code;
 	op->run = choose_runner(insn, op, &entry);
+	if (op->unit == HOSTOP_X87)
+		prepare_light(arena, insn, op);
 	return true;
 }
 

@@ -139,7 +139,8 @@ typedef unsigned hostop_fn(struct hostop_regs *regs, void *mem, const struct hos
 
 struct hostop {
 	hostop_fn *run;	 /* use hostop_run */
-	hostop_fn *code; /* private: the generated code */
+	hostop_fn *code; /* private: the generated code, */
+	hostop_fn *light; /* and that for common x87 operands */
 	uint16_t reg, rm; /* private: offsets of the register operands in struct hostop_regs */
 	uint16_t mem_size; /* bytes; 0: no memory operand */
 	uint8_t mem_access; /* HOSTOP_MEM_READ | HOSTOP_MEM_WRITE */
@@ -152,6 +153,9 @@ struct hostop {
 	uint8_t locked;	    /* had a LOCK prefix: mem must be the guest RAM itself */
 	uint8_t waits;	    /* for hostop_x87_fault */
 	uint8_t private_flags;
+	struct {
+		uint8_t index, flags;
+	} x87; /* private */
 };
 
 struct hostop_arena;

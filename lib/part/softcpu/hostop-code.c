@@ -224,7 +224,7 @@ static void emit_light_return(struct emitter *e)
 }
 
 /* Leaves for hostop_run_fp unless the guest's MXCSR masks everything and rounds to nearest without
- * flushing, as C code's does; then the host's MXCSR is made equal, which it mostly is already. */
+ * flushing, as C code's does; then only its status flags are the host's afterwards. */
 static void emit_check_mxcsr(struct emitter *e)
 {
 	const uint8_t slow[] = { 0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, /* mov rax, imm64 */
@@ -240,10 +240,7 @@ static void emit_check_mxcsr(struct emitter *e)
 	EMIT(e, 0x74, sizeof(slow)); /* je over it */
 	emit_bytes(e, slow, sizeof(slow));
 	memcpy(e->p - 10, &target, 8);
-	EMIT(e, 0x0f, 0xae, 0x5c, 0x24, 0xf8); /* stmxcsr [rsp - 8] */
-	EMIT(e, 0x3b, 0x44, 0x24, 0xf8);       /* cmp eax, [rsp - 8] */
-	EMIT(e, 0x74, 0x07);		       /* je over the ldmxcsr */
-	EMIT(e, 0x0f, 0xae, 0x97);	       /* ldmxcsr [rdi + mxcsr] */
+	EMIT(e, 0x0f, 0xae, 0x97); /* ldmxcsr [rdi + mxcsr] */
 	emit32(e, REGS_OFFSET(fpu.mxcsr));
 }
 

@@ -1,7 +1,7 @@
 # A thin front for meson: what a newcomer types. Options go to meson: `meson configure build`.
 BUILD ?= build
 
-.PHONY: all demo test check bench install clean packages-build
+.PHONY: all demo test bench install coverage format clean packages-build
 
 all: packages-build
 	@test -e $(BUILD)/build.ninja || meson setup $(BUILD) >/dev/null
@@ -24,6 +24,18 @@ bench: all
 
 install: all
 	@meson install -C $(BUILD) --no-rebuild $(if $(DESTDIR),--destdir $(DESTDIR))
+
+# What the unit tests reach: build-coverage/meson-logs/coveragereport/index.html
+coverage:
+	@tools/install-packages build test coverage
+	@test -e build-coverage/build.ninja || meson setup build-coverage -Db_coverage=true >/dev/null
+	@meson test -C build-coverage --suite unit --suite cpu
+	@ninja -C build-coverage coverage-html coverage-text
+	@cat build-coverage/meson-logs/coverage.txt
+
+format:
+	@tools/install-packages test
+	@tests/style/check-format --fix
 
 clean:
 	rm -rf $(BUILD) build-*

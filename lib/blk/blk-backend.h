@@ -1,6 +1,6 @@
 /*
- * For implementers of a block back end or filter: embed struct blk as the first member, call blk_init
- * once everything is ready, and end every request by blk_complete.
+ * For implementers of a block back end or filter: embed struct blk as the first member, call
+ * blk_init once everything is ready, and end every request by blk_complete.
  */
 #ifndef BLK_BLK_BACKEND_H
 #define BLK_BLK_BACKEND_H
@@ -9,8 +9,9 @@
 
 struct blk_ops {
 	const char *name;
-	/* Starts a request that blk_submit has checked (range, read-only, iov lengths; a read, write,
-	 * unmap or zeroing of length 0 never arrives). Must not complete it before it returns. */
+	/* Starts a request that blk_submit has checked (range, read-only, iov lengths; a read,
+	 * write, unmap or zeroing of length 0 never arrives). Must not complete it before it
+	 * returns. */
 	void (*submit)(struct blk *blk, struct blk_request *req);
 	/* Blocks until some request made progress. Called only while in_flight > 0. */
 	void (*wait)(struct blk *blk);
@@ -37,8 +38,8 @@ void blk_complete(struct blk_request *req, enum blk_result result);
 
 /* Bytes of an iovec array; saturates. */
 uint64_t blk_iov_bytes(const struct iovec *iov, unsigned iov_count);
-/* Fills ret (room for max) with [skip, skip + len) of iov; returns the count, and in *ret_len how many
- * bytes fitted. */
+/* Fills ret (room for max) with [skip, skip + len) of iov; returns the count, and in *ret_len how
+ * many bytes fitted. */
 unsigned blk_iov_slice(const struct iovec *iov, unsigned iov_count, uint64_t skip, uint64_t len,
 		       struct iovec *ret, unsigned max, uint64_t *ret_len);
 /* Zeroes [skip, skip + len) of iov. */

@@ -5,8 +5,10 @@
 #include <assert.h>
 
 static const char *const op_names[BLK_OP_COUNT] = {
-	[BLK_READ] = "read",	 [BLK_WRITE] = "write",
-	[BLK_FLUSH] = "flush",	 [BLK_UNMAP] = "unmap",
+	[BLK_READ] = "read",
+	[BLK_WRITE] = "write",
+	[BLK_FLUSH] = "flush",
+	[BLK_UNMAP] = "unmap",
 	[BLK_WRITE_ZEROES] = "write-zeroes",
 };
 

@@ -2,18 +2,17 @@
  * The block interface: a disk as devices see it, whatever stands behind it (raw file, VHDX, later
  * chains and filters). blk-backend.h is for those who implement one.
  *
- * Requests are asynchronous. The caller fills a struct blk_request that it owns (usually embedded in
- * its own request), calls blk_submit and gets it back by done(), on the loop's thread and never
+ * Requests are asynchronous. The caller fills a struct blk_request that it owns (usually embedded
+ *in its own request), calls blk_submit and gets it back by done(), on the loop's thread and never
  * inside blk_submit. Until then the request, its iovec array and the buffers must stay. Requests in
  * flight are not ordered among each other; a flush covers the writes that were completed before the
  * flush was submitted. Everything belongs to one loop.
  *
- * Unwritten and unmapped ranges read as zeros. BLK_UNMAP of a disk that can't (can_unmap) does nothing;
- * BLK_WRITE_ZEROES always zeroes.
+ * Unwritten and unmapped ranges read as zeros. BLK_UNMAP of a disk that can't (can_unmap) does
+ *nothing; BLK_WRITE_ZEROES always zeroes.
  *
- *	req->op = BLK_READ; req->offset = 0; req->length = 4096; req->iov = &iov; req->iov_count = 1;
- *	req->done = arrived;
- *	blk_submit(disk, req);
+ *	req->op = BLK_READ; req->offset = 0; req->length = 4096; req->iov = &iov; req->iov_count =
+ *1; req->done = arrived; blk_submit(disk, req);
  */
 #ifndef BLK_BLK_H
 #define BLK_BLK_H
@@ -36,9 +35,9 @@ enum blk_op { BLK_READ, BLK_WRITE, BLK_FLUSH, BLK_UNMAP, BLK_WRITE_ZEROES, BLK_O
 
 enum blk_result {
 	BLK_OK,
-	BLK_IO_ERROR,	  /* the host could not read or write; an unknown part was written      */
-	BLK_NO_SPACE,	  /* the host's storage is full                                         */
-	BLK_READ_ONLY,	  /* a change of a read-only disk                                       */
+	BLK_IO_ERROR,     /* the host could not read or write; an unknown part was written      */
+	BLK_NO_SPACE,     /* the host's storage is full                                         */
+	BLK_READ_ONLY,    /* a change of a read-only disk                                       */
 	BLK_OUT_OF_RANGE, /* beyond the end, not in whole logical sectors, or lengths that differ */
 	BLK_RESULT_COUNT
 };

@@ -3,11 +3,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#define PORTS		 8
-#define RESET_OFFSET	 1
-#define ADDRESS_KEPT	 0x80fffffcu /* enable, bus, device, function, register */
-#define RESET_CPU	 0x04	     /* 0 to 1: reset */
-#define RESET_KEPT	 0x0e
+#define PORTS        8
+#define RESET_OFFSET 1
+#define ADDRESS_KEPT 0x80fffffcu /* enable, bus, device, function, register */
+#define RESET_CPU    0x04        /* 0 to 1: reset */
+#define RESET_KEPT   0x0e
 
 struct pci {
 	struct pci_config cfg;

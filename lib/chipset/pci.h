@@ -6,7 +6,8 @@
  * ones. The address register must be there all the same, or Linux complains that it finds no way to
  * configuration space.
  *
- * Registers: any thread. reset is called on the VP's thread without the lock. new, free: the loop's.
+ * Registers: any thread. reset is called on the VP's thread without the lock. new, free: the
+ * loop's.
  *
  * Specification: PCI Local Bus 3.0, section 3.2.2.3.2; Intel 82371 (PIIX3), section 2.5.
  */
@@ -16,7 +17,7 @@
 #include "bus/bus.h"
 
 #define PCI_CONFIG_PORT 0xcf8
-#define PCI_RESET_PORT	0xcf9
+#define PCI_RESET_PORT  0xcf9
 #define PCI_RESET_VALUE 0x06 /* hard reset at once */
 
 struct pci;

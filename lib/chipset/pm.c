@@ -22,7 +22,6 @@
 #define CONTROL_TYP_SHIFT 10
 #define CONTROL_SLP_EN    0x2000
 
-
 struct pm {
 	struct pm_config cfg;
 	struct loop_timer *timer;

@@ -16,10 +16,10 @@
 #include "base/loop.h"
 #include "bus/bus.h"
 
-#define PM_BASE        0x400
-#define PM_SCI_IRQ     9
-#define PM_TIMER_HZ    3579545u
-#define PM_SLP_TYP_S5  0 /* what the DSDT's _S5 says */
+#define PM_BASE       0x400
+#define PM_SCI_IRQ    9
+#define PM_TIMER_HZ   3579545u
+#define PM_SLP_TYP_S5 0 /* what the DSDT's _S5 says */
 
 struct pm;
 

@@ -262,6 +262,20 @@ struct parse {
 	struct cmdlet_invocation *out;
 };
 
+/* "Continue" and "Stop" are the same here: one cmdlet is one program. */
+static int parse_error_action(struct parse *parse, const char *value, struct error *err)
+{
+	if (!value && parse->next < parse->argc)
+		value = parse->argv[parse->next++];
+	if (value &&
+	    (strcasecmp(value, "SilentlyContinue") == 0 || strcasecmp(value, "Ignore") == 0))
+		parse->out->quiet = true;
+	else if (!value || (strcasecmp(value, "Continue") != 0 && strcasecmp(value, "Stop") != 0))
+		return error_set(err, ERR_INVALID,
+				 "-ErrorAction is one of: Continue Stop SilentlyContinue Ignore");
+	return 1;
+}
+
 /* What every cmdlet understands. 1: it was one; 0: not; negative: error. */
 static int parse_common(struct parse *parse, const char *name, const char *value, struct error *err)
 {
@@ -276,6 +290,10 @@ static int parse_common(struct parse *parse, const char *name, const char *value
 		out->list = flag != 0;
 	} else if (strcasecmp(name, "Confirm") == 0) {
 		out->confirm = flag;
+	} else if (strcasecmp(name, "Verbose") == 0) {
+		/* Nothing more is said than always. */
+	} else if (strcasecmp(name, "ErrorAction") == 0 || strcasecmp(name, "EA") == 0) {
+		return parse_error_action(parse, value, err);
 	} else if (strcasecmp(name, "WhatIf") == 0 && flag) {
 		return error_set(err, ERR_UNSUPPORTED, "-WhatIf is not there yet");
 	} else {
@@ -478,6 +496,10 @@ static int take_member(const struct cmdlet *cmdlet, const char *name, json_t *va
 	if (param->flags & CMDLET_NOT_YET)
 		return error_set(err, ERR_UNSUPPORTED, "%s -%s is not there yet", cmdlet->name,
 				 param->name);
+	if (param->type == CMDLET_FILE && json_string_length(value) > 0 &&
+	    json_string_value(value)[0] != '/')
+		return error_set(err, ERR_INVALID, "-%s: '%.200s' is not an absolute path",
+				 param->name, json_string_value(value));
 	if (param->flags & CMDLET_LIST)
 		r = list_from_json(param, value, &taken, err);
 	else

@@ -42,6 +42,17 @@ static void put_param_syntax(FILE *out, const struct cmdlet_param *param)
 	fputs(optional ? "]" : "", out);
 }
 
+/* Is there a parameter that the set can't do without, but that is not there yet? */
+static bool set_is_there(const struct cmdlet *cmdlet, unsigned set)
+{
+	const unsigned both = CMDLET_MANDATORY | CMDLET_NOT_YET;
+
+	for (const struct cmdlet_param *p = cmdlet->params; p->name; p++)
+		if ((p->flags & both) == both && cmdlet_param_in_set(p, set))
+			return false;
+	return true;
+}
+
 /* Calls put for each parameter of a set: by position first, then by name. */
 static void for_each_param(const struct cmdlet *cmdlet, unsigned set, FILE *out,
 			   void (*put)(FILE *out, const struct cmdlet_param *param))
@@ -151,7 +162,8 @@ static void put_syntax(FILE *out, const struct cmdlet *cmdlet)
 	for (unsigned set = 0; set < cmdlet_set_count(cmdlet); set++) {
 		AUTO_FREE char *syntax = cmdlet_syntax_text(cmdlet, set);
 
-		put_wrapped(out, syntax ? syntax : "", 2);
+		if (set_is_there(cmdlet, set))
+			put_wrapped(out, syntax ? syntax : "", 2);
 	}
 }
 
@@ -290,6 +302,8 @@ static void put_cmdlet_roff(FILE *out, const struct cmdlet *cmdlet)
 	for (unsigned set = 0; set < cmdlet_set_count(cmdlet); set++) {
 		AUTO_FREE char *syntax = cmdlet_syntax_text(cmdlet, set);
 
+		if (!set_is_there(cmdlet, set))
+			continue;
 		fputs(set ? ".br\noyako " : "oyako ", out);
 		put_roff(out, syntax ? syntax : "");
 		fputc('\n', out);

@@ -84,6 +84,9 @@ static void consider(const char *typed, const char *name, unsigned *best, const 
 {
 	unsigned distance = edit_distance(typed, name);
 
+	/* The beginning of a name is as near as can be. */
+	if (strlen(typed) >= 5 && strncasecmp(typed, name, strlen(typed)) == 0)
+		distance = 1;
 	if (distance < *best) {
 		*best = distance;
 		*ret = name;

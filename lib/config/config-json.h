@@ -1,6 +1,6 @@
 /*
  * The VM description as JSON: the file vm.json of a VM's folder, and what daemon and worker tell
- * each other (docs/vm-folder.md describes the members).
+ * each other (docs/api.md describes the members).
  *
  * Reading is strict, for the file may come from anywhere: a version that is newer than ours, a name
  * in "requires" that we do not know, an unknown member inside a known object, a wrong type or a

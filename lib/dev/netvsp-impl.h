@@ -127,7 +127,6 @@ struct netvsp_rss {
 struct netvsp {
 	struct vmbus *bus;
 	struct loop *loop;
-	struct mem *mem;
 	struct guid instance;
 	uint8_t permanent_mac[6];
 	char name[64];

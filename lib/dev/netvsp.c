@@ -483,7 +483,7 @@ int netvsp_set_port(struct netvsp *nic, int fd, struct error *err)
 		int r = port_new(nic->loop, fd, &port_ops, nic, &port, err);
 
 		if (r < 0)
-			return error_prefix(err, "network adapter '%s'", nic->name);
+			return r;
 	}
 	port_free(nic->port);
 	nic->port = port;
@@ -531,7 +531,6 @@ static void init_state(struct netvsp *nic, const struct netvsp_config *config)
 {
 	nic->bus = config->bus;
 	nic->loop = config->loop;
-	nic->mem = config->mem;
 	nic->instance = config->instance;
 	memcpy(nic->permanent_mac, config->mac, sizeof(nic->permanent_mac));
 	snprintf(nic->name, sizeof(nic->name), "%s",

@@ -15,7 +15,6 @@
 #include "base/error.h"
 #include "base/guid.h"
 #include "base/loop.h"
-#include "mem/mem.h"
 #include "vmbus/vmbus.h"
 
 #include <stdbool.h>
@@ -26,7 +25,6 @@ struct netvsp;
 struct netvsp_config {
 	struct vmbus *bus;
 	struct loop *loop;
-	struct mem *mem;
 	struct guid instance;
 	uint8_t mac[6];
 	unsigned vp_count; /* bounds the number of queues */

@@ -1,14 +1,14 @@
 /*
- * A request's way: vmbus_recv -> handle_packet -> (EXECUTE_SRB) the command engine -> block requests
- * into the guest's own pages -> finish -> completion on the channel that it came on.
+ * A request's way: vmbus_recv -> handle_packet -> (EXECUTE_SRB) the command engine -> block
+ * requests into the guest's own pages -> finish -> completion on the channel that it came on.
  *
- * A request holds its channel, so that the bus answers a close or goes on with a reset only when the
- * disk no longer writes into guest memory. A session number tells whether the channel that a finished
- * request belongs to is still the one that it was: if not, the completion is dropped.
+ * A request holds its channel, so that the bus answers a close or goes on with a reset only when
+ * the disk no longer writes into guest memory. A session number tells whether the channel that a
+ * finished request belongs to is still the one that it was: if not, the completion is dropped.
  *
- * Completions that find the ring full wait in the channel's list and no further request is taken from
- * the guest until they are gone. So what a guest can make us hold is bounded: MAX_IN_FLIGHT requests
- * per channel.
+ * Completions that find the ring full wait in the channel's list and no further request is taken
+ * from the guest until they are gone. So what a guest can make us hold is bounded: MAX_IN_FLIGHT
+ * requests per channel.
  */
 #include "dev/storvsp.h"
 
@@ -21,10 +21,10 @@
 
 #include <string.h>
 
-#define MAX_IN_FLIGHT	   256u
+#define MAX_IN_FLIGHT      256u
 #define MAX_SUB_CHANNELS   7u
 #define MAX_TRANSFER_BYTES (512u * 1024)
-#define MAX_REQUEST_IOV	   257u /* 1 MiB that begins inside a page */
+#define MAX_REQUEST_IOV    257u /* 1 MiB that begins inside a page */
 
 enum init_state { INIT_NONE, INIT_BEGUN, INIT_DONE };
 
@@ -174,8 +174,7 @@ static void send_enumerate(struct storvsp *sp)
 
 	sp->enumerate_wanted = false;
 	if (primary->open && sp->init_state == INIT_DONE)
-		sp->enumerate_wanted =
-			vmbus_send(primary->vmbus, 0, false, &iov, 1) == -ERR_BUSY;
+		sp->enumerate_wanted = vmbus_send(primary->vmbus, 0, false, &iov, 1) == -ERR_BUSY;
 }
 
 /* A reset is answered after all requests that are older. */
@@ -374,8 +373,8 @@ static void run_command(struct request *r, struct scsi_command *command, unsigne
 	uint32_t wanted = scsi_parameter_bytes(&lun->unit, command->cdb);
 
 	command->parameters = parameters;
-	command->parameter_bytes = copy_from_guest(r, parameters,
-						   MIN(wanted, command->buffer_bytes));
+	command->parameter_bytes =
+	    copy_from_guest(r, parameters, MIN(wanted, command->buffer_bytes));
 	scsi_execute(&lun->unit, command, &r->reply);
 	r->blk = lun->blk;
 	r->next_range = 0;
@@ -511,14 +510,13 @@ static void create_sub_channels(struct request *r)
 	struct storvsp *sp = r->sp;
 	unsigned count = r->packet.sub_channel_count;
 
-	if (sp->init_state != INIT_DONE || r->channel != &sp->channels[0] ||
-	    sp->channels[1].vmbus)
+	if (sp->init_state != INIT_DONE || r->channel != &sp->channels[0] || sp->channels[1].vmbus)
 		answer_status(r, STORVSP_STATUS_INVALID_DEVICE_STATE);
 	else if (count == 0 || count > sp->max_sub_channels)
 		answer_status(r, STORVSP_STATUS_INVALID_PARAMETER);
 	else
-		answer_status(r, offer_sub_channels(sp, count) ? STORVSP_STATUS_SUCCESS :
-								STORVSP_STATUS_UNSUCCESSFUL);
+		answer_status(r, offer_sub_channels(sp, count) ? STORVSP_STATUS_SUCCESS
+							       : STORVSP_STATUS_UNSUCCESSFUL);
 }
 
 static void reset(struct request *r, uint64_t luns)
@@ -688,10 +686,12 @@ static int channel_opened(void *dev, struct vmbus_channel *vmbus, const uint8_t 
 	channel->session = ++sp->sessions;
 	channel->in_flight = 0;
 	channel->stalled = false;
-	if (channel == &sp->channels[0]) {
-		sp->init_state = INIT_NONE;
-		sp->enumerate_wanted = false;
-	}
+	if (channel != &sp->channels[0])
+		return 0;
+	sp->init_state = INIT_NONE;
+	sp->enumerate_wanted = false;
+	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++)
+		scsi_unit_power_on(&sp->luns[i].unit);
 	return 0;
 }
 

@@ -2,8 +2,8 @@
  * The synthetic SCSI controller: storage over VMBus, up to 64 disks and DVD drives (LUNs).
  *
  * Belongs to the worker's loop, as do its disks. The block devices stay the caller's: it opens them
- * before storvsp_attach and closes them after storvsp_detach, which returns when no request uses the
- * device any more (it waits for those in flight).
+ * before storvsp_attach and closes them after storvsp_detach, which returns when no request uses
+ *the device any more (it waits for those in flight).
  *
  *	storvsp_new(bus, loop, mem, &instance, vp_count, &controller, err);
  *	storvsp_attach(controller, 0, disk, SCSI_KIND_DISK, err);
@@ -28,11 +28,12 @@ struct storvsp;
 int storvsp_new(struct vmbus *bus, struct loop *loop, struct mem *mem,
 		const struct guid *instance_id, unsigned vp_count, struct storvsp **ret,
 		struct error *err);
-/* Withdraws it. Waits for requests in flight; the disks are then the caller's alone. NULL allowed. */
+/* Withdraws it. Waits for requests in flight; the disks are then the caller's alone. NULL allowed.
+ */
 void storvsp_free(struct storvsp *sp);
 
-/* Puts a unit at a free LUN; a running guest is told to look. blk may be NULL for a DVD drive: an empty
- * one. ERR_INVALID: no such LUN, or a disk without blk; ERR_EXISTS: the LUN is taken. */
+/* Puts a unit at a free LUN; a running guest is told to look. blk may be NULL for a DVD drive: an
+ * empty one. ERR_INVALID: no such LUN, or a disk without blk; ERR_EXISTS: the LUN is taken. */
 int storvsp_attach(struct storvsp *sp, unsigned lun, struct blk *blk, enum scsi_kind kind,
 		   struct error *err);
 /* Takes the unit away; a running guest is told to look. ERR_NOT_FOUND. */

@@ -74,7 +74,6 @@ static int setup(void **state)
 	f->guest = vmbus_guest_new(1, 32 * MIB);
 	config.bus = f->guest->bus;
 	config.loop = f->guest->loop;
-	config.mem = f->guest->mem;
 	memcpy(config.mac, own_mac, 6);
 	plug(f, &config.port_fd);
 	assert_int_equal(netvsp_new(&config, &f->nic, &err), 0);

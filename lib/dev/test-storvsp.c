@@ -149,9 +149,9 @@ static int setup_vps(void **state, unsigned vps)
 	f->guest = vmbus_guest_new(vps, 32 * MIB);
 	f->disk = test_disk_new(f->guest->loop);
 	f->next_id = 1;
-	assert_int_equal(storvsp_new(f->guest->bus, f->guest->loop, f->guest->mem, &instance, vps,
-				     &f->sp, NULL),
-			 0);
+	assert_int_equal(
+	    storvsp_new(f->guest->bus, f->guest->loop, f->guest->mem, &instance, vps, &f->sp, NULL),
+	    0);
 	assert_int_equal(storvsp_attach(f->sp, 0, &f->disk->blk, SCSI_KIND_DISK, NULL), 0);
 	assert_true(vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3));
 	vmbus_guest_alloc_scattered(f->guest, ARRAY_SIZE(f->page), f->page);
@@ -311,9 +311,9 @@ static void test_versions(void **state)
 
 	open_channel_pages(f, 32, 32);
 	for (unsigned i = 0; i < ARRAY_SIZE(accepted); i++) {
-		answer = transact(f, (struct storvsp_packet){
-					     .operation = STORVSP_QUERY_PROTOCOL_VERSION,
-					     .version = accepted[i] });
+		answer = transact(
+		    f, (struct storvsp_packet){ .operation = STORVSP_QUERY_PROTOCOL_VERSION,
+						.version = accepted[i] });
 		assert_int_equal(answer.status, 0);
 	}
 	answer = transact(f, (struct storvsp_packet){ .operation = STORVSP_QUERY_PROTOCOL_VERSION,
@@ -537,7 +537,8 @@ static void test_hot_remove(void **state)
 	struct error err;
 
 	open_and_initialize(f);
-	assert_int_equal(storvsp_attach(f->sp, 0, &f->disk->blk, SCSI_KIND_DISK, &err), -ERR_EXISTS);
+	assert_int_equal(storvsp_attach(f->sp, 0, &f->disk->blk, SCSI_KIND_DISK, &err),
+			 -ERR_EXISTS);
 	assert_int_equal(storvsp_attach(f->sp, 64, &f->disk->blk, SCSI_KIND_DISK, &err),
 			 -ERR_INVALID);
 	assert_int_equal(storvsp_detach(f->sp, 0, NULL), 0);
@@ -690,7 +691,7 @@ static void test_sub_channels(void **state)
 	assert_true(answer.status != 0);
 	for (uint16_t i = 0; i < 3; i++) {
 		const struct vmbus_spec_offer *offer =
-			vmbus_guest_offer(f->guest, &scsi_class, i + 1);
+		    vmbus_guest_offer(f->guest, &scsi_class, i + 1);
 
 		assert_non_null(offer);
 		sub[i] = vmbus_guest_open(f->guest, offer, 16, 16);

@@ -30,8 +30,8 @@ __attribute__((target("sse4.2"))) static uint32_t update_sse42(uint32_t state, c
 
 uint32_t crc32c_update(uint32_t state, const void *buf, size_t len)
 {
-	return __builtin_cpu_supports("sse4.2") ? update_sse42(state, buf, len) :
-						  update_plain(state, buf, len);
+	return __builtin_cpu_supports("sse4.2") ? update_sse42(state, buf, len)
+						: update_plain(state, buf, len);
 }
 
 #else

@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <sys/stat.h>
 
-#define POOL_THREADS	 4u
+#define POOL_THREADS     4u
 #define VHD_FOOTER_BYTES 512
 
 /* "conectix": at the start of a dynamic or differencing VHD, and in the last sector of any. */
@@ -33,16 +33,19 @@ int disk_probe(int fd, enum disk_format *ret, struct error *err)
 	uint8_t start[8] = { 0 };
 	struct stat st;
 
-	if (fstat(fd, &st) < 0 || pread(fd, start, sizeof(start), 0) < 0)
+	if (fstat(fd, &st) < 0)
 		return error_set_errno(err, errno, "reading the disk image");
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return error_set(err, ERR_INVALID,
 				 "a disk image is a regular file or a block device");
+	if (pread(fd, start, sizeof(start), 0) < 0)
+		return error_set_errno(err, errno, "reading the disk image");
 	if (load_le64(start) == VHDX_IDENTIFIER_SIGNATURE)
 		*ret = DISK_VHDX;
 	else if (is_vhd_cookie(start) || (S_ISREG(st.st_mode) && has_vhd_footer(fd)))
-		return error_set(err, ERR_UNSUPPORTED, "VHD images are not supported yet; VHDX and "
-						       "raw ones are");
+		return error_set(err, ERR_UNSUPPORTED,
+				 "VHD images are not supported yet; VHDX and "
+				 "raw ones are");
 	else
 		*ret = DISK_RAW;
 	return 0;
@@ -71,11 +74,16 @@ int disk_open(struct loop *loop, int fd, const struct disk_options *options, str
 	format = options->format;
 	if (format == DISK_PROBE && (rc = disk_probe(fd, &format, err)) < 0)
 		return rc;
-	rc = open_file(loop, fd, options->engine, &file, err);
+	rc = file_lock(fd, !options->read_only, err);
 	if (rc < 0)
 		return rc;
-	rc = format == DISK_VHDX ? vhdx_open(file, options->read_only, ret, err) :
-				   raw_open(file, options, ret, err);
+	rc = open_file(loop, fd, options->engine, &file, err);
+	if (rc < 0) {
+		file_unlock(fd);
+		return rc;
+	}
+	rc = format == DISK_VHDX ? vhdx_open(file, options->read_only, ret, err)
+				 : raw_open(file, options, ret, err);
 	if (rc < 0)
 		file_abandon(file);
 	return rc;

@@ -2,15 +2,17 @@
  * Opens a disk image on a descriptor and gives it as a block device (blk/blk.h). The worker has no
  * paths; it is handed descriptors.
  *
- * Formats: raw (file or block device, ISO images too) and VHDX, fixed and dynamic. Differencing VHDX
- * and VHD are refused for now with ERR_UNSUPPORTED. Images are hostile input: every offset, length
- * and checksum is checked, and the error says what is wrong and where in the file.
+ * Formats: raw (file or block device, ISO images too) and VHDX, fixed and dynamic. Differencing
+ * VHDX and VHD are refused for now with ERR_UNSUPPORTED. Images are hostile input: every offset,
+ * length and checksum is checked, and the error says what is wrong and where in the file.
  *
- * Durability: what was written before a flush that succeeded survives a power cut at any later point;
- * the file is valid after a power cut at any point (vhdx-meta.c tells how). A disk whose metadata
- * could not be written refuses changes until it is opened again.
+ * Durability: what was written before a flush that succeeded survives a power cut at any later
+ * point; the file is valid after a power cut at any point (vhdx-meta.c tells how). A disk whose
+ * metadata could not be written refuses changes until it is opened again.
  *
  * A read-only open never writes; the log of a VHDX that was not closed is replayed in memory.
+ *
+ * While a disk is open its file is locked: one writer, or any number of readers (ERR_BUSY).
  *
  * disk/file.h lists the system calls that a seccomp filter has to allow.
  */
@@ -40,12 +42,12 @@ int disk_open(struct loop *loop, int fd, const struct disk_options *options, str
 int disk_probe(int fd, enum disk_format *ret, struct error *err);
 
 struct vhdx_create_options {
-	uint64_t size_bytes;	       /* multiple of the logical sector, up to 64 TiB */
-	uint32_t block_bytes;	       /* 1 MiB .. 256 MiB, power of two; 0: 32 MiB */
-	uint32_t logical_sector_bytes; /* 512 or 4096; 0: 512 */
+	uint64_t size_bytes;            /* multiple of the logical sector, up to 64 TiB */
+	uint32_t block_bytes;           /* 1 MiB .. 256 MiB, power of two; 0: 32 MiB */
+	uint32_t logical_sector_bytes;  /* 512 or 4096; 0: 512 */
 	uint32_t physical_sector_bytes; /* 512 or 4096; 0: 4096 */
-	bool fixed;		       /* all blocks allocated from the start */
-	bool sparse; /* fixed: don't reserve the host's space (the file has holes) */
+	bool fixed;                     /* all blocks allocated from the start */
+	bool sparse;    /* fixed: don't reserve the host's space (the file has holes) */
 	struct guid id; /* virtual disk id; zero: a new one */
 };
 

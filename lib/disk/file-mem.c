@@ -93,8 +93,8 @@ static void complete_one(struct file_mem *f)
 static void kicked(void *user)
 {
 	struct file_mem *f = user;
-	unsigned some = f->options.seed && f->count ? 1 + (unsigned)(next_random(f) % f->count) :
-						      f->count;
+	unsigned some =
+	    f->options.seed && f->count ? 1 + (unsigned)(next_random(f) % f->count) : f->count;
 
 	while (some-- > 0 && f->count > 0)
 		complete_one(f);
@@ -127,7 +127,10 @@ static void mem_wait(struct file *file)
 static int mem_set_size(struct file *file, uint64_t size_bytes)
 {
 	struct file_mem *f = container_of(file, struct file_mem, file);
+	int rc = f->options.fault ? f->options.fault(f->options.user, NULL) : 0;
 
+	if (rc)
+		return rc;
 	if (size_bytes > f->options.max_bytes)
 		return -EFBIG;
 	if (size_bytes < file->size_bytes)
@@ -170,8 +173,7 @@ int file_mem_new(struct loop *loop, const struct file_mem_options *options, uint
 	if (!f->bytes)
 		f->bytes = mmap(NULL, options->max_bytes, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (f->bytes == MAP_FAILED ||
-	    file_init(&f->file, &mem_ops, loop, size_bytes, NULL) < 0 ||
+	if (f->bytes == MAP_FAILED || file_init(&f->file, &mem_ops, loop, size_bytes, NULL) < 0 ||
 	    loop_kick_new(loop, kicked, f, &f->kick, NULL) < 0)
 		abort();
 	*ret = &f->file;

@@ -1,6 +1,7 @@
 /*
  * A file in memory, for tests and fuzzing of disk formats: sparse, bounded, with completions in a
- * random but repeatable order. Whoever observes it can tell what a power cut at any moment would leave.
+ * random but repeatable order. Whoever observes it can tell what a power cut at any moment would
+ * leave.
  */
 #ifndef DISK_FILE_MEM_H
 #define DISK_FILE_MEM_H
@@ -11,15 +12,15 @@ enum file_mem_event { FILE_MEM_SUBMITTED, FILE_MEM_COMPLETED, FILE_MEM_RESIZED }
 
 struct file_mem_options {
 	uint64_t max_bytes; /* larger: no space */
-	uint8_t *bytes;	    /* max_bytes of page-aligned private memory; NULL: the file's own */
-	uint64_t seed;	    /* of the order of completions; 0: in order of submission */
-	/* Called for every operation but reads, when it is submitted and before it is completed, and
-	 * (req NULL) when the size was set. May be NULL. */
+	uint8_t *bytes;     /* max_bytes of page-aligned private memory; NULL: the file's own */
+	uint64_t seed;      /* of the order of completions; 0: in order of submission */
+	/* Called for every operation but reads, when it is submitted and before it is completed,
+	 * and (req NULL) when the size was set. May be NULL. */
 	void (*observe)(void *user, enum file_mem_event event, const struct file_request *req,
 			uint64_t size_bytes);
 	void *user;
-	/* Asked before each operation; a result other than 0 (a negative errno) makes it fail. May be
-	 * NULL. */
+	/* Asked before each operation (req NULL: a change of the size); a result other than 0 (a
+	 * negative errno) makes it fail. May be NULL. */
 	int (*fault)(void *user, const struct file_request *req);
 };
 

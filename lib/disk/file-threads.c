@@ -1,6 +1,6 @@
 /*
- * The thread-pool engine, for hosts that refuse io_uring. Threads take requests from one queue and put
- * finished ones into another; a kick makes the loop give them back.
+ * The thread-pool engine, for hosts that refuse io_uring. Threads take requests from one queue and
+ * put finished ones into another; a kick makes the loop give them back.
  */
 #include "disk/file.h"
 
@@ -159,6 +159,7 @@ static void threads_free(struct file *file, bool close_fd)
 	pthread_mutex_destroy(&f->lock);
 	pthread_cond_destroy(&f->work);
 	pthread_cond_destroy(&f->finished_some);
+	file_unlock(f->fd);
 	if (close_fd)
 		close(f->fd);
 	free(f);

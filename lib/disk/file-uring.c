@@ -1,6 +1,6 @@
 /*
- * The io_uring engine. The ring's descriptor sits in the loop and is readable while completions wait.
- * At most RING_ENTRIES operations are in the kernel; more wait in a list here.
+ * The io_uring engine. The ring's descriptor sits in the loop and is readable while completions
+ * wait. At most RING_ENTRIES operations are in the kernel; more wait in a list here.
  */
 #include "disk/file.h"
 
@@ -171,6 +171,7 @@ static void uring_free(struct file *file, bool close_fd)
 	loop_kick_free(f->retry);
 	file_done(&f->file);
 	io_uring_queue_exit(&f->ring);
+	file_unlock(f->fd);
 	if (close_fd)
 		close(f->fd);
 	free(f);
@@ -231,9 +232,9 @@ int file_open_uring(struct loop *loop, int fd, struct file **ret, struct error *
 		free(f);
 		return error_set_errno(err, -rc, "setting up io_uring");
 	}
-	rc = supports_our_operations(&f->ring) ?
-		     attach(f, loop, err) :
-		     error_set(err, ERR_UNSUPPORTED, "this kernel's io_uring lacks an operation");
+	rc = supports_our_operations(&f->ring)
+		 ? attach(f, loop, err)
+		 : error_set(err, ERR_UNSUPPORTED, "this kernel's io_uring lacks an operation");
 	if (rc < 0) {
 		uring_free(&f->file, false);
 		return rc;

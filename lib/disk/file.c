@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <unistd.h>
 #include <string.h>
 
 #define ZEROS_BYTES 65536
@@ -39,8 +40,8 @@ static void kicked(void *user)
 		loop_kick(file->kick);
 }
 
-int file_init(struct file *file, const struct file_ops *ops, struct loop *loop,
-	      uint64_t size_bytes, struct error *err)
+int file_init(struct file *file, const struct file_ops *ops, struct loop *loop, uint64_t size_bytes,
+	      struct error *err)
 {
 	*file = (struct file){ .ops = ops, .size_bytes = size_bytes };
 	file->deferred_tail = &file->deferred;
@@ -113,6 +114,24 @@ void file_abandon(struct file *file)
 {
 	assert(file->in_flight == 0);
 	file->ops->free(file, false);
+}
+
+/* ---- locks ---- */
+
+int file_lock(int fd, bool exclusive, struct error *err)
+{
+	struct flock lock = { .l_type = exclusive ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET };
+
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES))
+		return 0;
+	return error_set(err, ERR_BUSY, "the disk image is in use by another process");
+}
+
+void file_unlock(int fd)
+{
+	struct flock lock = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+
+	fcntl(fd, F_OFD_SETLK, &lock);
 }
 
 /* ---- engines' part ---- */
@@ -199,8 +218,8 @@ void file_finish(struct file_request *req)
 
 int file_fallocate_mode(enum file_op op)
 {
-	return op == FILE_ZERO ? FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE :
-				 FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	return op == FILE_ZERO ? FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE
+			       : FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 }
 
 /* ---- blocking forms ---- */
@@ -222,8 +241,12 @@ static void now_done(struct file_request *req, int result)
 static int run_now(struct file *file, enum file_op op, uint64_t offset, void *buf, size_t len)
 {
 	struct iovec iov = { buf, len };
-	struct now now = { .req = { .op = op, .offset = offset, .length = len, .iov = &iov,
-				    .iov_count = 1, .done = now_done } };
+	struct now now = { .req = { .op = op,
+				    .offset = offset,
+				    .length = len,
+				    .iov = &iov,
+				    .iov_count = 1,
+				    .done = now_done } };
 
 	file_submit(file, &now.req);
 	while (!now.done)

@@ -9,10 +9,10 @@
  * FILE_SYNC covers what was done() before it was submitted.
  *
  * System calls, for the worker's seccomp filter (open: disk_open; run: until blk_close):
- *   io_uring  open: io_uring_setup io_uring_register mmap munmap lseek fstat epoll_ctl close
- *             run:  io_uring_enter ftruncate (growing a VHDX) epoll_ctl munmap close
+ *   io_uring  open: io_uring_setup io_uring_register mmap munmap lseek fstat fcntl epoll_ctl close
+ *             run:  io_uring_enter ftruncate (growing a VHDX) fcntl epoll_ctl munmap close
  *   threads   open: clone3 (or clone) mmap mprotect set_robust_list rseq rt_sigprocmask lseek fstat
- *             run:  preadv pwritev fdatasync fallocate ftruncate futex; at close madvise munmap exit
+ * fcntl run:  preadv pwritev fdatasync fallocate ftruncate futex; at close madvise munmap exit
  */
 #ifndef DISK_FILE_H
 #define DISK_FILE_H
@@ -70,7 +70,13 @@ struct file {
 	struct loop_kick *kick;
 };
 
-/* Take fd on success: file_close closes it. */
+/* 0, or -ERR_BUSY when another process has the file open in a way that excludes it (open file
+ * description locks: one writer, or any number of readers). Where the file system has no locks,
+ * none is taken. */
+int file_lock(int fd, bool exclusive, struct error *err);
+void file_unlock(int fd);
+
+/* Take fd on success: file_close unlocks and closes it. */
 int file_open_uring(struct loop *loop, int fd, struct file **ret, struct error *err);
 int file_open_threads(struct loop *loop, int fd, unsigned thread_count, struct file **ret,
 		      struct error *err);
@@ -97,8 +103,8 @@ int file_sync_now(struct file *file);
 
 /* ---- for engines ---- */
 
-int file_init(struct file *file, const struct file_ops *ops, struct loop *loop,
-	      uint64_t size_bytes, struct error *err);
+int file_init(struct file *file, const struct file_ops *ops, struct loop *loop, uint64_t size_bytes,
+	      struct error *err);
 void file_done(struct file *file);
 /* What the engine has to do next for req: for a transfer the iovec and the offset. */
 enum file_op file_piece(struct file_request *req, const struct iovec **iov, unsigned *iov_count,

@@ -38,8 +38,7 @@ static bool reserve(struct space *space, uint64_t units)
 	if (units <= space->capacity_units)
 		return true;
 	words = MAX((units + 63) / 64, old_words * 2);
-	if (!grow_map(&space->used, old_words, words) ||
-	    !grow_map(&space->stale, old_words, words))
+	if (!grow_map(&space->used, old_words, words) || !grow_map(&space->stale, old_words, words))
 		return false;
 	space->capacity_units = words * 64;
 	return true;
@@ -127,8 +126,7 @@ void space_free(struct space *space, uint64_t offset, bool zeroed)
 			clear_bit(space->stale, unit);
 	}
 	/* A run may now begin below it. */
-	space->hint_unit = MIN(space->hint_unit,
-			       start - MIN(start, space->run_units - 1));
+	space->hint_unit = MIN(space->hint_unit, start - MIN(start, space->run_units - 1));
 }
 
 uint64_t space_used_end(const struct space *space)

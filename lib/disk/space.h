@@ -1,6 +1,6 @@
 /*
- * Which parts of a VHDX file are in use, in units of 1 MiB, and where the next block goes. Private to
- * this room; knows nothing of the format.
+ * Which parts of a VHDX file are in use, in units of 1 MiB, and where the next block goes. Private
+ * to this room; knows nothing of the format.
  */
 #ifndef DISK_SPACE_H
 #define DISK_SPACE_H
@@ -11,7 +11,7 @@
 #define SPACE_UNIT UINT64_C(0x100000)
 
 struct space {
-	uint64_t *used;	 /* one bit per unit */
+	uint64_t *used;  /* one bit per unit */
 	uint64_t *stale; /* one bit per unit: may hold bytes other than zero */
 	uint64_t capacity_units;
 	uint64_t end_units; /* all units from here on are free and not stale */

@@ -25,14 +25,13 @@ struct sample {
 	uint64_t size_bytes;
 	const char *id;
 	const char *sha256; /* of the disk */
-	/* Of the disk's 1 MiB pieces that are not all zero, each after its offset (u64): quicker for
-	 * large disks, taken when the one above was right. */
+	/* Of the disk's 1 MiB pieces that are not all zero, each after its offset (u64): quicker
+	 * for large disks, taken when the one above was right. */
 	const char *short_sha256;
 };
 
 static const struct sample samples[] = {
-	{ "win10-dynamic-10M.vhdx.gz", "gzip -dc", 10485760,
-	  "788015f0-5e93-4bd2-a5de-b0cd8459db11",
+	{ "win10-dynamic-10M.vhdx.gz", "gzip -dc", 10485760, "788015f0-5e93-4bd2-a5de-b0cd8459db11",
 	  "8e2b5e9265d694b42b81819e3bff29770eff4ed0f4f9f311693ff3dbdc93efac" },
 	{ "win10-fixed-10M.vhdx.gz", "gzip -dc", 10485760, "4a49d245-db0a-4634-9818-9f93db5ba6c1",
 	  "bc0be4623b15aa84216fb31ba24e3b621ec7f1c72d198c990ac0eced222d9f62" },
@@ -301,10 +300,10 @@ static void test_fixed_vhd_is_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_sample_0),	 TEST(test_sample_1),
-		TEST(test_sample_2),	 TEST(test_sample_3),
-		TEST(test_sample_4),	 TEST(test_sample_5),
-		TEST(test_sample_6),	 TEST(test_differencing_is_refused),
+		TEST(test_sample_0),       TEST(test_sample_1),
+		TEST(test_sample_2),       TEST(test_sample_3),
+		TEST(test_sample_4),       TEST(test_sample_5),
+		TEST(test_sample_6),       TEST(test_differencing_is_refused),
 		TEST(test_vhd_is_refused), TEST(test_fixed_vhd_is_refused),
 	};
 

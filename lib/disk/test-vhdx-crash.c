@@ -1,9 +1,9 @@
 /*
- * Power cuts. A disk is worked on while every operation on its file is recorded: when it was submitted
- * and when it completed. Then for many moments, files are put together as a cut could have left them:
- * what a completed sync covers is there; of all else that was under way some is there, some isn't, and
- * some is torn at sector boundaries. Each file must open, pass our checks, hold everything that the
- * guest had flushed, and nothing that it never wrote.
+ * Power cuts. A disk is worked on while every operation on its file is recorded: when it was
+ * submitted and when it completed. Then for many moments, files are put together as a cut could
+ * have left them: what a completed sync covers is there; of all else that was under way some is
+ * there, some isn't, and some is torn at sector boundaries. Each file must open, pass our checks,
+ * hold everything that the guest had flushed, and nothing that it never wrote.
  */
 #include "base/loop.h"
 #include "base/macros.h"
@@ -21,7 +21,7 @@
 #include <cmocka.h>
 
 #define FILE_MAX_BYTES (512 * MIB)
-#define SECTOR	       512u
+#define SECTOR         512u
 
 static uint64_t random_state;
 
@@ -170,8 +170,9 @@ static void submit_change(struct world *w, enum blk_op op, uint64_t offset, uint
 {
 	struct change *c = calloc(1, sizeof(*c));
 
-	c->req = (struct blk_request){ .op = op, .flags = flags, .offset = offset,
-				       .length = length, .done = change_done };
+	c->req = (struct blk_request){
+		.op = op, .flags = flags, .offset = offset, .length = length, .done = change_done
+	};
 	if (op == BLK_WRITE) {
 		c->value = w->change_count + 1;
 		c->iov = (struct iovec){ malloc(length), length };
@@ -209,9 +210,10 @@ static void random_change(struct world *w)
 		return;
 	case 3:
 		if (!overlaps_in_flight(w, block, MIB))
-			submit_change(w, blk_info(w->disk)->can_unmap && next_random() % 2 ?
-						 BLK_UNMAP :
-						 BLK_WRITE_ZEROES,
+			submit_change(w,
+				      blk_info(w->disk)->can_unmap && next_random() % 2
+					  ? BLK_UNMAP
+					  : BLK_WRITE_ZEROES,
 				      block, MIB, BLK_MAY_UNMAP);
 		return;
 	case 4:
@@ -424,8 +426,9 @@ static void check_cut(struct world *w, uint64_t moment)
 
 static void load_new_vhdx(struct world *w, uint64_t disk_bytes, bool fixed)
 {
-	struct vhdx_create_options options = { .size_bytes = disk_bytes, .block_bytes = MIB,
-					       .fixed = fixed, .sparse = true };
+	struct vhdx_create_options options = {
+		.size_bytes = disk_bytes, .block_bytes = MIB, .fixed = fixed, .sparse = true
+	};
 	int fd = memfd_create("vhdx", 0);
 
 	assert_int_equal(vhdx_create(fd, &options, NULL), 0);
@@ -546,7 +549,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_each_moment), cmocka_unit_test(test_allocations),
 		cmocka_unit_test(test_log_wraps),   cmocka_unit_test(test_fixed),
-		cmocka_unit_test(test_many_pages),	cmocka_unit_test(test_places_change_hands),
+		cmocka_unit_test(test_many_pages),  cmocka_unit_test(test_places_change_hands),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

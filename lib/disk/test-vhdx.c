@@ -195,7 +195,7 @@ static void cut_buffer(struct job *job)
 
 static void choose_job(struct fixture *f, struct job *job, uint32_t sector)
 {
-	static const enum blk_op ops[] = { BLK_READ,  BLK_WRITE, BLK_WRITE,	   BLK_WRITE,
+	static const enum blk_op ops[] = { BLK_READ,  BLK_WRITE, BLK_WRITE,        BLK_WRITE,
 					   BLK_FLUSH, BLK_UNMAP, BLK_WRITE_ZEROES, BLK_READ };
 	uint64_t sectors = f->size / sector, start = next_random() % sectors;
 	uint64_t longest = next_random() % 8 == 0 ? 6 * MIB / sector : 128 * KIB / sector;
@@ -234,7 +234,8 @@ static void start_job(struct fixture *f, struct job *job)
 			memcpy(job->buf + i, &(uint64_t){ next_random() }, 8);
 		memcpy(model, job->buf, job->req.length);
 	}
-	if (job->req.op == BLK_WRITE_ZEROES || (job->req.op == BLK_UNMAP && blk_info(f->disk)->can_unmap))
+	if (job->req.op == BLK_WRITE_ZEROES ||
+	    (job->req.op == BLK_UNMAP && blk_info(f->disk)->can_unmap))
 		memset(model, 0, job->req.length);
 	job->busy = true;
 	blk_submit(f->disk, &job->req);
@@ -305,21 +306,59 @@ static void test_dynamic_4k(void **state)
 
 static void test_fixed(void **state)
 {
-	work_and_check(*state, &(struct vhdx_create_options){ .size_bytes = 21 * MIB,
-							      .block_bytes = 2 * MIB,
-							      .fixed = true });
+	work_and_check(*state, &(struct vhdx_create_options){
+				   .size_bytes = 21 * MIB, .block_bytes = 2 * MIB, .fixed = true });
 }
 
-#define BOTH(test) cmocka_unit_test_prestate_setup_teardown(test, setup, teardown, NULL), \
-		   cmocka_unit_test_prestate_setup_teardown(test, setup, teardown, (void *)1)
+/* One request over many blocks: what is in flight for it is bounded, its result isn't. */
+static void test_zero_everything(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t byte[512];
+
+	create(f, &(struct vhdx_create_options){
+		      .size_bytes = 300 * MIB, .block_bytes = MIB, .fixed = true, .sparse = true });
+	open_disk(f, false);
+	memset(byte, 'x', sizeof(byte));
+	for (uint64_t at = 0; at < f->size; at += MIB)
+		assert_int_equal(blk_write_now(f->disk, at + 4096, byte, sizeof(byte)), BLK_OK);
+	assert_int_equal(blk_run_now(f->disk, BLK_WRITE_ZEROES, BLK_FUA, 0, NULL, f->size), BLK_OK);
+	compare(f);
+	close_disk(f);
+}
+
+/* All blocks are given back by one request. */
+static void test_unmap_everything(void **state)
+{
+	struct fixture *f = *state;
+	struct stat before, after;
+	uint8_t byte[512];
+
+	create(f, &(struct vhdx_create_options){ .size_bytes = 600 * MIB, .block_bytes = MIB });
+	open_disk(f, false);
+	memset(byte, 'x', sizeof(byte));
+	for (uint64_t at = 0; at < f->size; at += MIB)
+		assert_int_equal(blk_write_now(f->disk, at + 4096, byte, sizeof(byte)), BLK_OK);
+	assert_int_equal(blk_flush_now(f->disk), BLK_OK);
+	assert_int_equal(fstat(f->fd, &before), 0);
+	assert_int_equal(blk_run_now(f->disk, BLK_UNMAP, 0, 0, NULL, f->size), BLK_OK);
+	compare(f);
+	close_disk(f);
+	assert_int_equal(fstat(f->fd, &after), 0);
+	assert_int_equal(after.st_size, 4 * MIB);
+	assert_true(before.st_blocks - after.st_blocks >= 590 * 8);
+	check_by_qemu(f);
+}
+
+#define BOTH(test)                                                                                 \
+	cmocka_unit_test_prestate_setup_teardown(test, setup, teardown, NULL),                     \
+	    cmocka_unit_test_prestate_setup_teardown(test, setup, teardown, (void *)1)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BOTH(test_dynamic),
-		BOTH(test_dynamic_large_blocks),
-		BOTH(test_dynamic_4k),
-		BOTH(test_fixed),
+		BOTH(test_dynamic), BOTH(test_dynamic_large_blocks), BOTH(test_dynamic_4k),
+		BOTH(test_fixed),   BOTH(test_zero_everything),      BOTH(test_unmap_everything),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

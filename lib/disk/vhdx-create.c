@@ -12,12 +12,12 @@
 #include <errno.h>
 #include <fcntl.h>
 
-#define LOG_OFFSET	 (1 * MIB)
-#define LOG_BYTES	 (1 * MIB)
-#define METADATA_OFFSET	 (2 * MIB)
-#define METADATA_BYTES	 (1 * MIB)
-#define BAT_OFFSET	 (3 * MIB)
-#define DEFAULT_BLOCK	 (32 * MIB)
+#define LOG_OFFSET        (1 * MIB)
+#define LOG_BYTES         (1 * MIB)
+#define METADATA_OFFSET   (2 * MIB)
+#define METADATA_BYTES    (1 * MIB)
+#define BAT_OFFSET        (3 * MIB)
+#define DEFAULT_BLOCK     (32 * MIB)
 #define BAT_WRITE_ENTRIES 8192u
 
 static const char creator[] = "Oyako";
@@ -86,10 +86,11 @@ static int choose_geometry(const struct vhdx_create_options *options, struct vhd
 		return error_set(err, ERR_INVALID, "sector sizes are 512 or 4096 bytes");
 	if (!g.disk_bytes || g.disk_bytes > VHDX_MAX_DISK_BYTES ||
 	    g.disk_bytes % g.logical_sector_bytes)
-		return error_set(err, ERR_INVALID,
-				 "a disk of %lu bytes: it has whole sectors of %u bytes and at most "
-				 "64 TiB",
-				 g.disk_bytes, g.logical_sector_bytes);
+		return error_set(
+		    err, ERR_INVALID,
+		    "a disk of %lu bytes: it has whole sectors of %u bytes and at most "
+		    "64 TiB",
+		    g.disk_bytes, g.logical_sector_bytes);
 	if (guid_equal(&g.id, &none))
 		guid_generate(&g.id);
 	vhdx_geometry_derive(&g);
@@ -149,8 +150,10 @@ static int write_metadata(const struct creation *c, struct error *err)
 	} layout[] = {
 		{ VHDX_ITEM_FILE_PARAMETERS, 8, VHDX_METADATA_REQUIRED },
 		{ VHDX_ITEM_DISK_SIZE, 8, VHDX_METADATA_REQUIRED | VHDX_METADATA_VIRTUAL_DISK },
-		{ VHDX_ITEM_LOGICAL_SECTOR, 4, VHDX_METADATA_REQUIRED | VHDX_METADATA_VIRTUAL_DISK },
-		{ VHDX_ITEM_PHYSICAL_SECTOR, 4, VHDX_METADATA_REQUIRED | VHDX_METADATA_VIRTUAL_DISK },
+		{ VHDX_ITEM_LOGICAL_SECTOR, 4,
+		  VHDX_METADATA_REQUIRED | VHDX_METADATA_VIRTUAL_DISK },
+		{ VHDX_ITEM_PHYSICAL_SECTOR, 4,
+		  VHDX_METADATA_REQUIRED | VHDX_METADATA_VIRTUAL_DISK },
 		{ VHDX_ITEM_DISK_ID, 16, VHDX_METADATA_REQUIRED | VHDX_METADATA_VIRTUAL_DISK },
 	};
 	size_t size = VHDX_METADATA_TABLE_BYTES + VHDX_SECTOR_BYTES;
@@ -208,7 +211,8 @@ static int write_fixed_bat(const struct creation *c, struct error *err)
 static int set_size(const struct creation *c, struct error *err)
 {
 	uint64_t head = BAT_OFFSET + c->bat_bytes;
-	uint64_t payload = c->geometry.fixed ? c->geometry.block_count * c->geometry.block_bytes : 0;
+	uint64_t payload =
+	    c->geometry.fixed ? c->geometry.block_count * c->geometry.block_bytes : 0;
 
 	if (ftruncate(c->fd, 0) < 0 || ftruncate(c->fd, (off_t)(head + payload)) < 0)
 		return error_set_errno(err, errno, "setting the size of the new VHDX file");
@@ -221,8 +225,7 @@ static int set_size(const struct creation *c, struct error *err)
 
 static int write_identifier(const struct creation *c, struct error *err)
 {
-	struct vhdx_identifier identifier = { .signature =
-						      htole64(VHDX_IDENTIFIER_SIGNATURE) };
+	struct vhdx_identifier identifier = { .signature = htole64(VHDX_IDENTIFIER_SIGNATURE) };
 
 	for (unsigned i = 0; creator[i]; i++)
 		identifier.creator[i] = htole16((uint16_t)creator[i]);

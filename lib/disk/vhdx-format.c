@@ -25,14 +25,14 @@ static bool header_counts(const struct vhdx_header *header)
 	return le32toh(header->signature) == VHDX_HEADER_SIGNATURE &&
 	       le16toh(header->version) == VHDX_HEADER_VERSION &&
 	       le32toh(header->checksum) ==
-		       checksum_of(header, sizeof(*header), offsetof(struct vhdx_header, checksum));
+		   checksum_of(header, sizeof(*header), offsetof(struct vhdx_header, checksum));
 }
 
 void vhdx_header_seal(struct vhdx_header *header)
 {
 	header->signature = htole32(VHDX_HEADER_SIGNATURE);
-	header->checksum = htole32(
-		checksum_of(header, sizeof(*header), offsetof(struct vhdx_header, checksum)));
+	header->checksum =
+	    htole32(checksum_of(header, sizeof(*header), offsetof(struct vhdx_header, checksum)));
 }
 
 static int check_log_location(const struct vhdx_header *header, unsigned slot, struct error *err)
@@ -47,8 +47,9 @@ static int check_log_location(const struct vhdx_header *header, unsigned slot, s
 				 at);
 	if (le16toh(header->log_version) != VHDX_LOG_VERSION &&
 	    !guid_equal(&header->log_guid, &no_log))
-		return error_set(err, ERR_UNSUPPORTED, "VHDX header at %#lx: log version %u is unknown",
-				 at, le16toh(header->log_version));
+		return error_set(err, ERR_UNSUPPORTED,
+				 "VHDX header at %#lx: log version %u is unknown", at,
+				 le16toh(header->log_version));
 	if (length == 0)
 		return 0;
 	if (offset % VHDX_MIB || length % VHDX_MIB || offset < VHDX_HEADER_SECTION_BYTES ||
@@ -102,8 +103,8 @@ static bool region_table_counts(const uint8_t *table)
 	return le32toh(header->signature) == VHDX_REGION_SIGNATURE &&
 	       le32toh(header->entry_count) <= VHDX_REGION_MAX_ENTRIES &&
 	       le32toh(header->checksum) ==
-		       checksum_of(table, VHDX_REGION_TABLE_BYTES,
-				   offsetof(struct vhdx_region_table_header, checksum));
+		   checksum_of(table, VHDX_REGION_TABLE_BYTES,
+			       offsetof(struct vhdx_region_table_header, checksum));
 }
 
 void vhdx_region_table_seal(uint8_t *table)
@@ -111,9 +112,8 @@ void vhdx_region_table_seal(uint8_t *table)
 	struct vhdx_region_table_header *header = (void *)table;
 
 	header->signature = htole32(VHDX_REGION_SIGNATURE);
-	header->checksum =
-		htole32(checksum_of(table, VHDX_REGION_TABLE_BYTES,
-				    offsetof(struct vhdx_region_table_header, checksum)));
+	header->checksum = htole32(checksum_of(
+	    table, VHDX_REGION_TABLE_BYTES, offsetof(struct vhdx_region_table_header, checksum)));
 }
 
 static int take_known_region(const struct vhdx_region_entry *entry, uint64_t at,
@@ -129,8 +129,9 @@ static int take_known_region(const struct vhdx_region_entry *entry, uint64_t at,
 	else if (guid_equal(&entry->guid, &metadata))
 		known = &ret->metadata;
 	if (known && known->length)
-		return error_set(err, ERR_CORRUPT, "VHDX region entry at %#lx names region %s again",
-				 at, guid_format(&entry->guid, text));
+		return error_set(err, ERR_CORRUPT,
+				 "VHDX region entry at %#lx names region %s again", at,
+				 guid_format(&entry->guid, text));
 	if (known)
 		*known = *range;
 	else if (le32toh(entry->flags) & VHDX_REGION_REQUIRED)
@@ -175,8 +176,8 @@ int vhdx_regions_parse(const uint8_t *tables, struct vhdx_regions *ret, struct e
 				 VHDX_REGION_TABLE_OFFSET(0), VHDX_REGION_TABLE_OFFSET(1));
 	memset(ret, 0, sizeof(*ret));
 	for (uint32_t i = 0; i < le32toh(header->entry_count); i++) {
-		int rc = parse_region(&entries[i], at + sizeof(*header) + i * sizeof(*entries),
-				      ret, err);
+		int rc = parse_region(&entries[i], at + sizeof(*header) + i * sizeof(*entries), ret,
+				      err);
 
 		if (rc < 0)
 			return rc;
@@ -245,10 +246,12 @@ static int unknown_item(const struct vhdx_metadata_entry *entry, unsigned index,
 	if (!(le32toh(entry->flags) & VHDX_METADATA_REQUIRED))
 		return 0;
 	if (guid_equal(&entry->item_id, &incomplete))
-		return error_set(err, ERR_CORRUPT,
-				 "the VHDX file is marked incomplete: its creation was not finished");
-	return error_set(err, ERR_UNSUPPORTED, "VHDX metadata entry %u requires the unknown item %s",
-			 index, guid_format(&entry->item_id, text));
+		return error_set(
+		    err, ERR_CORRUPT,
+		    "the VHDX file is marked incomplete: its creation was not finished");
+	return error_set(err, ERR_UNSUPPORTED,
+			 "VHDX metadata entry %u requires the unknown item %s", index,
+			 guid_format(&entry->item_id, text));
 }
 
 static int parse_item(const struct vhdx_metadata_source *source, struct item *items,

@@ -1,6 +1,6 @@
 /*
- * Reading VHDX structures out of bytes: pure functions over copies, each checking everything that it
- * returns. Private to this room.
+ * Reading VHDX structures out of bytes: pure functions over copies, each checking everything that
+ * it returns. Private to this room.
  */
 #ifndef DISK_VHDX_FORMAT_H
 #define DISK_VHDX_FORMAT_H
@@ -12,7 +12,7 @@
 #include <stddef.h>
 
 /* Limits of Microsoft's own reader, kept so that a file can't ask for unbounded memory. */
-#define VHDX_MAX_LOG_BYTES	(UINT64_C(1) << 30)
+#define VHDX_MAX_LOG_BYTES      (UINT64_C(1) << 30)
 #define VHDX_MAX_METADATA_BYTES (UINT64_C(128) << 20)
 
 /* Chooses the current header of the two slots. */
@@ -44,8 +44,8 @@ struct vhdx_geometry {
 
 	/* derived */
 	unsigned block_shift;
-	uint64_t block_count;  /* payload blocks */
-	uint64_t chunk_ratio;  /* payload blocks per sector bitmap block */
+	uint64_t block_count; /* payload blocks */
+	uint64_t chunk_ratio; /* payload blocks per sector bitmap block */
 	uint64_t bat_entries; /* in use */
 };
 

@@ -21,10 +21,10 @@
 /* A block request under way. */
 struct vhdx_io {
 	struct blk_request *req;
-	uint64_t cursor;   /* bytes of the request that have been started */
-	unsigned pending;  /* file operations in flight, plus one while it is being started */
+	uint64_t cursor;  /* bytes of the request that have been started */
+	unsigned pending; /* file operations in flight, plus one while it is being started */
 	enum blk_result result;
-	bool flushed; /* BLK_FUA: the flush has been done */
+	bool throttled; /* goes on when some of its operations are done */
 	struct vhdx_io *next;
 	struct file_request defer_req;
 };
@@ -55,10 +55,10 @@ struct vhdx_steps {
 /* The flush machine: see vhdx-meta.c. */
 struct vhdx_meta {
 	bool running;
-	bool background_wanted; /* a flush that nobody waits for */
+	bool background_wanted;      /* a flush that nobody waits for */
 	struct vhdx_io_list waiting; /* flushes for the next round */
 	struct vhdx_io_list current; /* flushes that the running round serves */
-	bool another_round;	     /* more dirty pages than fit into one log entry */
+	bool another_round;          /* more dirty pages than fit into one log entry */
 	struct vhdx_steps steps;
 
 	/* The BAT pages of the running round. */
@@ -82,7 +82,7 @@ struct vhdx_places {
 };
 
 enum vhdx_write_state {
-	VHDX_UNTOUCHED,	 /* no change since open: the file is as it was found */
+	VHDX_UNTOUCHED,  /* no change since open: the file is as it was found */
 	VHDX_ACTIVATING, /* the headers get new GUIDs; changes wait */
 	VHDX_WRITABLE,
 	VHDX_FAILED, /* metadata could not be written: no change any more */
@@ -108,9 +108,12 @@ struct vhdx {
 	uint32_t *block_users; /* file operations in flight per payload block */
 
 	struct space space;
-	struct vhdx_places freed;   /* since the last logged state of the BAT */
-	struct vhdx_places freeing; /* in the running round */
-	unsigned background;	    /* file operations that no request waits for */
+	struct vhdx_places freed;     /* since the last logged state of the BAT */
+	struct vhdx_places freeing;   /* in the running round */
+	struct vhdx_places releasing; /* to be given back to the host, a few at a time */
+	size_t release_next;
+	unsigned releases_in_flight;
+	unsigned background; /* file operations that no request waits for */
 	struct vhdx_prepare *preparing;
 
 	enum vhdx_write_state write_state;
@@ -154,12 +157,13 @@ void vhdx_io_pools_init(struct vhdx *vhdx);
 void vhdx_io_finish(struct vhdx *vhdx, struct vhdx_io *io, enum blk_result result);
 /* Starts a change that waited for the activation. */
 void vhdx_io_start(struct vhdx *vhdx, struct vhdx_io *io);
-/* Gives the places of a logged round back to the host and to the allocator. */
+/* Gives the places of a logged round (emptied) back to the host and to the allocator. */
 void vhdx_release_places(struct vhdx *vhdx, struct vhdx_places *places);
 
 /* ---- vhdx-meta.c ---- */
 
-/* Starts giving the headers new GUIDs; waiting_activation is started (or failed) when it is done. */
+/* Starts giving the headers new GUIDs; waiting_activation is started (or failed) when it is done.
+ */
 void vhdx_activate(struct vhdx *vhdx);
 void vhdx_mark_dirty(struct vhdx *vhdx, uint64_t bat_index);
 /* Queues a flush; io NULL: in the background. */

@@ -1,13 +1,13 @@
 /*
- * Requests on a VHDX. A request walks over its blocks and starts one file operation per piece; it is
- * complete when all of them are.
+ * Requests on a VHDX. A request walks over its blocks and starts one file operation per piece; it
+ * is complete when all of them are.
  *
- * A block is allocated when something is first written to it: it gets a place (space.c), its BAT entry
- * changes in memory and is marked dirty, and the data goes to the place. The entry reaches the disk
- * with the next flush (vhdx-meta.c). Two rules make every state on disk valid:
+ * A block is allocated when something is first written to it: it gets a place (space.c), its BAT
+ * entry changes in memory and is marked dirty, and the data goes to the place. The entry reaches
+ * the disk with the next flush (vhdx-meta.c). Two rules make every state on disk valid:
  * - A place that may hold old bytes is zeroed before the BAT entry in memory names it. So whatever
- *   moment a round of the flush machine copies the BAT, the copy's places read as zeros or as what was
- *   written since. Writers to such a block wait (struct vhdx_prepare); readers still see zeros.
+ *   moment a round of the flush machine copies the BAT, the copy's places read as zeros or as what
+ * was written since. Writers to such a block wait (struct vhdx_prepare); readers still see zeros.
  * - A freed place is neither punched nor handed out again before the BAT that no longer names it is
  *   durable (vhdx->freed, then meta's `freeing`).
  * A block is freed only while no operation on it is in flight.
@@ -19,9 +19,12 @@
 #include <assert.h>
 #include <errno.h>
 
-#define SEGMENT_IOV	 64u
-#define GROW_STEP_BYTES	 (UINT64_C(32) << 20)
-#define MAX_FREED_PLACES 256u /* then they are given back without waiting for a flush */
+#define SEGMENT_IOV     64u
+#define GROW_STEP_BYTES (UINT64_C(32) << 20)
+/* A guest may ask to zero 64 TiB at once: what is in flight for one request is bounded. */
+#define MAX_SEGMENTS_PER_IO 64u
+#define MAX_RELEASES        32u
+#define MAX_FREED_PLACES    256u /* then they are given back without waiting for a flush */
 
 /* One file operation: of a request, or (io NULL) of nobody. */
 struct segment {
@@ -111,6 +114,10 @@ static void segment_done(struct file_request *req, int result)
 	if (result < 0)
 		fail(io, blk_result_of(result));
 	pool_put(&vhdx->segments, segment);
+	if (io->throttled && io->pending <= MAX_SEGMENTS_PER_IO / 2) {
+		io->throttled = false;
+		run(vhdx, io);
+	}
 	drop(vhdx, io);
 }
 
@@ -255,10 +262,13 @@ static enum progress start_prepare(struct vhdx *vhdx, struct vhdx_io *io, uint64
 		fail(io, BLK_IO_ERROR);
 		return FAILED;
 	}
-	*p = (struct vhdx_prepare){ .req = { .op = FILE_PUNCH, .offset = place,
+	*p = (struct vhdx_prepare){ .req = { .op = FILE_PUNCH,
+					     .offset = place,
 					     .length = vhdx->geometry.block_bytes,
 					     .done = prepare_done },
-				    .vhdx = vhdx, .block = block, .place = place,
+				    .vhdx = vhdx,
+				    .block = block,
+				    .place = place,
 				    .next = vhdx->preparing };
 	vhdx_list_init(&p->waiters);
 	vhdx_list_add(&p->waiters, io);
@@ -334,6 +344,8 @@ static void free_block(struct vhdx *vhdx, uint64_t block, enum vhdx_block_state 
 		vhdx_flush(vhdx, NULL);
 }
 
+static void release_more(struct vhdx *vhdx);
+
 static void release_done(struct file_request *req, int result)
 {
 	struct segment *segment = container_of(req, struct segment, req);
@@ -341,26 +353,44 @@ static void release_done(struct file_request *req, int result)
 
 	space_free(&vhdx->space, req->offset, result == 0);
 	vhdx->background--;
+	vhdx->releases_in_flight--;
 	pool_put(&vhdx->segments, segment);
+	release_more(vhdx);
+}
+
+static void release_one(struct vhdx *vhdx, uint64_t offset)
+{
+	struct segment *segment = new_segment(vhdx, NULL, 0);
+
+	if (!segment) {
+		space_free(&vhdx->space, offset, false);
+		return;
+	}
+	segment->req.op = FILE_DISCARD;
+	segment->req.offset = offset;
+	segment->req.length = vhdx->geometry.block_bytes;
+	segment->req.done = release_done;
+	vhdx->background++;
+	vhdx->releases_in_flight++;
+	file_submit(vhdx->file, &segment->req);
+}
+
+static void release_more(struct vhdx *vhdx)
+{
+	struct vhdx_places *places = &vhdx->releasing;
+
+	while (vhdx->release_next < places->count && vhdx->releases_in_flight < MAX_RELEASES)
+		release_one(vhdx, places->offset[vhdx->release_next++]);
+	if (vhdx->release_next == places->count)
+		places->count = vhdx->release_next = 0;
 }
 
 void vhdx_release_places(struct vhdx *vhdx, struct vhdx_places *places)
 {
-	for (size_t i = 0; i < places->count; i++) {
-		struct segment *segment = new_segment(vhdx, NULL, 0);
-
-		if (!segment) {
-			space_free(&vhdx->space, places->offset[i], false);
-			continue;
-		}
-		segment->req.op = FILE_DISCARD;
-		segment->req.offset = places->offset[i];
-		segment->req.length = vhdx->geometry.block_bytes;
-		segment->req.done = release_done;
-		vhdx->background++;
-		file_submit(vhdx->file, &segment->req);
-	}
+	for (size_t i = 0; i < places->count; i++)
+		remember_place(&vhdx->releasing, places->offset[i]);
 	places->count = 0;
+	release_more(vhdx);
 }
 
 /* ---- one piece of a request: within one block ---- */
@@ -421,8 +451,8 @@ static enum progress run_write(struct vhdx *vhdx, struct vhdx_io *io, const stru
 static bool whole_block(const struct vhdx *vhdx, const struct piece *piece)
 {
 	uint64_t start = piece->block << vhdx->geometry.block_shift;
-	uint64_t bytes = MIN((uint64_t)vhdx->geometry.block_bytes,
-			     vhdx->geometry.disk_bytes - start);
+	uint64_t bytes =
+	    MIN((uint64_t)vhdx->geometry.block_bytes, vhdx->geometry.disk_bytes - start);
 
 	return piece->in_block == 0 && piece->len == bytes;
 }
@@ -439,10 +469,9 @@ static enum progress run_zero(struct vhdx *vhdx, struct vhdx_io *io, const struc
 	} else if (give_back && whole_block(vhdx, piece) && !vhdx->block_users[piece->block]) {
 		free_block(vhdx, piece->block, unmap ? VHDX_BLOCK_UNMAPPED : VHDX_BLOCK_ZERO);
 		advance(io, len);
-	} else if (!advance(io, start_zeroing(vhdx, io, give_back ? FILE_PUNCH : FILE_ZERO,
-					      piece->block,
-					      VHDX_BAT_FILE_OFFSET(entry) + piece->in_block,
-					      len))) {
+	} else if (!advance(
+		       io, start_zeroing(vhdx, io, give_back ? FILE_PUNCH : FILE_ZERO, piece->block,
+					 VHDX_BAT_FILE_OFFSET(entry) + piece->in_block, len))) {
 		return FAILED;
 	}
 	return STARTED;
@@ -466,6 +495,10 @@ static void run(struct vhdx *vhdx, struct vhdx_io *io)
 	while (io->cursor < io->req->length && io->result == BLK_OK) {
 		struct piece piece = piece_at(vhdx, io);
 
+		if (io->pending > MAX_SEGMENTS_PER_IO) {
+			io->throttled = true;
+			return;
+		}
 		if (run_piece(vhdx, io, &piece) == PARKED)
 			return;
 	}

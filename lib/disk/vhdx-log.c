@@ -55,7 +55,8 @@ static bool header_plausible(const struct vhdx_log_area *area,
 	       guid_equal(&header->log_guid, &area->guid) && length > 0 &&
 	       length % VHDX_SECTOR_BYTES == 0 && length <= area->length && tail < area->length &&
 	       tail % VHDX_SECTOR_BYTES == 0 && le64toh(header->sequence_number) > 0 &&
-	       le32toh(header->descriptor_count) <= area->length / sizeof(struct vhdx_log_descriptor);
+	       le32toh(header->descriptor_count) <=
+		   area->length / sizeof(struct vhdx_log_descriptor);
 }
 
 static bool data_sector_belongs(const struct vhdx_log_data_sector *sector, uint64_t sequence)
@@ -66,9 +67,9 @@ static bool data_sector_belongs(const struct vhdx_log_data_sector *sector, uint6
 }
 
 /*
- * Descriptors and data sectors carry signature and sequence number. Checked before the checksum, they
- * also make sure that no two valid entries share a sector, so that checking all of a hostile log takes
- * time in proportion to its size.
+ * Descriptors and data sectors carry signature and sequence number. Checked before the checksum,
+ * they also make sure that no two valid entries share a sector, so that checking all of a hostile
+ * log takes time in proportion to its size.
  */
 static bool contents_plausible(const struct vhdx_log_area *area, uint32_t entry,
 			       const struct vhdx_log_entry_header *header)
@@ -130,10 +131,9 @@ static uint32_t successor(const struct slot *slots, uint32_t count, uint32_t ind
 {
 	uint32_t next = (index + slots[index].length / VHDX_SECTOR_BYTES) % count;
 
-	return slots[next].length &&
-			       slots[next].sequence_number == slots[index].sequence_number + 1 ?
-		       next :
-		       NO_ENTRY;
+	return slots[next].length && slots[next].sequence_number == slots[index].sequence_number + 1
+		   ? next
+		   : NO_ENTRY;
 }
 
 /* Gives every entry the end of its run. Sequence numbers rise along a run, so there is no cycle. */
@@ -163,8 +163,8 @@ static bool is_active_head(const struct slot *slots, uint32_t index)
 {
 	uint32_t tail = slots[index].tail / VHDX_SECTOR_BYTES;
 
-	return slots[index].length && slots[index].chain_head == index &&
-	       slots[tail].length && slots[tail].chain_head == index;
+	return slots[index].length && slots[index].chain_head == index && slots[tail].length &&
+	       slots[tail].chain_head == index;
 }
 
 static uint32_t best_head(const struct slot *slots, uint32_t count)
@@ -279,8 +279,8 @@ int vhdx_log_replay(const struct vhdx_log_area *area, const struct vhdx_log_sequ
 
 		if (rc < 0 || entry == sequence->head)
 			return rc;
-		entry = (uint32_t)(((uint64_t)entry + le32toh(header->entry_length)) %
-				   area->length);
+		entry =
+		    (uint32_t)(((uint64_t)entry + le32toh(header->entry_length)) % area->length);
 	}
 }
 
@@ -292,7 +292,7 @@ void vhdx_log_compose(const struct vhdx_log_entry *entry, uint8_t *buf)
 	struct vhdx_log_entry_header *header = (void *)buf;
 	struct vhdx_log_descriptor *descriptors = (void *)(header + 1);
 	struct vhdx_log_data_sector *sectors =
-		(void *)(buf + (size_t)descriptor_sectors(entry->page_count) * VHDX_SECTOR_BYTES);
+	    (void *)(buf + (size_t)descriptor_sectors(entry->page_count) * VHDX_SECTOR_BYTES);
 
 	memset(buf, 0, (size_t)((uint8_t *)sectors - buf));
 	*header = (struct vhdx_log_entry_header){

@@ -1,6 +1,6 @@
 /*
- * The VHDX log ([MS-VHDX] 2.3): finding the active sequence of entries in the bytes of the log area,
- * walking its records, and composing new entries. Pure; private to this room.
+ * The VHDX log ([MS-VHDX] 2.3): finding the active sequence of entries in the bytes of the log
+ * area, walking its records, and composing new entries. Pure; private to this room.
  */
 #ifndef DISK_VHDX_LOG_H
 #define DISK_VHDX_LOG_H
@@ -65,7 +65,7 @@ static inline uint32_t vhdx_log_entry_bytes(unsigned page_count)
 			       (uint64_t)page_count * sizeof(struct vhdx_log_descriptor);
 
 	return (uint32_t)((descriptors + VHDX_SECTOR_BYTES - 1) / VHDX_SECTOR_BYTES *
-				  VHDX_SECTOR_BYTES +
+			      VHDX_SECTOR_BYTES +
 			  (uint64_t)page_count * VHDX_SECTOR_BYTES);
 }
 

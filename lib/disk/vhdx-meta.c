@@ -1,27 +1,27 @@
 /*
- * How the metadata of a VHDX gets onto the disk so that a power cut at any point leaves a valid file
- * that holds everything flushed before.
+ * How the metadata of a VHDX gets onto the disk so that a power cut at any point leaves a valid
+ * file that holds everything flushed before.
  *
  * Activation, once per open, before the first change: both headers get a new FileWriteGuid and
  * DataWriteGuid (others see by them that the file was changed).
  *
  * Flush. One round serves all flushes that wait when it begins:
- *   1. Copy the dirty BAT pages. Every block that the copies name was zeroed, or lies beyond the old
- *      end of file, and its data so far has been given to the host.
- *   2. Sync. Now that data is durable - and so are the in-place pages of the round before, whose log
- *      entry is therefore no longer needed.
- *   3. If there are dirty pages: write one log entry with all of them, its tail pointing to itself, and
- *      sync. The flushes are done here. (Before the first entry the log is opened: an empty entry with
- *      a new LogGuid is written into the still unused log, synced, then both headers get that
+ *   1. Copy the dirty BAT pages. Every block that the copies name was zeroed, or lies beyond the
+ * old end of file, and its data so far has been given to the host.
+ *   2. Sync. Now that data is durable - and so are the in-place pages of the round before, whose
+ * log entry is therefore no longer needed.
+ *   3. If there are dirty pages: write one log entry with all of them, its tail pointing to itself,
+ * and sync. The flushes are done here. (Before the first entry the log is opened: an empty entry
+ * with a new LogGuid is written into the still unused log, synced, then both headers get that
  *      LogGuid. So a header never names a log without a valid entry.)
  *   4. Write the pages to their places in the BAT; give freed blocks back to the host.
  * A guest's flush costs one sync when no block was allocated or freed since the last, else two.
  *
- * A torn log entry is invalid, and the entry before it, which is still there because two entries never
- * fill the log, makes the sequence. An entry is at most about half of the log.
+ * A torn log entry is invalid, and the entry before it, which is still there because two entries
+ * never fill the log, makes the sequence. An entry is at most about half of the log.
  *
- * If anything here fails, what is on disk is unknown: the disk refuses changes until it is opened again
- * (VHDX_FAILED), where the log is replayed.
+ * If anything here fails, what is on disk is unknown: the disk refuses changes until it is opened
+ * again (VHDX_FAILED), where the log is replayed.
  */
 #include "disk/vhdx-impl.h"
 
@@ -180,8 +180,7 @@ static void copy_page(struct vhdx *vhdx, uint64_t page)
 	for (uint64_t i = 0; i < count; i++)
 		to[i] = htole64(vhdx->bat[first + i]);
 	memset(to + count, 0, (VHDX_ENTRIES_PER_PAGE - count) * sizeof(*to));
-	meta->page_offsets[meta->page_count++] =
-		vhdx->bat_region.offset + page * VHDX_SECTOR_BYTES;
+	meta->page_offsets[meta->page_count++] = vhdx->bat_region.offset + page * VHDX_SECTOR_BYTES;
 }
 
 static void copy_dirty_pages(struct vhdx *vhdx)
@@ -257,7 +256,7 @@ static void apply_next(struct vhdx *vhdx, int result)
 	}
 	while (first + count < meta->page_count &&
 	       meta->page_offsets[first + count] ==
-		       meta->page_offsets[first] + (uint64_t)count * VHDX_SECTOR_BYTES)
+		   meta->page_offsets[first] + (uint64_t)count * VHDX_SECTOR_BYTES)
 		count++;
 	meta->applied = first + count;
 	begin_steps(vhdx, &meta->steps);
@@ -413,8 +412,7 @@ void vhdx_flush(struct vhdx *vhdx, struct vhdx_io *io)
 
 	if (vhdx->blk.info.read_only || vhdx->write_state == VHDX_FAILED) {
 		if (io)
-			vhdx_io_finish(vhdx, io,
-				       vhdx->blk.info.read_only ? BLK_OK : BLK_IO_ERROR);
+			vhdx_io_finish(vhdx, io, vhdx->blk.info.read_only ? BLK_OK : BLK_IO_ERROR);
 		return;
 	}
 	if (io)

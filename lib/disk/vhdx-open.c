@@ -1,7 +1,7 @@
 /*
- * Opening a VHDX: header, log, region table, metadata, BAT, in this order, because the log may change
- * all that follows it. A writable open replays the log into the file; a read-only open keeps the log
- * in memory and looks at the file through it while it reads the structures.
+ * Opening a VHDX: header, log, region table, metadata, BAT, in this order, because the log may
+ * change all that follows it. A writable open replays the log into the file; a read-only open keeps
+ * the log in memory and looks at the file through it while it reads the structures.
  */
 #include "disk/vhdx.h"
 
@@ -126,8 +126,8 @@ static int load_log(struct opening *o, struct error *err)
 				 o->file_bytes, o->sequence.flushed_file_bytes);
 	if (o->sequence.last_file_bytes > VHDX_MAX_DISK_BYTES * 2)
 		return error_set(err, ERR_CORRUPT,
-				 "the VHDX log at %#lx asks for a file of %lu bytes", region->offset,
-				 o->sequence.last_file_bytes);
+				 "the VHDX log at %#lx asks for a file of %lu bytes",
+				 region->offset, o->sequence.last_file_bytes);
 	return 0;
 }
 
@@ -135,8 +135,8 @@ static int write_record(void *user, const struct vhdx_log_record *record, struct
 {
 	struct opening *o = user;
 	int rc = record->data ? file_write_now(o->vhdx->file, record->file_offset, record->data,
-					       record->length) :
-				file_zero_now(o->vhdx->file, record->file_offset, record->length);
+					       record->length)
+			      : file_zero_now(o->vhdx->file, record->file_offset, record->length);
 
 	if (rc < 0)
 		return error_set_errno(err, -rc, "replaying the VHDX log to %#lx",
@@ -207,8 +207,7 @@ static int read_regions(struct opening *o, struct error *err)
 	return 0;
 }
 
-static int read_metadata_part(void *user, uint64_t offset, void *buf, size_t len,
-			      struct error *err)
+static int read_metadata_part(void *user, uint64_t offset, void *buf, size_t len, struct error *err)
 {
 	struct opening *o = user;
 
@@ -261,8 +260,8 @@ static int bad_entry(const struct vhdx *vhdx, uint64_t block, const char *why, s
 	uint64_t index = vhdx_bat_index(&vhdx->geometry, block);
 
 	return error_set(err, ERR_CORRUPT, "VHDX block %lu: its BAT entry %#lx at %#lx %s", block,
-			 vhdx->bat[index],
-			 vhdx->bat_region.offset + index * VHDX_BAT_ENTRY_BYTES, why);
+			 vhdx->bat[index], vhdx->bat_region.offset + index * VHDX_BAT_ENTRY_BYTES,
+			 why);
 }
 
 static int check_block(struct opening *o, uint64_t block, struct error *err)
@@ -367,8 +366,8 @@ static int read_structures(struct opening *o, struct error *err)
 	if (rc == 0)
 		rc = read_bat(o, err);
 	if (rc == 0 && o->log_bytes)
-		rc = vhdx_log_replay(&o->log, &o->sequence, o->file_bytes,
-				     check_record_off_payload, o, err);
+		rc = vhdx_log_replay(&o->log, &o->sequence, o->file_bytes, check_record_off_payload,
+				     o, err);
 	return rc;
 }
 
@@ -381,6 +380,7 @@ static void vhdx_free(struct vhdx *vhdx)
 	free(vhdx->block_users);
 	free(vhdx->freed.offset);
 	free(vhdx->freeing.offset);
+	free(vhdx->releasing.offset);
 	pool_done(&vhdx->ios);
 	pool_done(&vhdx->segments);
 	pool_done(&vhdx->prepares);

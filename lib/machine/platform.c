@@ -8,7 +8,6 @@
 #include "fw/acpi.h"
 #include "fw/linux.h"
 #include "fw/smbios.h"
-#include "fw/smbios.h"
 
 #include <stdlib.h>
 
@@ -205,10 +204,7 @@ static uint64_t install_tables(struct machine *machine)
 		.low_window = { MEM_LOW_TOP, LOW_WINDOW_END - MEM_LOW_TOP },
 		.high_window = { high, HIGH_WINDOW_BYTES },
 	};
-	const struct smbios_config smbios = { machine->config->generation, machine->config->id,
-					      machine->config->processor_count };
 
-	smbios_install(machine->mem, &smbios);
 	return acpi_install(machine->mem, &config);
 }
 

@@ -96,7 +96,6 @@ static int new_nics(struct synthetic *synthetic, struct error *err)
 		struct netvsp_config config = {
 			.bus = machine->vmbus,
 			.loop = machine->loop,
-			.mem = machine->mem,
 			.instance = nic->id,
 			.vp_count = machine->config->processor_count,
 			.port_fd = machine->files.nics[i],

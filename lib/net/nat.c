@@ -1,8 +1,10 @@
 #include "net/nat.h"
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "net/dhcp.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -21,6 +23,7 @@ struct nat {
 	struct loop *loop;
 	struct vswitch *sw;
 	Slirp *slirp;
+	struct dhcp *dhcp;
 	struct pollfd *fds; /* [0] is the loop's */
 	unsigned fd_count, fd_room;
 };
@@ -137,10 +140,26 @@ static const SlirpCb callbacks = {
 
 /* ---- from the switch ---- */
 
+/* libslirp takes every frame for its own: only those to its addresses go there. */
+static bool is_for_router(const uint8_t *frame)
+{
+	return frame_is_multicast(frame) ||
+	       (frame[0] == 0x52 && (frame[1] == 0x55 || frame[1] == 0x56));
+}
+
 static void on_uplink_send(void *user, const uint8_t *frame, size_t len)
 {
 	struct nat *nat = user;
+	uint8_t answer[DHCP_REPLY_BYTES];
 
+	if (!is_for_router(frame))
+		return;
+	if (dhcp_is_request(frame, len)) {
+		len = dhcp_answer(nat->dhcp, frame, len, clock_now_ns(), answer);
+		if (len)
+			vswitch_uplink_input(nat->sw, answer, len);
+		return;
+	}
 	slirp_input(nat->slirp, frame, (int)len);
 }
 
@@ -231,10 +250,30 @@ static void fill_ipv6(SlirpConfig *slirp, const struct nat_config *config)
 	slirp->vnameserver6.s6_addr[15] = NAMESERVER_HOST;
 }
 
+static int new_dhcp(struct nat *nat, const struct nat_config *config, struct error *err)
+{
+	uint32_t network = ntohl(config->network.s_addr), hosts = UINT32_MAX >> config->prefix_bits;
+	struct dhcp_config dhcp = {
+		.server = network + GATEWAY_HOST,
+		.netmask = ~hosts,
+		.nameserver = network + NAMESERVER_HOST,
+		.first = network + (hosts < 32 ? NAMESERVER_HOST + 1 : DHCP_FIRST_HOST),
+		.last = network + hosts - 1,
+		.domain = config->domain,
+	};
+
+	/* As libslirp makes the router's: 52:55 and its address. */
+	dhcp.server_mac[0] = 0x52;
+	dhcp.server_mac[1] = 0x55;
+	store_be32(dhcp.server_mac + 2, dhcp.server);
+	return dhcp_new(&dhcp, &nat->dhcp, err);
+}
+
 int nat_new(struct loop *loop, struct vswitch *sw, const struct nat_config *config,
 	    struct nat **ret, struct error *err)
 {
 	struct nat *nat = calloc(1, sizeof(*nat));
+	int r;
 	SlirpConfig slirp = {
 		.version = 4,
 		.in_enabled = true,
@@ -242,7 +281,7 @@ int nat_new(struct loop *loop, struct vswitch *sw, const struct nat_config *conf
 		.vnetmask.s_addr = htonl(~(UINT32_MAX >> config->prefix_bits)),
 		.vhost = host_of(config, GATEWAY_HOST),
 		.vnameserver = host_of(config, NAMESERVER_HOST),
-		.vdhcp_start = host_of(config, config->prefix_bits > 27 ? 3 : DHCP_FIRST_HOST),
+		.disable_dhcp = true, /* it has addresses for 16 clients */
 		.vdomainname = config->domain,
 		.if_mtu = UPLINK_MTU,
 		.if_mru = UPLINK_MTU,
@@ -259,6 +298,11 @@ int nat_new(struct loop *loop, struct vswitch *sw, const struct nat_config *conf
 	}
 	nat->loop = loop;
 	nat->sw = sw;
+	r = new_dhcp(nat, config, err);
+	if (r < 0) {
+		nat_free(nat);
+		return r;
+	}
 	if (config->ipv6)
 		fill_ipv6(&slirp, config);
 	nat->slirp = slirp_new(&slirp, &callbacks, nat);
@@ -279,6 +323,7 @@ void nat_free(struct nat *nat)
 		vswitch_set_uplink(nat->sw, &(struct vswitch_uplink){ 0 });
 		slirp_cleanup(nat->slirp);
 	}
+	dhcp_free(nat->dhcp);
 	free(nat->fds);
 	free(nat);
 }

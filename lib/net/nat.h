@@ -1,6 +1,7 @@
 /*
- * The NAT uplink of a switch: a small router with DHCP, DNS and address translation in user space
- * (libslirp), so that guests reach what the host reaches, without rights on the host.
+ * The NAT uplink of a switch: a small router in user space, so that guests reach what the host
+ * reaches, without rights on the host. Address translation and DNS are libslirp's, DHCP is ours
+ * (net/dhcp.h).
  *
  * On subnet a.b.c.0/24: .1 is the gateway, and the host itself (its services on 127.0.0.1, unless
  * host_loopback is off); .2 answers DNS from the host's resolver; DHCP leases start at .16.

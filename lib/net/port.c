@@ -3,6 +3,7 @@
 #include "base/macros.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -304,6 +305,13 @@ void port_free(struct port *port)
 bool port_is_open(const struct port *port)
 {
 	return !port->closed;
+}
+
+bool port_peer_gone(const struct port *port)
+{
+	struct pollfd p = { .fd = port->fd };
+
+	return port->closed || (poll(&p, 1, 0) == 1 && p.revents & (POLLHUP | POLLERR));
 }
 
 const struct port_stats *port_stats(const struct port *port)

@@ -63,6 +63,8 @@ unsigned port_send(struct port *port, const struct port_frame *frames, unsigned 
 /* Delivers what `received` refused, and reads on. Not from inside `received`. */
 void port_resume(struct port *port);
 bool port_is_open(const struct port *port);
+/* Whether the other side is gone, before the loop has got to it. */
+bool port_peer_gone(const struct port *port);
 const struct port_stats *port_stats(const struct port *port);
 
 /* A connected pair of sockets fit for two ports: for the daemon and for tests. */

@@ -1,6 +1,7 @@
 /* The NAT uplink without processes: a port, the switch, libslirp, and a server on the host. */
 #include "net/nat.h"
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/macros.h"
 #include "net/port.h"
@@ -205,6 +206,73 @@ static void test_connection(void **state)
 	close(listener);
 }
 
+/* An ICMPv6 message of bytes at frame + 54; returns the frame's length. */
+static size_t make_icmp6(uint8_t *frame, const uint8_t *mac, const uint8_t *from, const uint8_t *to,
+			 uint16_t bytes)
+{
+	static const uint8_t own[6] = { 2, 0, 0, 0, 0, 1 };
+	uint8_t *ip = frame + 14, *icmp = frame + 54;
+
+	memcpy(frame, mac, 6);
+	memcpy(frame + 6, own, 6);
+	store_be16(frame + 12, 0x86DD);
+	memset(ip, 0, 8);
+	ip[0] = 0x60;
+	store_be16(ip + 4, bytes);
+	ip[6] = 58;
+	ip[7] = 255;
+	memcpy(ip + 8, from, 16);
+	memcpy(ip + 24, to, 16);
+	store_be16(icmp + 2, 0);
+	store_be16(icmp + 2,
+		   frame_fold(frame_sum(ip + 8, 32) + 58 + bytes + frame_sum(icmp, bytes)));
+	return 54u + bytes;
+}
+
+/* The next ICMPv6 message of that type. */
+static uint8_t *receive_icmp6(struct fixture *f, uint8_t type)
+{
+	static uint8_t frame[TINY_IP_FRAME_BYTES];
+
+	while (link_receive(f, frame, 3000))
+		if (load_be16(frame + 12) == 0x86DD && frame[20] == 58 && frame[54] == type)
+			return frame;
+	fail_msg("no ICMPv6 message of type %u", type);
+	return NULL;
+}
+
+/* Router solicitation, neighbour solicitation, echo. */
+static void test_ipv6(void **state)
+{
+	struct fixture *f = *state;
+	static const uint8_t all_routers[16] = { 0xFF, 2, [15] = 2 },
+			     router[16] = { 0xFD, [15] = 1 };
+	static const uint8_t local[16] = { 0xFE, 0x80, [15] = 9 }, own[16] = { 0xFD, [15] = 9 };
+	static const uint8_t solicited[16] = { 0xFF, 2, [11] = 1, [12] = 0xFF, [15] = 1 };
+	uint8_t frame[200] = { [54] = 133 }, mac[6], *back;
+
+	link_send(f, frame,
+		  make_icmp6(frame, (const uint8_t *)"\x33\x33\0\0\0\2", local, all_routers, 8));
+	back = receive_icmp6(f, 134);
+	assert_memory_equal(back, "\x33\x33\0\0\0\1", 6);
+
+	memset(frame + 54, 0, 32);
+	frame[54] = 135;
+	memcpy(frame + 62, router, 16);
+	frame[78] = frame[79] = 1;
+	memcpy(frame + 80, "\2\0\0\0\0\1", 6);
+	link_send(f, frame,
+		  make_icmp6(frame, (const uint8_t *)"\x33\x33\xff\0\0\1", own, solicited, 32));
+	back = receive_icmp6(f, 136);
+	assert_memory_equal(back + 62, router, 16);
+	memcpy(mac, back + 6, 6);
+
+	memset(frame + 54, 0, 32);
+	frame[54] = 128;
+	link_send(f, frame, make_icmp6(frame, mac, own, router, 32));
+	receive_icmp6(f, 129);
+}
+
 static void test_no_host_loopback(void **state)
 {
 	struct fixture *f = *state;
@@ -223,6 +291,7 @@ int main(void)
 		cmocka_unit_test(test_subnets),
 		cmocka_unit_test_setup_teardown(test_dhcp, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_connection, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_ipv6, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_host_loopback, setup_closed, teardown),
 	};
 

@@ -417,13 +417,27 @@ static bool fix_address(struct switch_port *port)
 	return true;
 }
 
+/* A VM that starts anew is not to find its old port in the way. */
+static void drop_dead_ports(struct vswitch *sw)
+{
+	struct switch_port *next;
+
+	for (struct switch_port *p = sw->ports; p; p = next) {
+		next = p->next;
+		if (port_peer_gone(p->port))
+			on_closed(p);
+	}
+}
+
 int vswitch_add_port(struct vswitch *sw, const struct vswitch_port_config *config, int fd,
 		     struct error *err)
 {
 	AUTO_CLOSE int own_fd = fd;
 	struct switch_port *port;
-	int r = check_config(sw, config, err);
+	int r;
 
+	drop_dead_ports(sw);
+	r = check_config(sw, config, err);
 	if (r < 0)
 		return r;
 	port = calloc(1, sizeof(*port));

@@ -54,7 +54,8 @@ struct vswitch_uplink {
 int vswitch_new(struct loop *loop, struct vswitch **ret, struct error *err);
 void vswitch_free(struct vswitch *sw); /* NULL allowed */
 
-/* Takes fd, also when it fails. ERR_EXISTS: the id or the MAC is in use. */
+/* Takes fd, also when it fails. ERR_EXISTS: the id or the MAC is in use. Not from inside a callback
+ * of the switch or of one of its ports. */
 int vswitch_add_port(struct vswitch *sw, const struct vswitch_port_config *config, int fd,
 		     struct error *err);
 int vswitch_remove_port(struct vswitch *sw, const char *id, struct error *err);

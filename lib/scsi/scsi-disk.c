@@ -4,7 +4,7 @@
 #include <string.h>
 
 #define CDB_PROTECT 0xE0 /* RDPROTECT, WRPROTECT: there is no protection information */
-#define CDB_FUA	    0x08
+#define CDB_FUA     0x08
 
 /* ---- VPD ---- */
 
@@ -13,8 +13,8 @@ const uint8_t scsi_disk_vpd_pages[] = { SCSI_VPD_SUPPORTED, SCSI_VPD_SERIAL,
 					SCSI_VPD_CHARACTER, SCSI_VPD_PROVISIONING };
 const unsigned scsi_disk_vpd_page_count = ARRAY_SIZE(scsi_disk_vpd_pages);
 
-#define LIMITS_BYTES	   0x3C
-#define CHARACTER_BYTES	   0x3C
+#define LIMITS_BYTES       0x3C
+#define CHARACTER_BYTES    0x3C
 #define PROVISIONING_BYTES 4
 
 static int limits_page(const struct scsi_unit *unit, uint8_t *body)
@@ -201,7 +201,7 @@ static void add_range(struct scsi_call *call, uint64_t lba, uint64_t count)
 
 	if (count)
 		reply->ranges[reply->range_count++] =
-			(struct scsi_range){ lba * block_bytes, count * block_bytes };
+		    (struct scsi_range){ lba * block_bytes, count * block_bytes };
 }
 
 /* The descriptors of a parameter list that fits what was announced in the limits page. */

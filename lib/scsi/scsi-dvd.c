@@ -8,11 +8,11 @@ const unsigned scsi_dvd_vpd_page_count = ARRAY_SIZE(scsi_dvd_vpd_pages);
 
 /* ---- READ TOC (MMC-5 6.26) ---- */
 
-#define TRACK_LEADOUT	0xAA
-#define TRACK_DATA	0x14 /* ADR 1: position; control 4: data track */
-#define FRAMES_PER_SEC	75
-#define SECS_PER_MIN	60
-#define LEADIN_FRAMES	150 /* LBA 0 is at 00:02:00 */
+#define TRACK_LEADOUT  0xAA
+#define TRACK_DATA     0x14 /* ADR 1: position; control 4: data track */
+#define FRAMES_PER_SEC 75
+#define SECS_PER_MIN   60
+#define LEADIN_FRAMES  150 /* LBA 0 is at 00:02:00 */
 
 /* An address as LBA, or as minute, second, frame. */
 static void put_address(uint8_t *to, uint64_t lba, bool msf)
@@ -111,9 +111,9 @@ static void run_read_toc(struct scsi_call *call)
 
 /* ---- GET CONFIGURATION (MMC-5 6.5, features in 5.3) ---- */
 
-#define PROFILE_CD_ROM	0x0008
-#define PROFILE_DVD_ROM 0x0010
-#define FEATURE_CURRENT 0x01
+#define PROFILE_CD_ROM     0x0008
+#define PROFILE_DVD_ROM    0x0010
+#define FEATURE_CURRENT    0x01
 #define FEATURE_PERSISTENT 0x02
 
 struct feature {
@@ -128,8 +128,12 @@ struct feature {
 
 static const struct feature features[] = {
 	/* profile list */
-	{ 0x0000, ALWAYS, false, 8, { PROFILE_DVD_ROM >> 8, PROFILE_DVD_ROM, 0, 0,
-				      PROFILE_CD_ROM >> 8, PROFILE_CD_ROM, 0, 0 } },
+	{ 0x0000,
+	  ALWAYS,
+	  false,
+	  8,
+	  { PROFILE_DVD_ROM >> 8, PROFILE_DVD_ROM, 0, 0, PROFILE_CD_ROM >> 8, PROFILE_CD_ROM, 0,
+	    0 } },
 	/* core: SCSI family */
 	{ 0x0001, 1 << 2 | ALWAYS, false, 8, { 0, 0, 0, 1, 0, 0, 0, 0 } },
 	/* morphing: events by GET EVENT STATUS */
@@ -188,8 +192,8 @@ static void run_get_configuration(struct scsi_call *call)
 /* ---- GET EVENT STATUS NOTIFICATION (MMC-5 6.7) ---- */
 
 #define EVENT_CLASS_MEDIA 4
-#define EVENT_NONE	  0x80
-#define MEDIA_PRESENT	  0x02
+#define EVENT_NONE        0x80
+#define MEDIA_PRESENT     0x02
 
 static void run_get_event_status(struct scsi_call *call)
 {
@@ -231,11 +235,11 @@ static void run_read_disc_information(struct scsi_call *call)
 	memset(data, 0, 34);
 	store_be16(data, 32);
 	data[2] = 0x0E; /* last session complete, disc complete */
-	data[3] = 1;	/* first track */
-	data[4] = 1;	/* sessions */
-	data[5] = 1;	/* first and last track of the last session */
+	data[3] = 1;    /* first track */
+	data[4] = 1;    /* sessions */
+	data[5] = 1;    /* first and last track of the last session */
 	data[6] = 1;
-	data[7] = 0x20; /* unrestricted use */
+	data[7] = 0x20;             /* unrestricted use */
 	memset(data + 16, 0xFF, 8); /* no further lead-in and lead-out: the disc can't be written */
 	scsi_answer(call, 34, load_be16(call->cdb + 7));
 }
@@ -254,8 +258,8 @@ static void run_read_track_information(struct scsi_call *call)
 	}
 	memset(data, 0, 36);
 	store_be16(data, 34);
-	data[2] = 1;	/* track */
-	data[3] = 1;	/* session */
+	data[2] = 1;    /* track */
+	data[3] = 1;    /* session */
 	data[5] = 0x04; /* data track */
 	data[6] = 0x01; /* data mode 1 */
 	store_be32(data + 24, (uint32_t)MIN(blocks, (uint64_t)UINT32_MAX));
@@ -274,9 +278,9 @@ static void run_read_dvd_structure(struct scsi_call *call)
 	}
 	memset(data, 0, 4 + 2048);
 	store_be16(data, 2 + 2048);
-	data[4] = 0x01; /* DVD-ROM, version 1 */
-	data[5] = 0x0F; /* 120 mm, no maximum rate given */
-	data[6] = 0x01; /* one layer, embossed data */
+	data[4] = 0x01;                /* DVD-ROM, version 1 */
+	data[5] = 0x0F;                /* 120 mm, no maximum rate given */
+	data[6] = 0x01;                /* one layer, embossed data */
 	store_be32(data + 8, 0x30000); /* first sector of the data area */
 	store_be32(data + 12, (uint32_t)(0x30000 + MIN(blocks, (uint64_t)0xFFFFFF) - 1));
 	scsi_answer(call, 4 + 2048, load_be16(call->cdb + 8));
@@ -298,11 +302,11 @@ static void fill_recovery(const struct scsi_unit *unit, uint8_t *page)
 /* MMC-3 5.5.10 (legacy, but what drivers look at). */
 static void fill_capabilities(const struct scsi_unit *unit, uint8_t *page)
 {
-	page[2] = 0x08; /* reads DVD-ROM */
-	page[4] = 0x40; /* multi-session */
+	page[2] = 0x08;                                        /* reads DVD-ROM */
+	page[4] = 0x40;                                        /* multi-session */
 	page[6] = 0x29 | (unit->removal_prevented ? 0x02 : 0); /* tray, eject, lock */
-	store_be16(page + 8, 0x1600);  /* 5632 KB/s: 4x DVD */
-	store_be16(page + 12, 128);    /* buffer, KB */
+	store_be16(page + 8, 0x1600);                          /* 5632 KB/s: 4x DVD */
+	store_be16(page + 12, 128);                            /* buffer, KB */
 	store_be16(page + 14, 0x1600);
 }
 

@@ -14,7 +14,7 @@ struct scsi_call {
 	struct scsi_reply *reply;
 };
 
-#define SCSI_OP_MEDIUM	       0x1u /* needs a medium: else NOT READY */
+#define SCSI_OP_MEDIUM         0x1u /* needs a medium: else NOT READY */
 #define SCSI_OP_PAST_ATTENTION 0x2u /* is executed although a unit attention waits */
 
 struct scsi_op {
@@ -31,8 +31,8 @@ static inline void scsi_invalid_cdb(struct scsi_call *call)
 {
 	scsi_fail(call, SCSI_KEY_ILLEGAL_REQUEST, SCSI_ASC_INVALID_FIELD_IN_CDB);
 }
-/* Answers with the first len bytes of reply->data, cut to the command's allocation length and to the
- * guest's buffer. */
+/* Answers with the first len bytes of reply->data, cut to the command's allocation length and to
+ * the guest's buffer. */
 void scsi_answer(struct scsi_call *call, uint32_t len, uint64_t allocation_length);
 /* Plans a read or write of count blocks of block_bytes. */
 void scsi_transfer(struct scsi_call *call, enum blk_op op, uint64_t lba, uint64_t count,

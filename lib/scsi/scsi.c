@@ -7,8 +7,8 @@
 
 /* GET EVENT STATUS, media class (MMC-5 6.7.2.6). */
 #define MEDIA_EVENT_EJECT_REQUEST 1
-#define MEDIA_EVENT_NEW_MEDIA	  2
-#define MEDIA_EVENT_REMOVAL	  3
+#define MEDIA_EVENT_NEW_MEDIA     2
+#define MEDIA_EVENT_REMOVAL       3
 
 void scsi_unit_init(struct scsi_unit *unit, enum scsi_kind kind, const struct blk_info *medium,
 		    const struct guid *id)
@@ -44,6 +44,13 @@ void scsi_unit_set_medium(struct scsi_unit *unit, const struct blk_info *medium)
 	unit->medium = medium;
 }
 
+void scsi_unit_power_on(struct scsi_unit *unit)
+{
+	unit->removal_prevented = false;
+	unit->media_event = 0;
+	unit->attention_count = 0;
+}
+
 void scsi_unit_reset(struct scsi_unit *unit)
 {
 	unit->removal_prevented = false;
@@ -52,8 +59,8 @@ void scsi_unit_reset(struct scsi_unit *unit)
 
 uint32_t scsi_block_bytes(const struct scsi_unit *unit)
 {
-	return unit->kind == SCSI_KIND_DVD ? SCSI_DVD_SECTOR_BYTES :
-					     unit->medium->logical_sector_bytes;
+	return unit->kind == SCSI_KIND_DVD ? SCSI_DVD_SECTOR_BYTES
+					   : unit->medium->logical_sector_bytes;
 }
 
 uint64_t scsi_block_count(const struct scsi_unit *unit)
@@ -310,9 +317,9 @@ void scsi_run_read_capacity_10(struct scsi_call *call)
 
 /* ---- MODE SENSE ---- */
 
-#define PAGE_CONTROL_CURRENT	0
+#define PAGE_CONTROL_CURRENT    0
 #define PAGE_CONTROL_CHANGEABLE 1
-#define PAGE_CONTROL_SAVED	3
+#define PAGE_CONTROL_SAVED      3
 
 static uint32_t put_block_descriptor(uint8_t *to, const struct scsi_unit *unit,
 				     uint32_t block_bytes)
@@ -413,7 +420,8 @@ void scsi_execute(struct scsi_unit *unit, const struct scsi_command *command,
 		op->run(&call);
 }
 
-uint32_t scsi_parameter_bytes(const struct scsi_unit *unit, const uint8_t cdb[static SCSI_CDB_BYTES])
+uint32_t scsi_parameter_bytes(const struct scsi_unit *unit,
+			      const uint8_t cdb[static SCSI_CDB_BYTES])
 {
 	uint32_t wanted = 0;
 

@@ -1,10 +1,11 @@
 /*
- * The SCSI command engine: what a disk or DVD drive of Hyper-V answers to a command. Pure: a CDB and
- * what is known about the unit go in; status, sense and data come out, or a plan of block requests for
- * the caller to run, whose result scsi_io_result turns into status and sense. No I/O, no allocation.
+ * The SCSI command engine: what a disk or DVD drive of Hyper-V answers to a command. Pure: a CDB
+ *and what is known about the unit go in; status, sense and data come out, or a plan of block
+ *requests for the caller to run, whose result scsi_io_result turns into status and sense. No I/O,
+ *no allocation.
  *
- * A CDB is the guest's and may be anything. The caller copies it, and the parameter data of commands
- * that have some (scsi_parameter_bytes), before it calls.
+ * A CDB is the guest's and may be anything. The caller copies it, and the parameter data of
+ *commands that have some (scsi_parameter_bytes), before it calls.
  *
  *	scsi_execute(&unit, &command, &reply);
  *	if (reply.action == SCSI_ACTION_TRANSFER)
@@ -18,11 +19,11 @@
 #include "blk/blk.h"
 #include "spec/scsi.h"
 
-#define SCSI_CDB_BYTES	     16
-#define SCSI_MAX_DATA	     2088 /* REPORT LUNS of 256 LUNs, the longest answer, and some */
-#define SCSI_MAX_RANGES	     64
-#define SCSI_MAX_PARAMETERS  4096
-#define SCSI_MAX_ATTENTIONS  4
+#define SCSI_CDB_BYTES      16
+#define SCSI_MAX_DATA       2088 /* REPORT LUNS of 256 LUNs, the longest answer, and some */
+#define SCSI_MAX_RANGES     64
+#define SCSI_MAX_PARAMETERS 4096
+#define SCSI_MAX_ATTENTIONS 4
 
 enum scsi_kind { SCSI_KIND_DISK, SCSI_KIND_DVD };
 
@@ -30,10 +31,10 @@ enum scsi_kind { SCSI_KIND_DISK, SCSI_KIND_DVD };
 struct scsi_unit {
 	enum scsi_kind kind;
 	const struct blk_info *medium; /* NULL: an empty drive (DVD only); borrowed */
-	struct guid id;		       /* identity in the VPD pages */
+	struct guid id;                /* identity in the VPD pages */
 
 	bool removal_prevented;
-	uint8_t media_event; /* GET EVENT STATUS: next event code, 0 none */
+	uint8_t media_event;                      /* GET EVENT STATUS: next event code, 0 none */
 	uint16_t attentions[SCSI_MAX_ATTENTIONS]; /* enum scsi_additional_sense, oldest first */
 	unsigned attention_count;
 };
@@ -44,23 +45,27 @@ void scsi_unit_init(struct scsi_unit *unit, enum scsi_kind kind, const struct bl
 void scsi_unit_attention(struct scsi_unit *unit, enum scsi_additional_sense asc);
 /* DVD: a medium was put in or taken out (NULL) by the host. */
 void scsi_unit_set_medium(struct scsi_unit *unit, const struct blk_info *medium);
+/* The guest that knew the unit is gone: forget what it did and what it was to be told. */
+void scsi_unit_power_on(struct scsi_unit *unit);
 /* Reset of the bus or the unit. */
 void scsi_unit_reset(struct scsi_unit *unit);
 
 struct scsi_command {
 	uint8_t cdb[SCSI_CDB_BYTES]; /* zero padded */
-	uint32_t buffer_bytes;	     /* of the guest's data buffer, either direction */
+	uint32_t buffer_bytes;       /* of the guest's data buffer, either direction */
 	const uint8_t *parameters;   /* the first scsi_parameter_bytes of it */
 	uint32_t parameter_bytes;
 };
 
 /* How many bytes of the guest's buffer scsi_execute wants as command->parameters; at most
  * SCSI_MAX_PARAMETERS. 0 for most commands. */
-uint32_t scsi_parameter_bytes(const struct scsi_unit *unit, const uint8_t cdb[static SCSI_CDB_BYTES]);
+uint32_t scsi_parameter_bytes(const struct scsi_unit *unit,
+			      const uint8_t cdb[static SCSI_CDB_BYTES]);
 
 enum scsi_action {
 	SCSI_ACTION_NONE,     /* finished: status, sense and data are there */
-	SCSI_ACTION_TRANSFER, /* run op (BLK_READ, BLK_WRITE) on ranges[0] with the guest's buffer */
+	SCSI_ACTION_TRANSFER, /* run op (BLK_READ, BLK_WRITE) on ranges[0] with the guest's buffer
+			       */
 	SCSI_ACTION_RANGES,   /* run op (BLK_FLUSH, BLK_UNMAP, BLK_WRITE_ZEROES) on each range */
 	SCSI_ACTION_EJECT,    /* finished; the drive is to be opened and the medium let go */
 };
@@ -76,9 +81,9 @@ struct scsi_reply {
 	unsigned range_count;
 	struct scsi_range ranges[SCSI_MAX_RANGES];
 
-	uint8_t status; /* enum scsi_status */
+	uint8_t status;                  /* enum scsi_status */
 	uint8_t sense[SCSI_SENSE_BYTES]; /* with CHECK CONDITION */
-	uint32_t data_bytes;		 /* for the guest's buffer, from data */
+	uint32_t data_bytes;             /* for the guest's buffer, from data */
 	uint8_t data[SCSI_MAX_DATA];
 };
 
@@ -87,8 +92,8 @@ void scsi_execute(struct scsi_unit *unit, const struct scsi_command *command,
 /* After the planned requests: the first result that was not BLK_OK, or BLK_OK. */
 void scsi_io_result(struct scsi_reply *reply, enum blk_result result);
 
-/* INQUIRY of a LUN that is not there is answered with data that says so; for any other command to it
- * false is returned (no such LUN). */
+/* INQUIRY of a LUN that is not there is answered with data that says so; for any other command to
+ * it false is returned (no such LUN). */
 bool scsi_absent_unit(const struct scsi_command *command, struct scsi_reply *ret);
 /* luns: bit n for LUN n. */
 void scsi_report_luns(const struct scsi_command *command, uint64_t luns, struct scsi_reply *ret);

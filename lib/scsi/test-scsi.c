@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
-static const struct guid id = GUID_INIT(0x00112233, 0x4455, 0x6677, 0x88, 0x99, 0xaa, 0xbb, 0xcc,
-					0xdd, 0xee, 0xff);
+static const struct guid id =
+    GUID_INIT(0x00112233, 0x4455, 0x6677, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff);
 
 struct fixture {
 	struct blk_info info;
@@ -79,8 +79,9 @@ static void expect_data(const struct scsi_reply *reply, uint32_t len)
 
 static void expect_sense(const struct scsi_reply *reply, uint8_t key, uint16_t asc)
 {
-	const uint8_t expected[18] = { 0x70, 0, key, 0, 0, 0, 0, 10, 0, 0, 0, 0,
-				       (uint8_t)(asc >> 8), (uint8_t)asc };
+	const uint8_t expected[18] = {
+		0x70, 0, key, 0, 0, 0, 0, 10, 0, 0, 0, 0, (uint8_t)(asc >> 8), (uint8_t)asc
+	};
 
 	assert_int_equal(reply->status, SCSI_CHECK_CONDITION);
 	assert_int_equal(reply->action, SCSI_ACTION_NONE);
@@ -117,7 +118,9 @@ static void test_inquiry(void **state)
 
 static void test_vpd(void **state)
 {
-	static const uint8_t pages[] = { 0x00, 0x00, 0x00, 0x06, 0x00, 0x80, 0x83, 0xB0, 0xB1, 0xB2 };
+	static const uint8_t pages[] = {
+		0x00, 0x00, 0x00, 0x06, 0x00, 0x80, 0x83, 0xB0, 0xB1, 0xB2
+	};
 	struct fixture *f = *state;
 	const uint8_t *data = f->reply.data;
 
@@ -211,8 +214,8 @@ static void test_reads_and_writes(void **state)
 	assert_int_equal(f->reply.op_flags, BLK_FUA);
 	expect_range(RUN(f, 0xA8, 0, 0, 0, 0, 7, 0, 0, 0, 1), SCSI_ACTION_TRANSFER, BLK_READ,
 		     7 * 512, 512);
-	expect_range(RUN(f, 0x8A, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 16),
-		     SCSI_ACTION_TRANSFER, BLK_WRITE, UINT64_C(0x100000) * 512, 16 * 512);
+	expect_range(RUN(f, 0x8A, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 16), SCSI_ACTION_TRANSFER,
+		     BLK_WRITE, UINT64_C(0x100000) * 512, 16 * 512);
 	assert_int_equal(f->reply.op_flags, 0);
 	/* nothing to move is fine */
 	expect_data(RUN(f, 0x28, 0, 0, 0, 0, 0, 0, 0, 0), 0);
@@ -337,8 +340,8 @@ static void test_attentions(void **state)
 
 static void test_refused(void **state)
 {
-	static const uint8_t opcodes[] = { 0x5E, 0x5F, 0x85, 0xA1, 0xA3, 0x15, 0x55, 0x16, 0x43,
-					   0x4A, 0x46, 0xFF, 0xA0 };
+	static const uint8_t opcodes[] = { 0x5E, 0x5F, 0x85, 0xA1, 0xA3, 0x15, 0x55,
+					   0x16, 0x43, 0x4A, 0x46, 0xFF, 0xA0 };
 	struct fixture *f = *state;
 
 	for (unsigned i = 0; i < sizeof(opcodes); i++)

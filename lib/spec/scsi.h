@@ -1,6 +1,6 @@
 /*
- * SCSI numbers, from the T10 standards SPC-3 (primary commands), SBC-3 (disks) and MMC-5 (CD and DVD).
- * Everything on the wire is big-endian.
+ * SCSI numbers, from the T10 standards SPC-3 (primary commands), SBC-3 (disks) and MMC-5 (CD and
+ * DVD). Everything on the wire is big-endian.
  */
 #ifndef SPEC_SCSI_H
 #define SPEC_SCSI_H
@@ -89,27 +89,27 @@ enum scsi_additional_sense {
 	SCSI_ASC_REMOVAL_PREVENTED = 0x5302,
 };
 
-#define SCSI_SENSE_BYTES     18 /* fixed format, SPC-3 4.5.3 */
-#define SCSI_SENSE_FIXED     0x70
-#define SCSI_INQUIRY_BYTES   36
-#define SCSI_TYPE_DISK	     0x00
-#define SCSI_TYPE_DVD	     0x05
-#define SCSI_TYPE_ABSENT     0x7F /* qualifier 3, type 0x1F: no such unit can be there */
-#define SCSI_VERSION_SPC3    0x05
-#define SCSI_VPD_SUPPORTED   0x00
-#define SCSI_VPD_SERIAL	     0x80
-#define SCSI_VPD_IDENTITY    0x83
-#define SCSI_VPD_LIMITS	     0xB0
-#define SCSI_VPD_CHARACTER   0xB1
+#define SCSI_SENSE_BYTES      18 /* fixed format, SPC-3 4.5.3 */
+#define SCSI_SENSE_FIXED      0x70
+#define SCSI_INQUIRY_BYTES    36
+#define SCSI_TYPE_DISK        0x00
+#define SCSI_TYPE_DVD         0x05
+#define SCSI_TYPE_ABSENT      0x7F /* qualifier 3, type 0x1F: no such unit can be there */
+#define SCSI_VERSION_SPC3     0x05
+#define SCSI_VPD_SUPPORTED    0x00
+#define SCSI_VPD_SERIAL       0x80
+#define SCSI_VPD_IDENTITY     0x83
+#define SCSI_VPD_LIMITS       0xB0
+#define SCSI_VPD_CHARACTER    0xB1
 #define SCSI_VPD_PROVISIONING 0xB2
 
-#define SCSI_MODE_PAGE_RECOVERY	   0x01
-#define SCSI_MODE_PAGE_CACHING	   0x08
-#define SCSI_MODE_PAGE_CONTROL	   0x0A
-#define SCSI_MODE_PAGE_EXCEPTIONS  0x1C
+#define SCSI_MODE_PAGE_RECOVERY     0x01
+#define SCSI_MODE_PAGE_CACHING      0x08
+#define SCSI_MODE_PAGE_CONTROL      0x0A
+#define SCSI_MODE_PAGE_EXCEPTIONS   0x1C
 #define SCSI_MODE_PAGE_CAPABILITIES 0x2A
-#define SCSI_MODE_PAGE_ALL	   0x3F
-#define SCSI_MODE_SUBPAGE_ALL	   0xFF
+#define SCSI_MODE_PAGE_ALL          0x3F
+#define SCSI_MODE_SUBPAGE_ALL       0xFF
 
 #define SCSI_DVD_SECTOR_BYTES 2048u
 

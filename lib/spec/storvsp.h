@@ -1,6 +1,6 @@
 /*
- * The storage protocol of Hyper-V's synthetic SCSI controller (VSTOR), as public guest drivers speak
- * it over VMBus. All fields are little-endian. A packet's payload is always 64 bytes.
+ * The storage protocol of Hyper-V's synthetic SCSI controller (VSTOR), as public guest drivers
+ * speak it over VMBus. All fields are little-endian. A packet's payload is always 64 bytes.
  */
 #ifndef SPEC_STORVSP_H
 #define SPEC_STORVSP_H
@@ -39,23 +39,23 @@ enum storvsp_operation {
 #define STORVSP_SENSE_BYTES 20
 
 /* data_in */
-#define STORVSP_WRITE	0
-#define STORVSP_READ	1
+#define STORVSP_WRITE   0
+#define STORVSP_READ    1
 #define STORVSP_NO_DATA 2
 
 /* srb_status */
-#define STORVSP_SRB_SUCCESS	     0x01
-#define STORVSP_SRB_ERROR	     0x04
-#define STORVSP_SRB_INVALID_REQUEST  0x06
-#define STORVSP_SRB_INVALID_LUN	     0x20
-#define STORVSP_SRB_AUTOSENSE_VALID  0x80
+#define STORVSP_SRB_SUCCESS         0x01
+#define STORVSP_SRB_ERROR           0x04
+#define STORVSP_SRB_INVALID_REQUEST 0x06
+#define STORVSP_SRB_INVALID_LUN     0x20
+#define STORVSP_SRB_AUTOSENSE_VALID 0x80
 
 /* status: the NTSTATUS values that occur */
-#define STORVSP_STATUS_SUCCESS		     0x00000000u
-#define STORVSP_STATUS_UNSUCCESSFUL	     0xC0000001u
-#define STORVSP_STATUS_INVALID_PARAMETER     0xC000000Du
-#define STORVSP_STATUS_INVALID_DEVICE_STATE  0xC0000184u
-#define STORVSP_STATUS_REVISION_MISMATCH     0xC0000059u
+#define STORVSP_STATUS_SUCCESS              0x00000000u
+#define STORVSP_STATUS_UNSUCCESSFUL         0xC0000001u
+#define STORVSP_STATUS_INVALID_PARAMETER    0xC000000Du
+#define STORVSP_STATUS_INVALID_DEVICE_STATE 0xC0000184u
+#define STORVSP_STATUS_REVISION_MISMATCH    0xC0000059u
 
 struct storvsp_srb {
 	uint16_t length;

@@ -1,7 +1,7 @@
 /*
  * VHDX on disk, from the open specification [MS-VHDX] (section numbers refer to revision 8.0). All
- * fields are little-endian, GUIDs in the Windows memory layout; checksums are CRC-32C over the whole
- * structure with the checksum field as zero.
+ * fields are little-endian, GUIDs in the Windows memory layout; checksums are CRC-32C over the
+ * whole structure with the checksum field as zero.
  */
 #ifndef SPEC_VHDX_H
 #define SPEC_VHDX_H
@@ -10,18 +10,18 @@
 
 #include <stdint.h>
 
-#define VHDX_MIB	  UINT64_C(0x100000)
+#define VHDX_MIB          UINT64_C(0x100000)
 #define VHDX_SECTOR_BYTES 4096u /* unit of the log and of header structures */
 
 /* ---- 2.2 header section ---- */
 
-#define VHDX_IDENTIFIER_SIGNATURE	UINT64_C(0x656C696678646876) /* "vhdxfile" */
-#define VHDX_IDENTIFIER_OFFSET		UINT64_C(0)
-#define VHDX_HEADER_OFFSET(slot)	(UINT64_C(0x10000) * ((slot) + 1u)) /* slot 0 or 1 */
+#define VHDX_IDENTIFIER_SIGNATURE      UINT64_C(0x656C696678646876) /* "vhdxfile" */
+#define VHDX_IDENTIFIER_OFFSET         UINT64_C(0)
+#define VHDX_HEADER_OFFSET(slot)       (UINT64_C(0x10000) * ((slot) + 1u)) /* slot 0 or 1 */
 #define VHDX_REGION_TABLE_OFFSET(slot) (UINT64_C(0x30000) + UINT64_C(0x10000) * (slot))
-#define VHDX_REGION_TABLE_BYTES		0x10000u
-#define VHDX_HEADER_SECTION_BYTES	VHDX_MIB
-#define VHDX_FIRST_LOGGED_OFFSET	VHDX_REGION_TABLE_OFFSET(0) /* nothing below is ever logged */
+#define VHDX_REGION_TABLE_BYTES        0x10000u
+#define VHDX_HEADER_SECTION_BYTES      VHDX_MIB
+#define VHDX_FIRST_LOGGED_OFFSET       VHDX_REGION_TABLE_OFFSET(0) /* nothing below is ever logged */
 
 struct vhdx_identifier {
 	uint64_t signature;
@@ -48,9 +48,9 @@ struct vhdx_header {
 } __attribute__((packed));
 _Static_assert(sizeof(struct vhdx_header) == 4096, "2.2.2");
 
-#define VHDX_REGION_SIGNATURE	0x69676572u /* "regi" */
+#define VHDX_REGION_SIGNATURE   0x69676572u /* "regi" */
 #define VHDX_REGION_MAX_ENTRIES 2047u
-#define VHDX_REGION_REQUIRED	0x1u
+#define VHDX_REGION_REQUIRED    0x1u
 
 struct vhdx_region_table_header {
 	uint32_t signature;
@@ -76,15 +76,15 @@ _Static_assert(sizeof(struct vhdx_region_entry) == 32, "2.2.3.2");
 /* ---- 2.3 log ---- */
 
 #define VHDX_LOG_ENTRY_SIGNATURE 0x65676f6cu /* "loge" */
-#define VHDX_LOG_DATA_DESC	 0x63736564u /* "desc" */
-#define VHDX_LOG_ZERO_DESC	 0x6f72657au /* "zero" */
-#define VHDX_LOG_DATA_SECTOR	 0x61746164u /* "data" */
+#define VHDX_LOG_DATA_DESC       0x63736564u /* "desc" */
+#define VHDX_LOG_ZERO_DESC       0x6f72657au /* "zero" */
+#define VHDX_LOG_DATA_SECTOR     0x61746164u /* "data" */
 
 struct vhdx_log_entry_header {
 	uint32_t signature;
 	uint32_t checksum;     /* over entry_length */
 	uint32_t entry_length; /* multiple of 4096 */
-	uint32_t tail;	       /* log offset of the oldest entry still needed */
+	uint32_t tail;         /* log offset of the oldest entry still needed */
 	uint64_t sequence_number;
 	uint32_t descriptor_count;
 	uint32_t reserved;
@@ -95,9 +95,9 @@ struct vhdx_log_entry_header {
 _Static_assert(sizeof(struct vhdx_log_entry_header) == 64, "2.3.1.1");
 
 struct vhdx_log_descriptor {
-	uint32_t signature; /* VHDX_LOG_DATA_DESC or VHDX_LOG_ZERO_DESC */
+	uint32_t signature;      /* VHDX_LOG_DATA_DESC or VHDX_LOG_ZERO_DESC */
 	uint32_t trailing_bytes; /* data: last 4 bytes of the target sector */
-	uint64_t leading_bytes;	 /* data: first 8 bytes; zero: length of the zeroed range */
+	uint64_t leading_bytes;  /* data: first 8 bytes; zero: length of the zeroed range */
 	uint64_t file_offset;
 	uint64_t sequence_number;
 } __attribute__((packed));
@@ -113,7 +113,7 @@ _Static_assert(sizeof(struct vhdx_log_data_sector) == 4096, "2.3.1.4");
 
 /* ---- 2.5 BAT ---- */
 
-#define VHDX_BAT_STATE(entry)	    ((unsigned)((entry)&7))
+#define VHDX_BAT_STATE(entry)       ((unsigned)((entry)&7))
 #define VHDX_BAT_FILE_OFFSET(entry) ((entry) & ~(VHDX_MIB - 1))
 #define VHDX_BAT_RESERVED(entry)    ((entry) & (VHDX_MIB - 1) & ~UINT64_C(7))
 
@@ -127,21 +127,21 @@ enum vhdx_block_state {
 	VHDX_BLOCK_PARTIALLY_PRESENT = 7, /* differencing only */
 };
 
-#define VHDX_BAT_ENTRY_BYTES	  8u
-#define VHDX_CHUNK_SECTORS	  (UINT64_C(1) << 23) /* logical sectors per bitmap block */
-#define VHDX_MIN_BLOCK_BYTES	  UINT64_C(0x100000)
-#define VHDX_MAX_BLOCK_BYTES	  UINT64_C(0x10000000)
-#define VHDX_MAX_DISK_BYTES	  (UINT64_C(64) << 40)
+#define VHDX_BAT_ENTRY_BYTES 8u
+#define VHDX_CHUNK_SECTORS   (UINT64_C(1) << 23) /* logical sectors per bitmap block */
+#define VHDX_MIN_BLOCK_BYTES UINT64_C(0x100000)
+#define VHDX_MAX_BLOCK_BYTES UINT64_C(0x10000000)
+#define VHDX_MAX_DISK_BYTES  (UINT64_C(64) << 40)
 
 /* ---- 2.6 metadata ---- */
 
-#define VHDX_METADATA_SIGNATURE	   UINT64_C(0x617461646174656D) /* "metadata" */
+#define VHDX_METADATA_SIGNATURE    UINT64_C(0x617461646174656D) /* "metadata" */
 #define VHDX_METADATA_TABLE_BYTES  0x10000u
 #define VHDX_METADATA_MAX_ENTRIES  2047u
-#define VHDX_METADATA_MAX_ITEM	   0x100000u
-#define VHDX_METADATA_USER	   0x1u
+#define VHDX_METADATA_MAX_ITEM     0x100000u
+#define VHDX_METADATA_USER         0x1u
 #define VHDX_METADATA_VIRTUAL_DISK 0x2u
-#define VHDX_METADATA_REQUIRED	   0x4u
+#define VHDX_METADATA_REQUIRED     0x4u
 
 struct vhdx_metadata_table_header {
 	uint64_t signature;
@@ -182,6 +182,6 @@ struct vhdx_file_parameters {
 	uint32_t flags;
 } __attribute__((packed));
 #define VHDX_LEAVE_BLOCKS_ALLOCATED 0x1u /* "fixed" */
-#define VHDX_HAS_PARENT		    0x2u
+#define VHDX_HAS_PARENT             0x2u
 
 #endif

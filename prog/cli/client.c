@@ -309,18 +309,26 @@ static int cancel(struct client *client, json_t **answer, struct error *err)
 	return look_again(client, answer, err);
 }
 
+/* Only looks, so it may be asked twice. */
+static bool is_harmless(const char *cmdlet)
+{
+	return strncasecmp(cmdlet, "Get-", 4) == 0;
+}
+
 int client_run(struct client *client, const char *cmdlet, const json_t *params,
 	       void (*progress)(void *user, const json_t *progress), void *user,
 	       const volatile bool *interrupted, json_t **ret, struct error *err)
 {
+	static const char headers[] = "Prefer: respond-async\r\nContent-Type: application/json\r\n";
 	char path[100];
 	json_t *answer;
 	int r;
 
 	snprintf(path, sizeof(path), "/v1/cmdlet/%.60s", cmdlet);
-	r = call(client, "POST", path,
-		 "Prefer: respond-async\r\nContent-Type: application/json\r\n", params, &answer,
-		 err);
+	r = call(client, "POST", path, headers, params, &answer, err);
+	/* The service may have ended just then; the next one knows as much. */
+	if (r == -ERR_CANCELLED && is_harmless(cmdlet))
+		r = call(client, "POST", path, headers, params, &answer, err);
 	if (r < 0)
 		return r;
 	client->interrupted = interrupted;

@@ -158,10 +158,9 @@ int console_run(int fd, const char *vm)
 		;
 	leave_raw_mode(&console);
 	close(fd);
-	if (signalled || console.left) {
-		if (console.terminal)
-			fputs("\n", stderr);
-		return CONSOLE_LEFT;
-	}
-	return CONSOLE_CLOSED;
+	if (console.terminal)
+		fputs("\n", stderr);
+	if (signalled)
+		return CONSOLE_INTERRUPTED;
+	return console.left ? CONSOLE_LEFT : CONSOLE_CLOSED;
 }

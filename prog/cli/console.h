@@ -5,8 +5,9 @@
 #include "base/error.h"
 
 enum console_end {
-	CONSOLE_CLOSED, /* by the VM: it is off */
-	CONSOLE_LEFT,   /* by the user: Ctrl-], or a signal */
+	CONSOLE_CLOSED,      /* by the VM: it is off */
+	CONSOLE_LEFT,        /* by the user: Ctrl-], or nobody reads what it says */
+	CONSOLE_INTERRUPTED, /* by a signal */
 };
 
 /* Takes fd. On a terminal it says how to leave, and restores the terminal's settings at the end. On

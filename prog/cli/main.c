@@ -78,9 +78,10 @@ static int print_results(const struct cmdlet *cmdlet, const struct cmdlet_invoca
 			      : cmdlet_format_table(cmdlet->output, results, terminal_width()));
 }
 
-static int print_errors(const struct cmdlet *cmdlet, const json_t *errors)
+static int print_errors(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation,
+			const json_t *errors)
 {
-	for (size_t i = 0; i < json_array_size(errors); i++) {
+	for (size_t i = 0; !invocation->quiet && i < json_array_size(errors); i++) {
 		const json_t *error = json_array_get(errors, i);
 
 		print_error(cmdlet->name, json_string_value(json_object_get(error, "object")),
@@ -163,7 +164,7 @@ static int run_plain(struct client *client, const struct cmdlet *cmdlet,
 	if (run_in_daemon(client, cmdlet, invocation->params, &answer) < 0)
 		return EXIT_FAILED;
 	printed = print_results(cmdlet, invocation, json_object_get(answer, "results"));
-	failed = print_errors(cmdlet, json_object_get(answer, "errors"));
+	failed = print_errors(cmdlet, invocation, json_object_get(answer, "errors"));
 	json_decref(answer);
 	return failed ? failed : printed;
 }
@@ -223,9 +224,14 @@ static int run_console(struct client *client, const char *cmdlet, const char *na
 
 	if (fd < 0)
 		return print_error(cmdlet, name, err.text);
-	if (console_run(fd, name) == CONSOLE_LEFT)
+	switch (console_run(fd, name)) {
+	case CONSOLE_LEFT:
 		return EXIT_DONE;
-	return judge_end(client, name);
+	case CONSOLE_INTERRUPTED:
+		return EXIT_FAILED;
+	default:
+		return judge_end(client, name);
+	}
 }
 
 static int connect_vm(struct client *client, const json_t *params)
@@ -250,7 +256,7 @@ static int start_with_console(struct client *client, const struct cmdlet *cmdlet
 				   "-Console needs the name of one virtual machine");
 	if (run_in_daemon(client, cmdlet, invocation->params, &answer) < 0)
 		return EXIT_FAILED;
-	status = print_errors(cmdlet, json_object_get(answer, "errors"));
+	status = print_errors(cmdlet, invocation, json_object_get(answer, "errors"));
 	json_decref(answer);
 	if (status != EXIT_DONE)
 		return status;

@@ -17,7 +17,18 @@
 
 extern char **environ;
 
-#define READY_FD 3
+#define READY_FD    3
+#define START_TRIES 5
+
+/* In /tmp anybody could have put a socket there: only our own user's service or root's is one. */
+static bool is_ours(int fd)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
+	       (peer.uid == geteuid() || peer.uid == 0);
+}
 
 static int try_connect(const char *path)
 {
@@ -32,7 +43,7 @@ static int try_connect(const char *path)
 	/* By way of the folder's descriptor: the path itself may be too long for an address. */
 	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%.60s", folder_fd,
 		 slash + 1);
-	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || !is_ours(fd))
 		return -1;
 	return TAKE_FD(fd);
 }
@@ -153,12 +164,15 @@ int start_connect(const char *socket_path, bool start, struct error *err)
 	lock = open(lock_file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (lock < 0 || flock(lock, LOCK_EX) < 0)
 		return error_set_errno(err, errno, "locking '%.200s'", lock_file);
-	fd = try_connect(socket_path);
-	if (fd >= 0)
-		return fd;
-	r = start_daemon(runtime, err);
-	if (r < 0)
-		return r;
+	/* The one that is found or started may be ending, idle, in this moment. */
+	for (unsigned tries = 0; tries < START_TRIES; tries++) {
+		fd = try_connect(socket_path);
+		if (fd >= 0)
+			return fd;
+		r = start_daemon(runtime, err);
+		if (r < 0)
+			return r;
+	}
 	fd = try_connect(socket_path);
 	return fd >= 0 ? fd : error_set(err, ERR_IO, "the management service does not answer");
 }

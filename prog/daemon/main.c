@@ -32,7 +32,10 @@
 
 #define SAMPLE_NS        (5 * NS_PER_SEC)
 #define IDLE_SECONDS     300
-#define LISTEN_FDS_START 3 /* of systemd's socket activation */
+#define LOCK_TRIES       60
+#define LOCK_PAUSE_USEC  50000
+#define LAST_STEPS       50 /* of 20 ms: for who is being answered when a signal ends us */
+#define LISTEN_FDS_START 3  /* of systemd's socket activation */
 
 struct options {
 	bool system, on_demand;
@@ -47,6 +50,7 @@ struct service {
 	struct loop_fd *signal_watch;
 	struct loop_timer *timer;
 	uint64_t idle_since_ns, idle_limit_ns;
+	bool signalled;
 };
 
 static const char usage[] =
@@ -168,9 +172,12 @@ static void tick(void *user)
 {
 	struct service *service = user;
 
-	for (size_t i = 0; i < service->daemon.vm_count; i++)
-		if (service->daemon.vms[i]->state == VM_RUNNING)
-			run_refresh(service->daemon.vms[i], NULL, NULL);
+	for (size_t i = 0; i < service->daemon.vm_count; i++) {
+		if (service->daemon.vms[i]->state != VM_RUNNING)
+			continue;
+		run_refresh(service->daemon.vms[i], NULL, NULL);
+		run_trim_log(service->daemon.vms[i]);
+	}
 	check_idle(service);
 	loop_timer_arm(service->timer, clock_now_ns() + MIN(SAMPLE_NS, service->idle_limit_ns));
 }
@@ -180,8 +187,10 @@ static void on_signal(void *user, uint32_t events)
 	struct service *service = user;
 	struct signalfd_siginfo info;
 
-	if (read(service->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+	if (read(service->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+		service->signalled = true;
 		loop_stop(service->daemon.loop);
+	}
 }
 
 static int watch_signals(struct service *service, struct error *err)
@@ -242,7 +251,13 @@ static int open_state(struct service *service, struct error *err)
 		return r;
 	if (asprintf(&lock, "%s/lock", daemon->paths.state) < 0)
 		abort();
-	daemon->lock_fd = files_lock_holder(lock, "oyakod", err);
+	/* Our predecessor may be about to end. */
+	for (unsigned tries = 0; tries < LOCK_TRIES; tries++) {
+		daemon->lock_fd = files_lock_holder(lock, "oyakod", err);
+		if (daemon->lock_fd != -ERR_BUSY)
+			break;
+		usleep(LOCK_PAUSE_USEC);
+	}
 	if (daemon->lock_fd < 0)
 		return daemon->lock_fd;
 	r = load_host(daemon, err);
@@ -264,6 +279,11 @@ static int open_listener(struct service *service, struct error *err)
 	return sockets_listen(service->daemon.paths.socket, SOCK_STREAM, err);
 }
 
+static void log_service(struct service *service, enum event_kind kind, const char *text)
+{
+	events_write(service->daemon.events, &(struct event){ .kind = kind, .message = text });
+}
+
 static int start(struct service *service, struct error *err)
 {
 	struct daemon *daemon = &service->daemon;
@@ -277,8 +297,10 @@ static int start(struct service *service, struct error *err)
 		r = requests_new(daemon, &daemon->requests, err);
 	if (r == 0)
 		r = switches_new(daemon, &daemon->switches, err);
-	if (r == 0)
-		r = vm_load_all(daemon, err);
+	if (r < 0)
+		return r;
+	log_service(service, EVENT_SERVICE_STARTED, "The management service was started.");
+	r = vm_load_all(daemon, err);
 	if (r < 0)
 		return r;
 	run_adopt_all(daemon);
@@ -310,10 +332,26 @@ static void set_idle_limit(struct service *service)
 	service->idle_limit_ns = (uint64_t)(seconds ? atoi(seconds) : IDLE_SECONDS) * NS_PER_SEC;
 	service->idle_since_ns = clock_now_ns();
 	if (!service->idle_limit_ns)
-		service->idle_limit_ns = NS_PER_SEC;
+		service->idle_limit_ns = 50 * NS_PER_MSEC;
 }
 
 /* ---- end ---- */
+
+/* Nobody finds the socket any more; who has connected already is still answered. When we end
+ * because we were idle there is no hurry. */
+static void answer_the_last(struct service *service)
+{
+	struct daemon *daemon = &service->daemon;
+
+	/* So that the next command line starts the next daemon at once. */
+	unlink(daemon->paths.socket);
+	loop_step(daemon->loop, 0);
+	for (unsigned i = 0; service->signalled ? i < LAST_STEPS : true; i++) {
+		if (server_connections(service->server) == 0 && !requests_busy(daemon->requests))
+			return;
+		loop_step(daemon->loop, 20);
+	}
+}
 
 static void release(struct service *service)
 {
@@ -338,11 +376,6 @@ static void release(struct service *service)
 		close(daemon->lock_fd);
 }
 
-static void log_service(struct service *service, enum event_kind kind, const char *text)
-{
-	events_write(service->daemon.events, &(struct event){ .kind = kind, .message = text });
-}
-
 int main(int argc, char **argv)
 {
 	struct service service = { .signal_fd = -1, .daemon.lock_fd = -1 };
@@ -362,12 +395,10 @@ int main(int argc, char **argv)
 		release(&service);
 		return 1;
 	}
-	log_service(&service, EVENT_SERVICE_STARTED, "The management service was started.");
 	tell_ready(&service, "ready\n");
 	loop_timer_arm(service.timer, clock_now_ns() + MIN(SAMPLE_NS, service.idle_limit_ns));
 	loop_run(service.daemon.loop);
-	/* So that the next command line starts the next daemon at once. */
-	unlink(service.daemon.paths.socket);
+	answer_the_last(&service);
 	log_service(&service, EVENT_SERVICE_STOPPED, "The management service was stopped.");
 	release(&service);
 	return 0;

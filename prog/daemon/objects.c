@@ -85,18 +85,18 @@ static const char *services_state(const struct vm *vm)
 static void put_guest(json_t *object, const struct vm *vm)
 {
 	const char *system = kvp(vm, "OSName");
-	const char *version = kvp(vm, "OSVersion");
+	const char *major = kvp(vm, "OSMajorVersion");
 	char text[256];
 
 	put_text(object, "Heartbeat", vm->run ? vm->run->heartbeat : NULL);
 	put_text(object, "IntegrationServicesState", services_state(vm));
 	put_text(object, "GuestHostName", kvp(vm, "FullyQualifiedDomainName"));
-	if (system && version && !strstr(system, version)) {
-		snprintf(text, sizeof(text), "%.120s %.120s", system, version);
-		put_text(object, "GuestOperatingSystem", text);
-	} else {
-		put_text(object, "GuestOperatingSystem", system);
+	/* Linux has the distribution's version apart; Windows names its own in OSName. */
+	if (system && major && !strpbrk(system, "0123456789")) {
+		snprintf(text, sizeof(text), "%.120s %.120s", system, major);
+		system = text;
 	}
+	put_text(object, "GuestOperatingSystem", system);
 	put_text(object, "GuestKernel", kvp(vm, "OSBuildNumber"));
 	json_object_set_new(object, "IPAddresses", object_addresses(vm));
 	put(object, "KeyValuePairs", vm->run ? vm->run->kvp : NULL);

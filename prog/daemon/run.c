@@ -22,6 +22,7 @@
 #define START_TIMEOUT_NS   (60 * NS_PER_SEC)
 #define END_TIMEOUT_NS     (10 * NS_PER_SEC) /* from "off" to the end of the process */
 #define REQUEST_TIMEOUT_NS (5 * NS_PER_SEC)
+#define MAX_LOG_BYTES      (1 * MIB)
 #define STATUS_TIMEOUT_NS  (1 * NS_PER_SEC)
 
 static int connect_control(struct run *run, struct error *err);
@@ -125,6 +126,17 @@ static void last_log_line(const struct run *run, char *ret, size_t size)
 			*p = '?';
 }
 
+void run_trim_log(const struct vm *vm)
+{
+	AUTO_FREE char *path = runtime_path(vm, "worker.log");
+	struct stat st;
+
+	/* The worker appends: it goes on at the new end. */
+	if (stat(path, &st) == 0 && st.st_size > (off_t)MAX_LOG_BYTES && truncate(path, 0) == 0)
+		log_warn("virtual machine '%s': the log of its worker was emptied",
+			 vm->config->name);
+}
+
 void run_set_state(struct vm *vm, enum vm_state state)
 {
 	vm->state = state;
@@ -199,18 +211,18 @@ static const char *off_sentence(const struct run *run)
 	}
 }
 
+/* The worker's own words say more where something went wrong. */
 static void note_off(struct run *run)
 {
-	char text[640];
+	enum event_kind kind = off_event(run);
+	bool wrong = kind == EVENT_VM_GUEST_CRASHED || kind == EVENT_VM_WORKER_FAILED;
+	bool says_more = wrong && run->off_text[0];
+	char text[768];
 
-	if (run->off_text[0])
-		snprintf(text, sizeof(text), "%s", run->off_text);
-	else
-		snprintf(text, sizeof(text), "'%s' %s.", run->vm->config->name, off_sentence(run));
+	snprintf(text, sizeof(text), "'%s' %s%s%s.", run->vm->config->name, off_sentence(run),
+		 says_more ? ": " : "", says_more ? run->off_text : "");
 	vm_note_stop(run->vm, run->off_reason, text, run->crash);
-	vm_event(run->vm, off_event(run), run->crash ? json_incref(run->crash) : NULL,
-		 "'%s' %s.%s%s", run->vm->config->name, off_sentence(run),
-		 run->off_text[0] ? " " : "", run->off_text);
+	vm_event(run->vm, kind, run->crash ? json_incref(run->crash) : NULL, "%s", text);
 }
 
 static void process_ended(void *user, uint32_t events)
@@ -238,8 +250,8 @@ static void process_ended(void *user, uint32_t events)
 	}
 	if (!run->off_reason[0]) {
 		snprintf(run->off_reason, sizeof(run->off_reason), "worker-error");
-		snprintf(run->off_text, sizeof(run->off_text), "The worker process %d %s.%s%s",
-			 (int)run->process.pid, how, last[0] ? " Its last message: " : "", last);
+		snprintf(run->off_text, sizeof(run->off_text), "the worker process %d %s%s%s",
+			 (int)run->process.pid, how, last[0] ? "; its last message: " : "", last);
 	}
 	note_off(run);
 	finish(run, NULL);
@@ -332,6 +344,14 @@ static void on_guest_reset(struct run *run, const json_t *event)
 		 "'%s' was reset by the guest operating system.", run->vm->config->name);
 }
 
+/* Of the last kernel messages that a guest gives at its end: from where it says what happened. */
+static const char *crash_cause(const char *message)
+{
+	const char *cause = message ? strstr(message, "Kernel panic") : NULL;
+
+	return cause ? cause : message;
+}
+
 static void on_guest_crash(struct run *run, const json_t *event)
 {
 	const json_t *parameters = json_object_get(event, "parameters");
@@ -344,7 +364,7 @@ static void on_guest_crash(struct run *run, const json_t *event)
 		 "'%s' has encountered a fatal error; the guest reported %.200s%s%.300s",
 		 run->vm->config->name, codes ? codes : "nothing more",
 		 json_string_length(message) ? ": " : "",
-		 json_is_string(message) ? json_string_value(message) : "");
+		 json_is_string(message) ? crash_cause(json_string_value(message)) : "");
 }
 
 static void on_off(struct run *run, const json_t *event)
@@ -442,21 +462,23 @@ static void start_refused(struct run *run, const json_t *answer)
 static void job_ready(void *user, uint32_t events)
 {
 	struct run *run = user;
+	struct error err;
 	const char *type;
 	json_t *answer;
-	int r = ipc_recv(run->job_fd, &answer, NULL, NULL, &run->failure);
+	int r = ipc_recv(run->job_fd, &answer, NULL, NULL, &err);
 
-	if (r == -ERR_BUSY) {
-		run->failure.code = ERR_OK;
+	if (r == -ERR_BUSY)
+		return;
+	if (r < 0) {
+		run->failure = err;
+		close_job(run);
+		spawn_kill(&run->process);
 		return;
 	}
-	if (r <= 0) {
-		/* It ends, or has gone mad: its end says more. */
+	if (r == 0) {
+		/* It ends: how, says more than an error here. */
 		close_job(run);
-		if (r < 0)
-			spawn_kill(&run->process);
-		else
-			arm_timer(run, END_TIMEOUT_NS);
+		arm_timer(run, END_TIMEOUT_NS);
 		return;
 	}
 	type = json_string_value(json_object_get(answer, "type"));
@@ -727,7 +749,7 @@ static void adopt(struct vm *vm, struct process *process)
 			  vm->config->name, err.text);
 		snprintf(run->off_reason, sizeof(run->off_reason), "worker-error");
 		snprintf(run->off_text, sizeof(run->off_text),
-			 "The worker could not be reached after a restart of the service.");
+			 "the worker could not be reached after a restart of the service");
 		run_set_state(vm, VM_STOPPING);
 		spawn_kill(process);
 		return;
@@ -885,6 +907,7 @@ static void status_answered(void *user, const json_t *reply, const struct error 
 		take_text(run->heartbeat, sizeof(run->heartbeat),
 			  json_object_get(reply, "heartbeat"));
 		sample_cpu(run);
+		vm_wake(refresh->vm, VM_WAIT_CHANGED, NULL);
 	}
 	if (refresh->done)
 		refresh->done(refresh->owner, refresh->vm, err);

@@ -57,6 +57,9 @@ void run_set_state(struct vm *vm, enum vm_state state);
 /* The guest begins anew: what it had said of itself holds no more. */
 void run_note_reset(struct run *run);
 
+/* Empties the log of a worker whose guest makes it write more than anybody reads. */
+void run_trim_log(const struct vm *vm);
+
 /* Asks for a fresh status; done when it is there, or is not to be had. */
 void run_refresh(struct vm *vm, vm_done done, void *owner);
 

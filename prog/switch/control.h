@@ -1,19 +1,5 @@
 /*
- * The daemon's requests to the switch, on the control socket (JSON messages of ipc/ipc.h):
- *
- *	{"op":"configure", "id":1, "name":"Default Switch", "type":"nat", "subnet":"172.30.5.0/24",
- *	 "subnet6":"fd00:...::", "host_loopback":true, "keep":false}
- *	{"op":"add-port", "id":2, "port":"<id>", "mac":"00:15:5d:00:00:01", "mac_spoofing":false}
- *	                                          and one descriptor: the switch's end of the port
- *	{"op":"remove-port", "id":3, "port":"<id>"}
- *	{"op":"status", "id":4}
- *
- * Answers: {"id":1, "ok":true, ...} or {"id":1, "error":{"code":"exists", "text":"..."}}. Event:
- * {"event":"port-gone", "port":"<id>"}, when the other end of a port closed.
- *
- * "type" is "nat" or "private" (no uplink). With "keep" the switch lives on without the daemon
- *while it has ports; without it, it ends when the control socket closes. "configure" comes once,
- *first.
+ * The daemon's requests to the switch, on the control socket: docs/switch-protocol.md.
  */
 #ifndef SWITCH_CONTROL_H
 #define SWITCH_CONTROL_H

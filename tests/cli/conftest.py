@@ -108,6 +108,19 @@ class Host:
         folder = os.path.join(self.runtime, "vm")
         return os.listdir(folder) if os.path.exists(folder) else []
 
+    def end_daemon(self):
+        """As systemd would; a sanitizer then reports what was not freed."""
+        try:
+            with open(os.path.join(self.state, "lock")) as f:
+                pid = int(f.read().partition("process ")[2].split()[0])
+            with open("/proc/%d/comm" % pid) as f:
+                if f.read().strip() != "oyakod":
+                    return
+            os.kill(pid, signal.SIGTERM)
+        except (OSError, ValueError, IndexError):
+            return
+        wait_for(lambda: not is_alive(pid))
+
     def clean_up(self):
         """Ends what this test started, by its process ids."""
         for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
@@ -132,6 +145,7 @@ def is_alive(pid):
 def host(tmp_path):
     host = Host(tmp_path)
     yield host
+    host.end_daemon()
     log = os.path.join(host.runtime, "oyakod.log")
     text = open(log).read() if os.path.exists(log) else ""
     host.clean_up()

@@ -37,6 +37,7 @@ def test_refusals(host):
     assert refused("POST", "/v1/cmdlet/get-vm", '{"Name":[{}]}') == (400, "invalid")
     assert refused("POST", "/v1/cmdlet/get-vm", '{"Nmae":"x"}') == (400, "invalid")
     assert refused("POST", "/v1/cmdlet/new-vm", '{"ProcessorCount":1000}') == (400, "limit")
+    assert refused("POST", "/v1/cmdlet/new-vm", '{"Path":"relative"}') == (400, "invalid")
     assert refused("POST", "/v1/cmdlet/nosuch", "{}") == (404, "not-found")
     assert refused("POST", "/v1/cmdlet/help", "{}") == (404, "not-found")
     assert refused("POST", "/v1/cmdlet/Move-VM", "{}") == (501, "unsupported")

@@ -17,6 +17,13 @@ def test_grammar(host):
     assert host.json("get-vm", "-Id", vm["VMId"])[0]["Name"] == "web"
 
 
+def test_error_action(host):
+    for action in ("SilentlyContinue", "Ignore"):
+        assert host.run("get-vm", "nosuch", "-ErrorAction", action, status=1) == ""
+    assert host.run("get-vm", "nosuch", "-EA:Stop", "-Verbose", status=1) != ""
+    assert "one of" in host.run("get-vm", "-ErrorAction", "Panic", status=2)
+
+
 def test_wrong_command_lines(host):
     def says(*args):
         return host.run(*args, status=2)

@@ -99,7 +99,6 @@ static struct setup *set_up(void)
 		abort();
 	config.bus = s.guest->bus;
 	config.loop = s.guest->loop;
-	config.mem = s.guest->mem;
 	config.port_fd = fds[1];
 	if (netvsp_new(&config, &s.nic, NULL) < 0 ||
 	    !vmbus_guest_connect(s.guest, VMBUS_VERSION_5_3))

@@ -1,6 +1,6 @@
 /*
- * SCSI commands from a hostile guest, many in a row on one unit. Input: a byte that chooses the unit,
- * then records of CDB (16), buffer length (2) and parameter length (1) with that many bytes.
+ * SCSI commands from a hostile guest, many in a row on one unit. Input: a byte that chooses the
+ * unit, then records of CDB (16), buffer length (2) and parameter length (1) with that many bytes.
  */
 #include "base/bytes.h"
 #include "base/macros.h"
@@ -65,8 +65,10 @@ static size_t run_one(struct scsi_unit *unit, const uint8_t *data, size_t size)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct guid id;
-	struct blk_info info = { .size_bytes = 100 * MIB, .logical_sector_bytes = 512,
-				 .physical_sector_bytes = 4096, .unmap_granularity_bytes = 65536 };
+	struct blk_info info = { .size_bytes = 100 * MIB,
+				 .logical_sector_bytes = 512,
+				 .physical_sector_bytes = 4096,
+				 .unmap_granularity_bytes = 65536 };
 	struct scsi_unit unit;
 
 	if (size < 1)

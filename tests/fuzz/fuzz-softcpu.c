@@ -2,8 +2,8 @@
  * The software CPU against a guest that means harm: random bytes as code, page tables, descriptor
  * tables and registers, in all modes. Whatever it does stays in its 4 MiB.
  *
- * Input: byte 0 chooses the mode, byte 1 what else is random, then 16 bytes of register seeds, 8 per
- * table that is random, the rest is code.
+ * Input: byte 0 chooses the mode, byte 1 what else is random, then 16 bytes of register seeds, 8
+ * per table that is random, the rest is code.
  */
 #include "base/macros.h"
 #include "part/softcpu/softcpu.h"
@@ -11,25 +11,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RAM	     (4 * MIB)
-#define CODE	     0x8000u
-#define GDT	     0x1000u
-#define IDT	     0x2000u
-#define TSS	     0x3000u
-#define STACK	     0x7000u
-#define PML4	     0x100000u
-#define PDPT	     0x101000u
-#define PD	     0x102000u
-#define PT	     0x103000u
+#define RAM          (4 * MIB)
+#define CODE         0x8000u
+#define GDT          0x1000u
+#define IDT          0x2000u
+#define TSS          0x3000u
+#define STACK        0x7000u
+#define PML4         0x100000u
+#define PDPT         0x101000u
+#define PD           0x102000u
+#define PT           0x103000u
 #define INSTRUCTIONS 2000
 
 /* byte 1 */
 #define RANDOM_PAGE_TABLES 1
-#define RANDOM_GDT	   2
-#define RANDOM_IDT	   4
-#define USER		   8
-#define STEPWISE	   16
-#define LIMITS		   32
+#define RANDOM_GDT         2
+#define RANDOM_IDT         4
+#define USER               8
+#define STEPWISE           16
+#define LIMITS             32
 
 static struct mem *mem;
 static struct part *part;
@@ -223,10 +223,12 @@ static void set_mode(struct part_vp_state *s, unsigned mode, unsigned what)
 
 static void set_registers(struct part_vp_state *s, const uint8_t *bytes)
 {
-	static const uint64_t values[] = { 0,	  1,	  CODE,		   STACK,
-					   0x2000, RAM - 4, 0xfee00300,	   0x7fffffff,
-					   0xffff, 0x80,  UINT64_MAX,	   UINT64_C(0x800000000000),
-					   0x1ff8, 64,	  UINT32_MAX - 7,  0x20ffd };
+	static const uint64_t values[] = { 0,          1,          CODE,
+					   STACK,      0x2000,     RAM - 4,
+					   0xfee00300, 0x7fffffff, 0xffff,
+					   0x80,       UINT64_MAX, UINT64_C(0x800000000000),
+					   0x1ff8,     64,         UINT32_MAX - 7,
+					   0x20ffd };
 
 	for (unsigned i = 0; i < 16; i++)
 		s->gpr[i] = bytes[i] & 0x80 ? next_random() : values[bytes[i] & 15];

@@ -1,7 +1,7 @@
 /*
- * A hostile guest's packets to the SCSI controller. The bus is replaced by the functions below: they
- * take packets from the input, and check what comes back: one answer of 64 bytes for each request that
- * wants one, none after a close, every hold dropped. Input: a stream of actions.
+ * A hostile guest's packets to the SCSI controller. The bus is replaced by the functions below:
+ * they take packets from the input, and check what comes back: one answer of 64 bytes for each
+ * request that wants one, none after a close, every hold dropped. Input: a stream of actions.
  */
 #include "base/bytes.h"
 #include "base/loop.h"
@@ -207,8 +207,7 @@ int vmbus_recv(struct vmbus_channel *channel, struct vmbus_packet *ret)
 	if (ret->type == VMBUS_GPA_DIRECT)
 		take_pages(bus, ret);
 	take_payload(bus, ret, how);
-	if (ret->wants_completion &&
-	    (ret->type == VMBUS_INBAND || ret->type == VMBUS_GPA_DIRECT))
+	if (ret->wants_completion && (ret->type == VMBUS_INBAND || ret->type == VMBUS_GPA_DIRECT))
 		channel->waiting[channel->waiting_count++] = ret->transaction_id;
 	return 1;
 }

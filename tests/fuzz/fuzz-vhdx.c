@@ -1,10 +1,11 @@
 /*
  * Hostile VHDX files. A valid image is damaged as the input says; the checksums may be made right
- * again, so that what lies behind them is reached. Then the image is opened without and with writing.
- * When it opens, it is worked on, and after it was closed it must open again with the same content.
+ * again, so that what lies behind them is reached. Then the image is opened without and with
+ * writing. When it opens, it is worked on, and after it was closed it must open again with the same
+ * content.
  *
- * Input: one byte of options, then records: kind of structure (1), offset in it (2), length - 1 (1), bytes.
- * Kind 7 is no damage but an operation of the guest.
+ * Input: one byte of options, then records: kind of structure (1), offset in it (2), length - 1
+ * (1), bytes. Kind 7 is no damage but an operation of the guest.
  */
 #include "base/bytes.h"
 #include "base/loop.h"
@@ -76,14 +77,14 @@ static void keep_pages(struct base *base, int fd)
 /* A disk with some blocks in use. */
 static void make_base(unsigned kind)
 {
-	struct vhdx_create_options options = { .size_bytes = DISK_BYTES, .block_bytes = MIB,
+	struct vhdx_create_options options = { .size_bytes = DISK_BYTES,
+					       .block_bytes = MIB,
 					       .logical_sector_bytes = kind ? 4096 : 512 };
 	int fd = memfd_create("vhdx", 0);
 	uint8_t buf[4096];
 	struct blk *disk;
 
-	if (vhdx_create(fd, &options, NULL) < 0 ||
-	    disk_open(loop, dup(fd), NULL, &disk, NULL) < 0)
+	if (vhdx_create(fd, &options, NULL) < 0 || disk_open(loop, dup(fd), NULL, &disk, NULL) < 0)
 		die("no base image");
 	for (unsigned block = 0; block < 5; block += 2) {
 		memset(buf, 0x11 * (int)(block + 1), sizeof(buf));
@@ -233,9 +234,9 @@ static void operate(struct blk *disk, const uint8_t *record)
 	enum blk_op op = (enum blk_op)(record[0] / 8 % BLK_OP_COUNT);
 	uint64_t sectors = info->size_bytes / info->logical_sector_bytes;
 	uint64_t start = (uint64_t)load_le16(record + 1) * 16 % sectors;
-	uint64_t length = MIN(MIN((uint64_t)record[3] + 1, sectors - start) *
-				      info->logical_sector_bytes,
-			      sizeof(buf));
+	uint64_t length =
+	    MIN(MIN((uint64_t)record[3] + 1, sectors - start) * info->logical_sector_bytes,
+		sizeof(buf));
 
 	if (op >= BLK_UNMAP)
 		length = MIN(4 * MIB, (sectors - start) * info->logical_sector_bytes);

@@ -15,6 +15,8 @@ import pytest
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BUILD = os.path.join(TOP, os.environ.get("OYAKO_BUILD", "build"))
 GUESTS = os.path.join(BUILD, "guests")
+# OYAKO_LONG=1 adds runs that take minutes: what they add is said where LONG is used.
+LONG = os.environ.get("OYAKO_LONG", "") not in ("", "0")
 
 
 def tool(name, *args):
@@ -79,20 +81,38 @@ def debian():
     return folder
 
 
+def wait_for(what, seconds):
+    """The first true value of what(), or its last false one after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        got = what()
+        if got:
+            return got
+        time.sleep(0.1)
+    return what()
+
+
+def sanitizer_reports(log):
+    return [line for line in log.split("\n") if "Sanitizer" in line or "runtime error:" in line]
+
+
 class Host:
     """One administrator with a store of their own."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, build=BUILD):
         self.folder = str(folder)
+        self.build = build
         self.env = dict(os.environ)
         for name in ("DATA_HOME", "RUNTIME_DIR", "CONFIG_HOME", "STATE_HOME"):
             path = os.path.join(self.folder, name.lower())
             os.makedirs(path, mode=0o700)
             self.env["XDG_" + name] = path
         self.env["OYAKO_STOP_IDLE_SECONDS"] = "5"
+        # A worker of a sanitizer build dies of what it finds, and the test with it.
+        self.env["UBSAN_OPTIONS"] = "halt_on_error=1:print_stacktrace=1"
 
     def command(self, *args):
-        return [os.path.join(BUILD, "bin", "oyako"), *map(str, args)]
+        return [os.path.join(self.build, "bin", "oyako"), *map(str, args)]
 
     def run(self, *args, check=True, timeout=120, **kwargs):
         """Runs a cmdlet; returns the finished process with its output as text."""
@@ -125,6 +145,44 @@ class Host:
                 continue
         return found
 
+    def new_vm(self, kernel, name="t", *, initrd=None, memory="512MB", processors=1, cmdline="",
+               options=()):
+        """Makes a VM that boots kernel directly; without a disk unless options name one."""
+        self.run("new-vm", "-Name", name, "-Generation", 2, "-MemoryStartupBytes", memory,
+                 "-ProcessorCount", processors, "-LinuxKernelPath", kernel,
+                 *(("-LinuxInitrdPath", initrd) if initrd else ()), "-LinuxCommandLine", cmdline,
+                 *(() if "-VHDPath" in options else ("-NoVHD",)), *options)
+
+    def worker_log(self, name):
+        """The worker's stderr as an open file, which lives on when the VM is off."""
+        path = os.path.join(self.env["XDG_RUNTIME_DIR"], "oyako", "vm", self.vm(name)["VMId"],
+                            "worker.log")
+        return wait_for(lambda: os.path.exists(path) and open(path, "rb"), 30)
+
+    def run_vm(self, name, seconds):
+        """Starts a VM on the console and waits until it is off; returns what the guest wrote to
+        its console. The worker must not have complained."""
+        path = os.path.join(self.folder, "console-" + name)
+        with open(path, "wb") as output:
+            started = subprocess.Popen(self.command("start-vm", "-Name", name, "-Console"),
+                                       env=self.env, stdin=subprocess.DEVNULL, stdout=output,
+                                       stderr=subprocess.STDOUT)
+            try:
+                log = self.worker_log(name)
+                status = started.wait(seconds)
+            finally:
+                started.kill()
+                started.wait()
+                with open(path, "rb") as f:
+                    text = f.read().decode("utf-8", "replace").replace("\r", "")
+                print(text[-6000:])  # shown when the test fails
+        assert status == 0, text[-3000:]
+        with log:
+            said = log.read().decode("utf-8", "replace")
+        print(said)
+        assert sanitizer_reports(said) == [], said
+        return text
+
     def boot_script(self, kernel, script, *, name="t", memory="512MB", processors=1, seconds=240,
                     cmdline="", files=(), vm_options=(), before_start=None):
         """Boots kernel with its initramfs, runs script in the guest, waits for power-off; returns
@@ -132,18 +190,12 @@ class Host:
         folder = os.path.join(self.folder, "initrd-" + name)
         os.makedirs(folder)
         initrd = kernel.initrd_with(folder, script, files)
-        self.run("new-vm", "-Name", name, "-Generation", 2, "-MemoryStartupBytes", memory,
-                 "-ProcessorCount", processors, "-LinuxKernelPath", kernel.image,
-                 "-LinuxInitrdPath", initrd, "-LinuxCommandLine",
-                 "console=ttyS0 panic=-1 cryptomgr.notests " + cmdline, "-NoVHD", *vm_options)
+        self.new_vm(kernel.image, name, initrd=initrd, memory=memory, processors=processors,
+                    cmdline="console=ttyS0 panic=-1 cryptomgr.notests " + cmdline,
+                    options=vm_options)
         if before_start:
             before_start()
-        done = subprocess.run(self.command("start-vm", "-Name", name, "-Console"), env=self.env,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, timeout=seconds)
-        output = done.stdout.decode("utf-8", "replace").replace("\r", "")
-        assert done.returncode == 0, output[-3000:] + done.stderr.decode("utf-8", "replace")
-        return output
+        return self.run_vm(name, seconds)
 
     def clean_up(self):
         listed = self.run("get-vm", "--json", check=False)
@@ -193,8 +245,14 @@ class Console:
         self.expect("Password: ", 60)
         self.send("oyako\n")
         self.expect("# ", 120)
-        self.send("export PS1='READY> '; stty cols 200 -echo\n")
-        self.expect("\nREADY> ", 60)
+        # A shell without line editing, so that only what commands write comes back.
+        self.send("stty cols 200 -echo; dmesg -n 1; exec env PS1='READY''> ' bash --norc --noediting\n")
+        self.expect("READY> ", 60)
+
+    def plain_shell(self):
+        """Makes busybox's shell fit for command()."""
+        self.send("stty cols 200 -echo; PS1='READY''> '\n")
+        self.expect("READY> ", 60)
 
     def command(self, text, seconds=120):
         self.send(text + "\n")
@@ -205,8 +263,19 @@ class Console:
         self.process.wait()
 
 
+# Warnings that these kernels give on every machine, and one on every host that has more to do than
+# processors, since it takes them away from the guest for some time.
+ON_EVERY_MACHINE = ("device-mapper: core: CONFIG_IMA_DISABLE_HTABLE is disabled",
+                    "hrtimer: interrupt took ")
+
+
 def dmesg_problems(log):
-    """Lines that must not be in a healthy guest's kernel log."""
+    """Lines of a kernel log, as `dmesg -r` prints it, that must not be in a healthy guest's: all of
+    level warning and worse, and the traces and complaints that have lower ones."""
     bad = ("WARNING:", "BUG:", "Call Trace", "unchecked MSR access", "Kernel panic", "rcu_sched self",
            "soft lockup", "probe failed", "Invalid pkt", "Unable to connect")
-    return [line for line in log.split("\n") if any(word in line for word in bad)]
+    lines = [line for line in log.split("\n") if line.startswith("<")]
+    assert len(lines) > 50, "that is no kernel log: " + log
+    return [line for line in lines
+            if (int(line[1:line.index(">")]) & 7 <= 4 or any(word in line for word in bad))
+            and not any(known in line for known in ON_EVERY_MACHINE)]

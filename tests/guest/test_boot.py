@@ -12,7 +12,7 @@ import pytest
 from conftest import dmesg_problems, kernel_of
 
 REPORT = """
-echo "== dmesg"; dmesg
+echo "== dmesg"; dmesg -r
 echo "== clocksource"; cat /sys/devices/system/clocksource/clocksource0/current_clocksource
 echo "== cpus"; grep -c ^processor /proc/cpuinfo
 echo "== memory"; sed -n 's/MemTotal: *//p' /proc/meminfo
@@ -110,17 +110,19 @@ def test_panic_is_told_with_its_parameters(host, kernel, tmp_path):
     folder = tmp_path / "crash"
     folder.mkdir()
     initrd = kernel.initrd_with(str(folder), "echo c >/proc/sysrq-trigger")
-    host.run("new-vm", "-Name", "crash", "-Generation", 2, "-MemoryStartupBytes", "256MB",
-             "-LinuxKernelPath", kernel.image, "-LinuxInitrdPath", initrd, "-LinuxCommandLine",
-             "console=ttyS0 cryptomgr.notests panic=0", "-NoVHD")
+    host.new_vm(kernel.image, "crash", initrd=initrd, memory="256MB",
+                cmdline="console=ttyS0 cryptomgr.notests panic=0")
     host.run("start-vm", "-Name", "crash")
     deadline = time.monotonic() + 240
     events = ""
-    while "guest-crash" not in events and time.monotonic() < deadline:
+    while "vm-guest-crashed" not in events and time.monotonic() < deadline:
         time.sleep(0.5)
         events = host.run("get-vmevent", "-VMName", "crash", "--json").stdout
-    # P1 is the guest's OS id: Linux's vendor bits.
-    assert re.search(r"0x81[0-9a-f]{14}", events), events
-    assert "sysrq triggered crash" in events, events
+    (crash,) = [e for e in host.json("get-vmevent", "-VMName", "crash")
+                if e["Event"] == "vm-guest-crashed"]
+    # With a message, Linux gives its address and length as the last two, and nothing else.
+    numbers = [int(p, 16) for p in crash["Data"]["parameters"]]
+    assert numbers[:3] == [0, 0, 0] and numbers[3] % 4096 == 0 and 0 < numbers[4] <= 4096, numbers
+    assert "Kernel panic - not syncing: sysrq triggered crash" in crash["Message"]
     host.run("stop-vm", "-Name", "crash", "-TurnOff", "-Force")
     assert host.vm("crash")["State"] == "Off"

@@ -148,7 +148,6 @@ static void start_host(struct fixture *f, unsigned index)
 	host->guest = vmbus_guest_new(1, 16 * MIB);
 	config.bus = host->guest->bus;
 	config.loop = host->guest->loop;
-	config.mem = host->guest->mem;
 	config.port_fd = fds[0];
 	assert_int_equal(netvsp_new(&config, &host->nic, &err), 0);
 	assert_true(vmbus_guest_connect(host->guest, VMBUS_VERSION_5_3));
@@ -388,14 +387,61 @@ static void test_requests(void **state)
 			 RNDIS_STATUS_MEDIA_DISCONNECT);
 }
 
+static bool has_ended(pid_t pid, unsigned wait_ms, int *ret_status)
+{
+	for (unsigned i = 0; i <= wait_ms / 10; i++) {
+		if (waitpid(pid, ret_status, WNOHANG) == pid)
+			return true;
+		usleep(10000);
+	}
+	return false;
+}
+
+/* Without the daemon it lives on while it has ports, if it was told to. */
+static void test_keep(void **state)
+{
+	static const uint8_t frame[60] = { 255, 255, 255, 255, 255, 255, 2 };
+	struct fixture f = { 0 };
+	int a[2], b[2], status = -1;
+	uint8_t back[200];
+
+	(void)state;
+	spawn_switch(&f);
+	assert_string_equal(
+	    request(&f,
+		    json_pack("{s:s, s:s, s:b}", "op", "configure", "type", "private", "keep", 1),
+		    -1, NULL),
+	    "");
+	assert_int_equal(port_socketpair(a, NULL) | port_socketpair(b, NULL), 0);
+	assert_string_equal(
+	    request(&f, json_pack("{s:s, s:s}", "op", "add-port", "port", "a"), a[1], NULL), "");
+	assert_string_equal(
+	    request(&f, json_pack("{s:s, s:s}", "op", "add-port", "port", "b"), b[1], NULL), "");
+	close(a[1]);
+	close(b[1]);
+	close(f.control);
+	assert_false(has_ended(f.pid, 100, &status));
+	/* A header of version 1, then the frame. */
+	memset(back, 0, sizeof(back));
+	back[0] = 1;
+	memcpy(back + 16, frame, sizeof(frame));
+	assert_int_equal(send(a[0], back, 76, 0), 76);
+	assert_int_equal(recv(b[0], back, sizeof(back), 0), 76);
+	close(a[0]);
+	assert_false(has_ended(f.pid, 100, &status));
+	close(b[0]);
+	assert_true(has_ended(f.pid, 5000, &status));
+	assert_int_equal(status, 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_addresses),      TEST(test_between_guests), TEST(test_download),
-		TEST(test_download_large), TEST(test_upload),         TEST(test_upload_large),
-		TEST(test_requests),
+		TEST(test_addresses),      TEST(test_between_guests),   TEST(test_download),
+		TEST(test_download_large), TEST(test_upload),           TEST(test_upload_large),
+		TEST(test_requests),       cmocka_unit_test(test_keep),
 	};
 
 	if (argc < 2)

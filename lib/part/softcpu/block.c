@@ -1,13 +1,13 @@
 /*
  * The cache of decoded blocks, one per VP, and its coherence with memory.
  *
- * Blocks lie in an arena that is filled from one end; when it is full, all blocks go. They are found
- * by a hash of physical address and key, and by page for invalidation.
+ * Blocks lie in an arena that is filled from one end; when it is full, all blocks go. They are
+ * found by a hash of physical address and key, and by page for invalidation.
  *
  * Coherence. vm.granules says which 64-byte pieces of a page any VP decoded; the page's
- * MEM_PAGE_CODE flag makes writers look there. A writer stores first and looks then; a decoder marks
- * first and reads (again) then. Between the two on the same page stands a membarrier when the flag
- * is set for the first time, so that one of them sees the other.
+ * MEM_PAGE_CODE flag makes writers look there. A writer stores first and looks then; a decoder
+ * marks first and reads (again) then. Between the two on the same page stands a membarrier when the
+ * flag is set for the first time, so that one of them sees the other.
  *
  * A written block is not freed but made stale: all its uops become sc_uop_stale, which leaves for
  * the loop. That is how a store into the running block ends it right behind the store. Blocks of
@@ -21,8 +21,8 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
-#define HASH_BITS 16
-#define HASH_SIZE (1u << HASH_BITS)
+#define HASH_BITS   18
+#define HASH_SIZE   (1u << HASH_BITS)
 #define ARENA_TOTAL (512 * MIB) /* of all VPs */
 #define ARENA_MAX   (64 * MIB)
 #define ARENA_MIN   (16 * MIB)
@@ -35,8 +35,11 @@ static void *map_zeroed(size_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+static void clear_jcache(struct vp *c);
+
 int sc_blocks_init(struct vp *c, struct error *err)
 {
+	clear_jcache(c);
 	c->hash = map_zeroed(HASH_SIZE * sizeof(c->hash[0]));
 	c->arena_size = MIN(MAX(ARENA_TOTAL / c->vm->vp_count, ARENA_MIN), ARENA_MAX);
 	c->arena = map_zeroed(c->arena_size);
@@ -130,6 +133,25 @@ static void link_page(struct vp *c, struct block *b, unsigned which, uint64_t gp
 	*list = b;
 }
 
+/* Code outside RAM, in a ROM: nobody tells when it changes, but guests do it by writing there. */
+static _Atomic uint64_t *rom_word(struct sc_vm *vm, uint64_t gpa, uint64_t *ret_mask)
+{
+	unsigned bit = (gpa >> MEM_PAGE_SHIFT) & (ROM_FILTER_BITS - 1);
+
+	*ret_mask = BIT(bit % 64);
+	return &vm->rom_filter[bit / 64];
+}
+
+static void note_rom(struct sc_vm *vm, uint64_t gpa)
+{
+	uint64_t mask;
+
+	_Atomic uint64_t *word = rom_word(vm, gpa, &mask);
+
+	if (!sc_ram(vm, gpa))
+		atomic_fetch_or(word, mask);
+}
+
 void sc_block_insert(struct vp *c, struct block *b)
 {
 	struct block **head = bucket(c, b->gpa, b->key);
@@ -140,13 +162,23 @@ void sc_block_insert(struct vp *c, struct block *b)
 	link_page(c, b, 0, b->gpa);
 	if (b->gpa2 != GPA_NONE)
 		link_page(c, b, 1, b->gpa2);
-	/* Code outside RAM is not watched for changes: good for one execution. */
-	if (!sc_ram(c->vm, b->gpa) || (b->gpa2 != GPA_NONE && !sc_ram(c->vm, b->gpa2)))
-		*head = b->hash_next;
+	note_rom(c->vm, b->gpa);
+	if (b->gpa2 != GPA_NONE)
+		note_rom(c->vm, b->gpa2);
+}
+
+/* What an empty jump cache entry points to. */
+static struct block dead_block;
+
+static void clear_jcache(struct vp *c)
+{
+	for (unsigned i = 0; i < JCACHE_SIZE; i++)
+		c->jcache[i] = (struct sc_jcache_entry){ 0, &dead_block };
 }
 
 void sc_blocks_flush(struct vp *c)
 {
+	clear_jcache(c);
 	memset(c->hash, 0, HASH_SIZE * sizeof(c->hash[0]));
 	madvise(c->page_blocks, c->vm->page_count * sizeof(c->page_blocks[0]), MADV_DONTNEED);
 	c->arena_used = 0;
@@ -272,6 +304,17 @@ static void post(struct vp *c, uint64_t gpa, uint64_t len)
 	}
 	pthread_mutex_unlock(&c->inv_lock);
 	sc_attention(c, ATT_INVALIDATE);
+}
+
+void sc_device_written(struct sc_vm *vm, uint64_t gpa)
+{
+	uint64_t mask;
+	_Atomic uint64_t *word = rom_word(vm, gpa, &mask);
+
+	if (likely(!(atomic_load_explicit(word, memory_order_relaxed) & mask)))
+		return;
+	for (unsigned i = 0; i < vm->vp_count; i++)
+		post(vm->vps[i], 0, UINT64_MAX); /* everything */
 }
 
 void sc_invalidate_posted(struct vp *c)

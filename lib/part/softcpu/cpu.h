@@ -4,9 +4,9 @@
  *
  * How it works. Guest code is decoded once (decode.c) into blocks of micro-operations, struct uop:
  * a pointer to a handler and the operands as byte offsets into struct vp. A handler does its work
- * and calls the next one as a tail call; the last of a block returns the next block, if it knows it,
- * to the loop in run.c. Blocks are found by physical address and mode (block.c), so they survive
- * changes of address space.
+ * and calls the next one as a tail call; the last of a block returns the next block, if it knows
+ * it, to the loop in run.c. Blocks are found by physical address and mode (block.c), so they
+ * survive changes of address space.
  *
  * Memory is reached through a direct-mapped software TLB (mmu.c) whose entries hold host addresses.
  * Only RAM gets entries; everything else takes the slow path. No other way leads from a guest
@@ -35,7 +35,7 @@
 
 #define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
-#define SC_COLD	    __attribute__((cold, noinline))
+#define SC_COLD     __attribute__((cold, noinline))
 
 /* ---- architecture (SDM volume 3) ---- */
 
@@ -51,15 +51,15 @@
 #define CR0_CD BIT(30)
 #define CR0_PG BIT(31)
 
-#define CR4_VME	       BIT(0)
-#define CR4_PVI	       BIT(1)
-#define CR4_TSD	       BIT(2)
-#define CR4_DE	       BIT(3)
-#define CR4_PSE	       BIT(4)
-#define CR4_PAE	       BIT(5)
-#define CR4_MCE	       BIT(6)
-#define CR4_PGE	       BIT(7)
-#define CR4_PCE	       BIT(8)
+#define CR4_VME        BIT(0)
+#define CR4_PVI        BIT(1)
+#define CR4_TSD        BIT(2)
+#define CR4_DE         BIT(3)
+#define CR4_PSE        BIT(4)
+#define CR4_PAE        BIT(5)
+#define CR4_MCE        BIT(6)
+#define CR4_PGE        BIT(7)
+#define CR4_PCE        BIT(8)
 #define CR4_OSFXSR     BIT(9)
 #define CR4_OSXMMEXCPT BIT(10)
 #define CR4_UMIP       BIT(11)
@@ -72,39 +72,39 @@
 #define EFER_LMA BIT(10)
 #define EFER_NXE BIT(11)
 
-#define RF_CF	BIT(0)
-#define RF_ONE	BIT(1)
-#define RF_PF	BIT(2)
-#define RF_AF	BIT(4)
-#define RF_ZF	BIT(6)
-#define RF_SF	BIT(7)
-#define RF_TF	BIT(8)
-#define RF_IF	BIT(9)
-#define RF_DF	BIT(10)
-#define RF_OF	BIT(11)
+#define RF_CF   BIT(0)
+#define RF_ONE  BIT(1)
+#define RF_PF   BIT(2)
+#define RF_AF   BIT(4)
+#define RF_ZF   BIT(6)
+#define RF_SF   BIT(7)
+#define RF_TF   BIT(8)
+#define RF_IF   BIT(9)
+#define RF_DF   BIT(10)
+#define RF_OF   BIT(11)
 #define RF_IOPL (BIT(12) | BIT(13))
-#define RF_NT	BIT(14)
-#define RF_RF	BIT(16)
-#define RF_VM	BIT(17)
-#define RF_AC	BIT(18)
-#define RF_VIF	BIT(19)
-#define RF_VIP	BIT(20)
-#define RF_ID	BIT(21)
+#define RF_NT   BIT(14)
+#define RF_RF   BIT(16)
+#define RF_VM   BIT(17)
+#define RF_AC   BIT(18)
+#define RF_VIF  BIT(19)
+#define RF_VIP  BIT(20)
+#define RF_ID   BIT(21)
 /* the flags that the handlers keep in vp.flags; all others are in vp.rf */
 #define RF_ARITH (RF_CF | RF_PF | RF_AF | RF_ZF | RF_SF | RF_OF)
 
 /* attributes of struct part_segment */
-#define SEG_TYPE(a) ((a)&15)
-#define SEG_S	    BIT(4)
-#define SEG_DPL(a)  (((a) >> 5) & 3)
-#define SEG_P	    BIT(7)
-#define SEG_L	    BIT(13)
-#define SEG_DB	    BIT(14)
-#define SEG_G	    BIT(15)
-#define SEG_CODE    BIT(3) /* type bit of S = 1 descriptors */
-#define SEG_CONFORM BIT(2) /* of code */
-#define SEG_DOWN    BIT(2) /* of data: expand down */
-#define SEG_RW	    BIT(1) /* readable code, writable data */
+#define SEG_TYPE(a)  ((a)&15)
+#define SEG_S        BIT(4)
+#define SEG_DPL(a)   (((a) >> 5) & 3)
+#define SEG_P        BIT(7)
+#define SEG_L        BIT(13)
+#define SEG_DB       BIT(14)
+#define SEG_G        BIT(15)
+#define SEG_CODE     BIT(3) /* type bit of S = 1 descriptors */
+#define SEG_CONFORM  BIT(2) /* of code */
+#define SEG_DOWN     BIT(2) /* of data: expand down */
+#define SEG_RW       BIT(1) /* readable code, writable data */
 #define SEG_ACCESSED BIT(0)
 
 enum sc_vector {
@@ -138,11 +138,11 @@ struct block;
 typedef struct block *sc_fn(struct vp *c, struct uop *u);
 
 /* How a memory operand's address is formed; 0 is the common case: 64-bit, unsegmented or FS/GS. */
-#define EA_A16	     0x01 /* 16-bit address size */
-#define EA_A32	     0x02 /* 32-bit address size */
-#define EA_SEG	     0x04 /* segment type and limit apply (not 64-bit mode) */
-#define EA_WRITE     0x08 /* the operand is written */
-#define EA_SIZE_SHIFT 4	  /* bits 4..7: log2 of the operand's size, for the limit check */
+#define EA_A16        0x01 /* 16-bit address size */
+#define EA_A32        0x02 /* 32-bit address size */
+#define EA_SEG        0x04 /* segment type and limit apply (not 64-bit mode) */
+#define EA_WRITE      0x08 /* the operand is written */
+#define EA_SIZE_SHIFT 4    /* bits 4..7: log2 of the operand's size, for the limit check */
 
 /* Register operands are byte offsets into struct vp. */
 struct uop {
@@ -155,12 +155,12 @@ struct uop {
 	uint8_t reg;  /* the register operand */
 	uint8_t rm;   /* the other one, when it is a register; OFF_NONE: memory */
 	uint8_t base, index, scale;
-	uint8_t seg;  /* enum part_seg, or SEG_SLOT_ZERO */
-	uint8_t ea;   /* EA_* */
-	uint8_t aux;  /* the handler's own */
+	uint8_t seg; /* enum part_seg, or SEG_SLOT_ZERO */
+	uint8_t ea;  /* EA_* */
+	uint8_t aux; /* the handler's own */
 };
 
-#define OFF_RIP	 136u /* RIP of the block's first instruction */
+#define OFF_RIP  136u /* RIP of the block's first instruction */
 #define OFF_ZERO 152u /* a register that is always 0: no base, no index */
 #define OFF_NONE 255u
 
@@ -171,17 +171,17 @@ struct uop {
 enum sc_mode { MODE_16, MODE_32, MODE_64 };
 
 /* block.key */
-#define KEY_MODE 3u	  /* enum sc_mode */
-#define KEY_STEP 4u	  /* exactly one instruction */
+#define KEY_MODE 3u /* enum sc_mode */
+#define KEY_STEP 4u /* exactly one instruction */
 
 #define BLOCK_MAX_INSNS 48
 
 struct block {
 	struct block *hash_next;
 	struct block *page_next[2]; /* other blocks on the same page; [1] for the second page */
-	struct block *chain[2];	    /* successors: not taken, taken */
-	uint64_t gpa;		    /* of the first byte */
-	uint64_t gpa2;		    /* page of the last byte if it is another one, else GPA_NONE */
+	struct block *chain[2];     /* successors: not taken, taken */
+	uint64_t gpa;               /* of the first byte */
+	uint64_t gpa2;              /* page of the last byte if it is another one, else GPA_NONE */
 	uint16_t len;
 	uint8_t insns;
 	uint8_t key;
@@ -201,8 +201,8 @@ struct block {
 /* A tag is a page's linear address; a free one is an address of another slot. */
 struct sc_tlb_entry {
 	uint64_t rtag, wtag;
-	uint64_t addend;       /* host address = linear address + addend */
-	uint8_t *flags;	       /* the page's byte in mem_page_flags */
+	uint64_t addend; /* host address = linear address + addend */
+	uint8_t *flags;  /* the page's byte in mem_page_flags */
 };
 
 #define TLB_GLOBAL 1
@@ -231,15 +231,24 @@ struct sc_target {
 	uint8_t *host; /* NULL: not RAM */
 };
 
+#define JCACHE_BITS 12
+#define JCACHE_SIZE (1u << JCACHE_BITS)
+
+/* Where computed jumps of 64-bit code led last time. Never wrong: xtlb must confirm the page. */
+struct sc_jcache_entry {
+	uint64_t rip;
+	struct block *block; /* never NULL */
+};
+
 enum sc_access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 
 /* ---- events ---- */
 
 enum sc_event_kind {
-	EVENT_FAULT,	 /* exception of the CPU */
+	EVENT_FAULT,     /* exception of the CPU */
 	EVENT_INTERRUPT, /* external, NMI */
-	EVENT_SOFT_INT,	 /* INT n, INT3, INTO: gate DPL is checked; RIP after the instruction */
-	EVENT_ICEBP,	 /* INT1: like a fault, RIP after the instruction */
+	EVENT_SOFT_INT,  /* INT n, INT3, INTO: gate DPL is checked; RIP after the instruction */
+	EVENT_ICEBP,     /* INT1: like a fault, RIP after the instruction */
 };
 
 /* Why interrupts are held off for one instruction. After a load of SS debug traps are, too. */
@@ -277,15 +286,15 @@ struct vp {
 	};
 	uint16_t flags; /* SETO in bits 0..7, LAHF in bits 8..15 */
 	uint8_t cpl;
-	uint8_t mode;	       /* enum sc_mode */
+	uint8_t mode; /* enum sc_mode */
 	_Atomic uint32_t attention;
-	struct sc_tlb *tlb;    /* tlbs[0] for supervisor accesses, [1] for user accesses */
-	uint64_t segbase[8];   /* FS, GS as in seg[]; the others 0 in 64-bit mode; [6] always 0 */
-	struct block *blk;     /* being executed */
-	struct block **link;   /* where the block that the loop looks up shall be noted */
-	uint64_t icount;       /* instructions begun */
-	uint64_t rf;	       /* RFLAGS but RF_ARITH */
-	uint64_t stack_mask;   /* of RSP in stack operations */
+	struct sc_tlb *tlb;  /* tlbs[0] for supervisor accesses, [1] for user accesses */
+	uint64_t segbase[8]; /* FS, GS as in seg[]; the others 0 in 64-bit mode; [6] always 0 */
+	struct block *blk;   /* being executed */
+	struct block **link; /* where the block that the loop looks up shall be noted */
+	uint64_t icount;     /* instructions begun */
+	uint64_t rf;         /* RFLAGS but RF_ARITH */
+	uint64_t stack_mask; /* of RSP in stack operations */
 
 	struct part_segment seg[8];
 	struct sc_dtable gdt, idt;
@@ -294,15 +303,16 @@ struct vp {
 	uint64_t pdpte[4]; /* PAE paging: loaded with CR3 */
 
 	/* paging parameters, derived by sc_mmu_mode_changed */
-	uint8_t paging;	    /* enum in mmu.c */
+	uint8_t paging;     /* enum in mmu.c */
 	uint64_t rsvd_mask; /* physical address bits that must be 0 in page table entries */
 
-	uint8_t shadow;	      /* enum sc_shadow */
-	bool irq_waiting;     /* something was pending while interrupts were off */
+	uint8_t shadow;   /* enum sc_shadow */
+	bool irq_waiting; /* something was pending while interrupts were off */
 	bool nmi_blocked;
 	bool halted;
 	bool wait_for_sipi;
-	bool shutdown; /* triple fault */
+	bool shutdown;    /* triple fault */
+	unsigned pauses;  /* PAUSE instructions */
 	bool align_check; /* misaligned accesses of user code raise #AC */
 
 	/* MSRs */
@@ -313,10 +323,10 @@ struct vp {
 	int64_t tsc_adjust; /* this VP's TSC minus the partition's */
 
 	/* events */
-	jmp_buf trap;		   /* where sc_raise goes */
-	struct sc_event event;	   /* raised */
+	jmp_buf trap;          /* where sc_raise goes */
+	struct sc_event event; /* raised */
 	bool event_pending;
-	int delivering;		   /* vector of the event whose delivery goes on, or -1 */
+	int delivering; /* vector of the event whose delivery goes on, or -1 */
 	int delivering_kind;
 
 	/* slow paths */
@@ -331,6 +341,7 @@ struct vp {
 	struct sc_xtlb_entry xtlb[XTLB_SIZE];
 
 	/* block cache (block.c) */
+	struct sc_jcache_entry jcache[JCACHE_SIZE];
 	struct block **hash;
 	uint8_t *arena;
 	size_t arena_used, arena_size;
@@ -349,18 +360,20 @@ struct vp {
 	pthread_t thread;
 	bool thread_started;
 	clockid_t cpu_clock;
-	_Atomic bool sleeping; /* in a futex wait on attention */
+	_Atomic bool sleeping;     /* in a futex wait on attention */
 	_Atomic uint64_t deadline; /* of the APIC timer, vm time: for the timer thread */
-	bool parked; /* vm->lock: not executing guest code */
+	bool parked;               /* vm->lock: not executing guest code */
 };
 
 #define REG64(c, o) (*(uint64_t *)((char *)(c) + (o)))
 #define REG32(c, o) (*(uint32_t *)((char *)(c) + (o)))
 #define REG16(c, o) (*(uint16_t *)((char *)(c) + (o)))
 #define REG8(c, o)  (*(uint8_t *)((char *)(c) + (o)))
-#define RIP(c)	    ((c)->regs.rip)
+#define RIP(c)      ((c)->regs.rip)
 /* RIP of the instruction behind u */
 #define NEXT_RIP(c, u) (RIP(c) + (u)->off + (u)->len)
+
+#define ROM_FILTER_BITS 4096
 
 /* What all VPs share. */
 struct sc_vm {
@@ -376,7 +389,9 @@ struct sc_vm {
 	_Atomic uint64_t *granules;
 	pthread_mutex_t code_lock; /* granules and MEM_PAGE_CODE change together */
 	uint64_t page_count;
-	uint8_t always_slow; /* 0xff: the flag byte of bounce buffers */
+	_Atomic uint64_t
+	    rom_filter[ROM_FILTER_BITS / 64]; /* pages outside RAM, hashed: code decoded */
+	uint8_t always_slow;                  /* 0xff: the flag byte of bounce buffers */
 	pthread_mutex_t bus_lock; /* held over locked accesses that have no host address */
 	unsigned phys_bits;
 	uint64_t cr4_valid; /* bits that may be set */
@@ -413,7 +428,7 @@ void sc_mmu_mode_changed(struct vp *c);
 /* CPL or RFLAGS.AC changed: selects the TLB. */
 void sc_mmu_cpl_changed(struct vp *c);
 void sc_tlb_flush_all(struct vp *c);
-void sc_tlb_flush_local(struct vp *c);	/* keeps global translations */
+void sc_tlb_flush_local(struct vp *c); /* keeps global translations */
 void sc_tlb_flush_page(struct vp *c, uint64_t va);
 /* PAE without long mode: reads the four entries; false: a reserved bit is set. */
 bool sc_load_pdptes(struct vp *c, uint64_t cr3);
@@ -440,7 +455,8 @@ static inline uint64_t sc_page_of(const struct sc_vm *vm, const uint8_t *host)
 	return (uint64_t)(host - vm->ram) >> MEM_PAGE_SHIFT;
 }
 
-/* #AC if alignment checking is on and asks for it; sizes that aren't a power of two go unchecked. */
+/* #AC if alignment checking is on and asks for it; sizes that aren't a power of two go unchecked.
+ */
 void sc_check_alignment(struct vp *c, struct uop *u, uint64_t va, unsigned size);
 /* The slow halves of fast.h. size 1..16 */
 void sc_load_slow(struct vp *c, struct uop *u, uint64_t va, void *ret, unsigned size);
@@ -533,6 +549,8 @@ void sc_mark_code(struct vp *c, uint64_t gpa, unsigned len);
 /* Own and others' blocks in the range are stale. Any thread; self is NULL or the calling VP. */
 void sc_code_written(struct sc_vm *vm, struct vp *self, uint64_t gpa, uint64_t len);
 void sc_invalidate_posted(struct vp *c);
+/* A guest wrote device memory: it may be where code was decoded from. */
+void sc_device_written(struct sc_vm *vm, uint64_t gpa);
 sc_fn sc_uop_stale;
 
 /* ---- run.c ---- */
@@ -546,7 +564,8 @@ static inline void sc_attention(struct vp *c, uint32_t why)
 void sc_run(struct vp *c);
 /* For tests: instructions one by one; deliver: through the IDT, else stops with event_pending. */
 void sc_run_steps(struct vp *c, uint64_t count, bool deliver);
-/* For tests: blocks with event delivery, until about count instructions were begun or the VP idles. */
+/* For tests: blocks with event delivery, until about count instructions were begun or the VP idles.
+ */
 void sc_run_budget(struct vp *c, uint64_t count);
 void sc_vp_power_on(struct vp *c);
 
@@ -562,7 +581,6 @@ void sc_check_io(struct vp *c, struct uop *u, uint16_t port, unsigned size);
 
 /* ---- msr.c ---- */
 
-
 bool sc_msr_read(struct vp *c, uint32_t msr, uint64_t *ret);
 bool sc_msr_write(struct vp *c, uint32_t msr, uint64_t v);
 void sc_cpuid(struct vp *c, uint32_t leaf, uint32_t subleaf, uint32_t ret[static 4]);
@@ -574,8 +592,8 @@ void sc_time_init(struct sc_vm *vm);
 uint64_t sc_host_ticks(const struct sc_vm *vm);
 static inline uint64_t sc_vm_tsc(struct sc_vm *vm)
 {
-	return sc_host_ticks(vm) + (uint64_t)atomic_load_explicit(&vm->tsc_offset,
-								  memory_order_relaxed);
+	return sc_host_ticks(vm) +
+	       (uint64_t)atomic_load_explicit(&vm->tsc_offset, memory_order_relaxed);
 }
 static inline uint64_t sc_tsc(struct vp *c)
 {

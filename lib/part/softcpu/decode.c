@@ -13,7 +13,7 @@
 
 #define MAX_OPERANDS ZYDIS_MAX_OPERAND_COUNT
 #define MAX_UOPS     (BLOCK_MAX_INSNS * (2 + HOSTOP_UOPS) + 2)
-#define WINDOW	     256u /* code bytes that one block may take */
+#define WINDOW       256u /* code bytes that one block may take */
 #define MAX_LENGTH   15u
 
 struct decoder {
@@ -41,7 +41,8 @@ int sc_decode_init(void)
 	};
 	static const ZydisDecoderMode off[] = { ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_LZCNT,
 						ZYDIS_DECODER_MODE_TZCNT,
-						ZYDIS_DECODER_MODE_CLDEMOTE, ZYDIS_DECODER_MODE_CET };
+						ZYDIS_DECODER_MODE_CLDEMOTE,
+						ZYDIS_DECODER_MODE_CET };
 
 	for (unsigned m = 0; m < 3; m++) {
 		if (!ZYAN_SUCCESS(ZydisDecoderInit(&decoders[m], modes[m].machine, modes[m].stack)))
@@ -735,211 +736,152 @@ static void emit_host(struct decoder *d)
 static bool emit_integer(struct decoder *d)
 {
 	switch (d->in.mnemonic) {
-	CASE(ADD):
-		emit_alu(d, ALU_ADD);
+		CASE(ADD) : emit_alu(d, ALU_ADD);
 		break;
-	CASE(OR):
-		emit_alu(d, ALU_OR);
+		CASE(OR) : emit_alu(d, ALU_OR);
 		break;
-	CASE(ADC):
-		emit_alu(d, ALU_ADC);
+		CASE(ADC) : emit_alu(d, ALU_ADC);
 		break;
-	CASE(SBB):
-		emit_alu(d, ALU_SBB);
+		CASE(SBB) : emit_alu(d, ALU_SBB);
 		break;
-	CASE(AND):
-		emit_alu(d, ALU_AND);
+		CASE(AND) : emit_alu(d, ALU_AND);
 		break;
-	CASE(SUB):
-		emit_alu(d, ALU_SUB);
+		CASE(SUB) : emit_alu(d, ALU_SUB);
 		break;
-	CASE(XOR):
-		emit_alu(d, ALU_XOR);
+		CASE(XOR) : emit_alu(d, ALU_XOR);
 		break;
-	CASE(CMP):
-		emit_alu(d, ALU_CMP);
+		CASE(CMP) : emit_alu(d, ALU_CMP);
 		break;
-	CASE(TEST):
-		emit_alu(d, ALU_TEST);
+		CASE(TEST) : emit_alu(d, ALU_TEST);
 		break;
-	CASE(INC):
-		emit_unary(d, UNARY_INC);
+		CASE(INC) : emit_unary(d, UNARY_INC);
 		break;
-	CASE(DEC):
-		emit_unary(d, UNARY_DEC);
+		CASE(DEC) : emit_unary(d, UNARY_DEC);
 		break;
-	CASE(NEG):
-		emit_unary(d, UNARY_NEG);
+		CASE(NEG) : emit_unary(d, UNARY_NEG);
 		break;
-	CASE(NOT):
-		emit_unary(d, UNARY_NOT);
+		CASE(NOT) : emit_unary(d, UNARY_NOT);
 		break;
-	CASE(ROL):
-		emit_shift(d, SHIFT_ROL);
+		CASE(ROL) : emit_shift(d, SHIFT_ROL);
 		break;
-	CASE(ROR):
-		emit_shift(d, SHIFT_ROR);
+		CASE(ROR) : emit_shift(d, SHIFT_ROR);
 		break;
-	CASE(RCL):
-		emit_shift(d, SHIFT_RCL);
+		CASE(RCL) : emit_shift(d, SHIFT_RCL);
 		break;
-	CASE(RCR):
-		emit_shift(d, SHIFT_RCR);
+		CASE(RCR) : emit_shift(d, SHIFT_RCR);
 		break;
-	CASE(SHL):
-		emit_shift(d, SHIFT_SHL);
+		CASE(SHL) : emit_shift(d, SHIFT_SHL);
 		break;
-	CASE(SHR):
-		emit_shift(d, SHIFT_SHR);
+		CASE(SHR) : emit_shift(d, SHIFT_SHR);
 		break;
-	CASE(SAR):
-		emit_shift(d, SHIFT_SAR);
+		CASE(SAR) : emit_shift(d, SHIFT_SAR);
 		break;
-	CASE(SHLD):
-		emit_shift_double(d, 0);
+		CASE(SHLD) : emit_shift_double(d, 0);
 		break;
-	CASE(SHRD):
-		emit_shift_double(d, 1);
+		CASE(SHRD) : emit_shift_double(d, 1);
 		break;
-	CASE(MOV):
-		emit_mov(d);
+		CASE(MOV) : emit_mov(d);
 		break;
-	CASE(MOVZX):
-		emit_extend(d, false);
+		CASE(MOVZX) : emit_extend(d, false);
 		break;
-	CASE(MOVSX):
-	CASE(MOVSXD):
-		emit_extend(d, true);
+		CASE(MOVSX) : CASE(MOVSXD) : emit_extend(d, true);
 		break;
-	CASE(LEA):
-		emit_lea(d);
+		CASE(LEA) : emit_lea(d);
 		break;
-	CASE(XCHG):
-		emit_exchange(d, sc_xchg);
+		CASE(XCHG) : emit_exchange(d, sc_xchg);
 		break;
-	CASE(XADD):
-		emit_exchange(d, sc_xadd);
+		CASE(XADD) : emit_exchange(d, sc_xadd);
 		break;
-	CASE(CMPXCHG):
-		emit_exchange(d, sc_cmpxchg);
+		CASE(CMPXCHG) : emit_exchange(d, sc_cmpxchg);
 		break;
-	CASE(CMPXCHG8B):
-		emit_rm(d, sc_cmpxchg8b, false);
+		CASE(CMPXCHG8B) : emit_rm(d, sc_cmpxchg8b, false);
 		break;
-	CASE(CMPXCHG16B):
-		d->c->vm->has[HOSTOP_FEATURE_CX16] ? emit_rm(d, sc_cmpxchg16b, false) : add_ud(d);
+		CASE(CMPXCHG16B)
+		    : d->c->vm->has[HOSTOP_FEATURE_CX16]
+		    ? emit_rm(d, sc_cmpxchg16b, false)
+		    : add_ud(d);
 		break;
-	CASE(IMUL):
-		emit_imul(d);
+		CASE(IMUL) : emit_imul(d);
 		break;
-	CASE(MUL):
-		emit_muldiv(d, 0);
+		CASE(MUL) : emit_muldiv(d, 0);
 		break;
-	CASE(DIV):
-		emit_muldiv(d, 2);
+		CASE(DIV) : emit_muldiv(d, 2);
 		break;
-	CASE(IDIV):
-		emit_muldiv(d, 3);
+		CASE(IDIV) : emit_muldiv(d, 3);
 		break;
-	CASE(BT):
-		emit_bt(d, 0);
+		CASE(BT) : emit_bt(d, 0);
 		break;
-	CASE(BTS):
-		emit_bt(d, 1);
+		CASE(BTS) : emit_bt(d, 1);
 		break;
-	CASE(BTR):
-		emit_bt(d, 2);
+		CASE(BTR) : emit_bt(d, 2);
 		break;
-	CASE(BTC):
-		emit_bt(d, 3);
+		CASE(BTC) : emit_bt(d, 3);
 		break;
-	CASE(BSF):
-		emit_bitscan(d, 0);
+		CASE(BSF) : emit_bitscan(d, 0);
 		break;
-	CASE(BSR):
-		emit_bitscan(d, 1);
+		CASE(BSR) : emit_bitscan(d, 1);
 		break;
-	CASE(BSWAP):
-		emit_rm(d, sc_bswap[size_log2(&d->op[0])], false);
+		CASE(BSWAP) : emit_rm(d, sc_bswap[size_log2(&d->op[0])], false);
 		break;
-	CASE(POPCNT):
-		d->c->vm->has[HOSTOP_FEATURE_POPCNT] ? add(d, reg_rm(d), sc_popcnt) : add_ud(d);
+		CASE(POPCNT)
+		    : d->c->vm->has[HOSTOP_FEATURE_POPCNT]
+		    ? add(d, reg_rm(d), sc_popcnt)
+		    : add_ud(d);
 		break;
-	CASE(CBW):
-		emit_plain(d, sc_cbw);
+		CASE(CBW) : emit_plain(d, sc_cbw);
 		break;
-	CASE(CWDE):
-		emit_plain(d, sc_cwde);
+		CASE(CWDE) : emit_plain(d, sc_cwde);
 		break;
-	CASE(CDQE):
-		emit_plain(d, sc_cdqe);
+		CASE(CDQE) : emit_plain(d, sc_cdqe);
 		break;
-	CASE(CWD):
-		emit_plain(d, sc_cwd);
+		CASE(CWD) : emit_plain(d, sc_cwd);
 		break;
-	CASE(CDQ):
-		emit_plain(d, sc_cdq);
+		CASE(CDQ) : emit_plain(d, sc_cdq);
 		break;
-	CASE(CQO):
-		emit_plain(d, sc_cqo);
+		CASE(CQO) : emit_plain(d, sc_cqo);
 		break;
-	CASE(LAHF):
-	CASE(SAHF):
-		if (d->c->mode == MODE_64 && !d->c->vm->has[HOSTOP_FEATURE_LAHF64])
-			add_ud(d);
-		else
-			emit_plain(d, d->in.mnemonic == ZYDIS_MNEMONIC_LAHF ? sc_lahf : sc_sahf);
+		CASE(LAHF)
+		    : CASE(SAHF)
+		    : if (d->c->mode == MODE_64 && !d->c->vm->has[HOSTOP_FEATURE_LAHF64]) add_ud(d);
+		else emit_plain(d, d->in.mnemonic == ZYDIS_MNEMONIC_LAHF ? sc_lahf : sc_sahf);
 		break;
-	CASE(CLC):
-		emit_plain(d, sc_clc);
+		CASE(CLC) : emit_plain(d, sc_clc);
 		break;
-	CASE(STC):
-		emit_plain(d, sc_stc);
+		CASE(STC) : emit_plain(d, sc_stc);
 		break;
-	CASE(CMC):
-		emit_plain(d, sc_cmc);
+		CASE(CMC) : emit_plain(d, sc_cmc);
 		break;
-	CASE(CLD):
-		emit_plain(d, sc_cld);
+		CASE(CLD) : emit_plain(d, sc_cld);
 		break;
-	CASE(STD):
-		emit_plain(d, sc_std);
+		CASE(STD) : emit_plain(d, sc_std);
 		break;
-	CASE(SALC):
-		emit_plain(d, sc_salc);
+		CASE(SALC) : emit_plain(d, sc_salc);
 		break;
-	CASE(XLAT):
-		emit_xlat(d);
+		CASE(XLAT) : emit_xlat(d);
 		break;
-	CASE(AAA):
-		emit_plain(d, sc_aaa);
+		CASE(AAA) : emit_plain(d, sc_aaa);
 		break;
-	CASE(AAS):
-		emit_plain(d, sc_aas);
+		CASE(AAS) : emit_plain(d, sc_aas);
 		break;
-	CASE(DAA):
-		emit_plain(d, sc_daa);
+		CASE(DAA) : emit_plain(d, sc_daa);
 		break;
-	CASE(DAS):
-		emit_plain(d, sc_das);
+		CASE(DAS) : emit_plain(d, sc_das);
 		break;
-	CASE(AAM):
-		emit_imm(d, sc_aam, false);
+		CASE(AAM) : emit_imm(d, sc_aam, false);
 		break;
-	CASE(AAD):
-		emit_imm(d, sc_aad, false);
+		CASE(AAD) : emit_imm(d, sc_aad, false);
 		break;
-	CASE(BOUND):
-		add(d, reg_rm(d), sc_bound);
+		CASE(BOUND) : add(d, reg_rm(d), sc_bound);
 		break;
-	CASE(ARPL): {
-		struct uop u = new_uop(d);
+		CASE(ARPL) :
+		{
+			struct uop u = new_uop(d);
 
-		set_rm(d, &u, &d->op[0]);
-		u.reg = gpr_offset(d->op[1].reg.value);
-		add(d, u, sc_arpl);
-		break;
-	}
+			set_rm(d, &u, &d->op[0]);
+			u.reg = gpr_offset(d->op[1].reg.value);
+			add(d, u, sc_arpl);
+			break;
+		}
 	default:
 		return false;
 	}
@@ -973,112 +915,76 @@ static bool emit_flow(struct decoder *d)
 	unsigned size = d->in.operand_width / 8;
 
 	switch (d->in.mnemonic) {
-	CASE(PUSH):
-		emit_push(d);
+		CASE(PUSH) : emit_push(d);
 		break;
-	CASE(POP):
-		emit_pop(d);
+		CASE(POP) : emit_pop(d);
 		break;
-	CASE(PUSHA):
-		emit_sized(d, sc_pusha, 2);
+		CASE(PUSHA) : emit_sized(d, sc_pusha, 2);
 		break;
-	CASE(PUSHAD):
-		emit_sized(d, sc_pusha, 4);
+		CASE(PUSHAD) : emit_sized(d, sc_pusha, 4);
 		break;
-	CASE(POPA):
-		emit_sized(d, sc_popa, 2);
+		CASE(POPA) : emit_sized(d, sc_popa, 2);
 		break;
-	CASE(POPAD):
-		emit_sized(d, sc_popa, 4);
+		CASE(POPAD) : emit_sized(d, sc_popa, 4);
 		break;
-	CASE(PUSHF):
-		emit_sized(d, sc_pushf, 2);
+		CASE(PUSHF) : emit_sized(d, sc_pushf, 2);
 		break;
-	CASE(PUSHFD):
-		emit_sized(d, sc_pushf, 4);
+		CASE(PUSHFD) : emit_sized(d, sc_pushf, 4);
 		break;
-	CASE(PUSHFQ):
-		emit_sized(d, sc_pushf, 8);
+		CASE(PUSHFQ) : emit_sized(d, sc_pushf, 8);
 		break;
-	CASE(POPF):
-		emit_sized_end(d, sc_popf, 2);
+		CASE(POPF) : emit_sized_end(d, sc_popf, 2);
 		break;
-	CASE(POPFD):
-		emit_sized_end(d, sc_popf, 4);
+		CASE(POPFD) : emit_sized_end(d, sc_popf, 4);
 		break;
-	CASE(POPFQ):
-		emit_sized_end(d, sc_popf, 8);
+		CASE(POPFQ) : emit_sized_end(d, sc_popf, 8);
 		break;
-	CASE(LEAVE):
-		if (d->c->mode == MODE_64 && size == 8)
-			emit_plain(d, sc_leave64);
-		else
-			emit_sized(d, sc_leave, size);
+		CASE(LEAVE) : if (d->c->mode == MODE_64 && size == 8) emit_plain(d, sc_leave64);
+		else emit_sized(d, sc_leave, size);
 		break;
-	CASE(ENTER):
-		emit_enter(d);
+		CASE(ENTER) : emit_enter(d);
 		break;
-	CASE(JMP):
-		emit_jump(d, false);
+		CASE(JMP) : emit_jump(d, false);
 		break;
-	CASE(CALL):
-		emit_jump(d, true);
+		CASE(CALL) : emit_jump(d, true);
 		break;
-	CASE(RET):
-		emit_ret(d);
+		CASE(RET) : emit_ret(d);
 		break;
-	CASE(LOOP):
-		emit_loop(d, 0);
+		CASE(LOOP) : emit_loop(d, 0);
 		break;
-	CASE(LOOPE):
-		emit_loop(d, 1);
+		CASE(LOOPE) : emit_loop(d, 1);
 		break;
-	CASE(LOOPNE):
-		emit_loop(d, 2);
+		CASE(LOOPNE) : emit_loop(d, 2);
 		break;
-	CASE(JCXZ):
-	CASE(JECXZ):
-	CASE(JRCXZ):
-		emit_loop(d, 3);
+		CASE(JCXZ) : CASE(JECXZ) : CASE(JRCXZ) : emit_loop(d, 3);
 		break;
-	CASE(INT):
-		emit_imm(d, sc_int, true);
+		CASE(INT) : emit_imm(d, sc_int, true);
 		break;
-	CASE(INT3):
-		emit_plain_end(d, sc_int3);
+		CASE(INT3) : emit_plain_end(d, sc_int3);
 		break;
-	CASE(INT1):
-		emit_plain_end(d, sc_int1);
+		CASE(INT1) : emit_plain_end(d, sc_int1);
 		break;
-	CASE(INTO):
-		emit_plain(d, sc_into);
+		CASE(INTO) : emit_plain(d, sc_into);
 		break;
-	CASE(IRET):
-		emit_sized_end(d, sc_iret_uop, 2);
+		CASE(IRET) : emit_sized_end(d, sc_iret_uop, 2);
 		break;
-	CASE(IRETD):
-		emit_sized_end(d, sc_iret_uop, 4);
+		CASE(IRETD) : emit_sized_end(d, sc_iret_uop, 4);
 		break;
-	CASE(IRETQ):
-		emit_sized_end(d, sc_iret_uop, 8);
+		CASE(IRETQ) : emit_sized_end(d, sc_iret_uop, 8);
 		break;
-	CASE(SYSCALL):
-		emit_plain_end(d, sc_syscall);
+		CASE(SYSCALL) : emit_plain_end(d, sc_syscall);
 		break;
-	CASE(SYSRET):
-		emit_sized_end(d, sc_sysret, d->in.attributes & ZYDIS_ATTRIB_HAS_REX &&
-							     d->in.raw.rex.W ?
-						     8 :
-						     4);
+		CASE(SYSRET)
+		    : emit_sized_end(
+			  d, sc_sysret,
+			  d->in.attributes & ZYDIS_ATTRIB_HAS_REX && d->in.raw.rex.W ? 8 : 4);
 		break;
-	CASE(SYSENTER):
-		emit_plain_end(d, sc_sysenter);
+		CASE(SYSENTER) : emit_plain_end(d, sc_sysenter);
 		break;
-	CASE(SYSEXIT):
-		emit_sized_end(d, sc_sysexit, d->in.attributes & ZYDIS_ATTRIB_HAS_REX &&
-							      d->in.raw.rex.W ?
-						      8 :
-						      4);
+		CASE(SYSEXIT)
+		    : emit_sized_end(
+			  d, sc_sysexit,
+			  d->in.attributes & ZYDIS_ATTRIB_HAS_REX && d->in.raw.rex.W ? 8 : 4);
 		break;
 	default:
 		return false;
@@ -1087,21 +993,17 @@ static bool emit_flow(struct decoder *d)
 }
 
 #define STRING_CASES(name, op)                                                                     \
-	CASE(name##B):                                                                             \
-		emit_string(d, op, 1);                                                             \
-		break;                                                                             \
-	CASE(name##W):                                                                             \
-		emit_string(d, op, 2);                                                             \
-		break;                                                                             \
-	CASE(name##D):                                                                             \
-		emit_string(d, op, 4);                                                             \
-		break
+	CASE(name##B) : emit_string(d, op, 1);                                                     \
+	break;                                                                                     \
+	CASE(name##W) : emit_string(d, op, 2);                                                     \
+	break;                                                                                     \
+	CASE(name##D) : emit_string(d, op, 4);                                                     \
+	break
 
 #define STRING_CASES_64(name, op)                                                                  \
 	STRING_CASES(name, op);                                                                    \
-	CASE(name##Q):                                                                             \
-		emit_string(d, op, 8);                                                             \
-		break
+	CASE(name##Q) : emit_string(d, op, 8);                                                     \
+	break
 
 static bool emit_string_insn(struct decoder *d)
 {
@@ -1109,13 +1011,13 @@ static bool emit_string_insn(struct decoder *d)
 	if (d->in.meta.isa_ext == ZYDIS_ISA_EXT_SSE2)
 		return false;
 	switch (d->in.mnemonic) {
-	STRING_CASES_64(MOVS, STRING_MOVS);
-	STRING_CASES_64(STOS, STRING_STOS);
-	STRING_CASES_64(LODS, STRING_LODS);
-	STRING_CASES_64(CMPS, STRING_CMPS);
-	STRING_CASES_64(SCAS, STRING_SCAS);
-	STRING_CASES(INS, STRING_INS);
-	STRING_CASES(OUTS, STRING_OUTS);
+		STRING_CASES_64(MOVS, STRING_MOVS);
+		STRING_CASES_64(STOS, STRING_STOS);
+		STRING_CASES_64(LODS, STRING_LODS);
+		STRING_CASES_64(CMPS, STRING_CMPS);
+		STRING_CASES_64(SCAS, STRING_SCAS);
+		STRING_CASES(INS, STRING_INS);
+		STRING_CASES(OUTS, STRING_OUTS);
 	default:
 		return false;
 	}
@@ -1125,151 +1027,103 @@ static bool emit_string_insn(struct decoder *d)
 static bool emit_system(struct decoder *d)
 {
 	switch (d->in.mnemonic) {
-	CASE(NOP):
-	CASE(ENDBR32):
-	CASE(ENDBR64):
-	CASE(PREFETCH):
-	CASE(PREFETCHW):
-	CASE(PREFETCHT0):
-	CASE(PREFETCHT1):
-	CASE(PREFETCHT2):
-	CASE(PREFETCHNTA):
-	CASE(PREFETCHWT1):
-		emit_plain(d, sc_nop);
+		CASE(NOP)
+		    : CASE(ENDBR32)
+		    : CASE(ENDBR64)
+		    : CASE(PREFETCH)
+		    : CASE(PREFETCHW)
+		    : CASE(PREFETCHT0)
+		    : CASE(PREFETCHT1)
+		    : CASE(PREFETCHT2)
+		    : CASE(PREFETCHNTA) : CASE(PREFETCHWT1) : emit_plain(d, sc_nop);
 		break;
-	CASE(PAUSE):
-		emit_plain(d, sc_pause);
+		CASE(PAUSE) : emit_plain(d, sc_pause);
 		break;
-	CASE(LFENCE):
-	CASE(SFENCE):
-		emit_plain(d, sc_nop);
+		CASE(LFENCE) : CASE(SFENCE) : emit_plain(d, sc_nop);
 		break;
-	CASE(MFENCE):
-		emit_plain(d, sc_fence);
+		CASE(MFENCE) : emit_plain(d, sc_fence);
 		break;
-	CASE(CLI):
-		emit_plain(d, sc_cli);
+		CASE(CLI) : emit_plain(d, sc_cli);
 		break;
-	CASE(STI):
-		emit_plain(d, sc_sti);
+		CASE(STI) : emit_plain(d, sc_sti);
 		break;
-	CASE(HLT):
-		emit_plain_end(d, sc_hlt);
+		CASE(HLT) : emit_plain_end(d, sc_hlt);
 		break;
-	CASE(IN):
-		emit_io(d, false);
+		CASE(IN) : emit_io(d, false);
 		break;
-	CASE(OUT):
-		emit_io(d, true);
+		CASE(OUT) : emit_io(d, true);
 		break;
-	CASE(CPUID):
-		emit_plain_end(d, sc_cpuid_uop);
+		CASE(CPUID) : emit_plain_end(d, sc_cpuid_uop);
 		break;
-	CASE(RDTSC):
-		emit_plain(d, sc_rdtsc);
+		CASE(RDTSC) : emit_plain(d, sc_rdtsc);
 		break;
-	CASE(RDTSCP):
-		emit_if(d, PROFILE_81_EDX, 27, sc_rdtscp);
+		CASE(RDTSCP) : emit_if(d, PROFILE_81_EDX, 27, sc_rdtscp);
 		break;
-	CASE(RDPMC):
-		emit_plain(d, sc_rdpmc);
+		CASE(RDPMC) : emit_plain(d, sc_rdpmc);
 		break;
-	CASE(RDMSR):
-		emit_plain_end(d, sc_rdmsr);
+		CASE(RDMSR) : emit_plain_end(d, sc_rdmsr);
 		break;
-	CASE(WRMSR):
-		emit_plain_end(d, sc_wrmsr);
+		CASE(WRMSR) : emit_plain_end(d, sc_wrmsr);
 		break;
-	CASE(RDRAND):
-		emit_if(d, PROFILE_1_ECX, 30, sc_rdrand);
+		CASE(RDRAND) : emit_if(d, PROFILE_1_ECX, 30, sc_rdrand);
 		break;
-	CASE(CLTS):
-		emit_plain(d, sc_clts);
+		CASE(CLTS) : emit_plain(d, sc_clts);
 		break;
-	CASE(SMSW):
-		emit_rm(d, sc_smsw, false);
+		CASE(SMSW) : emit_rm(d, sc_smsw, false);
 		break;
-	CASE(LMSW):
-		emit_rm(d, sc_lmsw, true);
+		CASE(LMSW) : emit_rm(d, sc_lmsw, true);
 		break;
-	CASE(LGDT):
-		emit_rm(d, sc_lgdt, true);
+		CASE(LGDT) : emit_rm(d, sc_lgdt, true);
 		break;
-	CASE(LIDT):
-		emit_rm(d, sc_lidt, true);
+		CASE(LIDT) : emit_rm(d, sc_lidt, true);
 		break;
-	CASE(SGDT):
-		emit_rm(d, sc_sgdt, false);
+		CASE(SGDT) : emit_rm(d, sc_sgdt, false);
 		break;
-	CASE(SIDT):
-		emit_rm(d, sc_sidt, false);
+		CASE(SIDT) : emit_rm(d, sc_sidt, false);
 		break;
-	CASE(LLDT):
-		emit_rm(d, sc_lldt, false);
+		CASE(LLDT) : emit_rm(d, sc_lldt, false);
 		break;
-	CASE(LTR):
-		emit_rm(d, sc_ltr, false);
+		CASE(LTR) : emit_rm(d, sc_ltr, false);
 		break;
-	CASE(SLDT):
-		emit_rm(d, sc_sldt, false);
+		CASE(SLDT) : emit_rm(d, sc_sldt, false);
 		break;
-	CASE(STR):
-		emit_rm(d, sc_str, false);
+		CASE(STR) : emit_rm(d, sc_str, false);
 		break;
-	CASE(LAR):
-		add(d, reg_rm(d), sc_lar);
+		CASE(LAR) : add(d, reg_rm(d), sc_lar);
 		break;
-	CASE(LSL):
-		add(d, reg_rm(d), sc_lsl);
+		CASE(LSL) : add(d, reg_rm(d), sc_lsl);
 		break;
-	CASE(VERR):
-		emit_rm(d, sc_verr, false);
+		CASE(VERR) : emit_rm(d, sc_verr, false);
 		break;
-	CASE(VERW):
-		emit_rm(d, sc_verw, false);
+		CASE(VERW) : emit_rm(d, sc_verw, false);
 		break;
-	CASE(INVLPG):
-		emit_rm(d, sc_invlpg, true);
+		CASE(INVLPG) : emit_rm(d, sc_invlpg, true);
 		break;
-	CASE(INVD):
-	CASE(WBINVD):
-		emit_plain(d, sc_invd);
+		CASE(INVD) : CASE(WBINVD) : emit_plain(d, sc_invd);
 		break;
-	CASE(CLFLUSH):
-		emit_rm(d, sc_clflush, false);
+		CASE(CLFLUSH) : emit_rm(d, sc_clflush, false);
 		break;
-	CASE(SWAPGS):
-		d->c->mode == MODE_64 ? emit_plain(d, sc_swapgs) : add_ud(d);
+		CASE(SWAPGS) : d->c->mode == MODE_64 ? emit_plain(d, sc_swapgs) : add_ud(d);
 		break;
-	CASE(RDFSBASE):
-		emit_fsgsbase(d, sc_rdfsgsbase, PART_FS);
+		CASE(RDFSBASE) : emit_fsgsbase(d, sc_rdfsgsbase, PART_FS);
 		break;
-	CASE(RDGSBASE):
-		emit_fsgsbase(d, sc_rdfsgsbase, PART_GS);
+		CASE(RDGSBASE) : emit_fsgsbase(d, sc_rdfsgsbase, PART_GS);
 		break;
-	CASE(WRFSBASE):
-		emit_fsgsbase(d, sc_wrfsgsbase, PART_FS);
+		CASE(WRFSBASE) : emit_fsgsbase(d, sc_wrfsgsbase, PART_FS);
 		break;
-	CASE(WRGSBASE):
-		emit_fsgsbase(d, sc_wrfsgsbase, PART_GS);
+		CASE(WRGSBASE) : emit_fsgsbase(d, sc_wrfsgsbase, PART_GS);
 		break;
-	CASE(LDS):
-		emit_far_load(d, PART_DS);
+		CASE(LDS) : emit_far_load(d, PART_DS);
 		break;
-	CASE(LES):
-		emit_far_load(d, PART_ES);
+		CASE(LES) : emit_far_load(d, PART_ES);
 		break;
-	CASE(LSS):
-		emit_far_load(d, PART_SS);
+		CASE(LSS) : emit_far_load(d, PART_SS);
 		break;
-	CASE(LFS):
-		emit_far_load(d, PART_FS);
+		CASE(LFS) : emit_far_load(d, PART_FS);
 		break;
-	CASE(LGS):
-		emit_far_load(d, PART_GS);
+		CASE(LGS) : emit_far_load(d, PART_GS);
 		break;
-	CASE(VMCALL):
-		emit_plain_end(d, sc_hypercall);
+		CASE(VMCALL) : emit_plain_end(d, sc_hypercall);
 		break;
 	default:
 		return false;

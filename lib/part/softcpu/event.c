@@ -1,7 +1,7 @@
 /*
- * Exceptions and interrupts: raising them from handlers, and delivery through the IDT (SDM volume 3,
- * chapter 6). Task gates and virtual-8086 mode are not there: a task gate raises #GP as a gate of a
- * wrong type does.
+ * Exceptions and interrupts: raising them from handlers, and delivery through the IDT (SDM volume
+ * 3, chapter 6). Task gates and virtual-8086 mode are not there: a task gate raises #GP as a gate
+ * of a wrong type does.
  */
 #include "part/softcpu/cpu.h"
 #include "part/softcpu/fast.h"
@@ -74,7 +74,8 @@ static void push(struct vp *c, struct push_stack *s, uint64_t v)
 
 static uint64_t pushed_rflags(const struct vp *c, const struct sc_event *ev)
 {
-	/* A restarted instruction must not hit its own breakpoint again (SDM volume 3, 17.3.1.1). */
+	/* A restarted instruction must not hit its own breakpoint again (SDM volume 3, 17.3.1.1).
+	 */
 	bool fault = ev->kind == EVENT_FAULT && ev->vector != VEC_DB;
 
 	return sc_rflags(c) | (fault ? RF_RF : 0);
@@ -305,8 +306,8 @@ void sc_deliver_raised(struct vp *c)
 
 	c->event_pending = false;
 	if (c->delivering >= 0) {
-		enum fault_class first = classify((unsigned)c->delivering,
-						  (unsigned)c->delivering_kind);
+		enum fault_class first =
+		    classify((unsigned)c->delivering, (unsigned)c->delivering_kind);
 		enum fault_class second = classify(ev.vector, ev.kind);
 
 		if (first == DOUBLE_FAULT && second != BENIGN) {

@@ -1,6 +1,6 @@
 /*
- * Stack and control flow. The 64-bit forms of the frequent ones stand by themselves; the others work
- * in every mode.
+ * Stack and control flow. The 64-bit forms of the frequent ones stand by themselves; the others
+ * work in every mode.
  */
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
@@ -304,8 +304,8 @@ DEFINE_JCC(13)
 DEFINE_JCC(14)
 DEFINE_JCC(15)
 
-sc_fn *const sc_jcc64[16] = { jcc64_0,	jcc64_1,  jcc64_2,  jcc64_3, jcc64_4,  jcc64_5,
-			      jcc64_6,	jcc64_7,  jcc64_8,  jcc64_9, jcc64_10, jcc64_11,
+sc_fn *const sc_jcc64[16] = { jcc64_0,  jcc64_1,  jcc64_2,  jcc64_3, jcc64_4,  jcc64_5,
+			      jcc64_6,  jcc64_7,  jcc64_8,  jcc64_9, jcc64_10, jcc64_11,
 			      jcc64_12, jcc64_13, jcc64_14, jcc64_15 };
 
 struct block *sc_jmp64(struct vp *c, struct uop *u)
@@ -333,13 +333,13 @@ struct block *sc_ret64(struct vp *c, struct uop *u)
 
 	check_canonical(c, u, target);
 	RSP(c) += 8 + (uint64_t)u->imm;
-	return sc_goto_indirect(c, target);
+	return sc_goto_indirect64(c, target);
 }
 
 struct block *sc_jmp64_r(struct vp *c, struct uop *u)
 {
 	check_canonical(c, u, REG64(c, u->rm));
-	return sc_goto_indirect(c, REG64(c, u->rm));
+	return sc_goto_indirect64(c, REG64(c, u->rm));
 }
 
 struct block *sc_jmp64_m(struct vp *c, struct uop *u)
@@ -347,7 +347,7 @@ struct block *sc_jmp64_m(struct vp *c, struct uop *u)
 	uint64_t target = sc_load64(c, u, sc_ea(c, u));
 
 	check_canonical(c, u, target);
-	return sc_goto_indirect(c, target);
+	return sc_goto_indirect64(c, target);
 }
 
 struct block *sc_call64_r(struct vp *c, struct uop *u)
@@ -356,7 +356,7 @@ struct block *sc_call64_r(struct vp *c, struct uop *u)
 
 	check_canonical(c, u, target);
 	push64(c, u, NEXT_RIP(c, u));
-	return sc_goto_indirect(c, target);
+	return sc_goto_indirect64(c, target);
 }
 
 struct block *sc_call64_m(struct vp *c, struct uop *u)
@@ -365,7 +365,7 @@ struct block *sc_call64_m(struct vp *c, struct uop *u)
 
 	check_canonical(c, u, target);
 	push64_beside(c, u, NEXT_RIP(c, u));
-	return sc_goto_indirect(c, target);
+	return sc_goto_indirect64(c, target);
 }
 
 /* ---- near branches, any mode. size: operand size ---- */

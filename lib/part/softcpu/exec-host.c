@@ -1,6 +1,6 @@
 /*
- * SSE, MMX, x87: executed by the host processor (hostop.h). The struct hostop lies behind the uop in
- * the block, in the room of HOSTOP_UOPS others.
+ * SSE, MMX, x87: executed by the host processor (hostop.h). The struct hostop lies behind the uop
+ * in the block, in the room of HOSTOP_UOPS others.
  */
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
@@ -43,8 +43,7 @@ static void check_unit(struct vp *c, struct uop *u, unsigned unit)
 
 static inline bool unit_ready(struct vp *c, unsigned unit)
 {
-	return unit == HOSTOP_INTEGER ||
-	       (!(c->cr0 & (CR0_EM | CR0_TS)) && (c->cr4 & CR4_OSFXSR));
+	return unit == HOSTOP_INTEGER || (!(c->cr0 & (CR0_EM | CR0_TS)) && (c->cr4 & CR4_OSFXSR));
 }
 
 static _Noreturn void raise_result(struct vp *c, struct uop *u, unsigned vector)
@@ -142,7 +141,7 @@ struct block *sc_hostop(struct vp *c, struct uop *u)
 	if (unlikely(vector))
 		raise_result(c, u, vector);
 	if (op->flags_written)
-		c->flags = (uint16_t)((c->regs.rflags & 0xd5) << 8 |
-				      (c->regs.rflags & RF_OF ? FL_OF : 0));
+		c->flags =
+		    (uint16_t)((c->regs.rflags & 0xd5) << 8 | (c->regs.rflags & RF_OF ? FL_OF : 0));
 	return u[1 + HOSTOP_UOPS].fn(c, u + 1 + HOSTOP_UOPS);
 }

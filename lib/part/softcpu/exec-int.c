@@ -37,10 +37,7 @@
 	{                                                                                          \
 		uint16_t f;                                                                        \
                                                                                                    \
-		asm(insn " %[b], %[a]" STORE_FLAGS                                                 \
-		    : "=&a"(f)                                                                     \
-		    : [a] "r"(a), [b] "r"(b)                                                       \
-		    : "cc");                                                                       \
+		asm(insn " %[b], %[a]" STORE_FLAGS : "=&a"(f) : [a] "r"(a), [b] "r"(b) : "cc");    \
 		c->flags = f;                                                                      \
 	}
 
@@ -52,8 +49,7 @@
 	}                                                                                          \
 	HANDLER(name##_ri##N)                                                                      \
 	{                                                                                          \
-		SET##N(c, u->rm,                                                                   \
-		       do_##name##N(c, GET##N(c, u->rm), (uint##N##_t)(int64_t)u->imm));           \
+		SET##N(c, u->rm, do_##name##N(c, GET##N(c, u->rm), (uint##N##_t)(int64_t)u->imm)); \
 		NEXT;                                                                              \
 	}                                                                                          \
 	HANDLER(name##_rm##N)                                                                      \
@@ -153,18 +149,30 @@ DEFINE_BINARY_ALL(xor, "xor", "")
 DEFINE_COMPARE_ALL(cmp, "cmp")
 DEFINE_COMPARE_ALL(test, "test")
 
-#define SIZES(prefix)	       { prefix##8, prefix##16, prefix##32, prefix##64 }
-#define SIZES_16_UP(prefix)    { NULL, prefix##16, prefix##32, prefix##64 }
+#define SIZES(prefix)                                                                              \
+	{                                                                                          \
+		prefix##8, prefix##16, prefix##32, prefix##64                                      \
+	}
+#define SIZES_16_UP(prefix)                                                                        \
+	{                                                                                          \
+		NULL, prefix##16, prefix##32, prefix##64                                           \
+	}
 #define FORMS(name)                                                                                \
-	{ SIZES(name##_rr), SIZES(name##_ri), SIZES(name##_rm), SIZES(name##_mr), SIZES(name##_mi) }
+	{                                                                                          \
+		SIZES(name##_rr), SIZES(name##_ri), SIZES(name##_rm), SIZES(name##_mr),            \
+		    SIZES(name##_mi)                                                               \
+	}
 
 sc_fn *const sc_alu[ALU_COUNT][FORM_COUNT][4] = {
-	[ALU_ADD] = FORMS(add), [ALU_OR] = FORMS(or),	[ALU_ADC] = FORMS(adc),
+	[ALU_ADD] = FORMS(add), [ALU_OR] = FORMS(or),   [ALU_ADC] = FORMS(adc),
 	[ALU_SBB] = FORMS(sbb), [ALU_AND] = FORMS(and), [ALU_SUB] = FORMS(sub),
 	[ALU_XOR] = FORMS(xor), [ALU_CMP] = FORMS(cmp), [ALU_TEST] = FORMS(test),
 };
 
-#define LOCKED_FORMS(name) { SIZES(name##_locked_mr), SIZES(name##_locked_mi) }
+#define LOCKED_FORMS(name)                                                                         \
+	{                                                                                          \
+		SIZES(name##_locked_mr), SIZES(name##_locked_mi)                                   \
+	}
 
 sc_fn *const sc_alu_locked[ALU_COUNT][2][4] = {
 	[ALU_ADD] = LOCKED_FORMS(add), [ALU_OR] = LOCKED_FORMS(or),   [ALU_ADC] = LOCKED_FORMS(adc),
@@ -234,13 +242,13 @@ sc_fn *const sc_alu_locked[ALU_COUNT][2][4] = {
 #define DEFINE_NOT(N)                                                                              \
 	static inline uint##N##_t do_not##N(struct vp *c, uint##N##_t a)                           \
 	{                                                                                          \
-		return (uint##N##_t)~a;                                                            \
+		return (uint##N##_t) ~a;                                                           \
 	}                                                                                          \
 	static inline void do_locked_not##N(struct vp *c, void *p)                                 \
 	{                                                                                          \
 		asm volatile("lock xor %1, %0"                                                     \
 			     : "+m"(*(uint##N##_t *)p)                                             \
-			     : "r"((uint##N##_t)-1)                                                \
+			     : "r"((uint##N##_t) - 1)                                              \
 			     : "cc", "memory");                                                    \
 	}                                                                                          \
 	UNARY_HANDLERS(not, N)
@@ -253,13 +261,16 @@ DEFINE_NOT(16)
 DEFINE_NOT(32)
 DEFINE_NOT(64)
 
-#define UNARY_FORMS(name) { SIZES(name##_r), SIZES(name##_m), SIZES(name##_locked) }
+#define UNARY_FORMS(name)                                                                          \
+	{                                                                                          \
+		SIZES(name##_r), SIZES(name##_m), SIZES(name##_locked)                             \
+	}
 
 sc_fn *const sc_unary[UNARY_COUNT][3][4] = {
 	[UNARY_INC] = UNARY_FORMS(inc),
 	[UNARY_DEC] = UNARY_FORMS(dec),
 	[UNARY_NEG] = UNARY_FORMS(neg),
-	[UNARY_NOT] = UNARY_FORMS(not),
+	[UNARY_NOT] = UNARY_FORMS(not ),
 };
 
 /* ---- shifts and rotates ---- */
@@ -279,10 +290,7 @@ static inline unsigned shift_count(struct vp *c, struct uop *u, unsigned bits)
                                                                                                    \
 		if (n == 0)                                                                        \
 			return a;                                                                  \
-		asm(insn " %%cl, %[a]" STORE_FLAGS                                                 \
-		    : [a] "+r"(a), "=&a"(f)                                                        \
-		    : "c"(n)                                                                       \
-		    : "cc");                                                                       \
+		asm(insn " %%cl, %[a]" STORE_FLAGS : [a] "+r"(a), "=&a"(f) : "c"(n) : "cc");       \
 		c->flags = f;                                                                      \
 		return a;                                                                          \
 	}
@@ -347,8 +355,14 @@ DEFINE_SHIFT_ALL(shl, "shl")
 DEFINE_SHIFT_ALL(shr, "shr")
 DEFINE_SHIFT_ALL(sar, "sar")
 
-#define RM_FORMS(name) { SIZES(name##_r), SIZES(name##_m) }
-#define RM_FORMS_16_UP(name) { SIZES_16_UP(name##_r), SIZES_16_UP(name##_m) }
+#define RM_FORMS(name)                                                                             \
+	{                                                                                          \
+		SIZES(name##_r), SIZES(name##_m)                                                   \
+	}
+#define RM_FORMS_16_UP(name)                                                                       \
+	{                                                                                          \
+		SIZES_16_UP(name##_r), SIZES_16_UP(name##_m)                                       \
+	}
 
 sc_fn *const sc_shift[SHIFT_COUNT][2][4] = {
 	[SHIFT_ROL] = RM_FORMS(rol), [SHIFT_ROR] = RM_FORMS(ror), [SHIFT_RCL] = RM_FORMS(rcl),
@@ -464,7 +478,10 @@ DEFINE_EXTEND(movsx, 32, int32_t, 16)
 DEFINE_EXTEND(movsx, 32, int32_t, 32)
 DEFINE_EXTEND(movsx, 32, int32_t, 64)
 
-#define EXTEND_SIZES(name) { NULL, name##_16, name##_32, name##_64 }
+#define EXTEND_SIZES(name)                                                                         \
+	{                                                                                          \
+		NULL, name##_16, name##_32, name##_64                                              \
+	}
 
 sc_fn *const sc_movzx[2][2][4] = { { EXTEND_SIZES(movzx_r8), EXTEND_SIZES(movzx_r16) },
 				   { EXTEND_SIZES(movzx_m8), EXTEND_SIZES(movzx_m16) } };
@@ -632,10 +649,7 @@ struct block *sc_cmpxchg16b(struct vp *c, struct uop *u)
 	{                                                                                          \
 		uint16_t f;                                                                        \
                                                                                                    \
-		asm("imul %[b], %[a]" STORE_FLAGS                                                  \
-		    : [a] "+r"(a), "=&a"(f)                                                        \
-		    : [b] "r"(b)                                                                   \
-		    : "cc");                                                                       \
+		asm("imul %[b], %[a]" STORE_FLAGS : [a] "+r"(a), "=&a"(f) : [b] "r"(b) : "cc");    \
 		c->flags = f;                                                                      \
 		return a;                                                                          \
 	}                                                                                          \
@@ -653,8 +667,7 @@ struct block *sc_cmpxchg16b(struct vp *c, struct uop *u)
 	}                                                                                          \
 	HANDLER(imul3_r##N)                                                                        \
 	{                                                                                          \
-		SET##N(c, u->reg,                                                                  \
-		       do_imul##N(c, GET##N(c, u->rm), (uint##N##_t)(int64_t)u->imm));             \
+		SET##N(c, u->reg, do_imul##N(c, GET##N(c, u->rm), (uint##N##_t)(int64_t)u->imm));  \
 		NEXT;                                                                              \
 	}                                                                                          \
 	HANDLER(imul3_m##N)                                                                        \
@@ -749,7 +762,7 @@ static inline void do_divide8(struct vp *c, struct uop *u, bool is_signed, uint8
 		if (v == 0)                                                                        \
 			sc_fault(c, u, VEC_DE);                                                    \
 		if (is_signed) {                                                                   \
-			if (n == (U)1 << (2 * N - 1) && v == (uint##N##_t)-1)                      \
+			if (n == (U)1 << (2 * N - 1) && v == (uint##N##_t) - 1)                    \
 				sc_fault(c, u, VEC_DE);                                            \
 			q = (U)((S)n / (int##N##_t)v);                                             \
 			r = (U)((S)n % (int##N##_t)v);                                             \
@@ -846,16 +859,22 @@ DEFINE_CC(13)
 DEFINE_CC(14)
 DEFINE_CC(15)
 
-#define SETCC(cc) { setcc##cc##_r, setcc##cc##_m }
-#define CMOV(cc)  RM_FORMS_16_UP(cmov##cc##_)
+#define SETCC(cc)                                                                                  \
+	{                                                                                          \
+		setcc##cc##_r, setcc##cc##_m                                                       \
+	}
+#define CMOV(cc) RM_FORMS_16_UP(cmov##cc##_)
 
 sc_fn *const sc_setcc[16][2] = { SETCC(0),  SETCC(1),  SETCC(2),  SETCC(3), SETCC(4),  SETCC(5),
 				 SETCC(6),  SETCC(7),  SETCC(8),  SETCC(9), SETCC(10), SETCC(11),
 				 SETCC(12), SETCC(13), SETCC(14), SETCC(15) };
 #undef RM_FORMS_16_UP
-#define RM_FORMS_16_UP(name) { SIZES_16_UP(name##r), SIZES_16_UP(name##m) }
-sc_fn *const sc_cmov[16][2][4] = { CMOV(0),  CMOV(1),  CMOV(2),	 CMOV(3), CMOV(4),  CMOV(5),
-				   CMOV(6),  CMOV(7),  CMOV(8),	 CMOV(9), CMOV(10), CMOV(11),
+#define RM_FORMS_16_UP(name)                                                                       \
+	{                                                                                          \
+		SIZES_16_UP(name##r), SIZES_16_UP(name##m)                                         \
+	}
+sc_fn *const sc_cmov[16][2][4] = { CMOV(0),  CMOV(1),  CMOV(2),  CMOV(3), CMOV(4),  CMOV(5),
+				   CMOV(6),  CMOV(7),  CMOV(8),  CMOV(9), CMOV(10), CMOV(11),
 				   CMOV(12), CMOV(13), CMOV(14), CMOV(15) };
 
 /* ---- bits ---- */
@@ -889,7 +908,7 @@ static inline uint64_t change_bit(uint64_t v, unsigned op, uint64_t mask)
 		case BIT_SET:                                                                      \
 			return __atomic_fetch_or((uint##N##_t *)p, mask, __ATOMIC_SEQ_CST);        \
 		case BIT_RESET:                                                                    \
-			return __atomic_fetch_and((uint##N##_t *)p, (uint##N##_t)~mask,            \
+			return __atomic_fetch_and((uint##N##_t *)p, (uint##N##_t) ~mask,           \
 						  __ATOMIC_SEQ_CST);                               \
 		default:                                                                           \
 			return __atomic_fetch_xor((uint##N##_t *)p, mask, __ATOMIC_SEQ_CST);       \
@@ -904,7 +923,7 @@ static inline uint64_t change_bit(uint64_t v, unsigned op, uint64_t mask)
                                                                                                    \
 		if (op != BIT_TEST)                                                                \
 			SET##N(c, u->rm, (uint##N##_t)change_bit(v, op, mask));                    \
-		set_cf(c, v & mask);                                                               \
+		set_cf(c, v &mask);                                                                \
 	}                                                                                          \
 	static inline void do_bt_m##N(struct vp *c, struct uop *u, unsigned op, uint64_t index,    \
 				      int64_t units)                                               \
@@ -920,7 +939,7 @@ static inline uint64_t change_bit(uint64_t v, unsigned op, uint64_t mask)
 			v = change_bit_mem##N(p, op, mask);                                        \
 			sc_rmw_end(c, u, p, N / 8, flags);                                         \
 		}                                                                                  \
-		set_cf(c, v & mask);                                                               \
+		set_cf(c, v &mask);                                                                \
 	}
 
 static inline uint64_t bit_string_ea(struct vp *c, struct uop *u, int64_t bytes)
@@ -974,7 +993,10 @@ BT_ALL(bts, BIT_SET)
 BT_ALL(btr, BIT_RESET)
 BT_ALL(btc, BIT_COMPLEMENT)
 
-#define BT_FORMS(name) { RM_FORMS_16_UP(name##_reg_), RM_FORMS_16_UP(name##_imm_) }
+#define BT_FORMS(name)                                                                             \
+	{                                                                                          \
+		RM_FORMS_16_UP(name##_reg_), RM_FORMS_16_UP(name##_imm_)                           \
+	}
 
 sc_fn *const sc_bt[4][2][2][4] = { BT_FORMS(bt), BT_FORMS(bts), BT_FORMS(btr), BT_FORMS(btc) };
 
@@ -985,10 +1007,7 @@ sc_fn *const sc_bt[4][2][2][4] = { BT_FORMS(bt), BT_FORMS(bts), BT_FORMS(btr), B
 		uint##N##_t r;                                                                     \
 		uint16_t f;                                                                        \
                                                                                                    \
-		asm(insn " %[v], %[r]" STORE_FLAGS                                                 \
-		    : [r] "=&r"(r), "=&a"(f)                                                       \
-		    : [v] "r"(v)                                                                   \
-		    : "cc");                                                                       \
+		asm(insn " %[v], %[r]" STORE_FLAGS : [r] "=&r"(r), "=&a"(f) : [v] "r"(v) : "cc");  \
 		c->flags = f;                                                                      \
 		if (v)                                                                             \
 			SET##N(c, u->reg, r);                                                      \

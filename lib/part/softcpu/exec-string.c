@@ -8,11 +8,11 @@
 
 /* One string instruction being executed. */
 struct string_op {
-	unsigned size;	  /* of an element */
-	uint64_t mask;	  /* of the address size */
-	unsigned width;	  /* of the address size in bytes */
-	int64_t step;	  /* +-size */
-	uint64_t count;	  /* elements left */
+	unsigned size;  /* of an element */
+	uint64_t mask;  /* of the address size */
+	unsigned width; /* of the address size in bytes */
+	int64_t step;   /* +-size */
+	uint64_t count; /* elements left */
 	bool repeated;
 };
 
@@ -45,7 +45,8 @@ static void count_down(struct vp *c, struct string_op *s, uint64_t n)
 		sc_set_reg(c, PART_RCX * 8, s->width, s->count);
 }
 
-/* Whether to leave before the next chunk: something wants the loop, or a trap after each element. */
+/* Whether to leave before the next chunk: something wants the loop, or a trap after each element.
+ */
 static bool must_leave(struct vp *c, const struct string_op *s)
 {
 	return s->count && (atomic_load_explicit(&c->attention, memory_order_relaxed) ||
@@ -121,7 +122,8 @@ HANDLER(string_movs)
 		uint8_t *hs = NULL, *hd = NULL;
 		unsigned room;
 
-		n = MIN(chunk_in_segment(c, &s, u->seg, from), chunk_in_segment(c, &s, PART_ES, to));
+		n = MIN(chunk_in_segment(c, &s, u->seg, from),
+			chunk_in_segment(c, &s, PART_ES, to));
 		n = chunk_in_page(&s, dst, chunk_in_page(&s, src, n));
 		if (n > 1) {
 			hs = sc_bulk(c, u, src, false, &room);
@@ -218,7 +220,7 @@ static void compare(struct vp *c, uint64_t a, uint64_t b, unsigned size)
 	    : "=&a"(f)
 	    : "r"(a << shift), "r"(b << shift)
 	    : "cc");
-	f &= (uint16_t)~(FL_AF | FL_PF);
+	f &= (uint16_t) ~(FL_AF | FL_PF);
 	f |= (a ^ b ^ (a - b)) & 0x10 ? FL_AF : 0;
 	f |= __builtin_parity((a - b) & 0xff) ? 0 : FL_PF;
 	c->flags = f;

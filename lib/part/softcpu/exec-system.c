@@ -5,6 +5,7 @@
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
 
+#include <sched.h>
 #include <x86intrin.h>
 
 static void need_cpl0(struct vp *c, struct uop *u)
@@ -69,9 +70,15 @@ struct block *sc_hlt(struct vp *c, struct uop *u)
 	return end_block(c, u);
 }
 
+/* Somebody who spins may wait for a VP whose thread the host doesn't run. */
+#define PAUSES_PER_YIELD 4096
+
 struct block *sc_pause(struct vp *c, struct uop *u)
 {
-	_mm_pause();
+	if (++c->pauses % PAUSES_PER_YIELD == 0)
+		sched_yield();
+	else
+		_mm_pause();
 	NEXT;
 }
 
@@ -243,7 +250,8 @@ static void write_cr0(struct vp *c, struct uop *u, uint64_t v)
 	if (v >> 32 || ((v & CR0_PG) && !(v & CR0_PE)) || ((v & CR0_NW) && !(v & CR0_CD)))
 		sc_gp(c, u);
 	v = (v & (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD |
-		  CR0_PG)) | CR0_ET;
+		  CR0_PG)) |
+	    CR0_ET;
 	changed = old ^ v;
 	if ((changed & v & CR0_PG) && lme &&
 	    (!(c->cr4 & CR4_PAE) || (c->seg[PART_CS].attributes & SEG_L)))
@@ -482,11 +490,11 @@ static void set_zf(struct vp *c, bool zf)
 /* Whether the current privilege may see the descriptor. */
 static bool visible(struct vp *c, uint16_t selector, unsigned attributes)
 {
-	bool conforming = (attributes & (SEG_S | SEG_CODE | SEG_CONFORM)) ==
-			  (SEG_S | SEG_CODE | SEG_CONFORM);
+	bool conforming =
+	    (attributes & (SEG_S | SEG_CODE | SEG_CONFORM)) == (SEG_S | SEG_CODE | SEG_CONFORM);
 
-	return conforming || (SEG_DPL(attributes) >= c->cpl &&
-			      SEG_DPL(attributes) >= (selector & 3u));
+	return conforming ||
+	       (SEG_DPL(attributes) >= c->cpl && SEG_DPL(attributes) >= (selector & 3u));
 }
 
 static bool system_type_in(unsigned attributes, unsigned types)

@@ -1,6 +1,6 @@
 /*
- * The handlers by form and size, as the decoder picks them. Sizes are indexed by log2 of the operand
- * size in bytes (0..3). A NULL entry doesn't exist.
+ * The handlers by form and size, as the decoder picks them. Sizes are indexed by log2 of the
+ * operand size in bytes (0..3). A NULL entry doesn't exist.
  */
 #ifndef PART_SOFTCPU_EXEC_H
 #define PART_SOFTCPU_EXEC_H
@@ -11,8 +11,18 @@
  * I immediate. In RR and RI, uop.rm is the destination; in RM, uop.reg is. */
 enum sc_form { FORM_RR, FORM_RI, FORM_RM, FORM_MR, FORM_MI, FORM_COUNT };
 
-enum sc_alu { ALU_ADD, ALU_OR, ALU_ADC, ALU_SBB, ALU_AND, ALU_SUB, ALU_XOR, ALU_CMP, ALU_TEST,
-	      ALU_COUNT };
+enum sc_alu {
+	ALU_ADD,
+	ALU_OR,
+	ALU_ADC,
+	ALU_SBB,
+	ALU_AND,
+	ALU_SUB,
+	ALU_XOR,
+	ALU_CMP,
+	ALU_TEST,
+	ALU_COUNT
+};
 extern sc_fn *const sc_alu[ALU_COUNT][FORM_COUNT][4];
 extern sc_fn *const sc_alu_locked[ALU_COUNT][2][4]; /* MR, MI */
 
@@ -20,10 +30,18 @@ enum sc_unary { UNARY_INC, UNARY_DEC, UNARY_NEG, UNARY_NOT, UNARY_COUNT };
 extern sc_fn *const sc_unary[UNARY_COUNT][3][4]; /* R, M, locked M */
 
 /* aux: 0 count in imm, 1 in CL */
-enum sc_shift { SHIFT_ROL, SHIFT_ROR, SHIFT_RCL, SHIFT_RCR, SHIFT_SHL, SHIFT_SHR, SHIFT_SAR,
-		SHIFT_COUNT };
+enum sc_shift {
+	SHIFT_ROL,
+	SHIFT_ROR,
+	SHIFT_RCL,
+	SHIFT_RCR,
+	SHIFT_SHL,
+	SHIFT_SHR,
+	SHIFT_SAR,
+	SHIFT_COUNT
+};
 extern sc_fn *const sc_shift[SHIFT_COUNT][2][4]; /* R, M */
-extern sc_fn *const sc_shift_double[2][2][4];	 /* SHLD, SHRD; R, M */
+extern sc_fn *const sc_shift_double[2][2][4];    /* SHLD, SHRD; R, M */
 
 extern sc_fn *const sc_mov[FORM_COUNT][4];
 extern sc_fn *const sc_movzx[2][2][4]; /* register or memory source; its size 1, 2; result size */
@@ -36,9 +54,9 @@ extern sc_fn *const sc_imul2[2][4]; /* reg *= rm (R, M) */
 extern sc_fn *const sc_imul3[2][4]; /* reg = rm * imm */
 /* aux: 0 MUL, 1 IMUL, 2 DIV, 3 IDIV */
 extern sc_fn *const sc_muldiv[2][4];
-extern sc_fn *const sc_setcc[16][2];	 /* R, M */
-extern sc_fn *const sc_cmov[16][2][4];	 /* R, M */
-extern sc_fn *const sc_bt[4][2][2][4];	 /* BT BTS BTR BTC; index in reg or imm; R, M; aux: locked */
+extern sc_fn *const sc_setcc[16][2];   /* R, M */
+extern sc_fn *const sc_cmov[16][2][4]; /* R, M */
+extern sc_fn *const sc_bt[4][2][2][4]; /* BT BTS BTR BTC; index in reg or imm; R, M; aux: locked */
 extern sc_fn *const sc_bitscan[2][2][4]; /* BSF BSR; R, M */
 extern sc_fn *const sc_bswap[4];
 extern sc_fn sc_mov_ri64, sc_mov_moffs_load, sc_mov_moffs_store;
@@ -64,15 +82,24 @@ extern sc_fn sc_check_second_page;
 extern sc_fn sc_raise_uop;
 
 /* exec-string.c. aux: STRING_* */
-#define STRING_REP  1u
-#define STRING_REPE 2u
+#define STRING_REP   1u
+#define STRING_REPE  2u
 #define STRING_REPNE 3u
-enum sc_string { STRING_MOVS, STRING_STOS, STRING_LODS, STRING_CMPS, STRING_SCAS, STRING_INS,
-		 STRING_OUTS, STRING_COUNT };
+enum sc_string {
+	STRING_MOVS,
+	STRING_STOS,
+	STRING_LODS,
+	STRING_CMPS,
+	STRING_SCAS,
+	STRING_INS,
+	STRING_OUTS,
+	STRING_COUNT
+};
 extern sc_fn *const sc_string[STRING_COUNT];
 
 /* exec-system.c */
-extern sc_fn sc_cli, sc_sti, sc_hlt, sc_cpuid_uop, sc_rdtsc, sc_rdtscp, sc_rdmsr, sc_wrmsr, sc_rdpmc;
+extern sc_fn sc_cli, sc_sti, sc_hlt, sc_cpuid_uop, sc_rdtsc, sc_rdtscp, sc_rdmsr, sc_wrmsr,
+    sc_rdpmc;
 extern sc_fn sc_mov_from_cr, sc_mov_to_cr, sc_mov_from_dr, sc_mov_to_dr, sc_clts, sc_lmsw, sc_smsw;
 extern sc_fn sc_lgdt, sc_lidt, sc_sgdt, sc_sidt, sc_lldt, sc_ltr, sc_sldt, sc_str, sc_lar, sc_lsl;
 extern sc_fn sc_verr, sc_verw, sc_invlpg, sc_invd, sc_swapgs, sc_rdfsgsbase, sc_wrfsgsbase;

@@ -7,7 +7,7 @@
 #include "part/softcpu/cpu.h"
 
 /* Goes on with the next micro-operation of the block. */
-#define NEXT return u[1].fn(c, u + 1)
+#define NEXT          return u[1].fn(c, u + 1)
 #define HANDLER(name) static struct block *name(struct vp *c, struct uop *u)
 
 /* Host memory that the guest's other processors use too: one access of exactly this size. */
@@ -243,7 +243,23 @@ static inline struct block *sc_goto(struct vp *c, unsigned which, uint64_t targe
 	return NULL;
 }
 
-/* To a target that the instruction computed. */
+static inline struct sc_jcache_entry *sc_jcache_slot(struct vp *c, uint64_t rip)
+{
+	return &c->jcache[(rip ^ (rip >> JCACHE_BITS)) & (JCACHE_SIZE - 1)];
+}
+
+/* To a target that the instruction computed, in 64-bit mode. */
+static inline struct block *sc_goto_indirect64(struct vp *c, uint64_t target)
+{
+	struct sc_jcache_entry *e = sc_jcache_slot(c, target);
+
+	RIP(c) = target;
+	if (likely(e->rip == target && e->block->live && sc_xtlb_maps(c, target, e->block)))
+		return e->block;
+	return NULL;
+}
+
+/* The same in any mode. */
 static inline struct block *sc_goto_indirect(struct vp *c, uint64_t target)
 {
 	RIP(c) = target;

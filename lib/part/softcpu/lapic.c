@@ -1100,6 +1100,10 @@ static void reset_registers(struct lapic *apic)
 	}
 	for (unsigned i = 0; i < LVT_COUNT; i++)
 		apic->lvt[i] = LVT_MASKED;
+	/* Virtual wire mode, which firmware would set up: the PIC reaches the bootstrap processor.
+	 * KVM's APIC does the same (its quirk LINT0_REENABLED). */
+	if (apic->vp == 0)
+		apic->lvt[LVT_LINT0] = DELIVER_EXTINT << LVT_MODE_SHIFT;
 	apic->timer_initial = apic->timer_divide = 0;
 	apic->timer_armed = false;
 	apic->tsc_deadline = 0;

@@ -10,20 +10,20 @@
 
 enum { PAGING_NONE, PAGING_32, PAGING_PAE, PAGING_LONG };
 
-#define PTE_P	BIT(0)
-#define PTE_W	BIT(1)
-#define PTE_U	BIT(2)
-#define PTE_A	BIT(5)
-#define PTE_D	BIT(6)
-#define PTE_PS	BIT(7)
-#define PTE_G	BIT(8)
-#define PTE_NX	BIT(63)
+#define PTE_P  BIT(0)
+#define PTE_W  BIT(1)
+#define PTE_U  BIT(2)
+#define PTE_A  BIT(5)
+#define PTE_D  BIT(6)
+#define PTE_PS BIT(7)
+#define PTE_G  BIT(8)
+#define PTE_NX BIT(63)
 
-#define PF_P	0x01u
-#define PF_W	0x02u
-#define PF_U	0x04u
+#define PF_P    0x01u
+#define PF_W    0x02u
+#define PF_U    0x04u
 #define PF_RSVD 0x08u
-#define PF_I	0x10u
+#define PF_I    0x10u
 
 #define PAGE_MASK (~(uint64_t)(MEM_PAGE_SIZE - 1))
 #define ADDR_MASK UINT64_C(0x000ffffffffff000)
@@ -123,8 +123,7 @@ void sc_tlb_flush_page(struct vp *c, uint64_t va)
 	tlb_flush_page(&c->tlbs[0], va);
 	tlb_flush_page(&c->tlbs[1], va);
 	for (unsigned i = 0; i < XTLB_SIZE; i++)
-		if ((c->xtlb[i].gpa_attr & TLB_LARGE) ||
-		    ((c->xtlb[i].tag ^ va) & PAGE_MASK) == 0)
+		if ((c->xtlb[i].gpa_attr & TLB_LARGE) || ((c->xtlb[i].tag ^ va) & PAGE_MASK) == 0)
 			c->xtlb[i].tag = UINT64_MAX;
 }
 
@@ -189,8 +188,8 @@ static uint64_t read_entry(struct vp *c, uint64_t gpa, unsigned size)
 
 	if (!p)
 		return UINT64_MAX; /* nobody answers: reserved bits, so a fault */
-	return size == 8 ? __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED) :
-			   __atomic_load_n((uint32_t *)p, __ATOMIC_RELAXED);
+	return size == 8 ? __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED)
+			 : __atomic_load_n((uint32_t *)p, __ATOMIC_RELAXED);
 }
 
 /* Sets bits in an entry that must not have changed; false: it has. */
@@ -316,8 +315,7 @@ static bool allowed(const struct vp *c, const struct walk *k, enum sc_access acc
 	if (user && !k->u)
 		return false;
 	if (access == ACCESS_EXEC)
-		return !(k->nx && (c->efer & EFER_NXE)) &&
-		       !(!user && k->u && (c->cr4 & CR4_SMEP));
+		return !(k->nx && (c->efer & EFER_NXE)) && !(!user && k->u && (c->cr4 & CR4_SMEP));
 	if (access == ACCESS_WRITE)
 		return k->w || (!user && !(c->cr0 & CR0_WP));
 	return true;
@@ -361,19 +359,18 @@ static uint32_t translate(struct vp *c, uint64_t va, enum sc_access access, bool
 	}
 	do {
 		k = (struct walk){ .w = true, .u = true };
-		r = c->paging == PAGING_LONG ? walk_long(c, &k, va) :
-		    c->paging == PAGING_PAE  ? walk_pae(c, &k, va) :
-					       walk_32(c, &k, va);
+		r = c->paging == PAGING_LONG  ? walk_long(c, &k, va)
+		    : c->paging == PAGING_PAE ? walk_pae(c, &k, va)
+					      : walk_32(c, &k, va);
 		if (r < 0)
-			return BIT(31) |
-			       fault_code(c, access, user, r == -2 ? PF_P | PF_RSVD : 0);
+			return BIT(31) | fault_code(c, access, user, r == -2 ? PF_P | PF_RSVD : 0);
 		if (!allowed(c, &k, access, user))
 			return BIT(31) | fault_code(c, access, user, PF_P);
 	} while (!set_accessed(c, &k, access == ACCESS_WRITE));
 	leaf = k.levels[k.count - 1].entry;
 	ret->page = k.page | (va & (BIT(k.leaf_shift) - 1) & PAGE_MASK);
-	ret->writable = ((leaf & PTE_D) || access == ACCESS_WRITE) &&
-			allowed(c, &k, ACCESS_WRITE, user);
+	ret->writable =
+	    ((leaf & PTE_D) || access == ACCESS_WRITE) && allowed(c, &k, ACCESS_WRITE, user);
 	ret->global = (leaf & PTE_G) && (c->cr4 & CR4_PGE);
 	ret->shift = (uint8_t)k.leaf_shift;
 	return 0;
@@ -443,7 +440,7 @@ static uint8_t *fill(struct vp *c, struct sc_tlb *t, uint64_t va, const struct t
 }
 
 static struct sc_target resolve(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va,
-			     enum sc_access access)
+				enum sc_access access)
 {
 	struct translation x;
 	struct sc_target r;
@@ -499,6 +496,7 @@ static void mmio_write(struct vp *c, uint64_t gpa, unsigned size, uint64_t v)
 		return;
 	}
 	c->vm->host.mmio_write(c->vm->host.user, c->index, gpa, size, v);
+	sc_device_written(c->vm, gpa);
 }
 
 static void copy_bytes(void *dst, const void *src, unsigned size)
@@ -564,8 +562,8 @@ static void write_target(struct vp *c, struct sc_target t, const void *v, unsign
 
 /* ---- slow accesses ---- */
 
-/* How many of the bytes are in the first page. That the whole operand is canonical is checked before
- * any of it is translated. */
+/* How many of the bytes are in the first page. That the whole operand is canonical is checked
+ * before any of it is translated. */
 static unsigned in_first_page(struct vp *c, struct uop *u, uint64_t va, unsigned size)
 {
 	unsigned left = MEM_PAGE_SIZE - (unsigned)(va & ~PAGE_MASK);

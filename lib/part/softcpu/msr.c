@@ -6,41 +6,41 @@
 
 #include <sys/random.h>
 
-#define MSR_TSC		     0x10
-#define MSR_FEATURE_CONTROL  0x3a
-#define MSR_TSC_ADJUST	     0x3b
-#define MSR_SPEC_CTRL	     0x48
-#define MSR_PRED_CMD	     0x49
-#define MSR_UCODE_WRITE	     0x79
-#define MSR_UCODE_REV	     0x8b
-#define MSR_PLATFORM_INFO    0xce
-#define MSR_MTRRCAP	     0xfe
-#define MSR_MISC_FEATURES    0x140
-#define MSR_SYSENTER_CS	     0x174
-#define MSR_SYSENTER_ESP     0x175
-#define MSR_SYSENTER_EIP     0x176
-#define MSR_MCG_CAP	     0x179
-#define MSR_MCG_STATUS	     0x17a
-#define MSR_MISC_ENABLE	     0x1a0
-#define MSR_MTRR_BASE0	     0x200
-#define MSR_PAT		     0x277
-#define MSR_MTRR_DEF	     0x2ff
-#define MSR_EFER	     0xc0000080
-#define MSR_STAR	     0xc0000081
-#define MSR_LSTAR	     0xc0000082
-#define MSR_CSTAR	     0xc0000083
-#define MSR_SFMASK	     0xc0000084
-#define MSR_FS_BASE	     0xc0000100
-#define MSR_GS_BASE	     0xc0000101
-#define MSR_KERNEL_GS_BASE   0xc0000102
-#define MSR_TSC_AUX	     0xc0000103
-#define MSR_SYSCFG	     0xc0010010
-#define MSR_HWCR	     0xc0010015
-#define MSR_HYPERV_FIRST     0x40000000
-#define MSR_HYPERV_LAST	     0x400010ff
+#define MSR_TSC             0x10
+#define MSR_FEATURE_CONTROL 0x3a
+#define MSR_TSC_ADJUST      0x3b
+#define MSR_SPEC_CTRL       0x48
+#define MSR_PRED_CMD        0x49
+#define MSR_UCODE_WRITE     0x79
+#define MSR_UCODE_REV       0x8b
+#define MSR_PLATFORM_INFO   0xce
+#define MSR_MTRRCAP         0xfe
+#define MSR_MISC_FEATURES   0x140
+#define MSR_SYSENTER_CS     0x174
+#define MSR_SYSENTER_ESP    0x175
+#define MSR_SYSENTER_EIP    0x176
+#define MSR_MCG_CAP         0x179
+#define MSR_MCG_STATUS      0x17a
+#define MSR_MISC_ENABLE     0x1a0
+#define MSR_MTRR_BASE0      0x200
+#define MSR_PAT             0x277
+#define MSR_MTRR_DEF        0x2ff
+#define MSR_EFER            0xc0000080
+#define MSR_STAR            0xc0000081
+#define MSR_LSTAR           0xc0000082
+#define MSR_CSTAR           0xc0000083
+#define MSR_SFMASK          0xc0000084
+#define MSR_FS_BASE         0xc0000100
+#define MSR_GS_BASE         0xc0000101
+#define MSR_KERNEL_GS_BASE  0xc0000102
+#define MSR_TSC_AUX         0xc0000103
+#define MSR_SYSCFG          0xc0010010
+#define MSR_HWCR            0xc0010015
+#define MSR_HYPERV_FIRST    0x40000000
+#define MSR_HYPERV_LAST     0x400010ff
 
 #define MTRR_PAIRS 8
-#define MTRRCAP	   (MTRR_PAIRS | BIT(8) | BIT(10)) /* fixed ranges, write combining */
+#define MTRRCAP    (MTRR_PAIRS | BIT(8) | BIT(10)) /* fixed ranges, write combining */
 
 static bool canonical(uint64_t va)
 {

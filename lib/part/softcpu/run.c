@@ -11,11 +11,11 @@
 
 /* ---- reset ---- */
 
-#define RESET_CR0    (CR0_ET | CR0_NW | CR0_CD)
-#define RESET_PAT    UINT64_C(0x0007040600070406)
-#define MISC_ENABLE  1 /* fast strings */
-#define RESET_DR6    UINT64_C(0xffff0ff0)
-#define RESET_DR7    UINT64_C(0x400)
+#define RESET_CR0   (CR0_ET | CR0_NW | CR0_CD)
+#define RESET_PAT   UINT64_C(0x0007040600070406)
+#define MISC_ENABLE 1 /* fast strings */
+#define RESET_DR6   UINT64_C(0xffff0ff0)
+#define RESET_DR7   UINT64_C(0x400)
 
 static void reset_segments(struct vp *c)
 {
@@ -218,13 +218,19 @@ static bool serve(struct vp *c)
 	return true;
 }
 
-static SC_COLD struct block *next_block(struct vp *c)
+static __attribute__((noinline)) struct block *next_block(struct vp *c)
 {
 	struct block *b = sc_lookup(c, 0);
 
 	if (c->link)
 		*c->link = b;
 	c->link = NULL;
+	if (b->key == MODE_64) {
+		struct sc_jcache_entry *e = sc_jcache_slot(c, RIP(c));
+
+		e->rip = RIP(c);
+		e->block = b;
+	}
 	return b;
 }
 

@@ -77,7 +77,8 @@ void sc_set_accessed(struct vp *c, struct uop *u, uint16_t selector, uint64_t de
 
 static void set_null(struct vp *c, enum part_seg seg, uint16_t selector)
 {
-	/* Bases survive on AMD and not on Intel; nobody relies on it but FS and GS must become 0. */
+	/* Bases survive on AMD and not on Intel; nobody relies on it but FS and GS must become 0.
+	 */
 	c->seg[seg] = (struct part_segment){ .selector = selector };
 }
 
@@ -155,17 +156,16 @@ void sc_load_seg(struct vp *c, struct uop *u, enum part_seg seg, uint16_t select
 
 void sc_flat_cs(struct vp *c, uint16_t selector, unsigned cpl, bool long_mode)
 {
-	c->seg[PART_CS] = (struct part_segment){
-		0, UINT32_MAX, selector,
-		(uint16_t)(0x809b | cpl << 5 | (long_mode ? SEG_L : SEG_DB))
-	};
+	c->seg[PART_CS] =
+	    (struct part_segment){ 0, UINT32_MAX, selector,
+				   (uint16_t)(0x809b | cpl << 5 | (long_mode ? SEG_L : SEG_DB)) };
 }
 
 /* The SS that SYSCALL gives, and the null SS of long mode's inner stacks. */
 void sc_flat_ss(struct vp *c, uint16_t selector, unsigned cpl)
 {
-	c->seg[PART_SS] = (struct part_segment){ 0, UINT32_MAX, selector,
-						 (uint16_t)(0xc093 | cpl << 5) };
+	c->seg[PART_SS] =
+	    (struct part_segment){ 0, UINT32_MAX, selector, (uint16_t)(0xc093 | cpl << 5) };
 }
 
 struct part_segment sc_inner_ss(struct vp *c, struct uop *u, uint16_t selector, unsigned cpl,
@@ -252,8 +252,8 @@ static struct part_segment direct_cs(struct vp *c, struct uop *u, uint16_t selec
 
 	sc_unpack_descriptor(desc, selector, &s);
 	a = s.attributes;
-	if (a & SEG_CONFORM ? SEG_DPL(a) > c->cpl :
-			      (selector & 3u) > c->cpl || SEG_DPL(a) != c->cpl)
+	if (a & SEG_CONFORM ? SEG_DPL(a) > c->cpl
+			    : (selector & 3u) > c->cpl || SEG_DPL(a) != c->cpl)
 		sc_fault_code(c, u, VEC_GP, code);
 	if ((c->efer & EFER_LMA) && (a & SEG_L) && (a & SEG_DB))
 		sc_fault_code(c, u, VEC_GP, code);
@@ -478,8 +478,8 @@ static uint64_t peek(struct vp *c, struct uop *u, unsigned at, unsigned size)
 
 static void add_sp(struct vp *c, uint64_t n)
 {
-	c->gpr[PART_RSP] = (c->gpr[PART_RSP] & ~c->stack_mask) |
-			   ((c->gpr[PART_RSP] + n) & c->stack_mask);
+	c->gpr[PART_RSP] =
+	    (c->gpr[PART_RSP] & ~c->stack_mask) | ((c->gpr[PART_RSP] + n) & c->stack_mask);
 }
 
 /* The code segment that RET FAR or IRET returns to. */

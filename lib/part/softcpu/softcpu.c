@@ -113,7 +113,8 @@ void sc_deadline_changed(struct vp *c)
 	uint64_t deadline = lapic_timer_deadline_ns(c->lapic);
 	struct sc_vm *vm = c->vm;
 
-	if (!vm->timer_started || atomic_load_explicit(&c->deadline, memory_order_relaxed) == deadline)
+	if (!vm->timer_started ||
+	    atomic_load_explicit(&c->deadline, memory_order_relaxed) == deadline)
 		return;
 	atomic_store(&c->deadline, deadline);
 	if (deadline >= atomic_load(&vm->timer_wakes_at))
@@ -152,8 +153,8 @@ static void *timer_thread(void *arg)
 	while (!vm->timer_stop) {
 		uint64_t earliest;
 
-		atomic_store(&vm->timer_wakes_at, 0); /* whoever changes a deadline now must wait for
-						       * the lock and then signals */
+		atomic_store(&vm->timer_wakes_at, 0); /* whoever changes a deadline now must wait
+						       * for the lock and then signals */
 		earliest = fire_timers(vm);
 		atomic_store(&vm->timer_wakes_at, earliest);
 		/* a deadline set between the two stores is seen here */
@@ -349,23 +350,33 @@ static void init_features(struct sc_vm *vm)
 	static const struct {
 		uint8_t feature, word, bit;
 	} map[] = {
-		{ HOSTOP_FEATURE_X87, PROFILE_1_EDX, 0 },     { HOSTOP_FEATURE_CX8, PROFILE_1_EDX, 8 },
-		{ HOSTOP_FEATURE_CMOV, PROFILE_1_EDX, 15 },   { HOSTOP_FEATURE_MMX, PROFILE_1_EDX, 23 },
-		{ HOSTOP_FEATURE_FXSR, PROFILE_1_EDX, 24 },   { HOSTOP_FEATURE_SSE, PROFILE_1_EDX, 25 },
-		{ HOSTOP_FEATURE_SSE2, PROFILE_1_EDX, 26 },   { HOSTOP_FEATURE_SSE3, PROFILE_1_ECX, 0 },
+		{ HOSTOP_FEATURE_X87, PROFILE_1_EDX, 0 },
+		{ HOSTOP_FEATURE_CX8, PROFILE_1_EDX, 8 },
+		{ HOSTOP_FEATURE_CMOV, PROFILE_1_EDX, 15 },
+		{ HOSTOP_FEATURE_MMX, PROFILE_1_EDX, 23 },
+		{ HOSTOP_FEATURE_FXSR, PROFILE_1_EDX, 24 },
+		{ HOSTOP_FEATURE_SSE, PROFILE_1_EDX, 25 },
+		{ HOSTOP_FEATURE_SSE2, PROFILE_1_EDX, 26 },
+		{ HOSTOP_FEATURE_SSE3, PROFILE_1_ECX, 0 },
 		{ HOSTOP_FEATURE_PCLMULQDQ, PROFILE_1_ECX, 1 },
-		{ HOSTOP_FEATURE_SSSE3, PROFILE_1_ECX, 9 },   { HOSTOP_FEATURE_CX16, PROFILE_1_ECX, 13 },
-		{ HOSTOP_FEATURE_SSE4_1, PROFILE_1_ECX, 19 }, { HOSTOP_FEATURE_SSE4_2, PROFILE_1_ECX, 20 },
-		{ HOSTOP_FEATURE_MOVBE, PROFILE_1_ECX, 22 },  { HOSTOP_FEATURE_POPCNT, PROFILE_1_ECX, 23 },
-		{ HOSTOP_FEATURE_AES, PROFILE_1_ECX, 25 },    { HOSTOP_FEATURE_TZCNT, PROFILE_7_EBX, 3 },
-		{ HOSTOP_FEATURE_ADX, PROFILE_7_EBX, 19 },    { HOSTOP_FEATURE_SHA, PROFILE_7_EBX, 29 },
-		{ HOSTOP_FEATURE_LAHF64, PROFILE_81_ECX, 0 }, { HOSTOP_FEATURE_LZCNT, PROFILE_81_ECX, 5 },
+		{ HOSTOP_FEATURE_SSSE3, PROFILE_1_ECX, 9 },
+		{ HOSTOP_FEATURE_CX16, PROFILE_1_ECX, 13 },
+		{ HOSTOP_FEATURE_SSE4_1, PROFILE_1_ECX, 19 },
+		{ HOSTOP_FEATURE_SSE4_2, PROFILE_1_ECX, 20 },
+		{ HOSTOP_FEATURE_MOVBE, PROFILE_1_ECX, 22 },
+		{ HOSTOP_FEATURE_POPCNT, PROFILE_1_ECX, 23 },
+		{ HOSTOP_FEATURE_AES, PROFILE_1_ECX, 25 },
+		{ HOSTOP_FEATURE_TZCNT, PROFILE_7_EBX, 3 },
+		{ HOSTOP_FEATURE_ADX, PROFILE_7_EBX, 19 },
+		{ HOSTOP_FEATURE_SHA, PROFILE_7_EBX, 29 },
+		{ HOSTOP_FEATURE_LAHF64, PROFILE_81_ECX, 0 },
+		{ HOSTOP_FEATURE_LZCNT, PROFILE_81_ECX, 5 },
 	};
 
 	vm->has[HOSTOP_BASE] = true;
 	for (unsigned i = 0; i < ARRAY_SIZE(map); i++)
-		vm->has[map[i].feature] = profile_has(vm->profile, (enum profile_word)map[i].word,
-						      map[i].bit);
+		vm->has[map[i].feature] =
+		    profile_has(vm->profile, (enum profile_word)map[i].word, map[i].bit);
 }
 
 static uint64_t valid_cr4(const struct profile *p)

@@ -25,7 +25,7 @@ extern const struct part_backend_ops softcpu_backend_ops;
  *	softcpu_run(part, 0, 1, false, &result);
  */
 enum softcpu_reason {
-	SOFTCPU_COUNT,	   /* all instructions were executed */
+	SOFTCPU_COUNT,     /* all instructions were executed */
 	SOFTCPU_EXCEPTION, /* not delivered; RIP is that of the instruction (INT n: too) */
 	SOFTCPU_HALTED,
 	SOFTCPU_SHUTDOWN, /* triple fault */
@@ -40,14 +40,14 @@ struct softcpu_result {
 };
 
 /* At most count instructions. deliver: exceptions go through the guest's IDT, and a chunk of a
- * repeated instruction counts as one; else exceptions end the run, and a repeated instruction counts
- * once. External interrupts are not taken. SOFTCPU_BLOCKS as count: whole blocks, as a started VP runs
- * them, until an exception ends it (deliver must be false). */
+ * repeated instruction counts as one; else exceptions end the run, and a repeated instruction
+ * counts once. External interrupts are not taken. SOFTCPU_BLOCKS as count: whole blocks, as a
+ * started VP runs them, until an exception ends it (deliver must be false). */
 #define SOFTCPU_BLOCKS UINT64_MAX
 void softcpu_run(struct part *part, unsigned vp, uint64_t count, bool deliver,
 		 struct softcpu_result *ret);
-/* As a running VP does it: whole blocks, everything delivered. Ends after about count instructions, a
- * chunk of a repeated one counting as one, or when the VP idles. Never SOFTCPU_EXCEPTION. */
+/* As a running VP does it: whole blocks, everything delivered. Ends after about count instructions,
+ * a chunk of a repeated one counting as one, or when the VP idles. Never SOFTCPU_EXCEPTION. */
 void softcpu_run_blocks(struct part *part, unsigned vp, uint64_t count, struct softcpu_result *ret);
 struct hostop_fpu *softcpu_fpu(struct part *part, unsigned vp);
 

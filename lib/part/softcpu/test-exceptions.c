@@ -8,8 +8,24 @@
 
 #include <cmocka.h>
 
-enum { DE = 0, DB = 1, BP = 3, OF = 4, BR = 5, UD = 6, NM = 7, DF = 8, TS = 10, NP = 11, SS = 12,
-       GP = 13, PF = 14, MF = 16, AC = 17, XM = 19 };
+enum {
+	DE = 0,
+	DB = 1,
+	BP = 3,
+	OF = 4,
+	BR = 5,
+	UD = 6,
+	NM = 7,
+	DF = 8,
+	TS = 10,
+	NP = 11,
+	SS = 12,
+	GP = 13,
+	PF = 14,
+	MF = 16,
+	AC = 17,
+	XM = 19
+};
 
 static int setup(void **state)
 {
@@ -48,15 +64,19 @@ static void expect(struct guest *g, unsigned vector, int error, uint64_t rip)
 	}
 
 RAISES(divide_by_zero, "nop; div %rcx", DE, -1, )
-RAISES(divide_overflow, "nop; div %ecx", DE, -1,
-       { g->s.gpr[PART_RCX] = 1; g->s.gpr[PART_RDX] = 1; })
+RAISES(divide_overflow, "nop; div %ecx", DE, -1, {
+	g->s.gpr[PART_RCX] = 1;
+	g->s.gpr[PART_RDX] = 1;
+})
 RAISES(signed_divide_overflow, "nop; idiv %rcx", DE, -1, {
 	g->s.gpr[PART_RCX] = UINT64_MAX;
 	g->s.gpr[PART_RAX] = BIT(63);
 	g->s.gpr[PART_RDX] = UINT64_MAX;
 })
-RAISES(signed_divide_byte_overflow, "nop; idiv %cl", DE, -1,
-       { g->s.gpr[PART_RCX] = 1; g->s.gpr[PART_RAX] = 0x80; })
+RAISES(signed_divide_byte_overflow, "nop; idiv %cl", DE, -1, {
+	g->s.gpr[PART_RCX] = 1;
+	g->s.gpr[PART_RAX] = 0x80;
+})
 RAISES(undefined, "nop; ud2", UD, -1, )
 RAISES(breakpoint, "nop; int3", BP, -1, )
 RAISES(software_interrupt, "nop; int $0x80", 0x80, -1, )
@@ -78,8 +98,7 @@ RAISES(stack_non_canonical, "nop; push %rax", SS, 0, g->s.gpr[PART_RSP] = UINT64
 RAISES(rbp_non_canonical, "nop; mov (%rbp), %rax", SS, 0,
        g->s.gpr[PART_RBP] = UINT64_C(0x800000000000))
 RAISES(jump_non_canonical, "nop; jmp *%rax", GP, 0, g->s.gpr[PART_RAX] = UINT64_C(0x800000000000))
-RAISES(cmpxchg16b_misaligned, "nop; cmpxchg16b (%rbx)", GP, 0,
-       g->s.gpr[PART_RBX] = GUEST_DATA + 8)
+RAISES(cmpxchg16b_misaligned, "nop; cmpxchg16b (%rbx)", GP, 0, g->s.gpr[PART_RBX] = GUEST_DATA + 8)
 RAISES(movaps_misaligned, "nop; movaps (%rbx), %xmm0", GP, 0, g->s.gpr[PART_RBX] = GUEST_DATA + 8)
 RAISES(sse_without_osfxsr, "nop; movaps %xmm1, %xmm0", UD, -1, g->s.cr4 &= ~BIT(9))
 RAISES(sse_with_ts, "nop; movaps %xmm1, %xmm0", NM, -1, g->s.cr0 |= 8)
@@ -495,8 +514,7 @@ static void single_step(void **state)
 	static const uint8_t offsets[] = { 10, 12, 15, 16, 17, 24, 25 };
 
 	guest_long(g);
-	guest_load(g, HANDLER_AT, code_db_handler,
-		   (size_t)(code_db_handler_end - code_db_handler));
+	guest_load(g, HANDLER_AT, code_db_handler, (size_t)(code_db_handler_end - code_db_handler));
 	guest_gate(g, DB, HANDLER_AT, 0, 0);
 	GUEST_LOAD(g, code_stepped);
 	part_vp_set_state(g->part, 0, &g->s);

@@ -171,7 +171,7 @@ void guest_gate32(struct guest *g, unsigned vector, uint32_t handler, unsigned d
 {
 	guest_write(g, GUEST_IDT + vector * 8,
 		    (handler & 0xffff) | (uint64_t)SEL_CODE32 << 16 |
-			    (uint64_t)(0x8e | dpl << 5) << 40 | (uint64_t)(handler >> 16) << 48,
+			(uint64_t)(0x8e | dpl << 5) << 40 | (uint64_t)(handler >> 16) << 48,
 		    8);
 }
 
@@ -281,7 +281,7 @@ static bool wait_halt(struct guest *g)
 {
 	struct timespec ms = { 0, 1000000 };
 
-	for (unsigned i = 0; i < 10000; i++) {
+	for (unsigned i = 0; i < 60000; i++) {
 		nanosleep(&ms, NULL);
 		part_pause(g->part);
 		part_vp_get_state(g->part, 0, &g->s);

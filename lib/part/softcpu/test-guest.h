@@ -2,8 +2,8 @@
  * For the tests of the software CPU: a partition with 4 MiB of RAM whose VP 0 is put into a mode,
  * given code and stepped. Guest code is assembled with the test: GUEST(name, "instructions").
  *
- * Memory map of a guest: GDT 0x1000, IDT 0x2000, TSS 0x3000, page tables from 0x100000, code 0x8000,
- * data 0x10000.., stacks below 0x7000 (supervisor) and 0x78000 (user). Linear addresses are
+ * Memory map of a guest: GDT 0x1000, IDT 0x2000, TSS 0x3000, page tables from 0x100000, code
+ * 0x8000, data 0x10000.., stacks below 0x7000 (supervisor) and 0x78000 (user). Linear addresses are
  * physical ones; long mode maps the first 2 MiB with 4 KiB pages, user-accessible.
  */
 #ifndef PART_SOFTCPU_TEST_GUEST_H
@@ -13,23 +13,23 @@
 
 #define GUEST(name, bits, text)                                                                    \
 	extern const uint8_t name[], name##_end[];                                                 \
-	asm(".pushsection .rodata\n.globl " #name "\n.globl " #name "_end\n" #name ":\n.code" #bits \
-	    "\n" text "\n" #name "_end:\n.code64\n.popsection\n")
+	asm(".pushsection .rodata\n.globl " #name "\n.globl " #name "_end\n" #name                 \
+	    ":\n.code" #bits "\n" text "\n" #name "_end:\n.code64\n.popsection\n")
 
-#define GUEST_RAM      (4 * 1024 * 1024)
-#define GUEST_GDT      0x1000u
-#define GUEST_IDT      0x2000u
-#define GUEST_TSS      0x3000u
-#define GUEST_CODE     0x8000u
-#define GUEST_DATA     0x10000u
-#define GUEST_STACK    0x7000u
-#define GUEST_USTACK   0x78000u
-#define GUEST_PML4     0x100000u
-#define GUEST_PDPT     0x101000u
-#define GUEST_PD       0x102000u
-#define GUEST_PT       0x103000u
-#define GUEST_PDE32    0x104000u /* 32-bit paging */
-#define GUEST_PTE32    0x105000u
+#define GUEST_RAM    (4 * 1024 * 1024)
+#define GUEST_GDT    0x1000u
+#define GUEST_IDT    0x2000u
+#define GUEST_TSS    0x3000u
+#define GUEST_CODE   0x8000u
+#define GUEST_DATA   0x10000u
+#define GUEST_STACK  0x7000u
+#define GUEST_USTACK 0x78000u
+#define GUEST_PML4   0x100000u
+#define GUEST_PDPT   0x101000u
+#define GUEST_PD     0x102000u
+#define GUEST_PT     0x103000u
+#define GUEST_PDE32  0x104000u /* 32-bit paging */
+#define GUEST_PTE32  0x105000u
 
 /* selectors in the GDT that guest_new makes */
 enum {
@@ -85,8 +85,8 @@ void guest_run(struct guest *g, uint64_t count, bool deliver);
 		guest_run(g, 100000, false);                                                       \
 	} while (0)
 
-/* Starts the VPs' threads with VP 0 at g->s; returns when VP 0 has halted with IF = 0, or false after
- * some seconds. The partition is paused then. */
+/* Starts the VPs' threads with VP 0 at g->s; returns when VP 0 has halted with IF = 0, or false
+ * after some seconds. The partition is paused then. */
 bool guest_start_and_wait_halt(struct guest *g);
 /* The same after a change of g->s. */
 bool guest_resume_and_wait_halt(struct guest *g);

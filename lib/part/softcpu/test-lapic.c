@@ -311,8 +311,12 @@ static void test_extint(void **state)
 	struct lapic *a = rig->apic[0];
 
 	rig->extint_vector = 8;
+	/* Virtual wire mode after reset, on the bootstrap processor only. */
+	assert_int_equal(rd(a, LVT_LINT0), 0x700);
+	assert_int_equal(rd(rig->apic[1], LVT_LINT0), 0x10000);
+	wr(a, LVT_LINT0, 0x10700);
 	lapic_bus_extint_set(rig->bus, true);
-	assert_int_equal(lapic_acknowledge(a), -1); /* LINT0 is masked */
+	assert_int_equal(lapic_acknowledge(a), -1);
 	wr(a, LVT_LINT0, 0x700);
 	assert_true(lapic_attention(a) & LAPIC_ATTEND_INTERRUPT);
 	assert_true(lapic_wakes(a, true, true));

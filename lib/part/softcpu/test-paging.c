@@ -98,10 +98,11 @@ static bool allowed(struct rights r, bool user, bool wp, enum access access)
 	return access == READ || r.writable || (!user && !wp);
 }
 
-static void one_combination(struct guest *g, struct rights r, bool user, bool wp, enum access access)
+static void one_combination(struct guest *g, struct rights r, bool user, bool wp,
+			    enum access access)
 {
-	uint64_t pte = PAGE | (r.present ? P : 0) | (r.writable ? W : 0) | (r.user ? U : 0) |
-		       (r.nx ? NX : 0);
+	uint64_t pte =
+	    PAGE | (r.present ? P : 0) | (r.writable ? W : 0) | (r.user ? U : 0) | (r.nx ? NX : 0);
 	unsigned error = (r.present ? ERR_P : 0) | (access == WRITE ? ERR_W : 0) |
 			 (user ? ERR_U : 0) | (access == EXECUTE ? ERR_I : 0);
 
@@ -125,9 +126,8 @@ static void permission_matrix(void **state)
 {
 	for (unsigned i = 0; i < 64; i++)
 		for (enum access access = READ; access <= EXECUTE; access++)
-			one_combination(*state,
-					(struct rights){ i & 1, i & 2, i & 4, i & 8 }, i & 16,
-					i & 32, access);
+			one_combination(*state, (struct rights){ i & 1, i & 2, i & 4, i & 8 },
+					i & 16, i & 32, access);
 }
 
 /* The rights of all levels count together. */

@@ -9,10 +9,10 @@
 #include <time.h>
 #include <x86intrin.h>
 
-#define LEAF_POWER	  0x80000007
-#define INVARIANT_TSC	  BIT(8)
-#define MEASURE_NS	  (20 * NS_PER_MSEC)
-#define HZ_STEP		  UINT64_C(10000)
+#define LEAF_POWER    0x80000007
+#define INVARIANT_TSC BIT(8)
+#define MEASURE_NS    (20 * NS_PER_MSEC)
+#define HZ_STEP       UINT64_C(10000)
 
 static uint64_t raw_ns(void)
 {

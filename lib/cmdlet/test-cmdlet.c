@@ -1,0 +1,350 @@
+#include "cmdlet/cmdlet.h"
+
+#include "base/macros.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include <cmocka.h>
+
+/* ---- the table ---- */
+
+static void check_param(const struct cmdlet *cmdlet, const struct cmdlet_param *param)
+{
+	unsigned sets = cmdlet_set_count(cmdlet);
+
+	if (!param->help || !param->help[0])
+		fail_msg("%s -%s has no help", cmdlet->name, param->name);
+	if (param->help[strlen(param->help) - 1] != '.')
+		fail_msg("%s -%s: the help is no sentence", cmdlet->name, param->name);
+	assert_true(param->sets < (1u << sets));
+	assert_true((param->type == CMDLET_ENUM) == (param->values != NULL));
+	/* A default must be what one could type. */
+	if (param->dflt) {
+		char *argv[] = { (char *)"-", (char *)param->dflt };
+		char name[64];
+		struct cmdlet_invocation invocation;
+		struct error err;
+
+		snprintf(name, sizeof(name), "-%s", param->name);
+		argv[0] = name;
+		if (cmdlet_parse(cmdlet, 2, argv, &invocation, &err) < 0)
+			fail_msg("%s -%s: %s", cmdlet->name, param->name, err.text);
+		json_decref(invocation.params);
+	}
+	/* No two of a cmdlet are the same by case, and no two share a position in a set. */
+	for (const struct cmdlet_param *other = param + 1; other->name; other++) {
+		assert_int_not_equal(strcasecmp(other->name, param->name), 0);
+		for (unsigned set = 0; set < sets; set++)
+			if (param->position && param->position == other->position &&
+			    cmdlet_param_in_set(param, set) && cmdlet_param_in_set(other, set))
+				fail_msg("%s: -%s and -%s have one position", cmdlet->name,
+					 param->name, other->name);
+	}
+}
+
+static void test_table_is_complete(void **state)
+{
+	for (size_t i = 0; i < cmdlet_table_count; i++) {
+		const struct cmdlet *cmdlet = &cmdlet_table[i];
+		const char *planned;
+
+		assert_ptr_equal(cmdlet_find(cmdlet->name), cmdlet);
+		assert_non_null(cmdlet->synopsis);
+		assert_non_null(cmdlet->description);
+		assert_non_null(cmdlet->params);
+		if (!cmdlet->examples || !cmdlet->examples[0].command)
+			fail_msg("%s has no example", cmdlet->name);
+		if (cmdlet_planned(cmdlet->name, &planned))
+			fail_msg("%s is there and planned", cmdlet->name);
+		for (const struct cmdlet_param *p = cmdlet->params; p->name; p++)
+			check_param(cmdlet, p);
+	}
+}
+
+static void test_texts_of_all(void **state)
+{
+	for (size_t i = 0; i < cmdlet_table_count; i++) {
+		AUTO_FREE char *help = cmdlet_help_text(&cmdlet_table[i]);
+		AUTO_FREE char *page = cmdlet_man_page(&cmdlet_table[i]);
+
+		assert_non_null(strstr(help, "SYNTAX"));
+		assert_non_null(strstr(page, ".SH SYNOPSIS"));
+	}
+}
+
+static void test_looking_up(void **state)
+{
+	const char *name = NULL;
+
+	assert_string_equal(cmdlet_find("nEw-vM")->name, "New-VM");
+	assert_null(cmdlet_find("new"));
+	assert_non_null(cmdlet_planned("move-vm", &name));
+	assert_string_equal(name, "Move-VM");
+	assert_null(cmdlet_planned("new-vm", &name));
+	assert_string_equal(cmdlet_suggest("strat-vm"), "Start-VM");
+	assert_string_equal(cmdlet_suggest("get-vmharddisk"), "Get-VMHardDiskDrive");
+	assert_null(cmdlet_suggest("qwertyuiop"));
+	assert_null(
+	    cmdlet_suggest("a-name-that-is-far-too-long-to-be-anything-like-a-cmdlets-name"));
+}
+
+/* ---- values ---- */
+
+static void test_sizes(void **state)
+{
+	static const struct {
+		const char *text;
+		int64_t bytes; /* -1: refused */
+	} cases[] = {
+		{ "512MB", 512 << 20 },
+		{ "4gb", INT64_C(4) << 30 },
+		{ "1.5KB", 1536 },
+		{ "0", 0 },
+		{ "1048576", 1048576 },
+		{ "0x200000", 0x200000 },
+		{ "7PB", INT64_C(7) << 50 },
+		{ "1.3", -1 },
+		{ "", -1 },
+		{ "MB", -1 },
+		{ "-5", -1 },
+		{ "5XB", -1 },
+		{ "9999999999PB", -1 },
+		{ "nan", -1 },
+		{ "inf", -1 },
+		{ "0x", -1 },
+		{ "0xffffffffffffffffff", -1 },
+		{ "1e400", -1 },
+		{ "5 MB", -1 },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		int64_t bytes = -1;
+		bool ok = cmdlet_parse_size(cases[i].text, &bytes);
+
+		if (ok != (cases[i].bytes >= 0) || bytes != cases[i].bytes)
+			fail_msg("'%s' gave %d, %lld", cases[i].text, ok, (long long)bytes);
+	}
+}
+
+static void test_wildcards(void **state)
+{
+	assert_true(cmdlet_wildcard_match("web*", "WEB-1"));
+	assert_true(cmdlet_wildcard_match("w?b", "Web"));
+	assert_true(cmdlet_wildcard_match("web", "Web"));
+	assert_true(cmdlet_wildcard_match("[a-c]x", "bx"));
+	assert_false(cmdlet_wildcard_match("web", "web1"));
+	assert_false(cmdlet_wildcard_match("w?b", "wb"));
+	assert_true(cmdlet_wildcard_match("*", ""));
+}
+
+/* ---- command lines ---- */
+
+#define PARSE(name, ...)                                                                           \
+	parse_line(name, (char *[]){ __VA_ARGS__ }, ARRAY_SIZE(((char *[]){ __VA_ARGS__ })))
+
+static struct error last_error;
+static struct cmdlet_invocation last;
+
+/* The parameters as JSON text, or NULL; the caller's. */
+static char *parse_line(const char *name, char **argv, size_t argc)
+{
+	json_t *checked;
+	char *text;
+
+	if (cmdlet_parse(cmdlet_find(name), (int)argc, argv, &last, &last_error) < 0)
+		return NULL;
+	if (cmdlet_check(cmdlet_find(name), last.params, &checked, &last_error) < 0) {
+		json_decref(last.params);
+		return NULL;
+	}
+	text = json_dumps(checked, JSON_COMPACT | JSON_SORT_KEYS);
+	json_decref(checked);
+	json_decref(last.params);
+	return text;
+}
+
+static void expect(char *got, const char *wanted)
+{
+	if (!got)
+		fail_msg("refused: %s", last_error.text);
+	assert_string_equal(got, wanted);
+	free(got);
+}
+
+static void refuse(char *got, enum err_code code, const char *says)
+{
+	if (got)
+		fail_msg("not refused: %s", got);
+	assert_int_equal(last_error.code, code);
+	if (!strstr(last_error.text, says))
+		fail_msg("'%s' does not say '%s'", last_error.text, says);
+}
+
+static void test_command_lines(void **state)
+{
+	expect(PARSE("Get-VM", (char *)"a,b*"), "{\"Name\":[\"a\",\"b*\"]}");
+	expect(PARSE("Get-VM", (char *)"-name", (char *)"a\\,b"), "{\"Name\":[\"a,b\"]}");
+	expect(PARSE("Get-VM", (char *)"-Id:F8615163-DF3E-46C5-913F-F2D2F965ED0E"),
+	       "{\"Id\":\"F8615163-DF3E-46C5-913F-F2D2F965ED0E\"}");
+	expect(PARSE("Stop-VM", (char *)"a", (char *)"-turn"),
+	       "{\"Name\":[\"a\"],\"TurnOff\":true}");
+	expect(PARSE("Stop-VM", (char *)"a", (char *)"-TurnOff:$false"), "{\"Name\":[\"a\"]}");
+	expect(PARSE("Set-VMMemory", (char *)"a", (char *)"-Start", (char *)"1GB"),
+	       "{\"StartupBytes\":1073741824,\"VMName\":[\"a\"]}");
+	expect(PARSE("Set-VM", (char *)"a", (char *)"-Notes:-dash"),
+	       "{\"Name\":[\"a\"],\"Notes\":\"-dash\"}");
+	expect(PARSE("Set-VM", (char *)"a", (char *)"-Backend", (char *)"KVM"),
+	       "{\"Backend\":\"kvm\",\"Name\":[\"a\"]}");
+	expect(PARSE("New-VM", (char *)"--json", (char *)"-LinuxKernelPath", (char *)"/k",
+		     (char *)"-Confirm:$false"),
+	       "{\"Backend\":\"auto\",\"Generation\":2,\"LinuxKernelPath\":\"/k\","
+	       "\"MemoryStartupBytes\":536870912,\"Name\":\"New Virtual Machine\","
+	       "\"ProcessorCount\":1}");
+	assert_true(last.json);
+	assert_int_equal(last.confirm, 0);
+}
+
+static void test_bad_command_lines(void **state)
+{
+	refuse(PARSE("Get-VM", (char *)"-Nmae", (char *)"x"), ERR_INVALID, "did you mean -Name");
+	refuse(PARSE("Get-VM", (char *)"-Name"), ERR_INVALID, "needs a value");
+	refuse(PARSE("Get-VM", (char *)"a", (char *)"b"), ERR_INVALID, "no place");
+	refuse(PARSE("Get-VM", (char *)"a", (char *)"-Id", (char *)"x"), ERR_INVALID, "GUID");
+	refuse(PARSE("Get-VM", (char *)"a", (char *)"-Id",
+		     (char *)"f8615163-df3e-46c5-913f-f2d2f965ed0e"),
+	       ERR_INVALID, "can't be used with");
+	refuse(PARSE("Get-VM", (char *)"\xff"), ERR_INVALID, "UTF-8");
+	refuse(PARSE("New-VM", (char *)"-N", (char *)"x"), ERR_INVALID, "ambiguous");
+	refuse(PARSE("New-VM", (char *)"-Generation", (char *)"3"), ERR_LIMIT, "between 1 and 2");
+	refuse(PARSE("Start-VM", (char *)"--json"), ERR_INVALID, "needs -Name");
+	refuse(PARSE("Start-VM", (char *)"a", (char *)"-WhatIf"), ERR_UNSUPPORTED, "not there yet");
+	refuse(PARSE("Stop-VM", (char *)"a", (char *)"-Save"), ERR_UNSUPPORTED, "not there yet");
+	refuse(PARSE("Stop-VM", (char *)"a", (char *)"-TurnOff:maybe"), ERR_INVALID,
+	       "true or false");
+	refuse(PARSE("Add-VMNetworkAdapter", (char *)"a", (char *)"-StaticMacAddress", (char *)"1"),
+	       ERR_INVALID, "MAC");
+}
+
+/* ---- requests ---- */
+
+static char *check_text(const char *name, const char *request)
+{
+	json_t *json = json_loads(request, JSON_DECODE_ANY, NULL), *checked;
+	char *text;
+	int r = cmdlet_check(cmdlet_find(name), json, &checked, &last_error);
+
+	json_decref(json);
+	if (r < 0)
+		return NULL;
+	text = json_dumps(checked, JSON_COMPACT | JSON_SORT_KEYS);
+	json_decref(checked);
+	return text;
+}
+
+static void test_requests(void **state)
+{
+	expect(check_text("Get-VM", "{}"), "{\"Name\":[\"*\"]}");
+	expect(check_text("Get-VM", "{\"vmname\":\"a,b\"}"), "{\"Name\":[\"a,b\"]}");
+	expect(check_text("Set-VMMemory", "{\"VMName\":[\"a\"],\"StartupBytes\":\"1GB\"}"),
+	       "{\"StartupBytes\":1073741824,\"VMName\":[\"a\"]}");
+	refuse(check_text("Get-VM", "5"), ERR_INVALID, "not an object");
+	refuse(check_text("Get-VM", "{\"Name\":7}"), ERR_INVALID, "wrong type");
+	refuse(check_text("Get-VM", "{\"Name\":[[]]}"), ERR_INVALID, "wrong type");
+	refuse(check_text("Get-VM", "{\"Name\":\"a\",\"VMName\":\"b\"}"), ERR_INVALID, "twice");
+	refuse(check_text("Stop-VM", "{\"Name\":\"a\",\"TurnOff\":1}"), ERR_INVALID, "wrong type");
+	refuse(check_text("New-VM", "{\"ProcessorCount\":65}"), ERR_LIMIT, "between");
+	refuse(check_text("New-VM", "{\"ProcessorCount\":1.5}"), ERR_INVALID, "wrong type");
+	refuse(check_text("New-VM", "{\"\":1}"), ERR_INVALID, "no parameter");
+}
+
+/* ---- output ---- */
+
+static const struct cmdlet_output sample_output = {
+	"Sample",
+	(const struct cmdlet_column[]){ { "Name", "Name", CMDLET_SHOW_TEXT },
+					{ "Memory", "Memory(M)", CMDLET_SHOW_MB },
+					{ "Uptime", "Uptime", CMDLET_SHOW_DURATION },
+					{ "Note", "Note", CMDLET_SHOW_TEXT },
+					{ "More", NULL, CMDLET_SHOW_TEXT },
+					{ NULL, NULL, CMDLET_SHOW_TEXT } },
+};
+
+static void test_tables_and_lists(void **state)
+{
+	json_t *results =
+	    json_loads("[{\"Name\":\"w\u00e9b\",\"Memory\":1073741824,\"Uptime\":90061.5,"
+		       "\"Note\":\"a long text\",\"More\":[1,true,{\"k\":\"v\"}]},"
+		       "{\"Name\":\"\\u001b[31mred\\u009b\",\"Uptime\":59}]",
+		       0, NULL);
+	char *text = cmdlet_format_table(&sample_output, results, 0);
+
+	assert_string_equal(text, "Name      Memory(M) Uptime     Note\n"
+				  "----      --------- ------     ----\n"
+				  "w\u00e9b       1024      1.01:01:01 a long text\n"
+				  "?[31mred?           00:00:59   \n");
+	free(text);
+	text = cmdlet_format_table(&sample_output, results, 36);
+	assert_non_null(strstr(text, "a lon..."));
+	free(text);
+	text = cmdlet_format_list(&sample_output, results);
+	assert_string_equal(text, "Name   : w\u00e9b\nMemory : 1073741824\nUptime : 1.01:01:01\n"
+				  "Note   : a long text\nMore   : {1, True, k=v}\n\n"
+				  "Name   : ?[31mred?\nMemory : \nUptime : 00:00:59\nNote   : \n"
+				  "More   : \n");
+	free(text);
+	json_decref(results);
+	results = json_array();
+	text = cmdlet_format_table(&sample_output, results, 80);
+	assert_string_equal(text, "");
+	free(text);
+	json_decref(results);
+}
+
+static void test_completion(void **state)
+{
+	static char *const cmdlets[] = { (char *)"REM" };
+	static char *const params[] = { (char *)"stop-vm", (char *)"a", (char *)"-t" };
+	static char *const values[] = { (char *)"set-vm", (char *)"-Backend", (char *)"s" };
+	static char *const files[] = { (char *)"new-vm", (char *)"-VHDPath", (char *)"" };
+	static char *const vms[] = { (char *)"stop-vm", (char *)"-Force", (char *)"" };
+	struct cmdlet_candidates found;
+
+	cmdlet_complete(1, cmdlets, &found);
+	assert_int_equal(json_array_size(found.words), 4);
+	json_decref(found.words);
+	cmdlet_complete(3, params, &found);
+	assert_int_equal(json_array_size(found.words), 1);
+	assert_string_equal(json_string_value(json_array_get(found.words, 0)), "-TurnOff");
+	json_decref(found.words);
+	cmdlet_complete(3, values, &found);
+	assert_string_equal(json_string_value(json_array_get(found.words, 0)), "soft");
+	json_decref(found.words);
+	cmdlet_complete(3, files, &found);
+	assert_int_equal(found.offer, CMDLET_OFFER_FILE);
+	json_decref(found.words);
+	cmdlet_complete(3, vms, &found);
+	assert_int_equal(found.offer, CMDLET_OFFER_VM);
+	json_decref(found.words);
+	cmdlet_complete(0, NULL, &found);
+	json_decref(found.words);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_table_is_complete), cmocka_unit_test(test_texts_of_all),
+		cmocka_unit_test(test_looking_up),        cmocka_unit_test(test_sizes),
+		cmocka_unit_test(test_wildcards),         cmocka_unit_test(test_command_lines),
+		cmocka_unit_test(test_bad_command_lines), cmocka_unit_test(test_requests),
+		cmocka_unit_test(test_tables_and_lists),  cmocka_unit_test(test_completion),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,316 @@
+/* The I/O engines through raw disks, and their corner cases: both engines run the same tests. */
+#include "base/loop.h"
+#include "base/macros.h"
+#include "blk/sync.h"
+#include "disk/disk.h"
+#include "disk/file.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cmocka.h>
+
+struct fixture {
+	struct loop *loop;
+	enum disk_engine engine;
+	int fd;
+};
+
+static int setup(void **state)
+{
+	static struct fixture f;
+
+	f = (struct fixture){ .engine = *state ? DISK_ENGINE_THREADS : DISK_ENGINE_URING };
+	assert_int_equal(loop_new(&f.loop, NULL), 0);
+	/* tmpfs can punch holes but has no FALLOC_FL_ZERO_RANGE: zeroing falls back to writing */
+	f.fd = memfd_create("disk", 0);
+	assert_int_equal(ftruncate(f.fd, 1 * MIB), 0);
+	*state = &f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	close(f->fd);
+	loop_free(f->loop);
+	return 0;
+}
+
+static struct blk *open_raw(struct fixture *f, const struct disk_options *more)
+{
+	struct disk_options options = *more;
+	struct error err;
+	struct blk *disk;
+
+	options.format = DISK_RAW;
+	options.engine = f->engine;
+	if (disk_open(f->loop, dup(f->fd), &options, &disk, &err) < 0) {
+		if (options.engine == DISK_ENGINE_URING) {
+			print_message("%s: skipped\n", err.text);
+			skip();
+		}
+		fail_msg("%s", err.text);
+	}
+	return disk;
+}
+
+static void test_read_write(void **state)
+{
+	struct fixture *f = *state;
+	struct blk *disk = open_raw(f, &(struct disk_options){ 0 });
+	uint8_t data[8192], back[8192];
+
+	memset(data, 'x', sizeof(data));
+	assert_int_equal(blk_write_now(disk, 512, data, sizeof(data)), BLK_OK);
+	assert_int_equal(blk_read_now(disk, 512, back, sizeof(back)), BLK_OK);
+	assert_memory_equal(data, back, sizeof(data));
+	assert_int_equal(pread(f->fd, back, 512, 512), 512);
+	assert_memory_equal(data, back, 512);
+	assert_int_equal(blk_flush_now(disk), BLK_OK);
+	assert_int_equal(blk_run_now(disk, BLK_WRITE, BLK_FUA, 0, data, 512), BLK_OK);
+	/* zero-length requests are fine */
+	assert_int_equal(blk_read_now(disk, 0, back, 0), BLK_OK);
+	assert_int_equal(blk_close(disk, NULL), 0);
+}
+
+static void test_contract(void **state)
+{
+	struct fixture *f = *state;
+	struct blk *disk = open_raw(f, &(struct disk_options){ .logical_sector_bytes = 4096 });
+	uint8_t data[8192];
+
+	assert_int_equal(blk_info(disk)->physical_sector_bytes, 4096);
+	assert_int_equal(blk_read_now(disk, 512, data, 4096), BLK_OUT_OF_RANGE);
+	assert_int_equal(blk_read_now(disk, 0, data, 512), BLK_OUT_OF_RANGE);
+	assert_int_equal(blk_read_now(disk, MIB - 4096, data, 8192), BLK_OUT_OF_RANGE);
+	assert_int_equal(blk_read_now(disk, UINT64_MAX - 4095, data, 8192), BLK_OUT_OF_RANGE);
+	assert_int_equal(blk_counters(disk)->failed[BLK_READ], 4);
+	assert_int_equal(blk_close(disk, NULL), 0);
+	disk = open_raw(f, &(struct disk_options){ .read_only = true });
+	assert_int_equal(blk_write_now(disk, 0, data, 512), BLK_READ_ONLY);
+	assert_int_equal(blk_run_now(disk, BLK_UNMAP, 0, 0, NULL, 512), BLK_READ_ONLY);
+	assert_int_equal(blk_flush_now(disk), BLK_OK);
+	assert_int_equal(blk_close(disk, NULL), 0);
+}
+
+/* The file ends within the last sector: what it lacks reads as zeros. */
+static void test_odd_size(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t data[4096];
+	struct blk *disk;
+
+	assert_int_equal(ftruncate(f->fd, 3 * 2048 + 100), 0);
+	assert_int_equal(pwrite(f->fd, "end", 3, 3 * 2048 + 97), 3);
+	disk =
+	    open_raw(f, &(struct disk_options){ .logical_sector_bytes = 2048, .read_only = true });
+	assert_int_equal(blk_info(disk)->size_bytes, 4 * 2048);
+	memset(data, 'x', sizeof(data));
+	assert_int_equal(blk_read_now(disk, 2 * 2048, data, 4096), BLK_OK);
+	assert_memory_equal(data + 2048 + 97, "end\0\0", 5);
+	assert_int_equal(data[4095], 0);
+	assert_int_equal(blk_close(disk, NULL), 0);
+}
+
+static void test_zero_and_unmap(void **state)
+{
+	struct fixture *f = *state;
+	struct blk *disk = open_raw(f, &(struct disk_options){ 0 });
+	uint8_t *data = malloc(MIB), *back = malloc(MIB);
+	struct stat before, after;
+
+	memset(data, 'x', MIB);
+	assert_int_equal(blk_write_now(disk, 0, data, MIB), BLK_OK);
+	/* longer than the zeros that the fallback writes at once, and odd */
+	assert_int_equal(blk_run_now(disk, BLK_WRITE_ZEROES, 0, 512, NULL, 200 * KIB), BLK_OK);
+	memset(data + 512, 0, 200 * KIB);
+	assert_int_equal(fstat(f->fd, &before), 0);
+	assert_int_equal(blk_run_now(disk, BLK_UNMAP, 0, 512 * KIB, NULL, 256 * KIB), BLK_OK);
+	memset(data + 512 * KIB, 0, 256 * KIB);
+	assert_int_equal(fstat(f->fd, &after), 0);
+	assert_true(after.st_blocks < before.st_blocks);
+	assert_int_equal(blk_read_now(disk, 0, back, MIB), BLK_OK);
+	assert_memory_equal(data, back, MIB);
+	assert_int_equal(blk_close(disk, NULL), 0);
+	free(data);
+	free(back);
+}
+
+/* ---- many at a time ---- */
+
+struct many {
+	struct blk_request req;
+	struct iovec iov;
+	uint8_t buf[512];
+	unsigned *open;
+};
+
+static void many_done(struct blk_request *req, enum blk_result result)
+{
+	assert_int_equal(result, BLK_OK);
+	--*container_of(req, struct many, req)->open;
+}
+
+static void submit_many(struct blk *disk, struct many *many, unsigned count, enum blk_op op)
+{
+	blk_plug(disk);
+	for (unsigned i = 0; i < count; i++) {
+		many[i].iov = (struct iovec){ many[i].buf, 512 };
+		many[i].req = (struct blk_request){ .op = op,
+						    .offset = i * 512,
+						    .length = 512,
+						    .iov = &many[i].iov,
+						    .iov_count = 1,
+						    .done = many_done };
+		blk_submit(disk, &many[i].req);
+	}
+	blk_unplug(disk);
+}
+
+/* More than the ring has entries, once over the loop and once by draining. */
+static void test_many_in_flight(void **state)
+{
+	struct fixture *f = *state;
+	struct blk *disk = open_raw(f, &(struct disk_options){ 0 });
+	const unsigned count = 1500;
+	struct many *many = calloc(count, sizeof(*many));
+	unsigned open = count;
+
+	for (unsigned i = 0; i < count; i++) {
+		memset(many[i].buf, (int)i, 512);
+		many[i].open = &open;
+	}
+	submit_many(disk, many, count, BLK_WRITE);
+	for (int i = 0; i < 5000 && open > 0; i++)
+		loop_step(f->loop, 100);
+	assert_int_equal(open, 0);
+	for (unsigned i = 0; i < count; i++)
+		memset(many[i].buf, 0, 512);
+	open = count;
+	submit_many(disk, many, count, BLK_READ);
+	blk_drain(disk);
+	assert_int_equal(open, 0);
+	for (unsigned i = 0; i < count; i++)
+		assert_int_equal(many[i].buf[511], (uint8_t)i);
+	assert_int_equal(blk_close(disk, NULL), 0);
+	free(many);
+}
+
+/* done() waits for another request: the engine must not lose track. */
+struct nested {
+	struct many outer;
+	struct blk *disk;
+	uint8_t inner[512];
+	bool ran;
+};
+
+static void nested_done(struct blk_request *req, enum blk_result result)
+{
+	struct nested *n = container_of(req, struct nested, outer.req);
+
+	assert_int_equal(blk_read_now(n->disk, 1024, n->inner, 512), BLK_OK);
+	n->ran = true;
+}
+
+static void test_nested_wait(void **state)
+{
+	struct fixture *f = *state;
+	struct blk *disk = open_raw(f, &(struct disk_options){ 0 });
+	struct nested n[4] = { 0 };
+
+	for (int i = 0; i < 4; i++) {
+		n[i].disk = disk;
+		n[i].outer.iov = (struct iovec){ n[i].outer.buf, 512 };
+		n[i].outer.req = (struct blk_request){ .op = BLK_READ,
+						       .length = 512,
+						       .iov = &n[i].outer.iov,
+						       .iov_count = 1,
+						       .done = nested_done };
+		blk_submit(disk, &n[i].outer.req);
+	}
+	blk_drain(disk);
+	for (int i = 0; i < 4; i++)
+		assert_true(n[i].ran);
+	assert_int_equal(blk_close(disk, NULL), 0);
+}
+
+static void test_write_error(void **state)
+{
+	struct fixture *f = *state;
+	char path[64];
+	struct blk *disk;
+	struct error err;
+	uint8_t data[512] = { 0 };
+	int fd;
+
+	/* opened for reading only, against the contract: every write must fail, and say so */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->fd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(
+	    disk_open(f->loop, fd,
+		      &(struct disk_options){ .format = DISK_RAW, .engine = f->engine }, &disk,
+		      &err),
+	    0);
+	assert_int_equal(blk_write_now(disk, 0, data, 512), BLK_IO_ERROR);
+	assert_int_equal(blk_run_now(disk, BLK_WRITE_ZEROES, 0, 0, NULL, 512), BLK_IO_ERROR);
+	blk_close(disk, NULL);
+}
+
+/* One writer, or any number of readers; and a closed disk is free again. */
+static void test_lock(void **state)
+{
+	const struct disk_options reading = { .format = DISK_RAW, .read_only = true };
+	const struct disk_options writing = { .format = DISK_RAW };
+	struct fixture *f = *state;
+	struct blk *disk, *second;
+	struct error err;
+	char path[64];
+	int other;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->fd);
+	other = open(path, O_RDWR | O_CLOEXEC);
+	disk = open_raw(f, &writing);
+	assert_int_equal(disk_open(f->loop, other, &reading, &second, &err), -ERR_BUSY);
+	assert_int_equal(blk_close(disk, NULL), 0);
+	disk = open_raw(f, &reading);
+	assert_int_equal(disk_open(f->loop, other, &writing, &second, &err), -ERR_BUSY);
+	assert_int_equal(disk_open(f->loop, other, &reading, &second, &err), 0);
+	assert_int_equal(blk_close(second, NULL), 0);
+	assert_int_equal(blk_close(disk, NULL), 0);
+}
+
+static void test_not_a_disk(void **state)
+{
+	struct fixture *f = *state;
+	struct error err;
+	struct blk *disk;
+	int pipes[2];
+
+	assert_int_equal(pipe(pipes), 0);
+	assert_true(disk_open(f->loop, pipes[0], NULL, &disk, &err) < 0);
+	print_message("%s\n", err.text);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+#define BOTH(test)                                                                                 \
+	cmocka_unit_test_prestate_setup_teardown(test, setup, teardown, NULL),                     \
+	    cmocka_unit_test_prestate_setup_teardown(test, setup, teardown, (void *)1)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		BOTH(test_read_write),     BOTH(test_contract),       BOTH(test_odd_size),
+		BOTH(test_zero_and_unmap), BOTH(test_many_in_flight), BOTH(test_nested_wait),
+		BOTH(test_write_error),    BOTH(test_not_a_disk),     BOTH(test_lock),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,95 @@
+"""Disks as a stock kernel's hv_storvsc and sd see them: attributes, content, discard, DVD."""
+import hashlib
+import os
+import subprocess
+
+import pytest
+
+ATTRIBUTES = """
+for d in sda sdb sr0; do
+	[ -e /sys/block/$d ] || continue
+	q=/sys/block/$d/queue
+	echo "$d size $(cat /sys/block/$d/size) logical $(cat $q/logical_block_size)" \
+		"physical $(cat $q/physical_block_size) discard $(cat $q/discard_granularity)" \
+		"rotational $(cat $q/rotational) cache $(cat $q/write_cache)" \
+		"model $(cat /sys/block/$d/device/model)"
+done
+"""
+
+
+def make_vhdx(path, size, *options):
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vhdx", *options, path, str(size)], check=True)
+
+
+def content_of(path, folder):
+    raw = os.path.join(folder, "content.raw")
+    subprocess.run(["qemu-img", "check", "-q", "-f", "vhdx", path], check=True)
+    subprocess.run(["qemu-img", "convert", "-f", "vhdx", "-O", "raw", path, raw], check=True)
+    with open(raw, "rb") as f:
+        return f.read()
+
+
+@pytest.mark.parametrize("processors", [1, 4])
+def test_dynamic_vhdx(host, kernel, tmp_path, processors):
+    """The kernel's view of the disk; what it wrote and flushed is in the file, what it discarded isn't."""
+    disk = str(tmp_path / "disk.vhdx")
+    make_vhdx(disk, 200 << 20, "-o", "block_size=1M")
+    output = host.boot_script(kernel, ATTRIBUTES + """
+seq 1 3000000 >/tmp/data
+dd if=/tmp/data of=/dev/sda bs=1M seek=3 conv=fsync 2>/dev/null
+dd if=/tmp/data of=/dev/sda bs=1M seek=100 conv=fsync 2>/dev/null
+blkdiscard -o $((100 << 20)) -l $((16 << 20)) /dev/sda || echo NO-DISCARD
+dd if=/tmp/data of=/dev/sda bs=4k seek=49152 count=2048 conv=fsync 2>/dev/null
+echo 3 >/proc/sys/vm/drop_caches
+size=$(stat -c %s /tmp/data)
+echo "sum $(dd if=/dev/sda bs=1M skip=3 2>/dev/null | head -c $size | sha256sum | cut -d' ' -f1)"
+echo "want $(sha256sum </tmp/data | cut -d' ' -f1)"
+echo "zeros $(dd if=/dev/sda bs=1M skip=100 count=16 2>/dev/null | tr -d '\\000' | wc -c)"
+dmesg | grep -i -E 'storvsc|I/O error|Sense' | grep -v registering
+echo "== end"
+""", vm_options=("-VHDPath", disk), processors=processors)
+    assert "sda size 409600 logical 512 physical" in output
+    assert "rotational 0 cache write back model Virtual Disk" in output
+    assert "NO-DISCARD" not in output
+    values = dict(line.split(None, 1) for line in output.split("\n")
+                  if line.startswith(("sum ", "want ", "zeros ")))
+    assert values["sum"] == values["want"]
+    assert values["zeros"].strip() == "0"
+    assert "I/O error" not in output and "Sense Key" not in output
+    data = "".join("%d\n" % n for n in range(1, 3000001)).encode()
+    content = content_of(disk, str(tmp_path))
+    assert hashlib.sha256(content[3 << 20:(3 << 20) + len(data)]).hexdigest() == values["sum"]
+    assert content[100 << 20:116 << 20] == bytes(16 << 20)
+    assert content[49152 * 4096:49152 * 4096 + 2048 * 4096] == data[:2048 * 4096]
+
+
+def test_dvd(host, kernel, tmp_path):
+    """An ISO image in a DVD drive: mounted and read; and an empty drive beside it."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "hello.txt").write_text("from the disc\n")
+    (tree / "data").write_bytes(os.urandom(3 << 20))
+    wanted = hashlib.sha256((tree / "data").read_bytes()).hexdigest()
+    iso = str(tmp_path / "disc.iso")
+    subprocess.run(["genisoimage", "-quiet", "-R", "-V", "OYAKO", "-o", iso, str(tree)], check=True)
+
+    def add_drives():
+        host.run("add-vmdvddrive", "-VMName", "t", "-Path", iso)
+        host.run("add-vmdvddrive", "-VMName", "t")
+
+    output = host.boot_script(kernel, """
+mount -t iso9660 -o ro /dev/sr0 /mnt || echo NO-MOUNT
+cat /mnt/hello.txt
+echo "sum $(sha256sum /mnt/data | cut -d' ' -f1)"
+umount /mnt
+echo "model $(cat /sys/block/sr0/device/model)"
+dd if=/dev/sr1 of=/dev/null bs=2k count=1 2>&1 | grep -q -i 'no medium' && echo sr1 empty
+dmesg | grep -i -E 'storvsc|I/O error|Sense' | grep -v registering
+echo "== end"
+""", before_start=add_drives)
+    assert "NO-MOUNT" not in output
+    assert "from the disc" in output
+    assert "sum " + wanted in output
+    assert "model Virtual DVD-ROM" in output
+    assert "sr1 empty" in output
+    assert "I/O error" not in output

@@ -114,7 +114,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	mode = data[0] & 3;
 	set_registers(place->regs, data + 16, size > 16 ? size - 16 : 0);
 	ZydisDecoderInit(&decoder, modes[mode].machine, modes[mode].stack);
-	if (!ZYAN_SUCCESS(zydis_decode(&decoder, data + 1, size - 1 < 15 ? size - 1 : 15, &insn, operands)))
+	if (!ZYAN_SUCCESS(
+		zydis_decode(&decoder, data + 1, size - 1 < 15 ? size - 1 : 15, &insn, operands)))
 		return 0;
 	if (hostop_prepare(place->arena, &insn, operands, &op))
 		run(place, &op);

@@ -135,7 +135,8 @@ static void step(struct rig *rig)
 		lapic_msr_write(apic, 0x6e0, take(rig, 8));
 		break;
 	case 8:
-		lapic_bus_msi(rig->bus, 0xfee00000 | (take(rig, 3) & 0xfffff), (uint32_t)take(rig, 4));
+		lapic_bus_msi(rig->bus, 0xfee00000 | (take(rig, 3) & 0xfffff),
+			      (uint32_t)take(rig, 4));
 		break;
 	case 9:
 		lapic_bus_interrupt(rig->bus, vp, (uint8_t)take(rig, 1), op & 16);

@@ -42,7 +42,8 @@ static void emit_bytes(struct emitter *e, const void *bytes, size_t length)
 	e->p += length;
 }
 
-#define EMIT(e, ...) emit_bytes(e, (const uint8_t[]){ __VA_ARGS__ }, sizeof((uint8_t[]){ __VA_ARGS__ }))
+#define EMIT(e, ...)                                                                               \
+	emit_bytes(e, (const uint8_t[]){ __VA_ARGS__ }, sizeof((uint8_t[]){ __VA_ARGS__ }))
 
 static void emit32(struct emitter *e, uint32_t value)
 {
@@ -80,12 +81,12 @@ static void emit_load_flags(struct emitter *e)
 {
 	EMIT(e, 0x8b, 0x8f); /* mov ecx, [rdi + rflags] */
 	emit32(e, REGS_OFFSET(rflags));
-	EMIT(e, 0x89, 0xc8);	   /* mov eax, ecx */
+	EMIT(e, 0x89, 0xc8);       /* mov eax, ecx */
 	EMIT(e, 0xc1, 0xe8, 0x0b); /* shr eax, 11 */
 	EMIT(e, 0x83, 0xe0, 0x01); /* and eax, 1 */
-	EMIT(e, 0x04, 0x7f);	   /* add al, 127: OF if it was set */
-	EMIT(e, 0x88, 0xcc);	   /* mov ah, cl */
-	EMIT(e, 0x9e);		   /* sahf */
+	EMIT(e, 0x04, 0x7f);       /* add al, 127: OF if it was set */
+	EMIT(e, 0x88, 0xcc);       /* mov ah, cl */
+	EMIT(e, 0x9e);             /* sahf */
 }
 
 static void emit_load_implicit(struct emitter *e, uint8_t set)
@@ -161,9 +162,9 @@ static void emit_store_flags(struct emitter *e, uint32_t flags)
 
 static void emit_fpu_load(struct emitter *e)
 {
-	EMIT(e, 0x48, 0x83, 0xec, 0x08);       /* sub rsp, 8 */
-	EMIT(e, 0x0f, 0xae, 0x1c, 0x24);       /* stmxcsr [rsp] */
-	EMIT(e, 0x48, 0x0f, 0xae, 0x8f);       /* fxrstor64 [rdi + fpu] */
+	EMIT(e, 0x48, 0x83, 0xec, 0x08); /* sub rsp, 8 */
+	EMIT(e, 0x0f, 0xae, 0x1c, 0x24); /* stmxcsr [rsp] */
+	EMIT(e, 0x48, 0x0f, 0xae, 0x8f); /* fxrstor64 [rdi + fpu] */
 	emit32(e, REGS_OFFSET(fpu));
 }
 
@@ -172,7 +173,7 @@ static void emit_fpu_store(struct emitter *e)
 {
 	EMIT(e, 0x48, 0x0f, 0xae, 0x87); /* fxsave64 [rdi + fpu] */
 	emit32(e, REGS_OFFSET(fpu));
-	EMIT(e, 0xdb, 0xe3);		       /* fninit */
+	EMIT(e, 0xdb, 0xe3);                   /* fninit */
 	EMIT(e, 0x0f, 0xae, 0x14, 0x24);       /* ldmxcsr [rsp] */
 	EMIT(e, 0x48, 0x8d, 0x64, 0x24, 0x08); /* lea rsp, [rsp + 8] */
 }
@@ -224,26 +225,23 @@ static void emit_light_return(struct emitter *e)
 }
 
 /* Leaves for hostop_run_fp unless the guest's MXCSR masks everything and rounds to nearest without
- * flushing, as C code's does; then the host's MXCSR is made equal, which it mostly is already. */
+ * flushing, as C code's does; then only its status flags are the host's afterwards. */
 static void emit_check_mxcsr(struct emitter *e)
 {
 	const uint8_t slow[] = { 0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, /* mov rax, imm64 */
-				 0xff, 0xe0 };			     /* jmp rax */
+				 0xff, 0xe0 };                       /* jmp rax */
 	hostop_fn *target = hostop_run_fp;
 
 	EMIT(e, 0x8b, 0x87); /* mov eax, [rdi + mxcsr] */
 	emit32(e, REGS_OFFSET(fpu.mxcsr));
-	EMIT(e, 0x89, 0xc1);	   /* mov ecx, eax */
+	EMIT(e, 0x89, 0xc1);       /* mov ecx, eax */
 	EMIT(e, 0x83, 0xe1, 0xc0); /* and ecx, ~0x3f */
-	EMIT(e, 0x81, 0xf9);	   /* cmp ecx, 0x1f80 */
+	EMIT(e, 0x81, 0xf9);       /* cmp ecx, 0x1f80 */
 	emit32(e, HOSTOP_MXCSR_RESET);
 	EMIT(e, 0x74, sizeof(slow)); /* je over it */
 	emit_bytes(e, slow, sizeof(slow));
 	memcpy(e->p - 10, &target, 8);
-	EMIT(e, 0x0f, 0xae, 0x5c, 0x24, 0xf8); /* stmxcsr [rsp - 8] */
-	EMIT(e, 0x3b, 0x44, 0x24, 0xf8);       /* cmp eax, [rsp - 8] */
-	EMIT(e, 0x74, 0x07);		       /* je over the ldmxcsr */
-	EMIT(e, 0x0f, 0xae, 0x97);	       /* ldmxcsr [rdi + mxcsr] */
+	EMIT(e, 0x0f, 0xae, 0x97); /* ldmxcsr [rdi + mxcsr] */
 	emit32(e, REGS_OFFSET(fpu.mxcsr));
 }
 

@@ -292,7 +292,7 @@ static unsigned op_frstor(struct hostop_regs *regs, void *mem, const struct host
 
 /* ---- FXSAVE and FXRSTOR ---- */
 
-#define FXSAVE_WRITTEN	     416 /* bytes; the rest is left as it was */
+#define FXSAVE_WRITTEN       416 /* bytes; the rest is left as it was */
 #define FXSAVE_WRITTEN_8_XMM 288
 
 static unsigned op_fxsave(struct hostop_regs *regs, void *mem, const struct hostop *op)

@@ -16,12 +16,12 @@
 
 /* struct hostop, private_flags */
 enum {
-	HOSTOP_LEGACY_MODE = 1,	 /* not in 64-bit mode: 8 XMM registers, no 64-bit FIP */
-	HOSTOP_REAL_MODE = 2,	 /* real mode layout of the x87 environment */
-	HOSTOP_TINY_F32 = 16,	 /* may underflow into a float, */
-	HOSTOP_TINY_F64 = 32,	 /* or double, destination; */
+	HOSTOP_LEGACY_MODE = 1,  /* not in 64-bit mode: 8 XMM registers, no 64-bit FIP */
+	HOSTOP_REAL_MODE = 2,    /* real mode layout of the x87 environment */
+	HOSTOP_TINY_F32 = 16,    /* may underflow into a float, */
+	HOSTOP_TINY_F64 = 32,    /* or double, destination; */
 	HOSTOP_TINY_PACKED = 64, /* in every element, not only the lowest */
-	HOSTOP_WIDE = 128,	 /* FXSAVE64, FXRSTOR64 */
+	HOSTOP_WIDE = 128,       /* FXSAVE64, FXRSTOR64 */
 };
 
 enum operand_kind { OPERAND_NONE, OPERAND_GPR, OPERAND_GPR8, OPERAND_XMM, OPERAND_IN_PLACE };
@@ -66,11 +66,11 @@ struct code_recipe {
 	uint8_t length;
 	struct code_operand reg, rm;
 	uint8_t implicit_load, implicit_store; /* IMPLICIT_* */
-	uint16_t flags_in, flags_out;	       /* RFLAGS bits */
-	bool fpu_image;			       /* between FXRSTOR and FXSAVE */
-	bool mem_in_rdi;		       /* MASKMOV */
+	uint16_t flags_in, flags_out;          /* RFLAGS bits */
+	bool fpu_image;                        /* between FXRSTOR and FXSAVE */
+	bool mem_in_rdi;                       /* MASKMOV */
 	bool check_mxcsr; /* a second entry that runs with the guest's MXCSR if that is plain */
-	uint8_t light;	  /* LIGHT_* */
+	uint8_t light;    /* LIGHT_* */
 };
 
 struct code_entry {
@@ -83,8 +83,8 @@ bool hostop_code_get(struct hostop_arena *arena, const struct code_recipe *recip
 		     struct code_entry *ret);
 
 /* hostop-run.c */
-hostop_fn hostop_run_fp;  /* SSE floating point under any MXCSR */
-hostop_fn hostop_run_x87; /* x87 and MMX */
+hostop_fn hostop_run_fp;     /* SSE floating point under any MXCSR */
+hostop_fn hostop_run_x87;    /* x87 and MMX */
 hostop_fn hostop_run_mmx_fp; /* both: CVTPS2PI and its relatives */
 /* FIP, FOP and FDP after an x87 instruction that isn't control. */
 void hostop_note_x87(struct hostop_regs *regs, const struct hostop *op);

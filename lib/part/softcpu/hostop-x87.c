@@ -130,12 +130,12 @@ static unsigned run_fxch(struct hostop_regs *regs, void *mem, const struct hosto
 
 enum kind {
 	HEAVY,
-	LOAD,	 /* pushes a constant or a memory operand */
-	STORE,	 /* to memory */
-	UNARY,	 /* on ST(0) */
-	BINARY,	 /* ST(0) or ST(i) from both, or ST(0) and memory */
+	LOAD,    /* pushes a constant or a memory operand */
+	STORE,   /* to memory */
+	UNARY,   /* on ST(0) */
+	BINARY,  /* ST(0) or ST(i) from both, or ST(0) and memory */
 	COMPARE, /* ST(0) with ST(i) or memory */
-	TEST,	 /* ST(0) with 0 */
+	TEST,    /* ST(0) with 0 */
 };
 
 struct form {
@@ -332,8 +332,8 @@ bool hostop_x87_describe(const ZydisDecodedInstruction *insn, struct hostop *op,
 	recipe->length = 2;
 	recipe->insn[0] = insn->opcode;
 	/* Operands: [RSI], ST(1) or none. */
-	recipe->insn[1] = (uint8_t)(is_register ? 0xc0 | m->reg << 3 | (has_registers ? 0 : m->rm) :
-						  m->reg << 3 | 6);
+	recipe->insn[1] = (uint8_t)(is_register ? 0xc0 | m->reg << 3 | (has_registers ? 0 : m->rm)
+						: m->reg << 3 | 6);
 	if (has_registers)
 		describe_registers(op, recipe);
 	if (!describe_kind(insn, &form, has_registers, op, recipe))

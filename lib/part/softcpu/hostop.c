@@ -143,7 +143,7 @@ static bool is_foreign_mnemonic(ZydisMnemonic mnemonic)
 
 struct isa {
 	uint8_t isa_set; /* ZydisISASet */
-	uint8_t unit;	 /* enum hostop_unit */
+	uint8_t unit;    /* enum hostop_unit */
 	uint8_t feature; /* enum hostop_feature */
 };
 
@@ -236,9 +236,9 @@ static enum hostop_unit unit_of(const ZydisDecodedInstruction *insn,
 		return HOSTOP_SSE_MMX;
 	if (isa->unit == HOSTOP_SSE && has_mmx_register(insn, operands))
 		return insn->mnemonic == ZYDIS_MNEMONIC_MOVDQ2Q ||
-				       insn->mnemonic == ZYDIS_MNEMONIC_MOVQ2DQ ?
-			       HOSTOP_SSE_MMX :
-			       HOSTOP_MMX;
+			       insn->mnemonic == ZYDIS_MNEMONIC_MOVQ2DQ
+			   ? HOSTOP_SSE_MMX
+			   : HOSTOP_MMX;
 	return isa->unit;
 }
 
@@ -265,8 +265,8 @@ static uint8_t mem_access(const ZydisDecodedInstruction *insn, const ZydisDecode
 	    operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
 		return HOSTOP_MEM_READ | HOSTOP_MEM_WRITE;
 	if (insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
-	    insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ||
-	    insn->mnemonic == ZYDIS_MNEMONIC_FXSAVE || insn->mnemonic == ZYDIS_MNEMONIC_FXSAVE64)
+	    insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ || insn->mnemonic == ZYDIS_MNEMONIC_FXSAVE ||
+	    insn->mnemonic == ZYDIS_MNEMONIC_FXSAVE64)
 		return HOSTOP_MEM_READ | HOSTOP_MEM_WRITE;
 	if (operand->actions & ZYDIS_OPERAND_ACTION_MASK_READ)
 		access |= HOSTOP_MEM_READ;
@@ -321,7 +321,7 @@ static uint16_t gpr_offset(ZydisRegister reg)
 
 	if (!high)
 		id = (unsigned)ZydisRegisterGetId(
-			ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg));
+		    ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg));
 	return (uint16_t)(offsetof(struct hostop_regs, gpr) + id * 8 + high);
 }
 
@@ -407,7 +407,8 @@ static bool add_implicit_register(const ZydisDecodedOperand *operand, struct cod
 	}
 	if (operand->reg.value == ZYDIS_REGISTER_X87STATUS ||
 	    operand->reg.value == ZYDIS_REGISTER_X87CONTROL ||
-	    operand->reg.value == ZYDIS_REGISTER_X87TAG || operand->reg.value == ZYDIS_REGISTER_MXCSR)
+	    operand->reg.value == ZYDIS_REGISTER_X87TAG ||
+	    operand->reg.value == ZYDIS_REGISTER_MXCSR)
 		return true;
 	/* As the whole register is stored, it is always loaded too. */
 	bit = implicit_bit(operand->reg.value);
@@ -713,8 +714,8 @@ static uint8_t underflow_flags(const ZydisDecodedInstruction *insn,
 
 	if (!can_underflow(insn->mnemonic))
 		return 0;
-	flags = operands[0].element_type == ZYDIS_ELEMENT_TYPE_FLOAT32 ? HOSTOP_TINY_F32 :
-									 HOSTOP_TINY_F64;
+	flags = operands[0].element_type == ZYDIS_ELEMENT_TYPE_FLOAT32 ? HOSTOP_TINY_F32
+								       : HOSTOP_TINY_F64;
 	if (insn->meta.exception_class == ZYDIS_EXCEPTION_CLASS_SSE2)
 		flags |= HOSTOP_TINY_PACKED;
 	return flags;

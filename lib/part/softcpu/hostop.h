@@ -88,9 +88,9 @@ struct hostop_regs {
 } __attribute__((aligned(64)));
 
 /* MXCSR bits that a guest may set: no AMD misaligned mode. */
-#define HOSTOP_MXCSR_MASK 0xffffu
+#define HOSTOP_MXCSR_MASK  0xffffu
 #define HOSTOP_MXCSR_RESET 0x1f80u
-#define HOSTOP_FCW_RESET 0x0040u /* after power-on; FNINIT gives 0x037f */
+#define HOSTOP_FCW_RESET   0x0040u /* after power-on; FNINIT gives 0x037f */
 
 /* The states after power-on or RESET. INIT (the signal) leaves the FPU as it is. */
 void hostop_fpu_reset(struct hostop_fpu *fpu);
@@ -138,20 +138,20 @@ struct hostop;
 typedef unsigned hostop_fn(struct hostop_regs *regs, void *mem, const struct hostop *op);
 
 struct hostop {
-	hostop_fn *run;	 /* use hostop_run */
-	hostop_fn *code; /* private: the generated code, */
-	hostop_fn *light; /* and that for common x87 operands */
-	uint16_t reg, rm; /* private: offsets of the register operands in struct hostop_regs */
-	uint16_t mem_size; /* bytes; 0: no memory operand */
+	hostop_fn *run;     /* use hostop_run */
+	hostop_fn *code;    /* private: the generated code, */
+	hostop_fn *light;   /* and that for common x87 operands */
+	uint16_t reg, rm;   /* private: offsets of the register operands in struct hostop_regs */
+	uint16_t mem_size;  /* bytes; 0: no memory operand */
 	uint8_t mem_access; /* HOSTOP_MEM_READ | HOSTOP_MEM_WRITE */
-	uint8_t mem_align; /* 1, or 16: misaligned is #GP(0) */
+	uint8_t mem_align;  /* 1, or 16: misaligned is #GP(0) */
 	uint16_t flags_read, flags_written; /* RFLAGS bits; written includes undefined ones */
-	uint16_t flags_undefined; /* of those written; for comparisons */
-	uint16_t fop;	    /* private */
-	uint8_t unit;	    /* enum hostop_unit */
-	uint8_t feature;    /* enum hostop_feature */
-	uint8_t locked;	    /* had a LOCK prefix: mem must be the guest RAM itself */
-	uint8_t waits;	    /* for hostop_x87_fault */
+	uint16_t flags_undefined;           /* of those written; for comparisons */
+	uint16_t fop;                       /* private */
+	uint8_t unit;                       /* enum hostop_unit */
+	uint8_t feature;                    /* enum hostop_feature */
+	uint8_t locked; /* had a LOCK prefix: mem must be the guest RAM itself */
+	uint8_t waits;  /* for hostop_x87_fault */
 	uint8_t private_flags;
 	struct {
 		uint8_t index, flags;

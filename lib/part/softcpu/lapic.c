@@ -12,28 +12,28 @@
 #include <string.h>
 
 enum { /* SDM volume 3, table 11-1: xAPIC register offsets; x2APIC MSR = 0x800 + offset / 16 */
-	REG_ID = 0x020,
-	REG_VERSION = 0x030,
-	REG_TPR = 0x080,
-	REG_APR = 0x090,
-	REG_PPR = 0x0a0,
-	REG_EOI = 0x0b0,
-	REG_RRD = 0x0c0,
-	REG_LDR = 0x0d0,
-	REG_DFR = 0x0e0,
-	REG_SVR = 0x0f0,
-	REG_ISR = 0x100,
-	REG_TMR = 0x180,
-	REG_IRR = 0x200,
-	REG_ESR = 0x280,
-	REG_ICR = 0x300,
-	REG_ICR_HIGH = 0x310,
-	REG_LVT_TIMER = 0x320,
-	REG_LVT_ERROR = 0x370,
-	REG_TIMER_INITIAL = 0x380,
-	REG_TIMER_CURRENT = 0x390,
-	REG_TIMER_DIVIDE = 0x3e0,
-	REG_SELF_IPI = 0x3f0,
+       REG_ID = 0x020,
+       REG_VERSION = 0x030,
+       REG_TPR = 0x080,
+       REG_APR = 0x090,
+       REG_PPR = 0x0a0,
+       REG_EOI = 0x0b0,
+       REG_RRD = 0x0c0,
+       REG_LDR = 0x0d0,
+       REG_DFR = 0x0e0,
+       REG_SVR = 0x0f0,
+       REG_ISR = 0x100,
+       REG_TMR = 0x180,
+       REG_IRR = 0x200,
+       REG_ESR = 0x280,
+       REG_ICR = 0x300,
+       REG_ICR_HIGH = 0x310,
+       REG_LVT_TIMER = 0x320,
+       REG_LVT_ERROR = 0x370,
+       REG_TIMER_INITIAL = 0x380,
+       REG_TIMER_CURRENT = 0x390,
+       REG_TIMER_DIVIDE = 0x3e0,
+       REG_SELF_IPI = 0x3f0,
 };
 
 enum {
@@ -54,16 +54,16 @@ enum {
 	LVT_TIMER_MODES = 3 << 17,
 };
 
-#define VERSION		0x00050014u /* integrated APIC; last LVT entry is number 5 */
-#define DEFAULT_BASE	0xfee00000u
-#define PAGE_SIZE	4096u
-#define BASE_BSP	(1u << 8)
-#define BASE_X2APIC	(1u << 10)
-#define BASE_ENABLE	(1u << 11)
-#define BASE_MODE	(BASE_X2APIC | BASE_ENABLE)
-#define SVR_ENABLE	(1u << 8)
-#define SVR_WRITABLE	0x1ffu /* no focus checking, no EOI-broadcast suppression */
-#define DFR_FLAT	0xf
+#define VERSION         0x00050014u /* integrated APIC; last LVT entry is number 5 */
+#define DEFAULT_BASE    0xfee00000u
+#define PAGE_SIZE       4096u
+#define BASE_BSP        (1u << 8)
+#define BASE_X2APIC     (1u << 10)
+#define BASE_ENABLE     (1u << 11)
+#define BASE_MODE       (BASE_X2APIC | BASE_ENABLE)
+#define SVR_ENABLE      (1u << 8)
+#define SVR_WRITABLE    0x1ffu /* no focus checking, no EOI-broadcast suppression */
+#define DFR_FLAT        0xf
 #define DIVIDE_WRITABLE 0xbu
 
 enum { ESR_SEND_ILLEGAL = 1 << 5, ESR_RECEIVE_ILLEGAL = 1 << 6, ESR_ILLEGAL_REGISTER = 1 << 7 };
@@ -79,10 +79,10 @@ enum delivery {
 };
 
 enum { /* ICR */
-	ICR_LOGICAL = 1 << 11,
-	ICR_ASSERT = 1 << 14,
-	ICR_LEVEL = 1 << 15,
-	ICR_WRITABLE = 0x000ccfff,
+       ICR_LOGICAL = 1 << 11,
+       ICR_ASSERT = 1 << 14,
+       ICR_LEVEL = 1 << 15,
+       ICR_WRITABLE = 0x000ccfff,
 };
 
 enum shorthand { SHORTHAND_NONE, SHORTHAND_SELF, SHORTHAND_ALL, SHORTHAND_OTHERS };
@@ -108,9 +108,9 @@ struct lapic {
 	uint64_t icr;
 	uint32_t lvt[LVT_COUNT];
 	uint32_t timer_initial, timer_divide;
-	bool timer_armed;	  /* by count */
-	uint64_t timer_expiry;	  /* in timer input ticks since host time 0 */
-	uint64_t tsc_deadline;	  /* 0: disarmed */
+	bool timer_armed;         /* by count */
+	uint64_t timer_expiry;    /* in timer input ticks since host time 0 */
+	uint64_t tsc_deadline;    /* 0: disarmed */
 	uint64_t tsc_deadline_ns; /* the same on the host's clock */
 };
 
@@ -133,10 +133,10 @@ struct message {
 
 /* ---- published address: id 0-31, logical id 32-55 (x2APIC: derived from id), flags above ---- */
 
-#define ADDRESS_ENABLED	 (1ull << 63)
+#define ADDRESS_ENABLED  (1ull << 63)
 #define ADDRESS_SOFTWARE (1ull << 62) /* SVR enables */
-#define ADDRESS_X2APIC	 (1ull << 61)
-#define ADDRESS_FLAT	 (1ull << 60)
+#define ADDRESS_X2APIC   (1ull << 61)
+#define ADDRESS_FLAT     (1ull << 60)
 
 static bool is_enabled(const struct lapic *apic)
 {
@@ -464,8 +464,8 @@ static void fire_lvt(struct lapic *apic, enum lvt entry)
 
 	if (lvt & LVT_MASKED || !is_enabled(apic))
 		return;
-	switch (entry == LVT_TIMER || entry == LVT_ERROR ? DELIVER_FIXED :
-							   lvt >> LVT_MODE_SHIFT & 7) {
+	switch (entry == LVT_TIMER || entry == LVT_ERROR ? DELIVER_FIXED
+							 : lvt >> LVT_MODE_SHIFT & 7) {
 	case DELIVER_FIXED:
 		request_fixed(apic, (uint8_t)lvt, entry == LVT_LINT0 && lvt & LVT_LEVEL);
 		break;
@@ -526,7 +526,8 @@ static int deliverable(const struct lapic *apic)
 {
 	int vector = is_enabled(apic) ? highest_irr(apic) : -1;
 
-	return vector >= 0 && (vector & 0xf0) > (int)(processor_priority(apic) & 0xf0) ? vector : -1;
+	return vector >= 0 && (vector & 0xf0) > (int)(processor_priority(apic) & 0xf0) ? vector
+										       : -1;
 }
 
 bool lapic_interrupt_pending(struct lapic *apic)
@@ -1116,7 +1117,7 @@ static void reset_registers(struct lapic *apic)
 /* SDM volume 3, 11.12.5: x2APIC mode is entered from xAPIC mode and left for disabled only. */
 static bool transition_allowed(uint64_t old, uint64_t new)
 {
-	uint64_t from = old & BASE_MODE, to = new & BASE_MODE;
+	uint64_t from = old & BASE_MODE, to = new &BASE_MODE;
 
 	if (to == BASE_X2APIC)
 		return false;
@@ -1293,13 +1294,13 @@ static bool state_possible(const struct lapic *apic, const struct lapic_state *s
 
 	if (mode == BASE_X2APIC || (mode == BASE_MODE && !config->x2apic))
 		return false;
-	if (state->apic_base >> config->phys_bits || state->tpr > 0xff || state->svr & ~SVR_WRITABLE ||
-	    state->timer_divide & ~DIVIDE_WRITABLE)
+	if (state->apic_base >> config->phys_bits || state->tpr > 0xff ||
+	    state->svr & ~SVR_WRITABLE || state->timer_divide & ~DIVIDE_WRITABLE)
 		return false;
 	if (mode == BASE_MODE ? state->id != apic->vp : state->id > 0xff)
 		return false;
-	if (state->timer_armed && (!state->timer_initial ||
-				   state->lvt[LVT_TIMER] & LVT_TIMER_TSC_DEADLINE))
+	if (state->timer_armed &&
+	    (!state->timer_initial || state->lvt[LVT_TIMER] & LVT_TIMER_TSC_DEADLINE))
 		return false;
 	for (unsigned i = 0; i < LVT_COUNT; i++)
 		if (state->lvt[i] & ~lvt_writable(apic, i))

@@ -44,16 +44,16 @@ struct lapic_host {
 	 * look at lapic_attention soon. */
 	void (*wake)(void *user, unsigned vp);
 	void (*eoi)(void *user, uint8_t vector); /* level-triggered vector ended */
-	int (*extint_ack)(void *user); /* PIC's acknowledge cycle: vector, or -1 */
+	int (*extint_ack)(void *user);           /* PIC's acknowledge cycle: vector, or -1 */
 };
 
 struct lapic_config {
-	unsigned count; /* 1..64; initial APIC id = VP index; VP 0 is the BSP */
+	unsigned count;   /* 1..64; initial APIC id = VP index; VP 0 is the BSP */
 	uint64_t apic_hz; /* timer input at divide by 1 */
 	uint64_t tsc_hz;
-	unsigned phys_bits; /* for reserved bits of APIC_BASE */
+	unsigned phys_bits;        /* for reserved bits of APIC_BASE */
 	bool x2apic, tsc_deadline; /* exposed in CPUID? Else the bits and MSRs are reserved */
-	struct lapic_host host; /* copied */
+	struct lapic_host host;    /* copied */
 };
 
 int lapic_bus_new(const struct lapic_config *config, struct lapic_bus **ret, struct error *err);
@@ -86,7 +86,7 @@ enum {
 	LAPIC_ATTEND_SIPI = 1 << 1,
 	LAPIC_ATTEND_NMI = 1 << 2,
 	LAPIC_ATTEND_INTERRUPT = 1 << 3, /* a maskable interrupt may be deliverable */
-	LAPIC_ATTEND_INTERNAL = 1 << 4,	 /* pins and errors: lapic_next_event looks at them */
+	LAPIC_ATTEND_INTERNAL = 1 << 4,  /* pins and errors: lapic_next_event looks at them */
 	LAPIC_ATTEND_ALL = 31,
 };
 
@@ -134,7 +134,8 @@ bool lapic_enabled(const struct lapic *apic);
 
 /* The registers in their xAPIC layouts, for synthetic MSRs (EOI, ICR, TPR) on this VP's thread. */
 void lapic_write_eoi(struct lapic *apic);
-void lapic_write_icr(struct lapic *apic, uint64_t icr); /* destination in bits 63:56, or 63:32 in x2APIC mode */
+/* icr: destination in bits 63:56, or 63:32 in x2APIC mode. */
+void lapic_write_icr(struct lapic *apic, uint64_t icr);
 uint64_t lapic_read_icr(const struct lapic *apic);
 
 /* ---- timer ---- */
@@ -154,14 +155,14 @@ void lapic_tsc_changed(struct lapic *apic);
 struct lapic_state {
 	uint64_t apic_base; /* MSR 0x1b */
 	uint64_t icr;
-	uint64_t timer_left;   /* timer input ticks (apic_hz) to the next expiry, if armed by count */
+	uint64_t timer_left; /* timer input ticks (apic_hz) to the next expiry, if armed by count */
 	uint64_t tsc_deadline; /* MSR 0x6e0; 0 = disarmed */
-	uint32_t id;	       /* xAPIC id, or the x2APIC id in that mode */
+	uint32_t id;           /* xAPIC id, or the x2APIC id in that mode */
 	uint32_t tpr, ldr, dfr, svr, esr, esr_latch;
 	uint32_t irr[8], isr[8], tmr[8], auto_eoi[8]; /* bit v & 31 of word v >> 5 */
-	uint32_t lvt[6]; /* timer, thermal, performance, LINT0, LINT1, error */
+	uint32_t lvt[6];                      /* timer, thermal, performance, LINT0, LINT1, error */
 	uint32_t timer_initial, timer_divide; /* registers 0x380, 0x3e0 */
-	bool timer_armed;		      /* by count */
+	bool timer_armed;                     /* by count */
 	bool nmi_pending, init_pending, sipi_pending;
 	bool extint_level;   /* LINT0 pin, VP 0 */
 	bool extint_message; /* an ExtINT arrived as a message */

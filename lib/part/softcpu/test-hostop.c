@@ -41,9 +41,9 @@ static int teardown(void **state)
 
 static bool prepare_in(struct rig *rig, ZydisMachineMode mode, const uint8_t *code, size_t length)
 {
-	ZydisStackWidth stack = mode == ZYDIS_MACHINE_MODE_LONG_64   ? ZYDIS_STACK_WIDTH_64 :
-				mode == ZYDIS_MACHINE_MODE_LEGACY_32 ? ZYDIS_STACK_WIDTH_32 :
-								       ZYDIS_STACK_WIDTH_16;
+	ZydisStackWidth stack = mode == ZYDIS_MACHINE_MODE_LONG_64     ? ZYDIS_STACK_WIDTH_64
+				: mode == ZYDIS_MACHINE_MODE_LEGACY_32 ? ZYDIS_STACK_WIDTH_32
+								       : ZYDIS_STACK_WIDTH_16;
 	ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction insn;
 	ZydisDecoder decoder;
@@ -121,16 +121,16 @@ static void test_not_ours(void **state)
 {
 	struct rig *rig = *state;
 
-	assert_false(prepare(rig, CODE(0xf7, 0xf1)));		      /* div ecx */
-	assert_false(prepare(rig, CODE(0x0f, 0x18, 0x08)));	      /* prefetcht0 */
-	assert_false(prepare(rig, CODE(0x0f, 0xae, 0xe8)));	      /* lfence */
-	assert_false(prepare(rig, CODE(0xc5, 0xf8, 0x58, 0xc1)));     /* vaddps */
-	assert_false(prepare(rig, CODE(0x50)));			      /* push rax */
-	assert_false(prepare(rig, CODE(0x0f, 0x05)));		      /* syscall */
-	assert_false(prepare(rig, CODE(0xa4)));			      /* movsb */
-	assert_false(prepare(rig, CODE(0x0f, 0xa3, 0x08)));	      /* bt [rax], ecx */
-	assert_false(prepare(rig, CODE(0x05, 1, 2, 3, 4)));	      /* add eax, imm32 */
-	assert_false(prepare(rig, CODE(0x0f, 0x20, 0xc0)));	      /* mov rax, cr0 */
+	assert_false(prepare(rig, CODE(0xf7, 0xf1)));             /* div ecx */
+	assert_false(prepare(rig, CODE(0x0f, 0x18, 0x08)));       /* prefetcht0 */
+	assert_false(prepare(rig, CODE(0x0f, 0xae, 0xe8)));       /* lfence */
+	assert_false(prepare(rig, CODE(0xc5, 0xf8, 0x58, 0xc1))); /* vaddps */
+	assert_false(prepare(rig, CODE(0x50)));                   /* push rax */
+	assert_false(prepare(rig, CODE(0x0f, 0x05)));             /* syscall */
+	assert_false(prepare(rig, CODE(0xa4)));                   /* movsb */
+	assert_false(prepare(rig, CODE(0x0f, 0xa3, 0x08)));       /* bt [rax], ecx */
+	assert_false(prepare(rig, CODE(0x05, 1, 2, 3, 4)));       /* add eax, imm32 */
+	assert_false(prepare(rig, CODE(0x0f, 0x20, 0xc0)));       /* mov rax, cr0 */
 }
 
 static void test_high_byte_registers(void **state)
@@ -187,7 +187,7 @@ static void test_pending_x87_exception(void **state)
 {
 	struct rig *rig = *state;
 
-	rig->regs.fpu.fcw = 0x37b; /* divide by zero unmasked */
+	rig->regs.fpu.fcw = 0x37b;                       /* divide by zero unmasked */
 	assert_int_equal(run(rig, CODE(0xd9, 0xe8)), 0); /* fld1 */
 	assert_int_equal(run(rig, CODE(0xd9, 0xee)), 0); /* fldz */
 	rig->regs.rip = 0x1000;

@@ -9,16 +9,33 @@
 #include <string.h>
 #include <cmocka.h>
 
-#define VPS	4
-#define BASE	0xfee00000u
+#define VPS     4
+#define BASE    0xfee00000u
 #define APIC_HZ 1000000000u /* one tick is 1 ns */
-#define TSC_HZ	2000000000u
+#define TSC_HZ  2000000000u
 
 enum {
-	ID = 0x20, VERSION = 0x30, TPR = 0x80, PPR = 0xa0, EOI = 0xb0, LDR = 0xd0, DFR = 0xe0,
-	SVR = 0xf0, ISR = 0x100, TMR = 0x180, IRR = 0x200, ESR = 0x280, ICR = 0x300,
-	ICR_HIGH = 0x310, LVT_TIMER = 0x320, LVT_LINT0 = 0x350, LVT_LINT1 = 0x360,
-	LVT_ERROR = 0x370, INITIAL = 0x380, CURRENT = 0x390, DIVIDE = 0x3e0,
+	ID = 0x20,
+	VERSION = 0x30,
+	TPR = 0x80,
+	PPR = 0xa0,
+	EOI = 0xb0,
+	LDR = 0xd0,
+	DFR = 0xe0,
+	SVR = 0xf0,
+	ISR = 0x100,
+	TMR = 0x180,
+	IRR = 0x200,
+	ESR = 0x280,
+	ICR = 0x300,
+	ICR_HIGH = 0x310,
+	LVT_TIMER = 0x320,
+	LVT_LINT0 = 0x350,
+	LVT_LINT1 = 0x360,
+	LVT_ERROR = 0x370,
+	INITIAL = 0x380,
+	CURRENT = 0x390,
+	DIVIDE = 0x3e0,
 };
 
 struct rig {
@@ -70,8 +87,12 @@ static int setup(void **state)
 {
 	static struct rig rig;
 	struct lapic_config config = {
-		.count = VPS, .apic_hz = APIC_HZ, .tsc_hz = TSC_HZ, .phys_bits = 36,
-		.x2apic = true, .tsc_deadline = true,
+		.count = VPS,
+		.apic_hz = APIC_HZ,
+		.tsc_hz = TSC_HZ,
+		.phys_bits = 36,
+		.x2apic = true,
+		.tsc_deadline = true,
 		.host = { &rig, fake_now, fake_tsc, fake_wake, fake_eoi, fake_ack },
 	};
 
@@ -545,7 +566,7 @@ static void test_state_round_trip(void **state)
 /* ---- senders on other threads ---- */
 
 #define SENDERS 3
-#define SENT	5000
+#define SENT    5000
 
 struct race {
 	struct lapic_bus *bus;
@@ -617,7 +638,10 @@ static void test_senders_on_other_threads(void **state)
 {
 	struct race race = { 0 };
 	struct lapic_config config = {
-		.count = 1, .apic_hz = APIC_HZ, .tsc_hz = TSC_HZ, .phys_bits = 36,
+		.count = 1,
+		.apic_hz = APIC_HZ,
+		.tsc_hz = TSC_HZ,
+		.phys_bits = 36,
 		.host = { &race, no_time, no_tsc, race_wake, fake_eoi, fake_ack },
 	};
 	struct sender senders[SENDERS];

@@ -39,7 +39,7 @@ static ZyanStatus decode_without_f3(const ZydisDecoder *decoder, const uint8_t *
 }
 
 ZyanStatus zydis_decode(const ZydisDecoder *decoder, const void *code, size_t length,
-		       ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands)
+			ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands)
 {
 	ZyanStatus status = ZydisDecoderDecodeFull(decoder, code, length, insn, operands);
 

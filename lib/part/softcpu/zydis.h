@@ -9,6 +9,6 @@
 
 /* operands has room for ZYDIS_MAX_OPERAND_COUNT. */
 ZyanStatus zydis_decode(const ZydisDecoder *decoder, const void *code, size_t length,
-		       ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands);
+			ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands);
 
 #endif

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BLOCK	4096
+#define BLOCK   4096
 #define THREADS 8
 
 struct job {
@@ -43,8 +43,8 @@ static void *run(void *user)
 		} else {
 			at = i % job->blocks;
 		}
-		n = job->write ? pwrite(job->fd, buf, BLOCK, (off_t)(at * BLOCK)) :
-				 pread(job->fd, buf, BLOCK, (off_t)(at * BLOCK));
+		n = job->write ? pwrite(job->fd, buf, BLOCK, (off_t)(at * BLOCK))
+			       : pread(job->fd, buf, BLOCK, (off_t)(at * BLOCK));
 		if (n != BLOCK) {
 			perror("guest-io");
 			exit(1);

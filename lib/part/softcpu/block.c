@@ -27,7 +27,34 @@
 #define ARENA_MAX   (64 * MIB)
 #define ARENA_MIN   (16 * MIB)
 
-static void *map_zeroed(size_t size)
+#define HUGE_PAGE (2 * MIB)
+
+/* Zeroed memory that is touched at random: the host's processor shall need few translations for it. */
+void *sc_map(size_t size)
+{
+	size_t room = ALIGN_UP(size, HUGE_PAGE) + HUGE_PAGE;
+	uint8_t *p = mmap(NULL, room, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *start = (uint8_t *)ALIGN_UP((uintptr_t)p, HUGE_PAGE);
+	size_t before = (size_t)(start - p), used = ALIGN_UP(size, HUGE_PAGE);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	if (before)
+		munmap(p, before);
+	munmap(start + used, room - before - used);
+	madvise(start, used, MADV_HUGEPAGE);
+	return start;
+}
+
+void sc_unmap(void *p, size_t size)
+{
+	if (p)
+		munmap(p, ALIGN_UP(size, HUGE_PAGE));
+}
+
+/* Zeroed memory of which little will be touched. */
+static void *map_sparse(size_t size)
 {
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -40,10 +67,10 @@ static void clear_jcache(struct vp *c);
 int sc_blocks_init(struct vp *c, struct error *err)
 {
 	clear_jcache(c);
-	c->hash = map_zeroed(HASH_SIZE * sizeof(c->hash[0]));
+	c->hash = sc_map(HASH_SIZE * sizeof(c->hash[0]));
 	c->arena_size = MIN(MAX(ARENA_TOTAL / c->vm->vp_count, ARENA_MIN), ARENA_MAX);
-	c->arena = map_zeroed(c->arena_size);
-	c->page_blocks = map_zeroed(c->vm->page_count * sizeof(c->page_blocks[0]));
+	c->arena = sc_map(c->arena_size);
+	c->page_blocks = map_sparse(c->vm->page_count * sizeof(c->page_blocks[0]));
 	if (!c->hash || !c->arena || !c->page_blocks)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the software CPU's blocks");
 	return 0;
@@ -51,10 +78,8 @@ int sc_blocks_init(struct vp *c, struct error *err)
 
 void sc_blocks_done(struct vp *c)
 {
-	if (c->hash)
-		munmap(c->hash, HASH_SIZE * sizeof(c->hash[0]));
-	if (c->arena)
-		munmap(c->arena, c->arena_size);
+	sc_unmap(c->hash, HASH_SIZE * sizeof(c->hash[0]));
+	sc_unmap(c->arena, c->arena_size);
 	if (c->page_blocks)
 		munmap(c->page_blocks, c->vm->page_count * sizeof(c->page_blocks[0]));
 	c->hash = NULL;

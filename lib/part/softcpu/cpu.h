@@ -538,6 +538,10 @@ struct block *sc_decode(struct vp *c, uint64_t gpa, unsigned key);
 
 /* ---- block.c ---- */
 
+/* Memory for what is touched at random all the time; freed with the same size. NULL: none. */
+void *sc_map(size_t size);
+void sc_unmap(void *p, size_t size);
+
 int sc_blocks_init(struct vp *c, struct error *err);
 void sc_blocks_done(struct vp *c);
 void sc_blocks_flush(struct vp *c);

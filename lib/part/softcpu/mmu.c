@@ -6,7 +6,6 @@
 #include "part/softcpu/fast.h"
 
 #include <string.h>
-#include <sys/mman.h>
 
 enum { PAGING_NONE, PAGING_32, PAGING_PAE, PAGING_LONG };
 
@@ -129,12 +128,9 @@ void sc_tlb_flush_page(struct vp *c, uint64_t va)
 
 int sc_mmu_init(struct vp *c, struct error *err)
 {
-	void *p = mmap(NULL, 3 * sizeof(struct sc_tlb), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (p == MAP_FAILED)
+	c->tlbs = sc_map(3 * sizeof(struct sc_tlb));
+	if (!c->tlbs)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the software CPU's TLB");
-	c->tlbs = p;
 	c->tlb = &c->tlbs[0];
 	tlb_clear(&c->tlbs[2]);
 	sc_tlb_flush_all(c);
@@ -143,8 +139,7 @@ int sc_mmu_init(struct vp *c, struct error *err)
 
 void sc_mmu_done(struct vp *c)
 {
-	if (c->tlbs)
-		munmap(c->tlbs, 3 * sizeof(struct sc_tlb));
+	sc_unmap(c->tlbs, 3 * sizeof(struct sc_tlb));
 	c->tlbs = NULL;
 }
 

@@ -34,6 +34,28 @@ struct synthetic {
 
 /* ---- disks ---- */
 
+static void close_disk(void *user)
+{
+	struct blk *disk = user;
+	struct error err;
+
+	if (blk_close(disk, &err) < 0)
+		log_error("closing a disk: %s", err.text);
+}
+
+/* The guest opened a DVD drive: its medium is ours again. Closed after the request that did it. */
+static void on_ejected(void *user, unsigned lun, struct blk *medium)
+{
+	struct synthetic *synthetic = user;
+
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
+		if (synthetic->disks[i] != medium)
+			continue;
+		synthetic->disks[i] = NULL;
+		loop_post(synthetic->machine->loop, close_disk, medium);
+	}
+}
+
 static int open_disk(struct synthetic *synthetic, unsigned index, struct error *err)
 {
 	const struct config_disk *disk = &synthetic->machine->config->disks[index];
@@ -75,10 +97,13 @@ static int new_storage(struct synthetic *synthetic, struct error *err)
 	struct machine *machine = synthetic->machine;
 	int r = 0;
 
-	for (unsigned i = 0; r == 0 && i < MIN(machine->config->scsi_count, MAX_SCSI); i++)
+	for (unsigned i = 0; r == 0 && i < MIN(machine->config->scsi_count, MAX_SCSI); i++) {
 		r = storvsp_new(machine->vmbus, machine->loop, machine->mem,
 				&machine->config->scsi_ids[i], machine->config->processor_count,
 				&synthetic->scsi[i], err);
+		if (r == 0)
+			storvsp_set_eject_hook(synthetic->scsi[i], on_ejected, synthetic);
+	}
 	for (unsigned i = 0; r == 0 && i < machine->config->disk_count; i++)
 		r = attach_disk(synthetic, i, err);
 	return r;
@@ -241,14 +266,6 @@ int synthetic_new(struct machine *machine, struct synthetic **ret, struct error 
 	}
 	*ret = synthetic;
 	return 0;
-}
-
-static void close_disk(struct blk *disk)
-{
-	struct error err;
-
-	if (blk_close(disk, &err) < 0)
-		log_error("closing a disk: %s", err.text);
 }
 
 void synthetic_free(struct synthetic *synthetic)

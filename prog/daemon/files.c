@@ -167,7 +167,8 @@ static int add_boot(struct vm *vm, struct files *files, struct error *err)
 	return 0;
 }
 
-/* Whether KVM can run guests here is the worker's to say, with the reason; it can't open the device. */
+/* Whether KVM can run guests here is the worker's to say, with the reason; it can't open the
+ * device. */
 static int add_kvm(struct vm *vm, struct files *files, struct error *err)
 {
 	int fd;

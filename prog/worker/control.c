@@ -64,11 +64,10 @@ static json_t *services_json(struct machine *machine)
 
 	machine_services(machine, services);
 	for (unsigned i = 0; i < CONFIG_IC_COUNT; i++)
-		json_array_append_new(list, json_pack("{s:s, s:b, s:s, s:s}", "name",
-						      services[i].name, "enabled",
-						      services[i].enabled, "status",
-						      services[i].status, "version",
-						      services[i].version));
+		json_array_append_new(
+		    list, json_pack("{s:s, s:b, s:s, s:s}", "name", services[i].name, "enabled",
+				    services[i].enabled, "status", services[i].status, "version",
+				    services[i].version));
 	return list;
 }
 
@@ -101,17 +100,16 @@ static json_t *status_json(struct control *control)
 	json_t *status;
 
 	for (unsigned i = 0; i < control->config->processor_count; i++)
-		json_array_append_new(
-			vps, json_integer((json_int_t)machine_vp_runtime_ns(machine, i)));
-	status = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:o, s:O}", "state",
-			   machine_paused(machine) ? "paused" : "running", "backend",
-			   machine_backend_name(machine), "backend_reason",
-			   machine_backend_reason(machine), "uptime_ns",
-			   (json_int_t)machine_uptime_ns(machine), "memory_bytes",
-			   (json_int_t)control->config->memory_bytes, "resident_bytes",
-			   resident_bytes(), "heartbeat", machine_heartbeat(machine), "vp_runtime_ns",
-			   vps, "integration", services_json(machine), "kvp",
-			   json_object_get(kvp, "items"));
+		json_array_append_new(vps,
+				      json_integer((json_int_t)machine_vp_runtime_ns(machine, i)));
+	status = json_pack(
+	    "{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:o, s:O}", "state",
+	    machine_paused(machine) ? "paused" : "running", "backend",
+	    machine_backend_name(machine), "backend_reason", machine_backend_reason(machine),
+	    "uptime_ns", (json_int_t)machine_uptime_ns(machine), "memory_bytes",
+	    (json_int_t)control->config->memory_bytes, "resident_bytes", resident_bytes(),
+	    "heartbeat", machine_heartbeat(machine), "vp_runtime_ns", vps, "integration",
+	    services_json(machine), "kvp", json_object_get(kvp, "items"));
 	json_decref(kvp);
 	return status;
 }
@@ -179,9 +177,9 @@ static int op_set_integration(struct control *control, json_t *request, json_t *
 	machine_services(control->machine, services);
 	for (unsigned i = 0; name && i < CONFIG_IC_COUNT; i++)
 		if (strcasecmp(services[i].name, name) == 0)
-			return machine_set_service(control->machine, (enum config_ic)i,
-						   json_is_true(json_object_get(request, "enabled")),
-						   err);
+			return machine_set_service(
+			    control->machine, (enum config_ic)i,
+			    json_is_true(json_object_get(request, "enabled")), err);
 	return error_set(err, ERR_NOT_FOUND, "there is no integration service '%s'",
 			 name ? name : "");
 }
@@ -222,8 +220,8 @@ static void answer(struct client *client, json_t *request)
 	struct error err;
 
 	if (run_request(client->control, request, &result, &err) < 0) {
-		reply = json_pack("{s:{s:s, s:s}}", "error", "code", err_code_name(err.code), "text",
-				  err.text);
+		reply = json_pack("{s:{s:s, s:s}}", "error", "code", err_code_name(err.code),
+				  "text", err.text);
 	} else {
 		reply = result ? result : json_object();
 		json_object_set_new(reply, "ok", json_true());

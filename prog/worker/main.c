@@ -60,9 +60,9 @@ static void on_guest_crash(void *user, const uint64_t parameters[5], const char 
 		json_array_append_new(list, json_string(number));
 	}
 	/* A guest's message that is no UTF-8 is left out; the parameters tell enough. */
-	control_event(worker->control, json_pack("{s:s, s:o, s:o}", "event", "guest-crash",
-						 "parameters", list, "message",
-						 text ? text : json_string("")));
+	control_event(worker->control,
+		      json_pack("{s:s, s:o, s:o}", "event", "guest-crash", "parameters", list,
+				"message", text ? text : json_string("")));
 }
 
 static void on_kvp_changed(void *user)

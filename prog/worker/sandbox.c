@@ -55,14 +55,16 @@ static bool empty_root(void)
 {
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return false;
-	if (mount("none", "/tmp", "tmpfs", MS_NODEV | MS_NOEXEC | MS_NOSUID, "size=4k,mode=555") < 0)
+	if (mount("none", "/tmp", "tmpfs", MS_NODEV | MS_NOEXEC | MS_NOSUID, "size=4k,mode=555") <
+	    0)
 		return false;
 	if (chdir("/tmp") < 0 || syscall(SYS_pivot_root, ".", ".") < 0)
 		return false;
 	if (umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
 		return false;
 	return mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC,
-		     NULL) == 0 || errno == EINVAL;
+		     NULL) == 0 ||
+	       errno == EINVAL;
 }
 
 static bool enter_namespaces(void)
@@ -143,9 +145,12 @@ static const int allowed_calls[] = {
 
 /* Nothing in the worker calls these: whoever does has taken it over. */
 static const int deadly_calls[] = {
-	SCMP_SYS(execve),    SCMP_SYS(execveat), SCMP_SYS(ptrace),     SCMP_SYS(fork),
-	SCMP_SYS(vfork),     SCMP_SYS(bpf),	 SCMP_SYS(setns),      SCMP_SYS(unshare),
-	SCMP_SYS(mount),     SCMP_SYS(chroot),	 SCMP_SYS(pivot_root), SCMP_SYS(init_module),
+	SCMP_SYS(execve),     SCMP_SYS(execveat),
+	SCMP_SYS(ptrace),     SCMP_SYS(fork),
+	SCMP_SYS(vfork),      SCMP_SYS(bpf),
+	SCMP_SYS(setns),      SCMP_SYS(unshare),
+	SCMP_SYS(mount),      SCMP_SYS(chroot),
+	SCMP_SYS(pivot_root), SCMP_SYS(init_module),
 	SCMP_SYS(kexec_load), SCMP_SYS(process_vm_writev),
 };
 
@@ -158,7 +163,8 @@ int sandbox_enter_filter(struct error *err)
 		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed_calls[i], 0);
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(deadly_calls); i++)
 		r = seccomp_rule_add(filter, SCMP_ACT_KILL_PROCESS, deadly_calls[i], 0);
-	/* Of all ioctls only KVM's (type 0xAE), and never memory that is writable and executable. */
+	/* Of all ioctls only KVM's (type 0xAE), and never memory that is writable and executable.
+	 */
 	if (r == 0)
 		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 				     SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, KVMIO << 8));

@@ -74,7 +74,7 @@ struct cpu_case {
 	uint16_t undefined_flags; /* after some instruction */
 	bool extension;           /* beyond x86-64-v2: AES, SHA, PCLMULQDQ, ADX, MOVBE */
 	bool large_operand; /* processors touch it in their own order: any of its bytes may fault */
-	bool loose_c1; /* FCOMI: some processors clear C1 */
+	bool loose_c1;      /* FCOMI: some processors clear C1 */
 	bool loose_popa;    /* when it faults, some registers may have been loaded */
 	bool
 	    loose_mmx; /* MASKMOVQ: when it faults, the registers may have changed to MMX already */

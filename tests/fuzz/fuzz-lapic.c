@@ -1,4 +1,5 @@
-/* The local APICs: what guests write to registers and MSRs, messages from devices, time going by. */
+/* The local APICs: what guests write to registers and MSRs, messages from devices, time going by.
+ */
 #include "part/softcpu/lapic.h"
 
 #include <stdlib.h>

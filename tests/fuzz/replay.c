@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MAX_FILE_BYTES       (1u << 20)
+#define MAX_FILE_BYTES  (1u << 20)
 #define RANDOM_INPUTS   2000
 #define RANDOM_MAX_SIZE 4096
 

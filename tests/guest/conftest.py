@@ -221,6 +221,7 @@ class Console:
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         os.set_blocking(self.process.stdout.fileno(), False)
         self.text = ""
+        self.history = ""  # everything that came, for what has been read over
 
     def expect(self, what, seconds):
         deadline = time.monotonic() + seconds
@@ -231,7 +232,9 @@ class Console:
                 time.sleep(0.05)
                 continue
             assert data, "the console ended without %r: ...%s" % (what, self.text[-3000:])
-            self.text += data.decode("utf-8", "replace").replace("\r", "")
+            data = data.decode("utf-8", "replace").replace("\r", "")
+            self.text += data
+            self.history += data
         before, _, self.text = self.text.partition(what)
         return before
 

@@ -60,7 +60,8 @@ enum {
 
 enum { IMPLICIT_RAX = 1, IMPLICIT_RCX = 2, IMPLICIT_RDX = 4, IMPLICIT_RBX = 8, IMPLICIT_XMM0 = 16 };
 
-/* All that decides the generated code: two equal recipes share it. No padding: compared as bytes. */
+/* All that decides the generated code: two equal recipes share it. No padding: compared as bytes.
+ */
 struct code_recipe {
 	uint8_t insn[15]; /* re-encoded for the host registers above */
 	uint8_t length;
@@ -90,8 +91,8 @@ hostop_fn hostop_run_mmx_fp; /* both: CVTPS2PI and its relatives */
 void hostop_note_x87(struct hostop_regs *regs, const struct hostop *op);
 
 /* hostop-x87.c */
-/* Whether the instruction can run light; fills recipe (but flags), op->x87, op->rm and op->run. When
- * op->run needs no generated code, recipe->light stays 0. */
+/* Whether the instruction can run light; fills recipe (but flags), op->x87, op->rm and op->run.
+ * When op->run needs no generated code, recipe->light stays 0. */
 bool hostop_x87_describe(const ZydisDecodedInstruction *insn, struct hostop *op,
 			 struct code_recipe *recipe);
 

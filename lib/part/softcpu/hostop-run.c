@@ -1,8 +1,8 @@
 /*
  * Running what a jump to generated code can't do alone.
  *
- * SIMD floating point always runs with all exceptions masked. If the guest unmasked some, it runs on
- * a copy of the registers first; the new status flags then tell whether the processor would have
+ * SIMD floating point always runs with all exceptions masked. If the guest unmasked some, it runs
+ * on a copy of the registers first; the new status flags then tell whether the processor would have
  * raised #XM (SDM volume 1, 11.5): invalid, denormal and divide-by-zero are found before the
  * computation, so if one of these is unmasked, no flag of the computation's result is set.
  */
@@ -53,7 +53,8 @@ static bool result_is_tiny(const struct hostop_regs *regs, const struct hostop *
 	return false;
 }
 
-/* The new status flags of a masked run on tmp -> those that the guest sees and whether it faults. */
+/* The new status flags of a masked run on tmp -> those that the guest sees and whether it faults.
+ */
 static bool would_fault(uint32_t mxcsr, uint32_t *flags, const struct hostop_regs *tmp,
 			const struct hostop *op)
 {

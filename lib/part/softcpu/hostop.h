@@ -1,7 +1,7 @@
 /*
  * One guest instruction executed by the host processor itself: SSE to SSE4.2, MMX, x87, POPCNT,
- * CRC32 and the like, and plain integer instructions that nobody wrote a handler for. Floating point
- * is thus never emulated, and is exact.
+ * CRC32 and the like, and plain integer instructions that nobody wrote a handler for. Floating
+ *point is thus never emulated, and is exact.
  *
  * hostop_prepare looks at a decoded instruction and, if it is ours, fills a struct hostop that the
  * caller keeps with the decoded instruction. hostop_run then executes it on a VP's registers:
@@ -31,9 +31,10 @@
  *  - hostop_x87_fault: raises #MF before it looks at the memory operand, as processors do;
  *  - if op.mem_size: computes the effective address of the instruction's memory operand (for
  *    MASKMOVDQU/MASKMOVQ the implicit DS:rDI), checks it against op.mem_align (bytes; a misaligned
- *    linear address is #GP(0)), translates it for op.mem_access, and passes a pointer to op.mem_size
- *    bytes: guest RAM, or a buffer aligned to 16 that is filled before (if READ) and written out
- *    after (if WRITE) a run that returned 0. If op.mem_align is 16, mem must be aligned to 16.
+ *    linear address is #GP(0)), translates it for op.mem_access, and passes a pointer to
+ *op.mem_size bytes: guest RAM, or a buffer aligned to 16 that is filled before (if READ) and
+ *written out after (if WRITE) a run that returned 0. If op.mem_align is 16, mem must be aligned
+ *to 16.
  *  - x87: regs.rip is the address of the instruction and regs.ea the offset of its memory operand
  *    (they become FIP and FDP). Not needed for anything else;
  *  - regs.rflags holds the status flags if op.flags_read is not 0. After the run the flags in
@@ -44,9 +45,9 @@
  * of MXCSR or FSW as the processor does:
  *    6  #UD (never today)
  *   13  #GP(0): reserved bit of MXCSR (LDMXCSR, FXRSTOR)
- *   16  #MF: an unmasked x87 exception was pending. (If CR0.NE is 0 the caller signals FERR# instead.)
- *   19  #XM: unmasked SIMD exception. #UD instead if CR4.OSXMMEXCPT is 0: the caller's
- * RIP is the caller's too: advance it after success. No host signal can arise from a run with valid
+ *   16  #MF: an unmasked x87 exception was pending. (If CR0.NE is 0 the caller signals FERR#
+ *instead.) 19  #XM: unmasked SIMD exception. #UD instead if CR4.OSXMMEXCPT is 0: the caller's RIP
+ *is the caller's too: advance it after success. No host signal can arise from a run with valid
  * pointers.
  *
  * Ours besides SSE and x87 computation: LDMXCSR STMXCSR FXSAVE FXRSTOR (and their 64 forms) FNSAVE

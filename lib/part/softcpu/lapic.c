@@ -1,10 +1,10 @@
 /*
  * Local APICs and the bus between them.
  *
- * A sender writes only the target's atomic words: IRR, TMR and auto-EOI bits first, then a bit of the
- * attention word, then host.wake. The target's thread clears an attention bit before it looks at what
- * the bit stands for, so nothing is lost. What senders must know to find targets (id, logical
- * address, mode) is published in `address`, one atomic word.
+ * A sender writes only the target's atomic words: IRR, TMR and auto-EOI bits first, then a bit of
+ * the attention word, then host.wake. The target's thread clears an attention bit before it looks
+ * at what the bit stands for, so nothing is lost. What senders must know to find targets (id,
+ * logical address, mode) is published in `address`, one atomic word.
  */
 #include "part/softcpu/lapic.h"
 

@@ -2,9 +2,10 @@
  * The local APICs of a software-CPU partition: one per VP, and the bus that joins them.
  * Reference: Intel SDM volume 3, chapter "Advanced Programmable Interrupt Controller".
  *
- * Threads: functions that take a struct lapic run on that VP's thread only (or while it is stopped).
- * Functions that take a struct lapic_bus may be called from any thread: they only set atomic request
- * bits of the target and call host.wake for it. The VP's thread sees them at its next lapic_attention.
+ * Threads: functions that take a struct lapic run on that VP's thread only (or while it is
+ *stopped). Functions that take a struct lapic_bus may be called from any thread: they only set
+ *atomic request bits of the target and call host.wake for it. The VP's thread sees them at its next
+ *lapic_attention.
  *
  * The interpreter's loop:
  *
@@ -21,8 +22,9 @@
  * that is in the mask and stays set after the calls above would be a defect.
  *
  * Time: deadlines are nanoseconds of host.now_ns, a monotonic clock that stops while the VM is
- * paused. The one-shot and periodic timers count at apic_hz of that clock. TSC-deadline mode compares
- * with host.tsc_now. The timer is passive: somebody must call lapic_timer_run at the deadline.
+ * paused. The one-shot and periodic timers count at apic_hz of that clock. TSC-deadline mode
+ *compares with host.tsc_now. The timer is passive: somebody must call lapic_timer_run at the
+ *deadline.
  */
 #ifndef PART_SOFTCPU_LAPIC_H
 #define PART_SOFTCPU_LAPIC_H
@@ -76,7 +78,8 @@ void lapic_bus_extint_set(struct lapic_bus *bus, bool level); /* LINT0 of VP 0 *
 
 enum lapic_event {
 	LAPIC_NONE,
-	LAPIC_INIT, /* taken even while waiting for SIPI; caller calls lapic_init and resets the VP */
+	LAPIC_INIT, /* taken even while waiting for SIPI; caller calls lapic_init and resets the VP
+		     */
 	LAPIC_SIPI, /* arg = vector; only meaningful in wait-for-SIPI: else ignore */
 	LAPIC_NMI,  /* not returned if the caller says that NMIs are blocked */
 };

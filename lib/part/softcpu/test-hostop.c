@@ -1,6 +1,6 @@
 /*
- * What the differential tester (tests/cpu) doesn't see: the descriptions of instructions, formats of
- * other modes, exceptions in detail, threads. That results are right is its business.
+ * What the differential tester (tests/cpu) doesn't see: the descriptions of instructions, formats
+ * of other modes, exceptions in detail, threads. That results are right is its business.
  */
 #include "part/softcpu/hostop.h"
 #include "part/softcpu/zydis.h"

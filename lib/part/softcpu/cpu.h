@@ -465,6 +465,8 @@ uint8_t *sc_rmw_slow(struct vp *c, struct uop *u, uint64_t va, unsigned size, ui
 void sc_rmw_end_slow(struct vp *c, struct uop *u, uint8_t *host, unsigned size);
 /* A store to a page whose flag byte is not 0 has been done. */
 void sc_stored(struct vp *c, uint8_t *host, unsigned size);
+/* The same as the end of u's handler: goes on with the next uop. */
+struct block *sc_stored_next(struct vp *c, struct uop *u, uint8_t *host, unsigned size);
 /* Effective address of all forms; raises #GP, #SS for segment violations. */
 uint64_t sc_ea_slow(struct vp *c, struct uop *u);
 /* Linear address of seg:off after checks (type, limit, canonical is left to the access). */

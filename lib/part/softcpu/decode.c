@@ -24,7 +24,10 @@ struct decoder {
 	struct uop uops[MAX_UOPS];
 	unsigned count, insns;
 	uint16_t off; /* of the instruction being decoded */
-	bool end;     /* it ends the block by itself */
+	/* What the uop before would be with a Jcc behind it, or NULL; of this instruction so far.
+	 */
+	sc_fn *fusable, *fusable_next;
+	bool end; /* it ends the block by itself */
 };
 
 static ZydisDecoder decoders[3];
@@ -200,6 +203,13 @@ static void add(struct decoder *d, struct uop u, sc_fn *fn)
 	d->uops[d->count++] = u;
 }
 
+/* fused: the handler that also does a Jcc in the next uop */
+static void add_fusable(struct decoder *d, struct uop u, sc_fn *fn, sc_fn *fused)
+{
+	add(d, u, fn);
+	d->fusable_next = fused;
+}
+
 static void add_end(struct decoder *d, struct uop u, sc_fn *fn)
 {
 	add(d, u, fn);
@@ -258,7 +268,7 @@ static void emit_alu(struct decoder *d, enum sc_alu alu)
 	if (locked(d))
 		add(d, u, sc_alu_locked[alu][form == FORM_MI][size]);
 	else
-		add(d, u, sc_alu[alu][form][size]);
+		add_fusable(d, u, sc_alu[alu][form][size], sc_alu_jcc[alu][form][size]);
 }
 
 static void emit_unary(struct decoder *d, enum sc_unary op)
@@ -266,7 +276,11 @@ static void emit_unary(struct decoder *d, enum sc_unary op)
 	struct uop u = new_uop(d);
 
 	set_rm(d, &u, &d->op[0]);
-	add(d, u, sc_unary[op][locked(d) ? 2 : is_mem(&d->op[0])][size_log2(&d->op[0])]);
+	if (is_mem(&d->op[0]))
+		add(d, u, sc_unary[op][locked(d) ? 2 : 1][size_log2(&d->op[0])]);
+	else
+		add_fusable(d, u, sc_unary[op][0][size_log2(&d->op[0])],
+			    sc_unary_jcc[op][size_log2(&d->op[0])]);
 }
 
 static void emit_shift(struct decoder *d, enum sc_shift op)
@@ -536,10 +550,16 @@ static bool fast_branch(const struct decoder *d)
 
 static void emit_jcc(struct decoder *d, unsigned cc)
 {
+	/* by cc >> 1; the low bit of cc negates */
+	static const uint16_t masks[8] = { FL_OF, FL_CF, FL_ZF,   FL_CF | FL_ZF,
+					   FL_SF, FL_PF, FL_LESS, FL_LESS | FL_ZF };
 	struct uop u = new_uop(d);
 
 	set_imm(&u, &d->op[0]);
 	u.aux = (uint8_t)cc;
+	u.disp = masks[cc >> 1];
+	if (fast_branch(d) && d->fusable)
+		d->uops[d->count - 1].fn = d->fusable;
 	add_end(d, u, fast_branch(d) ? sc_jcc64[cc] : sc_jcc);
 }
 
@@ -1133,6 +1153,8 @@ static bool emit_system(struct decoder *d)
 
 static void emit(struct decoder *d)
 {
+	d->fusable = d->fusable_next;
+	d->fusable_next = NULL;
 	if (d->in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
 		add_ud(d);
 		return;
@@ -1276,6 +1298,7 @@ struct block *sc_decode(struct vp *c, uint64_t gpa, unsigned key)
 	d.zydis = &decoders[key & KEY_MODE];
 	do {
 		d.count = d.insns = 0;
+		d.fusable_next = NULL;
 		d.end = false;
 		open_window(c, gpa, &w);
 		len = decode_bytes(&d, gpa, &w, key & KEY_STEP ? 1 : BLOCK_MAX_INSNS);

@@ -50,17 +50,27 @@ static inline void push64(struct vp *c, struct uop *u, uint64_t v)
 	RSP(c) -= 8;
 }
 
-struct block *sc_push64_r(struct vp *c, struct uop *u)
-{
-	push64(c, u, REG64(c, u->rm));
-	NEXT;
-}
+/* Fast and slow twins, as LOAD_HANDLER and STORE_HANDLER make them. */
+#define DEFINE_PUSH64(name, value)                                                                 \
+	SLOW_HANDLER(name##_slow)                                                                  \
+	{                                                                                          \
+		push64(c, u, (value));                                                             \
+		NEXT;                                                                              \
+	}                                                                                          \
+	struct block *name(struct vp *c, struct uop *u)                                            \
+	{                                                                                          \
+		uint64_t v = (value);                                                              \
+		uint8_t *flags, *p = sc_fast_write(c, RSP(c) - 8, 8, &flags);                      \
+                                                                                                   \
+		if (unlikely(!p))                                                                  \
+			return name##_slow(c, u);                                                  \
+		HOST(64, p) = v;                                                                   \
+		RSP(c) -= 8;                                                                       \
+		NEXT_WRITTEN(p, 8, flags);                                                         \
+	}
 
-struct block *sc_push64_i(struct vp *c, struct uop *u)
-{
-	push64(c, u, (uint64_t)(int64_t)u->imm);
-	NEXT;
-}
+DEFINE_PUSH64(sc_push64_r, REG64(c, u->rm))
+DEFINE_PUSH64(sc_push64_i, (uint64_t)(int64_t)u->imm)
 
 /* For an instruction that has a memory operand in another segment too: faults of the push are the
  * stack's. */
@@ -88,10 +98,21 @@ struct block *sc_push64_m(struct vp *c, struct uop *u)
 	NEXT;
 }
 
-struct block *sc_pop64_r(struct vp *c, struct uop *u)
+SLOW_HANDLER(pop64_r_slow)
 {
 	uint64_t v = sc_load64(c, u, RSP(c));
 
+	RSP(c) += 8;
+	REG64(c, u->rm) = v;
+	NEXT;
+}
+
+struct block *sc_pop64_r(struct vp *c, struct uop *u)
+{
+	uint64_t v;
+
+	if (unlikely(!sc_fast_load64(c, RSP(c), &v)))
+		return pop64_r_slow(c, u);
 	RSP(c) += 8;
 	REG64(c, u->rm) = v;
 	NEXT;
@@ -313,11 +334,23 @@ struct block *sc_jmp64(struct vp *c, struct uop *u)
 	return sc_goto(c, 1, NEXT_RIP(c, u) + (uint64_t)(int64_t)u->imm);
 }
 
-struct block *sc_call64(struct vp *c, struct uop *u)
+SLOW_HANDLER(call64_slow)
 {
 	uint64_t next = NEXT_RIP(c, u);
 
 	push64(c, u, next);
+	return sc_goto(c, 1, next + (uint64_t)(int64_t)u->imm);
+}
+
+struct block *sc_call64(struct vp *c, struct uop *u)
+{
+	uint64_t next = NEXT_RIP(c, u);
+	uint8_t *flags, *p = sc_fast_write(c, RSP(c) - 8, 8, &flags);
+
+	if (unlikely(!p) || unlikely(*(volatile uint8_t *)flags))
+		return call64_slow(c, u);
+	HOST(64, p) = next;
+	RSP(c) -= 8;
 	return sc_goto(c, 1, next + (uint64_t)(int64_t)u->imm);
 }
 
@@ -327,45 +360,88 @@ static void check_canonical(struct vp *c, struct uop *u, uint64_t va)
 		sc_gp(c, u);
 }
 
-struct block *sc_ret64(struct vp *c, struct uop *u)
+SLOW_HANDLER(ret64_slow)
 {
 	uint64_t target = sc_load64(c, u, RSP(c));
 
 	check_canonical(c, u, target);
 	RSP(c) += 8 + (uint64_t)u->imm;
-	return sc_goto_indirect64(c, target);
+	return sc_goto_indirect(c, target);
+}
+
+struct block *sc_ret64(struct vp *c, struct uop *u)
+{
+	struct block *next;
+	uint64_t target;
+
+	if (unlikely(!sc_fast_load64(c, RSP(c), &target)))
+		return ret64_slow(c, u);
+	next = sc_jcache_find(c, target);
+	if (unlikely(!next))
+		return ret64_slow(c, u);
+	RSP(c) += 8 + (uint64_t)u->imm;
+	RIP(c) = target;
+	return next;
+}
+
+SLOW_HANDLER(jmp64_r_slow)
+{
+	check_canonical(c, u, REG64(c, u->rm));
+	return sc_goto_indirect(c, REG64(c, u->rm));
 }
 
 struct block *sc_jmp64_r(struct vp *c, struct uop *u)
 {
-	check_canonical(c, u, REG64(c, u->rm));
-	return sc_goto_indirect64(c, REG64(c, u->rm));
+	struct block *next = sc_jcache_find(c, REG64(c, u->rm));
+
+	if (unlikely(!next))
+		return jmp64_r_slow(c, u);
+	RIP(c) = REG64(c, u->rm);
+	return next;
 }
 
-struct block *sc_jmp64_m(struct vp *c, struct uop *u)
+SLOW_HANDLER(jmp64_m_slow)
 {
 	uint64_t target = sc_load64(c, u, sc_ea(c, u));
 
 	check_canonical(c, u, target);
-	return sc_goto_indirect64(c, target);
+	return sc_goto_indirect(c, target);
+}
+
+struct block *sc_jmp64_m(struct vp *c, struct uop *u)
+{
+	struct block *next;
+	uint64_t target;
+
+	if (unlikely(u->ea) || unlikely(!sc_fast_load64(c, sc_fast_ea(c, u), &target)))
+		return jmp64_m_slow(c, u);
+	next = sc_jcache_find(c, target);
+	if (unlikely(!next))
+		return jmp64_m_slow(c, u);
+	RIP(c) = target;
+	return next;
 }
 
 struct block *sc_call64_r(struct vp *c, struct uop *u)
 {
 	uint64_t target = REG64(c, u->rm);
+	struct block *next = sc_jcache_find(c, target);
 
 	check_canonical(c, u, target);
 	push64(c, u, NEXT_RIP(c, u));
-	return sc_goto_indirect64(c, target);
+	RIP(c) = target;
+	return next;
 }
 
 struct block *sc_call64_m(struct vp *c, struct uop *u)
 {
 	uint64_t target = sc_load64(c, u, sc_ea(c, u));
+	struct block *next = sc_jcache_find(c, target);
 
 	check_canonical(c, u, target);
 	push64_beside(c, u, NEXT_RIP(c, u));
-	return sc_goto_indirect64(c, target);
+	RIP(c) = target;
+	return next;
 }
 
 /* ---- near branches, any mode. size: operand size ---- */

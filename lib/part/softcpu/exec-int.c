@@ -52,29 +52,11 @@
 		SET##N(c, u->rm, do_##name##N(c, GET##N(c, u->rm), (uint##N##_t)(int64_t)u->imm)); \
 		NEXT;                                                                              \
 	}                                                                                          \
-	HANDLER(name##_rm##N)                                                                      \
-	{                                                                                          \
-		uint##N##_t v = sc_load##N(c, u, sc_ea(c, u));                                     \
-                                                                                                   \
-		SET##N(c, u->reg, do_##name##N(c, GET##N(c, u->reg), v));                          \
-		NEXT;                                                                              \
-	}                                                                                          \
-	HANDLER(name##_mr##N)                                                                      \
-	{                                                                                          \
-		uint8_t *flags, *p = sc_rmw(c, u, sc_ea(c, u), N / 8, &flags);                     \
-                                                                                                   \
-		HOST(N, p) = do_##name##N(c, HOST(N, p), GET##N(c, u->reg));                       \
-		sc_rmw_end(c, u, p, N / 8, flags);                                                 \
-		NEXT;                                                                              \
-	}                                                                                          \
-	HANDLER(name##_mi##N)                                                                      \
-	{                                                                                          \
-		uint8_t *flags, *p = sc_rmw(c, u, sc_ea(c, u), N / 8, &flags);                     \
-                                                                                                   \
-		HOST(N, p) = do_##name##N(c, HOST(N, p), (uint##N##_t)(int64_t)u->imm);            \
-		sc_rmw_end(c, u, p, N / 8, flags);                                                 \
-		NEXT;                                                                              \
-	}                                                                                          \
+	LOAD_HANDLER(name##_rm##N, N, SET##N(c, u->reg, do_##name##N(c, GET##N(c, u->reg), v)),    \
+		     NEXT)                                                                         \
+	RMW_HANDLER(name##_mr##N, N, HOST(N, p) = do_##name##N(c, HOST(N, p), GET##N(c, u->reg)))  \
+	RMW_HANDLER(name##_mi##N, N,                                                               \
+		    HOST(N, p) = do_##name##N(c, HOST(N, p), (uint##N##_t)(int64_t)u->imm))        \
 	HANDLER(name##_locked_mr##N)                                                               \
 	{                                                                                          \
 		uint8_t *flags, *p = sc_rmw(c, u, sc_ea(c, u), N / 8, &flags);                     \
@@ -92,32 +74,44 @@
 		NEXT;                                                                              \
 	}
 
-#define COMPARE_HANDLERS(name, N)                                                                  \
-	HANDLER(name##_rr##N)                                                                      \
+/* Each also with the Jcc behind it, in one. */
+#define COMPARE_FORMS(name, N, suffix, end)                                                        \
+	HANDLER(name##_rr##suffix##N)                                                              \
 	{                                                                                          \
 		do_##name##N(c, GET##N(c, u->rm), GET##N(c, u->reg));                              \
-		NEXT;                                                                              \
+		end;                                                                               \
 	}                                                                                          \
-	HANDLER(name##_ri##N)                                                                      \
+	HANDLER(name##_ri##suffix##N)                                                              \
 	{                                                                                          \
 		do_##name##N(c, GET##N(c, u->rm), (uint##N##_t)(int64_t)u->imm);                   \
-		NEXT;                                                                              \
+		end;                                                                               \
 	}                                                                                          \
-	HANDLER(name##_rm##N)                                                                      \
+	LOAD_HANDLER(name##_rm##suffix##N, N, do_##name##N(c, GET##N(c, u->reg), v), end)          \
+	LOAD_HANDLER(name##_mr##suffix##N, N, do_##name##N(c, v, GET##N(c, u->reg)), end)          \
+	LOAD_HANDLER(name##_mi##suffix##N, N, do_##name##N(c, v, (uint##N##_t)(int64_t)u->imm), end)
+
+#define COMPARE_HANDLERS(name, N)                                                                  \
+	COMPARE_FORMS(name, N, , NEXT)                                                             \
+	COMPARE_FORMS(name, N, _jcc, return sc_jcc_masked(c, u + 1))
+
+/* Arithmetic on registers with the Jcc behind it. */
+#define BINARY_JCC(name, N)                                                                        \
+	HANDLER(name##_rr_jcc##N)                                                                  \
 	{                                                                                          \
-		do_##name##N(c, GET##N(c, u->reg), sc_load##N(c, u, sc_ea(c, u)));                 \
-		NEXT;                                                                              \
+		SET##N(c, u->rm, do_##name##N(c, GET##N(c, u->rm), GET##N(c, u->reg)));            \
+		return sc_jcc_masked(c, u + 1);                                                    \
 	}                                                                                          \
-	HANDLER(name##_mr##N)                                                                      \
+	HANDLER(name##_ri_jcc##N)                                                                  \
 	{                                                                                          \
-		do_##name##N(c, sc_load##N(c, u, sc_ea(c, u)), GET##N(c, u->reg));                 \
-		NEXT;                                                                              \
-	}                                                                                          \
-	HANDLER(name##_mi##N)                                                                      \
-	{                                                                                          \
-		do_##name##N(c, sc_load##N(c, u, sc_ea(c, u)), (uint##N##_t)(int64_t)u->imm);      \
-		NEXT;                                                                              \
+		SET##N(c, u->rm, do_##name##N(c, GET##N(c, u->rm), (uint##N##_t)(int64_t)u->imm)); \
+		return sc_jcc_masked(c, u + 1);                                                    \
 	}
+
+#define BINARY_JCC_ALL(name)                                                                       \
+	BINARY_JCC(name, 8)                                                                        \
+	BINARY_JCC(name, 16)                                                                       \
+	BINARY_JCC(name, 32)                                                                       \
+	BINARY_JCC(name, 64)
 
 #define DEFINE_BINARY_ALL(name, insn, pre)                                                         \
 	DEFINE_BINARY(name, insn "b", pre, 8)                                                      \
@@ -148,6 +142,9 @@ DEFINE_BINARY_ALL(sub, "sub", "")
 DEFINE_BINARY_ALL(xor, "xor", "")
 DEFINE_COMPARE_ALL(cmp, "cmp")
 DEFINE_COMPARE_ALL(test, "test")
+BINARY_JCC_ALL(add)
+BINARY_JCC_ALL(and)
+BINARY_JCC_ALL(sub)
 
 #define SIZES(prefix)                                                                              \
 	{                                                                                          \
@@ -167,6 +164,22 @@ sc_fn *const sc_alu[ALU_COUNT][FORM_COUNT][4] = {
 	[ALU_ADD] = FORMS(add), [ALU_OR] = FORMS(or),   [ALU_ADC] = FORMS(adc),
 	[ALU_SBB] = FORMS(sbb), [ALU_AND] = FORMS(and), [ALU_SUB] = FORMS(sub),
 	[ALU_XOR] = FORMS(xor), [ALU_CMP] = FORMS(cmp), [ALU_TEST] = FORMS(test),
+};
+
+#define JCC_FORMS(name)                                                                            \
+	{                                                                                          \
+		SIZES(name##_rr_jcc), SIZES(name##_ri_jcc)                                         \
+	}
+#define COMPARE_JCC_FORMS(name)                                                                    \
+	{                                                                                          \
+		SIZES(name##_rr_jcc), SIZES(name##_ri_jcc), SIZES(name##_rm_jcc),                  \
+		    SIZES(name##_mr_jcc), SIZES(name##_mi_jcc)                                     \
+	}
+
+sc_fn *const sc_alu_jcc[ALU_COUNT][FORM_COUNT][4] = {
+	[ALU_ADD] = JCC_FORMS(add),           [ALU_AND] = JCC_FORMS(and),
+	[ALU_SUB] = JCC_FORMS(sub),           [ALU_CMP] = COMPARE_JCC_FORMS(cmp),
+	[ALU_TEST] = COMPARE_JCC_FORMS(test),
 };
 
 #define LOCKED_FORMS(name)                                                                         \
@@ -211,14 +224,7 @@ sc_fn *const sc_alu_locked[ALU_COUNT][2][4] = {
 		SET##N(c, u->rm, do_##name##N(c, GET##N(c, u->rm)));                               \
 		NEXT;                                                                              \
 	}                                                                                          \
-	HANDLER(name##_m##N)                                                                       \
-	{                                                                                          \
-		uint8_t *flags, *p = sc_rmw(c, u, sc_ea(c, u), N / 8, &flags);                     \
-                                                                                                   \
-		HOST(N, p) = do_##name##N(c, HOST(N, p));                                          \
-		sc_rmw_end(c, u, p, N / 8, flags);                                                 \
-		NEXT;                                                                              \
-	}                                                                                          \
+	RMW_HANDLER(name##_m##N, N, HOST(N, p) = do_##name##N(c, HOST(N, p)))                      \
 	HANDLER(name##_locked##N)                                                                  \
 	{                                                                                          \
 		uint8_t *flags, *p = sc_rmw(c, u, sc_ea(c, u), N / 8, &flags);                     \
@@ -260,6 +266,27 @@ DEFINE_NOT(8)
 DEFINE_NOT(16)
 DEFINE_NOT(32)
 DEFINE_NOT(64)
+
+#define UNARY_JCC(name, N)                                                                         \
+	HANDLER(name##_jcc##N)                                                                     \
+	{                                                                                          \
+		SET##N(c, u->rm, do_##name##N(c, GET##N(c, u->rm)));                               \
+		return sc_jcc_masked(c, u + 1);                                                    \
+	}
+
+UNARY_JCC(inc, 8)
+UNARY_JCC(inc, 16)
+UNARY_JCC(inc, 32)
+UNARY_JCC(inc, 64)
+UNARY_JCC(dec, 8)
+UNARY_JCC(dec, 16)
+UNARY_JCC(dec, 32)
+UNARY_JCC(dec, 64)
+
+sc_fn *const sc_unary_jcc[UNARY_COUNT][4] = {
+	[UNARY_INC] = SIZES(inc_jcc),
+	[UNARY_DEC] = SIZES(dec_jcc),
+};
 
 #define UNARY_FORMS(name)                                                                          \
 	{                                                                                          \
@@ -421,21 +448,9 @@ sc_fn *const sc_shift_double[2][2][4] = { RM_FORMS_16_UP(shld), RM_FORMS_16_UP(s
 		SET##N(c, u->rm, (uint##N##_t)(int64_t)u->imm);                                    \
 		NEXT;                                                                              \
 	}                                                                                          \
-	HANDLER(mov_rm##N)                                                                         \
-	{                                                                                          \
-		SET##N(c, u->reg, sc_load##N(c, u, sc_ea(c, u)));                                  \
-		NEXT;                                                                              \
-	}                                                                                          \
-	HANDLER(mov_mr##N)                                                                         \
-	{                                                                                          \
-		sc_store##N(c, u, sc_ea(c, u), GET##N(c, u->reg));                                 \
-		NEXT;                                                                              \
-	}                                                                                          \
-	HANDLER(mov_mi##N)                                                                         \
-	{                                                                                          \
-		sc_store##N(c, u, sc_ea(c, u), (uint##N##_t)(int64_t)u->imm);                      \
-		NEXT;                                                                              \
-	}
+	LOAD_HANDLER(mov_rm##N, N, SET##N(c, u->reg, v), NEXT)                                     \
+	STORE_HANDLER(mov_mr##N, N, GET##N(c, u->reg))                                             \
+	STORE_HANDLER(mov_mi##N, N, (uint##N##_t)(int64_t)u->imm)
 
 DEFINE_MOV(8)
 DEFINE_MOV(16)
@@ -456,11 +471,7 @@ struct block *sc_mov_ri64(struct vp *c, struct uop *u)
 		SET##N(c, u->reg, (uint##N##_t)(cast)GET##from(c, u->rm));                         \
 		NEXT;                                                                              \
 	}                                                                                          \
-	HANDLER(name##_m##from##_##N)                                                              \
-	{                                                                                          \
-		SET##N(c, u->reg, (uint##N##_t)(cast)sc_load##from(c, u, sc_ea(c, u)));            \
-		NEXT;                                                                              \
-	}
+	LOAD_HANDLER(name##_m##from##_##N, from, SET##N(c, u->reg, (uint##N##_t)(cast)v), NEXT)
 
 DEFINE_EXTEND(movzx, 8, uint8_t, 16)
 DEFINE_EXTEND(movzx, 8, uint8_t, 32)
@@ -658,25 +669,14 @@ struct block *sc_cmpxchg16b(struct vp *c, struct uop *u)
 		SET##N(c, u->reg, do_imul##N(c, GET##N(c, u->reg), GET##N(c, u->rm)));             \
 		NEXT;                                                                              \
 	}                                                                                          \
-	HANDLER(imul2_m##N)                                                                        \
-	{                                                                                          \
-		uint##N##_t v = sc_load##N(c, u, sc_ea(c, u));                                     \
-                                                                                                   \
-		SET##N(c, u->reg, do_imul##N(c, GET##N(c, u->reg), v));                            \
-		NEXT;                                                                              \
-	}                                                                                          \
+	LOAD_HANDLER(imul2_m##N, N, SET##N(c, u->reg, do_imul##N(c, GET##N(c, u->reg), v)), NEXT)  \
 	HANDLER(imul3_r##N)                                                                        \
 	{                                                                                          \
 		SET##N(c, u->reg, do_imul##N(c, GET##N(c, u->rm), (uint##N##_t)(int64_t)u->imm));  \
 		NEXT;                                                                              \
 	}                                                                                          \
-	HANDLER(imul3_m##N)                                                                        \
-	{                                                                                          \
-		uint##N##_t v = sc_load##N(c, u, sc_ea(c, u));                                     \
-                                                                                                   \
-		SET##N(c, u->reg, do_imul##N(c, v, (uint##N##_t)(int64_t)u->imm));                 \
-		NEXT;                                                                              \
-	}
+	LOAD_HANDLER(imul3_m##N, N,                                                                \
+		     SET##N(c, u->reg, do_imul##N(c, v, (uint##N##_t)(int64_t)u->imm)), NEXT)
 
 DEFINE_IMUL(16)
 DEFINE_IMUL(32)
@@ -817,15 +817,8 @@ sc_fn *const sc_muldiv[2][4] = RM_FORMS(muldiv);
 		SET##N(c, u->reg, v);                                                              \
 		NEXT;                                                                              \
 	}                                                                                          \
-	HANDLER(cmov##cc##_m##N)                                                                   \
-	{                                                                                          \
-		uint##N##_t v = sc_load##N(c, u, sc_ea(c, u));                                     \
-                                                                                                   \
-		if (!sc_cond(c->flags, cc))                                                        \
-			v = GET##N(c, u->reg);                                                     \
-		SET##N(c, u->reg, v);                                                              \
-		NEXT;                                                                              \
-	}
+	LOAD_HANDLER(cmov##cc##_m##N, N,                                                           \
+		     SET##N(c, u->reg, sc_cond(c->flags, cc) ? v : GET##N(c, u->reg)), NEXT)
 
 #define DEFINE_CC(cc)                                                                              \
 	DEFINE_CMOV(cc, 16)                                                                        \
@@ -836,11 +829,7 @@ sc_fn *const sc_muldiv[2][4] = RM_FORMS(muldiv);
 		REG8(c, u->rm) = sc_cond(c->flags, cc);                                            \
 		NEXT;                                                                              \
 	}                                                                                          \
-	HANDLER(setcc##cc##_m)                                                                     \
-	{                                                                                          \
-		sc_store8(c, u, sc_ea(c, u), sc_cond(c->flags, cc));                               \
-		NEXT;                                                                              \
-	}
+	STORE_HANDLER(setcc##cc##_m, 8, sc_cond(c->flags, cc))
 
 DEFINE_CC(0)
 DEFINE_CC(1)

@@ -24,10 +24,13 @@ enum sc_alu {
 	ALU_COUNT
 };
 extern sc_fn *const sc_alu[ALU_COUNT][FORM_COUNT][4];
+/* With the Jcc whose uop follows, which then isn't executed by itself; NULL where there is none. */
+extern sc_fn *const sc_alu_jcc[ALU_COUNT][FORM_COUNT][4];
 extern sc_fn *const sc_alu_locked[ALU_COUNT][2][4]; /* MR, MI */
 
 enum sc_unary { UNARY_INC, UNARY_DEC, UNARY_NEG, UNARY_NOT, UNARY_COUNT };
-extern sc_fn *const sc_unary[UNARY_COUNT][3][4]; /* R, M, locked M */
+extern sc_fn *const sc_unary_jcc[UNARY_COUNT][4]; /* R */
+extern sc_fn *const sc_unary[UNARY_COUNT][3][4];  /* R, M, locked M */
 
 /* aux: 0 count in imm, 1 in CL */
 enum sc_shift {

@@ -62,6 +62,114 @@ SC_ACCESS(16)
 SC_ACCESS(32)
 SC_ACCESS(64)
 
+/*
+ * Frequent handlers with a memory operand come twice. The one that the decoder picks knows only
+ * 64-bit addresses and hits of the TLB; for everything else it leaves for its slow twin, which
+ * starts the instruction anew. As that is a tail call, the fast one needs no stack frame.
+ */
+#define SLOW_HANDLER(name) static SC_COLD struct block *name(struct vp *c, struct uop *u)
+
+static inline uint64_t sc_fast_ea(struct vp *c, struct uop *u)
+{
+	return REG64(c, u->base) + (REG64(c, u->index) << u->scale) + (uint64_t)u->disp +
+	       c->segbase[u->seg];
+}
+
+#define SC_FAST_LOAD(N)                                                                            \
+	static inline bool sc_fast_load##N(struct vp *c, uint64_t va, uint##N##_t *ret)            \
+	{                                                                                          \
+		struct sc_tlb_entry *e = sc_tlb_slot(c, va);                                       \
+                                                                                                   \
+		if (unlikely((va ^ e->rtag) > MEM_PAGE_SIZE - N / 8))                              \
+			return false;                                                              \
+		*ret = HOST(N, va + e->addend);                                                    \
+		return true;                                                                       \
+	}
+SC_FAST_LOAD(8)
+SC_FAST_LOAD(16)
+SC_FAST_LOAD(32)
+SC_FAST_LOAD(64)
+
+/* Host address of an operand that may be written, or NULL; *flags as for sc_rmw. */
+static inline uint8_t *sc_fast_write(struct vp *c, uint64_t va, unsigned size, uint8_t **flags)
+{
+	struct sc_tlb_entry *e = sc_tlb_slot(c, va);
+
+	if (unlikely((va ^ e->wtag) > MEM_PAGE_SIZE - size))
+		return NULL;
+	*flags = e->flags;
+	return (uint8_t *)(va + e->addend);
+}
+
+/* After the write: NEXT, or what the page's flags ask for before. */
+#define NEXT_WRITTEN(p, size, flags)                                                               \
+	do {                                                                                       \
+		if (unlikely(*(volatile uint8_t *)(flags)))                                        \
+			return sc_stored_next(c, u, p, size);                                      \
+		NEXT;                                                                              \
+	} while (0)
+
+/* v: the loaded value, in body */
+#define LOAD_HANDLER(name, N, body, end)                                                           \
+	SLOW_HANDLER(name##_slow)                                                                  \
+	{                                                                                          \
+		uint##N##_t v = sc_load##N(c, u, sc_ea(c, u));                                     \
+                                                                                                   \
+		body;                                                                              \
+		end;                                                                               \
+	}                                                                                          \
+	HANDLER(name)                                                                              \
+	{                                                                                          \
+		uint##N##_t v;                                                                     \
+                                                                                                   \
+		if (unlikely(u->ea) || unlikely(!sc_fast_load##N(c, sc_fast_ea(c, u), &v)))        \
+			return name##_slow(c, u);                                                  \
+		body;                                                                              \
+		end;                                                                               \
+	}
+
+#define STORE_HANDLER(name, N, value)                                                              \
+	SLOW_HANDLER(name##_slow)                                                                  \
+	{                                                                                          \
+		sc_store##N(c, u, sc_ea(c, u), (value));                                           \
+		NEXT;                                                                              \
+	}                                                                                          \
+	HANDLER(name)                                                                              \
+	{                                                                                          \
+		uint8_t *flags, *p;                                                                \
+                                                                                                   \
+		if (unlikely(u->ea))                                                               \
+			return name##_slow(c, u);                                                  \
+		p = sc_fast_write(c, sc_fast_ea(c, u), N / 8, &flags);                             \
+		if (unlikely(!p))                                                                  \
+			return name##_slow(c, u);                                                  \
+		HOST(N, p) = (value);                                                              \
+		NEXT_WRITTEN(p, N / 8, flags);                                                     \
+	}
+
+/* p: where the operand is, in body */
+#define RMW_HANDLER(name, N, body)                                                                 \
+	SLOW_HANDLER(name##_slow)                                                                  \
+	{                                                                                          \
+		uint8_t *flags, *p = sc_rmw(c, u, sc_ea(c, u), N / 8, &flags);                     \
+                                                                                                   \
+		body;                                                                              \
+		sc_rmw_end(c, u, p, N / 8, flags);                                                 \
+		NEXT;                                                                              \
+	}                                                                                          \
+	HANDLER(name)                                                                              \
+	{                                                                                          \
+		uint8_t *flags, *p;                                                                \
+                                                                                                   \
+		if (unlikely(u->ea))                                                               \
+			return name##_slow(c, u);                                                  \
+		p = sc_fast_write(c, sc_fast_ea(c, u), N / 8, &flags);                             \
+		if (unlikely(!p))                                                                  \
+			return name##_slow(c, u);                                                  \
+		body;                                                                              \
+		NEXT_WRITTEN(p, N / 8, flags);                                                     \
+	}
+
 /* Read-modify-write: host address of the operand, writable; sc_rmw_end after the write. *flags is
  * the page's flag byte. When the operand has no single host address, it is a buffer. */
 static inline uint8_t *sc_rmw(struct vp *c, struct uop *u, uint64_t va, unsigned size,
@@ -243,23 +351,38 @@ static inline struct block *sc_goto(struct vp *c, unsigned which, uint64_t targe
 	return NULL;
 }
 
+/* Jcc in 64-bit mode by a mask of the flags that it looks at (emit_jcc). The host must branch here:
+ * choosing the next block by arithmetic makes all that follows wait for the comparison. */
+#define FL_LESS 2u /* SF differs from OF: derived */
+
+static inline struct block *sc_jcc_masked(struct vp *c, struct uop *u)
+{
+	unsigned f = c->flags;
+	uint64_t next = NEXT_RIP(c, u);
+
+	f |= ((f ^ (f >> 15)) & 1) << 1;
+	if (((f & (unsigned)u->disp) != 0) ^ (u->aux & 1))
+		return sc_goto(c, 1, next + (uint64_t)(int64_t)u->imm);
+	asm volatile(""); /* so that the compiler doesn't join the two */
+	return sc_goto(c, 0, next);
+}
+
 static inline struct sc_jcache_entry *sc_jcache_slot(struct vp *c, uint64_t rip)
 {
 	return &c->jcache[(rip ^ (rip >> JCACHE_BITS)) & (JCACHE_SIZE - 1)];
 }
 
-/* To a target that the instruction computed, in 64-bit mode. */
-static inline struct block *sc_goto_indirect64(struct vp *c, uint64_t target)
+/* The block at a computed target in 64-bit mode, or NULL: look it up. */
+static inline struct block *sc_jcache_find(struct vp *c, uint64_t target)
 {
 	struct sc_jcache_entry *e = sc_jcache_slot(c, target);
 
-	RIP(c) = target;
 	if (likely(e->rip == target && e->block->live && sc_xtlb_maps(c, target, e->block)))
 		return e->block;
 	return NULL;
 }
 
-/* The same in any mode. */
+/* To a target that the instruction computed. */
 static inline struct block *sc_goto_indirect(struct vp *c, uint64_t target)
 {
 	RIP(c) = target;

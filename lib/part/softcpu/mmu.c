@@ -692,6 +692,12 @@ SC_COLD void sc_stored(struct vp *c, uint8_t *host, unsigned size)
 		sc_code_written(vm, c, sc_host_to_gpa(vm, host), size);
 }
 
+SC_COLD struct block *sc_stored_next(struct vp *c, struct uop *u, uint8_t *host, unsigned size)
+{
+	sc_stored(c, host, size);
+	NEXT;
+}
+
 void sc_probe_write(struct vp *c, struct uop *u, uint64_t va, unsigned len)
 {
 	unsigned first = in_first_page(c, u, va, len);

@@ -81,11 +81,24 @@ struct frame {
 	u64 ip, cs, flags, sp, ss;
 };
 
+/* Where we fell, for whoever wonders why the guest began anew. Inlined as fault() is. */
+__attribute__((always_inline)) static inline void tell_fall(const struct frame *frame)
+{
+	static const char text[] = "hostile: fell at ";
+
+	for (unsigned i = 0; i < sizeof(text) - 1; i++)
+		outb(COM1, (u8)text[i]);
+	for (int shift = 60; shift >= 0; shift -= 4)
+		outb(COM1, (u8) "0123456789abcdef"[frame->ip >> shift & 15]);
+	outb(COM1, '\n');
+}
+
 /* Inlined: an interrupt handler may call only what saves all registers. */
 __attribute__((always_inline)) static inline void fault(struct frame *frame)
 {
 	faults++;
 	if (!fixup) {
+		tell_fall(frame);
 		/* Nothing sensible is left to do: triple fault, which the host must handle, too. */
 		static const u8 no_idt[10];
 
@@ -226,10 +239,19 @@ static u64 arena_pfn(void)
 {
 	return ARENA_BASE / PAGE + below(ARENA_PAGES);
 }
-/* A page of ours, mostly; sometimes one that is no RAM at all. */
+/* Would the host write over our own program or page tables there? That would be the end of the run,
+ * and prove nothing. The smallest VM that we run in has 64 MiB. */
+static bool is_ourselves(u64 address)
+{
+	return address < 64ul << 20 &&
+	       (address < ARENA_BASE || address >= ARENA_BASE + ARENA_PAGES * PAGE);
+}
+/* A page of the arena, mostly; sometimes one that is no RAM at all. */
 static u64 any_pfn(void)
 {
-	return below(8) ? arena_pfn() : nasty();
+	u64 pfn = below(8) ? arena_pfn() : nasty();
+
+	return pfn < 1ul << 52 && is_ourselves(pfn * PAGE) ? arena_pfn() : pfn;
 }
 
 /* ---- Hyper-V ---- */
@@ -615,15 +637,17 @@ static void rubbish_hypercall(void)
 	static const u16 codes[] = { 2,    3,    8,    0xb,  0x13, 0x14,   0x15,  0x46,
 				     0x50, 0x51, 0x5c, 0x5d, 0x7e, 0x8001, 0x8003 };
 	u64 control = below(4) ? codes[below(sizeof(codes) / 2)] : chance() & 0xffff;
+	u64 output;
 
 	if (below(2))
 		control |= (chance() & 1) << 16 | (nasty() & 0x3ff) << 17 |
 			   (nasty() & 0xfff) << 32 | (nasty() & 0xfff) << 48;
 	if (below(8) == 0)
 		control = chance();
+	output = below(2) ? (u64)arena_page(chance()) : nasty();
 	hypercall(control,
 		  below(2) ? (u64)arena_page(chance()) + (below(4) ? 0 : below(PAGE)) : nasty(),
-		  below(2) ? (u64)arena_page(chance()) : nasty());
+		  is_ourselves(output) ? (u64)arena_page(chance()) : output);
 }
 
 static void rubbish_msr(void)

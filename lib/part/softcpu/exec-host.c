@@ -16,6 +16,7 @@ static void check_unit(struct vp *c, struct uop *u, unsigned unit)
 
 	switch (unit) {
 	case HOSTOP_SSE:
+	case HOSTOP_SSE_MMX:
 		if ((cr0 & CR0_EM) || !(c->cr4 & CR4_OSFXSR))
 			sc_ud(c, u);
 		if (cr0 & CR0_TS)

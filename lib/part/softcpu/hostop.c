@@ -610,6 +610,29 @@ static bool immediate_fits(const ZydisDecodedInstruction *insn)
 	       (insn->raw.imm[0].size == 0 || insn->raw.imm[0].size == 8);
 }
 
+/* REX.W where it means something: elsewhere it would only make more code. */
+static bool needs_wide(const ZydisDecodedInstruction *insn, const struct hostop *op,
+		       const struct code_recipe *recipe)
+{
+	if (!(insn->attributes & ZYDIS_ATTRIB_HAS_REX) || !insn->raw.rex.W)
+		return false;
+	if (op->unit == HOSTOP_INTEGER || recipe->reg.kind == OPERAND_GPR ||
+	    recipe->rm.kind == OPERAND_GPR)
+		return true;
+	switch (insn->mnemonic) { /* by its memory or implicit operands */
+	case ZYDIS_MNEMONIC_CVTSI2SD:
+	case ZYDIS_MNEMONIC_CVTSI2SS:
+	case ZYDIS_MNEMONIC_MOVQ:
+	case ZYDIS_MNEMONIC_PCMPESTRI:
+	case ZYDIS_MNEMONIC_PCMPESTRM:
+	case ZYDIS_MNEMONIC_PEXTRQ:
+	case ZYDIS_MNEMONIC_PINSRQ:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void put(struct code_recipe *recipe, uint8_t byte)
 {
 	recipe->insn[recipe->length++] = byte;
@@ -626,7 +649,7 @@ static bool encode(const ZydisDecodedInstruction *insn, const ZydisDecodedOperan
 		return false;
 	choose_prefixes(insn, operands, op, &enc);
 	choose_registers(insn, op, recipe, &enc);
-	if (insn->attributes & ZYDIS_ATTRIB_HAS_REX && insn->raw.rex.W)
+	if (needs_wide(insn, op, recipe))
 		enc.rex |= REX_W;
 	for (unsigned i = 0; i < enc.prefix_count; i++)
 		put(recipe, enc.prefixes[i]);

@@ -89,7 +89,7 @@ __attribute__((always_inline)) static inline void tell_fall(const struct frame *
 	for (unsigned i = 0; i < sizeof(text) - 1; i++)
 		outb(COM1, (u8)text[i]);
 	for (int shift = 60; shift >= 0; shift -= 4)
-		outb(COM1, (u8)"0123456789abcdef"[frame->ip >> shift & 15]);
+		outb(COM1, (u8) "0123456789abcdef"[frame->ip >> shift & 15]);
 	outb(COM1, '\n');
 }
 

@@ -29,7 +29,8 @@
 
 #define HUGE_PAGE (2 * MIB)
 
-/* Zeroed memory that is touched at random: the host's processor shall need few translations for it. */
+/* Zeroed memory that is touched at random: the host's processor shall need few translations for it.
+ */
 void *sc_map(size_t size)
 {
 	size_t room = ALIGN_UP(size, HUGE_PAGE) + HUGE_PAGE;

@@ -1173,6 +1173,7 @@ struct window {
 	uint8_t bytes[WINDOW];
 	unsigned len;
 	bool to_page_end;
+	bool watched; /* marked as code before it was read */
 	uint64_t gpa2;
 };
 
@@ -1201,6 +1202,8 @@ static void open_window(struct vp *c, uint64_t gpa, struct window *w)
 	w->len = MIN(room, max);
 	w->to_page_end = w->len == room;
 	w->gpa2 = GPA_NONE;
+	if (w->watched && sc_ram(c->vm, gpa))
+		sc_mark_code(c, gpa, w->len);
 	read_code(c, gpa, w->bytes, w->len);
 }
 
@@ -1213,6 +1216,8 @@ static void extend_window(struct vp *c, uint64_t gpa, struct window *w)
 	if (c->mode != MODE_64)
 		va &= UINT32_MAX;
 	w->gpa2 = sc_fetch_gpa(c, va, &here);
+	if (w->watched && sc_ram(c->vm, w->gpa2))
+		sc_mark_code(c, w->gpa2, MAX_LENGTH);
 	read_code(c, w->gpa2, w->bytes + w->len, MAX_LENGTH);
 	w->len += MAX_LENGTH;
 }
@@ -1287,23 +1292,31 @@ static bool still_same(struct vp *c, uint64_t gpa, const struct window *w, unsig
 	return true;
 }
 
+static unsigned decode_block(struct decoder *d, uint64_t gpa, unsigned key, struct window *w)
+{
+	d->count = d->insns = 0;
+	d->fusable_next = NULL;
+	d->end = false;
+	open_window(d->c, gpa, w);
+	return decode_bytes(d, gpa, w, key & KEY_STEP ? 1 : BLOCK_MAX_INSNS);
+}
+
 struct block *sc_decode(struct vp *c, uint64_t gpa, unsigned key)
 {
 	struct decoder d;
-	struct window w;
+	struct window w = { .watched = false };
 	struct block *b;
 	unsigned len;
 
 	d.c = c;
 	d.zydis = &decoders[key & KEY_MODE];
-	do {
-		d.count = d.insns = 0;
-		d.fusable_next = NULL;
-		d.end = false;
-		open_window(c, gpa, &w);
-		len = decode_bytes(&d, gpa, &w, key & KEY_STEP ? 1 : BLOCK_MAX_INSNS);
-	} while (!still_same(c, gpa, &w, len));
-
+	len = decode_block(&d, gpa, key, &w);
+	if (unlikely(!still_same(c, gpa, &w, len))) {
+		/* Somebody writes there right now. What is marked before it is read may be written
+		 * too, but then the block will be made stale. */
+		w.watched = true;
+		len = decode_block(&d, gpa, key, &w);
+	}
 	b = sc_block_alloc(c, d.count);
 	b->gpa = gpa;
 	b->gpa2 = len > page_room(gpa) ? w.gpa2 : GPA_NONE;

@@ -48,7 +48,7 @@ def assert_was_let_in(output):
 @pytest.mark.parametrize("seed", range(1, 25 if LONG else 5))
 def test_rubbish_from_a_guest(any_host, seed):
     new_hostile(any_host, "evil", seed)
-    output = any_host.run_vm("evil", 300)
+    output = any_host.run_vm("evil", 120)
     assert_was_let_in(output)
     vm = any_host.vm("evil")
     assert vm["State"] == "Off" and vm["LastStopCode"] == "guest-shutdown", vm

@@ -617,6 +617,19 @@ static void use_channels(void)
 	}
 }
 
+/* A contact names monitor pages, a GPADL page numbers: the host may write to all of them. */
+static void spare_ourselves(u8 m[256])
+{
+	u32 type = *(u32 *)m;
+
+	for (u32 i = 24; type == 14 && i < 40; i += 8)
+		if (is_ourselves(*(u64 *)(m + i)))
+			*(u64 *)(m + i) = (u64)arena_page(chance());
+	for (u32 i = type == 8 ? 28 : 16; (type == 8 || type == 9) && i < 240; i += 8)
+		if (*(u64 *)(m + i) < 1ul << 52 && is_ourselves(*(u64 *)(m + i) * PAGE))
+			*(u64 *)(m + i) = arena_pfn();
+}
+
 static void rubbish_message(void)
 {
 	u8 m[256];
@@ -629,6 +642,7 @@ static void rubbish_message(void)
 		*(u32 *)(m + 8) = channels[below(channel_count)].relid;
 	if (below(2))
 		*(u32 *)(m + 12) = 0xe1e10 + (u32)below(next_gpadl - 0xe1e10 + 1);
+	spare_ourselves(m);
 	post(m, len, below(8) ? 1 : (u32)nasty());
 }
 
@@ -650,8 +664,16 @@ static void rubbish_hypercall(void)
 		  is_ourselves(output) ? (u64)arena_page(chance()) : output);
 }
 
+/* MSRs that give the host a page to write to. */
+static bool names_page(u32 msr)
+{
+	return msr == 0x40000001 || msr == 0x40000021 || msr == 0x40000073 || msr == 0x40000082 ||
+	       msr == 0x40000083;
+}
+
 static void rubbish_msr(void)
 {
+	u64 value;
 	u32 msr;
 
 	switch (below(4)) {
@@ -665,11 +687,14 @@ static void rubbish_msr(void)
 		msr = 0x40000000 + (u32)below(0x120);
 		break;
 	}
+	value = below(2) ? nasty() : ((u64)arena_page(chance()) | below(2));
 	rdmsr(msr);
 	/* Not: reset and crash control, EFER and what moves the ground under our own feet. */
 	if (msr == 0x40000003 || msr == 0x40000105 || msr >= 0xc0000000 || msr == 0x1b)
 		return;
-	wrmsr(msr, below(2) ? nasty() : ((u64)arena_page(chance()) | below(2)));
+	if (names_page(msr) && is_ourselves(value & ~0xfffull))
+		return;
+	wrmsr(msr, value);
 	if ((msr & ~0xffu) == 0x40000000)
 		enable_hyperv();
 }

@@ -111,7 +111,7 @@ static uint64_t code_address(struct vp *c)
 struct block *sc_lookup(struct vp *c, unsigned key_flags)
 {
 	uint64_t gpa = sc_fetch_gpa(c, code_address(c), NULL);
-	unsigned key = c->mode | key_flags;
+	unsigned key = c->mode | (c->flat ? KEY_FLAT : 0) | key_flags;
 	struct block *b = *bucket(c, gpa, key);
 
 	while (b && !(b->gpa == gpa && b->key == key && b->live))

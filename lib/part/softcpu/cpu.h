@@ -173,6 +173,7 @@ enum sc_mode { MODE_16, MODE_32, MODE_64 };
 /* block.key */
 #define KEY_MODE 3u /* enum sc_mode */
 #define KEY_STEP 4u /* exactly one instruction */
+#define KEY_FLAT 8u /* MODE_32 with vp.flat */
 
 #define BLOCK_MAX_INSNS 48
 
@@ -287,9 +288,13 @@ struct vp {
 	uint16_t flags; /* SETO in bits 0..7, LAHF in bits 8..15 */
 	uint8_t cpl;
 	uint8_t mode; /* enum sc_mode */
+	/* MODE_32, and CS, DS, ES and SS span 4 GiB from 0: accesses through them can't violate a
+	 * segment, and blocks are chained as in 64-bit mode. */
+	bool flat;
 	_Atomic uint32_t attention;
 	struct sc_tlb *tlb;  /* tlbs[0] for supervisor accesses, [1] for user accesses */
 	uint64_t segbase[8]; /* FS, GS as in seg[]; the others 0 in 64-bit mode; [6] always 0 */
+	uint64_t rip_mask;   /* of RIP in direct branches */
 	struct block *blk;   /* being executed */
 	struct block **link; /* where the block that the loop looks up shall be noted */
 	uint64_t icount;     /* instructions begun */

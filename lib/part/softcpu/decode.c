@@ -148,6 +148,8 @@ static void set_mem(const struct decoder *d, struct uop *u, const ZydisDecodedOp
 	}
 	u->seg = seg_index(m->segment);
 	u->ea = address_kind(d);
+	if (d->c->flat && u->seg != PART_CS && u->seg != PART_FS && u->seg != PART_GS)
+		u->ea &= (uint8_t)~EA_SEG;
 	if (u->ea & EA_SEG) {
 		u->ea |= (uint8_t)(log2_size(op->size / 8u) << EA_SIZE_SHIFT);
 		if (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
@@ -543,9 +545,15 @@ static void emit_sized_end(struct decoder *d, sc_fn *fn, unsigned size)
 
 /* ---- branches ---- */
 
+/* The 64-bit forms of Jcc and JMP do for flat 32-bit code, too. */
 static bool fast_branch(const struct decoder *d)
 {
 	return d->c->mode == MODE_64;
+}
+
+static bool fast_direct(const struct decoder *d)
+{
+	return d->c->mode == MODE_64 || (d->c->flat && d->in.operand_width == 32);
 }
 
 static void emit_jcc(struct decoder *d, unsigned cc)
@@ -558,9 +566,9 @@ static void emit_jcc(struct decoder *d, unsigned cc)
 	set_imm(&u, &d->op[0]);
 	u.aux = (uint8_t)cc;
 	u.disp = masks[cc >> 1];
-	if (fast_branch(d) && d->fusable)
+	if (fast_direct(d) && d->fusable)
 		d->uops[d->count - 1].fn = d->fusable;
-	add_end(d, u, fast_branch(d) ? sc_jcc64[cc] : sc_jcc);
+	add_end(d, u, fast_direct(d) ? sc_jcc64[cc] : sc_jcc);
 }
 
 /* far in memory, far immediate, near register or memory, near relative */
@@ -578,10 +586,10 @@ static void emit_jump(struct decoder *d, bool call)
 		add_end(d, u, call ? sc_call_far_m : sc_jmp_far_m);
 	} else if (is_imm(op)) {
 		set_imm(&u, op);
-		if (fast_branch(d))
-			add_end(d, u, call ? sc_call64 : sc_jmp64);
+		if (call)
+			add_end(d, u, fast_branch(d) ? sc_call64 : sc_call);
 		else
-			add_end(d, u, call ? sc_call : sc_jmp);
+			add_end(d, u, fast_direct(d) ? sc_jmp64 : sc_jmp);
 	} else {
 		set_rm(d, &u, op);
 		if (!fast_branch(d))
@@ -751,157 +759,214 @@ static void emit_host(struct decoder *d)
 
 /* ---- the table of mnemonics ---- */
 
-#define CASE(name) case ZYDIS_MNEMONIC_##name
-
 static bool emit_integer(struct decoder *d)
 {
 	switch (d->in.mnemonic) {
-		CASE(ADD) : emit_alu(d, ALU_ADD);
+	case ZYDIS_MNEMONIC_ADD:
+		emit_alu(d, ALU_ADD);
 		break;
-		CASE(OR) : emit_alu(d, ALU_OR);
+	case ZYDIS_MNEMONIC_OR:
+		emit_alu(d, ALU_OR);
 		break;
-		CASE(ADC) : emit_alu(d, ALU_ADC);
+	case ZYDIS_MNEMONIC_ADC:
+		emit_alu(d, ALU_ADC);
 		break;
-		CASE(SBB) : emit_alu(d, ALU_SBB);
+	case ZYDIS_MNEMONIC_SBB:
+		emit_alu(d, ALU_SBB);
 		break;
-		CASE(AND) : emit_alu(d, ALU_AND);
+	case ZYDIS_MNEMONIC_AND:
+		emit_alu(d, ALU_AND);
 		break;
-		CASE(SUB) : emit_alu(d, ALU_SUB);
+	case ZYDIS_MNEMONIC_SUB:
+		emit_alu(d, ALU_SUB);
 		break;
-		CASE(XOR) : emit_alu(d, ALU_XOR);
+	case ZYDIS_MNEMONIC_XOR:
+		emit_alu(d, ALU_XOR);
 		break;
-		CASE(CMP) : emit_alu(d, ALU_CMP);
+	case ZYDIS_MNEMONIC_CMP:
+		emit_alu(d, ALU_CMP);
 		break;
-		CASE(TEST) : emit_alu(d, ALU_TEST);
+	case ZYDIS_MNEMONIC_TEST:
+		emit_alu(d, ALU_TEST);
 		break;
-		CASE(INC) : emit_unary(d, UNARY_INC);
+	case ZYDIS_MNEMONIC_INC:
+		emit_unary(d, UNARY_INC);
 		break;
-		CASE(DEC) : emit_unary(d, UNARY_DEC);
+	case ZYDIS_MNEMONIC_DEC:
+		emit_unary(d, UNARY_DEC);
 		break;
-		CASE(NEG) : emit_unary(d, UNARY_NEG);
+	case ZYDIS_MNEMONIC_NEG:
+		emit_unary(d, UNARY_NEG);
 		break;
-		CASE(NOT) : emit_unary(d, UNARY_NOT);
+	case ZYDIS_MNEMONIC_NOT:
+		emit_unary(d, UNARY_NOT);
 		break;
-		CASE(ROL) : emit_shift(d, SHIFT_ROL);
+	case ZYDIS_MNEMONIC_ROL:
+		emit_shift(d, SHIFT_ROL);
 		break;
-		CASE(ROR) : emit_shift(d, SHIFT_ROR);
+	case ZYDIS_MNEMONIC_ROR:
+		emit_shift(d, SHIFT_ROR);
 		break;
-		CASE(RCL) : emit_shift(d, SHIFT_RCL);
+	case ZYDIS_MNEMONIC_RCL:
+		emit_shift(d, SHIFT_RCL);
 		break;
-		CASE(RCR) : emit_shift(d, SHIFT_RCR);
+	case ZYDIS_MNEMONIC_RCR:
+		emit_shift(d, SHIFT_RCR);
 		break;
-		CASE(SHL) : emit_shift(d, SHIFT_SHL);
+	case ZYDIS_MNEMONIC_SHL:
+		emit_shift(d, SHIFT_SHL);
 		break;
-		CASE(SHR) : emit_shift(d, SHIFT_SHR);
+	case ZYDIS_MNEMONIC_SHR:
+		emit_shift(d, SHIFT_SHR);
 		break;
-		CASE(SAR) : emit_shift(d, SHIFT_SAR);
+	case ZYDIS_MNEMONIC_SAR:
+		emit_shift(d, SHIFT_SAR);
 		break;
-		CASE(SHLD) : emit_shift_double(d, 0);
+	case ZYDIS_MNEMONIC_SHLD:
+		emit_shift_double(d, 0);
 		break;
-		CASE(SHRD) : emit_shift_double(d, 1);
+	case ZYDIS_MNEMONIC_SHRD:
+		emit_shift_double(d, 1);
 		break;
-		CASE(MOV) : emit_mov(d);
+	case ZYDIS_MNEMONIC_MOV:
+		emit_mov(d);
 		break;
-		CASE(MOVZX) : emit_extend(d, false);
+	case ZYDIS_MNEMONIC_MOVZX:
+		emit_extend(d, false);
 		break;
-		CASE(MOVSX) : CASE(MOVSXD) : emit_extend(d, true);
+	case ZYDIS_MNEMONIC_MOVSX:
+	case ZYDIS_MNEMONIC_MOVSXD:
+		emit_extend(d, true);
 		break;
-		CASE(LEA) : emit_lea(d);
+	case ZYDIS_MNEMONIC_LEA:
+		emit_lea(d);
 		break;
-		CASE(XCHG) : emit_exchange(d, sc_xchg);
+	case ZYDIS_MNEMONIC_XCHG:
+		emit_exchange(d, sc_xchg);
 		break;
-		CASE(XADD) : emit_exchange(d, sc_xadd);
+	case ZYDIS_MNEMONIC_XADD:
+		emit_exchange(d, sc_xadd);
 		break;
-		CASE(CMPXCHG) : emit_exchange(d, sc_cmpxchg);
+	case ZYDIS_MNEMONIC_CMPXCHG:
+		emit_exchange(d, sc_cmpxchg);
 		break;
-		CASE(CMPXCHG8B) : emit_rm(d, sc_cmpxchg8b, false);
+	case ZYDIS_MNEMONIC_CMPXCHG8B:
+		emit_rm(d, sc_cmpxchg8b, false);
 		break;
-		CASE(CMPXCHG16B)
-		    : d->c->vm->has[HOSTOP_FEATURE_CX16]
-		    ? emit_rm(d, sc_cmpxchg16b, false)
-		    : add_ud(d);
+	case ZYDIS_MNEMONIC_CMPXCHG16B:
+		d->c->vm->has[HOSTOP_FEATURE_CX16] ? emit_rm(d, sc_cmpxchg16b, false) : add_ud(d);
 		break;
-		CASE(IMUL) : emit_imul(d);
+	case ZYDIS_MNEMONIC_IMUL:
+		emit_imul(d);
 		break;
-		CASE(MUL) : emit_muldiv(d, 0);
+	case ZYDIS_MNEMONIC_MUL:
+		emit_muldiv(d, 0);
 		break;
-		CASE(DIV) : emit_muldiv(d, 2);
+	case ZYDIS_MNEMONIC_DIV:
+		emit_muldiv(d, 2);
 		break;
-		CASE(IDIV) : emit_muldiv(d, 3);
+	case ZYDIS_MNEMONIC_IDIV:
+		emit_muldiv(d, 3);
 		break;
-		CASE(BT) : emit_bt(d, 0);
+	case ZYDIS_MNEMONIC_BT:
+		emit_bt(d, 0);
 		break;
-		CASE(BTS) : emit_bt(d, 1);
+	case ZYDIS_MNEMONIC_BTS:
+		emit_bt(d, 1);
 		break;
-		CASE(BTR) : emit_bt(d, 2);
+	case ZYDIS_MNEMONIC_BTR:
+		emit_bt(d, 2);
 		break;
-		CASE(BTC) : emit_bt(d, 3);
+	case ZYDIS_MNEMONIC_BTC:
+		emit_bt(d, 3);
 		break;
-		CASE(BSF) : emit_bitscan(d, 0);
+	case ZYDIS_MNEMONIC_BSF:
+		emit_bitscan(d, 0);
 		break;
-		CASE(BSR) : emit_bitscan(d, 1);
+	case ZYDIS_MNEMONIC_BSR:
+		emit_bitscan(d, 1);
 		break;
-		CASE(BSWAP) : emit_rm(d, sc_bswap[size_log2(&d->op[0])], false);
+	case ZYDIS_MNEMONIC_BSWAP:
+		emit_rm(d, sc_bswap[size_log2(&d->op[0])], false);
 		break;
-		CASE(POPCNT)
-		    : d->c->vm->has[HOSTOP_FEATURE_POPCNT]
-		    ? add(d, reg_rm(d), sc_popcnt)
-		    : add_ud(d);
+	case ZYDIS_MNEMONIC_POPCNT:
+		d->c->vm->has[HOSTOP_FEATURE_POPCNT] ? add(d, reg_rm(d), sc_popcnt) : add_ud(d);
 		break;
-		CASE(CBW) : emit_plain(d, sc_cbw);
+	case ZYDIS_MNEMONIC_CBW:
+		emit_plain(d, sc_cbw);
 		break;
-		CASE(CWDE) : emit_plain(d, sc_cwde);
+	case ZYDIS_MNEMONIC_CWDE:
+		emit_plain(d, sc_cwde);
 		break;
-		CASE(CDQE) : emit_plain(d, sc_cdqe);
+	case ZYDIS_MNEMONIC_CDQE:
+		emit_plain(d, sc_cdqe);
 		break;
-		CASE(CWD) : emit_plain(d, sc_cwd);
+	case ZYDIS_MNEMONIC_CWD:
+		emit_plain(d, sc_cwd);
 		break;
-		CASE(CDQ) : emit_plain(d, sc_cdq);
+	case ZYDIS_MNEMONIC_CDQ:
+		emit_plain(d, sc_cdq);
 		break;
-		CASE(CQO) : emit_plain(d, sc_cqo);
+	case ZYDIS_MNEMONIC_CQO:
+		emit_plain(d, sc_cqo);
 		break;
-		CASE(LAHF)
-		    : CASE(SAHF)
-		    : if (d->c->mode == MODE_64 && !d->c->vm->has[HOSTOP_FEATURE_LAHF64]) add_ud(d);
-		else emit_plain(d, d->in.mnemonic == ZYDIS_MNEMONIC_LAHF ? sc_lahf : sc_sahf);
+	case ZYDIS_MNEMONIC_LAHF:
+	case ZYDIS_MNEMONIC_SAHF:
+		if (d->c->mode == MODE_64 && !d->c->vm->has[HOSTOP_FEATURE_LAHF64])
+			add_ud(d);
+		else
+			emit_plain(d, d->in.mnemonic == ZYDIS_MNEMONIC_LAHF ? sc_lahf : sc_sahf);
 		break;
-		CASE(CLC) : emit_plain(d, sc_clc);
+	case ZYDIS_MNEMONIC_CLC:
+		emit_plain(d, sc_clc);
 		break;
-		CASE(STC) : emit_plain(d, sc_stc);
+	case ZYDIS_MNEMONIC_STC:
+		emit_plain(d, sc_stc);
 		break;
-		CASE(CMC) : emit_plain(d, sc_cmc);
+	case ZYDIS_MNEMONIC_CMC:
+		emit_plain(d, sc_cmc);
 		break;
-		CASE(CLD) : emit_plain(d, sc_cld);
+	case ZYDIS_MNEMONIC_CLD:
+		emit_plain(d, sc_cld);
 		break;
-		CASE(STD) : emit_plain(d, sc_std);
+	case ZYDIS_MNEMONIC_STD:
+		emit_plain(d, sc_std);
 		break;
-		CASE(SALC) : emit_plain(d, sc_salc);
+	case ZYDIS_MNEMONIC_SALC:
+		emit_plain(d, sc_salc);
 		break;
-		CASE(XLAT) : emit_xlat(d);
+	case ZYDIS_MNEMONIC_XLAT:
+		emit_xlat(d);
 		break;
-		CASE(AAA) : emit_plain(d, sc_aaa);
+	case ZYDIS_MNEMONIC_AAA:
+		emit_plain(d, sc_aaa);
 		break;
-		CASE(AAS) : emit_plain(d, sc_aas);
+	case ZYDIS_MNEMONIC_AAS:
+		emit_plain(d, sc_aas);
 		break;
-		CASE(DAA) : emit_plain(d, sc_daa);
+	case ZYDIS_MNEMONIC_DAA:
+		emit_plain(d, sc_daa);
 		break;
-		CASE(DAS) : emit_plain(d, sc_das);
+	case ZYDIS_MNEMONIC_DAS:
+		emit_plain(d, sc_das);
 		break;
-		CASE(AAM) : emit_imm(d, sc_aam, false);
+	case ZYDIS_MNEMONIC_AAM:
+		emit_imm(d, sc_aam, false);
 		break;
-		CASE(AAD) : emit_imm(d, sc_aad, false);
+	case ZYDIS_MNEMONIC_AAD:
+		emit_imm(d, sc_aad, false);
 		break;
-		CASE(BOUND) : add(d, reg_rm(d), sc_bound);
+	case ZYDIS_MNEMONIC_BOUND:
+		add(d, reg_rm(d), sc_bound);
 		break;
-		CASE(ARPL) :
-		{
-			struct uop u = new_uop(d);
+	case ZYDIS_MNEMONIC_ARPL: {
+		struct uop u = new_uop(d);
 
-			set_rm(d, &u, &d->op[0]);
-			u.reg = gpr_offset(d->op[1].reg.value);
-			add(d, u, sc_arpl);
-			break;
-		}
+		set_rm(d, &u, &d->op[0]);
+		u.reg = gpr_offset(d->op[1].reg.value);
+		add(d, u, sc_arpl);
+		break;
+	}
 	default:
 		return false;
 	}
@@ -935,76 +1000,108 @@ static bool emit_flow(struct decoder *d)
 	unsigned size = d->in.operand_width / 8;
 
 	switch (d->in.mnemonic) {
-		CASE(PUSH) : emit_push(d);
+	case ZYDIS_MNEMONIC_PUSH:
+		emit_push(d);
 		break;
-		CASE(POP) : emit_pop(d);
+	case ZYDIS_MNEMONIC_POP:
+		emit_pop(d);
 		break;
-		CASE(PUSHA) : emit_sized(d, sc_pusha, 2);
+	case ZYDIS_MNEMONIC_PUSHA:
+		emit_sized(d, sc_pusha, 2);
 		break;
-		CASE(PUSHAD) : emit_sized(d, sc_pusha, 4);
+	case ZYDIS_MNEMONIC_PUSHAD:
+		emit_sized(d, sc_pusha, 4);
 		break;
-		CASE(POPA) : emit_sized(d, sc_popa, 2);
+	case ZYDIS_MNEMONIC_POPA:
+		emit_sized(d, sc_popa, 2);
 		break;
-		CASE(POPAD) : emit_sized(d, sc_popa, 4);
+	case ZYDIS_MNEMONIC_POPAD:
+		emit_sized(d, sc_popa, 4);
 		break;
-		CASE(PUSHF) : emit_sized(d, sc_pushf, 2);
+	case ZYDIS_MNEMONIC_PUSHF:
+		emit_sized(d, sc_pushf, 2);
 		break;
-		CASE(PUSHFD) : emit_sized(d, sc_pushf, 4);
+	case ZYDIS_MNEMONIC_PUSHFD:
+		emit_sized(d, sc_pushf, 4);
 		break;
-		CASE(PUSHFQ) : emit_sized(d, sc_pushf, 8);
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		emit_sized(d, sc_pushf, 8);
 		break;
-		CASE(POPF) : emit_sized_end(d, sc_popf, 2);
+	case ZYDIS_MNEMONIC_POPF:
+		emit_sized_end(d, sc_popf, 2);
 		break;
-		CASE(POPFD) : emit_sized_end(d, sc_popf, 4);
+	case ZYDIS_MNEMONIC_POPFD:
+		emit_sized_end(d, sc_popf, 4);
 		break;
-		CASE(POPFQ) : emit_sized_end(d, sc_popf, 8);
+	case ZYDIS_MNEMONIC_POPFQ:
+		emit_sized_end(d, sc_popf, 8);
 		break;
-		CASE(LEAVE) : if (d->c->mode == MODE_64 && size == 8) emit_plain(d, sc_leave64);
-		else emit_sized(d, sc_leave, size);
+	case ZYDIS_MNEMONIC_LEAVE:
+		if (d->c->mode == MODE_64 && size == 8)
+			emit_plain(d, sc_leave64);
+		else
+			emit_sized(d, sc_leave, size);
 		break;
-		CASE(ENTER) : emit_enter(d);
+	case ZYDIS_MNEMONIC_ENTER:
+		emit_enter(d);
 		break;
-		CASE(JMP) : emit_jump(d, false);
+	case ZYDIS_MNEMONIC_JMP:
+		emit_jump(d, false);
 		break;
-		CASE(CALL) : emit_jump(d, true);
+	case ZYDIS_MNEMONIC_CALL:
+		emit_jump(d, true);
 		break;
-		CASE(RET) : emit_ret(d);
+	case ZYDIS_MNEMONIC_RET:
+		emit_ret(d);
 		break;
-		CASE(LOOP) : emit_loop(d, 0);
+	case ZYDIS_MNEMONIC_LOOP:
+		emit_loop(d, 0);
 		break;
-		CASE(LOOPE) : emit_loop(d, 1);
+	case ZYDIS_MNEMONIC_LOOPE:
+		emit_loop(d, 1);
 		break;
-		CASE(LOOPNE) : emit_loop(d, 2);
+	case ZYDIS_MNEMONIC_LOOPNE:
+		emit_loop(d, 2);
 		break;
-		CASE(JCXZ) : CASE(JECXZ) : CASE(JRCXZ) : emit_loop(d, 3);
+	case ZYDIS_MNEMONIC_JCXZ:
+	case ZYDIS_MNEMONIC_JECXZ:
+	case ZYDIS_MNEMONIC_JRCXZ:
+		emit_loop(d, 3);
 		break;
-		CASE(INT) : emit_imm(d, sc_int, true);
+	case ZYDIS_MNEMONIC_INT:
+		emit_imm(d, sc_int, true);
 		break;
-		CASE(INT3) : emit_plain_end(d, sc_int3);
+	case ZYDIS_MNEMONIC_INT3:
+		emit_plain_end(d, sc_int3);
 		break;
-		CASE(INT1) : emit_plain_end(d, sc_int1);
+	case ZYDIS_MNEMONIC_INT1:
+		emit_plain_end(d, sc_int1);
 		break;
-		CASE(INTO) : emit_plain(d, sc_into);
+	case ZYDIS_MNEMONIC_INTO:
+		emit_plain(d, sc_into);
 		break;
-		CASE(IRET) : emit_sized_end(d, sc_iret_uop, 2);
+	case ZYDIS_MNEMONIC_IRET:
+		emit_sized_end(d, sc_iret_uop, 2);
 		break;
-		CASE(IRETD) : emit_sized_end(d, sc_iret_uop, 4);
+	case ZYDIS_MNEMONIC_IRETD:
+		emit_sized_end(d, sc_iret_uop, 4);
 		break;
-		CASE(IRETQ) : emit_sized_end(d, sc_iret_uop, 8);
+	case ZYDIS_MNEMONIC_IRETQ:
+		emit_sized_end(d, sc_iret_uop, 8);
 		break;
-		CASE(SYSCALL) : emit_plain_end(d, sc_syscall);
+	case ZYDIS_MNEMONIC_SYSCALL:
+		emit_plain_end(d, sc_syscall);
 		break;
-		CASE(SYSRET)
-		    : emit_sized_end(
-			  d, sc_sysret,
-			  d->in.attributes & ZYDIS_ATTRIB_HAS_REX && d->in.raw.rex.W ? 8 : 4);
+	case ZYDIS_MNEMONIC_SYSRET:
+		emit_sized_end(d, sc_sysret,
+			       d->in.attributes & ZYDIS_ATTRIB_HAS_REX && d->in.raw.rex.W ? 8 : 4);
 		break;
-		CASE(SYSENTER) : emit_plain_end(d, sc_sysenter);
+	case ZYDIS_MNEMONIC_SYSENTER:
+		emit_plain_end(d, sc_sysenter);
 		break;
-		CASE(SYSEXIT)
-		    : emit_sized_end(
-			  d, sc_sysexit,
-			  d->in.attributes & ZYDIS_ATTRIB_HAS_REX && d->in.raw.rex.W ? 8 : 4);
+	case ZYDIS_MNEMONIC_SYSEXIT:
+		emit_sized_end(d, sc_sysexit,
+			       d->in.attributes & ZYDIS_ATTRIB_HAS_REX && d->in.raw.rex.W ? 8 : 4);
 		break;
 	default:
 		return false;
@@ -1013,17 +1110,21 @@ static bool emit_flow(struct decoder *d)
 }
 
 #define STRING_CASES(name, op)                                                                     \
-	CASE(name##B) : emit_string(d, op, 1);                                                     \
-	break;                                                                                     \
-	CASE(name##W) : emit_string(d, op, 2);                                                     \
-	break;                                                                                     \
-	CASE(name##D) : emit_string(d, op, 4);                                                     \
-	break
+	case ZYDIS_MNEMONIC_##name##B:                                                             \
+		emit_string(d, op, 1);                                                             \
+		break;                                                                             \
+	case ZYDIS_MNEMONIC_##name##W:                                                             \
+		emit_string(d, op, 2);                                                             \
+		break;                                                                             \
+	case ZYDIS_MNEMONIC_##name##D:                                                             \
+		emit_string(d, op, 4);                                                             \
+		break
 
 #define STRING_CASES_64(name, op)                                                                  \
 	STRING_CASES(name, op);                                                                    \
-	CASE(name##Q) : emit_string(d, op, 8);                                                     \
-	break
+	case ZYDIS_MNEMONIC_##name##Q:                                                             \
+		emit_string(d, op, 8);                                                             \
+		break
 
 static bool emit_string_insn(struct decoder *d)
 {
@@ -1047,103 +1148,151 @@ static bool emit_string_insn(struct decoder *d)
 static bool emit_system(struct decoder *d)
 {
 	switch (d->in.mnemonic) {
-		CASE(NOP)
-		    : CASE(ENDBR32)
-		    : CASE(ENDBR64)
-		    : CASE(PREFETCH)
-		    : CASE(PREFETCHW)
-		    : CASE(PREFETCHT0)
-		    : CASE(PREFETCHT1)
-		    : CASE(PREFETCHT2)
-		    : CASE(PREFETCHNTA) : CASE(PREFETCHWT1) : emit_plain(d, sc_nop);
+	case ZYDIS_MNEMONIC_NOP:
+	case ZYDIS_MNEMONIC_ENDBR32:
+	case ZYDIS_MNEMONIC_ENDBR64:
+	case ZYDIS_MNEMONIC_PREFETCH:
+	case ZYDIS_MNEMONIC_PREFETCHW:
+	case ZYDIS_MNEMONIC_PREFETCHT0:
+	case ZYDIS_MNEMONIC_PREFETCHT1:
+	case ZYDIS_MNEMONIC_PREFETCHT2:
+	case ZYDIS_MNEMONIC_PREFETCHNTA:
+	case ZYDIS_MNEMONIC_PREFETCHWT1:
+		emit_plain(d, sc_nop);
 		break;
-		CASE(PAUSE) : emit_plain(d, sc_pause);
+	case ZYDIS_MNEMONIC_PAUSE:
+		emit_plain(d, sc_pause);
 		break;
-		CASE(LFENCE) : CASE(SFENCE) : emit_plain(d, sc_nop);
+	case ZYDIS_MNEMONIC_LFENCE:
+	case ZYDIS_MNEMONIC_SFENCE:
+		emit_plain(d, sc_nop);
 		break;
-		CASE(MFENCE) : emit_plain(d, sc_fence);
+	case ZYDIS_MNEMONIC_MFENCE:
+		emit_plain(d, sc_fence);
 		break;
-		CASE(CLI) : emit_plain(d, sc_cli);
+	case ZYDIS_MNEMONIC_CLI:
+		emit_plain(d, sc_cli);
 		break;
-		CASE(STI) : emit_plain(d, sc_sti);
+	case ZYDIS_MNEMONIC_STI:
+		emit_plain(d, sc_sti);
 		break;
-		CASE(HLT) : emit_plain_end(d, sc_hlt);
+	case ZYDIS_MNEMONIC_HLT:
+		emit_plain_end(d, sc_hlt);
 		break;
-		CASE(IN) : emit_io(d, false);
+	case ZYDIS_MNEMONIC_IN:
+		emit_io(d, false);
 		break;
-		CASE(OUT) : emit_io(d, true);
+	case ZYDIS_MNEMONIC_OUT:
+		emit_io(d, true);
 		break;
-		CASE(CPUID) : emit_plain_end(d, sc_cpuid_uop);
+	case ZYDIS_MNEMONIC_CPUID:
+		emit_plain_end(d, sc_cpuid_uop);
 		break;
-		CASE(RDTSC) : emit_plain(d, sc_rdtsc);
+	case ZYDIS_MNEMONIC_RDTSC:
+		emit_plain(d, sc_rdtsc);
 		break;
-		CASE(RDTSCP) : emit_if(d, PROFILE_81_EDX, 27, sc_rdtscp);
+	case ZYDIS_MNEMONIC_RDTSCP:
+		emit_if(d, PROFILE_81_EDX, 27, sc_rdtscp);
 		break;
-		CASE(RDPMC) : emit_plain(d, sc_rdpmc);
+	case ZYDIS_MNEMONIC_RDPMC:
+		emit_plain(d, sc_rdpmc);
 		break;
-		CASE(RDMSR) : emit_plain_end(d, sc_rdmsr);
+	case ZYDIS_MNEMONIC_RDMSR:
+		emit_plain_end(d, sc_rdmsr);
 		break;
-		CASE(WRMSR) : emit_plain_end(d, sc_wrmsr);
+	case ZYDIS_MNEMONIC_WRMSR:
+		emit_plain_end(d, sc_wrmsr);
 		break;
-		CASE(RDRAND) : emit_if(d, PROFILE_1_ECX, 30, sc_rdrand);
+	case ZYDIS_MNEMONIC_RDRAND:
+		emit_if(d, PROFILE_1_ECX, 30, sc_rdrand);
 		break;
-		CASE(CLTS) : emit_plain(d, sc_clts);
+	case ZYDIS_MNEMONIC_CLTS:
+		emit_plain(d, sc_clts);
 		break;
-		CASE(SMSW) : emit_rm(d, sc_smsw, false);
+	case ZYDIS_MNEMONIC_SMSW:
+		emit_rm(d, sc_smsw, false);
 		break;
-		CASE(LMSW) : emit_rm(d, sc_lmsw, true);
+	case ZYDIS_MNEMONIC_LMSW:
+		emit_rm(d, sc_lmsw, true);
 		break;
-		CASE(LGDT) : emit_rm(d, sc_lgdt, true);
+	case ZYDIS_MNEMONIC_LGDT:
+		emit_rm(d, sc_lgdt, true);
 		break;
-		CASE(LIDT) : emit_rm(d, sc_lidt, true);
+	case ZYDIS_MNEMONIC_LIDT:
+		emit_rm(d, sc_lidt, true);
 		break;
-		CASE(SGDT) : emit_rm(d, sc_sgdt, false);
+	case ZYDIS_MNEMONIC_SGDT:
+		emit_rm(d, sc_sgdt, false);
 		break;
-		CASE(SIDT) : emit_rm(d, sc_sidt, false);
+	case ZYDIS_MNEMONIC_SIDT:
+		emit_rm(d, sc_sidt, false);
 		break;
-		CASE(LLDT) : emit_rm(d, sc_lldt, false);
+	case ZYDIS_MNEMONIC_LLDT:
+		emit_rm(d, sc_lldt, false);
 		break;
-		CASE(LTR) : emit_rm(d, sc_ltr, false);
+	case ZYDIS_MNEMONIC_LTR:
+		emit_rm(d, sc_ltr, false);
 		break;
-		CASE(SLDT) : emit_rm(d, sc_sldt, false);
+	case ZYDIS_MNEMONIC_SLDT:
+		emit_rm(d, sc_sldt, false);
 		break;
-		CASE(STR) : emit_rm(d, sc_str, false);
+	case ZYDIS_MNEMONIC_STR:
+		emit_rm(d, sc_str, false);
 		break;
-		CASE(LAR) : add(d, reg_rm(d), sc_lar);
+	case ZYDIS_MNEMONIC_LAR:
+		add(d, reg_rm(d), sc_lar);
 		break;
-		CASE(LSL) : add(d, reg_rm(d), sc_lsl);
+	case ZYDIS_MNEMONIC_LSL:
+		add(d, reg_rm(d), sc_lsl);
 		break;
-		CASE(VERR) : emit_rm(d, sc_verr, false);
+	case ZYDIS_MNEMONIC_VERR:
+		emit_rm(d, sc_verr, false);
 		break;
-		CASE(VERW) : emit_rm(d, sc_verw, false);
+	case ZYDIS_MNEMONIC_VERW:
+		emit_rm(d, sc_verw, false);
 		break;
-		CASE(INVLPG) : emit_rm(d, sc_invlpg, true);
+	case ZYDIS_MNEMONIC_INVLPG:
+		emit_rm(d, sc_invlpg, true);
 		break;
-		CASE(INVD) : CASE(WBINVD) : emit_plain(d, sc_invd);
+	case ZYDIS_MNEMONIC_INVD:
+	case ZYDIS_MNEMONIC_WBINVD:
+		emit_plain(d, sc_invd);
 		break;
-		CASE(CLFLUSH) : emit_rm(d, sc_clflush, false);
+	case ZYDIS_MNEMONIC_CLFLUSH:
+		emit_rm(d, sc_clflush, false);
 		break;
-		CASE(SWAPGS) : d->c->mode == MODE_64 ? emit_plain(d, sc_swapgs) : add_ud(d);
+	case ZYDIS_MNEMONIC_SWAPGS:
+		d->c->mode == MODE_64 ? emit_plain(d, sc_swapgs) : add_ud(d);
 		break;
-		CASE(RDFSBASE) : emit_fsgsbase(d, sc_rdfsgsbase, PART_FS);
+	case ZYDIS_MNEMONIC_RDFSBASE:
+		emit_fsgsbase(d, sc_rdfsgsbase, PART_FS);
 		break;
-		CASE(RDGSBASE) : emit_fsgsbase(d, sc_rdfsgsbase, PART_GS);
+	case ZYDIS_MNEMONIC_RDGSBASE:
+		emit_fsgsbase(d, sc_rdfsgsbase, PART_GS);
 		break;
-		CASE(WRFSBASE) : emit_fsgsbase(d, sc_wrfsgsbase, PART_FS);
+	case ZYDIS_MNEMONIC_WRFSBASE:
+		emit_fsgsbase(d, sc_wrfsgsbase, PART_FS);
 		break;
-		CASE(WRGSBASE) : emit_fsgsbase(d, sc_wrfsgsbase, PART_GS);
+	case ZYDIS_MNEMONIC_WRGSBASE:
+		emit_fsgsbase(d, sc_wrfsgsbase, PART_GS);
 		break;
-		CASE(LDS) : emit_far_load(d, PART_DS);
+	case ZYDIS_MNEMONIC_LDS:
+		emit_far_load(d, PART_DS);
 		break;
-		CASE(LES) : emit_far_load(d, PART_ES);
+	case ZYDIS_MNEMONIC_LES:
+		emit_far_load(d, PART_ES);
 		break;
-		CASE(LSS) : emit_far_load(d, PART_SS);
+	case ZYDIS_MNEMONIC_LSS:
+		emit_far_load(d, PART_SS);
 		break;
-		CASE(LFS) : emit_far_load(d, PART_FS);
+	case ZYDIS_MNEMONIC_LFS:
+		emit_far_load(d, PART_FS);
 		break;
-		CASE(LGS) : emit_far_load(d, PART_GS);
+	case ZYDIS_MNEMONIC_LGS:
+		emit_far_load(d, PART_GS);
 		break;
-		CASE(VMCALL) : emit_plain_end(d, sc_hypercall);
+	case ZYDIS_MNEMONIC_VMCALL:
+		emit_plain_end(d, sc_hypercall);
 		break;
 	default:
 		return false;

@@ -15,7 +15,7 @@ static struct block *end_block(struct vp *c, struct uop *u)
 
 struct block *sc_block_end(struct vp *c, struct uop *u)
 {
-	if (c->mode == MODE_64)
+	if (likely(c->mode == MODE_64) || c->flat)
 		return sc_goto(c, 0, RIP(c) + u->off);
 	RIP(c) += u->off;
 	return NULL;
@@ -411,9 +411,9 @@ SLOW_HANDLER(jmp64_m_slow)
 struct block *sc_jmp64_m(struct vp *c, struct uop *u)
 {
 	struct block *next;
-	uint64_t target;
+	uint64_t target, va;
 
-	if (unlikely(u->ea) || unlikely(!sc_fast_load64(c, sc_fast_ea(c, u), &target)))
+	if (unlikely(!sc_fast_ea(c, u, &va)) || unlikely(!sc_fast_load64(c, va, &target)))
 		return jmp64_m_slow(c, u);
 	next = sc_jcache_find(c, target);
 	if (unlikely(!next))
@@ -486,7 +486,7 @@ struct block *sc_call(struct vp *c, struct uop *u)
 	uint64_t target = checked_target(c, u, next + (uint64_t)(int64_t)u->imm);
 
 	push(c, u, next, u->size);
-	return sc_goto_indirect(c, target);
+	return c->flat ? sc_goto(c, 1, target) : sc_goto_indirect(c, target);
 }
 
 struct block *sc_ret(struct vp *c, struct uop *u)

@@ -69,10 +69,17 @@ SC_ACCESS(64)
  */
 #define SLOW_HANDLER(name) static SC_COLD struct block *name(struct vp *c, struct uop *u)
 
-static inline uint64_t sc_fast_ea(struct vp *c, struct uop *u)
+static inline bool sc_fast_ea(struct vp *c, struct uop *u, uint64_t *ret)
 {
-	return REG64(c, u->base) + (REG64(c, u->index) << u->scale) + (uint64_t)u->disp +
-	       c->segbase[u->seg];
+	uint64_t off = REG64(c, u->base) + (REG64(c, u->index) << u->scale) + (uint64_t)u->disp;
+
+	if (unlikely(u->ea)) {
+		if (u->ea != EA_A32)
+			return false;
+		off &= UINT32_MAX;
+	}
+	*ret = off + c->segbase[u->seg];
+	return true;
 }
 
 #define SC_FAST_LOAD(N)                                                                            \
@@ -121,8 +128,9 @@ static inline uint8_t *sc_fast_write(struct vp *c, uint64_t va, unsigned size, u
 	HANDLER(name)                                                                              \
 	{                                                                                          \
 		uint##N##_t v;                                                                     \
+		uint64_t va;                                                                       \
                                                                                                    \
-		if (unlikely(u->ea) || unlikely(!sc_fast_load##N(c, sc_fast_ea(c, u), &v)))        \
+		if (unlikely(!sc_fast_ea(c, u, &va)) || unlikely(!sc_fast_load##N(c, va, &v)))     \
 			return name##_slow(c, u);                                                  \
 		body;                                                                              \
 		end;                                                                               \
@@ -137,10 +145,11 @@ static inline uint8_t *sc_fast_write(struct vp *c, uint64_t va, unsigned size, u
 	HANDLER(name)                                                                              \
 	{                                                                                          \
 		uint8_t *flags, *p;                                                                \
+		uint64_t va;                                                                       \
                                                                                                    \
-		if (unlikely(u->ea))                                                               \
+		if (unlikely(!sc_fast_ea(c, u, &va)))                                              \
 			return name##_slow(c, u);                                                  \
-		p = sc_fast_write(c, sc_fast_ea(c, u), N / 8, &flags);                             \
+		p = sc_fast_write(c, va, N / 8, &flags);                                           \
 		if (unlikely(!p))                                                                  \
 			return name##_slow(c, u);                                                  \
 		HOST(N, p) = (value);                                                              \
@@ -160,10 +169,11 @@ static inline uint8_t *sc_fast_write(struct vp *c, uint64_t va, unsigned size, u
 	HANDLER(name)                                                                              \
 	{                                                                                          \
 		uint8_t *flags, *p;                                                                \
+		uint64_t va;                                                                       \
                                                                                                    \
-		if (unlikely(u->ea))                                                               \
+		if (unlikely(!sc_fast_ea(c, u, &va)))                                              \
 			return name##_slow(c, u);                                                  \
-		p = sc_fast_write(c, sc_fast_ea(c, u), N / 8, &flags);                             \
+		p = sc_fast_write(c, va, N / 8, &flags);                                           \
 		if (unlikely(!p))                                                                  \
 			return name##_slow(c, u);                                                  \
 		body;                                                                              \
@@ -336,12 +346,13 @@ static inline bool sc_xtlb_maps(struct vp *c, uint64_t va, const struct block *b
 	       (x->gpa_attr ^ b->gpa) < MEM_PAGE_SIZE;
 }
 
-/* To target by a direct branch of the current block. 64-bit mode only. */
+/* To target by a direct branch of the current block, in 64-bit mode or flat 32-bit code. */
 static inline struct block *sc_goto(struct vp *c, unsigned which, uint64_t target)
 {
 	uint64_t from = RIP(c);
 	struct block *n = c->blk->chain[which];
 
+	target &= c->rip_mask;
 	RIP(c) = target;
 	if (likely(n && n->live)) {
 		if (likely((from ^ target) < MEM_PAGE_SIZE) || sc_xtlb_maps(c, target, n))

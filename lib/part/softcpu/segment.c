@@ -12,6 +12,24 @@ void sc_set_cpl(struct vp *c, unsigned cpl)
 	sc_mmu_cpl_changed(c);
 }
 
+static bool spans_all(const struct part_segment *s, unsigned type_bits)
+{
+	unsigned mask = SEG_P | SEG_S | SEG_DB | SEG_CODE | SEG_RW;
+
+	if (!(type_bits & SEG_CODE))
+		mask |= SEG_DOWN;
+	return s->base == 0 && s->limit == UINT32_MAX &&
+	       (s->attributes & mask) == (SEG_P | SEG_S | SEG_DB | type_bits);
+}
+
+static bool is_flat(const struct vp *c)
+{
+	return c->mode == MODE_32 && (c->cr0 & CR0_PE) &&
+	       spans_all(&c->seg[PART_CS], SEG_CODE | SEG_RW) &&
+	       spans_all(&c->seg[PART_DS], SEG_RW) && spans_all(&c->seg[PART_ES], SEG_RW) &&
+	       spans_all(&c->seg[PART_SS], SEG_RW);
+}
+
 void sc_segs_changed(struct vp *c)
 {
 	unsigned cs = c->seg[PART_CS].attributes;
@@ -28,6 +46,8 @@ void sc_segs_changed(struct vp *c)
 		c->stack_mask = UINT64_MAX;
 	else
 		c->stack_mask = c->seg[PART_SS].attributes & SEG_DB ? UINT32_MAX : 0xffff;
+	c->flat = is_flat(c);
+	c->rip_mask = c->mode == MODE_64 ? UINT64_MAX : UINT32_MAX;
 }
 
 /* ---- descriptors ---- */

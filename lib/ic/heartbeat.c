@@ -62,6 +62,5 @@ int ic_heartbeat_init(struct ic *ic, struct error *err)
 
 void ic_heartbeat_done(struct ic *ic)
 {
-	if (ic->heartbeat.timer)
-		loop_timer_free(ic->heartbeat.timer);
+	loop_timer_free(ic->heartbeat.timer);
 }

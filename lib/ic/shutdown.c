@@ -97,6 +97,5 @@ int ic_shutdown_init(struct ic *ic, struct error *err)
 
 void ic_shutdown_done(struct ic *ic)
 {
-	if (ic->shutdown.timer)
-		loop_timer_free(ic->shutdown.timer);
+	loop_timer_free(ic->shutdown.timer);
 }

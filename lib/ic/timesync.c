@@ -117,6 +117,5 @@ int ic_time_init(struct ic *ic, struct error *err)
 
 void ic_time_done(struct ic *ic)
 {
-	if (ic->time.timer)
-		loop_timer_free(ic->time.timer);
+	loop_timer_free(ic->time.timer);
 }

@@ -1,6 +1,7 @@
 /* The partition's life cycle and its dispatch to the backend; see part-impl.h for the contract. */
 #include "part/part-impl.h"
 
+#include "base/host.h"
 #include "part/kvm/kvm.h"
 #include "part/softcpu/softcpu.h"
 
@@ -16,7 +17,7 @@ const char *part_backend_name(enum part_backend backend)
 enum part_backend part_backend_detect(int kvm_fd, char *reason, size_t reason_size)
 {
 	char why[256];
-	bool usable = kvm_usable(kvm_fd, why, sizeof(why));
+	bool usable = host_kvm_usable(kvm_fd, why, sizeof(why));
 
 	if (reason && reason_size)
 		snprintf(reason, reason_size, "%s", why);
@@ -28,7 +29,7 @@ static const struct part_backend_ops *backend_ops(enum part_backend backend, int
 {
 	char why[256];
 
-	if (backend != PART_SOFT && kvm_usable(kvm_fd, why, sizeof(why)))
+	if (backend != PART_SOFT && host_kvm_usable(kvm_fd, why, sizeof(why)))
 		return &kvm_backend_ops;
 	if (backend == PART_KVM) {
 		error_set(err, ERR_UNSUPPORTED, "%s", why);

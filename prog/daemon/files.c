@@ -1,7 +1,7 @@
 #include "files.h"
 
+#include "base/host.h"
 #include "base/macros.h"
-#include "host.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -167,19 +167,20 @@ static int add_boot(struct vm *vm, struct files *files, struct error *err)
 	return 0;
 }
 
-/* Whether KVM can run guests here is the worker's to say, with the reason; it can't open the
- * device. */
+/* With "auto" the worker chooses, and says why; it can't open the device itself. */
 static int add_kvm(struct vm *vm, struct files *files, struct error *err)
 {
+	char reason[256];
 	int fd;
 
 	if (vm->config->backend == CONFIG_BACKEND_SOFT)
 		return 0;
+	if (vm->config->backend == CONFIG_BACKEND_KVM &&
+	    !host_kvm_usable(-1, reason, sizeof(reason)))
+		return error_set(err, ERR_UNSUPPORTED, "the backend kvm is not there: %s", reason);
 	fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (fd >= 0)
 		files_add(files, "kvm", NULL, -1, fd);
-	else if (vm->config->backend == CONFIG_BACKEND_KVM)
-		return error_set_errno(err, errno, "the backend kvm is not there: /dev/kvm");
 	return 0;
 }
 

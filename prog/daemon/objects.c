@@ -1,7 +1,7 @@
 #include "objects.h"
 
+#include "base/host.h"
 #include "base/macros.h"
-#include "host.h"
 #include "run.h"
 
 #include <ctype.h>
@@ -254,13 +254,11 @@ json_t *object_memory(const struct vm *vm)
 json_t *object_host(const struct daemon *daemon)
 {
 	const unsigned char *m = daemon->mac_prefix;
-	char reason[200] = "KVM is there", first[13], last[13];
-	int kvm = host_open_kvm(reason, sizeof(reason));
+	char reason[200], first[13], last[13];
+	bool kvm = host_kvm_usable(-1, reason, sizeof(reason));
 	json_t *object = json_object();
 	struct utsname names;
 
-	if (kvm >= 0)
-		close(kvm);
 	uname(&names);
 	snprintf(first, sizeof(first), "%02X%02X%02X%02X%02X00", m[0], m[1], m[2], m[3], m[4]);
 	snprintf(last, sizeof(last), "%02X%02X%02X%02X%02XFF", m[0], m[1], m[2], m[3], m[4]);
@@ -268,7 +266,7 @@ json_t *object_host(const struct daemon *daemon)
 	json_object_set_new(object, "LogicalProcessorCount", json_integer(host_processors()));
 	json_object_set_new(object, "MemoryCapacity",
 			    json_integer((json_int_t)host_memory_bytes()));
-	put_text(object, "Backend", kvm >= 0 ? "kvm" : "soft");
+	put_text(object, "Backend", kvm ? "kvm" : "soft");
 	put_text(object, "BackendReason", reason);
 	put_text(object, "Version", OYAKO_VERSION);
 	put_text(object, "VirtualMachinePath", daemon->paths.state);

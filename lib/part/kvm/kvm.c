@@ -4,7 +4,6 @@
 #include "base/log.h"
 #include "base/macros.h"
 
-#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -30,69 +29,6 @@ int kvm_ioctl(int fd, unsigned long request, void *arg)
 		rc = ioctl(fd, request, arg);
 	while (rc < 0 && errno == EINTR);
 	return rc;
-}
-
-/* ---- can this host do it? ---- */
-
-static bool cpuid_has_virtualization(const char **ret_name)
-{
-	uint32_t eax, ebx, ecx, edx;
-	bool vmx = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && ecx & BIT(5);
-	bool svm = __get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx) && ecx & BIT(2);
-
-	*ret_name = vmx ? "VT-x (vmx)" : "SVM (svm)";
-	return vmx || svm;
-}
-
-/* Looks for the words vmx and svm in the first flags line: the kernel takes them out if it can't
- * use them. Without /proc (in a sandbox) the processor itself is asked. */
-static bool host_has_virtualization(const char **ret_name)
-{
-	FILE *f = fopen("/proc/cpuinfo", "re");
-	AUTO_FREE char *line = NULL;
-	size_t size = 0;
-	bool found = false;
-
-	if (!f)
-		return cpuid_has_virtualization(ret_name);
-	while (!found && getline(&line, &size, f) > 0) {
-		if (strncmp(line, "flags", 5) != 0)
-			continue;
-		for (char *rest, *word = strtok_r(line, " \t\n", &rest); word && !found;
-		     word = strtok_r(NULL, " \t\n", &rest)) {
-			found = strcmp(word, "vmx") == 0 || strcmp(word, "svm") == 0;
-			*ret_name = word[0] == 'v' ? "VT-x (vmx)" : "SVM (svm)";
-		}
-		break;
-	}
-	fclose(f);
-	return found;
-}
-
-bool kvm_usable(int fd, char *reason, size_t reason_size)
-{
-	AUTO_CLOSE int own = fd > 0 ? -1 : open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	const char *name = "";
-	int version;
-
-	if (fd <= 0 && own < 0) {
-		snprintf(reason, reason_size, "/dev/kvm does not open: %s", strerror(errno));
-		return false;
-	}
-	version = ioctl(fd > 0 ? fd : own, KVM_GET_API_VERSION, 0);
-	if (version != KVM_API_VERSION) {
-		snprintf(reason, reason_size, "/dev/kvm answers API version %d: %d is needed",
-			 version, KVM_API_VERSION);
-		return false;
-	}
-	/* Paravirtual KVM in some cloud sandboxes opens, too, but runs no stock kernel. */
-	if (!host_has_virtualization(&name)) {
-		snprintf(reason, reason_size,
-			 "/dev/kvm opens, but the processor has neither VT-x (vmx) nor SVM (svm)");
-		return false;
-	}
-	snprintf(reason, reason_size, "/dev/kvm opens, and the processor has %s", name);
-	return true;
 }
 
 bool kvm_has(const struct kvm_part *kvm, int cap)

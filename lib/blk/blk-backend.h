@@ -20,6 +20,9 @@ struct blk_ops {
 	/* May be NULL. */
 	void (*plug)(struct blk *blk);
 	void (*unplug)(struct blk *blk);
+	/* Nothing is in flight. Makes the disk so large that info.size_bytes is the new size. May
+	 * be NULL: the format can't. */
+	int (*grow)(struct blk *blk, uint64_t size_bytes, struct error *err);
 	/* Completes req later, on the loop, with req->result. */
 	void (*defer)(struct blk *blk, struct blk_request *req);
 };

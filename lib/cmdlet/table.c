@@ -124,6 +124,18 @@ static const struct cmdlet_output hard_disk_output = {
 	    END_COLUMNS },
 };
 
+static const struct cmdlet_output controller_output = {
+	"VMScsiController",
+	(const struct cmdlet_column[]){
+	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    { "ControllerNumber", "ControllerNumber", CMDLET_SHOW_TEXT },
+	    { "Drives", "Drives", CMDLET_SHOW_TEXT },
+	    { "Name", NULL, CMDLET_SHOW_TEXT },
+	    { "Id", NULL, CMDLET_SHOW_TEXT },
+	    { "VMId", NULL, CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
+};
+
 static const struct cmdlet_output dvd_output = {
 	"DvdDrive",
 	(const struct cmdlet_column[]){
@@ -667,6 +679,84 @@ static const struct cmdlet_example remove_disk_examples[] = {
 	END_EXAMPLES,
 };
 
+#define TO_CONTROLLER_NUMBER                                                                       \
+	{                                                                                          \
+		.name = "ToControllerNumber", .type = CMDLET_INTEGER, .min = 0, .max = 3,          \
+		.help = "Moves it to this controller."                                             \
+	}
+#define TO_CONTROLLER_LOCATION                                                                     \
+	{                                                                                          \
+		.name = "ToControllerLocation", .type = CMDLET_INTEGER, .min = 0, .max = 63,       \
+		.help = "Moves it to this location."                                               \
+	}
+#define UNVERIFIED_PATHS                                                                           \
+	{                                                                                          \
+		.name = "AllowUnverifiedPaths", .type = CMDLET_SWITCH,                             \
+		.help = "Does not check that the file is there."                                   \
+	}
+
+static const struct cmdlet_param set_disk_params[] = {
+	ONE_VM,
+	CONTROLLER_TYPE,
+	CONTROLLER_NUMBER(0),
+	CONTROLLER_LOCATION(0),
+	{ .name = "Path",
+	  .type = CMDLET_FILE,
+	  .position = 5,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Disk file to attach in place of the present one." },
+	{ .name = "ToControllerType",
+	  .type = CMDLET_ENUM,
+	  .values = "SCSI IDE",
+	  .help = "Kind of controller to move to. IDE is not there yet." },
+	TO_CONTROLLER_NUMBER,
+	TO_CONTROLLER_LOCATION,
+	{ .name = "SizeBytes",
+	  .type = CMDLET_SIZE,
+	  .flags = CMDLET_OURS,
+	  .min = 1,
+	  .max = INT64_MAX,
+	  .help = "Makes the disk of a running virtual machine larger; raw disk files only." },
+	{ .name = "MaximumIOPS",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "MinimumIOPS",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	UNVERIFIED_PATHS,
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example set_disk_examples[] = {
+	{ "set-vmharddiskdrive -VMName web -ControllerLocation 1 -Path data2.vhdx",
+	  "Takes the disk at location 1 away and attaches another one there." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param controller_params[] = { VM_BY_VMNAME, PASSTHRU, COMPUTER_NAME,
+							 END_PARAMS };
+static const struct cmdlet_param get_controller_params[] = { VM_BY_VMNAME, CONTROLLER_NUMBER(0),
+							     COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param remove_controller_params[] = {
+	VM_BY_VMNAME, CONTROLLER_NUMBER(CMDLET_MANDATORY), PASSTHRU, COMPUTER_NAME, END_PARAMS,
+};
+static const struct cmdlet_example add_controller_examples[] = {
+	{ "add-vmscsicontroller web", "One more, four at most." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example get_controller_examples[] = {
+	{ "get-vmscsicontroller web -ControllerNumber 0", "The first one with its drives." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example remove_controller_examples[] = {
+	{ "remove-vmscsicontroller web -ControllerNumber 1",
+	  "The second one with its drives; the files stay." },
+	END_EXAMPLES,
+};
+
 static const struct cmdlet_param add_dvd_params[] = {
 	VM_BY_VMNAME,
 	CONTROLLER_NUMBER(0),
@@ -705,6 +795,9 @@ static const struct cmdlet_param set_dvd_params[] = {
 	  .position = 4,
 	  .offer = CMDLET_OFFER_FILE,
 	  .help = "ISO file to insert; '' ejects." },
+	TO_CONTROLLER_NUMBER,
+	TO_CONTROLLER_LOCATION,
+	UNVERIFIED_PATHS,
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -1107,7 +1200,9 @@ const struct cmdlet cmdlet_table[] = {
 	  .output_if_passthru = true },
 	{ .name = "Add-VMHardDiskDrive",
 	  .synopsis = "Attaches a disk file",
-	  .description = "Attaches a VHDX or raw disk file to a SCSI controller.",
+	  .description =
+	      "Attaches a VHDX or raw disk file to a SCSI controller; the virtual machine may be "
+	      "running.",
 	  .params = add_disk_params,
 	  .output = &hard_disk_output,
 	  .examples = add_disk_examples,
@@ -1120,10 +1215,41 @@ const struct cmdlet cmdlet_table[] = {
 	  .examples = get_disk_examples },
 	{ .name = "Remove-VMHardDiskDrive",
 	  .synopsis = "Detaches a disk; its file stays",
-	  .description = "Detaches the disk at a place.",
+	  .description = "Detaches the disk at a place. A guest that is using it loses it at once.",
 	  .params = remove_disk_params,
 	  .output = &hard_disk_output,
 	  .examples = remove_disk_examples,
+	  .output_if_passthru = true },
+	{ .name = "Set-VMHardDiskDrive",
+	  .synopsis = "Changes the file or the place of a disk",
+	  .description = "Attaches another file in place of a disk, moves a disk to another place, "
+			 "or makes it larger. To a running guest, a change of file or place is a "
+			 "disk that goes and one that comes.",
+	  .params = set_disk_params,
+	  .output = &hard_disk_output,
+	  .examples = set_disk_examples,
+	  .output_if_passthru = true },
+	{ .name = "Add-VMScsiController",
+	  .synopsis = "Adds a SCSI controller",
+	  .description = "Adds a SCSI controller; the virtual machine may be running.",
+	  .params = controller_params,
+	  .output = &controller_output,
+	  .examples = add_controller_examples,
+	  .output_if_passthru = true },
+	{ .name = "Get-VMScsiController",
+	  .synopsis = "Lists SCSI controllers with their drives",
+	  .description = "Shows the SCSI controllers of virtual machines.",
+	  .params = get_controller_params,
+	  .output = &controller_output,
+	  .examples = get_controller_examples },
+	{ .name = "Remove-VMScsiController",
+	  .synopsis = "Takes a SCSI controller away, with its drives",
+	  .description =
+	      "Removes a SCSI controller and detaches its drives; the virtual machine may "
+	      "be running. The numbers of the controllers behind it move up.",
+	  .params = remove_controller_params,
+	  .output = &controller_output,
+	  .examples = remove_controller_examples,
 	  .output_if_passthru = true },
 	{ .name = "Add-VMDvdDrive",
 	  .synopsis = "Adds a DVD drive",
@@ -1155,7 +1281,7 @@ const struct cmdlet cmdlet_table[] = {
 	  .output_if_passthru = true },
 	{ .name = "Add-VMNetworkAdapter",
 	  .synopsis = "Adds a network adapter",
-	  .description = "Adds a synthetic network adapter to a virtual machine that is off.",
+	  .description = "Adds a synthetic network adapter; the virtual machine may be running.",
 	  .sets = add_adapter_sets,
 	  .params = add_adapter_params,
 	  .output = &adapter_output,
@@ -1170,21 +1296,21 @@ const struct cmdlet cmdlet_table[] = {
 	  .examples = get_adapter_examples },
 	{ .name = "Remove-VMNetworkAdapter",
 	  .synopsis = "Takes a network adapter away",
-	  .description = "Removes adapters of virtual machines that are off.",
+	  .description = "Removes adapters; the virtual machine may be running.",
 	  .params = adapter_params,
 	  .output = &adapter_output,
 	  .examples = remove_adapter_examples,
 	  .output_if_passthru = true },
 	{ .name = "Connect-VMNetworkAdapter",
 	  .synopsis = "Plugs a network adapter into a switch",
-	  .description = "Connects adapters of virtual machines that are off.",
+	  .description = "Connects adapters; the virtual machine may be running.",
 	  .params = connect_adapter_params,
 	  .output = &adapter_output,
 	  .examples = connect_adapter_examples,
 	  .output_if_passthru = true },
 	{ .name = "Disconnect-VMNetworkAdapter",
 	  .synopsis = "Unplugs a network adapter from its switch",
-	  .description = "Disconnects adapters of virtual machines that are off.",
+	  .description = "Disconnects adapters; the virtual machine may be running.",
 	  .params = adapter_params,
 	  .output = &adapter_output,
 	  .examples = disconnect_adapter_examples,

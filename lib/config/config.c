@@ -203,6 +203,7 @@ struct config_disk *config_add_disk(struct config_vm *vm, const struct config_di
 				    struct error *err)
 {
 	struct config_disk *disks;
+	unsigned at = vm->disk_count;
 	char *path = NULL;
 
 	if (vm->disk_count >= CONFIG_MAX_DISKS) {
@@ -226,9 +227,12 @@ struct config_disk *config_add_disk(struct config_vm *vm, const struct config_di
 		return NULL;
 	}
 	vm->disks = disks;
-	disks[vm->disk_count] = *disk;
-	disks[vm->disk_count].path = path;
-	return &disks[vm->disk_count++];
+	while (at > 0 && disks[at - 1].controller_number > disk->controller_number)
+		at--;
+	memmove(&disks[at + 1], &disks[at], (vm->disk_count++ - at) * sizeof(*disks));
+	disks[at] = *disk;
+	disks[at].path = path;
+	return &disks[at];
 }
 
 static int check_nic(const struct config_nic *nic, struct error *err)
@@ -277,6 +281,29 @@ void config_remove_disk(struct config_vm *vm, unsigned index)
 	vm->disk_count--;
 	memmove(&vm->disks[index], &vm->disks[index + 1],
 		(vm->disk_count - index) * sizeof(*vm->disks));
+}
+
+int config_add_controller(struct config_vm *vm, struct error *err)
+{
+	if (vm->scsi_count >= CONFIG_MAX_SCSI)
+		return error_set(err, ERR_LIMIT,
+				 "a virtual machine has at most %d SCSI controllers",
+				 CONFIG_MAX_SCSI);
+	guid_generate(&vm->scsi_ids[vm->scsi_count++]);
+	return 0;
+}
+
+void config_remove_controller(struct config_vm *vm, unsigned number)
+{
+	for (unsigned i = vm->disk_count; i-- > 0;) {
+		if (vm->disks[i].controller_number == number)
+			config_remove_disk(vm, i);
+		else if (vm->disks[i].controller_number > number)
+			vm->disks[i].controller_number--;
+	}
+	vm->scsi_count--;
+	memmove(&vm->scsi_ids[number], &vm->scsi_ids[number + 1],
+		(vm->scsi_count - number) * sizeof(*vm->scsi_ids));
 }
 
 void config_remove_nic(struct config_vm *vm, unsigned index)

@@ -68,7 +68,7 @@ struct config_vm {
 	char *kernel_path, *initrd_path, *kernel_cmdline; /* direct boot; NULL: firmware */
 	struct guid scsi_ids[CONFIG_MAX_SCSI]; /* instance GUID of each SCSI controller */
 	unsigned scsi_count;
-	struct config_disk *disks;
+	struct config_disk *disks; /* in the order of their controllers, as in the file */
 	unsigned disk_count;
 	struct config_nic *nics;
 	unsigned nic_count;
@@ -99,6 +99,10 @@ struct config_disk *config_find_disk(const struct config_vm *vm, unsigned contro
 int config_free_location(const struct config_vm *vm, int controller, unsigned *ret_controller,
 			 unsigned *ret_lun, struct error *err);
 void config_remove_disk(struct config_vm *vm, unsigned index);
+/* A SCSI controller behind the others. ERR_LIMIT where there are four. */
+int config_add_controller(struct config_vm *vm, struct error *err);
+/* With its drives; the controllers behind it move up by one. */
+void config_remove_controller(struct config_vm *vm, unsigned number);
 void config_remove_nic(struct config_vm *vm, unsigned index);
 /* Replaces an owned string; value may be NULL. */
 int config_set_string(char **field, const char *value, struct error *err);

@@ -119,6 +119,17 @@ static void raw_unplug(struct blk *blk)
 	file_unplug(container_of(blk, struct raw, blk)->file);
 }
 
+static int raw_grow(struct blk *blk, uint64_t size_bytes, struct error *err)
+{
+	struct raw *raw = container_of(blk, struct raw, blk);
+	int rc = file_set_size(raw->file, size_bytes);
+
+	if (rc < 0)
+		return error_set_errno(err, -rc, "making the raw image larger");
+	blk->info.size_bytes = size_bytes;
+	return 0;
+}
+
 static int raw_close(struct blk *blk, struct error *err)
 {
 	struct raw *raw = container_of(blk, struct raw, blk);
@@ -135,6 +146,7 @@ static const struct blk_ops raw_ops = {
 	.submit = raw_submit,
 	.defer = raw_defer,
 	.wait = raw_wait,
+	.grow = raw_grow,
 	.plug = raw_plug,
 	.unplug = raw_unplug,
 	.close = raw_close,

@@ -2,7 +2,9 @@
  * The machine's inside, shared by the files of this folder:
  * machine.c   life cycle: build, start, reset, power-off; the partition's callbacks
  * platform.c  what stands on ports and MMIO, firmware tables and the boot image
- * synthetic.c what is offered on VMBus
+ * storage.c   SCSI controllers and their drives
+ * adapters.c  network adapters
+ * synthetic.c integration services
  *
  * Order of construction, each using the ones before: memory, partition (with hv's CPUID leaves),
  * hv, bus and chipset, VMBus, synthetic devices. They are torn down the other way round.
@@ -19,6 +21,8 @@
 #include "vmbus/vmbus-server.h"
 
 struct platform;
+struct storage;
+struct adapters;
 struct synthetic;
 
 struct machine {
@@ -31,6 +35,8 @@ struct machine {
 	struct hv *hv;
 	struct vmbus *vmbus;
 	struct platform *platform;
+	struct storage *storage;
+	struct adapters *adapters;
 	struct synthetic *synthetic;
 	char backend_reason[256];
 	uint64_t started_ns; /* clock_boottime_ns() */
@@ -61,6 +67,13 @@ void platform_eoi(struct platform *platform, uint8_t vector);
 int platform_extint_ack(struct platform *platform);
 size_t platform_console_input(struct platform *platform, unsigned port, const void *data,
 			      size_t len);
+
+/* ---- storage.c, adapters.c: those of the description; their descriptors are taken ---- */
+
+int storage_new(struct machine *machine, struct storage **ret, struct error *err);
+void storage_free(struct storage *storage);
+int adapters_new(struct machine *machine, struct adapters **ret, struct error *err);
+void adapters_free(struct adapters *adapters);
 
 /* ---- synthetic.c ---- */
 

@@ -253,6 +253,10 @@ static int build(struct machine *machine, struct error *err)
 	if (r == 0)
 		r = vmbus_new(machine->loop, machine->mem, machine->hv, &machine->vmbus, err);
 	if (r == 0)
+		r = storage_new(machine, &machine->storage, err);
+	if (r == 0)
+		r = adapters_new(machine, &machine->adapters, err);
+	if (r == 0)
 		r = synthetic_new(machine, &machine->synthetic, err);
 	if (r == 0)
 		r = platform_load(machine->platform, err);
@@ -313,6 +317,8 @@ void machine_free(struct machine *machine)
 	if (machine->running)
 		part_stop(machine->part);
 	synthetic_free(machine->synthetic);
+	adapters_free(machine->adapters);
+	storage_free(machine->storage);
 	vmbus_free(machine->vmbus);
 	platform_free(machine->platform);
 	hv_free(machine->hv);

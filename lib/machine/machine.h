@@ -43,6 +43,8 @@ struct machine_events {
 	void *user;
 	void (*off)(void *user, enum machine_off_reason reason, const char *text);
 	void (*guest_reset)(void *user);
+	/* The guest opened that DVD drive: its medium is closed already. */
+	void (*ejected)(void *user, const struct guid *controller, unsigned location);
 	/* P0..P4 of the crash MSRs; message may be NULL. */
 	void (*guest_crash)(void *user, const uint64_t parameters[5], const char *message);
 	/* What the guest says of itself (KVP pool 2), or its services, changed. */
@@ -81,6 +83,47 @@ int machine_set_service(struct machine *machine, enum config_ic service, bool en
 
 /* Returns how many bytes the guest's UART could take. */
 size_t machine_console_input(struct machine *machine, unsigned port, const void *data, size_t len);
+
+/*
+ * ---- devices that come and go ----
+ *
+ * At any time after machine_new, whether the guest runs, is paused or starts over. The description
+ * stays as it was at the start: the caller keeps the present one. Descriptors are taken, also on
+ * failure. A controller is named by its instance GUID, a drive by controller and location.
+ */
+
+struct machine_drive {
+	struct guid controller;
+	unsigned location;
+	enum config_disk_kind kind;
+	bool read_only;
+	const char *path; /* what errors call it; NULL: an empty DVD drive */
+};
+
+int machine_add_controller(struct machine *machine, const struct guid *id, struct error *err);
+/* With its drives, whose images are closed at once; the guest loses the controller when it has let
+ * the drives go. */
+int machine_remove_controller(struct machine *machine, const struct guid *id, struct error *err);
+/* fd -1: an empty DVD drive. */
+int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
+		      struct error *err);
+/* Returns when the host has nothing more in flight and the image is closed. */
+int machine_remove_drive(struct machine *machine, const struct guid *controller, unsigned location,
+			 struct error *err);
+/* Puts the medium of drive (fd -1: none) into the DVD drive that is in its place. */
+int machine_set_medium(struct machine *machine, const struct machine_drive *drive, int fd,
+		       struct error *err);
+/* Makes a disk larger, and tells the guest. */
+int machine_grow_drive(struct machine *machine, const struct guid *controller, unsigned location,
+		       uint64_t size_bytes, struct error *err);
+
+/* port_fd: of a switch; -1: not connected. */
+int machine_add_adapter(struct machine *machine, const struct config_nic *nic, int port_fd,
+			struct error *err);
+int machine_remove_adapter(struct machine *machine, const struct guid *id, struct error *err);
+/* Plugs it in elsewhere, or out. */
+int machine_plug_adapter(struct machine *machine, const struct guid *id, int port_fd,
+			 struct error *err);
 
 /* ---- state for the administrator ---- */
 

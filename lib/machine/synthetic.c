@@ -1,11 +1,7 @@
 #include "machine/machine-impl.h"
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/macros.h"
-#include "dev/netvsp.h"
-#include "dev/storvsp.h"
-#include "disk/disk.h"
 #include "ic/ic.h"
 
 #include <stdio.h>
@@ -15,15 +11,11 @@
 
 /* How often status and key-value pairs are looked at for changes. */
 #define WATCH_NS NS_PER_SEC
-#define MAX_SCSI 4
 
 _Static_assert((int)IC_SERVICE_COUNT == (int)CONFIG_IC_COUNT, "one list of services");
 
 struct synthetic {
 	struct machine *machine;
-	struct storvsp *scsi[MAX_SCSI];
-	struct blk *disks[CONFIG_MAX_DISKS]; /* lent to storvsp */
-	struct netvsp *nics[CONFIG_MAX_NICS];
 	struct ic *ic;
 	struct loop_timer *watch;
 	struct ic_status seen_status[IC_SERVICE_COUNT];
@@ -31,110 +23,6 @@ struct synthetic {
 	struct machine_kvp *kvp;
 	size_t kvp_count;
 };
-
-/* ---- disks ---- */
-
-static void close_disk(void *user)
-{
-	struct blk *disk = user;
-	struct error err;
-
-	if (blk_close(disk, &err) < 0)
-		log_error("closing a disk: %s", err.text);
-}
-
-/* The guest opened a DVD drive: its medium is ours again. Closed after the request that did it. */
-static void on_ejected(void *user, unsigned lun, struct blk *medium)
-{
-	struct synthetic *synthetic = user;
-
-	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
-		if (synthetic->disks[i] != medium)
-			continue;
-		synthetic->disks[i] = NULL;
-		loop_post(synthetic->machine->loop, close_disk, medium);
-	}
-}
-
-static int open_disk(struct synthetic *synthetic, unsigned index, struct error *err)
-{
-	const struct config_disk *disk = &synthetic->machine->config->disks[index];
-	int *fd = &synthetic->machine->files.disks[index];
-	const struct disk_options options = {
-		.format = disk->kind == CONFIG_DISK_DVD ? DISK_RAW : DISK_PROBE,
-		.read_only = disk->read_only || disk->kind == CONFIG_DISK_DVD,
-		.logical_sector_bytes = disk->kind == CONFIG_DISK_DVD ? 2048 : 0,
-	};
-	int r = disk_open(synthetic->machine->loop, *fd, &options, &synthetic->disks[index], err);
-
-	if (r < 0)
-		return error_prefix(err, "disk '%s'", disk->path);
-	*fd = -1; /* the disk's now */
-	return 0;
-}
-
-static int attach_disk(struct synthetic *synthetic, unsigned index, struct error *err)
-{
-	const struct config_disk *disk = &synthetic->machine->config->disks[index];
-	int r = 0;
-
-	if (disk->controller_number >= MAX_SCSI || !synthetic->scsi[disk->controller_number])
-		return error_set(err, ERR_INVALID, "there is no SCSI controller %u",
-				 disk->controller_number);
-	if (synthetic->machine->files.disks[index] >= 0)
-		r = open_disk(synthetic, index, err);
-	else if (disk->kind == CONFIG_DISK_HARD)
-		r = error_set(err, ERR_INVALID, "disk '%s' came without a descriptor", disk->path);
-	if (r < 0)
-		return r;
-	return storvsp_attach(synthetic->scsi[disk->controller_number], disk->lun,
-			      synthetic->disks[index],
-			      disk->kind == CONFIG_DISK_DVD ? SCSI_KIND_DVD : SCSI_KIND_DISK, err);
-}
-
-static int new_storage(struct synthetic *synthetic, struct error *err)
-{
-	struct machine *machine = synthetic->machine;
-	int r = 0;
-
-	for (unsigned i = 0; r == 0 && i < MIN(machine->config->scsi_count, MAX_SCSI); i++) {
-		r = storvsp_new(machine->vmbus, machine->loop, machine->mem,
-				&machine->config->scsi_ids[i], machine->config->processor_count,
-				&synthetic->scsi[i], err);
-		if (r == 0)
-			storvsp_set_eject_hook(synthetic->scsi[i], on_ejected, synthetic);
-	}
-	for (unsigned i = 0; r == 0 && i < machine->config->disk_count; i++)
-		r = attach_disk(synthetic, i, err);
-	return r;
-}
-
-/* ---- network adapters ---- */
-
-static int new_nics(struct synthetic *synthetic, struct error *err)
-{
-	struct machine *machine = synthetic->machine;
-	int r = 0;
-
-	for (unsigned i = 0; r == 0 && i < machine->config->nic_count; i++) {
-		const struct config_nic *nic = &machine->config->nics[i];
-		struct netvsp_config config = {
-			.bus = machine->vmbus,
-			.loop = machine->loop,
-			.instance = nic->id,
-			.vp_count = machine->config->processor_count,
-			.port_fd = machine->files.nics[i],
-			.name = nic->name,
-		};
-
-		memcpy(config.mac, nic->mac, sizeof(config.mac));
-		machine->files.nics[i] = -1;
-		r = netvsp_new(&config, &synthetic->nics[i], err);
-		if (r < 0)
-			error_prefix(err, "network adapter '%s'", nic->name);
-	}
-	return r;
-}
 
 /* ---- integration services ---- */
 
@@ -255,11 +143,7 @@ int synthetic_new(struct machine *machine, struct synthetic **ret, struct error 
 	if (!synthetic)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the synthetic devices");
 	synthetic->machine = machine;
-	r = new_storage(synthetic, err);
-	if (r == 0)
-		r = new_nics(synthetic, err);
-	if (r == 0)
-		r = new_services(synthetic, err);
+	r = new_services(synthetic, err);
 	if (r < 0) {
 		synthetic_free(synthetic);
 		return r;
@@ -275,12 +159,6 @@ void synthetic_free(struct synthetic *synthetic)
 	loop_timer_free(synthetic->watch);
 	ic_free(synthetic->ic);
 	free_kvp(synthetic);
-	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
-		netvsp_free(synthetic->nics[i]);
-	for (unsigned i = 0; i < MAX_SCSI; i++)
-		storvsp_free(synthetic->scsi[i]);
-	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
-		close_disk(synthetic->disks[i]);
 	free(synthetic);
 }
 

@@ -23,6 +23,10 @@ void cmdlet_disable_service(struct request *request);
 void cmdlet_add_disk(struct request *request);
 void cmdlet_get_disk(struct request *request);
 void cmdlet_remove_disk(struct request *request);
+void cmdlet_set_disk(struct request *request);
+void cmdlet_add_controller(struct request *request);
+void cmdlet_get_controller(struct request *request);
+void cmdlet_remove_controller(struct request *request);
 void cmdlet_add_dvd(struct request *request);
 void cmdlet_get_dvd(struct request *request);
 void cmdlet_set_dvd(struct request *request);
@@ -43,6 +47,8 @@ void cmdlet_get_event(struct request *request);
 /* Lets describe add its results for each selected VM, once those that run have told their state. */
 void cmdlets_show_fresh(struct request *request, const char *name,
 			void (*describe)(struct request *request, struct vm *vm));
+/* Does a value of a list parameter, names and patterns, match text? */
+bool cmdlets_list_matches(const struct request *request, const char *name, const char *text);
 /* Changes a VM's description by mutate, which returns 0, 1 (nothing to change) or an error. An
  * error becomes the request's, and false is returned. needs_off: refuses while it runs. */
 bool cmdlets_change(struct request *request, struct vm *vm, bool needs_off,

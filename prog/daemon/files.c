@@ -112,7 +112,7 @@ static const struct vm *user_of(const struct vm *vm, int fd)
 	return NULL;
 }
 
-static int open_disk(const struct vm *vm, const struct config_disk *disk, struct error *err)
+int files_open_disk(const struct vm *vm, const struct config_disk *disk, struct error *err)
 {
 	bool writes = disk->kind == CONFIG_DISK_HARD && !disk->read_only;
 	AUTO_CLOSE int fd = open_regular(disk->path, writes ? O_RDWR : O_RDONLY, err);
@@ -137,7 +137,7 @@ static int add_disks(struct vm *vm, struct files *files, struct error *err)
 
 		if (!vm->config->disks[i].path)
 			continue;
-		fd = open_disk(vm, &vm->config->disks[i], err);
+		fd = files_open_disk(vm, &vm->config->disks[i], err);
 		if (fd < 0)
 			return fd;
 		files_add(files, "disk", "index", (int)i, fd);

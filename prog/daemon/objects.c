@@ -180,6 +180,22 @@ json_t *object_disk(const struct vm *vm, const struct config_disk *disk)
 	return object;
 }
 
+json_t *object_controller(const struct vm *vm, unsigned number)
+{
+	char id[GUID_TEXT_SIZE];
+	json_t *object = part(vm);
+	json_t *drives = json_array();
+
+	for (unsigned i = 0; i < vm->config->disk_count; i++)
+		if (vm->config->disks[i].controller_number == number)
+			json_array_append_new(drives, object_disk(vm, &vm->config->disks[i]));
+	put_text(object, "Name", "SCSI Controller");
+	json_object_set_new(object, "ControllerNumber", json_integer(number));
+	json_object_set_new(object, "Drives", drives);
+	put_text(object, "Id", guid_format(&vm->config->scsi_ids[number], id));
+	return object;
+}
+
 json_t *object_nic(const struct vm *vm, const struct config_nic *nic)
 {
 	char mac[CONFIG_MAC_TEXT_SIZE], plain[13], id[GUID_TEXT_SIZE];

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -344,6 +345,28 @@ static void on_guest_reset(struct run *run, const json_t *event)
 		 "'%s' was reset by the guest operating system.", run->vm->config->name);
 }
 
+/* The drive is empty from now on, also after the next start. */
+static void on_ejected(struct run *run, const json_t *event)
+{
+	const char *id = json_string_value(json_object_get(event, "controller"));
+	json_int_t location = json_integer_value(json_object_get(event, "location"));
+	struct config_vm *copy = vm_config_copy(run->vm, NULL);
+	struct config_disk *disk = NULL;
+	char its_id[GUID_TEXT_SIZE];
+	struct error err;
+
+	for (unsigned i = 0; copy && id && i < copy->scsi_count; i++)
+		if (strcasecmp(guid_format(&copy->scsi_ids[i], its_id), id) == 0)
+			disk = config_find_disk(copy, i, (unsigned)location);
+	if (!disk || disk->kind != CONFIG_DISK_DVD) {
+		config_vm_free(copy);
+		return;
+	}
+	if (config_set_string(&disk->path, NULL, &err) == 0 && vm_change(run->vm, copy, &err) < 0)
+		log_error("virtual machine '%s': noting that the guest ejected a DVD: %s",
+			  run->vm->config->name, err.text);
+}
+
 /* Of the last kernel messages that a guest gives at its end: from where it says what happened. */
 static const char *crash_cause(const char *message)
 {
@@ -380,11 +403,9 @@ static void on_event(void *user, const char *name, const json_t *event)
 		const char *name;
 		void (*take)(struct run *run, const json_t *event);
 	} events[] = {
-		{ "state", on_state },
-		{ "integration", on_integration },
-		{ "kvp", on_kvp },
-		{ "guest-reset", on_guest_reset },
-		{ "guest-crash", on_guest_crash },
+		{ "state", on_state },     { "integration", on_integration },
+		{ "kvp", on_kvp },         { "guest-reset", on_guest_reset },
+		{ "ejected", on_ejected }, { "guest-crash", on_guest_crash },
 		{ "off", on_off },
 	};
 
@@ -808,12 +829,13 @@ static void tell_refused(void *user)
 	free(refused);
 }
 
-void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done done, void *user)
+void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns, peer_done done,
+		    void *user)
 {
 	struct refused *refused;
 
 	if (vm->run && vm->run->peer) {
-		peer_request(vm->run->peer, request, NULL, 0, timeout_ns, done, user);
+		peer_request(vm->run->peer, request, &fd, fd >= 0, timeout_ns, done, user);
 		return;
 	}
 	json_decref(request);
@@ -824,6 +846,11 @@ void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done 
 		abort();
 	*refused = (struct refused){ done, user };
 	loop_post(vm->daemon->loop, tell_refused, refused);
+}
+
+void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done done, void *user)
+{
+	run_request_fd(vm, request, -1, timeout_ns, done, user);
 }
 
 static void turn_off_answered(void *user, const json_t *reply, const struct error *err)

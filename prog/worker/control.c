@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "devices.h"
 #include "ipc/ipc.h"
 
 #include <stdlib.h>
@@ -199,7 +200,9 @@ static const struct {
 	{ "set-integration", op_set_integration },
 };
 
-static int run_request(struct control *control, json_t *request, json_t **ret, struct error *err)
+/* fd: what came with it, or -1; set to -1 where it is taken. */
+static int run_request(struct control *control, json_t *request, int *fd, json_t **ret,
+		       struct error *err)
 {
 	const char *op = json_string_value(json_object_get(request, "op"));
 
@@ -210,16 +213,18 @@ static int run_request(struct control *control, json_t *request, json_t **ret, s
 	for (size_t i = 0; i < ARRAY_SIZE(operations); i++)
 		if (strcmp(operations[i].name, op) == 0)
 			return operations[i].run(control, request, ret, err);
+	if (devices_knows(op))
+		return devices_run(control->machine, op, request, fd, err);
 	return error_set(err, ERR_UNSUPPORTED, "the worker knows no operation '%s'", op);
 }
 
-static void answer(struct client *client, json_t *request)
+static void answer(struct client *client, json_t *request, int *fd)
 {
 	json_t *result = NULL, *reply = NULL;
 	json_t *id = json_object_get(request, "id");
 	struct error err;
 
-	if (run_request(client->control, request, &result, &err) < 0) {
+	if (run_request(client->control, request, fd, &result, &err) < 0) {
 		reply = json_pack("{s:{s:s, s:s}}", "error", "code", err_code_name(err.code),
 				  "text", err.text);
 	} else {
@@ -235,12 +240,20 @@ static void answer(struct client *client, json_t *request)
 static void client_ready(void *user, uint32_t events)
 {
 	struct client *client = user;
+	int fds[IPC_MAX_FDS];
+	unsigned fd_count = 0;
 	json_t *request;
-	int r = ipc_recv(client->fd, &request, NULL, NULL, NULL);
+	int r = ipc_recv(client->fd, &request, fds, &fd_count, NULL);
 
 	if (r == 1) {
-		answer(client, request);
+		int none = -1;
+
+		answer(client, request, fd_count ? &fds[0] : &none);
 		json_decref(request);
+		/* No operation takes more than one. */
+		for (unsigned i = 0; i < fd_count; i++)
+			if (fds[i] >= 0)
+				close(fds[i]);
 	} else if (r != -ERR_BUSY) {
 		client_free(client);
 	}

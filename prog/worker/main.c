@@ -48,6 +48,16 @@ static void on_guest_reset(void *user)
 	control_event(worker->control, json_pack("{s:s}", "event", "guest-reset"));
 }
 
+static void on_ejected(void *user, const struct guid *controller, unsigned location)
+{
+	struct worker *worker = user;
+	char id[GUID_TEXT_SIZE];
+
+	control_event(worker->control,
+		      json_pack("{s:s, s:s, s:i}", "event", "ejected", "controller",
+				guid_format(controller, id), "location", (int)location));
+}
+
 static void on_guest_crash(void *user, const uint64_t parameters[5], const char *message)
 {
 	struct worker *worker = user;
@@ -118,6 +128,7 @@ static int build(struct worker *worker, struct error *err)
 		.user = worker,
 		.off = on_off,
 		.guest_reset = on_guest_reset,
+		.ejected = on_ejected,
 		.guest_crash = on_guest_crash,
 		.kvp_changed = on_kvp_changed,
 		.services_changed = on_services_changed,

@@ -229,7 +229,7 @@ static struct blk *open_or_fail(struct file *file, bool read_only, uint64_t mome
 	struct error err;
 	struct blk *disk;
 
-	if (vhdx_open(file, read_only, &disk, &err) < 0)
+	if (vhdx_open(file, &(struct disk_options){ .read_only = read_only }, &disk, &err) < 0)
 		fail_msg("cut at %lu: %s", moment, err.text);
 	return disk;
 }
@@ -279,14 +279,16 @@ static void check_cut(struct world *w, uint64_t moment, enum cut_style style)
 
 static void load_new_vhdx(struct world *w, uint64_t disk_bytes, bool fixed)
 {
-	struct vhdx_create_options options = {
-		.size_bytes = disk_bytes, .block_bytes = MIB, .fixed = fixed, .sparse = true
-	};
+	struct disk_create_options options = { .format = DISK_VHDX,
+					       .size_bytes = disk_bytes,
+					       .block_bytes = MIB,
+					       .type = fixed ? DISK_FIXED : DISK_DYNAMIC,
+					       .sparse = true };
 	int fd = memfd_create("vhdx", 0);
 	uint64_t file_bytes;
 	uint8_t *bytes;
 
-	assert_int_equal(vhdx_create(fd, &options, NULL), 0);
+	assert_int_equal(disk_create(fd, &options, NULL), 0);
 	w->disk_bytes = disk_bytes;
 	file_bytes = (uint64_t)lseek(fd, 0, SEEK_END);
 	bytes = malloc(file_bytes);

@@ -1,4 +1,5 @@
-/* The engine for offline work: everything is done inside file_submit, and completed by file_wait. */
+/* The engine for offline work: everything is done inside file_submit, and completed by file_wait.
+ */
 #include "disk/file.h"
 
 #include "base/macros.h"

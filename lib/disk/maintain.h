@@ -30,8 +30,8 @@ struct disk_resize_options {
 	bool unsafe_shrink;
 };
 
-/* VHDX and raw both ways; VHD grows only, differencing VHD not at all. A disk that has children must
- * not be resized (not known here). */
+/* VHDX and raw both ways; VHD grows only, differencing VHD not at all. A disk that has children
+ * must not be resized (not known here). */
 int disk_resize(int fd, const struct disk_resize_options *options,
 		const struct disk_progress *progress, struct error *err);
 
@@ -39,7 +39,8 @@ int disk_resize(int fd, const struct disk_resize_options *options,
 
 enum disk_compact_mode {
 	DISK_COMPACT_FULL,  /* find blocks that hold only zeros, then as QUICK */
-	DISK_COMPACT_QUICK, /* give back unmapped blocks, fill holes of the file from its end, cut it */
+	DISK_COMPACT_QUICK, /* give back unmapped blocks, fill holes of the file from its end, cut
+			       it */
 };
 
 /* Dynamic and differencing images; others have nothing to compact (ERR_INVALID). */
@@ -81,7 +82,8 @@ struct disk_finding {
 };
 
 struct disk_check_options {
-	bool repair; /* what can be repaired without risk for the content; else fd may be read-only */
+	bool repair; /* what can be repaired without risk for the content; else fd may be read-only
+		      */
 	void (*report)(void *user, const struct disk_finding *finding);
 	void *user;
 };

@@ -1,6 +1,6 @@
 /*
- * Merging: the layers [first, into) of a chain are copied into layer `into`, so that the chain reads
- * the same without them. Offline here; live-merge.h does it under a running guest.
+ * Merging: the layers [first, into) of a chain are copied into layer `into`, so that the chain
+ * reads the same without them. Offline here; live-merge.h does it under a running guest.
  *
  * Crash safe: after a power cut at any point the chain reads the same, merged or not, and the merge
  * can be started again. The merged files are not changed but for their link to the layer below; the

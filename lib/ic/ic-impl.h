@@ -115,8 +115,8 @@ void ic_kvp_finish(struct ic *ic);
 
 /* UTF-8 to UTF-16LE with a terminating zero. Returns the bytes with the zero, or 0 if it does not
  * fit or is not UTF-8. */
-uint32_t ic_utf16_from_utf8(const char *text, uint8_t *ret, uint32_t size);
+uint32_t utf16_from_utf8(const char *text, uint8_t *ret, uint32_t size);
 /* Up to a zero or len bytes; malformed parts become U+FFFD. Allocated; NULL without memory. */
-char *ic_utf8_from_utf16(const uint8_t *text, uint32_t len);
+char *utf8_from_utf16(const uint8_t *text, uint32_t len);
 
 #endif

@@ -1,12 +1,8 @@
 #include "import/keytree.h"
 
-#include "base/bytes.h"
-
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-
-#define REPLACEMENT 0xFFFDu
 
 struct key *key_new(const char *name, enum key_type type)
 {
@@ -101,52 +97,4 @@ bool key_bool(const struct key *key, const char *path, bool dflt)
 	const struct key *leaf = key_find(key, path);
 
 	return leaf && leaf->type == KEY_BOOL ? leaf->integer != 0 : dflt;
-}
-
-/* ---- text ---- */
-
-static char *put_utf8(char *out, uint32_t c)
-{
-	if (c < 0x80) {
-		*out++ = (char)c;
-		return out;
-	}
-	if (c < 0x800) {
-		*out++ = (char)(0xC0 | c >> 6);
-	} else {
-		if (c < 0x10000) {
-			*out++ = (char)(0xE0 | c >> 12);
-		} else {
-			*out++ = (char)(0xF0 | c >> 18);
-			*out++ = (char)(0x80 | (c >> 12 & 0x3F));
-		}
-		*out++ = (char)(0x80 | (c >> 6 & 0x3F));
-	}
-	*out++ = (char)(0x80 | (c & 0x3F));
-	return out;
-}
-
-char *key_utf8(const uint8_t *utf16, size_t size)
-{
-	size_t count = size / 2;
-	char *text = malloc(count * 3 + 1), *out = text;
-
-	if (!text)
-		return NULL;
-	for (size_t i = 0; i < count; i++) {
-		uint32_t c = load_le16(utf16 + 2 * i);
-		uint32_t low = i + 1 < count ? load_le16(utf16 + 2 * i + 2) : 0;
-
-		if (c == 0)
-			break;
-		if (c >= 0xD800 && c < 0xDC00 && low >= 0xDC00 && low < 0xE000) {
-			c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
-			i++;
-		} else if (c >= 0xD800 && c < 0xE000) {
-			c = REPLACEMENT;
-		}
-		out = put_utf8(out, c);
-	}
-	*out = 0;
-	return text;
 }

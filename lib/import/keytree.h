@@ -46,8 +46,4 @@ const char *key_text(const struct key *key, const char *path, const char *dflt);
 int64_t key_integer(const struct key *key, const char *path, int64_t dflt);
 bool key_bool(const struct key *key, const char *path, bool dflt);
 
-/* UTF-16LE, with or without a NUL at its end, as UTF-8 (the caller's; NULL: no memory). What is no
- * valid UTF-16 becomes U+FFFD; the text ends at a NUL. */
-char *key_utf8(const uint8_t *utf16, size_t size);
-
 #endif

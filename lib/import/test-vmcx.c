@@ -246,28 +246,6 @@ static void test_truncation(void **state)
 	}
 }
 
-static void test_text(void **state)
-{
-	static const struct {
-		uint8_t utf16[8];
-		size_t size;
-		const char *utf8;
-	} cases[] = {
-		{ { 'a', 0, 0xE4, 0, 0xAC, 0x20 }, 6, "a\xC3\xA4\xE2\x82\xAC" },
-		{ { 0x3D, 0xD8, 0x00, 0xDE }, 4, "\xF0\x9F\x98\x80" }, /* a pair */
-		{ { 0x3D, 0xD8, 'x', 0 }, 4, "\xEF\xBF\xBDx" },	       /* half of one */
-		{ { 0x00, 0xDC }, 2, "\xEF\xBF\xBD" },
-		{ { 'a', 0, 0, 0, 'b', 0 }, 6, "a" },
-		{ { 'a', 0, 'b' }, 3, "a" },
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		AUTO_FREE char *utf8 = key_utf8(cases[i].utf16, cases[i].size);
-
-		assert_string_equal(utf8, cases[i].utf8);
-	}
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -281,7 +259,6 @@ int main(void)
 		cmocka_unit_test(test_nesting_ends),
 		cmocka_unit_test(test_every_damage_is_found),
 		cmocka_unit_test(test_truncation),
-		cmocka_unit_test(test_text),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

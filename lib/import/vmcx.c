@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/macros.h"
+#include "base/utf16.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -282,7 +283,7 @@ static bool take_long(const struct reader *r, struct key *key, const uint8_t *va
 	if (!long_value(r, value, room, elsewhere, &bytes, &size, ret_used))
 		return false;
 	if (key->type == KEY_TEXT) {
-		key->text = key_utf8(bytes, size);
+		key->text = utf8_from_utf16(bytes, size);
 		return key->text != NULL;
 	}
 	key->bytes = malloc(size ? size : 1);

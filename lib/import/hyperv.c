@@ -110,8 +110,7 @@ static int take_identity(struct import *in)
 		return error_set(in->err, ERR_UNSUPPORTED, "subtype %lld of a VM is not known",
 				 (long long)subtype);
 	config->generation = (unsigned)subtype + 1;
-	in->vm->hyperv_version =
-	    (unsigned)key_integer(in->key, "properties/version", VERSION_5_0);
+	in->vm->hyperv_version = (unsigned)key_integer(in->key, "properties/version", VERSION_5_0);
 	r = config_set_string(&config->name, name, in->err);
 	if (r == 0)
 		r = config_set_string(&config->notes, notes[0] ? notes : NULL, in->err);
@@ -191,8 +190,8 @@ static void take_drive(struct import *in, const struct key *drive, const struct 
 		return;
 	}
 	if (path[0] && !found)
-		note(in, IMPORT_CHANGED, 0, path, "the medium '%s' was not found: the drive is empty",
-		     base_name(path));
+		note(in, IMPORT_CHANGED, 0, path,
+		     "the medium '%s' was not found: the drive is empty", base_name(path));
 	if (!config_add_disk(in->vm->config, &disk, in->err))
 		note(in, IMPORT_BLOCKS, 0, path, "%s", in->err->text);
 	if (key_integer(drive, "iops_limit", 0) || key_integer(drive, "iops_reservation", 0))
@@ -256,8 +255,9 @@ static void take_scsi(struct import *in)
 		}
 		channel_instance(device, &instance, &config->scsi_ids[n]);
 		config->scsi_count++;
-		take_drives(in, key_find(device, "controller0"),
-			    &(struct config_disk){ .bus = CONFIG_BUS_SCSI, .controller_number = n });
+		take_drives(
+		    in, key_find(device, "controller0"),
+		    &(struct config_disk){ .bus = CONFIG_BUS_SCSI, .controller_number = n });
 	}
 }
 
@@ -273,8 +273,8 @@ static int take_mac(struct import *in, const struct key *device, struct config_n
 	    !(nic->mac[0] & 1))
 		return 0;
 	if (nic->static_mac)
-		note(in, IMPORT_CHANGED, 0, nic->name, "'%s' is no MAC address: it gets another one",
-		     text);
+		note(in, IMPORT_CHANGED, 0, nic->name,
+		     "'%s' is no MAC address: it gets another one", text);
 	nic->static_mac = false;
 	return in->env->new_mac(in->env->user, in->vm->config, nic->mac, in->err);
 }
@@ -347,7 +347,8 @@ static void report_firmware(struct import *in)
 
 	if (key_bool(firmware, "secure_boot_enabled", false))
 		note(in, IMPORT_LOST, 0, "Firmware", "Secure Boot is not there yet");
-	if (key_find(firmware, "nvram/map") || key_text(in->key, KEY_GUEST_FILE "/StateFilePath", NULL))
+	if (key_find(firmware, "nvram/map") ||
+	    key_text(in->key, KEY_GUEST_FILE "/StateFilePath", NULL))
 		note(in, IMPORT_LOST, 0, "Firmware",
 		     "firmware variables, boot order and TPM contents are not taken over");
 	if (key_find(firmware, "bios_guid"))
@@ -369,7 +370,8 @@ static void report_devices(struct import *in)
 		pipe = key_text(in->key, path, "");
 		if (pipe[0])
 			note(in, IMPORT_LOST, 0, pipe,
-			     "COM %u was connected to a named pipe; Connect-VM shows COM 1", port + 1);
+			     "COM %u was connected to a named pipe; Connect-VM shows COM 1",
+			     port + 1);
 	}
 }
 
@@ -378,9 +380,10 @@ static void report_checkpoints(struct import *in)
 	int64_t count = key_integer(in->key, "global_settings/snapshots/list/size", 0);
 
 	if (count > 0)
-		note(in, IMPORT_LOST, 0, "Checkpoints",
-		     "its %lld checkpoints are not taken over: the VM starts from its present disks",
-		     (long long)count);
+		note(
+		    in, IMPORT_LOST, 0, "Checkpoints",
+		    "its %lld checkpoints are not taken over: the VM starts from its present disks",
+		    (long long)count);
 	if (key_bool(in->key, "global_settings/disk_merge_pending", false))
 		note(in, IMPORT_LOST, 0, "Checkpoints",
 		     "Hyper-V had not finished merging its disks: Merge-VHD does");
@@ -464,9 +467,9 @@ bool import_vm_blocked(const struct import_vm *vm)
 
 const char *import_severity_name(enum import_severity severity)
 {
-	static const char *const names[] = { [IMPORT_LOST] = "Lost",
-					     [IMPORT_CHANGED] = "Changed",
-					     [IMPORT_BLOCKS] = "Error" };
+	static const char *const names[] = {
+		[IMPORT_LOST] = "Lost", [IMPORT_CHANGED] = "Changed", [IMPORT_BLOCKS] = "Error"
+	};
 
 	return names[severity];
 }

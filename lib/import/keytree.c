@@ -60,8 +60,7 @@ static const struct key *child_of_length(const struct key *key, const char *name
 {
 	const struct key *child = key->first;
 
-	while (child &&
-	       (strncasecmp(child->name, name, length) != 0 || child->name[length] != 0))
+	while (child && (strncasecmp(child->name, name, length) != 0 || child->name[length] != 0))
 		child = child->next;
 	return child;
 }

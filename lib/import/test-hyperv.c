@@ -303,10 +303,9 @@ static void expect_file(const char *config, const char *vhds, const char *window
 static void test_looking_for_disks(void **state)
 {
 	static const char *const things[] = {
-		"Virtual Machines/",	    "Virtual Hard Disks/", "other/",
-		"Virtual Machines/x.vmcx",  "Virtual Hard Disks/Web.vhdx",
-		"Virtual Machines/b.vhdx",  "other/Web.vhdx",
-		"Virtual Hard Disks/b.vhdx"
+		"Virtual Machines/",       "Virtual Hard Disks/",         "other/",
+		"Virtual Machines/x.vmcx", "Virtual Hard Disks/Web.vhdx", "Virtual Machines/b.vhdx",
+		"other/Web.vhdx",          "Virtual Hard Disks/b.vhdx"
 	};
 	char folder[] = "/tmp/oyako-test-import-XXXXXX", config[100], other[100], path[200];
 

@@ -166,7 +166,8 @@ static void put_header(uint8_t *p, uint16_t sequence)
 uint8_t *vmcx_write(const struct key *root, bool long_values, size_t *ret_size)
 {
 	size_t room = 8192 + (size_t)4096 * 70 + 8192 * (MAX_PAGES + 2);
-	struct writer w = { .file = calloc(1, room), .size = VMCX_WRITER_FIRST_KEYS,
+	struct writer w = { .file = calloc(1, room),
+			    .size = VMCX_WRITER_FIRST_KEYS,
 			    .long_values = long_values };
 	uint32_t order = 1;
 

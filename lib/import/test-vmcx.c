@@ -43,7 +43,10 @@ static struct key *sample(void)
 		leaf(many, name, KEY_INTEGER)->integer = i * INT64_C(-1234567890123);
 	}
 	for (int i = 0; i < 3; i++)
-		text(node(configuration, "twin"), "which", i == 0 ? "one" : i == 1 ? "two" : "three");
+		text(node(configuration, "twin"), "which",
+		     i == 0   ? "one"
+		     : i == 1 ? "two"
+			      : "three");
 	leaf(configuration, "yes", KEY_BOOL)->integer = 1;
 	leaf(configuration, "real", KEY_REAL)->real = 2.5;
 	bytes = leaf(configuration, "bytes", KEY_BYTES);

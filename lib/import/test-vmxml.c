@@ -10,21 +10,20 @@
 
 #include <cmocka.h>
 
-static const char sample[] =
-    "<?xml version=\"1.0\" encoding=\"UTF-16\" standalone=\"yes\"?>\r\n"
-    "<configuration>\r\n"
-    "  <properties>\r\n"
-    "    <name type=\"string\">a &amp; b</name>\r\n"
-    "    <version type=\"integer\">-1280</version>\r\n"
-    "    <empty type=\"string\"></empty>\r\n"
-    "    <none type=\"string\"/>\r\n"
-    "    <on type=\"bool\">True</on>\r\n"
-    "    <off type=\"bool\">False</off>\r\n"
-    "    <blob type=\"bytes\">AAEC\r\n/w==\r\n</blob>\r\n"
-    "  </properties>\r\n"
-    "  <twin><n type=\"integer\">1</n></twin>\r\n"
-    "  <twin><n type=\"integer\">2</n></twin>\r\n"
-    "</configuration>";
+static const char sample[] = "<?xml version=\"1.0\" encoding=\"UTF-16\" standalone=\"yes\"?>\r\n"
+			     "<configuration>\r\n"
+			     "  <properties>\r\n"
+			     "    <name type=\"string\">a &amp; b</name>\r\n"
+			     "    <version type=\"integer\">-1280</version>\r\n"
+			     "    <empty type=\"string\"></empty>\r\n"
+			     "    <none type=\"string\"/>\r\n"
+			     "    <on type=\"bool\">True</on>\r\n"
+			     "    <off type=\"bool\">False</off>\r\n"
+			     "    <blob type=\"bytes\">AAEC\r\n/w==\r\n</blob>\r\n"
+			     "  </properties>\r\n"
+			     "  <twin><n type=\"integer\">1</n></twin>\r\n"
+			     "  <twin><n type=\"integer\">2</n></twin>\r\n"
+			     "</configuration>";
 
 static void check(const uint8_t *data, size_t size)
 {
@@ -98,8 +97,8 @@ static void test_damage(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		struct error err = { 0 };
 		struct key *root;
-		int r = vmxml_read((const uint8_t *)cases[i].text, strlen(cases[i].text), &root,
-				   &err);
+		int r =
+		    vmxml_read((const uint8_t *)cases[i].text, strlen(cases[i].text), &root, &err);
 
 		assert_int_equal(r, -ERR_CORRUPT);
 		if (!strstr(err.text, cases[i].says))
@@ -113,8 +112,9 @@ static void test_nesting_ends(void **state)
 
 	for (int i = 0; i < KEY_MAX_DEPTH + 1; i++)
 		strcat(text, "<a>");
-	assert_int_equal(vmxml_read((const uint8_t *)text, strlen(text), &(struct key *){ 0 }, NULL),
-			 -ERR_CORRUPT);
+	assert_int_equal(
+	    vmxml_read((const uint8_t *)text, strlen(text), &(struct key *){ 0 }, NULL),
+	    -ERR_CORRUPT);
 }
 
 int main(void)

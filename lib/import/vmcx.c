@@ -228,8 +228,7 @@ static int read_objects(struct reader *r, uint64_t offset, uint64_t *ret_next)
 		int rc = 0;
 
 		if (load_le32(e + 1) != checksum(e, OBJECT_BYTES, 1))
-			return corrupt(r, "an object's entry is damaged",
-				       (uint64_t)(e - r->data));
+			return corrupt(r, "an object's entry is damaged", (uint64_t)(e - r->data));
 		if (e[0] == OBJECT_KEYS)
 			rc = add_table(r, at, load_le32(e + 13));
 		else if (e[0] == OBJECT_TABLE)
@@ -301,7 +300,7 @@ static bool key_type_of(unsigned type, enum key_type *ret)
 		enum key_type key;
 	} types[] = {
 		{ ENTRY_INT, KEY_INTEGER }, { ENTRY_UINT, KEY_INTEGER }, { ENTRY_DOUBLE, KEY_REAL },
-		{ ENTRY_STRING, KEY_TEXT }, { ENTRY_ARRAY, KEY_BYTES },	 { ENTRY_BOOL, KEY_BOOL },
+		{ ENTRY_STRING, KEY_TEXT }, { ENTRY_ARRAY, KEY_BYTES },  { ENTRY_BOOL, KEY_BOOL },
 		{ ENTRY_NODE, KEY_NODE },
 	};
 
@@ -317,8 +316,9 @@ static bool key_type_of(unsigned type, enum key_type *ret)
 static bool take_value(const struct reader *r, struct key *key, const uint8_t *value, size_t room,
 		       bool elsewhere, size_t *ret_used)
 {
-	static const size_t sizes[] = { [KEY_NODE] = 12, [KEY_INTEGER] = 8, [KEY_REAL] = 8,
-					[KEY_BOOL] = 4 };
+	static const size_t sizes[] = {
+		[KEY_NODE] = 12, [KEY_INTEGER] = 8, [KEY_REAL] = 8, [KEY_BOOL] = 4
+	};
 
 	if (key->type == KEY_TEXT || key->type == KEY_BYTES)
 		return take_long(r, key, value, room, elsewhere, ret_used);

@@ -259,6 +259,10 @@ static int add_described(struct storage *storage, unsigned index, struct error *
 				       .path = disk->path };
 	int fd = machine->files.disks[index];
 
+	if (disk->bus != CONFIG_BUS_SCSI)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "disk '%s': IDE controllers are not there yet",
+				 disk->path ? disk->path : "");
 	if (disk->controller_number >= machine->config->scsi_count)
 		return error_set(err, ERR_INVALID, "there is no SCSI controller %u",
 				 disk->controller_number);

@@ -202,8 +202,9 @@ void cmdlet_get_dvd(struct request *request)
 
 static json_t *show_drive(struct change *change)
 {
+	const struct config_disk *place = &change->disk;
 	const struct config_disk *disk =
-	    config_find_disk(change->vm->config, change->disk.controller_number, change->disk.lun);
+	    config_find_disk(change->vm->config, place->bus, place->controller_number, place->lun);
 
 	return disk ? object_disk(change->vm, disk) : json_null();
 }
@@ -227,7 +228,8 @@ static json_t *drive_message(const struct change *change, const char *op,
 static int remove_from(struct change *change, struct config_vm *config,
 		       const struct config_disk *disk, struct error *err)
 {
-	struct config_disk *found = config_find_disk(config, disk->controller_number, disk->lun);
+	struct config_disk *found =
+	    config_find_disk(config, disk->bus, disk->controller_number, disk->lun);
 
 	if (!found)
 		return error_set(err, ERR_NOT_FOUND, "the drive is gone already");
@@ -324,7 +326,7 @@ static struct config_disk *named_drive(struct request *request, struct config_vm
 	for (unsigned i = 0; i < config->disk_count; i++) {
 		struct config_disk *disk = &config->disks[i];
 
-		if (disk->kind != kind_of(request) ||
+		if (disk->kind != kind_of(request) || disk->bus != CONFIG_BUS_SCSI ||
 		    (controller >= 0 && disk->controller_number != (unsigned)controller) ||
 		    (location >= 0 && disk->lun != (unsigned)location))
 			continue;

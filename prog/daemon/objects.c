@@ -169,7 +169,7 @@ json_t *object_disk(const struct vm *vm, const struct config_disk *disk)
 {
 	json_t *object = part(vm);
 
-	put_text(object, "ControllerType", "SCSI");
+	put_text(object, "ControllerType", config_bus_name(disk->bus));
 	json_object_set_new(object, "ControllerNumber", json_integer(disk->controller_number));
 	json_object_set_new(object, "ControllerLocation", json_integer(disk->lun));
 	if (disk->kind == CONFIG_DISK_DVD)
@@ -187,7 +187,8 @@ json_t *object_controller(const struct vm *vm, unsigned number)
 	json_t *drives = json_array();
 
 	for (unsigned i = 0; i < vm->config->disk_count; i++)
-		if (vm->config->disks[i].controller_number == number)
+		if (vm->config->disks[i].bus == CONFIG_BUS_SCSI &&
+		    vm->config->disks[i].controller_number == number)
 			json_array_append_new(drives, object_disk(vm, &vm->config->disks[i]));
 	put_text(object, "Name", "SCSI Controller");
 	json_object_set_new(object, "ControllerNumber", json_integer(number));

@@ -357,7 +357,7 @@ static void on_ejected(struct run *run, const json_t *event)
 
 	for (unsigned i = 0; copy && id && i < copy->scsi_count; i++)
 		if (strcasecmp(guid_format(&copy->scsi_ids[i], its_id), id) == 0)
-			disk = config_find_disk(copy, i, (unsigned)location);
+			disk = config_find_disk(copy, CONFIG_BUS_SCSI, i, (unsigned)location);
 	if (!disk || disk->kind != CONFIG_DISK_DVD) {
 		config_vm_free(copy);
 		return;

@@ -96,6 +96,10 @@ struct config_vm *config_vm_new(const char *name)
 	vm->name = strdup(name);
 	vm->generation = 2;
 	vm->memory_bytes = 512 * MIB;
+	vm->dynamic_memory = (struct config_dynamic_memory){ .minimum_bytes = 512 * MIB,
+							     .maximum_bytes = GIB << 10,
+							     .buffer_percent = 20,
+							     .priority = 50 };
 	vm->processor_count = 1;
 	guid_generate(&vm->scsi_ids[0]);
 	vm->scsi_count = 1;
@@ -358,20 +362,50 @@ int config_check_name(const char *name, const char *what, struct error *err)
 	return 0;
 }
 
+static int check_size(uint64_t bytes, uint64_t max, const char *what, struct error *err)
+{
+	if (bytes % (2 * MIB))
+		return error_set(err, ERR_INVALID,
+				 "the %s memory of %llu bytes is not a multiple of 2 MB", what,
+				 (unsigned long long)bytes);
+	if (bytes < CONFIG_MIN_MEMORY_BYTES || bytes > max)
+		return error_set(
+		    err, ERR_LIMIT, "the %s memory of %llu MB is not between 32 MB and %llu TB",
+		    what, (unsigned long long)(bytes / MIB), (unsigned long long)(max >> 40));
+	return 0;
+}
+
+static int check_dynamic_memory(const struct config_vm *vm, uint64_t max, struct error *err)
+{
+	const struct config_dynamic_memory *dynamic = &vm->dynamic_memory;
+	int r = check_size(dynamic->minimum_bytes, max, "minimum", err);
+
+	if (r == 0)
+		r = check_size(dynamic->maximum_bytes, max, "maximum", err);
+	if (r == 0 && (dynamic->buffer_percent < 5 || dynamic->buffer_percent > 2000))
+		r = error_set(err, ERR_LIMIT, "a memory buffer of %u %% is not between 5 and 2000",
+			      dynamic->buffer_percent);
+	if (r == 0 && dynamic->priority > 100)
+		r = error_set(err, ERR_LIMIT, "a memory priority of %u is not between 0 and 100",
+			      dynamic->priority);
+	if (r < 0 || !dynamic->enabled)
+		return r;
+	if (vm->memory_bytes < dynamic->minimum_bytes || vm->memory_bytes > dynamic->maximum_bytes)
+		return error_set(err, ERR_INVALID,
+				 "the startup memory of %llu MB is not between the minimum of %llu "
+				 "MB and the maximum of %llu MB",
+				 (unsigned long long)(vm->memory_bytes / MIB),
+				 (unsigned long long)(dynamic->minimum_bytes / MIB),
+				 (unsigned long long)(dynamic->maximum_bytes / MIB));
+	return 0;
+}
+
 static int check_memory(const struct config_vm *vm, struct error *err)
 {
 	uint64_t max = vm->generation == 1 ? UINT64_C(1) << 40 : CONFIG_MAX_MEMORY_BYTES;
+	int r = check_size(vm->memory_bytes, max, "startup", err);
 
-	if (vm->memory_bytes % (2 * MIB))
-		return error_set(err, ERR_INVALID,
-				 "the startup memory of %llu bytes is not a multiple of 2 MB",
-				 (unsigned long long)vm->memory_bytes);
-	if (vm->memory_bytes < CONFIG_MIN_MEMORY_BYTES || vm->memory_bytes > max)
-		return error_set(err, ERR_LIMIT,
-				 "the startup memory of %llu MB is not between 32 MB and %llu TB",
-				 (unsigned long long)(vm->memory_bytes / MIB),
-				 (unsigned long long)(max >> 40));
-	return 0;
+	return r < 0 ? r : check_dynamic_memory(vm, max, err);
 }
 
 static int check_boot(const struct config_vm *vm, struct error *err)

@@ -58,6 +58,14 @@ enum config_ic {
 	CONFIG_IC_COUNT
 };
 
+/* Dynamic memory, with Hyper-V's defaults. Bounds hold only where it is enabled. */
+struct config_dynamic_memory {
+	bool enabled;
+	uint64_t minimum_bytes, maximum_bytes;
+	unsigned buffer_percent; /* kept spare, of the demand */
+	unsigned priority;       /* 0..100: who gets scarce memory */
+};
+
 struct json_t;
 
 struct config_vm {
@@ -66,7 +74,8 @@ struct config_vm {
 	char *name;
 	char *notes;         /* NULL: none */
 	unsigned generation; /* 1 or 2 */
-	uint64_t memory_bytes;
+	uint64_t memory_bytes; /* at the start */
+	struct config_dynamic_memory dynamic_memory;
 	unsigned processor_count;
 	enum config_backend backend;
 	char *kernel_path, *initrd_path, *kernel_cmdline; /* direct boot; NULL: firmware */

@@ -2,6 +2,7 @@
  * The machine's inside, shared by the files of this folder:
  * machine.c   life cycle: build, start, reset, power-off; the partition's callbacks
  * platform.c  what stands on ports and MMIO, firmware tables and the boot image
+ * memory.c    RAM that grows and shrinks
  * storage.c   SCSI controllers and their drives
  * adapters.c  network adapters
  * synthetic.c integration services
@@ -20,6 +21,7 @@
 #include "part/part.h"
 #include "vmbus/vmbus-server.h"
 
+struct balloon;
 struct platform;
 struct storage;
 struct adapters;
@@ -35,6 +37,7 @@ struct machine {
 	struct hv *hv;
 	struct vmbus *vmbus;
 	struct platform *platform;
+	struct balloon *balloon;
 	struct storage *storage;
 	struct adapters *adapters;
 	struct synthetic *synthetic;
@@ -67,6 +70,14 @@ void platform_eoi(struct platform *platform, uint8_t vector);
 int platform_extint_ack(struct platform *platform);
 size_t platform_console_input(struct platform *platform, unsigned port, const void *data,
 			      size_t len);
+
+/* ---- memory.c ---- */
+
+int memory_new(struct machine *machine, struct error *err);
+/* Offers dynamic memory. */
+int memory_offer(struct machine *machine, struct error *err);
+/* All RAM is what it was at the start. VPs are paused. */
+int memory_reset(struct machine *machine, struct error *err);
 
 /* ---- storage.c, adapters.c: those of the description; their descriptors are taken ---- */
 

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "dev/balloon.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -202,7 +203,7 @@ static int new_partition(struct machine *machine, struct error *err)
 {
 	const struct config_vm *config = machine->config;
 	/* The timers of the SynIC replace the local APIC's only where an arming costs no exit. */
-	struct hv_features features = { .reference_tsc = true };
+	struct hv_features features = { .reference_tsc = true, .memory_hints = true };
 	struct part_cpuid leaves[HV_CPUID_COUNT];
 	struct part_config part = {
 		.backend = wanted_backend(config),
@@ -244,7 +245,7 @@ static int new_partition(struct machine *machine, struct error *err)
 
 static int build(struct machine *machine, struct error *err)
 {
-	int r = mem_new(machine->config->memory_bytes, &machine->mem, err);
+	int r = memory_new(machine, err);
 
 	if (r == 0)
 		r = new_partition(machine, err);
@@ -252,6 +253,8 @@ static int build(struct machine *machine, struct error *err)
 		r = platform_new(machine, &machine->platform, err);
 	if (r == 0)
 		r = vmbus_new(machine->loop, machine->mem, machine->hv, &machine->vmbus, err);
+	if (r == 0)
+		r = memory_offer(machine, err);
 	if (r == 0)
 		r = storage_new(machine, &machine->storage, err);
 	if (r == 0)
@@ -319,6 +322,7 @@ void machine_free(struct machine *machine)
 	synthetic_free(machine->synthetic);
 	adapters_free(machine->adapters);
 	storage_free(machine->storage);
+	balloon_free(machine->balloon);
 	vmbus_free(machine->vmbus);
 	platform_free(machine->platform);
 	hv_free(machine->hv);
@@ -376,8 +380,7 @@ static void finish_reset(void *user)
 	hv_reset(machine->hv);
 	platform_reset(machine->platform);
 	part_reset(machine->part);
-	mem_clear(machine->mem);
-	if (platform_load(machine->platform, &err) < 0) {
+	if (memory_reset(machine, &err) < 0 || platform_load(machine->platform, &err) < 0) {
 		go_off(machine, MACHINE_OFF_ERROR, err.text);
 		return;
 	}

@@ -48,6 +48,8 @@ struct machine_events {
 	/* P0..P4 of the crash MSRs; message may be NULL. */
 	void (*guest_crash)(void *user, const uint64_t parameters[5], const char *message);
 	/* What the guest says of itself (KVP pool 2), or its services, changed. */
+	/* machine_memory() has news; at most some per second. */
+	void (*memory_changed)(void *user);
 	void (*kvp_changed)(void *user);
 	void (*services_changed)(void *user);
 	/* Bytes from the guest's COM port (0: COM1). */
@@ -83,6 +85,20 @@ int machine_set_service(struct machine *machine, enum config_ic service, bool en
 
 /* Returns how many bytes the guest's UART could take. */
 size_t machine_console_input(struct machine *machine, unsigned port, const void *data, size_t len);
+
+/* ---- memory ---- */
+
+struct machine_memory {
+	uint32_t version;        /* of the protocol with the guest, (major << 16) + minor; 0: no driver */
+	uint64_t assigned_bytes; /* RAM that the guest has */
+	uint64_t target_bytes;   /* and shall have */
+	uint64_t demand_bytes, available_bytes; /* as the guest says; demand 0: it hasn't yet */
+	uint64_t backed_bytes;   /* what its RAM costs the host */
+};
+
+void machine_memory(const struct machine *machine, struct machine_memory *ret);
+/* Gives the guest so much, or takes it away, as far as the guest goes along (dev/balloon.h). */
+void machine_set_memory(struct machine *machine, uint64_t bytes);
 
 /*
  * ---- devices that come and go ----

@@ -50,6 +50,9 @@ struct part_backend_ops {
 	/* To power-on state; calls host.vp_reset for each VP, on the calling thread. */
 	void (*reset)(struct part *part);
 
+	/* While no VP runs: mem's ranges are others now. */
+	int (*memory_changed)(struct part *part, struct error *err);
+
 	void (*vp_get_state)(struct part *part, unsigned vp, struct part_vp_state *ret);
 	void (*vp_set_state)(struct part *part, unsigned vp, const struct part_vp_state *state);
 

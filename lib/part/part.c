@@ -123,6 +123,12 @@ void part_reset(struct part *part)
 	part->ops->reset(part);
 }
 
+int part_memory_changed(struct part *part, struct error *err)
+{
+	assert(part->phase != PART_RUNNING);
+	return part->ops->memory_changed(part, err);
+}
+
 void part_vp_get_state(struct part *part, unsigned vp, struct part_vp_state *ret)
 {
 	assert(vp < part->vp_count && part->phase != PART_RUNNING);

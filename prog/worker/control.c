@@ -11,8 +11,6 @@
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #define MAX_CLIENTS 8
@@ -84,13 +82,22 @@ static json_t *state_event(struct machine *machine)
 			 machine_paused(machine) ? "paused" : "running");
 }
 
-/* Resident memory of this process in bytes, guest RAM included. */
-static json_int_t resident_bytes(void)
+static json_t *memory_json(struct machine *machine)
 {
-	struct rusage usage;
+	struct machine_memory memory;
 
-	getrusage(RUSAGE_SELF, &usage);
-	return (json_int_t)usage.ru_maxrss * 1024;
+	machine_memory(machine, &memory);
+	return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I}", "version", (int)memory.version,
+			 "assigned_bytes", (json_int_t)memory.assigned_bytes, "target_bytes",
+			 (json_int_t)memory.target_bytes, "demand_bytes",
+			 (json_int_t)memory.demand_bytes, "available_bytes",
+			 (json_int_t)memory.available_bytes, "backed_bytes",
+			 (json_int_t)memory.backed_bytes);
+}
+
+json_t *control_memory_event(struct machine *machine)
+{
+	return json_pack("{s:s, s:o}", "event", "memory", "memory", memory_json(machine));
 }
 
 static json_t *status_json(struct control *control)
@@ -104,11 +111,10 @@ static json_t *status_json(struct control *control)
 		json_array_append_new(vps,
 				      json_integer((json_int_t)machine_vp_runtime_ns(machine, i)));
 	status = json_pack(
-	    "{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:o, s:O}", "state",
+	    "{s:s, s:s, s:s, s:I, s:o, s:s, s:o, s:o, s:O}", "state",
 	    machine_paused(machine) ? "paused" : "running", "backend",
 	    machine_backend_name(machine), "backend_reason", machine_backend_reason(machine),
-	    "uptime_ns", (json_int_t)machine_uptime_ns(machine), "memory_bytes",
-	    (json_int_t)control->config->memory_bytes, "resident_bytes", resident_bytes(),
+	    "uptime_ns", (json_int_t)machine_uptime_ns(machine), "memory", memory_json(machine),
 	    "heartbeat", machine_heartbeat(machine), "vp_runtime_ns", vps, "integration",
 	    services_json(machine), "kvp", json_object_get(kvp, "items"));
 	json_decref(kvp);
@@ -169,6 +175,16 @@ static int op_status(struct control *control, json_t *request, json_t **ret, str
 	return 0;
 }
 
+static int op_set_memory(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	json_int_t bytes = json_integer_value(json_object_get(request, "bytes"));
+
+	if (bytes <= 0)
+		return error_set(err, ERR_INVALID, "'bytes' is no size");
+	machine_set_memory(control->machine, (uint64_t)bytes);
+	return 0;
+}
+
 static int op_set_integration(struct control *control, json_t *request, json_t **ret,
 			      struct error *err)
 {
@@ -198,6 +214,7 @@ static const struct {
 	{ "resume", op_resume },
 	{ "nmi", op_nmi },
 	{ "set-integration", op_set_integration },
+	{ "set-memory", op_set_memory },
 };
 
 /* fd: what came with it, or -1; set to -1 where it is taken. */
@@ -262,13 +279,14 @@ static void client_ready(void *user, uint32_t events)
 static void greet(struct client *client)
 {
 	struct machine *machine = client->control->machine;
-	json_t *events[3];
+	json_t *events[4];
 
 	if (!machine)
 		return;
 	events[0] = state_event(machine);
 	events[1] = control_services_event(machine);
 	events[2] = control_kvp_event(machine);
+	events[3] = control_memory_event(machine);
 	for (size_t i = 0; i < ARRAY_SIZE(events); i++) {
 		ipc_send(client->fd, events[i], NULL, 0, NULL);
 		json_decref(events[i]);

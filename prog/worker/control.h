@@ -26,5 +26,6 @@ void control_event(struct control *control, json_t *event);
 /* The events that have content. */
 json_t *control_kvp_event(struct machine *machine);
 json_t *control_services_event(struct machine *machine);
+json_t *control_memory_event(struct machine *machine);
 
 #endif

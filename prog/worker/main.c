@@ -82,6 +82,14 @@ static void on_kvp_changed(void *user)
 	control_event(worker->control, control_kvp_event(worker->machine));
 }
 
+static void on_memory_changed(void *user)
+{
+	struct worker *worker = user;
+
+	if (worker->machine)
+		control_event(worker->control, control_memory_event(worker->machine));
+}
+
 static void on_services_changed(void *user)
 {
 	struct worker *worker = user;
@@ -130,6 +138,7 @@ static int build(struct worker *worker, struct error *err)
 		.guest_reset = on_guest_reset,
 		.ejected = on_ejected,
 		.guest_crash = on_guest_crash,
+		.memory_changed = on_memory_changed,
 		.kvp_changed = on_kvp_changed,
 		.services_changed = on_services_changed,
 		.console_output = on_console_output,

@@ -54,6 +54,12 @@ static void synic_on(struct vmbus_guest *guest, unsigned vp, uint64_t simp, uint
 
 struct vmbus_guest *vmbus_guest_new(unsigned vp_count, uint64_t ram_bytes)
 {
+	return vmbus_guest_new_growable(vp_count, ram_bytes, ram_bytes);
+}
+
+struct vmbus_guest *vmbus_guest_new_growable(unsigned vp_count, uint64_t ram_bytes,
+					     uint64_t reach_bytes)
+{
 	struct vmbus_guest *guest = calloc(1, sizeof(*guest));
 	struct hv_config config = { .vp_count = vp_count,
 				    .features = { .reference_tsc = true,
@@ -65,7 +71,7 @@ struct vmbus_guest *vmbus_guest_new(unsigned vp_count, uint64_t ram_bytes)
 	guest->next_page = 16 * VMBUS_PAGE_BYTES;
 	guest->next_gpadl = 0xE1E10;
 	require(loop_new(&guest->loop, &err) == 0, "%s", err.text);
-	require(mem_new(ram_bytes, &guest->mem, &err) == 0, "%s", err.text);
+	require(mem_new_growable(ram_bytes, reach_bytes, &guest->mem, &err) == 0, "%s", err.text);
 	config.loop = guest->loop;
 	config.mem = guest->mem;
 	require(hv_new(&config, &guest->hv, &err) == 0, "%s", err.text);

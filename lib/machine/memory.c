@@ -1,0 +1,95 @@
+#include "machine/machine-impl.h"
+
+#include "base/host.h"
+#include "base/log.h"
+#include "base/macros.h"
+#include "dev/balloon.h"
+
+/* RAM is added to guests in blocks of this size. */
+#define BLOCK_BYTES (128 * MIB)
+
+/* What the guest can ever have: no more than the host. */
+static uint64_t reach_bytes(const struct config_vm *config)
+{
+	uint64_t limit = host_memory_bytes();
+
+	if (config->dynamic_memory.enabled)
+		limit = MIN(limit, config->dynamic_memory.maximum_bytes);
+	return ALIGN_UP(MAX(config->memory_bytes, limit), BLOCK_BYTES);
+}
+
+int memory_new(struct machine *machine, struct error *err)
+{
+	const struct config_vm *config = machine->config;
+
+	return mem_new_growable(config->memory_bytes, reach_bytes(config), &machine->mem, err);
+}
+
+static int grow(void *user, uint64_t size_bytes)
+{
+	struct machine *machine = user;
+	bool runs = machine->running && !machine->paused;
+	struct error err;
+	int r;
+
+	if (machine->off || machine->resetting)
+		return -ERR_STATE;
+	if (runs)
+		part_pause(machine->part);
+	mem_grow(machine->mem, size_bytes);
+	r = part_memory_changed(machine->part, &err);
+	if (r < 0) {
+		/* What the partition has of its memory now is not known. */
+		machine_ask_off(machine, MACHINE_OFF_ERROR, err.text);
+		return r;
+	}
+	if (runs)
+		part_resume(machine->part);
+	return 0;
+}
+
+static void changed(void *user)
+{
+	const struct machine_events *events = &((struct machine *)user)->events;
+
+	events->memory_changed(events->user);
+}
+
+int memory_offer(struct machine *machine, struct error *err)
+{
+	const struct balloon_config config = { .bus = machine->vmbus,
+					       .loop = machine->loop,
+					       .mem = machine->mem,
+					       .grow = grow,
+					       .changed = changed,
+					       .user = machine };
+
+	return balloon_new(&config, &machine->balloon, err);
+}
+
+int memory_reset(struct machine *machine, struct error *err)
+{
+	mem_clear(machine->mem);
+	balloon_reset(machine->balloon);
+	return part_memory_changed(machine->part, err);
+}
+
+void machine_memory(const struct machine *machine, struct machine_memory *ret)
+{
+	struct balloon_status status;
+
+	balloon_status(machine->balloon, &status);
+	*ret = (struct machine_memory){
+		.version = status.version,
+		.assigned_bytes = status.assigned_bytes,
+		.target_bytes = status.target_bytes,
+		.demand_bytes = status.demand_bytes,
+		.available_bytes = status.available_bytes,
+		.backed_bytes = mem_backed_bytes(machine->mem),
+	};
+}
+
+void machine_set_memory(struct machine *machine, uint64_t bytes)
+{
+	balloon_set_target(machine->balloon, bytes);
+}

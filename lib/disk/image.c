@@ -134,8 +134,8 @@ static struct image_segment *new_segment(struct image *image, struct image_io *i
 	return segment;
 }
 
-/* The part of the request's buffers that begins at the cursor; *len may become less, but stays whole
- * sectors: 0 for a guest that cuts one into more pieces than there is room for. */
+/* The part of the request's buffers that begins at the cursor; *len may become less, but stays
+ * whole sectors: 0 for a guest that cuts one into more pieces than there is room for. */
 static const struct iovec *slice(struct image_segment *segment, unsigned *count, uint64_t *len)
 {
 	const struct blk_request *req = segment->io->req;
@@ -211,9 +211,8 @@ enum image_progress image_start_parent(struct image *image, struct image_io *io,
 	segment = new_segment(image, io);
 	if (!segment)
 		return image_fail(io, BLK_IO_ERROR);
-	segment->parent_req = (struct blk_request){ .op = BLK_READ,
-						    .offset = offset,
-						    .done = parent_ended };
+	segment->parent_req =
+	    (struct blk_request){ .op = BLK_READ, .offset = offset, .done = parent_ended };
 	segment->parent_req.iov = slice(segment, &segment->parent_req.iov_count, &len);
 	if (len == 0)
 		return no_segment(image, segment);

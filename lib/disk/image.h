@@ -1,10 +1,11 @@
 /*
  * What the data paths of image formats have in common: a request is walked piece by piece; for each
  * piece the format starts an operation on the file or a read of the parent, or answers it at once,
- * or lets the request wait for something. When all of it is done the request is complete. Private to
- * this room.
+ * or lets the request wait for something. When all of it is done the request is complete. Private
+ * to this room.
  *
- * The format embeds struct image as its first member and gives the image_* functions in its blk_ops.
+ * The format embeds struct image as its first member and gives the image_* functions in its
+ * blk_ops.
  */
 #ifndef DISK_IMAGE_H
 #define DISK_IMAGE_H

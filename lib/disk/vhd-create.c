@@ -1,7 +1,7 @@
 /*
- * New VHD files, laid out as Windows 10 does it: footer copy, dynamic header, and then for a dynamic
- * disk the block table at 0x600; for a differencing one the absolute path at 0x1000, the table at
- * 0x2000 and the relative path behind the table. The footers are written last.
+ * New VHD files, laid out as Windows 10 does it: footer copy, dynamic header, and then for a
+ * dynamic disk the block table at 0x600; for a differencing one the absolute path at 0x1000, the
+ * table at 0x2000 and the relative path behind the table. The footers are written last.
  */
 #include "disk/vhd.h"
 
@@ -78,7 +78,8 @@ static int check_parent(const struct disk_create_options *options, struct error 
 				 "a differencing VHD disk has its parent's size, %lu bytes",
 				 options->parent->size_bytes);
 	if (!options->parent_absolute && !options->parent_relative)
-		return error_set(err, ERR_INVALID, "a differencing disk needs a path to its parent");
+		return error_set(err, ERR_INVALID,
+				 "a differencing disk needs a path to its parent");
 	return 0;
 }
 
@@ -125,7 +126,8 @@ static int write_path(struct creation *c, unsigned slot, const char *code, const
 	bytes = utf16_from_utf8(path, text, MAX_PATH_BYTES + 2);
 	if (bytes <= 2)
 		return error_set(err, ERR_INVALID,
-				 "the path '%s' of the parent is empty, too long or no UTF-8", path);
+				 "the path '%s' of the parent is empty, too long or no UTF-8",
+				 path);
 	bytes -= 2;
 	c->end = ALIGN_UP(c->end, (uint64_t)PATH_ALIGNMENT);
 	memcpy(locator->code, code, sizeof(locator->code));
@@ -212,8 +214,8 @@ static int reserve_fixed(const struct creation *c, struct error *err)
 static int finish(const struct creation *c, struct error *err)
 {
 	bool fixed = c->options->type == DISK_FIXED;
-	uint64_t bytes = fixed ? c->geometry.disk_bytes + sizeof(c->footer)
-			       : vhd_file_bytes(c->end);
+	uint64_t bytes =
+	    fixed ? c->geometry.disk_bytes + sizeof(c->footer) : vhd_file_bytes(c->end);
 	int rc;
 
 	if (fsync(c->fd) < 0)

@@ -18,14 +18,14 @@ uint32_t vhd_checksum(const void *structure, size_t size, size_t checksum_offset
 
 void vhd_footer_seal(struct vhd_footer *footer)
 {
-	footer->checksum = htobe32(
-	    vhd_checksum(footer, sizeof(*footer), offsetof(struct vhd_footer, checksum)));
+	footer->checksum =
+	    htobe32(vhd_checksum(footer, sizeof(*footer), offsetof(struct vhd_footer, checksum)));
 }
 
 void vhd_header_seal(struct vhd_header *header)
 {
-	header->checksum = htobe32(
-	    vhd_checksum(header, sizeof(*header), offsetof(struct vhd_header, checksum)));
+	header->checksum =
+	    htobe32(vhd_checksum(header, sizeof(*header), offsetof(struct vhd_header, checksum)));
 }
 
 bool vhd_footer_counts(const struct vhd_footer *footer)

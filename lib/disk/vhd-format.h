@@ -12,8 +12,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Limits of this reader, so that a file can't ask for unbounded memory: 2040 GiB in blocks of 128 KiB
- * fit. */
+/* Limits of this reader, so that a file can't ask for unbounded memory: 2040 GiB in blocks of 128
+ * KiB fit. */
 #define VHD_MIN_BLOCK_BYTES   512u
 #define VHD_MAX_BLOCK_BYTES   (256u << 20)
 #define VHD_MAX_TABLE_ENTRIES (1u << 24)

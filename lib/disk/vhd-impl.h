@@ -51,7 +51,7 @@ struct vhd_flush {
 /* Makes room for blocks at the end of the file. */
 struct vhd_growth {
 	bool running;
-	uint64_t file_bytes; /* to be */
+	uint64_t file_bytes, old_footer; /* to be; to go */
 	struct vhd_footer footer;
 	struct iovec iov;
 	struct file_request req;
@@ -76,10 +76,12 @@ struct vhd {
 	struct vhd_dirty dirty_blocks;  /* their bitmaps */
 	struct vhd_dirty dirty_sectors; /* of the BAT */
 
-	uint64_t end;       /* all of the file from here on is free */
-	uint64_t room_end;  /* blocks may lie below; a footer is durable behind */
-	uint64_t stale_end; /* bytes below may be other than zero */
+	uint64_t structures_end; /* no block lies below, unless it did before */
+	uint64_t end;            /* all of the file from here on is free */
+	uint64_t room_end;       /* blocks may lie below; a footer is durable behind */
+	uint64_t stale_end;      /* bytes below may be other than zero */
 	bool layout_changed;
+	bool short_block;          /* another block begins within the full length of the last one */
 	struct vhd_places free;    /* holes below `end` */
 	struct vhd_places freed;   /* since the table was last written */
 	struct vhd_places freeing; /* in the running flush */
@@ -111,8 +113,8 @@ static inline uint64_t vhd_slot_bytes(const struct vhd_geometry *geometry)
 /* Reads and checks everything; for vhd_open and for what works offline on a file. Borrows file. */
 int vhd_load(struct file *file, struct vhd **ret, struct error *err);
 void vhd_free(struct vhd *vhd);
-/* Blocking: puts a footer where a file of file_bytes ends (the file becomes as long as that if it is
- * shorter), and syncs. 0 or -errno. */
+/* Blocking: puts a footer where a file of file_bytes ends (the file becomes as long as that if it
+ * is shorter), and syncs. 0 or -errno. */
 int vhd_write_footer_now(struct vhd *vhd, uint64_t file_bytes);
 bool vhd_places_add(struct vhd_places *places, struct vhd_place place);
 

@@ -1,9 +1,9 @@
 /*
- * Requests on a VHD, and how its metadata gets onto the disk. There is no log; the order makes every
- * state on disk valid:
+ * Requests on a VHD, and how its metadata gets onto the disk. There is no log; the order makes
+ * every state on disk valid:
  *
- * - A block is allocated when something is first written to it: it gets a place, whose bytes are zero
- *   (beyond what the file ever had, or zeroed first while the writers wait), and its table entry
+ * - A block is allocated when something is first written to it: it gets a place, whose bytes are
+ * zero (beyond what the file ever had, or zeroed first while the writers wait), and its table entry
  *   changes in memory. So a bitmap that is not written yet says "no sector is here", the state
  *   before.
  * - A sector's bit is set in memory after its data was written.
@@ -286,11 +286,17 @@ static void growth_step_done(struct file_request *req, int result)
 	struct vhd_growth *growth = container_of(req, struct vhd_growth, req);
 	struct vhd *vhd = container_of(growth, struct vhd, growth);
 
-	if (result < 0 || req->op == FILE_SYNC) {
+	if (result < 0 || req->op == FILE_ZERO) {
 		growth_done(vhd, result);
 		return;
 	}
-	req->op = FILE_SYNC;
+	if (req->op == FILE_WRITE) {
+		req->op = FILE_SYNC;
+	} else {
+		/* New blocks have to find zeros there. */
+		req->op = FILE_ZERO;
+		req->offset = growth->old_footer;
+	}
 	file_submit(vhd->image.file, req);
 }
 
@@ -314,6 +320,7 @@ static enum image_progress grow(struct vhd *vhd, struct image_io *io, uint64_t e
 		image_list_add(&growth->waiters, io);
 		return IMAGE_PARKED;
 	}
+	growth->old_footer = vhd->room_end;
 	rc = enlarge_file(vhd, end);
 	if (rc < 0)
 		return image_fail(io, image_result_of(rc));
@@ -408,7 +415,8 @@ static enum image_progress allocate(struct vhd *vhd, struct image_io *io, uint32
 static void free_block(struct vhd *vhd, uint32_t block)
 {
 	/* Without memory the place is lost until the next open; nothing worse. */
-	vhd_places_add(&vhd->freed, (struct vhd_place){ vhd_place_of(vhd, block), true });
+	if (!vhd->short_block || block + 1 < vhd->geometry.block_count)
+		vhd_places_add(&vhd->freed, (struct vhd_place){ vhd_place_of(vhd, block), true });
 	forget_bitmap(vhd, block);
 	set_entry(vhd, block, VHD_BAT_UNUSED);
 	if (vhd->freed.count >= MAX_FREED_PLACES)
@@ -475,8 +483,8 @@ static enum image_progress start(struct vhd *vhd, struct image_io *io, enum file
 	enum image_progress progress;
 
 	vhd->users[piece->block]++;
-	progress = image_start_file(&vhd->image, io, op, offset, len, piece->block,
-				    piece->in_block);
+	progress =
+	    image_start_file(&vhd->image, io, op, offset, len, piece->block, piece->in_block);
 	if (progress == IMAGE_FAILED)
 		vhd->users[piece->block]--;
 	return progress;
@@ -721,8 +729,8 @@ static void copy_bitmaps(struct vhd *vhd)
 		if (vhd->bitmap[block] == vhd_full)
 			memset(add_write(vhd, vhd_place_of(vhd, block), bytes), 0xff, bytes);
 		else
-			memcpy(add_write(vhd, vhd_place_of(vhd, block), bytes),
-			       vhd->bitmap[block], bytes);
+			memcpy(add_write(vhd, vhd_place_of(vhd, block), bytes), vhd->bitmap[block],
+			       bytes);
 	}
 }
 
@@ -733,10 +741,9 @@ static void copy_table(struct vhd *vhd)
 	while (vhd->dirty_sectors.count > 0 && fits(&vhd->flush, VHD_SECTOR_BYTES)) {
 		uint32_t sector = take_dirty(&vhd->dirty_sectors);
 		uint32_t first = sector * (VHD_SECTOR_BYTES / VHD_BAT_ENTRY_BYTES);
-		uint32_t count = MIN(g->block_count - first,
-				     (uint32_t)(VHD_SECTOR_BYTES / VHD_BAT_ENTRY_BYTES));
-		uint8_t *to = add_write(vhd,
-					g->table_offset + (uint64_t)sector * VHD_SECTOR_BYTES,
+		uint32_t count =
+		    MIN(g->block_count - first, (uint32_t)(VHD_SECTOR_BYTES / VHD_BAT_ENTRY_BYTES));
+		uint8_t *to = add_write(vhd, g->table_offset + (uint64_t)sector * VHD_SECTOR_BYTES,
 					(size_t)count * VHD_BAT_ENTRY_BYTES);
 
 		for (uint32_t i = 0; i < count; i++)
@@ -888,8 +895,7 @@ static void settle_background(struct vhd *vhd)
 static uint64_t used_end(const struct vhd *vhd)
 {
 	const struct vhd_geometry *g = &vhd->geometry;
-	uint64_t end = MAX(g->table_offset + (uint64_t)g->table_entries * VHD_BAT_ENTRY_BYTES,
-			   g->header_offset + sizeof(struct vhd_header));
+	uint64_t end = vhd->structures_end;
 
 	for (uint32_t block = 0; block < g->block_count; block++)
 		if (vhd->bat[block] != VHD_BAT_UNUSED)

@@ -184,20 +184,28 @@ static void note_holes(struct vhd *vhd, uint64_t from, uint64_t to)
 			return;
 }
 
-/* Where structures before the blocks end. */
-static uint64_t structures_end(const struct vhd *vhd)
+/* Where the structures before the blocks end; paths to the parent may lie behind the table. */
+static uint64_t structures_end(const struct vhd *vhd, const struct vhd_header *header)
 {
 	const struct vhd_geometry *g = &vhd->geometry;
 	uint64_t end = g->table_offset + (uint64_t)g->table_entries * VHD_BAT_ENTRY_BYTES;
 
-	return MAX(end, g->header_offset + sizeof(struct vhd_header));
+	end = MAX(end, g->header_offset + sizeof(*header));
+	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
+		uint64_t offset = be64toh(header->locators[i].data_offset);
+		uint64_t length = be32toh(header->locators[i].data_length);
+
+		if (RANGE_OK(offset, length, vhd->footer_offset))
+			end = MAX(end, offset + length);
+	}
+	return ALIGN_UP(end, VHD_SECTOR_BYTES);
 }
 
 static int check_blocks(struct vhd *vhd, struct error *err)
 {
 	size_t count;
 	AUTO_FREE uint64_t *sorted = sorted_places(vhd, &count);
-	uint64_t end = 0;
+	uint64_t end = 0, slot_end = 0;
 	int rc;
 
 	if (!sorted)
@@ -212,14 +220,14 @@ static int check_blocks(struct vhd *vhd, struct error *err)
 		if (offset < end)
 			return bad_block(vhd, block, "points into another block", err);
 		if (i > 0)
-			note_holes(vhd, end, offset);
+			note_holes(vhd, slot_end, offset);
 		end = offset + vhd_block_file_bytes(&vhd->geometry, block);
+		slot_end = offset + vhd_slot_bytes(&vhd->geometry);
+		/* The disk's last block may be cut off behind the disk's end. */
+		if (i + 1 < count && slot_end > (sorted[i + 1] >> 32) * VHD_SECTOR_BYTES)
+			vhd->short_block = true;
 	}
-	/* A last block that is cut off behind the disk's end becomes whole again. */
-	if (count > 0)
-		end = vhd_place_of(vhd, (uint32_t)sorted[count - 1]) +
-		      vhd_slot_bytes(&vhd->geometry);
-	vhd->end = MAX(end, structures_end(vhd));
+	vhd->end = MAX(slot_end, vhd->structures_end);
 	return 0;
 }
 
@@ -238,8 +246,10 @@ static int load_dynamic(struct vhd *vhd, struct error *err)
 	rc = read_at(vhd->image.file, vhd->geometry.header_offset, &header, sizeof(header), err);
 	if (rc == 0)
 		rc = vhd_header_parse(&header, &vhd->geometry, err);
-	if (rc == 0)
-		rc = read_table(vhd, err);
+	if (rc < 0)
+		return rc;
+	vhd->structures_end = structures_end(vhd, &header);
+	rc = read_table(vhd, err);
 	return rc < 0 ? rc : check_blocks(vhd, err);
 }
 
@@ -331,8 +341,8 @@ int vhd_write_footer_now(struct vhd *vhd, uint64_t file_bytes)
 /* Only ever adds: what lies at the end of the file is nobody's, but it is not ours to cut. */
 static int repair_footer(struct vhd *vhd, struct error *err)
 {
-	uint64_t bytes = MAX(vhd_file_bytes(vhd->end),
-			     ALIGN_UP(vhd->image.file->size_bytes, VHD_SECTOR_BYTES));
+	uint64_t bytes =
+	    MAX(vhd_file_bytes(vhd->end), ALIGN_UP(vhd->image.file->size_bytes, VHD_SECTOR_BYTES));
 	int rc = vhd_write_footer_now(vhd, bytes);
 
 	if (rc < 0)
@@ -462,7 +472,8 @@ static int read_parent_name(const struct vhd_header *header, struct disk_details
 static int describe_parent(struct vhd *vhd, struct disk_details *ret, struct error *err)
 {
 	struct vhd_header header;
-	int rc = read_at(vhd->image.file, vhd->geometry.header_offset, &header, sizeof(header), err);
+	int rc =
+	    read_at(vhd->image.file, vhd->geometry.header_offset, &header, sizeof(header), err);
 
 	ret->parent_id = vhd->geometry.parent_id;
 	for (unsigned i = 0; rc == 0 && i < VHD_LOCATORS; i++)
@@ -495,7 +506,7 @@ int vhd_describe(struct file *file, struct disk_details *ret, struct error *err)
 	if (rc < 0)
 		return rc;
 	*ret = (struct disk_details){
-		.type = vhd->geometry.type == VHD_FIXED	    ? DISK_FIXED
+		.type = vhd->geometry.type == VHD_FIXED     ? DISK_FIXED
 			: vhd->geometry.type == VHD_DYNAMIC ? DISK_DYNAMIC
 							    : DISK_DIFFERENCING,
 		.size_bytes = vhd->geometry.disk_bytes,

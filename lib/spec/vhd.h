@@ -14,14 +14,14 @@
 
 /* ---- hard disk footer: the file's last sector, and for dynamic disks a copy of it at 0 ---- */
 
-#define VHD_FOOTER_COOKIE       "conectix"
-#define VHD_FOOTER_BYTES        512u
-#define VHD_SHORT_FOOTER_BYTES  511u /* of products before Virtual PC 2004 */
-#define VHD_FEATURES_RESERVED   0x2u /* always set */
-#define VHD_VERSION             0x00010000u
-#define VHD_NO_OFFSET           UINT64_MAX
-#define VHD_EPOCH_UNIX          946684800 /* 2000-01-01 00:00 UTC, of time stamps */
-#define VHD_CREATOR_WINDOWS     "win "
+#define VHD_FOOTER_COOKIE        "conectix"
+#define VHD_FOOTER_BYTES         512u
+#define VHD_SHORT_FOOTER_BYTES   511u /* of products before Virtual PC 2004 */
+#define VHD_FEATURES_RESERVED    0x2u /* always set */
+#define VHD_VERSION              0x00010000u
+#define VHD_NO_OFFSET            UINT64_MAX
+#define VHD_EPOCH_UNIX           946684800 /* 2000-01-01 00:00 UTC, of time stamps */
+#define VHD_CREATOR_WINDOWS      "win "
 #define VHD_CREATOR_HOST_WINDOWS "Wi2k"
 
 enum vhd_disk_type { VHD_FIXED = 2, VHD_DYNAMIC = 3, VHD_DIFFERENCING = 4 };

@@ -82,7 +82,7 @@ int disk_open(struct loop *loop, int fd, const struct disk_options *options, str
 		file_unlock(fd);
 		return rc;
 	}
-	rc = format == DISK_VHDX ? vhdx_open(file, options->read_only, ret, err)
+	rc = format == DISK_VHDX ? vhdx_open(file, options->read_only, NULL, ret, err)
 				 : raw_open(file, options, ret, err);
 	if (rc < 0)
 		file_abandon(file);

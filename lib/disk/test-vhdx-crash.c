@@ -229,7 +229,7 @@ static struct blk *open_or_fail(struct file *file, bool read_only, uint64_t mome
 	struct error err;
 	struct blk *disk;
 
-	if (vhdx_open(file, read_only, &disk, &err) < 0)
+	if (vhdx_open(file, read_only, NULL, &disk, &err) < 0)
 		fail_msg("cut at %lu: %s", moment, err.text);
 	return disk;
 }

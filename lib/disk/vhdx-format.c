@@ -307,7 +307,9 @@ void vhdx_geometry_derive(struct vhdx_geometry *g)
 	g->block_shift = (unsigned)__builtin_ctz(g->block_bytes);
 	g->block_count = (g->disk_bytes + g->block_bytes - 1) >> g->block_shift;
 	g->chunk_ratio = VHDX_CHUNK_SECTORS * g->logical_sector_bytes / g->block_bytes;
-	g->bat_entries = g->block_count + (g->block_count - 1) / g->chunk_ratio;
+	g->bat_entries = g->has_parent ? (g->block_count + g->chunk_ratio - 1) / g->chunk_ratio *
+					     (g->chunk_ratio + 1)
+				       : g->block_count + (g->block_count - 1) / g->chunk_ratio;
 }
 
 static int geometry_from(const struct item *items, struct vhdx_geometry *ret, struct error *err)
@@ -318,7 +320,8 @@ static int geometry_from(const struct item *items, struct vhdx_geometry *ret, st
 		.block_bytes = load_le32(items[ITEM_PARAMETERS].bytes),
 		.logical_sector_bytes = load_le32(items[ITEM_LOGICAL].bytes),
 		.physical_sector_bytes = load_le32(items[ITEM_PHYSICAL].bytes),
-		.fixed = flags & VHDX_LEAVE_BLOCKS_ALLOCATED,
+		/* which means nothing for a differencing disk */
+		.fixed = (flags & VHDX_LEAVE_BLOCKS_ALLOCATED) && !(flags & VHDX_HAS_PARENT),
 		.has_parent = flags & VHDX_HAS_PARENT,
 	};
 	int rc = check_geometry(&g, err);

@@ -5,7 +5,8 @@
 #include "disk/disk.h"
 #include "disk/file.h"
 
-/* Takes file on success. */
-int vhdx_open(struct file *file, bool read_only, struct blk **ret, struct error *err);
+/* Takes file and parent on success. parent: of a differencing disk, opened read-only; else NULL. */
+int vhdx_open(struct file *file, bool read_only, struct blk *parent, struct blk **ret,
+	      struct error *err);
 
 #endif

@@ -264,7 +264,7 @@ static void open_for_reading(struct file *file)
 	struct error err = { 0 };
 	struct blk *disk;
 
-	if (vhdx_open(file, true, &disk, &err) < 0) {
+	if (vhdx_open(file, true, NULL, &disk, &err) < 0) {
 		if (!err.text[0] || err.code == ERR_OK)
 			die("refused without a reason");
 		file_abandon(file);
@@ -281,7 +281,7 @@ static void open_for_writing(struct file *file, const uint8_t *data, size_t size
 	struct file *copy;
 	uint32_t content;
 
-	if (vhdx_open(file, false, &disk, &err) < 0) {
+	if (vhdx_open(file, false, NULL, &disk, &err) < 0) {
 		file_abandon(file);
 		return;
 	}
@@ -291,7 +291,7 @@ static void open_for_writing(struct file *file, const uint8_t *data, size_t size
 	if (blk_flush_now(disk) == BLK_OK && file->size_bytes <= MAX_BYTES) {
 		blk_drain(disk);
 		copy = open_memory(file->size_bytes);
-		if (vhdx_open(copy, true, &again, &err) < 0) {
+		if (vhdx_open(copy, true, NULL, &again, &err) < 0) {
 			fprintf(stderr, "%s\n", err.text);
 			die("does not open again");
 		}

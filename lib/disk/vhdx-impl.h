@@ -2,6 +2,7 @@
  * The open VHDX, shared by the files of its implementation:
  *   vhdx-open.c   reading and checking the structures, log replay, closing
  *   vhdx-cache.c  pages of metadata (BAT, sector bitmaps) in memory
+ *   vhdx-describe.c  what the image says of itself, and what it has where
  *   vhdx-bat.c    block entries and sector bits: where they are, what they may say
  *   vhdx-io.c     requests: mapping blocks, allocating and freeing them
  *   vhdx-meta.c   making metadata durable: headers, log, flush
@@ -14,6 +15,7 @@
 #include "disk/file.h"
 #include "disk/space.h"
 #include "disk/vhdx-format.h"
+#include "disk/vhdx-locator.h"
 
 #include <endian.h>
 #include <string.h>
@@ -143,6 +145,8 @@ struct vhdx {
 	struct file *file;
 	struct blk *parent; /* owned; NULL: no differencing disk */
 	struct vhdx_geometry geometry;
+	struct vhdx_locator locator; /* of a differencing disk */
+	struct guid data_write_id;   /* what the first change makes of it; zero: a new one */
 	struct vhdx_range bat_region, metadata_region, log_region;
 	uint64_t file_bytes; /* when it was opened, the log's doing included */
 	bool submitting;     /* inside vhdx_submit: completions are deferred */
@@ -286,6 +290,19 @@ int vhdx_write_headers_now(struct vhdx *vhdx);
 
 /* ---- vhdx-open.c ---- */
 
+/* The image without its parent: for looking at it and for offline work. Borrows file. */
+int vhdx_load(struct file *file, const struct disk_options *options, struct vhdx **ret,
+	      struct error *err);
+/* Frees without writing anything. */
+void vhdx_unload(struct vhdx *vhdx);
+bool vhdx_log_in_use(const struct vhdx *vhdx);
 int vhdx_close(struct blk *blk, struct error *err);
+
+/* ---- vhdx-describe.c ---- */
+
+int vhdx_extent(struct blk *blk, uint64_t offset, uint64_t max_bytes, struct blk_extent *ret,
+		struct error *err);
+/* Blocking: the BAT entry of a block, of the bitmap block of a chunk. */
+int vhdx_entry_now(struct vhdx *vhdx, uint64_t index, uint64_t *ret, struct error *err);
 
 #endif

@@ -961,5 +961,6 @@ const struct blk_ops vhdx_blk_ops = {
 	.wait = vhdx_wait,
 	.plug = vhdx_plug,
 	.unplug = vhdx_unplug,
+	.extent = vhdx_extent,
 	.close = vhdx_close,
 };

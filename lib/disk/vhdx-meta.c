@@ -157,9 +157,14 @@ static void activated(struct vhdx *vhdx, int result)
 
 void vhdx_activate(struct vhdx *vhdx)
 {
+	static const struct guid none;
+
 	vhdx->write_state = VHDX_ACTIVATING;
 	guid_generate(&vhdx->header.file_write_guid);
-	guid_generate(&vhdx->header.data_write_guid);
+	if (guid_equal(&vhdx->data_write_id, &none))
+		guid_generate(&vhdx->header.data_write_guid);
+	else
+		vhdx->header.data_write_guid = vhdx->data_write_id;
 	begin_steps(vhdx, &vhdx->activation);
 	add_headers(vhdx, &vhdx->activation);
 	start_steps(&vhdx->activation, activated);

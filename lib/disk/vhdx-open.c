@@ -95,7 +95,7 @@ static int read_headers(struct opening *o, struct error *err)
 	return 0;
 }
 
-static bool log_in_use(const struct vhdx *vhdx)
+bool vhdx_log_in_use(const struct vhdx *vhdx)
 {
 	static const struct guid none;
 
@@ -178,7 +178,7 @@ static int handle_log(struct opening *o, struct error *err)
 {
 	int rc;
 
-	if (!log_in_use(o->vhdx))
+	if (!vhdx_log_in_use(o->vhdx))
 		return 0;
 	rc = load_log(o, err);
 	if (rc < 0)
@@ -217,22 +217,16 @@ static int read_metadata_part(void *user, uint64_t offset, void *buf, size_t len
 	return read_at(o, o->vhdx->metadata_region.offset + offset, buf, len, err);
 }
 
-static int check_parent(const struct vhdx *vhdx, struct error *err)
+static int read_locator(struct opening *o, struct error *err)
 {
-	uint32_t sector = vhdx->geometry.logical_sector_bytes;
+	const struct vhdx_geometry *g = &o->vhdx->geometry;
+	AUTO_FREE uint8_t *item = malloc(g->locator_bytes);
+	int rc;
 
-	if (!vhdx->geometry.has_parent && vhdx->parent)
-		return error_set(err, ERR_INVALID,
-				 "the VHDX is no differencing disk, but it was given a parent");
-	if (vhdx->geometry.has_parent && !vhdx->parent)
-		return error_set(err, ERR_INVALID,
-				 "a differencing VHDX can't be read without its parent disk");
-	if (vhdx->parent && blk_info(vhdx->parent)->logical_sector_bytes != sector)
-		return error_set(err, ERR_INVALID,
-				 "the differencing VHDX has sectors of %u bytes, its parent has "
-				 "%u",
-				 sector, blk_info(vhdx->parent)->logical_sector_bytes);
-	return 0;
+	if (!item)
+		return error_set(err, ERR_NO_MEMORY, "no memory for a VHDX parent locator");
+	rc = read_metadata_part(o, g->locator_at, item, g->locator_bytes, err);
+	return rc < 0 ? rc : vhdx_locator_parse(item, g->locator_bytes, &o->vhdx->locator, err);
 }
 
 static int read_metadata(struct opening *o, struct error *err)
@@ -241,7 +235,7 @@ static int read_metadata(struct opening *o, struct error *err)
 					       o->vhdx->metadata_region.length };
 	int rc = vhdx_metadata_parse(&source, &o->vhdx->geometry, err);
 
-	return rc < 0 ? rc : check_parent(o->vhdx, err);
+	return rc == 0 && o->vhdx->geometry.has_parent ? read_locator(o, err) : rc;
 }
 
 /* Reserves what isn't payload: nothing else may lie there. */
@@ -354,8 +348,9 @@ static int read_structures(struct opening *o, struct error *err)
 	return rc;
 }
 
-static void vhdx_free(struct vhdx *vhdx)
+void vhdx_unload(struct vhdx *vhdx)
 {
+	vhdx_locator_done(&vhdx->locator);
 	vhdx_meta_free(vhdx);
 	space_done(&vhdx->space);
 	vhdx_cache_done(vhdx);
@@ -387,7 +382,7 @@ static void fill_info(struct vhdx *vhdx, bool read_only)
 	};
 }
 
-int vhdx_open(struct file *file, bool read_only, struct blk *parent, struct blk **ret,
+int vhdx_load(struct file *file, const struct disk_options *options, struct vhdx **ret,
 	      struct error *err)
 {
 	struct vhdx *vhdx = calloc(1, sizeof(*vhdx));
@@ -400,9 +395,9 @@ int vhdx_open(struct file *file, bool read_only, struct blk *parent, struct blk 
 		free(o.regions);
 		return error_set(err, ERR_NO_MEMORY, "no memory to open a VHDX");
 	}
-	blk_init(&vhdx->blk, &vhdx_blk_ops, &(struct blk_info){ .read_only = read_only });
+	blk_init(&vhdx->blk, &vhdx_blk_ops, &(struct blk_info){ .read_only = options->read_only });
 	vhdx->file = file;
-	vhdx->parent = parent;
+	vhdx->data_write_id = options->data_write_id;
 	vhdx_cache_init(vhdx);
 	vhdx_list_init(&vhdx->waiting_activation);
 	vhdx_list_init(&vhdx->meta.waiting);
@@ -412,10 +407,46 @@ int vhdx_open(struct file *file, bool read_only, struct blk *parent, struct blk 
 	free(o.log_bytes);
 	free(o.regions);
 	if (rc < 0) {
-		vhdx_free(vhdx);
+		vhdx_unload(vhdx);
 		return rc;
 	}
-	fill_info(vhdx, read_only);
+	fill_info(vhdx, options->read_only);
+	*ret = vhdx;
+	return 0;
+}
+
+static int check_parent(const struct vhdx *vhdx, const struct blk *parent, struct error *err)
+{
+	uint32_t sector = vhdx->geometry.logical_sector_bytes;
+
+	if (!vhdx->geometry.has_parent && parent)
+		return error_set(err, ERR_INVALID,
+				 "the VHDX is no differencing disk, but it was given a parent");
+	if (vhdx->geometry.has_parent && !parent)
+		return error_set(err, ERR_INVALID,
+				 "a differencing VHDX can't be opened without its parent disk");
+	if (parent && blk_info(parent)->logical_sector_bytes != sector)
+		return error_set(err, ERR_INVALID,
+				 "the differencing VHDX has sectors of %u bytes, its parent has "
+				 "%u",
+				 sector, blk_info(parent)->logical_sector_bytes);
+	return 0;
+}
+
+int vhdx_open(struct file *file, const struct disk_options *options, struct blk **ret,
+	      struct error *err)
+{
+	struct vhdx *vhdx;
+	int rc = vhdx_load(file, options, &vhdx, err);
+
+	if (rc < 0)
+		return rc;
+	rc = check_parent(vhdx, options->parent, err);
+	if (rc < 0) {
+		vhdx_unload(vhdx);
+		return rc;
+	}
+	vhdx->parent = options->parent;
 	*ret = &vhdx->blk;
 	return 0;
 }
@@ -428,6 +459,6 @@ int vhdx_close(struct blk *blk, struct error *err)
 	file_close(vhdx->file);
 	/* It was read only: nothing of it can be lost. */
 	blk_close(vhdx->parent, NULL);
-	vhdx_free(vhdx);
+	vhdx_unload(vhdx);
 	return rc;
 }

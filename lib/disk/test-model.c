@@ -20,13 +20,13 @@
 
 #include <cmocka.h>
 
-#define SECTOR        512u
-#define MAX_DEPTH     6u
-#define IN_FLIGHT     8u
-#define MAX_DISK      (24 * MIB)
-#define MAX_TRANSFER  (256 * KIB)
-#define SHORT_RUN     20000u
-#define LONG_RUN      10000000u
+#define SECTOR       512u
+#define MAX_DEPTH    6u
+#define IN_FLIGHT    8u
+#define MAX_DISK     (24 * MIB)
+#define MAX_TRANSFER (256 * KIB)
+#define SHORT_RUN    20000u
+#define LONG_RUN     10000000u
 
 struct world;
 
@@ -49,7 +49,7 @@ struct world {
 	uint32_t sector_bytes;
 	struct loop *loop;
 	struct blk *disk;
-	int fds[MAX_DEPTH]; /* root first */
+	int fds[MAX_DEPTH];              /* root first */
 	struct content below[MAX_DEPTH]; /* of each layer when its child was made */
 	unsigned depth;
 	struct content now;
@@ -127,7 +127,7 @@ static enum blk_op choose_op(struct world *w)
 {
 	unsigned n = (unsigned)rnd(w, 100);
 
-	return n < 45 ? BLK_WRITE
+	return n < 45   ? BLK_WRITE
 	       : n < 83 ? BLK_READ
 	       : n < 90 ? BLK_UNMAP
 	       : n < 95 ? BLK_WRITE_ZEROES
@@ -174,8 +174,8 @@ static void set_buffers(struct world *w, struct job *job)
 	unsigned count = 1 + (unsigned)rnd(w, 4);
 
 	for (unsigned i = 0; i < count; i++) {
-		uint64_t len = i + 1 == count ? job->req.length - at
-					      : rnd(w, job->req.length - at + 1);
+		uint64_t len =
+		    i + 1 == count ? job->req.length - at : rnd(w, job->req.length - at + 1);
 
 		job->iov[i] = (struct iovec){ job->buf + at, len };
 		at += len;
@@ -234,8 +234,8 @@ static void must(int rc, const struct error *err)
 
 static void open_chain(struct world *w)
 {
-	struct disk_options options = { .engine = rnd(w, 2) ? DISK_ENGINE_THREADS
-							    : DISK_ENGINE_AUTO };
+	struct disk_options options = { .engine =
+					    rnd(w, 2) ? DISK_ENGINE_THREADS : DISK_ENGINE_AUTO };
 	int fds[MAX_DEPTH];
 	struct error err;
 
@@ -325,7 +325,7 @@ static void run(enum disk_format format, enum disk_type type, uint64_t size_byte
 {
 	struct world *w = calloc(1, sizeof(*w));
 	const char *wanted = getenv("OYAKO_MODEL_STEPS"), *other_seed = getenv("OYAKO_MODEL_SEED");
-	uint64_t steps = wanted			    ? strtoull(wanted, NULL, 0)
+	uint64_t steps = wanted                 ? strtoull(wanted, NULL, 0)
 			 : getenv("OYAKO_LONG") ? LONG_RUN
 						: SHORT_RUN;
 
@@ -374,12 +374,18 @@ static void test_vhd_large_blocks(void **state)
 	run(DISK_VHD, DISK_DYNAMIC, 12 * MIB, 0, 3);
 }
 
+static void test_vhdx_dynamic(void **state)
+{
+	run(DISK_VHDX, DISK_DYNAMIC, 13 * MIB + 3 * SECTOR, 1 * MIB, 4);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_vhd_dynamic),
 		cmocka_unit_test(test_vhd_fixed),
 		cmocka_unit_test(test_vhd_large_blocks),
+		cmocka_unit_test(test_vhdx_dynamic),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -46,7 +46,12 @@ static const struct cmdlet_output vm_output = {
 					{ "VMId", NULL, CMDLET_SHOW_TEXT },
 					{ "Generation", NULL, CMDLET_SHOW_TEXT },
 					{ "ProcessorCount", NULL, CMDLET_SHOW_TEXT },
+					{ "MemoryDemand", NULL, CMDLET_SHOW_TEXT },
+					{ "MemoryStatus", NULL, CMDLET_SHOW_TEXT },
+					{ "DynamicMemoryEnabled", NULL, CMDLET_SHOW_TEXT },
+					{ "MemoryMinimum", NULL, CMDLET_SHOW_TEXT },
 					{ "MemoryStartup", NULL, CMDLET_SHOW_TEXT },
+					{ "MemoryMaximum", NULL, CMDLET_SHOW_TEXT },
 					{ "Notes", NULL, CMDLET_SHOW_TEXT },
 					{ "Heartbeat", NULL, CMDLET_SHOW_TEXT },
 					{ "IntegrationServicesState", NULL, CMDLET_SHOW_TEXT },
@@ -145,7 +150,11 @@ static const struct cmdlet_output memory_output = {
 	(const struct cmdlet_column[]){
 	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
 	    { "DynamicMemoryEnabled", "DynamicMemoryEnabled", CMDLET_SHOW_TEXT },
+	    { "Minimum", "Minimum(M)", CMDLET_SHOW_MB },
 	    { "Startup", "Startup(M)", CMDLET_SHOW_MB },
+	    { "Maximum", "Maximum(M)", CMDLET_SHOW_MB },
+	    { "Buffer", NULL, CMDLET_SHOW_TEXT },
+	    { "Priority", NULL, CMDLET_SHOW_TEXT },
 	    END_COLUMNS },
 };
 
@@ -335,11 +344,16 @@ static const struct cmdlet_param set_vm_params[] = {
 	{ .name = "MemoryStartupBytes", .type = CMDLET_SIZE, .help = MEMORY_HELP },
 	{ .name = "StaticMemory",
 	  .type = CMDLET_SWITCH,
-	  .help = "The memory does not change while the guest runs. This is the default." },
+	  .help = "The guest keeps the memory that it is given. This is the default." },
 	{ .name = "DynamicMemory",
 	  .type = CMDLET_SWITCH,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help = "The memory follows the guest's demand; see Set-VMMemory." },
+	{ .name = "MemoryMinimumBytes",
+	  .type = CMDLET_SIZE,
+	  .help = "Least memory with dynamic memory." },
+	{ .name = "MemoryMaximumBytes",
+	  .type = CMDLET_SIZE,
+	  .help = "Most memory with dynamic memory." },
 	{ .name = "NewVMName", .type = CMDLET_STRING, .help = "Gives it another name." },
 	{ .name = "Notes", .type = CMDLET_STRING, .help = "Text kept with the virtual machine." },
 	{ .name = "AutomaticStartAction",
@@ -910,23 +924,25 @@ static const struct cmdlet_param set_memory_params[] = {
 	{ .name = "StartupBytes", .type = CMDLET_SIZE, .help = MEMORY_HELP },
 	{ .name = "DynamicMemoryEnabled",
 	  .type = CMDLET_BOOLEAN,
-	  .help = "Only false is there yet." },
+	  .help = "Whether the memory follows the guest's demand. Only while it is off." },
 	{ .name = "MinimumBytes",
 	  .type = CMDLET_SIZE,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help = "Dynamic memory never takes more from the guest; 512 MB unless set. While the "
+		  "guest runs it can only be lowered." },
 	{ .name = "MaximumBytes",
 	  .type = CMDLET_SIZE,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help = "Dynamic memory never gives it more; 1 TB unless set. While the guest runs it "
+		  "can only be raised." },
 	{ .name = "Buffer",
 	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .min = 5,
+	  .max = 2000,
+	  .help = "Percentage of its demand that the guest is to have spare; 20 unless set." },
 	{ .name = "Priority",
 	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .min = 0,
+	  .max = 100,
+	  .help = "Who gets memory when it is scarce; 50 unless set." },
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -936,7 +952,9 @@ static const struct cmdlet_example get_memory_examples[] = {
 	END_EXAMPLES,
 };
 static const struct cmdlet_example set_memory_examples[] = {
-	{ "set-vmmemory web -StartupBytes 2GB", "2 GB from the next start on." },
+	{ "set-vmmemory web -StartupBytes 2GB", "2 GB." },
+	{ "set-vmmemory web -DynamicMemoryEnabled true -MinimumBytes 256MB -MaximumBytes 4GB",
+	  "As much as it needs, within these bounds." },
 	END_EXAMPLES,
 };
 
@@ -1068,8 +1086,8 @@ const struct cmdlet cmdlet_table_vm[] = {
 	{ .name = "Set-VM",
 	  .synopsis = "Changes a virtual machine",
 	  .description =
-	      "Changes settings of virtual machines. Processors and memory can be changed "
-	      "only while it is off.",
+	      "Changes settings of virtual machines. Processors can be changed only while it is "
+	      "off; for memory see Set-VMMemory.",
 	  .params = set_vm_params,
 	  .output = &vm_output,
 	  .examples = set_vm_examples,
@@ -1306,7 +1324,10 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .examples = get_memory_examples },
 	{ .name = "Set-VMMemory",
 	  .synopsis = "Changes the memory of virtual machines",
-	  .description = "Changes the memory while it is off.",
+	  .description =
+	      "Changes the memory. Of a running virtual machine it changes how much a static one "
+	      "has, as far as its guest goes along (Get-VM shows what it has), and of a dynamic "
+	      "one the bounds, buffer and priority.",
 	  .params = set_memory_params,
 	  .output = &memory_output,
 	  .examples = set_memory_examples,

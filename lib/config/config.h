@@ -72,8 +72,8 @@ struct config_vm {
 	unsigned version; /* of this description; 1 */
 	struct guid id;
 	char *name;
-	char *notes;         /* NULL: none */
-	unsigned generation; /* 1 or 2 */
+	char *notes;           /* NULL: none */
+	unsigned generation;   /* 1 or 2 */
 	uint64_t memory_bytes; /* at the start */
 	struct config_dynamic_memory dynamic_memory;
 	unsigned processor_count;

@@ -17,7 +17,7 @@
 #include <string.h>
 
 #define BLOCK_BYTES      (128 * MIB)
-#define MAX_HOT_ADD      4           /* blocks in one request: the guest takes 5 s for each at worst */
+#define MAX_HOT_ADD      4 /* blocks in one request: the guest takes 5 s for each at worst */
 #define SLACK_BYTES      (2 * MIB)   /* a difference that is not worth a message */
 #define BALLOON_BYTES    (512 * MIB) /* in one request, so that a change of mind is not far */
 #define RANGES_PER_SEND  128
@@ -108,8 +108,8 @@ static void on_capabilities(struct balloon *b, const struct vmbus_packet *packet
 	struct dynmem_accepted answer = { .accepted = 1 };
 	struct dynmem_capabilities in;
 
-	if (!b->version || !get(packet, &in, sizeof(in), offsetof(struct dynmem_capabilities,
-								  min_pages)))
+	if (!b->version ||
+	    !get(packet, &in, sizeof(in), offsetof(struct dynmem_capabilities, min_pages)))
 		return;
 	b->capabilities = in.capabilities;
 	b->ready = true;
@@ -390,8 +390,7 @@ static void handle(struct balloon *b, const struct vmbus_packet *packet)
 		on_hot_added(b, packet);
 		return;
 	default:
-		log_guest("dynamic memory: message %u is not expected",
-			  load_le16(packet->payload));
+		log_guest("dynamic memory: message %u is not expected", load_le16(packet->payload));
 	}
 }
 

@@ -1,13 +1,13 @@
 /*
- * Dynamic memory (the provider that hv_balloon speaks to): takes pages from a running guest and gives
- * them back, adds RAM to it, and hears how much it needs. What the guest gives is the host's again at
- * once (mem_release).
+ * Dynamic memory (the provider that hv_balloon speaks to): takes pages from a running guest and
+ * gives them back, adds RAM to it, and hears how much it needs. What the guest gives is the host's
+ * again at once (mem_release).
  *
  * A guest begins with what it booted with. balloon_set_target says what it shall have; the device
  * works towards that as far as the guest goes along: a guest without driver keeps what it has, one
- * that can't spare as much gives less. What is taken comes from the balloon; what is given goes back
- * there first, and beyond it RAM is added in blocks of at least 128 MiB, up to mem's reach. The rest
- * of the last block is taken by the balloon.
+ * that can't spare as much gives less. What is taken comes from the balloon; what is given goes
+ * back there first, and beyond it RAM is added in blocks of at least 128 MiB, up to mem's reach.
+ * The rest of the last block is taken by the balloon.
  *
  * Belongs to the worker's loop.
  */

@@ -52,8 +52,7 @@ static int setup(void **state)
 	config.mem = f->guest->mem;
 	assert_int_equal(balloon_new(&config, &f->balloon, NULL), 0);
 	assert_true(vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3));
-	f->channel =
-	    vmbus_guest_open(f->guest, vmbus_guest_offer(f->guest, &class_id, 0), 4, 4);
+	f->channel = vmbus_guest_open(f->guest, vmbus_guest_offer(f->guest, &class_id, 0), 4, 4);
 	assert_non_null(f->channel);
 	*state = f;
 	return 0;
@@ -181,7 +180,7 @@ static void test_balloon(void **state)
 	assert_int_equal(byte, 0x77);
 
 	balloon_set_target(f->balloon, RAM);
-	hear(f, DYNMEM_UNBALLOON_REQUEST, message, 16 + 3 * 8);
+	hear(f, DYNMEM_UNBALLOON_REQUEST, message, 16 + 2 * 8);
 	assert_int_equal(load_le32(message + 8), 0);
 	assert_int_equal(load_le32(message + 12), 2);
 	assert_int_equal(load_le64(message + 16), DYNMEM_RANGE(0x800, 513));
@@ -275,8 +274,7 @@ static void test_new_session(void **state)
 	vmbus_guest_close(f->channel);
 	assert_int_equal(status(f).ballooned_bytes, 0);
 	assert_int_equal(status(f).version, 0);
-	f->channel =
-	    vmbus_guest_open(f->guest, vmbus_guest_offer(f->guest, &class_id, 0), 4, 4);
+	f->channel = vmbus_guest_open(f->guest, vmbus_guest_offer(f->guest, &class_id, 0), 4, 4);
 	assert_non_null(f->channel);
 	negotiate(f, CAPABILITIES);
 	hear(f, DYNMEM_BALLOON_REQUEST, &request, sizeof(request));
@@ -287,9 +285,8 @@ static void test_new_session(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_reports),	    TEST(test_balloon),
-		TEST(test_odd_answers),     TEST(test_hot_add),
-		TEST(test_hot_add_refused), TEST(test_new_session),
+		TEST(test_reports), TEST(test_balloon),         TEST(test_odd_answers),
+		TEST(test_hot_add), TEST(test_hot_add_refused), TEST(test_new_session),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -89,11 +89,11 @@ size_t machine_console_input(struct machine *machine, unsigned port, const void 
 /* ---- memory ---- */
 
 struct machine_memory {
-	uint32_t version;        /* of the protocol with the guest, (major << 16) + minor; 0: no driver */
-	uint64_t assigned_bytes; /* RAM that the guest has */
-	uint64_t target_bytes;   /* and shall have */
+	uint32_t version; /* of the protocol with the guest, (major << 16) + minor; 0: no driver */
+	uint64_t assigned_bytes;                /* RAM that the guest has */
+	uint64_t target_bytes;                  /* and shall have */
 	uint64_t demand_bytes, available_bytes; /* as the guest says; demand 0: it hasn't yet */
-	uint64_t backed_bytes;   /* what its RAM costs the host */
+	uint64_t backed_bytes;                  /* what its RAM costs the host */
 };
 
 void machine_memory(const struct machine *machine, struct machine_memory *ret);

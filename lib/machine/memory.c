@@ -8,14 +8,10 @@
 /* RAM is added to guests in blocks of this size. */
 #define BLOCK_BYTES (128 * MIB)
 
-/* What the guest can ever have: no more than the host. */
+/* What the guest can ever have: no more than the host. Its maximum may be raised while it runs. */
 static uint64_t reach_bytes(const struct config_vm *config)
 {
-	uint64_t limit = host_memory_bytes();
-
-	if (config->dynamic_memory.enabled)
-		limit = MIN(limit, config->dynamic_memory.maximum_bytes);
-	return ALIGN_UP(MAX(config->memory_bytes, limit), BLOCK_BYTES);
+	return ALIGN_UP(MAX(config->memory_bytes, host_memory_bytes()), BLOCK_BYTES);
 }
 
 int memory_new(struct machine *machine, struct error *err)

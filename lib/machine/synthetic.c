@@ -116,7 +116,8 @@ static int new_services(struct synthetic *synthetic, struct error *err)
 		FACT("HostingSystemOsMinor", "0"),
 		FACT("PhysicalHostName", host.nodename),
 		FACT("PhysicalHostNameFullyQualified", host.nodename),
-		FACT("VirtualMachineDynamicMemoryBalancingEnabled", "0"),
+		FACT("VirtualMachineDynamicMemoryBalancingEnabled",
+		     machine->config->dynamic_memory.enabled ? "1" : "0"),
 		FACT("VirtualMachineId", id),
 		FACT("VirtualMachineName", machine->config->name),
 	};

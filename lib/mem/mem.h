@@ -49,8 +49,8 @@ void mem_free(struct mem *mem);
 void mem_clear(struct mem *mem);
 /* More RAM, up to the reach; multiple of 1 MiB, not less than now. As for mem_clear. */
 void mem_grow(struct mem *mem, uint64_t size_bytes);
-/* The guest does without these whole pages, which must be RAM, until it writes them again: they read
- * as zeros and cost the host nothing. Any thread. */
+/* The guest does without these whole pages, which must be RAM, until it writes them again: they
+ * read as zeros and cost the host nothing. Any thread. */
 void mem_release(struct mem *mem, uint64_t gpa, uint64_t len);
 /* Bytes that RAM costs the host just now. */
 uint64_t mem_backed_bytes(const struct mem *mem);
@@ -73,11 +73,11 @@ bool mem_write(struct mem *mem, uint64_t gpa, const void *buf, size_t len);
 void mem_written(struct mem *mem, uint64_t gpa, uint64_t len);
 
 /*
- * Page flags, one byte per page up to the reach, indexed by mem_page_index(). A write to a page goes through
- * mem_written() (the software CPU's own stores check the byte themselves and take their slow path
- * when it is not 0):
- * MEM_PAGE_CODE: decoded instructions exist; the code hook is called with the written range.
- * MEM_PAGE_CLEAN: the dirty log runs and has not seen a write to the page yet.
+ * Page flags, one byte per page up to the reach, indexed by mem_page_index(). A write to a page
+ * goes through mem_written() (the software CPU's own stores check the byte themselves and take
+ * their slow path when it is not 0): MEM_PAGE_CODE: decoded instructions exist; the code hook is
+ * called with the written range. MEM_PAGE_CLEAN: the dirty log runs and has not seen a write to the
+ * page yet.
  */
 #define MEM_PAGE_CODE  0x01
 #define MEM_PAGE_CLEAN 0x02

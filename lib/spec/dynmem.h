@@ -116,9 +116,9 @@ struct dynmem_hot_add_response {
 DYNMEM_SIZE(dynmem_hot_add_response, 16);
 
 /* A range: the first page's number in 39:0, how many in 63:40. */
-#define DYNMEM_RANGE(page, count)    ((uint64_t)(page) | (uint64_t)(count) << 40)
-#define DYNMEM_RANGE_PAGE(range)     ((range) & ((UINT64_C(1) << 40) - 1))
-#define DYNMEM_RANGE_COUNT(range)    ((range) >> 40)
-#define DYNMEM_RANGE_COUNT_MAX       ((UINT64_C(1) << 24) - 1)
+#define DYNMEM_RANGE(page, count) ((uint64_t)(page) | (uint64_t)(count) << 40)
+#define DYNMEM_RANGE_PAGE(range)  ((range) & ((UINT64_C(1) << 40) - 1))
+#define DYNMEM_RANGE_COUNT(range) ((range) >> 40)
+#define DYNMEM_RANGE_COUNT_MAX    ((UINT64_C(1) << 24) - 1)
 
 #endif

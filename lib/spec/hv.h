@@ -34,8 +34,8 @@
 #define HV_ACCESS_FREQUENCY_MSRS    (1u << 11)
 #define HV_ACCESS_TSC_INVARIANT     (1u << 15)
 /* HV_CPUID_FEATURES, EBX */
-#define HV_POST_MESSAGES (1u << 4)
-#define HV_SIGNAL_EVENTS (1u << 5)
+#define HV_POST_MESSAGES       (1u << 4)
+#define HV_SIGNAL_EVENTS       (1u << 5)
 #define HV_EXTENDED_HYPERCALLS (1u << 20)
 /* HV_CPUID_FEATURES, EDX */
 #define HV_FREQUENCY_MSRS_AVAILABLE (1u << 8)
@@ -160,7 +160,7 @@ _Static_assert(sizeof(struct hv_spec_tsc_page) == 24, "reference TSC page");
 /* 30:27, 31 (nested), 47:44, 63:60 */
 #define HV_CONTROL_RESERVED UINT64_C(0xF000F000F8000000)
 
-#define HV_RESULT_REPS(count)    ((uint64_t)(count) << 32)
+#define HV_RESULT_REPS(count) ((uint64_t)(count) << 32)
 
 enum hv_status {
 	HV_STATUS_SUCCESS = 0,
@@ -200,9 +200,10 @@ struct hv_spec_memory_hint {
 	uint64_t type; /* 1:0 */
 };
 #define HV_MEMORY_HINT_COLD_DISCARD 2
-/* A range: additional pages in 10:0, large page in 11; then the page's number from bit 12 on, or for
- * large pages their size in 12 (0: 2 MiB, 1: 1 GiB) and the number of a 2 MiB page from bit 21 on. */
-#define HV_GPA_RANGE_PAGES(range) (((range) & 0x7FF) + 1)
+/* A range: additional pages in 10:0, large page in 11; then the page's number from bit 12 on, or
+ * for large pages their size in 12 (0: 2 MiB, 1: 1 GiB) and the number of a 2 MiB page from bit 21
+ * on. */
+#define HV_GPA_RANGE_PAGES(range) (((range)&0x7FF) + 1)
 #define HV_GPA_RANGE_LARGE        (UINT64_C(1) << 11)
 #define HV_GPA_RANGE_GIB          (UINT64_C(1) << 12)
 

@@ -127,18 +127,95 @@ void cmdlet_get_memory(struct request *request)
 	request_for_vms(request, "VMName", show_memory);
 }
 
+/* Every setting by its name here and in Set-VM. */
+int cmdlets_take_memory(struct request *request, struct config_vm *config, struct error *err)
+{
+	struct config_dynamic_memory *dynamic = &config->dynamic_memory;
+	const struct {
+		const char *names[2];
+		uint64_t *field;
+	} sizes[] = {
+		{ { "StartupBytes", "MemoryStartupBytes" }, &config->memory_bytes },
+		{ { "MinimumBytes", "MemoryMinimumBytes" }, &dynamic->minimum_bytes },
+		{ { "MaximumBytes", "MemoryMaximumBytes" }, &dynamic->maximum_bytes },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++)
+		for (size_t k = 0; k < ARRAY_SIZE(sizes[i].names); k++)
+			*sizes[i].field = (uint64_t)request_integer(request, sizes[i].names[k],
+								    (int64_t)*sizes[i].field);
+	dynamic->buffer_percent =
+	    (unsigned)request_integer(request, "Buffer", dynamic->buffer_percent);
+	dynamic->priority = (unsigned)request_integer(request, "Priority", dynamic->priority);
+	if (json_object_get(request->params, "DynamicMemoryEnabled"))
+		dynamic->enabled =
+		    json_is_true(json_object_get(request->params, "DynamicMemoryEnabled"));
+	if (request_switch(request, "DynamicMemory") && request_switch(request, "StaticMemory"))
+		return error_set(err, ERR_INVALID,
+				 "-DynamicMemory and -StaticMemory exclude each other");
+	if (request_switch(request, "DynamicMemory"))
+		dynamic->enabled = true;
+	if (request_switch(request, "StaticMemory"))
+		dynamic->enabled = false;
+	return 0;
+}
+
+/* What Hyper-V changes while a VM runs: how much a static one has; of a dynamic one the bounds,
+ * outwards, and what decides between them. */
+static int check_memory_online(const struct vm *vm, const struct config_vm *wanted,
+			       struct error *err)
+{
+	const struct config_dynamic_memory *from = &vm->config->dynamic_memory;
+	const struct config_dynamic_memory *to = &wanted->dynamic_memory;
+	bool resized = wanted->memory_bytes != vm->config->memory_bytes;
+
+	if (to->enabled != from->enabled)
+		return error_set(err, ERR_STATE,
+				 "dynamic memory can be switched on and off only while it is off");
+	if (resized && from->enabled)
+		return error_set(err, ERR_STATE,
+				 "the startup memory of dynamic memory can be changed only while "
+				 "it is off");
+	if (from->enabled &&
+	    (to->minimum_bytes > from->minimum_bytes || to->maximum_bytes < from->maximum_bytes))
+		return error_set(err, ERR_STATE,
+				 "while it runs, the minimum can only be lowered and the maximum "
+				 "only be raised");
+	if (resized && !run_memory(vm->run, "version"))
+		return error_set(err, ERR_STATE,
+				 "the guest has no driver for dynamic memory at work, without "
+				 "which its memory can't be changed while it runs");
+	return 0;
+}
+
 static int mutate_memory(struct request *request, struct config_vm *config, struct error *err)
 {
-	if (json_is_true(json_object_get(request->params, "DynamicMemoryEnabled")))
-		return error_set(err, ERR_UNSUPPORTED, "dynamic memory is not there yet");
-	config->memory_bytes =
-	    (uint64_t)request_integer(request, "StartupBytes", (int64_t)config->memory_bytes);
-	return 0;
+	struct vm *vm = request->context;
+	int r = cmdlets_take_memory(request, config, err);
+
+	if (r == 0 && vm->run)
+		r = check_memory_online(vm, config, err);
+	return r;
+}
+
+bool cmdlets_change_memory(struct request *request, struct vm *vm)
+{
+	uint64_t before = vm->config->memory_bytes;
+
+	request->context = vm;
+	if (!cmdlets_change(request, vm, false, mutate_memory))
+		return false;
+	if (vm->run && vm->config->memory_bytes != before)
+		run_request(vm,
+			    json_pack("{s:s, s:I}", "op", "set-memory", "bytes",
+				      (json_int_t)vm->config->memory_bytes),
+			    REQUEST_TIMEOUT_NS, NULL, NULL);
+	return true;
 }
 
 static void set_memory(struct request *request, struct vm *vm)
 {
-	if (cmdlets_change(request, vm, true, mutate_memory))
+	if (cmdlets_change_memory(request, vm))
 		show_memory(request, vm);
 }
 

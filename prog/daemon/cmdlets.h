@@ -58,6 +58,10 @@ bool cmdlets_list_matches(const struct request *request, const char *name, const
 bool cmdlets_change(struct request *request, struct vm *vm, bool needs_off,
 		    int (*mutate)(struct request *request, struct config_vm *config,
 				  struct error *err));
+/* Takes the memory settings that a request names into a description. */
+int cmdlets_take_memory(struct request *request, struct config_vm *config, struct error *err);
+/* The same for a VM, which may run; false: the request has its error. */
+bool cmdlets_change_memory(struct request *request, struct vm *vm);
 /* Adds an adapter to a description that is not stored yet or is about to be. */
 int cmdlets_add_nic(struct daemon *daemon, struct config_vm *config, const char *name,
 		    const char *switch_name, const char *mac, struct error *err);

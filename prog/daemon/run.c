@@ -85,6 +85,7 @@ static void run_free(struct run *run)
 	json_decref(run->services);
 	json_decref(run->kvp);
 	json_decref(run->crash);
+	json_decref(run->memory);
 	free(run->backend);
 	free(run->backend_reason);
 	free(run->folder);
@@ -317,6 +318,22 @@ static void on_integration(struct run *run, const json_t *event)
 	vm_wake(run->vm, VM_WAIT_CHANGED, NULL);
 }
 
+static void on_memory(struct run *run, const json_t *event)
+{
+	const json_t *memory = json_object_get(event, "memory");
+
+	if (json_is_object(memory))
+		take_json(&run->memory, memory);
+	vm_wake(run->vm, VM_WAIT_CHANGED, NULL);
+}
+
+uint64_t run_memory(const struct run *run, const char *name)
+{
+	json_int_t value = json_integer_value(json_object_get(run->memory, name));
+
+	return value > 0 ? (uint64_t)value : 0;
+}
+
 static void on_kvp(struct run *run, const json_t *event)
 {
 	const json_t *items = json_object_get(event, "items");
@@ -403,9 +420,13 @@ static void on_event(void *user, const char *name, const json_t *event)
 		const char *name;
 		void (*take)(struct run *run, const json_t *event);
 	} events[] = {
-		{ "state", on_state },     { "integration", on_integration },
-		{ "kvp", on_kvp },         { "guest-reset", on_guest_reset },
-		{ "ejected", on_ejected }, { "guest-crash", on_guest_crash },
+		{ "state", on_state },
+		{ "integration", on_integration },
+		{ "kvp", on_kvp },
+		{ "memory", on_memory },
+		{ "guest-reset", on_guest_reset },
+		{ "ejected", on_ejected },
+		{ "guest-crash", on_guest_crash },
 		{ "off", on_off },
 	};
 
@@ -929,6 +950,8 @@ static void status_answered(void *user, const json_t *reply, const struct error 
 		take_json(&run->status, reply);
 		if (json_is_array(json_object_get(reply, "integration")))
 			take_json(&run->services, json_object_get(reply, "integration"));
+		if (json_is_object(json_object_get(reply, "memory")))
+			take_json(&run->memory, json_object_get(reply, "memory"));
 		if (json_is_object(json_object_get(reply, "kvp")))
 			take_json(&run->kvp, json_object_get(reply, "kvp"));
 		take_text(run->heartbeat, sizeof(run->heartbeat),

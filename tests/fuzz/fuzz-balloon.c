@@ -1,5 +1,5 @@
-/* A guest that speaks the Dynamic Memory protocol as it likes, while the host wants more and less of
- * it. After each message what it has adds up. */
+/* A guest that speaks the Dynamic Memory protocol as it likes, while the host wants more and less
+ * of it. After each message what it has adds up. */
 #include "vmbus-guest.h"
 
 #include "base/log.h"

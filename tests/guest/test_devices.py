@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from conftest import LONG, Console, dmesg_problems, kernel_of, wait_for
+from conftest import BUILD, LONG, Console, dmesg_problems, kernel_of, wait_for
 from test_boot import sections
 
 NAT = ("-SwitchName", "Default Switch")
@@ -181,9 +181,7 @@ echo "== end"
 
 def test_kernel_starts_the_next_one(host, kernel, tmp_path):
     """kexec, twice: what the old kernel told the hypervisor and VMBus must not hurt the new one."""
-    kexec = str(tmp_path / "kexec")
-    subprocess.run(["gcc", "-static", "-O", "-o", kexec,
-                    os.path.join(os.path.dirname(__file__), "kexec.c")], check=True)
+    kexec = os.path.join(BUILD, "tests", "guest", "kexec")
     disk = blank(host, "data", 64)
     work = LEASE + """
 ping -c 2 -W 5 $gateway >/dev/null && echo "net ok"

@@ -20,6 +20,9 @@ struct blk_ops {
 	/* May be NULL. */
 	void (*plug)(struct blk *blk);
 	void (*unplug)(struct blk *blk);
+	/* blk_extent, after its checks. NULL: everything is data. */
+	int (*extent)(struct blk *blk, uint64_t offset, uint64_t max_bytes, struct blk_extent *ret,
+		      struct error *err);
 	/* Completes req later, on the loop, with req->result. */
 	void (*defer)(struct blk *blk, struct blk_request *req);
 };

@@ -154,6 +154,19 @@ void blk_unplug(struct blk *blk)
 		blk->ops->unplug(blk);
 }
 
+int blk_extent(struct blk *blk, uint64_t offset, uint64_t max_bytes, struct blk_extent *ret,
+	       struct error *err)
+{
+	assert(offset < blk->info.size_bytes && offset % blk->info.logical_sector_bytes == 0);
+	assert(max_bytes >= blk->info.logical_sector_bytes);
+
+	max_bytes = MIN(max_bytes, blk->info.size_bytes - offset);
+	if (blk->ops->extent)
+		return blk->ops->extent(blk, offset, max_bytes, ret, err);
+	*ret = (struct blk_extent){ BLK_EXTENT_DATA, max_bytes };
+	return 0;
+}
+
 void blk_drain(struct blk *blk)
 {
 	while (blk->in_flight > 0)

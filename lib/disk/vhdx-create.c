@@ -3,7 +3,7 @@
  * payload behind. Everything but the file type identifier is written and synced first, so that a
  * creation that was cut short leaves no file that passes for a VHDX.
  */
-#include "disk/disk.h"
+#include "disk/vhdx.h"
 
 #include "base/bytes.h"
 #include "base/macros.h"
@@ -64,7 +64,7 @@ static bool is_sector_size(uint32_t bytes)
 	return bytes == 512 || bytes == 4096;
 }
 
-static int choose_geometry(const struct vhdx_create_options *options, struct vhdx_geometry *ret,
+static int choose_geometry(const struct disk_create_options *options, struct vhdx_geometry *ret,
 			   struct error *err)
 {
 	struct vhdx_geometry g = {
@@ -72,7 +72,7 @@ static int choose_geometry(const struct vhdx_create_options *options, struct vhd
 		.block_bytes = options->block_bytes ?: (uint32_t)DEFAULT_BLOCK,
 		.logical_sector_bytes = options->logical_sector_bytes ?: 512,
 		.physical_sector_bytes = options->physical_sector_bytes ?: 4096,
-		.fixed = options->fixed,
+		.fixed = options->type == DISK_FIXED,
 		.id = options->id,
 	};
 	static const struct guid none;
@@ -232,11 +232,15 @@ static int write_identifier(const struct creation *c, struct error *err)
 	return write_all(c, VHDX_IDENTIFIER_OFFSET, &identifier, sizeof(identifier), err);
 }
 
-int vhdx_create(int fd, const struct vhdx_create_options *options, struct error *err)
+int vhdx_create(int fd, const struct disk_create_options *options, struct error *err)
 {
 	struct creation c = { .fd = fd, .sparse = options->sparse };
-	int rc = choose_geometry(options, &c.geometry, err);
+	int rc;
 
+	if (options->type == DISK_DIFFERENCING)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "differencing VHDX disks can't be created yet");
+	rc = choose_geometry(options, &c.geometry, err);
 	if (rc < 0)
 		return rc;
 	c.bat_bytes = ALIGN_UP(c.geometry.bat_entries * VHDX_BAT_ENTRY_BYTES, MIB);

@@ -405,7 +405,50 @@ static void fill_info(struct vhdx *vhdx, bool read_only)
 	};
 }
 
-int vhdx_open(struct file *file, bool read_only, struct blk **ret, struct error *err)
+static void describe(const struct vhdx *vhdx, struct disk_details *ret)
+{
+	const struct vhdx_geometry *g = &vhdx->geometry;
+
+	*ret = (struct disk_details){
+		.type = g->fixed ? DISK_FIXED : DISK_DYNAMIC,
+		.size_bytes = g->disk_bytes,
+		.block_bytes = g->block_bytes,
+		.logical_sector_bytes = g->logical_sector_bytes,
+		.physical_sector_bytes = g->physical_sector_bytes,
+		.id = g->id,
+		.link_id = vhdx->header.data_write_guid,
+		.log_dirty = log_in_use(vhdx),
+	};
+	for (uint64_t block = 0, last = 0; block < g->block_count; block++) {
+		uint64_t entry = vhdx->bat[vhdx_bat_index(g, block)];
+
+		if (VHDX_BAT_STATE(entry) != VHDX_BLOCK_FULLY_PRESENT) {
+			last = 0;
+			continue;
+		}
+		ret->blocks_allocated++;
+		ret->block_runs += VHDX_BAT_FILE_OFFSET(entry) != last;
+		last = VHDX_BAT_FILE_OFFSET(entry) + g->block_bytes;
+	}
+}
+
+int vhdx_describe(struct file *file, struct disk_details *ret, struct error *err)
+{
+	struct disk_options options = { .read_only = true };
+	struct blk *blk;
+	struct vhdx *vhdx;
+	int rc = vhdx_open(file, &options, &blk, err);
+
+	if (rc < 0)
+		return rc;
+	vhdx = container_of(blk, struct vhdx, blk);
+	describe(vhdx, ret);
+	vhdx_free(vhdx);
+	return 0;
+}
+
+int vhdx_open(struct file *file, const struct disk_options *options, struct blk **ret,
+	      struct error *err)
 {
 	struct vhdx *vhdx = calloc(1, sizeof(*vhdx));
 	struct opening o = { .vhdx = vhdx, .file_bytes = file->size_bytes };
@@ -417,7 +460,7 @@ int vhdx_open(struct file *file, bool read_only, struct blk **ret, struct error 
 		free(o.regions);
 		return error_set(err, ERR_NO_MEMORY, "no memory to open a VHDX");
 	}
-	blk_init(&vhdx->blk, &vhdx_blk_ops, &(struct blk_info){ .read_only = read_only });
+	blk_init(&vhdx->blk, &vhdx_blk_ops, &(struct blk_info){ .read_only = options->read_only });
 	vhdx->file = file;
 	vhdx_list_init(&vhdx->waiting_activation);
 	vhdx_list_init(&vhdx->meta.waiting);
@@ -430,7 +473,7 @@ int vhdx_open(struct file *file, bool read_only, struct blk **ret, struct error 
 		vhdx_free(vhdx);
 		return rc;
 	}
-	fill_info(vhdx, read_only);
+	fill_info(vhdx, options->read_only);
 	*ret = &vhdx->blk;
 	return 0;
 }

@@ -1,8 +1,9 @@
 /*
  * The virtual switches. There is one so far, "Default Switch": NAT, served by one oyako-switch
  * process that is started when the first adapter needs it and ends when nobody holds its sockets
- * any more. It outlives the daemon, with the VMs that it serves, and the next daemon finds it again.
- * When it dies, a new one is started for the VMs that run, and their adapters are connected to it.
+ * any more. It outlives the daemon, with the VMs that it serves, and the next daemon finds it
+ * again. When it dies, a new one is started for the VMs that run, and their adapters are connected
+ * to it.
  *
  * Runtime folder: switch.sock (for the next daemon), switch.json (the process), switch.log.
  */

@@ -344,6 +344,14 @@ static void on_guest_reset(struct run *run, const json_t *event)
 		 "'%s' was reset by the guest operating system.", run->vm->config->name);
 }
 
+static void on_shutdown_failed(struct run *run, const json_t *event)
+{
+	const char *text = json_string_value(json_object_get(event, "text"));
+
+	if (run->shutdown_asked)
+		error_set(&run->shutdown_failure, ERR_DENIED, "%.200s", text ? text : "it says no");
+}
+
 /* Of the last kernel messages that a guest gives at its end: from where it says what happened. */
 static const char *crash_cause(const char *message)
 {
@@ -384,6 +392,7 @@ static void on_event(void *user, const char *name, const json_t *event)
 		{ "integration", on_integration },
 		{ "kvp", on_kvp },
 		{ "guest-reset", on_guest_reset },
+		{ "shutdown-failed", on_shutdown_failed },
 		{ "guest-crash", on_guest_crash },
 		{ "off", on_off },
 	};

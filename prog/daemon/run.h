@@ -39,8 +39,9 @@ struct run {
 	uint64_t sampled_ns, sampled_vp_ns; /* for the CPU usage */
 	unsigned cpu_usage_percent;
 	bool shutdown_asked;
-	unsigned resets;      /* of the guest, since the start */
-	struct error failure; /* of the start */
+	struct error shutdown_failure; /* what the guest made of it; code ERR_OK: nothing yet */
+	unsigned resets;               /* of the guest, since the start */
+	struct error failure;          /* of the start */
 };
 
 /* The switch has died: notes it with all that have a port of it. True: there are such VMs. */

@@ -207,6 +207,15 @@ def test_shutdown_that_the_guest_can_not_do(host):
     assert host.vm("a")["State"] == "Off"
 
 
+def test_shutdown_that_the_guest_refuses(host):
+    host.running_vm("a", "refuse")
+    error = host.run("stop-vm", "a", status=1)
+    assert "the guest refused the request" in error and "-TurnOff" in error
+    assert host.vm("a")["State"] == "Running"
+    host.run("stop-vm", "a", "-Force")
+    assert host.vm("a")["State"] == "Off"
+
+
 def test_waiting_for_a_deaf_guest_can_be_interrupted(host):
     host.running_vm("a", "deaf")
     process = subprocess.Popen(host.command("stop-vm", "a"), env=host.env, stderr=subprocess.PIPE,

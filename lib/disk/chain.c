@@ -19,14 +19,10 @@ static const struct {
 	const char *key;
 	bool relative;
 } path_keys[] = {
-	{ "relative_path", true },
-	{ VHD_LOCATOR_RELATIVE, true },
-	{ VHD_LOCATOR_OLD_RELATIVE, true },
-	{ "absolute_win32_path", false },
-	{ VHD_LOCATOR_ABSOLUTE, false },
-	{ VHD_LOCATOR_OLD_ABSOLUTE, false },
-	{ "volume_path", false },
-	{ "parent_name", false },
+	{ "relative_path", true },          { VHD_LOCATOR_RELATIVE, true },
+	{ VHD_LOCATOR_OLD_RELATIVE, true }, { "absolute_win32_path", false },
+	{ VHD_LOCATOR_ABSOLUTE, false },    { VHD_LOCATOR_OLD_ABSOLUTE, false },
+	{ "volume_path", false },           { "parent_name", false },
 };
 
 static int no_memory(struct error *err)

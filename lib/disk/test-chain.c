@@ -212,8 +212,7 @@ static void test_circle(void **state)
 								    .type = DISK_DIFFERENCING,
 								    .id = { { 7 } },
 								    .parent = &details,
-								    .parent_relative =
-									".\\a.vhd" },
+								    .parent_relative = ".\\a.vhd" },
 				     NULL),
 			 0);
 	refused(f, "a.vhd", ERR_CORRUPT, "circle");

@@ -47,5 +47,7 @@ unsigned blk_iov_slice(const struct iovec *iov, unsigned iov_count, uint64_t ski
 		       struct iovec *ret, unsigned max, uint64_t *ret_len);
 /* Zeroes [skip, skip + len) of iov. */
 void blk_iov_zero(const struct iovec *iov, unsigned iov_count, uint64_t skip, uint64_t len);
+/* True if [skip, skip + len) of iov holds only zeros. */
+bool blk_iov_is_zero(const struct iovec *iov, unsigned iov_count, uint64_t skip, uint64_t len);
 
 #endif

@@ -3,6 +3,7 @@
 #include "base/macros.h"
 
 #include <assert.h>
+#include <string.h>
 
 static const char *const op_names[BLK_OP_COUNT] = {
 	[BLK_READ] = "read",
@@ -90,6 +91,35 @@ void blk_iov_zero(const struct iovec *iov, unsigned iov_count, uint64_t skip, ui
 		len -= part;
 		skip = 0;
 	}
+}
+
+static bool is_zero(const uint8_t *bytes, size_t len)
+{
+	/* Data shows itself soon; only then it pays to compare the whole with itself. */
+	size_t start = MIN(len, (size_t)16);
+
+	for (size_t i = 0; i < start; i++)
+		if (bytes[i])
+			return false;
+	return len == start || memcmp(bytes, bytes + start, len - start) == 0;
+}
+
+bool blk_iov_is_zero(const struct iovec *iov, unsigned iov_count, uint64_t skip, uint64_t len)
+{
+	for (unsigned i = 0; i < iov_count && len > 0; i++) {
+		uint64_t part;
+
+		if (skip >= iov[i].iov_len) {
+			skip -= iov[i].iov_len;
+			continue;
+		}
+		part = MIN(iov[i].iov_len - skip, len);
+		if (!is_zero((const uint8_t *)iov[i].iov_base + skip, part))
+			return false;
+		len -= part;
+		skip = 0;
+	}
+	return true;
 }
 
 static bool transfers(enum blk_op op)

@@ -6,6 +6,7 @@
 #include "base/loop.h"
 #include "base/macros.h"
 #include "blk/sync.h"
+#include "disk/blk-pattern.h"
 #include "disk/power-cut.h"
 #include "disk/vhdx.h"
 
@@ -52,9 +53,22 @@ struct world {
 	uint64_t spots[64];
 	unsigned spot_count;
 	bool frees_often;
+	uint32_t block_bytes; /* 0: 1 MiB */
+	bool differencing;    /* over a parent that holds parent_value */
 };
 
 #define SPOT_BYTES (64 * KIB)
+
+static uint64_t parent_value(uint64_t offset)
+{
+	return UINT64_C(1) << 40 | offset;
+}
+
+/* What a sector holds that was never written. */
+static uint64_t initial_value(const struct world *w, uint64_t offset)
+{
+	return w->differencing ? parent_value(offset) : 0;
+}
 
 static struct world *the_world; /* done() has no other way to find it */
 
@@ -199,7 +213,7 @@ static void check_sector(const struct world *w, const uint8_t *content, uint64_t
 	for (unsigned i = 8; i < SECTOR; i += 8)
 		if (memcmp(content + i, &value, 8) != 0)
 			fail_msg("cut at %lu: sector at %#lx is mixed", moment, offset);
-	if (value == (first ? w->changes[first - 1]->value : 0))
+	if (value == (first ? w->changes[first - 1]->value : initial_value(w, offset)))
 		return;
 	for (size_t i = first; i < w->change_count; i++) {
 		const struct change *c = w->changes[i];
@@ -224,12 +238,15 @@ static void check_content(const struct world *w, struct blk *disk, uint64_t mome
 	free(buf);
 }
 
-static struct blk *open_or_fail(struct file *file, bool read_only, uint64_t moment)
+static struct blk *open_or_fail(struct world *w, struct file *file, bool read_only, uint64_t moment)
 {
+	struct disk_options options = { .read_only = read_only };
 	struct error err;
 	struct blk *disk;
 
-	if (vhdx_open(file, &(struct disk_options){ .read_only = read_only }, &disk, &err) < 0)
+	if (w->differencing)
+		options.parent = blk_pattern_new(w->loop, w->disk_bytes, 512, parent_value);
+	if (vhdx_open(file, &options, &disk, &err) < 0)
 		fail_msg("cut at %lu: %s", moment, err.text);
 	return disk;
 }
@@ -243,10 +260,13 @@ static void check_new_block(struct world *w, struct blk *disk, uint64_t offset)
 	assert_int_equal(blk_write_now(disk, offset + 3 * SECTOR, sector, SECTOR), BLK_OK);
 	assert_int_equal(blk_read_now(disk, offset, block, MIB), BLK_OK);
 	assert_memory_equal(block + 3 * SECTOR, sector, SECTOR);
-	memset(block + 3 * SECTOR, 0, SECTOR);
-	for (uint64_t i = 0; i < MIB; i += 8)
-		if (memcmp(block + i, &(uint64_t){ 0 }, 8) != 0)
+	for (uint64_t i = 0; i < MIB; i += 8) {
+		uint64_t at = ALIGN_DOWN(offset + i, (uint64_t)SECTOR);
+		uint64_t value = initial_value(w, at);
+
+		if (i / SECTOR != 3 && memcmp(block + i, &value, 8) != 0)
 			fail_msg("a new block holds old bytes at %#lx", offset + i);
+	}
 	free(block);
 }
 
@@ -261,12 +281,12 @@ static struct file *file_after_cut(struct world *w, uint64_t moment, enum cut_st
 static void check_cut(struct world *w, uint64_t moment, enum cut_style style)
 {
 	struct file *file = file_after_cut(w, moment, style), *again;
-	struct blk *disk = open_or_fail(file, true, moment);
+	struct blk *disk = open_or_fail(w, file, true, moment);
 
 	check_content(w, disk, moment);
 	blk_close(disk, NULL);
 	again = file_after_cut(w, moment, style);
-	disk = open_or_fail(again, false, moment);
+	disk = open_or_fail(w, again, false, moment);
 	check_content(w, disk, moment);
 	check_new_block(w, disk, w->disk_bytes - 1 * MIB);
 	assert_int_equal(blk_flush_now(disk), BLK_OK);
@@ -281,13 +301,23 @@ static void load_new_vhdx(struct world *w, uint64_t disk_bytes, bool fixed)
 {
 	struct disk_create_options options = { .format = DISK_VHDX,
 					       .size_bytes = disk_bytes,
-					       .block_bytes = MIB,
+					       .block_bytes = w->block_bytes ?: MIB,
 					       .type = fixed ? DISK_FIXED : DISK_DYNAMIC,
 					       .sparse = true };
+	struct disk_details parent = { .format = DISK_VHDX,
+				       .size_bytes = disk_bytes,
+				       .logical_sector_bytes = 512,
+				       .physical_sector_bytes = 512,
+				       .link_id = { { 1 } } };
 	int fd = memfd_create("vhdx", 0);
 	uint64_t file_bytes;
 	uint8_t *bytes;
 
+	if (w->differencing) {
+		options.type = DISK_DIFFERENCING;
+		options.parent = &parent;
+		options.parent_relative = ".\\parent.vhdx";
+	}
 	assert_int_equal(disk_create(fd, &options, NULL), 0);
 	w->disk_bytes = disk_bytes;
 	file_bytes = (uint64_t)lseek(fd, 0, SEEK_END);
@@ -309,7 +339,7 @@ static void start(struct world *w, uint64_t disk_bytes, unsigned spots, bool fix
 	options.user = w->cut;
 	assert_int_equal(loop_new(&w->loop, NULL), 0);
 	load_new_vhdx(w, disk_bytes, fixed);
-	w->disk = open_or_fail(cut_file(w->cut, w->loop, 0, CUT_ANY, 0, &options), false, 0);
+	w->disk = open_or_fail(w, cut_file(w->cut, w->loop, 0, CUT_ANY, 0, &options), false, 0);
 	w->spot_count = spots;
 	for (unsigned i = 0; i < spots; i++)
 		w->spots[i] = ALIGN_DOWN((disk_bytes - 2 * MIB) / spots * i, SPOT_BYTES);
@@ -331,6 +361,8 @@ static void run_scenario_on(struct world w, uint64_t seed, uint64_t disk_bytes, 
 	start(&w, disk_bytes, spots, fixed);
 	work(&w, changes);
 	assert_int_equal(blk_close(w.disk, NULL), 0);
+	/* OYAKO_LONG: many more moments, and each in all styles. */
+	cuts *= getenv("OYAKO_LONG") ? 30 : 1;
 	for (unsigned i = 0; i <= cuts; i++)
 		check_cut(&w, cut_now(w.cut) * i / cuts, i % CUT_STYLES);
 	finish(&w);
@@ -370,6 +402,25 @@ static void test_fixed(void **state)
 	run_scenario(4711, 8 * MIB, 6, true, 200, 60);
 }
 
+static void test_differencing(void **state)
+{
+	run_scenario_on((struct world){ .differencing = true }, 271828, 24 * MIB, 20, false, 300,
+			200);
+}
+
+static void test_differencing_frees(void **state)
+{
+	run_scenario_on((struct world){ .differencing = true, .frees_often = true }, 314159,
+			14 * MIB, 12, false, 400, 200);
+}
+
+/* The bits of a block fill two pages, and the entry of the bitmap block lies far behind. */
+static void test_differencing_large_blocks(void **state)
+{
+	run_scenario_on((struct world){ .differencing = true, .block_bytes = 32 * MIB }, 161803,
+			160 * MIB, 24, false, 200, 100);
+}
+
 /* More dirty BAT pages at a flush than one log entry takes. */
 static void test_many_pages(void **state)
 {
@@ -386,7 +437,8 @@ static void test_many_pages(void **state)
 	assert_int_equal(blk_close(w.disk, NULL), 0);
 	for (unsigned i = 0; i < 60; i++) {
 		uint64_t moment = cut_now(w.cut) - cut_now(w.cut) / 2 * i / 60;
-		struct blk *disk = open_or_fail(file_after_cut(&w, moment, CUT_ANY), false, moment);
+		struct blk *disk =
+		    open_or_fail(&w, file_after_cut(&w, moment, CUT_ANY), false, moment);
 
 		for (unsigned page = 0; page < 150; page++) {
 			uint64_t offset = page * 512 * MIB + 7 * SECTOR;
@@ -403,9 +455,15 @@ static void test_many_pages(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_each_moment), cmocka_unit_test(test_allocations),
-		cmocka_unit_test(test_log_wraps),   cmocka_unit_test(test_fixed),
-		cmocka_unit_test(test_many_pages),  cmocka_unit_test(test_places_change_hands),
+		cmocka_unit_test(test_each_moment),
+		cmocka_unit_test(test_allocations),
+		cmocka_unit_test(test_log_wraps),
+		cmocka_unit_test(test_fixed),
+		cmocka_unit_test(test_many_pages),
+		cmocka_unit_test(test_places_change_hands),
+		cmocka_unit_test(test_differencing),
+		cmocka_unit_test(test_differencing_frees),
+		cmocka_unit_test(test_differencing_large_blocks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -42,6 +42,7 @@ def fsck(disk, folder):
     return done
 
 
+@pytest.mark.rig
 def test_debian_is_a_hyper_v_guest(host, debian_vm, tmp_path):
     console = debian_vm()
     console.login(600)

@@ -11,10 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define PERIOD_NS     NS_PER_SEC
-#define MIN_RESERVE   (512 * MIB)
-#define REQUEST_NS    (5 * NS_PER_SEC)
-#define SMALL_CHANGE  (2 * MIB) /* of a target, not worth a message */
+#define PERIOD_NS    NS_PER_SEC
+#define MIN_RESERVE  (512 * MIB)
+#define REQUEST_NS   (5 * NS_PER_SEC)
+#define SMALL_CHANGE (2 * MIB) /* of a target, not worth a message */
 
 struct balancer {
 	struct daemon *daemon;
@@ -99,8 +99,8 @@ static void set_target(struct vm *vm, uint64_t bytes)
 		    REQUEST_NS, NULL, NULL);
 }
 
-/* What the dynamic VMs may have together: what they have, and what the host can spare. Memory that a
- * guest was assigned but has not touched yet is spoken for. */
+/* What the dynamic VMs may have together: what they have, and what the host can spare. Memory that
+ * a guest was assigned but has not touched yet is spoken for. */
 static uint64_t pool_bytes(const struct balancer *balancer)
 {
 	const struct daemon *daemon = balancer->daemon;

@@ -1,7 +1,7 @@
 /*
- * Shares the host's memory between the running VMs that have dynamic memory, once a second: by their
- * demand, and by priority where it is scarce (lib/balance). What the host itself needs stays free:
- * a sixteenth of its memory, but 512 MB at least and a quarter at most.
+ * Shares the host's memory between the running VMs that have dynamic memory, once a second: by
+ * their demand, and by priority where it is scarce (lib/balance). What the host itself needs stays
+ * free: a sixteenth of its memory, but 512 MB at least and a quarter at most.
  *
  * The environment variable OYAKO_MEMORY_LIMIT (bytes, or with MB, GB) bounds what all running VMs
  * together are assigned.

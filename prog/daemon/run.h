@@ -28,6 +28,7 @@ struct run {
 	struct loop_timer *timer; /* start time-out, then kills a worker that does not end */
 	int port_fds[CONFIG_MAX_NICS];
 	unsigned ports_waiting;
+	bool ports_lost; /* the switch has died; its adapters wait for new ports */
 	bool starting;
 	char *backend, *backend_reason;
 	/* What the worker last said. */
@@ -38,9 +39,15 @@ struct run {
 	uint64_t sampled_ns, sampled_vp_ns; /* for the CPU usage */
 	unsigned cpu_usage_percent;
 	bool shutdown_asked;
-	unsigned resets;      /* of the guest, since the start */
-	struct error failure; /* of the start */
+	struct error shutdown_failure; /* what the guest made of it; code ERR_OK: nothing yet */
+	unsigned resets;               /* of the guest, since the start */
+	struct error failure;          /* of the start */
 };
+
+/* The switch has died: notes it with all that have a port of it. True: there are such VMs. */
+bool run_ports_lost(struct daemon *daemon);
+/* Asks for new ports for them. True: some can't have theirs yet. */
+bool run_restore_ports(struct daemon *daemon);
 
 /* Begins; vm_wait(VM_WAIT_STARTED) tells the end. An error here is the end, too. */
 int run_start(struct vm *vm, struct error *err);

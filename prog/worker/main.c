@@ -58,6 +58,14 @@ static void on_ejected(void *user, const struct guid *controller, unsigned locat
 				guid_format(controller, id), "location", (int)location));
 }
 
+static void on_shutdown_failed(void *user, const char *text)
+{
+	struct worker *worker = user;
+
+	control_event(worker->control,
+		      json_pack("{s:s, s:s}", "event", "shutdown-failed", "text", text));
+}
+
 static void on_guest_crash(void *user, const uint64_t parameters[5], const char *message)
 {
 	struct worker *worker = user;
@@ -139,6 +147,7 @@ static int build(struct worker *worker, struct error *err)
 		.ejected = on_ejected,
 		.guest_crash = on_guest_crash,
 		.memory_changed = on_memory_changed,
+		.shutdown_failed = on_shutdown_failed,
 		.kvp_changed = on_kvp_changed,
 		.services_changed = on_services_changed,
 		.console_output = on_console_output,

@@ -958,6 +958,140 @@ static const struct cmdlet_example set_memory_examples[] = {
 	END_EXAMPLES,
 };
 
+static const struct cmdlet_output video_output = {
+	"VMVideo",
+	(const struct cmdlet_column[]){
+	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    { "Enabled", "Enabled", CMDLET_SHOW_TEXT },
+	    { "ResolutionType", "ResolutionType", CMDLET_SHOW_TEXT },
+	    { "HorizontalResolution", "HorizontalResolution", CMDLET_SHOW_TEXT },
+	    { "VerticalResolution", "VerticalResolution", CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
+};
+static const struct cmdlet_param set_video_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "ResolutionType",
+	  .type = CMDLET_ENUM,
+	  .values = "Maximum Single Default",
+	  .position = 2,
+	  .help = "Maximum: the guest chooses up to the resolution; Single: only that one; "
+		  "Default: up to 1920 x 1080." },
+	{ .name = "HorizontalResolution",
+	  .type = CMDLET_INTEGER,
+	  .position = 3,
+	  .min = 640,
+	  .max = 7680,
+	  .help = "Pixels across; an even number." },
+	{ .name = "VerticalResolution",
+	  .type = CMDLET_INTEGER,
+	  .position = 4,
+	  .min = 480,
+	  .max = 4320,
+	  .help = "Pixels down." },
+	{ .name = "Enabled",
+	  .type = CMDLET_BOOLEAN,
+	  .flags = CMDLET_OURS,
+	  .help = "Whether it has a screen, a keyboard and a mouse at all; not unless set, since "
+		  "a Linux that is started directly has its console on COM1." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example get_video_examples[] = {
+	{ "get-vmvideo web", "What it has." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example set_video_examples[] = {
+	{ "set-vmvideo web Single 1280 1024 -Enabled true", "A screen of that size." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param send_text_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "Text",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 2,
+	  .help = "What to type, as on a US keyboard; ASCII only." },
+	{ .name = "Enter", .type = CMDLET_SWITCH, .help = "Presses Enter at the end." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example send_text_examples[] = {
+	{ "send-vmtext web root -Enter", "Types root and Enter." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_param send_key_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "Key",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST,
+	  .position = 2,
+	  .help = "Keys to press one after the other; those joined by + together: F2, "
+		  "Ctrl+Alt+Delete, Alt+F4, a." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example send_key_examples[] = {
+	{ "send-vmkey web Ctrl+Alt+Delete", "The three at once." },
+	{ "send-vmkey web Down,Down,Enter", "One after the other." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_param send_mouse_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "X",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 2,
+	  .min = 0,
+	  .max = 65535,
+	  .help = "Pixels from the left edge." },
+	{ .name = "Y",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 3,
+	  .min = 0,
+	  .max = 65535,
+	  .help = "Pixels from the upper edge." },
+	{ .name = "Button",
+	  .type = CMDLET_ENUM,
+	  .values = "Left Right Middle",
+	  .help = "Clicks there." },
+	{ .name = "Wheel",
+	  .type = CMDLET_INTEGER,
+	  .min = -100,
+	  .max = 100,
+	  .help = "Turns the wheel; up is positive." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example send_mouse_examples[] = {
+	{ "send-vmmouse web 100 200 -Button Left", "Clicks there." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_param screenshot_params[] = {
+	ONE_VM,
+	{ .name = "Path",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 2,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "PNG file to write." },
+	FORCE("Overwrites a file that is there."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_output screenshot_output = {
+	"VMScreenshot",
+	(const struct cmdlet_column[]){ { "VMName", "VMName", CMDLET_SHOW_TEXT },
+					{ "Path", "Path", CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+static const struct cmdlet_example screenshot_examples[] = {
+	{ "save-vmscreenshot web web.png", "What its screen shows." },
+	END_EXAMPLES,
+};
+
 static const struct cmdlet_param host_params[] = { COMPUTER_NAME, END_PARAMS };
 static const struct cmdlet_example host_examples[] = {
 	{ "get-vmhost", "What the host has." },
@@ -1332,6 +1466,50 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .output = &memory_output,
 	  .examples = set_memory_examples,
 	  .output_if_passthru = true },
+	{ .name = "Get-VMVideo",
+	  .synopsis = "Shows the screens of virtual machines",
+	  .description = "Shows whether it has a screen, and which resolutions it may have.",
+	  .params = by_vmname_params,
+	  .output = &video_output,
+	  .examples = get_video_examples },
+	{ .name = "Set-VMVideo",
+	  .synopsis = "Changes the screens of virtual machines",
+	  .description =
+	      "Changes the screen while it is off. With the screen come keyboard and mouse.",
+	  .params = set_video_params,
+	  .output = &video_output,
+	  .examples = set_video_examples,
+	  .output_if_passthru = true },
+	{ .name = "Send-VMText",
+	  .synopsis = "Types a text on a virtual machine's keyboard",
+	  .description =
+	      "Types a text. The counterpart of TypeText of Hyper-V's Msvm_Keyboard; the "
+	      "name is ours.",
+	  .params = send_text_params,
+	  .examples = send_text_examples,
+	  .ours = true },
+	{ .name = "Send-VMKey",
+	  .synopsis = "Presses keys on a virtual machine's keyboard",
+	  .description = "Presses keys and lets them go. The counterpart of TypeKey and "
+			 "TypeCtrlAltDel of Hyper-V's Msvm_Keyboard; the name is ours.",
+	  .params = send_key_params,
+	  .examples = send_key_examples,
+	  .ours = true },
+	{ .name = "Send-VMMouse",
+	  .synopsis = "Moves a virtual machine's mouse",
+	  .description = "Puts the pointer somewhere, and clicks. The counterpart of Hyper-V's "
+			 "Msvm_SyntheticMouse; the name is ours.",
+	  .params = send_mouse_params,
+	  .examples = send_mouse_examples,
+	  .ours = true },
+	{ .name = "Save-VMScreenshot",
+	  .synopsis = "Writes what a virtual machine's screen shows to a file",
+	  .description = "Writes a PNG file. The counterpart of Hyper-V's "
+			 "GetVirtualSystemThumbnailImage; the name is ours.",
+	  .params = screenshot_params,
+	  .output = &screenshot_output,
+	  .examples = screenshot_examples,
+	  .ours = true },
 	{ .name = "Get-VMHost",
 	  .synopsis = "Shows the host",
 	  .description =

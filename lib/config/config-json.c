@@ -279,6 +279,7 @@ static const struct member top_members[] = {
 	{ "generation", 'n', false },
 	{ "memory_bytes", 'n', false },
 	{ "dynamic_memory", 'o', true },
+	{ "video", 'o', true },
 	{ "processor_count", 'n', false },
 	{ "backend", 's', true },
 	{ "boot", 'o', true },
@@ -371,6 +372,27 @@ static int read_dynamic_memory(struct config_vm *vm, const json_t *json, struct 
 	return r < 0 ? r : read_unsigned(json, "priority", &dynamic->priority, err);
 }
 
+static int read_video(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	static const struct member members[] = { { "enabled", 'b', false },
+						 { "type", 's', false },
+						 { "width", 'n', false },
+						 { "height", 'n', false } };
+	int r;
+
+	if (!json)
+		return 0;
+	r = check_object(json, members, ARRAY_SIZE(members), err);
+	if (r < 0)
+		return error_prefix(err, "video");
+	vm->video.enabled = json_is_true(json_object_get(json, "enabled"));
+	if (!config_video_type_from_name(json_string_value(json_object_get(json, "type")),
+					 &vm->video.type))
+		return error_set(err, ERR_INVALID, "video: there is no such type");
+	r = read_unsigned(json, "width", &vm->video.width, err);
+	return r < 0 ? r : read_unsigned(json, "height", &vm->video.height, err);
+}
+
 int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error *err)
 {
 	struct config_vm *vm;
@@ -387,6 +409,8 @@ int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error
 	r = read_plain(vm, json, err);
 	if (r == 0)
 		r = read_dynamic_memory(vm, json_object_get(json, "dynamic_memory"), err);
+	if (r == 0)
+		r = read_video(vm, json_object_get(json, "video"), err);
 	if (r == 0)
 		r = read_linux(vm, json_object_get(json, "boot"), err);
 	if (r == 0)
@@ -504,6 +528,13 @@ static json_t *dynamic_memory_json(const struct config_vm *vm)
 			 (int)dynamic->buffer_percent, "priority", (int)dynamic->priority);
 }
 
+static json_t *video_json(const struct config_vm *vm)
+{
+	return json_pack("{s:b, s:s, s:i, s:i}", "enabled", vm->video.enabled, "type",
+			 config_video_type_name(vm->video.type), "width", (int)vm->video.width,
+			 "height", (int)vm->video.height);
+}
+
 static json_t *boot_json(const struct config_vm *vm)
 {
 	json_t *linux_boot = json_object();
@@ -526,6 +557,7 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 		return NULL;
 	put(json, "notes", vm->notes);
 	json_object_set_new(json, "dynamic_memory", dynamic_memory_json(vm));
+	json_object_set_new(json, "video", video_json(vm));
 	if (vm->kernel_path)
 		json_object_set_new(json, "boot", boot_json(vm));
 	if (vm->generation == 1)

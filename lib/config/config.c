@@ -21,7 +21,28 @@ static const char *const backend_names[] = {
 	[CONFIG_BACKEND_SOFT] = "soft",
 };
 
+static const char *const video_type_names[] = {
+	[CONFIG_VIDEO_MAXIMUM] = "Maximum",
+	[CONFIG_VIDEO_SINGLE] = "Single",
+	[CONFIG_VIDEO_DEFAULT] = "Default",
+};
+
 /* ---- names ---- */
+
+const char *config_video_type_name(enum config_video_type type)
+{
+	return video_type_names[type];
+}
+
+bool config_video_type_from_name(const char *name, enum config_video_type *ret)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(video_type_names); i++)
+		if (strcasecmp(name, video_type_names[i]) == 0) {
+			*ret = (enum config_video_type)i;
+			return true;
+		}
+	return false;
+}
 
 const char *config_ic_name(enum config_ic ic)
 {
@@ -100,6 +121,9 @@ struct config_vm *config_vm_new(const char *name)
 							     .maximum_bytes = GIB << 10,
 							     .buffer_percent = 20,
 							     .priority = 50 };
+	vm->video = (struct config_video){ .type = CONFIG_VIDEO_DEFAULT,
+					   .width = CONFIG_VIDEO_WIDTH,
+					   .height = CONFIG_VIDEO_HEIGHT };
 	vm->processor_count = 1;
 	guid_generate(&vm->scsi_ids[0]);
 	vm->scsi_count = 1;
@@ -408,6 +432,18 @@ static int check_memory(const struct config_vm *vm, struct error *err)
 	return r < 0 ? r : check_dynamic_memory(vm, max, err);
 }
 
+static int check_video(const struct config_vm *vm, struct error *err)
+{
+	unsigned width = vm->video.width, height = vm->video.height;
+
+	if (width < 640 || width > 7680 || height < 480 || height > 4320 || width % 2)
+		return error_set(err, ERR_LIMIT,
+				 "a screen of %u x %u pixels is not between 640 x 480 and 7680 x "
+				 "4320, with an even width",
+				 width, height);
+	return 0;
+}
+
 static int check_boot(const struct config_vm *vm, struct error *err)
 {
 	if (!vm->kernel_path && (vm->initrd_path || vm->kernel_cmdline))
@@ -466,6 +502,8 @@ int config_vm_check(const struct config_vm *vm, struct error *err)
 			      CONFIG_NOTES_MAX);
 	if (r == 0)
 		r = check_memory(vm, err);
+	if (r == 0)
+		r = check_video(vm, err);
 	if (r == 0)
 		r = check_boot(vm, err);
 	if (r == 0)

@@ -25,6 +25,8 @@
 #define CONFIG_LOCATIONS_PER_SCSI 64
 #define CONFIG_MAX_IDE            2 /* generation 1 only */
 #define CONFIG_LOCATIONS_PER_IDE  2
+#define CONFIG_VIDEO_WIDTH        1920 /* by default */
+#define CONFIG_VIDEO_HEIGHT       1080
 #define CONFIG_MAX_PROCESSORS     64
 #define CONFIG_MIN_MEMORY_BYTES   (UINT64_C(32) << 20)
 #define CONFIG_MAX_MEMORY_BYTES   (UINT64_C(240) << 40) /* generation 2 */
@@ -66,6 +68,15 @@ struct config_dynamic_memory {
 	unsigned priority;       /* 0..100: who gets scarce memory */
 };
 
+/* Keyboard, mouse and screen. Width and height bound what a guest may choose, or are the only
+ * resolution that it is offered. */
+enum config_video_type { CONFIG_VIDEO_MAXIMUM, CONFIG_VIDEO_SINGLE, CONFIG_VIDEO_DEFAULT };
+struct config_video {
+	bool enabled;
+	enum config_video_type type; /* DEFAULT: bound by 1920 x 1080 */
+	unsigned width, height;
+};
+
 struct json_t;
 
 struct config_vm {
@@ -76,6 +87,7 @@ struct config_vm {
 	unsigned generation;   /* 1 or 2 */
 	uint64_t memory_bytes; /* at the start */
 	struct config_dynamic_memory dynamic_memory;
+	struct config_video video;
 	unsigned processor_count;
 	enum config_backend backend;
 	char *kernel_path, *initrd_path, *kernel_cmdline; /* direct boot; NULL: firmware */
@@ -123,6 +135,9 @@ void config_remove_nic(struct config_vm *vm, unsigned index);
 int config_set_string(char **field, const char *value, struct error *err);
 
 const char *config_ic_name(enum config_ic ic);
+const char *
+config_video_type_name(enum config_video_type type); /* "Maximum", "Single", "Default" */
+bool config_video_type_from_name(const char *name, enum config_video_type *ret);
 const char *config_backend_name(enum config_backend backend); /* "auto", "kvm", "soft" */
 bool config_backend_from_name(const char *name, enum config_backend *ret);
 

@@ -2,6 +2,7 @@
  * The machine's inside, shared by the files of this folder:
  * machine.c   life cycle: build, start, reset, power-off; the partition's callbacks
  * platform.c  what stands on ports and MMIO, firmware tables and the boot image
+ * display.c   keyboard, mouse, video
  * memory.c    RAM that grows and shrinks
  * storage.c   SCSI controllers and their drives
  * adapters.c  network adapters
@@ -22,6 +23,7 @@
 #include "vmbus/vmbus-server.h"
 
 struct balloon;
+struct display;
 struct platform;
 struct storage;
 struct adapters;
@@ -38,6 +40,7 @@ struct machine {
 	struct vmbus *vmbus;
 	struct platform *platform;
 	struct balloon *balloon;
+	struct display *display; /* NULL: none wanted */
 	struct storage *storage;
 	struct adapters *adapters;
 	struct synthetic *synthetic;
@@ -70,6 +73,14 @@ void platform_eoi(struct platform *platform, uint8_t vector);
 int platform_extint_ack(struct platform *platform);
 size_t platform_console_input(struct platform *platform, unsigned port, const void *data,
 			      size_t len);
+
+/* Is all of it in a window for the memory of VMBus devices? */
+bool platform_in_window(const struct machine *machine, uint64_t gpa, uint64_t len);
+
+/* ---- display.c: keyboard, mouse and video, where the description wants them ---- */
+
+int display_new(struct machine *machine, struct display **ret, struct error *err);
+void display_free(struct display *display);
 
 /* ---- memory.c ---- */
 

@@ -255,6 +255,8 @@ static int build(struct machine *machine, struct error *err)
 		r = vmbus_new(machine->loop, machine->mem, machine->hv, &machine->vmbus, err);
 	if (r == 0)
 		r = memory_offer(machine, err);
+	if (r == 0 && machine->config->video.enabled)
+		r = display_new(machine, &machine->display, err);
 	if (r == 0)
 		r = storage_new(machine, &machine->storage, err);
 	if (r == 0)
@@ -322,6 +324,7 @@ void machine_free(struct machine *machine)
 	synthetic_free(machine->synthetic);
 	adapters_free(machine->adapters);
 	storage_free(machine->storage);
+	display_free(machine->display);
 	balloon_free(machine->balloon);
 	vmbus_free(machine->vmbus);
 	platform_free(machine->platform);

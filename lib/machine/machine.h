@@ -50,6 +50,9 @@ struct machine_events {
 	/* What the guest says of itself (KVP pool 2), or its services, changed. */
 	/* machine_memory() has news; at most some per second. */
 	void (*memory_changed)(void *user);
+	/* The screen has another mode; something was drawn on it. */
+	void (*display_changed)(void *user);
+	void (*display_damaged)(void *user);
 	void (*kvp_changed)(void *user);
 	void (*services_changed)(void *user);
 	/* The guest will not do what machine_shutdown_guest asked for; text says what is known. */
@@ -101,6 +104,36 @@ struct machine_memory {
 void machine_memory(const struct machine *machine, struct machine_memory *ret);
 /* Gives the guest so much, or takes it away, as far as the guest goes along (dev/balloon.h). */
 void machine_set_memory(struct machine *machine, uint64_t bytes);
+
+/*
+ * ---- keyboard, mouse and screen ----
+ *
+ * ERR_STATE where the VM has none (config_video), or its guest has no driver at work.
+ */
+
+/* Types a text on a US keyboard: all of it or nothing. ERR_INVALID: a character that has no key;
+ * ERR_BUSY: the guest has not taken enough of what was typed before. */
+int machine_type(struct machine *machine, const char *text, struct error *err);
+/* Presses keys together and lets them go: "Ctrl+Alt+Delete" (dev/keymap.h). */
+int machine_press(struct machine *machine, const char *keys, struct error *err);
+/* x and y in pixels; buttons bit 0: left, 1: right, 2: middle. */
+int machine_point(struct machine *machine, unsigned x, unsigned y, unsigned buttons, int wheel,
+		  struct error *err);
+
+struct machine_screen {
+	unsigned width, height, pitch_bytes; /* 32-bit pixels, XRGB */
+	const uint8_t *pixels;               /* borrowed; the guest draws meanwhile */
+	int memory_fd;                       /* borrowed: video memory, */
+	uint64_t offset;                     /* where the pixels begin in it */
+};
+int machine_screen(struct machine *machine, struct machine_screen *ret, struct error *err);
+struct machine_rect {
+	unsigned x1, y1, x2, y2; /* right and bottom exclusive */
+};
+#define MACHINE_MAX_DAMAGE 16
+/* What was drawn since the last call; returns how many. */
+unsigned machine_take_damage(struct machine *machine,
+			     struct machine_rect rects[static MACHINE_MAX_DAMAGE]);
 
 /*
  * ---- devices that come and go ----

@@ -129,6 +129,14 @@ int part_memory_changed(struct part *part, struct error *err)
 	return part->ops->memory_changed(part, err);
 }
 
+int part_map_device(struct part *part, uint64_t gpa, void *host, uint64_t len, struct error *err)
+{
+	assert(part->phase != PART_RUNNING);
+	if (!part->ops->map_device)
+		return error_set(err, ERR_UNSUPPORTED, "device memory is reached by MMIO");
+	return part->ops->map_device(part, gpa, host, len, err);
+}
+
 void part_vp_get_state(struct part *part, unsigned vp, struct part_vp_state *ret)
 {
 	assert(vp < part->vp_count && part->phase != PART_RUNNING);

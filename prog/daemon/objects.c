@@ -308,6 +308,18 @@ json_t *object_memory(const struct vm *vm)
 	return object;
 }
 
+json_t *object_video(const struct vm *vm)
+{
+	const struct config_video *video = &vm->config->video;
+	json_t *object = part(vm);
+
+	json_object_set_new(object, "Enabled", json_boolean(video->enabled));
+	put_text(object, "ResolutionType", config_video_type_name(video->type));
+	json_object_set_new(object, "HorizontalResolution", json_integer(video->width));
+	json_object_set_new(object, "VerticalResolution", json_integer(video->height));
+	return object;
+}
+
 json_t *object_host(const struct daemon *daemon)
 {
 	const unsigned char *m = daemon->mac_prefix;

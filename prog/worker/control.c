@@ -5,6 +5,7 @@
 #include "base/macros.h"
 #include "devices.h"
 #include "ipc/ipc.h"
+#include "viewers.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,7 @@ struct control {
 	struct loop_fd *listen_lfd;
 	const struct config_vm *config;
 	struct machine *machine;
+	struct viewers *viewers;
 	struct client *clients[MAX_CLIENTS];
 	unsigned client_count;
 };
@@ -231,6 +233,8 @@ static int run_request(struct control *control, json_t *request, int *fd, json_t
 			return operations[i].run(control, request, ret, err);
 	if (devices_knows(op))
 		return devices_run(control->machine, op, request, fd, err);
+	if (viewers_knows(op))
+		return viewers_run(control->viewers, op, request, fd, err);
 	return error_set(err, ERR_UNSUPPORTED, "the worker knows no operation '%s'", op);
 }
 
@@ -317,7 +321,7 @@ static void on_connect(void *user, uint32_t events)
 }
 
 int control_new(struct loop *loop, int listen_fd, const struct config_vm *config,
-		struct control **ret, struct error *err)
+		struct viewers *viewers, struct control **ret, struct error *err)
 {
 	struct control *control = calloc(1, sizeof(*control));
 
@@ -326,6 +330,7 @@ int control_new(struct loop *loop, int listen_fd, const struct config_vm *config
 	control->loop = loop;
 	control->listen_fd = listen_fd;
 	control->config = config;
+	control->viewers = viewers;
 	if (loop_fd_add(loop, listen_fd, EPOLLIN, on_connect, control, &control->listen_lfd, err) <
 	    0) {
 		free(control);

@@ -270,7 +270,38 @@ def test_processor_and_memory(host):
     host.run("set-vmmemory", "a", "-StartupBytes", "4GB")
     assert host.json("get-vmprocessor", "a")[0]["Count"] == 4
     assert host.json("get-vmmemory", "a")[0]["Startup"] == 4 << 30
-    assert "not there yet" in host.run("set-vmmemory", "a", "-DynamicMemoryEnabled", "true", status=1)
+
+
+def memory_of(host):
+    shown = host.json("get-vmmemory", "a")[0]
+    return [shown[name] >> 20 for name in ("Minimum", "Startup", "Maximum")]
+
+
+def test_dynamic_memory_settings(host):
+    host.new_vm("a", "demand=1000")
+    assert memory_of(host) == [512, 512, 1 << 20]
+    host.run("set-vmmemory", "a", "-DynamicMemoryEnabled", "true", "-MinimumBytes", "128MB",
+             "-MaximumBytes", "2GB", "-Buffer", 50, "-Priority", 80)
+    shown = host.json("get-vmmemory", "a")[0]
+    assert shown["DynamicMemoryEnabled"] and shown["Buffer"] == 50 and shown["Priority"] == 80
+    assert "not between the minimum" in host.run("set-vm", "a", "-MemoryMinimumBytes", "1GB", status=1)
+    host.run("start-vm", "a")
+    # 1000 MB and half of it once more, as soon as the balancer looks.
+    wait_for(lambda: host.vm("a")["MemoryAssigned"] == 1500 << 20)
+    assert host.vm("a")["MemoryStatus"] == "OK" and host.vm("a")["MemoryDemand"] == 1000 << 20
+    for refused in (("-DynamicMemoryEnabled", "false"), ("-StartupBytes", "1GB"),
+                    ("-MinimumBytes", "256MB"), ("-MaximumBytes", "1GB")):
+        assert "while it" in host.run("set-vmmemory", "a", *refused, status=1)
+    host.run("set-vmmemory", "a", "-MinimumBytes", "64MB", "-MaximumBytes", "3GB", "-Buffer", 100)
+    wait_for(lambda: host.vm("a")["MemoryAssigned"] == 2000 << 20)
+
+
+def test_memory_of_a_running_static_vm(host):
+    host.running_vm("a")
+    host.run("set-vmmemory", "a", "-StartupBytes", "1GB")
+    wait_for(lambda: host.vm("a")["MemoryAssigned"] == 1 << 30)
+    host.running_vm("b", "nodriver")
+    assert "no driver" in host.run("set-vm", "b", "-MemoryStartupBytes", "1GB", status=1)
 
 
 def test_host_and_switch(host):

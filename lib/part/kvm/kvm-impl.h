@@ -86,7 +86,8 @@ struct kvm_part {
 	} route[KVM_IOAPIC_PINS];
 
 	uint64_t slot_bytes[2]; /* of RAM that KVM knows */
-	bool dirty_log;         /* KVM logs writes */
+	bool device_mapped;
+	bool dirty_log; /* KVM logs writes */
 	uint64_t *dirty_bitmap;
 
 	struct kvm_vp vp[PART_MAX_VPS];

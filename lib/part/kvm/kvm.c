@@ -132,6 +132,31 @@ static int kvm_memory_changed(struct part *part, struct error *err)
 	return set_memory_flags(kvm, kvm->dirty_log ? KVM_MEM_LOG_DIRTY_PAGES : 0, err);
 }
 
+/* Behind the slots of RAM. */
+#define DEVICE_SLOT 2
+
+static int kvm_map_device(struct part *part, uint64_t gpa, void *host, uint64_t len,
+			  struct error *err)
+{
+	struct kvm_part *kvm = kvm_of(part);
+	struct kvm_userspace_memory_region region = { .slot = DEVICE_SLOT };
+
+	/* A slot that is there goes first. */
+	if (kvm->device_mapped && kvm_ioctl(kvm->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
+		return error_set_errno(err, errno, "KVM: taking device memory away");
+	kvm->device_mapped = false;
+	if (!len)
+		return 0;
+	region.guest_phys_addr = gpa;
+	region.memory_size = len;
+	region.userspace_addr = (uintptr_t)host;
+	if (kvm_ioctl(kvm->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
+		return error_set_errno(err, errno, "KVM: device memory at 0x%llx",
+				       (unsigned long long)gpa);
+	kvm->device_mapped = true;
+	return 0;
+}
+
 static int enable_cap(int fd, uint32_t cap, uint64_t arg)
 {
 	struct kvm_enable_cap enable = { .cap = cap, .args = { arg } };
@@ -391,6 +416,7 @@ const struct part_backend_ops kvm_backend_ops = {
 	.pause = kvm_vps_pause,
 	.resume = kvm_vps_resume,
 	.memory_changed = kvm_memory_changed,
+	.map_device = kvm_map_device,
 	.stop = kvm_vps_stop,
 	.reset = kvm_reset,
 	.vp_get_state = kvm_vp_get_state,

@@ -2,11 +2,13 @@
 
 #include "base/host.h"
 #include "base/macros.h"
+#include "disk/chain.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 int files_lock(int fd, bool exclusive, struct error *err)
@@ -59,6 +61,12 @@ void files_add(struct files *files, const char *role, const char *key, int index
 	if (index >= 0)
 		json_object_set_new(description, key, json_integer(index));
 	json_array_append_new(files->descriptions, description);
+	if (files->count == files->capacity) {
+		files->capacity = MAX(files->capacity * 2, 16u);
+		files->fds = realloc(files->fds, files->capacity * sizeof(*files->fds));
+		if (!files->fds)
+			abort();
+	}
 	files->fds[files->count++] = fd;
 }
 
@@ -69,7 +77,9 @@ void files_done(struct files *files)
 	if (files->lock_fd >= 0)
 		close(files->lock_fd);
 	json_decref(files->descriptions);
-	files->count = 0;
+	free(files->fds);
+	files->fds = NULL;
+	files->count = files->capacity = 0;
 	files->lock_fd = -1;
 	files->descriptions = NULL;
 }
@@ -112,27 +122,71 @@ static const struct vm *user_of(const struct vm *vm, int fd)
 	return NULL;
 }
 
+static int lock_disk(const struct vm *vm, const char *path, int fd, bool writes, struct error *err)
+{
+	const struct vm *other;
+
+	if (files_lock(fd, writes, err) == 0)
+		return 0;
+	other = user_of(vm, fd);
+	if (err && err->code == ERR_BUSY)
+		return error_set(err, ERR_BUSY, "the disk '%.250s' is in use by %s%.100s%s", path,
+				 other ? "virtual machine '" : "another process",
+				 other ? other->config->name : "", other ? "'" : "");
+	return error_prefix(err, "the disk '%.150s'", path);
+}
+
 static int open_disk(const struct vm *vm, const struct config_disk *disk, struct error *err)
 {
 	bool writes = disk->kind == CONFIG_DISK_HARD && !disk->read_only;
 	AUTO_CLOSE int fd = open_regular(disk->path, writes ? O_RDWR : O_RDONLY, err);
-	const struct vm *other;
+	int r;
 
 	if (fd < 0)
 		return error_prefix(err, "opening the disk");
-	if (files_lock(fd, writes, err) == 0)
-		return TAKE_FD(fd);
-	other = user_of(vm, fd);
-	if (err && err->code == ERR_BUSY)
-		return error_set(err, ERR_BUSY, "the disk '%.250s' is in use by %s%.100s%s",
-				 disk->path, other ? "virtual machine '" : "another process",
-				 other ? other->config->name : "", other ? "'" : "");
-	return error_prefix(err, "the disk '%.150s'", disk->path);
+	r = lock_disk(vm, disk->path, fd, writes, err);
+	return r < 0 ? r : TAKE_FD(fd);
+}
+
+/* Hyper-V goes by the name, too. And it must be so: in a raw image a guest can write what looks
+ * like a differencing disk whose parent is any file of the host. */
+static bool may_have_parent(const struct config_disk *disk)
+{
+	static const char *const endings[] = { ".vhdx", ".avhdx", ".vhd", ".avhd" };
+	const char *dot = strrchr(disk->path, '.');
+
+	for (size_t i = 0; dot && disk->kind == CONFIG_DISK_HARD && i < ARRAY_SIZE(endings); i++)
+		if (strcasecmp(dot, endings[i]) == 0)
+			return true;
+	return false;
+}
+
+static int add_parents(struct vm *vm, struct files *files, unsigned index, struct error *err)
+{
+	struct chain chain;
+	int r = chain_resolve(vm->config->disks[index].path, &chain, err);
+
+	if (r < 0)
+		return r;
+	for (unsigned i = 1; r == 0 && i < chain.count; i++) {
+		int fd = chain_layer_open(&chain.layers[i], false, err);
+
+		if (fd < 0) {
+			r = fd;
+			break;
+		}
+		files_add(files, "parent", "index", (int)index, fd);
+		r = lock_disk(vm, chain.layers[i].path, fd, false, err);
+	}
+	chain_done(&chain);
+	return r;
 }
 
 static int add_disks(struct vm *vm, struct files *files, struct error *err)
 {
-	for (unsigned i = 0; i < vm->config->disk_count; i++) {
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < vm->config->disk_count; i++) {
 		int fd;
 
 		if (!vm->config->disks[i].path)
@@ -141,8 +195,10 @@ static int add_disks(struct vm *vm, struct files *files, struct error *err)
 		if (fd < 0)
 			return fd;
 		files_add(files, "disk", "index", (int)i, fd);
+		if (may_have_parent(&vm->config->disks[i]))
+			r = add_parents(vm, files, i, err);
 	}
-	return 0;
+	return r;
 }
 
 static int add_boot(struct vm *vm, struct files *files, struct error *err)

@@ -1,19 +1,18 @@
 /*
- * The files of a VM that is started: opened and, as far as they are disks, locked, so that no two
- * VMs write one disk. The locks belong to the open files: they go to the worker with the
- * descriptors and end with it, whatever happens to the daemon.
+ * The files of a VM that is started: opened and, as far as they are disks (with the parents of
+ * differencing ones), locked, so that no two VMs write one disk and nobody writes a parent. The
+ * locks belong to the open files: they go to the worker with the descriptors and end with it,
+ * whatever happens to the daemon.
  */
 #ifndef DAEMON_FILES_H
 #define DAEMON_FILES_H
 
 #include "vm.h"
 
-#define FILES_MAX (CONFIG_MAX_DISKS + 4)
-
 struct files {
 	json_t *descriptions; /* list of {"role":...}, one for each descriptor */
-	int fds[FILES_MAX + CONFIG_MAX_NICS + 4];
-	unsigned count;
+	int *fds;
+	unsigned count, capacity;
 	int lock_fd; /* of the VM's folder */
 };
 

@@ -43,6 +43,7 @@ void cmdlet_get_event(struct request *request);
 void cmdlet_new_vhd(struct request *request);
 void cmdlet_get_vhd(struct request *request);
 void cmdlet_test_vhd(struct request *request);
+void cmdlet_convert_vhd(struct request *request);
 void cmdlet_export_vm(struct request *request);
 void cmdlet_import_vm(struct request *request);
 void cmdlet_compare_vm(struct request *request);

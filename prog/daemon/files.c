@@ -2,7 +2,6 @@
 
 #include "base/host.h"
 #include "base/macros.h"
-#include "disk/chain.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -148,41 +147,60 @@ static int open_disk(const struct vm *vm, const struct config_disk *disk, struct
 	return r < 0 ? r : TAKE_FD(fd);
 }
 
-/* Hyper-V goes by the name, too. And it must be so: in a raw image a guest can write what looks
- * like a differencing disk whose parent is any file of the host. */
-static bool may_have_parent(const struct config_disk *disk)
+static bool is_image_name(const char *path)
 {
 	static const char *const endings[] = { ".vhdx", ".avhdx", ".vhd", ".avhd" };
-	const char *dot = strrchr(disk->path, '.');
+	const char *dot = strrchr(path, '.');
 
-	for (size_t i = 0; dot && disk->kind == CONFIG_DISK_HARD && i < ARRAY_SIZE(endings); i++)
+	for (size_t i = 0; dot && i < ARRAY_SIZE(endings); i++)
 		if (strcasecmp(dot, endings[i]) == 0)
 			return true;
 	return false;
 }
 
-static int add_parents(struct vm *vm, struct files *files, unsigned index, struct error *err)
+/* Hyper-V goes by the name, too. And it must be so: in a raw image a guest can write what looks
+ * like a differencing disk whose parent is any file of the host. */
+bool files_may_have_parent(const struct config_disk *disk)
 {
-	struct chain chain;
-	int r = chain_resolve(vm->config->disks[index].path, &chain, err);
-
-	if (r < 0)
-		return r;
-	for (unsigned i = 1; r == 0 && i < chain.count; i++) {
-		int fd = chain_layer_open(&chain.layers[i], false, err);
-
-		if (fd < 0) {
-			r = fd;
-			break;
-		}
-		files_add(files, "parent", "index", (int)index, fd);
-		r = lock_disk(vm, chain.layers[i].path, fd, false, err);
-	}
-	chain_done(&chain);
-	return r;
+	return disk->path && disk->kind == CONFIG_DISK_HARD && is_image_name(disk->path);
 }
 
-static int add_disks(struct vm *vm, struct files *files, struct error *err)
+/* The paths come out of an image. */
+static int open_parent(const struct vm *vm, const char *path, struct error *err)
+{
+	AUTO_CLOSE int fd = -1;
+	int r;
+
+	if (!is_image_name(path))
+		return error_set(err, ERR_INVALID, "'%.300s' can't be a disk's parent by its name",
+				 path);
+	fd = open_regular(path, O_RDONLY, err);
+	if (fd < 0)
+		return error_prefix(err, "opening a disk's parent");
+	r = lock_disk(vm, path, fd, false, err);
+	return r < 0 ? r : TAKE_FD(fd);
+}
+
+static int add_parents(struct vm *vm, const json_t *parents, struct files *files, unsigned index,
+		       struct error *err)
+{
+	char key[16];
+	const json_t *list;
+
+	snprintf(key, sizeof(key), "%u", index);
+	list = json_object_get(parents, key);
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		const char *path = json_string_value(json_array_get(list, i));
+		int fd = open_parent(vm, path ? path : "", err);
+
+		if (fd < 0)
+			return fd;
+		files_add(files, "parent", "index", (int)index, fd);
+	}
+	return 0;
+}
+
+static int add_disks(struct vm *vm, const json_t *parents, struct files *files, struct error *err)
 {
 	int r = 0;
 
@@ -195,8 +213,7 @@ static int add_disks(struct vm *vm, struct files *files, struct error *err)
 		if (fd < 0)
 			return fd;
 		files_add(files, "disk", "index", (int)i, fd);
-		if (may_have_parent(&vm->config->disks[i]))
-			r = add_parents(vm, files, i, err);
+		r = add_parents(vm, parents, files, i, err);
 	}
 	return r;
 }
@@ -240,7 +257,7 @@ static int add_kvm(struct vm *vm, struct files *files, struct error *err)
 	return 0;
 }
 
-int files_open(struct vm *vm, struct files *ret, struct error *err)
+int files_open(struct vm *vm, const json_t *parents, struct files *ret, struct error *err)
 {
 	AUTO_FREE char *lock_path = NULL;
 	int r = 0;
@@ -254,7 +271,7 @@ int files_open(struct vm *vm, struct files *ret, struct error *err)
 	if (r == 0)
 		r = add_boot(vm, ret, err);
 	if (r == 0)
-		r = add_disks(vm, ret, err);
+		r = add_disks(vm, parents, ret, err);
 	if (r == 0)
 		r = add_kvm(vm, ret, err);
 	if (r < 0)

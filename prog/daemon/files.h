@@ -16,7 +16,10 @@ struct files {
 	int lock_fd; /* of the VM's folder */
 };
 
-int files_open(struct vm *vm, struct files *ret, struct error *err);
+/* parents: by a disk's index, as text, the paths of its parents, the direct one first. */
+int files_open(struct vm *vm, const json_t *parents, struct files *ret, struct error *err);
+/* The disk may be a differencing one: its parents have to be found. */
+bool files_may_have_parent(const struct config_disk *disk);
 /* Adds a descriptor (taken); index -1: none. */
 void files_add(struct files *files, const char *role, const char *key, int index, int fd);
 void files_done(struct files *files);

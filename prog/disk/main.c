@@ -19,7 +19,7 @@ static const struct {
 	int (*run)(struct job *job, json_t **ret, struct error *err);
 } ops[] = {
 	{ "create", op_create },   { "describe", op_describe },   { "check", op_check },
-	{ "convert", op_convert }, { "copy-file", op_copy_file },
+	{ "convert", op_convert }, { "copy-file", op_copy_file }, { "parents", op_parents },
 };
 
 static int run(struct job *job, json_t **ret, struct error *err)

@@ -11,6 +11,7 @@
 
 struct vm;
 struct switches;
+struct mounts;
 struct requests;
 
 struct daemon {
@@ -18,6 +19,7 @@ struct daemon {
 	struct config_paths paths;
 	struct events *events;
 	struct switches *switches;
+	struct mounts *mounts;
 	struct requests *requests;
 	char *worker_program, *switch_program, *disk_program;
 	int lock_fd;     /* of the state folder: one daemon at a time */

@@ -193,7 +193,7 @@ static const struct cmdlet_param mount_vhd_params[] = {
 };
 static const struct cmdlet_example mount_vhd_examples[] = {
 	{ "mount-vhd web.vhdx -ReadOnly", "Says where the disk can be reached." },
-	{ "mount-vhd web.vhdx --json | jq -r .[0].NbdSocket", "Only the socket, for a script." },
+	{ "mount-vhd web.vhdx --json", "The socket is NbdSocket, for a script." },
 	END_EXAMPLES,
 };
 

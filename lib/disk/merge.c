@@ -19,7 +19,6 @@ struct merge {
 	struct loop *loop;
 	struct blk **layers; /* by index in the chain, from `first` on; each owns the next */
 	struct guid coming_id;
-	uint8_t *buf;
 };
 
 static int check_options(const struct disk_merge_options *options, struct error *err)
@@ -197,42 +196,51 @@ static int failed(enum blk_result result, const char *what, uint64_t offset, str
 			 "%s at %#lx of the disk: %s", what, offset, blk_result_name(result));
 }
 
-static int copy_run(struct merge *m, struct blk *from, struct blk *to, uint64_t offset,
-		    const struct blk_extent *extent, struct error *err)
+struct copy {
+	struct blk *from, *to;
+	uint8_t *buf;
+};
+
+static int copy_run(const struct copy *c, uint64_t offset, const struct blk_extent *extent,
+		    struct error *err)
 {
 	uint64_t end = offset + extent->length_bytes;
 	enum blk_result result = BLK_OK;
 
 	if (extent->kind == BLK_EXTENT_ZERO) {
-		result = blk_run_now(to, BLK_WRITE_ZEROES, BLK_MAY_UNMAP, offset, NULL,
+		result = blk_run_now(c->to, BLK_WRITE_ZEROES, BLK_MAY_UNMAP, offset, NULL,
 				     extent->length_bytes);
 		return result == BLK_OK ? 0 : failed(result, "zeroing the target", offset, err);
 	}
 	for (uint64_t len; extent->kind == BLK_EXTENT_DATA && offset < end; offset += len) {
 		len = MIN(end - offset, COPY_BYTES);
-		result = blk_read_now(from, offset, m->buf, len);
+		result = blk_read_now(c->from, offset, c->buf, len);
 		if (result != BLK_OK)
 			return failed(result, "reading the merged disks", offset, err);
-		result = blk_write_now(to, offset, m->buf, len);
+		result = blk_write_now(c->to, offset, c->buf, len);
 		if (result != BLK_OK)
 			return failed(result, "writing the target", offset, err);
 	}
 	return 0;
 }
 
-static int copy(struct merge *m, struct blk *const *sources, struct blk *target, struct error *err)
+int disk_merge_layers(struct blk *const *layers, unsigned count, struct blk *target,
+		      const struct disk_progress *progress, struct error *err)
 {
-	unsigned count = m->options->into - m->options->first;
-	uint64_t size = MIN(blk_info(sources[0])->size_bytes, blk_info(target)->size_bytes);
+	uint64_t size = MIN(blk_info(layers[0])->size_bytes, blk_info(target)->size_bytes);
+	AUTO_FREE uint8_t *buf = malloc(COPY_BYTES);
+	struct copy copy = { layers[0], target, buf };
 	struct blk_extent extent;
 	int rc = 0;
 
+	if (!buf)
+		return error_set(err, ERR_NO_MEMORY, "no memory to merge disks");
 	for (uint64_t at = 0; rc == 0 && at < size; at += extent.length_bytes) {
-		if (m->progress && !m->progress->step(m->progress->user, at, size))
+		if (progress && !progress->step(progress->user, at, size))
 			return error_set(err, ERR_CANCELLED, "the merge was ended");
-		rc = disk_merged_extent(sources, count, at, MIN(size - at, 16 * MIB), &extent, err);
+		rc = disk_merged_extent(layers, count, at, MIN(size - at, 16 * MIB), &extent, err);
 		if (rc == 0)
-			rc = copy_run(m, sources[0], target, at, &extent, err);
+			rc = copy_run(&copy, at, &extent, err);
 	}
 	if (rc == 0 && blk_flush_now(target) != BLK_OK)
 		rc = error_set(err, ERR_IO, "the merge's target can't be made durable");
@@ -251,7 +259,8 @@ static int merge_layers(struct merge *m, struct error *err)
 		layers[i] = m->layers[i];
 	}
 	if (rc == 0)
-		rc = copy(m, layers + options->first, layers[options->first + count], err);
+		rc = disk_merge_layers(layers + options->first, count, layers[options->into],
+				       m->progress, err);
 	closed = close_layers(m, rc == 0 ? err : NULL);
 	return rc < 0 ? rc : closed;
 }
@@ -284,13 +293,11 @@ int disk_merge(const struct disk_merge_options *options, const struct disk_progr
 	if (rc < 0)
 		return rc;
 	m.layers = calloc(options->count, sizeof(struct blk *));
-	m.buf = malloc(COPY_BYTES);
-	if (m.layers && m.buf)
+	if (m.layers)
 		rc = run(&m, err);
 	else
 		rc = error_set(err, ERR_NO_MEMORY, "no memory to merge disks");
 	loop_free(m.loop);
 	free(m.layers);
-	free(m.buf);
 	return rc;
 }

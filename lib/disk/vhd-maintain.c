@@ -153,20 +153,23 @@ static int move_to_end(struct vhd *vhd, uint32_t block, struct error *err)
 
 /* ---- resizing ---- */
 
+/* There is only one footer, at the end. Until one is durable at the new end the old one is found as
+ * the last thing that isn't zero (try_footer_before_zeros); the new one first tells the old size,
+ * so that the old one can go before its place shows. */
 static int grow_fixed(struct vhd *vhd, uint64_t size_bytes, struct error *err)
 {
 	uint64_t old_end = MIN(vhd->image.file->size_bytes, size_bytes);
-	int rc;
+	uint64_t disk_bytes = vhd->geometry.disk_bytes;
+	int rc = vhd_write_footer_now(vhd, size_bytes + sizeof(vhd->footer));
 
-	vhd_footer_set_size(&vhd->footer, size_bytes);
-	vhd_footer_seal(&vhd->footer);
-	/* Until the new one is there the old one is found by try_footer_before_zeros. */
-	rc = vhd_write_footer_now(vhd, size_bytes + sizeof(vhd->footer));
-	if (rc == 0)
-		rc = file_zero_now(vhd->image.file, vhd->geometry.disk_bytes,
-				   old_end - vhd->geometry.disk_bytes);
+	if (rc == 0 && old_end > disk_bytes)
+		rc = file_zero_now(vhd->image.file, disk_bytes, old_end - disk_bytes);
 	if (rc == 0)
 		rc = file_sync_now(vhd->image.file);
+	vhd_footer_set_size(&vhd->footer, size_bytes);
+	vhd_footer_seal(&vhd->footer);
+	if (rc == 0)
+		rc = vhd_write_footer_now(vhd, size_bytes + sizeof(vhd->footer));
 	return rc < 0 ? error_set_errno(err, -rc, "enlarging the VHD file") : 0;
 }
 

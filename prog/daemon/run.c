@@ -689,10 +689,13 @@ static void parents_done(void *user, const json_t *result, struct process *proce
 	char key[16];
 
 	snprintf(key, sizeof(key), "%u", wait->index);
-	if (!err)
+	if (!err) {
 		json_object_set(run->parents, key, json_object_get(result, "parents"));
-	else if (!run->failure.code)
+	} else if (!run->failure.code) {
 		run->failure = *err;
+		error_prefix(&run->failure, "disk '%.200s'",
+			     run->vm->config->disks[wait->index].path);
+	}
 	free(wait);
 	if (--run->waiting == 0)
 		all_ready(run);

@@ -410,6 +410,11 @@ int file_zero_now(struct file *file, uint64_t offset, uint64_t len)
 	return run_now(file, FILE_ZERO, offset, NULL, len);
 }
 
+int file_punch_now(struct file *file, uint64_t offset, uint64_t len)
+{
+	return run_now(file, FILE_PUNCH, offset, NULL, len);
+}
+
 int file_sync_now(struct file *file)
 {
 	return run_now(file, FILE_SYNC, 0, NULL, 0);

@@ -117,6 +117,7 @@ void file_abandon(struct file *file);
 int file_read_now(struct file *file, uint64_t offset, void *buf, size_t len);
 int file_write_now(struct file *file, uint64_t offset, const void *buf, size_t len);
 int file_zero_now(struct file *file, uint64_t offset, uint64_t len);
+int file_punch_now(struct file *file, uint64_t offset, uint64_t len);
 int file_sync_now(struct file *file);
 
 /* ---- for engines ---- */

@@ -356,29 +356,35 @@ static void stop_timed_out(struct stop *stop)
 	vm_cancel_waits(vm->daemon, stop, &err);
 }
 
-static void stop_tick(void *user)
-{
-	struct stop *stop = user;
-
-	loop_timer_arm(stop->timer, clock_now_ns() + NS_PER_SEC);
-	if (++stop->seconds == SHUTDOWN_SECONDS)
-		stop_timed_out(stop);
-	else
-		request_progress(stop->request, stop->vm->config->name,
-				 "waiting for the guest to shut down, %u s", stop->seconds);
-}
-
 static void stop_refused(struct stop *stop, const struct error *err)
 {
 	struct error failure = *err;
 
 	if (stop->force) {
+		stop->force = false;
 		run_turn_off(stop->vm);
 		return;
 	}
 	back_to_running(stop->vm);
-	error_prefix(&failure, "the guest can't be asked to shut down (-TurnOff turns it off)");
+	error_prefix(&failure, "the guest can't be shut down (-TurnOff turns it off)");
 	vm_cancel_waits(stop->vm->daemon, stop, &failure);
+}
+
+static void stop_tick(void *user)
+{
+	struct stop *stop = user;
+	struct run *run = stop->vm->run;
+
+	loop_timer_arm(stop->timer, clock_now_ns() + NS_PER_SEC);
+	if (run && run->shutdown_asked && run->shutdown_failure.code) {
+		run->shutdown_asked = false;
+		stop_refused(stop, &run->shutdown_failure);
+	} else if (++stop->seconds == SHUTDOWN_SECONDS) {
+		stop_timed_out(stop);
+	} else {
+		request_progress(stop->request, stop->vm->config->name,
+				 "waiting for the guest to shut down, %u s", stop->seconds);
+	}
 }
 
 static void stop_answered(void *user, const json_t *reply, const struct error *err)
@@ -407,6 +413,7 @@ static void shut_down(struct request *request, struct vm *vm)
 	request_hold(request);
 	request_progress(request, vm->config->name, "waiting for the guest to shut down");
 	vm->run->shutdown_asked = true;
+	vm->run->shutdown_failure.code = ERR_OK;
 	run_set_state(vm, VM_STOPPING);
 	vm_wait(vm, VM_WAIT_OFF, stop_end, stop, request);
 	run_request(vm, json_pack("{s:s, s:b}", "op", "shutdown", "force", stop->force),

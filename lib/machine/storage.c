@@ -1,10 +1,12 @@
 #include "machine/machine-impl.h"
 
 #include "base/log.h"
+#include "base/macros.h"
 #include "dev/storvsp.h"
 #include "disk/disk.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 struct controller {
@@ -31,9 +33,9 @@ static void close_disk(struct blk *disk)
 		log_error("closing a disk: %s", err.text);
 }
 
-/* Takes fd. */
+/* Takes fd, and on success parents (NULL: none). */
 static int open_disk(struct machine *machine, const struct machine_drive *drive, int fd,
-		     struct blk **ret, struct error *err)
+		     struct machine_parents *parents, struct blk **ret, struct error *err)
 {
 	bool dvd = drive->kind == CONFIG_DISK_DVD;
 	const struct disk_options options = {
@@ -41,12 +43,23 @@ static int open_disk(struct machine *machine, const struct machine_drive *drive,
 		.read_only = drive->read_only || dvd,
 		.logical_sector_bytes = dvd ? 2048 : 0,
 	};
-	int r = disk_open(machine->loop, fd, &options, ret, err);
+	unsigned count = parents ? parents->count : 0;
+	AUTO_FREE int *chain = calloc(1 + count, sizeof(*chain));
+	int r = chain ? 0 : error_set(err, ERR_NO_MEMORY, "no memory for a disk");
 
-	if (r == 0)
-		return 0;
-	close(fd);
-	return error_prefix(err, "disk '%s'", drive->path ? drive->path : "");
+	if (r == 0) {
+		chain[0] = fd;
+		if (count)
+			memcpy(chain + 1, parents->fds, count * sizeof(*chain));
+		r = disk_open_chain(machine->loop, chain, 1 + count, &options, ret, err);
+	}
+	if (r < 0) {
+		close(fd);
+		return error_prefix(err, "disk '%s'", drive->path ? drive->path : "");
+	}
+	if (parents)
+		parents->count = 0;
+	return 0;
 }
 
 /* ---- controllers ---- */
@@ -172,8 +185,8 @@ int machine_remove_controller(struct machine *machine, const struct guid *id, st
 
 /* ---- drives ---- */
 
-int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
-		      struct error *err)
+static int add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
+		     struct machine_parents *parents, struct error *err)
 {
 	struct controller *controller = find_controller(machine->storage, &drive->controller, err);
 	struct blk *disk = NULL;
@@ -183,7 +196,7 @@ int machine_add_drive(struct machine *machine, const struct machine_drive *drive
 		return error_set(err, ERR_INVALID, "disk '%s' came without a descriptor",
 				 drive->path ? drive->path : "");
 	if (fd >= 0 && r == 0)
-		r = open_disk(machine, drive, fd, &disk, err);
+		r = open_disk(machine, drive, fd, parents, &disk, err);
 	else if (fd >= 0)
 		close(fd);
 	if (r == 0)
@@ -196,6 +209,12 @@ int machine_add_drive(struct machine *machine, const struct machine_drive *drive
 	}
 	controller->disks[drive->location] = disk;
 	return 0;
+}
+
+int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
+		      struct error *err)
+{
+	return add_drive(machine, drive, fd, NULL, err);
 }
 
 int machine_remove_drive(struct machine *machine, const struct guid *id, unsigned location,
@@ -219,7 +238,7 @@ int machine_set_medium(struct machine *machine, const struct machine_drive *driv
 	int r = controller ? 0 : -ERR_NOT_FOUND;
 
 	if (fd >= 0 && r == 0)
-		r = open_disk(machine, drive, fd, &disk, err);
+		r = open_disk(machine, drive, fd, NULL, &disk, err);
 	else if (fd >= 0)
 		close(fd);
 	if (r == 0)
@@ -268,7 +287,7 @@ static int add_described(struct storage *storage, unsigned index, struct error *
 				 disk->controller_number);
 	drive.controller = machine->config->scsi_ids[disk->controller_number];
 	machine->files.disks[index] = -1;
-	return machine_add_drive(machine, &drive, fd, err);
+	return add_drive(machine, &drive, fd, &machine->files.parents[index], err);
 }
 
 int storage_new(struct machine *machine, struct storage **ret, struct error *err)

@@ -11,16 +11,20 @@
 
 struct vm;
 struct switches;
+struct mounts;
 struct requests;
 struct balancer;
+struct automatic;
 
 struct daemon {
 	struct loop *loop;
 	struct config_paths paths;
 	struct events *events;
 	struct switches *switches;
+	struct mounts *mounts;
 	struct requests *requests;
 	struct balancer *balancer;
+	struct automatic *automatic; /* VMs that are to start after a delay */
 	char *worker_program, *switch_program, *disk_program;
 	int lock_fd;     /* of the state folder: one daemon at a time */
 	struct vm **vms; /* those that are defined; each holds a reference */

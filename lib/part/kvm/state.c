@@ -328,12 +328,22 @@ static int tsc_offset_attr(struct kvm_vp *vp, unsigned long request, uint64_t *o
 	return kvm_ioctl(vp->fd, request, &attr);
 }
 
+bool kvm_tsc_offset_get(struct kvm_vp *vp, uint64_t *ret)
+{
+	return tsc_offset_attr(vp, KVM_GET_DEVICE_ATTR, ret) == 0;
+}
+
+bool kvm_tsc_offset_set(struct kvm_vp *vp, uint64_t offset)
+{
+	return tsc_offset_attr(vp, KVM_SET_DEVICE_ATTR, &offset) == 0;
+}
+
 void kvm_tsc_offset_refresh(struct kvm_part *kvm)
 {
 	uint64_t offset, tsc;
 
 	/* Kernels before 5.16 don't tell the offset. */
-	if (tsc_offset_attr(&kvm->vp[0], KVM_GET_DEVICE_ATTR, &offset) < 0) {
+	if (!kvm_tsc_offset_get(&kvm->vp[0], &offset)) {
 		if (kvm_get_msr(&kvm->vp[0], MSR_TSC, &tsc) < 0)
 			return;
 		offset = tsc - __rdtsc();
@@ -342,16 +352,24 @@ void kvm_tsc_offset_refresh(struct kvm_part *kvm)
 }
 
 /* Zero on all VPs at the same moment. KVM also synchronizes them by itself, but by guessing. */
-int kvm_tsc_init(struct kvm_part *kvm, struct error *err)
+int kvm_tsc_init(struct kvm_part *kvm, uint64_t saved_hz, struct error *err)
 {
-	uint64_t offset = -__rdtsc();
-	int khz = ioctl(kvm->vp[0].fd, KVM_GET_TSC_KHZ, 0);
+	uint64_t offset;
+	int khz;
 
+	/* Where the processor scales the TSC, it runs at any rate; else this is refused, and the
+	 * rates must be near enough by themselves. */
+	for (unsigned i = 0; saved_hz && i < kvm->part.vp_count; i++)
+		ioctl(kvm->vp[i].fd, KVM_SET_TSC_KHZ, saved_hz / 1000);
+	khz = ioctl(kvm->vp[0].fd, KVM_GET_TSC_KHZ, 0);
 	if (khz <= 0)
 		return error_set(err, ERR_UNSUPPORTED, "KVM does not know the TSC's rate");
 	kvm->tsc_hz = (uint64_t)khz * 1000;
+	if (saved_hz && part_adopt_tsc_hz(&kvm->tsc_hz, saved_hz, err) < 0)
+		return -(int)ERR_UNSUPPORTED;
+	offset = -__rdtsc();
 	for (unsigned i = 0; i < kvm->part.vp_count; i++)
-		tsc_offset_attr(&kvm->vp[i], KVM_SET_DEVICE_ATTR, &offset);
+		kvm_tsc_offset_set(&kvm->vp[i], offset);
 	kvm_tsc_offset_refresh(kvm);
 	return 0;
 }

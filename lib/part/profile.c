@@ -91,6 +91,8 @@ void profile_cpu_host(struct profile_cpu *ret)
 		host_cpuid(word_place[i].leaf, 0, r);
 		ret->can[i] = r[word_place[i].reg];
 	}
+	/* A 64-bit processor that doesn't offer PREFETCHW executes it as a NOP. */
+	ret->bears[PROFILE_81_ECX] = BIT(8);
 	host_cpuid(0x80000008, 0, r);
 	ret->physical_bits = r[PROFILE_EAX] & 0xFF;
 }

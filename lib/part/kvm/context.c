@@ -342,7 +342,7 @@ static int set_events(struct kvm_vp *vp, const struct part_vp_context *context)
 void kvm_set_tsc(struct part *part, uint64_t tsc)
 {
 	struct kvm_part *kvm = kvm_of(part);
-	uint64_t offset = tsc - __rdtsc();
+	uint64_t offset = tsc - kvm_scaled_tsc(kvm);
 
 	for (unsigned i = 0; i < part->vp_count; i++)
 		if (!kvm_tsc_offset_set(&kvm->vp[i], offset))

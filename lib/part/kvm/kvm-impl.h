@@ -70,7 +70,8 @@ struct kvm_part {
 	size_t run_size;
 	bool has_sync_regs;
 	uint64_t tsc_hz, apic_hz;
-	atomic_uint_fast64_t tsc_offset; /* guest TSC - host TSC */
+	uint64_t host_khz, scaled_khz;   /* scaled_khz: the processor scales the TSC; else 0 */
+	atomic_uint_fast64_t tsc_offset; /* guest TSC - kvm_scaled_tsc() */
 
 	pthread_mutex_t lock; /* of the following */
 	pthread_cond_t changed;
@@ -139,6 +140,8 @@ void kvm_set_tsc(struct part *part, uint64_t tsc);
 void kvm_tsc_offset_refresh(struct kvm_part *kvm);
 /* saved_hz: of a restored VM, or 0. */
 int kvm_tsc_init(struct kvm_part *kvm, uint64_t saved_hz, struct error *err);
+/* The host's TSC at the guest's rate. */
+uint64_t kvm_scaled_tsc(const struct kvm_part *kvm);
 /* Offset of a VP's TSC from the host's; false where the kernel does not tell. */
 bool kvm_tsc_offset_get(struct kvm_vp *vp, uint64_t *ret);
 bool kvm_tsc_offset_set(struct kvm_vp *vp, uint64_t offset);

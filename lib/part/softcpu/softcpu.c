@@ -478,9 +478,7 @@ static int softcpu_init(struct part *part, const struct part_config *config, str
 		vm->granules = NULL;
 		return error_set(err, ERR_NO_MEMORY, "no memory for the map of guest code");
 	}
-	sc_time_init(vm);
-	if (config->saved && part_adopt_tsc_hz(&vm->tsc_hz, config->saved->tsc_hz, err) < 0)
-		return -(int)ERR_UNSUPPORTED;
+	sc_time_init(vm, config->saved ? config->saved->tsc_hz : 0);
 	if (sc_decode_init() < 0)
 		return error_set(err, ERR_INTERNAL, "the instruction decoder refuses its modes");
 	rc = hostop_arena_new(&vm->hostops, err);

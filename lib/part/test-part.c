@@ -999,7 +999,7 @@ static void move_sleeping(enum part_backend from, enum part_backend to, const ui
 			  const uint8_t *end, bool by_count)
 {
 	struct machine a, b;
-	uint64_t hz, expected;
+	uint64_t hz, expected, passed;
 
 	backend = from;
 	make(&a, 1);
@@ -1012,9 +1012,12 @@ static void move_sleeping(enum part_backend from, enum part_backend to, const ui
 	expected = (uint64_t)(50e6 / (double)hz * (double)part_tsc_hz(a.part));
 	start(&b);
 	expect(&b, &b.done, 1);
+	passed = result64(&b, 8) - result64(&b, 0);
 	/* Neither before its time nor anew from the beginning. */
-	assert_in_range(result64(&b, 8) - result64(&b, 0), expected * 99 / 100,
-			expected + 20 * part_tsc_hz(b.part));
+	if (passed < expected * 99 / 100 || passed > expected + 20 * part_tsc_hz(b.part))
+		fail_msg("%s to %s: %llu ticks instead of %llu", part_backend_name(from),
+			 part_backend_name(to), (unsigned long long)passed,
+			 (unsigned long long)expected);
 	unmake(&a);
 	unmake(&b);
 }

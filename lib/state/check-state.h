@@ -13,6 +13,9 @@
 
 #include "state/state.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 /* padding: nonzero where the compiler put padding. Aborts with a text on what it finds. */
 void state_check_desc(const struct state_desc *desc, const uint8_t *padding);
 

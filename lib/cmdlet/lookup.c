@@ -1,5 +1,5 @@
-#include "cmdlet/cmdlet.h"
 #include "cmdlet/planned.h"
+#include "cmdlet/table.h"
 
 #include "base/macros.h"
 
@@ -7,11 +7,21 @@
 #include <string.h>
 #include <strings.h>
 
+const struct cmdlet *cmdlet_at(size_t n)
+{
+	if (n < cmdlet_table_vm_count)
+		return &cmdlet_table_vm[n];
+	n -= cmdlet_table_vm_count;
+	return n < cmdlet_table_disk_count ? &cmdlet_table_disk[n] : NULL;
+}
+
 const struct cmdlet *cmdlet_find(const char *name)
 {
-	for (size_t i = 0; i < cmdlet_table_count; i++)
-		if (strcasecmp(cmdlet_table[i].name, name) == 0)
-			return &cmdlet_table[i];
+	const struct cmdlet *cmdlet;
+
+	for (size_t i = 0; (cmdlet = cmdlet_at(i)); i++)
+		if (strcasecmp(cmdlet->name, name) == 0)
+			return cmdlet;
 	return NULL;
 }
 
@@ -96,10 +106,11 @@ static void consider(const char *typed, const char *name, unsigned *best, const 
 const char *cmdlet_suggest(const char *name)
 {
 	unsigned best = edits_allowed(name) + 1;
+	const struct cmdlet *cmdlet;
 	const char *found = NULL;
 
-	for (size_t i = 0; i < cmdlet_table_count; i++)
-		consider(name, cmdlet_table[i].name, &best, &found);
+	for (size_t i = 0; (cmdlet = cmdlet_at(i)); i++)
+		consider(name, cmdlet->name, &best, &found);
 	for (const struct cmdlet_name *p = cmdlet_planned_table; p->name; p++)
 		consider(name, p->name, &best, &found);
 	return found;

@@ -78,6 +78,10 @@ static int attach_disk(struct synthetic *synthetic, unsigned index, struct error
 	const struct config_disk *disk = &synthetic->machine->config->disks[index];
 	int r = 0;
 
+	if (disk->bus != CONFIG_BUS_SCSI)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "disk '%s': IDE controllers are not there yet",
+				 disk->path ? disk->path : "");
 	if (disk->controller_number >= MAX_SCSI || !synthetic->scsi[disk->controller_number])
 		return error_set(err, ERR_INVALID, "there is no SCSI controller %u",
 				 disk->controller_number);

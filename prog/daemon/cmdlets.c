@@ -47,6 +47,9 @@ static const struct {
 	{ "Get-VMHost", cmdlet_get_host },
 	{ "Get-VMSwitch", cmdlet_get_switch },
 	{ "Get-VMEvent", cmdlet_get_event },
+	{ "New-VHD", cmdlet_new_vhd },
+	{ "Get-VHD", cmdlet_get_vhd },
+	{ "Test-VHD", cmdlet_test_vhd },
 };
 
 request_run cmdlets_find(const char *name)

@@ -363,8 +363,7 @@ int pic_restore(struct pic *pic, struct state_in *in, struct error *err)
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&pic->lock);
-	pic->st = st;
-	pic->cfg.intr(pic->cfg.user, st.intr);
+	pic->st = st; /* the level of INTR is in the processor's state, too */
 	pthread_mutex_unlock(&pic->lock);
 	return 0;
 }

@@ -1,9 +1,11 @@
 #include "state/check-state.h"
+#include "state/file.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -243,13 +245,45 @@ static void test_tables(void **unused)
 	STATE_CHECK(struct device, device_desc);
 }
 
+/* ---- the file ---- */
+
+#define RAM_BYTES (3 * 4096u)
+
+static void test_file(void **unused)
+{
+	uint8_t ram[RAM_BYTES] = { 0 }, back[RAM_BYTES] = { 0 }, *stream;
+	FILE *temporary = tmpfile();
+	int fd = fileno(temporary);
+	struct state_file file;
+	struct error err;
+
+	memset(ram + 4096, 0x5a, 4096);
+	assert_true(state_file_open(fd, &file, &err) < 0);
+	assert_int_equal(pwrite(fd, ram + 4096, 4096, STATE_FILE_RAM + 4096), 4096);
+	assert_true(state_file_open(fd, &file, &err) < 0);
+	assert_int_equal(state_file_finish(fd, RAM_BYTES, (const uint8_t *)"hello", 5, &err), 0);
+	assert_int_equal(state_file_open(fd, &file, &err), 0);
+	assert_int_equal(file.ram_bytes, RAM_BYTES);
+	assert_int_equal(state_file_read_ram(fd, &file, back, &err), 0);
+	assert_memory_equal(back, ram, RAM_BYTES);
+	assert_int_equal(state_file_read_stream(fd, &file, &stream, &err), 0);
+	assert_memory_equal(stream, "hello", 5);
+	free(stream);
+	/* Damage is noticed. */
+	assert_int_equal(pwrite(fd, "H", 1, STATE_FILE_RAM + RAM_BYTES), 1);
+	assert_int_equal(state_file_read_stream(fd, &file, &stream, &err), -ERR_CORRUPT);
+	assert_int_equal(pwrite(fd, "H", 1, 20), 1);
+	assert_int_equal(state_file_open(fd, &file, &err), -ERR_CORRUPT);
+	fclose(temporary);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_versions),   cmocka_unit_test(test_objects),
 		cmocka_unit_test(test_damage),     cmocka_unit_test(test_show),
-		cmocka_unit_test(test_tables),
+		cmocka_unit_test(test_tables),     cmocka_unit_test(test_file),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -942,6 +942,15 @@ static void move(struct machine *from, struct machine *ret, enum part_backend to
 	state_out_free(out);
 }
 
+/* From where it was saved. */
+static void go_on(struct machine *m)
+{
+	struct error err;
+
+	if (part_start(m->part, &err) < 0)
+		fail_msg("%s", err.text);
+}
+
 static bool possible(enum part_backend one)
 {
 	return one == PART_SOFT || backend == PART_KVM;
@@ -976,7 +985,7 @@ static void move_busy(enum part_backend from, enum part_backend to)
 		part_pause(a.part);
 		move(&a, &b, to);
 		before = result64(&b, 0);
-		start(&b);
+		go_on(&b);
 		for (unsigned k = 0; k < 3000 && result64(&b, 0) < before + 1000; k++)
 			usleep(1000);
 		part_pause(b.part);
@@ -1010,7 +1019,7 @@ static void move_sleeping(enum part_backend from, enum part_backend to, const ui
 	move(&a, &b, to);
 	hz = by_count ? part_apic_hz(a.part) : part_tsc_hz(a.part);
 	expected = (uint64_t)(50e6 / (double)hz * (double)part_tsc_hz(a.part));
-	start(&b);
+	go_on(&b);
 	expect(&b, &b.done, 1);
 	passed = result64(&b, 8) - result64(&b, 0);
 	/* Neither before its time nor anew from the beginning. */

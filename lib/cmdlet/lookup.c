@@ -9,10 +9,21 @@
 
 const struct cmdlet *cmdlet_at(size_t n)
 {
-	if (n < cmdlet_table_vm_count)
-		return &cmdlet_table_vm[n];
-	n -= cmdlet_table_vm_count;
-	return n < cmdlet_table_disk_count ? &cmdlet_table_disk[n] : NULL;
+	const struct {
+		const struct cmdlet *table;
+		size_t count;
+	} files[] = {
+		{ cmdlet_table_vm, cmdlet_table_vm_count },
+		{ cmdlet_table_disk, cmdlet_table_disk_count },
+		{ cmdlet_table_import, cmdlet_table_import_count },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		if (n < files[i].count)
+			return &files[i].table[n];
+		n -= files[i].count;
+	}
+	return NULL;
 }
 
 const struct cmdlet *cmdlet_find(const char *name)

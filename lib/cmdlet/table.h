@@ -38,8 +38,9 @@
 
 /* ---- the files ---- */
 
-extern const struct cmdlet cmdlet_table_vm[];   /* table.c */
-extern const struct cmdlet cmdlet_table_disk[]; /* table-disk.c */
-extern const size_t cmdlet_table_vm_count, cmdlet_table_disk_count;
+extern const struct cmdlet cmdlet_table_vm[];     /* table.c */
+extern const struct cmdlet cmdlet_table_disk[];   /* table-disk.c */
+extern const struct cmdlet cmdlet_table_import[]; /* table-import.c */
+extern const size_t cmdlet_table_vm_count, cmdlet_table_disk_count, cmdlet_table_import_count;
 
 #endif

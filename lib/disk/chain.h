@@ -38,6 +38,9 @@ struct chain {
 int chain_resolve(const char *path, struct chain *ret, struct error *err);
 void chain_done(struct chain *chain);
 
+/* A new descriptor of a layer's file (locks of different openings don't share); negative: an error.
+ */
+int chain_layer_open(const struct chain_layer *layer, bool writable, struct error *err);
 /* Opens the whole chain; options are the leaf's. The descriptors of chain stay its own. */
 int chain_open(struct loop *loop, const struct chain *chain, const struct disk_options *options,
 	       struct blk **ret, struct error *err);

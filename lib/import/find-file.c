@@ -54,7 +54,8 @@ static char *look_below(const char *folder, const char *below, const char *name)
 
 char *import_find_file(const char *config_path, const char *vhd_folder, const char *windows_path)
 {
-	static const char *const places[] = { ".", "Virtual Hard Disks", "../Virtual Hard Disks" };
+	static const char *const places[] = { ".", "Virtual Hard Disks", "../Virtual Hard Disks",
+					      "../../Virtual Hard Disks" };
 	const char *name = last_part(windows_path);
 	AUTO_FREE char *folder = strdup(config_path);
 	char *found = NULL;

@@ -4,7 +4,6 @@
 #include "import/vmcx.h"
 #include "import/vmxml.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,10 +19,6 @@
 #define KEY_FIRMWARE   "_ac6b8dc1-3257-4a70-b1b2-a9c9215659ad_"
 #define KEY_GUEST_FILE "_917bd8cb-3bb6-4124-9383-b7d21ac07f79_"
 
-/* Numbers of Hyper-V's incompatibilities, as Compare-VM shows them. */
-#define MESSAGE_NO_SWITCH 33012
-#define MESSAGE_NO_DISK   40010
-
 #define VERSION_5_0 0x0500u
 
 struct import {
@@ -33,25 +28,7 @@ struct import {
 	struct error *err;
 };
 
-static void note(struct import *in, enum import_severity severity, int message_id,
-		 const char *source, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
-
-static void note(struct import *in, enum import_severity severity, int message_id,
-		 const char *source, const char *fmt, ...)
-{
-	struct import_vm *vm = in->vm;
-	struct import_note one = { severity, message_id, strdup(source), NULL };
-	va_list ap;
-
-	va_start(ap, fmt);
-	if (vasprintf(&one.text, fmt, ap) < 0)
-		one.text = NULL;
-	va_end(ap);
-	vm->notes = reallocarray(vm->notes, vm->note_count + 1, sizeof(one));
-	if (!one.source || !one.text || !vm->notes)
-		abort();
-	vm->notes[vm->note_count++] = one;
-}
+#define note(in, ...) import_note((in)->vm, __VA_ARGS__)
 
 /* ---- names of devices ---- */
 
@@ -184,7 +161,7 @@ static void take_drive(struct import *in, const struct key *drive, const struct 
 		return;
 	disk.path = found;
 	if (disk.kind == CONFIG_DISK_HARD && !found) {
-		note(in, IMPORT_BLOCKS, MESSAGE_NO_DISK, path,
+		note(in, IMPORT_BLOCKS, IMPORT_NO_DISK, path,
 		     "the hard disk image '%s' was not found; -VhdSourcePath names its folder",
 		     base_name(path));
 		return;
@@ -299,7 +276,7 @@ static int take_adapter(struct import *in, const struct key *device, const struc
 	if (wanted[0] && in->env->has_switch(in->env->user, wanted))
 		nic.switch_name = (char *)wanted;
 	else if (wanted[0])
-		note(in, IMPORT_CHANGED, MESSAGE_NO_SWITCH, nic.name,
+		note(in, IMPORT_CHANGED, IMPORT_NO_SWITCH, nic.name,
 		     "there is no virtual switch '%s': the adapter is not connected", wanted);
 	if (!config_add_nic(in->vm->config, &nic, in->err))
 		note(in, IMPORT_BLOCKS, 0, nic.name, "%s", in->err->text);
@@ -424,11 +401,7 @@ int import_hyperv(const struct key *root, const struct import_env *env, struct i
 	if (!key_find(in.key, "properties"))
 		return error_set(err, ERR_INVALID,
 				 "the file holds no configuration of a virtual machine");
-	in.vm = calloc(1, sizeof(*in.vm));
-	if (in.vm)
-		in.vm->config = config_vm_new("");
-	if (!in.vm || !in.vm->config)
-		abort();
+	in.vm = import_vm_new(config_vm_new(""));
 	r = take_all(&in);
 	if (r < 0) {
 		import_vm_free(in.vm);
@@ -442,34 +415,4 @@ int import_read(const uint8_t *data, size_t size, struct key **ret, struct error
 {
 	return vmcx_probe(data, size) ? vmcx_read(data, size, ret, err)
 				      : vmxml_read(data, size, ret, err);
-}
-
-void import_vm_free(struct import_vm *vm)
-{
-	if (!vm)
-		return;
-	for (size_t i = 0; i < vm->note_count; i++) {
-		free(vm->notes[i].source);
-		free(vm->notes[i].text);
-	}
-	free(vm->notes);
-	config_vm_free(vm->config);
-	free(vm);
-}
-
-bool import_vm_blocked(const struct import_vm *vm)
-{
-	for (size_t i = 0; i < vm->note_count; i++)
-		if (vm->notes[i].severity == IMPORT_BLOCKS)
-			return true;
-	return false;
-}
-
-const char *import_severity_name(enum import_severity severity)
-{
-	static const char *const names[] = {
-		[IMPORT_LOST] = "Lost", [IMPORT_CHANGED] = "Changed", [IMPORT_BLOCKS] = "Error"
-	};
-
-	return names[severity];
 }

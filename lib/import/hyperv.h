@@ -17,6 +17,10 @@ enum import_severity {
 	IMPORT_BLOCKS,  /* the import can't go on before it is mended */
 };
 
+/* Numbers of Hyper-V's incompatibilities, as Compare-VM shows them. */
+#define IMPORT_NO_SWITCH 33012
+#define IMPORT_NO_DISK   40010
+
 struct import_note {
 	enum import_severity severity;
 	int message_id; /* Hyper-V's number of the incompatibility, or 0 */
@@ -50,13 +54,21 @@ int import_read(const uint8_t *data, size_t size, struct key **ret, struct error
  * description then lacks it. */
 int import_hyperv(const struct key *root, const struct import_env *env, struct import_vm **ret,
 		  struct error *err);
+/* Takes config. */
+struct import_vm *import_vm_new(struct config_vm *config);
 void import_vm_free(struct import_vm *vm);
+/* The description is one of ours, exported from elsewhere and now in `folder`: looks for its disks,
+ * media, switches and boot files, and notes what is not there. */
+void import_relocate(struct import_vm *vm, const struct import_env *env, const char *folder);
+void import_note(struct import_vm *vm, enum import_severity severity, int message_id,
+		 const char *source, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 bool import_vm_blocked(const struct import_vm *vm);
 const char *import_severity_name(enum import_severity severity);
 
 /* Looks for the file that windows_path names: by its name in vhd_folder (may be NULL), beside the
- * configuration file, in "Virtual Hard Disks" below and beside its folder; then, if it is a path of
- * this host, where it says. Case is ignored where nothing has the exact name. NULL: nowhere. */
+ * configuration file, in "Virtual Hard Disks" below it, beside its folder and (exports of ours)
+ * beside that one's; then, if it is a path of this host, where it says. Case is ignored where
+ * nothing has the exact name. NULL: nowhere. */
 char *import_find_file(const char *config_path, const char *vhd_folder, const char *windows_path);
 
 #endif

@@ -21,6 +21,7 @@ static const struct {
 	{ "create", op_create },
 	{ "describe", op_describe },
 	{ "check", op_check },
+	{ "copy-file", op_copy_file },
 };
 
 static int run(struct job *job, json_t **ret, struct error *err)

@@ -10,6 +10,7 @@
 int op_create(struct job *job, json_t **ret, struct error *err);
 int op_describe(struct job *job, json_t **ret, struct error *err);
 int op_check(struct job *job, json_t **ret, struct error *err);
+int op_copy_file(struct job *job, json_t **ret, struct error *err);
 
 /* What the job says of a new disk. Its parent is not looked for. */
 int ops_new_disk(const struct job *job, struct disk_create_options *ret, struct error *err);

@@ -1,6 +1,7 @@
 /* All that is saved of a VP beside its general registers: part.h's words to KVM's and back. */
 #include "part/kvm/kvm-impl.h"
 
+#include "base/bytes.h"
 #include "base/macros.h"
 
 #include <errno.h>
@@ -95,35 +96,56 @@ static int set_msrs(struct kvm_vp *vp, const struct part_vp_context *context, st
 
 /* ---- FPU ---- */
 
+/* The legacy region of an XSAVE image (SDM volume 1, 13.4.1). KVM_GET_FPU leaves out MXCSR. */
+enum {
+	FX_FCW = 0,
+	FX_FSW = 2,
+	FX_FTW = 4,
+	FX_FOP = 6,
+	FX_FIP = 8,
+	FX_FDP = 16,
+	FX_MXCSR = 24,
+	FX_ST = 32,
+	FX_XMM = 160,
+	XSAVE_PRESENT = 512, /* XSTATE_BV */
+};
+#define XSAVE_X87_AND_SSE 3u
+
 static void get_fpu(int fd, struct part_fpu_state *ret)
 {
-	struct kvm_fpu fpu = { 0 };
+	struct kvm_xsave image = { 0 };
+	const uint8_t *fx = (const uint8_t *)image.region;
 
-	kvm_ioctl(fd, KVM_GET_FPU, &fpu);
-	*ret = (struct part_fpu_state){ .fcw = fpu.fcw,
-					.fsw = fpu.fsw,
-					.fop = fpu.last_opcode,
-					.ftw = fpu.ftwx,
-					.mxcsr = fpu.mxcsr & 0xffff,
-					.fip = fpu.last_ip,
-					.fdp = fpu.last_dp };
-	memcpy(ret->st, fpu.fpr, sizeof(ret->st));
-	memcpy(ret->xmm, fpu.xmm, sizeof(ret->xmm));
+	kvm_ioctl(fd, KVM_GET_XSAVE, &image);
+	*ret = (struct part_fpu_state){ .fcw = load_le16(fx + FX_FCW),
+					.fsw = load_le16(fx + FX_FSW),
+					.fop = load_le16(fx + FX_FOP),
+					.ftw = fx[FX_FTW],
+					.mxcsr = load_le32(fx + FX_MXCSR) & 0xffff,
+					.fip = load_le64(fx + FX_FIP),
+					.fdp = load_le64(fx + FX_FDP) };
+	memcpy(ret->st, fx + FX_ST, sizeof(ret->st));
+	memcpy(ret->xmm, fx + FX_XMM, sizeof(ret->xmm));
 }
 
 static int set_fpu(int fd, const struct part_fpu_state *state)
 {
-	struct kvm_fpu fpu = { .fcw = state->fcw,
-			       .fsw = state->fsw,
-			       .last_opcode = state->fop,
-			       .ftwx = state->ftw,
-			       .mxcsr = state->mxcsr,
-			       .last_ip = state->fip,
-			       .last_dp = state->fdp };
+	struct kvm_xsave image = { 0 };
+	uint8_t *fx = (uint8_t *)image.region;
 
-	memcpy(fpu.fpr, state->st, sizeof(fpu.fpr));
-	memcpy(fpu.xmm, state->xmm, sizeof(fpu.xmm));
-	return kvm_ioctl(fd, KVM_SET_FPU, &fpu);
+	if (kvm_ioctl(fd, KVM_GET_XSAVE, &image) < 0)
+		return -1;
+	store_le16(fx + FX_FCW, state->fcw);
+	store_le16(fx + FX_FSW, state->fsw);
+	store_le16(fx + FX_FOP, state->fop);
+	fx[FX_FTW] = state->ftw;
+	store_le32(fx + FX_MXCSR, state->mxcsr);
+	store_le64(fx + FX_FIP, state->fip);
+	store_le64(fx + FX_FDP, state->fdp);
+	memcpy(fx + FX_ST, state->st, sizeof(state->st));
+	memcpy(fx + FX_XMM, state->xmm, sizeof(state->xmm));
+	store_le64(fx + XSAVE_PRESENT, load_le64(fx + XSAVE_PRESENT) | XSAVE_X87_AND_SSE);
+	return kvm_ioctl(fd, KVM_SET_XSAVE, &image);
 }
 
 /* ---- local APIC ---- */

@@ -58,6 +58,15 @@ enum config_ic {
 	CONFIG_IC_COUNT
 };
 
+/* What Checkpoint-VM takes. Production needs the guest's help (VSS), and falls back to Standard. */
+enum config_checkpoint_type {
+	CONFIG_CHECKPOINT_PRODUCTION,
+	CONFIG_CHECKPOINT_PRODUCTION_ONLY,
+	CONFIG_CHECKPOINT_STANDARD,
+	CONFIG_CHECKPOINT_DISABLED,
+	CONFIG_CHECKPOINT_COUNT
+};
+
 struct json_t;
 
 struct config_vm {
@@ -77,6 +86,10 @@ struct config_vm {
 	struct config_nic *nics;
 	unsigned nic_count;
 	bool ic_enabled[CONFIG_IC_COUNT];
+	enum config_checkpoint_type checkpoint_type;
+	/* GUIDs as text. The saved state that it goes on from; the checkpoint that it comes from.
+	 */
+	char *saved_state, *parent_checkpoint; /* NULL: none */
 	/* Members of the file that this version does not know; kept when it is written again. */
 	struct json_t *unknown;
 };
@@ -110,6 +123,9 @@ void config_remove_nic(struct config_vm *vm, unsigned index);
 int config_set_string(char **field, const char *value, struct error *err);
 
 const char *config_ic_name(enum config_ic ic);
+/* "Production", "ProductionOnly", "Standard", "Disabled" */
+const char *config_checkpoint_type_name(enum config_checkpoint_type type);
+bool config_checkpoint_type_from_name(const char *name, enum config_checkpoint_type *ret);
 const char *config_backend_name(enum config_backend backend); /* "auto", "kvm", "soft" */
 bool config_backend_from_name(const char *name, enum config_backend *ret);
 

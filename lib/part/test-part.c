@@ -1055,14 +1055,15 @@ static void test_move_timer(void **state)
 
 static void fill_context(struct part_vp_context *c, uint64_t x)
 {
-	uint64_t *const addresses[] = { &c->lstar, &c->cstar, &c->kernel_gs_base, &c->sysenter_esp,
-					&c->sysenter_eip };
+	uint64_t *const addresses[] = { &c->lstar, &c->cstar, &c->kernel_gs_base };
 
 	for (unsigned i = 0; i < ARRAY_SIZE(addresses); i++)
 		*addresses[i] = 0xFFFF800000000000 | (x + i) << 12;
 	c->star = 0x0023001000000000;
 	c->sfmask = 0x47700;
 	c->sysenter_cs = 0x10;
+	c->sysenter_esp = 0x12345000; /* an AMD processor has 32 bits of these two */
+	c->sysenter_eip = 0x23456000;
 	for (unsigned i = 0; i < 4; i++)
 		c->dr[i] = x + i;
 	c->fpu.fcw = 0x27F;

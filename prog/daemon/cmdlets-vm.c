@@ -189,8 +189,11 @@ static int rename_to(struct request *request, struct config_vm *config, const ch
 static int mutate_set(struct request *request, struct config_vm *config, struct error *err)
 {
 	const char *name = request_string(request, "NewVMName");
+	const char *type = request_string(request, "CheckpointType");
 	int r = take_settings(request, config, err);
 
+	if (type)
+		config_checkpoint_type_from_name(type, &config->checkpoint_type);
 	if (r == 0 && name)
 		r = rename_to(request, config, name, err);
 	return r;

@@ -8,7 +8,7 @@
 
 #include "vm.h"
 
-#define FILES_MAX (CONFIG_MAX_DISKS + 4)
+#define FILES_MAX (CONFIG_MAX_DISKS + 6)
 
 struct files {
 	json_t *descriptions; /* list of {"role":...}, one for each descriptor */

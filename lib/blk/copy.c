@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define SLOT_COUNT  8u
-#define SLOT_BYTES  MIB
+#define SLOT_BYTES  (256 * KIB)
 #define GRAIN_BYTES (64 * KIB) /* zeros of at least so many bytes are left out */
 /* Metadata is asked for at most so much at once, so that the copy can be cancelled. */
 #define LOOK_BYTES (64 * GIB)

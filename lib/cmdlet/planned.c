@@ -322,7 +322,6 @@ const struct cmdlet_name cmdlet_planned_table[] = {
 	{ "Set-VMSecurityPolicy", "security and shielded VMs" },
 	{ "Test-ShieldingDataApplicability", "security and shielded VMs" },
 	{ "Unprotect-ShieldedVMRecoveryKey", "security and shielded VMs" },
-	{ "Convert-VHD", "virtual hard disk files" },
 	{ "Dismount-VHD", "virtual hard disk files" },
 	{ "Get-VHDSet", "virtual hard disk files" },
 	{ "Get-VHDSnapshot", "virtual hard disk files" },

@@ -96,11 +96,11 @@ static const struct cmdlet_param new_vhd_params[] = {
 	  .help = "The disk that a differencing disk begins as." },
 	{ .name = "SourceDisk",
 	  .type = CMDLET_FILE,
-	  .flags = CMDLET_MANDATORY | CMDLET_NOT_YET,
+	  .flags = CMDLET_MANDATORY,
 	  .sets = SET(3) | SET(4),
 	  .offer = CMDLET_OFFER_FILE,
-	  .help = "Disk of the host whose content is copied; a device such as /dev/sdb, where "
-		  "Hyper-V takes a number. Not there yet." },
+	  .help = "Disk of the host whose content is copied: a device such as /dev/sdb, where "
+		  "Hyper-V takes a number." },
 	BLOCK_SIZE(0),
 	SECTOR_SIZE("Logical", "512 without it. VHD has 512 only."),
 	SECTOR_SIZE("Physical", "4096 without it. VHD has 512 only."),
@@ -144,6 +144,10 @@ static const struct cmdlet_param test_vhd_params[] = {
 	  .flags = CMDLET_OURS,
 	  .help =
 	      "Mends what can be mended without risk for the content. Parents are left alone." },
+	{ .name = "ForAzure",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_OURS,
+	  .help = "Also checks Azure's rules for uploads: a fixed VHD of whole MB." },
 	{ .name = "SupportPersistentReservations",
 	  .type = CMDLET_SWITCH,
 	  .flags = CMDLET_NOT_YET,
@@ -154,6 +158,54 @@ static const struct cmdlet_param test_vhd_params[] = {
 static const struct cmdlet_example test_vhd_examples[] = {
 	{ "test-vhd web.vhdx", "Is the file, and the chain of its parents, as it should be?" },
 	{ "test-vhd web.vhdx -Repair", "Mends what can be mended safely." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param convert_vhd_params[] = {
+	{ .name = "Path",
+	  .aliases = "FullName",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY | CMDLET_PIPELINE,
+	  .position = 1,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help =
+	      "Disk file to convert. A name that ends in .img, .raw or .iso, and a device, says "
+	      "that it is raw." },
+	{ .name = "DestinationPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 2,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "File to make: .vhdx, .vhd, .img or .raw says which format." },
+	{ .name = "VHDType",
+	  .type = CMDLET_ENUM,
+	  .values = "Dynamic Fixed",
+	  .help = "Type of the new disk; without it that of the old one, and dynamic for a "
+		  "differencing one." },
+	{ .name = "ParentPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Converting into a differencing disk is not there yet." },
+	BLOCK_SIZE(0),
+	{ .name = "ForAzure",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_OURS,
+	  .help =
+	      "Makes a disk that Azure accepts: a fixed VHD, its size rounded up to whole MB." },
+	{ .name = "DeleteSource",
+	  .type = CMDLET_SWITCH,
+	  .help = "Deletes the old file when the new one is complete." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example convert_vhd_examples[] = {
+	{ "convert-vhd old.vhd new.vhdx", "VHD becomes VHDX, of the same type." },
+	{ "convert-vhd web.vhdx upload.vhd -ForAzure", "A disk to upload to Azure." },
+	{ "convert-vhd web_1234.avhdx whole.vhdx",
+	  "A checkpoint's disk and its parents in one file." },
+	{ "convert-vhd debian.raw debian.vhdx -VHDType Dynamic -DeleteSource",
+	  "An image for other programs becomes a virtual hard disk." },
 	END_EXAMPLES,
 };
 
@@ -180,6 +232,18 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .params = get_vhd_params,
 	  .output = &vhd_output,
 	  .examples = get_vhd_examples },
+	{ .name = "Convert-VHD",
+	  .synopsis = "Copies a disk into another format, type or block size",
+	  .description =
+	      "Makes a new disk file with the content of another one, of a whole chain if that is "
+	      "a "
+	      "differencing disk. What holds only zeros is not written. The new file appears when "
+	      "it "
+	      "is complete; interrupting leaves none. The disk must not be in use for writing.",
+	  .params = convert_vhd_params,
+	  .output = &vhd_output,
+	  .examples = convert_vhd_examples,
+	  .output_if_passthru = true },
 	{ .name = "Test-VHD",
 	  .synopsis = "Checks disk files and their parents",
 	  .description =

@@ -66,6 +66,10 @@ enum config_checkpoint_type {
 	CONFIG_CHECKPOINT_DISABLED,
 	CONFIG_CHECKPOINT_COUNT
 };
+/* What happens to the VM when the host starts and stops; Hyper-V's names. */
+enum config_start_action { CONFIG_START_NOTHING, CONFIG_START_IF_RUNNING, CONFIG_START_ALWAYS };
+enum config_stop_action { CONFIG_STOP_TURN_OFF, CONFIG_STOP_SAVE, CONFIG_STOP_SHUT_DOWN };
+#define CONFIG_MAX_START_DELAY_SECONDS 86400
 
 struct json_t;
 
@@ -90,6 +94,9 @@ struct config_vm {
 	/* GUIDs as text. The saved state that it goes on from; the checkpoint that it comes from.
 	 */
 	char *saved_state, *parent_checkpoint; /* NULL: none */
+	enum config_start_action start_action;
+	unsigned start_delay_seconds; /* of an automatic start */
+	enum config_stop_action stop_action;
 	/* Members of the file that this version does not know; kept when it is written again. */
 	struct json_t *unknown;
 };
@@ -126,6 +133,12 @@ const char *config_ic_name(enum config_ic ic);
 /* "Production", "ProductionOnly", "Standard", "Disabled" */
 const char *config_checkpoint_type_name(enum config_checkpoint_type type);
 bool config_checkpoint_type_from_name(const char *name, enum config_checkpoint_type *ret);
+/* "Nothing", "StartIfRunning", "Start"; "TurnOff", "Save", "ShutDown". From a name: case ignored.
+ */
+const char *config_start_action_name(enum config_start_action action);
+const char *config_stop_action_name(enum config_stop_action action);
+bool config_start_action_from_name(const char *name, enum config_start_action *ret);
+bool config_stop_action_from_name(const char *name, enum config_stop_action *ret);
 const char *config_backend_name(enum config_backend backend); /* "auto", "kvm", "soft" */
 bool config_backend_from_name(const char *name, enum config_backend *ret);
 

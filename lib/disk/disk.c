@@ -331,6 +331,11 @@ int disk_check_azure(const struct disk_details *details, struct error *err)
 				 "Azure takes disks of whole MiB, this one has %lu bytes: resize "
 				 "it to %lu",
 				 details->size_bytes, ALIGN_UP(details->size_bytes, MIB));
+	if (details->size_bytes < 20 * MIB)
+		return error_set(err, ERR_INVALID,
+				 "Azure takes disks of at least 20 MiB, this one has %lu bytes: "
+				 "resize it",
+				 details->size_bytes);
 	if (details->file_bytes != details->size_bytes + 512)
 		return error_set(err, ERR_INVALID,
 				 "Azure takes files of exactly the disk's size and 512 bytes, this "

@@ -353,9 +353,15 @@ int synthetic_restore_finish(struct synthetic *synthetic, struct error *err)
 
 /* ---- machine.h: services ---- */
 
+/* If it agreed, the power-off comes by itself. */
 static void shutdown_answered(void *user, int result)
 {
-	/* The guest's refusal shows in its state; the power-off, if it agreed, comes by itself. */
+	const struct machine_events *events = &((struct machine *)user)->events;
+
+	if (result == -ERR_DENIED)
+		events->shutdown_failed(events->user, "the guest refused the request");
+	else if (result == -ERR_TIMEOUT)
+		events->shutdown_failed(events->user, "the guest did not answer the request");
 }
 
 int machine_shutdown_guest(struct machine *machine, bool reboot, bool force, struct error *err)
@@ -367,6 +373,7 @@ int machine_shutdown_guest(struct machine *machine, bool reboot, bool force, str
 		.message = reboot ? "The host restarts this virtual machine."
 				  : "The host shuts this virtual machine down.",
 		.done = shutdown_answered,
+		.user = machine,
 	};
 
 	return ic_shutdown(machine->synthetic->ic, &request, err);

@@ -155,6 +155,14 @@ static json_t *create_message(const struct request *request, const char *path, c
 			 request_string(request, "ParentPath"));
 }
 
+/* The content of a disk of the host. */
+static json_t *copy_message(const struct request *request, const char *source, const char *format)
+{
+	return json_pack("{s:s, s:s, s:s, s:s, s:b, s:I}", "op", "convert", "source", source,
+			 "format", format, "type", type_of(request), "source_raw", 1, "block",
+			 request_integer(request, "BlockSizeBytes", 0));
+}
+
 int cmdlets_begin_new_disk(struct disk_task *task, json_t **ret, struct error *err)
 {
 	const char *format = NULL;
@@ -162,9 +170,14 @@ int cmdlets_begin_new_disk(struct disk_task *task, json_t **ret, struct error *e
 
 	if (r == 0)
 		r = output_open(task->path, &task->output, err);
-	if (r == 0)
+	if (r < 0)
+		return r;
+	if (request_string(task->request, "SourceDisk"))
+		*ret = copy_message(task->request, request_string(task->request, "SourceDisk"),
+				    format);
+	else
 		*ret = create_message(task->request, task->path, format);
-	return r;
+	return 0;
 }
 
 static const struct disk_task_ops new_ops = {
@@ -178,12 +191,89 @@ void cmdlet_new_vhd(struct request *request)
 	disk_task_run(request, paths_of(request, "Path"), &new_ops);
 }
 
+/* ---- Convert-VHD ---- */
+
+static bool is_raw(const char *path)
+{
+	struct stat st;
+
+	if (ends_with(path, ".img") || ends_with(path, ".raw") || ends_with(path, ".iso"))
+		return true;
+	return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+}
+
+/* Of a file to be made; raw ones, too. */
+static int target_format(const struct request *request, const char *path, const char **ret,
+			 struct error *err)
+{
+	int r = 0;
+
+	if (is_raw(path))
+		*ret = "raw";
+	else if (format_of(path, ret, NULL) < 0)
+		r = error_set(err, ERR_INVALID,
+			      "the new file's name ends in .vhdx, .vhd, .img or .raw");
+	if (r == 0 && request_switch(request, "ForAzure") && strcmp(*ret, "vhd") != 0)
+		r = error_set(err, ERR_INVALID,
+			      "Azure takes only VHD: the new file's name ends in .vhd");
+	return r;
+}
+
+static json_t *convert_message(const struct request *request, const char *source,
+			       const char *format)
+{
+	const char *type = request_string(request, "VHDType");
+	json_t *message = json_pack("{s:s, s:s, s:s, s:b, s:I, s:b}", "op", "convert", "source",
+				    source, "format", format, "source_raw", is_raw(source), "block",
+				    request_integer(request, "BlockSizeBytes", 0), "azure",
+				    request_switch(request, "ForAzure"));
+
+	if (type)
+		json_object_set_new(message, "type",
+				    json_string(strcmp(type, "Fixed") == 0 ? "fixed" : "dynamic"));
+	return message;
+}
+
+static int begin_convert(struct disk_task *task, json_t **ret, struct error *err)
+{
+	const char *target = request_string(task->request, "DestinationPath");
+	const char *format = NULL;
+	int r = target_format(task->request, target, &format, err);
+
+	if (r == 0)
+		r = output_open(target, &task->output, err);
+	if (r == 0)
+		*ret = convert_message(task->request, task->path, format);
+	return r;
+}
+
+static int end_convert(struct disk_task *task, const json_t *result, struct process *process,
+		       json_t **ret, struct error *err)
+{
+	*ret = object_vhd(request_string(task->request, "DestinationPath"), result);
+	if (request_switch(task->request, "DeleteSource") && unlink(task->path) < 0)
+		return error_set_errno(err, errno, "it was converted, but deleting it failed");
+	return 0;
+}
+
+static const struct disk_task_ops convert_ops = {
+	.activity = "converting it",
+	.begin = begin_convert,
+	.end = end_convert,
+};
+
+void cmdlet_convert_vhd(struct request *request)
+{
+	disk_task_run(request, paths_of(request, "Path"), &convert_ops);
+}
+
 /* ---- Test-VHD ---- */
 
 static int begin_test(struct disk_task *task, json_t **ret, struct error *err)
 {
-	*ret = json_pack("{s:s, s:s, s:b}", "op", "check", "path", task->path, "repair",
-			 request_switch(task->request, "Repair"));
+	*ret = json_pack("{s:s, s:s, s:b, s:b}", "op", "check", "path", task->path, "repair",
+			 request_switch(task->request, "Repair"), "azure",
+			 request_switch(task->request, "ForAzure"));
 	return 0;
 }
 

@@ -39,7 +39,7 @@ static void saved(void *user, struct vm *vm, const struct error *err)
 	request_release(request);
 }
 
-static void save_vm(struct request *request, struct vm *vm)
+void cmdlets_save_vm(struct request *request, struct vm *vm)
 {
 	char id[GUID_TEXT_SIZE];
 	struct error err;
@@ -66,7 +66,7 @@ static void save_vm(struct request *request, struct vm *vm)
 
 void cmdlet_save_vm(struct request *request)
 {
-	request_for_vms(request, "Name", save_vm);
+	request_for_vms(request, "Name", cmdlets_save_vm);
 }
 
 static void remove_saved_state(struct request *request, struct vm *vm)

@@ -23,6 +23,8 @@ static void show_vm(struct request *request, struct vm *vm)
 static int take_settings(struct request *request, struct config_vm *config, struct error *err)
 {
 	const char *backend = request_string(request, "Backend");
+	const char *start = request_string(request, "AutomaticStartAction");
+	const char *stop = request_string(request, "AutomaticStopAction");
 	const char *const names[] = { "LinuxKernelPath", "LinuxInitrdPath", "LinuxCommandLine",
 				      "Notes" };
 	char **const fields[] = { &config->kernel_path, &config->initrd_path,
@@ -31,6 +33,12 @@ static int take_settings(struct request *request, struct config_vm *config, stru
 
 	if (backend)
 		config_backend_from_name(backend, &config->backend);
+	if (start)
+		config_start_action_from_name(start, &config->start_action);
+	if (stop)
+		config_stop_action_from_name(stop, &config->stop_action);
+	config->start_delay_seconds =
+	    (unsigned)request_integer(request, "AutomaticStartDelay", config->start_delay_seconds);
 	config->processor_count =
 	    (unsigned)request_integer(request, "ProcessorCount", config->processor_count);
 	config->memory_bytes =
@@ -272,6 +280,20 @@ static void wait_done(void *user, struct vm *vm, const struct error *err)
 	request_release(request);
 }
 
+/* Refused in any other state than these two. */
+static bool check_state(struct request *request, struct vm *vm, enum vm_state one,
+			enum vm_state other)
+{
+	struct error err;
+
+	if (vm->state == one || vm->state == other)
+		return true;
+	error_set(&err, ERR_STATE, "this is not possible in its present state (%s)",
+		  vm_state_name(vm->state));
+	request_error(request, vm->config->name, &err);
+	return false;
+}
+
 /* ---- Start-VM ---- */
 
 static void start_vm(struct request *request, struct vm *vm)
@@ -359,29 +381,35 @@ static void stop_timed_out(struct stop *stop)
 	vm_cancel_waits(vm->daemon, stop, &err);
 }
 
-static void stop_tick(void *user)
-{
-	struct stop *stop = user;
-
-	loop_timer_arm(stop->timer, clock_now_ns() + NS_PER_SEC);
-	if (++stop->seconds == SHUTDOWN_SECONDS)
-		stop_timed_out(stop);
-	else
-		request_progress(stop->request, stop->vm->config->name,
-				 "waiting for the guest to shut down, %u s", stop->seconds);
-}
-
 static void stop_refused(struct stop *stop, const struct error *err)
 {
 	struct error failure = *err;
 
 	if (stop->force) {
+		stop->force = false;
 		run_turn_off(stop->vm);
 		return;
 	}
 	back_to_running(stop->vm);
-	error_prefix(&failure, "the guest can't be asked to shut down (-TurnOff turns it off)");
+	error_prefix(&failure, "the guest can't be shut down (-TurnOff turns it off)");
 	vm_cancel_waits(stop->vm->daemon, stop, &failure);
+}
+
+static void stop_tick(void *user)
+{
+	struct stop *stop = user;
+	struct run *run = stop->vm->run;
+
+	loop_timer_arm(stop->timer, clock_now_ns() + NS_PER_SEC);
+	if (run && run->shutdown_asked && run->shutdown_failure.code) {
+		run->shutdown_asked = false;
+		stop_refused(stop, &run->shutdown_failure);
+	} else if (++stop->seconds == SHUTDOWN_SECONDS) {
+		stop_timed_out(stop);
+	} else {
+		request_progress(stop->request, stop->vm->config->name,
+				 "waiting for the guest to shut down, %u s", stop->seconds);
+	}
 }
 
 static void stop_answered(void *user, const json_t *reply, const struct error *err)
@@ -403,13 +431,14 @@ static void shut_down(struct request *request, struct vm *vm)
 		abort();
 	*stop = (struct stop){ .request = request,
 			       .vm = vm_ref(vm),
-			       .force = request_switch(request, "Force") };
+			       .force = request_switch(request, "Force") || vm->host_stops };
 	if (loop_timer_new(vm->daemon->loop, stop_tick, stop, &stop->timer, NULL) < 0)
 		abort();
 	loop_timer_arm(stop->timer, clock_now_ns() + NS_PER_SEC);
 	request_hold(request);
 	request_progress(request, vm->config->name, "waiting for the guest to shut down");
 	vm->run->shutdown_asked = true;
+	vm->run->shutdown_failure.code = ERR_OK;
 	run_set_state(vm, VM_STOPPING);
 	vm_wait(vm, VM_WAIT_OFF, stop_end, stop, request);
 	run_request(vm, json_pack("{s:s, s:b}", "op", "shutdown", "force", stop->force),
@@ -424,7 +453,21 @@ static void stop_vm(struct request *request, struct vm *vm)
 		show_vm(request, vm);
 		return;
 	}
-	if (request_switch(request, "TurnOff")) {
+	vm->host_stops = request_switch(request, "HostStops");
+	if (vm->state == VM_SAVED) {
+		if (vm->host_stops)
+			show_vm(request, vm); /* nothing of it runs */
+		else
+			check_state(request, vm, VM_RUNNING, VM_PAUSED);
+		return;
+	}
+	if (vm->host_stops && vm->config->stop_action == CONFIG_STOP_SAVE &&
+	    (vm->state == VM_RUNNING || vm->state == VM_PAUSED)) {
+		cmdlets_save_vm(request, vm);
+		return;
+	}
+	if (request_switch(request, "TurnOff") ||
+	    (vm->host_stops && vm->config->stop_action == CONFIG_STOP_TURN_OFF)) {
 		request_hold(request);
 		vm_wait(vm, VM_WAIT_OFF, wait_done, request, request);
 		run_turn_off(vm);
@@ -479,20 +522,6 @@ static void ask_answered(void *user, const json_t *reply, const struct error *er
 		return;
 	}
 	ask->then(ask);
-}
-
-/* Refused in any other state than these two. */
-static bool check_state(struct request *request, struct vm *vm, enum vm_state one,
-			enum vm_state other)
-{
-	struct error err;
-
-	if (vm->state == one || vm->state == other)
-		return true;
-	error_set(&err, ERR_STATE, "this is not possible in its present state (%s)",
-		  vm_state_name(vm->state));
-	request_error(request, vm->config->name, &err);
-	return false;
 }
 
 /* Takes message. */

@@ -60,6 +60,7 @@ static const struct {
 	{ "New-VHD", cmdlet_new_vhd },
 	{ "Get-VHD", cmdlet_get_vhd },
 	{ "Test-VHD", cmdlet_test_vhd },
+	{ "Convert-VHD", cmdlet_convert_vhd },
 };
 
 request_run cmdlets_find(const char *name)

@@ -50,6 +50,7 @@ void cmdlet_get_event(struct request *request);
 void cmdlet_new_vhd(struct request *request);
 void cmdlet_get_vhd(struct request *request);
 void cmdlet_test_vhd(struct request *request);
+void cmdlet_convert_vhd(struct request *request);
 void cmdlet_export_vm(struct request *request);
 void cmdlet_import_vm(struct request *request);
 void cmdlet_compare_vm(struct request *request);
@@ -75,5 +76,8 @@ int cmdlets_add_disk_file(struct config_vm *config, const struct config_disk *di
 			  struct error *err);
 /* A disk_task_ops.begin: a new disk, as New-VHD's or New-VM's parameters describe it. */
 int cmdlets_begin_new_disk(struct disk_task *task, json_t **ret, struct error *err);
+
+/* Saves a VM, as Save-VM does; holds the request until it is done. */
+void cmdlets_save_vm(struct request *request, struct vm *vm);
 
 #endif

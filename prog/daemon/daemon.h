@@ -12,6 +12,7 @@
 struct vm;
 struct switches;
 struct requests;
+struct automatic;
 
 struct daemon {
 	struct loop *loop;
@@ -19,6 +20,7 @@ struct daemon {
 	struct events *events;
 	struct switches *switches;
 	struct requests *requests;
+	struct automatic *automatic; /* VMs that are to start after a delay */
 	char *worker_program, *switch_program, *disk_program;
 	int lock_fd;     /* of the state folder: one daemon at a time */
 	struct vm **vms; /* those that are defined; each holds a reference */

@@ -2,6 +2,7 @@
  * oyakod: the management service. It keeps the descriptions of VMs, starts their workers, and
  * answers the API; it owns no guest, and may end and start again while they run.
  */
+#include "automatic.h"
 #include "daemon.h"
 #include "files.h"
 #include "request.h"
@@ -157,7 +158,8 @@ static bool is_idle(struct service *service)
 	for (size_t i = 0; i < service->daemon.vm_count; i++)
 		if (service->daemon.vms[i]->run)
 			return false;
-	return server_connections(service->server) == 0 && !requests_busy(service->daemon.requests);
+	return server_connections(service->server) == 0 &&
+	       !requests_busy(service->daemon.requests) && !service->daemon.automatic;
 }
 
 static void check_idle(struct service *service)
@@ -308,6 +310,7 @@ static int start(struct service *service, struct error *err)
 	if (r < 0)
 		return r;
 	run_adopt_all(daemon);
+	automatic_begin(daemon);
 	fd = open_listener(service, err);
 	if (fd < 0)
 		return fd;
@@ -362,6 +365,7 @@ static void release(struct service *service)
 	struct daemon *daemon = &service->daemon;
 
 	server_free(service->server);
+	automatic_end(daemon);
 	for (size_t i = 0; i < daemon->vm_count; i++)
 		run_detach(daemon->vms[i]);
 	switches_free(daemon->switches);

@@ -154,6 +154,10 @@ json_t *object_vm(const struct vm *vm)
 	put_text(object, "CheckpointType", config_checkpoint_type_name(config->checkpoint_type));
 	put_text(object, "ParentSnapshotId", config->parent_checkpoint);
 	put_text(object, "Notes", config->notes ? config->notes : "");
+	put_text(object, "AutomaticStartAction", config_start_action_name(config->start_action));
+	json_object_set_new(object, "AutomaticStartDelay",
+			    json_integer(config->start_delay_seconds));
+	put_text(object, "AutomaticStopAction", config_stop_action_name(config->stop_action));
 	put_guest(object, vm);
 	put_text(object, "LinuxKernelPath", config->kernel_path);
 	put_text(object, "LinuxInitrdPath", config->initrd_path);

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 /* ---- finding ---- */
@@ -27,8 +28,25 @@ static int open_leaf(const char *path, int flags, struct error *err)
 	return TAKE_FD(fd);
 }
 
-/* The leaf alone, where its chain is not whole. */
-static int find_leaf(const char *path, struct chain *ret, struct error *err)
+static int describe_raw(int fd, struct disk_details *ret, struct error *err)
+{
+	off_t size = lseek(fd, 0, SEEK_END);
+
+	if (size < 0)
+		return error_set_errno(err, errno, "looking for its size");
+	*ret = (struct disk_details){
+		.format = DISK_RAW,
+		.type = DISK_FIXED,
+		.size_bytes = ALIGN_UP((uint64_t)size, 512),
+		.file_bytes = (uint64_t)size,
+		.logical_sector_bytes = 512,
+		.physical_sector_bytes = 512,
+	};
+	return 0;
+}
+
+/* The leaf alone: it is raw, or its chain is not whole. */
+static int find_leaf(const char *path, bool raw, struct chain *ret, struct error *err)
 {
 	struct chain_layer *layer = calloc(1, sizeof(*layer));
 	int r;
@@ -38,13 +56,54 @@ static int find_leaf(const char *path, struct chain *ret, struct error *err)
 	*ret = (struct chain){ layer, 1 };
 	layer->path = strdup(path);
 	layer->fd = open_leaf(path, O_RDONLY, err);
-	r = layer->fd < 0 ? layer->fd : disk_describe(layer->fd, &layer->details, err);
+	r = layer->fd;
+	if (r >= 0)
+		r = raw ? describe_raw(layer->fd, &layer->details, err)
+			: disk_describe(layer->fd, &layer->details, err);
 	if (r < 0) {
 		if (layer->fd >= 0)
 			close(layer->fd);
 		free(layer->path);
 		free(layer);
 	}
+	return r;
+}
+
+static bool ends_with(const char *path, const char *end)
+{
+	size_t len = strlen(path), end_len = strlen(end);
+
+	return len > end_len && strcasecmp(path + len - end_len, end) == 0;
+}
+
+/* What is named as a virtual hard disk and is none must not pass for a raw one. */
+static int check_format(const char *path, const struct disk_details *details, struct error *err)
+{
+	bool vhdx = ends_with(path, ".vhdx") || ends_with(path, ".avhdx");
+	bool vhd = ends_with(path, ".vhd") || ends_with(path, ".avhd");
+
+	if ((vhdx && details->format != DISK_VHDX) || (vhd && details->format != DISK_VHD))
+		return error_set(err, ERR_CORRUPT, "it is no %s file: it begins and ends as none",
+				 vhdx ? "VHDX" : "VHD");
+	return 0;
+}
+
+static int find_chain(const char *path, unsigned flags, struct image *image, struct error *err)
+{
+	int r = chain_resolve(path, &image->chain, err);
+
+	if (r < 0 && (flags & IMAGE_LOOSE)) {
+		image->chain_failure = *err;
+		r = find_leaf(path, false, &image->chain, err);
+	}
+	if (r < 0)
+		return r;
+	r = check_format(path, image_details(image), err);
+	if (r < 0)
+		chain_done(&image->chain);
+	else if (image->chain.count > 1)
+		/* Without the ".." that relative paths are joined by. */
+		image->parent = realpath(image->chain.layers[1].path, NULL);
 	return r;
 }
 
@@ -72,11 +131,8 @@ int image_find(const char *path, unsigned flags, struct image *ret, struct error
 	}
 	r = sandbox_enter_opening(err);
 	if (r == 0)
-		r = chain_resolve(path, &image.chain, err);
-	if (r < 0 && (flags & IMAGE_LOOSE)) {
-		image.chain_failure = *err;
-		r = find_leaf(path, &image.chain, err);
-	}
+		r = flags & IMAGE_RAW ? find_leaf(path, true, &image.chain, err)
+				      : find_chain(path, flags, &image, err);
 	if (r < 0) {
 		if (image.fd >= 0)
 			close(image.fd);
@@ -149,6 +205,7 @@ int image_close(struct image *image, struct error *err)
 	if (image->fd >= 0)
 		close(image->fd);
 	chain_done(&image->chain);
+	free(image->parent);
 	*image = (struct image){ .fd = -1 };
 	return r;
 }
@@ -220,8 +277,7 @@ static json_t *describe(const struct disk_details *details, const char *parent,
 
 json_t *image_describe(const struct image *image, uint64_t minimum_bytes)
 {
-	return describe(image_details(image),
-			image->chain.count > 1 ? image->chain.layers[1].path : NULL, minimum_bytes);
+	return describe(image_details(image), image->parent, minimum_bytes);
 }
 
 int image_describe_file(int fd, const char *parent, json_t **ret, struct error *err)

@@ -18,10 +18,13 @@
 #define IMAGE_WRITES 1u
 /* A parent that is not there, or not the right one, is no error yet: chain_failure has it. */
 #define IMAGE_LOOSE 2u
+/* It is raw, whatever stands in it: a guest may write there what looks like an image. */
+#define IMAGE_RAW 4u
 
 struct image {
 	struct chain chain;
 	struct error chain_failure; /* code ERR_OK: the chain is whole */
+	char *parent;               /* path of the leaf's; NULL: none, or not found */
 	int fd;                     /* of the leaf, for writing; -1: only reading */
 	struct blk **layers;        /* leaf first; NULL: not opened as a disk */
 	struct blk_layers disk;     /* the same, for those who read */

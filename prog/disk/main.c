@@ -18,10 +18,8 @@ static const struct {
 	const char *name;
 	int (*run)(struct job *job, json_t **ret, struct error *err);
 } ops[] = {
-	{ "create", op_create },
-	{ "describe", op_describe },
-	{ "check", op_check },
-	{ "copy-file", op_copy_file },
+	{ "create", op_create },   { "describe", op_describe },   { "check", op_check },
+	{ "convert", op_convert }, { "copy-file", op_copy_file },
 };
 
 static int run(struct job *job, json_t **ret, struct error *err)

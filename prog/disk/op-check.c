@@ -59,15 +59,19 @@ static int check_layer(struct image *image, unsigned index, bool repair, struct 
 			  &worst, err);
 }
 
-static json_t *result_of(const struct image *image, const struct findings *findings)
+/* azure: does it keep Azure's rules, too? */
+static json_t *result_of(const struct image *image, const struct findings *findings, bool azure)
 {
 	char verdict[500] = "";
+	struct error err;
 
 	if (findings->damage)
 		snprintf(verdict, sizeof(verdict), "it is damaged (%u findings): %s",
 			 findings->damage, findings->first);
 	else if (image->chain_failure.code)
 		snprintf(verdict, sizeof(verdict), "%.490s", image->chain_failure.text);
+	else if (azure && disk_check_azure(image_details(image), &err) < 0)
+		snprintf(verdict, sizeof(verdict), "%.490s", err.text);
 	return json_pack("{s:O, s:s*}", "findings", findings->list, "verdict",
 			 verdict[0] ? verdict : NULL);
 }
@@ -87,7 +91,7 @@ int op_check(struct job *job, json_t **ret, struct error *err)
 		for (unsigned i = 0; r == 0 && i < image.chain.count; i++)
 			r = check_layer(&image, i, repair, &findings, err);
 		if (r == 0)
-			*ret = result_of(&image, &findings);
+			*ret = result_of(&image, &findings, job_flag(job, "azure"));
 		image_close(&image, NULL);
 	}
 	json_decref(findings.list);

@@ -11,6 +11,7 @@
 
 struct vm;
 struct switches;
+struct mounts;
 struct requests;
 struct automatic;
 
@@ -19,6 +20,7 @@ struct daemon {
 	struct config_paths paths;
 	struct events *events;
 	struct switches *switches;
+	struct mounts *mounts;
 	struct requests *requests;
 	struct automatic *automatic; /* VMs that are to start after a delay */
 	char *worker_program, *switch_program, *disk_program;

@@ -5,6 +5,7 @@
 #include "automatic.h"
 #include "daemon.h"
 #include "files.h"
+#include "mounts.h"
 #include "request.h"
 #include "run.h"
 #include "server.h"
@@ -303,6 +304,8 @@ static int start(struct service *service, struct error *err)
 		r = requests_new(daemon, &daemon->requests, err);
 	if (r == 0)
 		r = switches_new(daemon, &daemon->switches, err);
+	if (r == 0)
+		r = mounts_new(daemon, &daemon->mounts, err);
 	if (r < 0)
 		return r;
 	log_service(service, EVENT_SERVICE_STARTED, "The management service was started.");
@@ -369,6 +372,7 @@ static void release(struct service *service)
 	for (size_t i = 0; i < daemon->vm_count; i++)
 		run_detach(daemon->vms[i]);
 	switches_free(daemon->switches);
+	mounts_free(daemon->mounts);
 	requests_free(daemon->requests);
 	vm_free_all(daemon);
 	events_close(daemon->events);

@@ -6,6 +6,7 @@
  * like any other.
  */
 #include "dev/balloon.h"
+#include "dev/balloon-state.h"
 
 #include "base/bytes.h"
 #include "base/clock.h"
@@ -443,7 +444,7 @@ int balloon_new(const struct balloon_config *config, struct balloon **ret, struc
 	if (!b)
 		return error_set(err, ERR_NO_MEMORY, "no memory for dynamic memory");
 	b->config = *config;
-	b->first_bytes = b->target_bytes = mem_size_bytes(config->mem);
+	b->first_bytes = b->target_bytes = config->first_bytes;
 	b->pages = calloc(mem_reach_bytes(config->mem) / MEM_PAGE_SIZE / 64 + 1, 8);
 	if (!b->pages)
 		r = error_set(err, ERR_NO_MEMORY, "no memory for dynamic memory");
@@ -495,4 +496,145 @@ void balloon_reset(struct balloon *b)
 {
 	b->added_bytes = b->added_end = 0;
 	forget_session(b);
+}
+
+/* ---- state ---- */
+
+/* Pages of 256 TiB, which is more than any guest has. */
+#define MAX_PAGE_WORDS (UINT32_C(1) << 30)
+
+static const char *check_state(const void *state)
+{
+	const struct balloon_state *s = state;
+	uint64_t pages = s->reach_bytes / MEM_PAGE_SIZE;
+
+	if (s->reach_bytes % MIB || !s->reach_bytes || s->reach_bytes >> 60 ||
+	    s->page_words > pages / 64 + 1 || s->added_bytes > s->reach_bytes ||
+	    s->added_end > s->reach_bytes || s->offered_bytes > s->reach_bytes ||
+	    s->return_pages > pages || s->return_cursor > pages)
+		return "memory beyond its bounds";
+	return NULL;
+}
+
+static const struct state_field state_fields[] = {
+	STATE(1, struct balloon_state, reach_bytes),
+	STATE(2, struct balloon_state, target_bytes),
+	STATE(3, struct balloon_state, added_bytes),
+	STATE(4, struct balloon_state, added_end),
+	STATE(5, struct balloon_state, capabilities),
+	STATE(6, struct balloon_state, offered_bytes),
+	STATE(7, struct balloon_state, return_pages),
+	STATE(8, struct balloon_state, return_cursor),
+	STATE(9, struct balloon_state, demand_bytes),
+	STATE(10, struct balloon_state, available_bytes),
+	STATE_LIST(11, struct balloon_state, pages, page_words, MAX_PAGE_WORDS),
+	STATE(12, struct balloon_state, version),
+	STATE(13, struct balloon_state, transaction_id),
+	STATE(14, struct balloon_state, operation, .max = HOT_ADDING),
+	STATE(15, struct balloon_state, ready),
+	STATE(16, struct balloon_state, reserved),
+	STATE_END,
+};
+const struct state_desc balloon_state_desc = { "memory", sizeof(struct balloon_state), state_fields,
+					       check_state };
+
+static uint32_t words_in_use(const struct balloon *b)
+{
+	uint64_t words = mem_reach_bytes(b->config.mem) / MEM_PAGE_SIZE / 64 + 1;
+
+	while (words && !b->pages[words - 1])
+		words--;
+	return (uint32_t)words;
+}
+
+void balloon_save(const struct balloon *b, struct state_out *out)
+{
+	const struct balloon_state s = {
+		.reach_bytes = mem_reach_bytes(b->config.mem),
+		.target_bytes = b->target_bytes,
+		.added_bytes = b->added_bytes,
+		.added_end = b->added_end,
+		.capabilities = b->capabilities,
+		.offered_bytes = b->offered_bytes,
+		.return_pages = b->return_pages,
+		.return_cursor = b->return_cursor,
+		.demand_bytes = b->demand_bytes,
+		.available_bytes = b->available_bytes,
+		.pages = b->pages,
+		.page_words = b->page_count ? words_in_use(b) : 0,
+		.version = b->version,
+		.transaction_id = b->transaction_id,
+		.operation = (uint8_t)b->operation,
+		.ready = b->ready,
+	};
+
+	state_put(out, &balloon_state_desc, NULL, &s);
+}
+
+int balloon_saved_reach(struct state_in *in, uint64_t *ret, struct error *err)
+{
+	struct balloon_state s;
+	int r = state_get(in, &balloon_state_desc, NULL, &s, err);
+
+	if (r < 0)
+		return r;
+	*ret = s.reach_bytes;
+	state_clear(&balloon_state_desc, &s);
+	return 0;
+}
+
+static void take_pages(struct balloon *b, const struct balloon_state *s)
+{
+	uint64_t limit = mem_reach_bytes(b->config.mem) / MEM_PAGE_SIZE;
+
+	b->page_count = 0;
+	for (uint32_t i = 0; i < s->page_words; i++) {
+		uint64_t below = limit - MIN(limit, (uint64_t)i * 64);
+
+		b->pages[i] = s->pages[i] & (below < 64 ? BIT(below) - 1 : UINT64_MAX);
+		b->page_count += (uint64_t)__builtin_popcountll(b->pages[i]);
+	}
+}
+
+/* What is in the balloon and asked for must fit what there is. */
+static bool is_consistent(const struct balloon *b)
+{
+	uint64_t left = 0, pages = mem_reach_bytes(b->config.mem) / MEM_PAGE_SIZE;
+
+	for (uint64_t page = b->return_cursor; page < pages && left < b->return_pages; page++)
+		left += is_ballooned(b, page);
+	return left >= b->return_pages && ballooned_bytes(b) <= b->first_bytes + b->added_bytes;
+}
+
+int balloon_restore(struct balloon *b, struct state_in *in, struct error *err)
+{
+	struct balloon_state s;
+	int r = state_get(in, &balloon_state_desc, NULL, &s, err);
+
+	if (r < 0)
+		return r;
+	if (s.reach_bytes != mem_reach_bytes(b->config.mem) ||
+	    s.added_bytes > mem_size_bytes(b->config.mem) - b->first_bytes) {
+		state_clear(&balloon_state_desc, &s);
+		return error_set(err, ERR_CORRUPT, "state of 'memory': more than there is");
+	}
+	b->target_bytes = s.target_bytes;
+	b->added_bytes = s.added_bytes;
+	b->added_end = s.added_end;
+	b->capabilities = s.capabilities;
+	b->offered_bytes = s.offered_bytes;
+	b->return_pages = s.return_pages;
+	b->return_cursor = s.return_cursor;
+	b->demand_bytes = s.demand_bytes;
+	b->available_bytes = s.available_bytes;
+	b->version = s.version;
+	b->transaction_id = s.transaction_id;
+	b->operation = (enum operation)s.operation;
+	b->ready = s.ready;
+	take_pages(b, &s);
+	state_clear(&balloon_state_desc, &s);
+	if (is_consistent(b))
+		return 0;
+	forget_session(b);
+	return error_set(err, ERR_CORRUPT, "state of 'memory': its balloon does not add up");
 }

@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/loop.h"
 #include "mem/mem.h"
+#include "state/state.h"
 #include "vmbus/vmbus.h"
 
 struct balloon;
@@ -25,6 +26,7 @@ struct balloon_config {
 	struct vmbus *bus;
 	struct loop *loop;
 	struct mem *mem;
+	uint64_t first_bytes; /* that the guest booted with; mem may be larger (restore) */
 	/* Makes RAM so large (mem_grow), for the partition, too. Negative: it can't. */
 	int (*grow)(void *user, uint64_t size_bytes);
 	/* balloon_status() has news. */
@@ -49,5 +51,10 @@ void balloon_set_target(struct balloon *balloon, uint64_t bytes);
 void balloon_status(const struct balloon *balloon, struct balloon_status *ret);
 /* VM reset, after mem_clear: the guest begins with its first memory again. The target stays. */
 void balloon_reset(struct balloon *balloon);
+
+/* State (docs/state.md). It has the reach of mem, too, which a restore makes mem with. */
+void balloon_save(const struct balloon *balloon, struct state_out *out);
+int balloon_restore(struct balloon *balloon, struct state_in *in, struct error *err);
+int balloon_saved_reach(struct state_in *in, uint64_t *ret, struct error *err);
 
 #endif

@@ -50,6 +50,7 @@ static int setup(void **state)
 	config.bus = f->guest->bus;
 	config.loop = f->guest->loop;
 	config.mem = f->guest->mem;
+	config.first_bytes = RAM;
 	assert_int_equal(balloon_new(&config, &f->balloon, NULL), 0);
 	assert_true(vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3));
 	f->channel = vmbus_guest_open(f->guest, vmbus_guest_offer(f->guest, &class_id, 0), 4, 4);

@@ -113,3 +113,36 @@ void adapters_free(struct adapters *adapters)
 		netvsp_free(adapters->places[i].vsp);
 	free(adapters);
 }
+
+/* ---- state ---- */
+
+void adapters_quiesce(struct adapters *adapters)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (adapters->places[i].vsp)
+			netvsp_quiesce(adapters->places[i].vsp);
+}
+
+void adapters_unquiesce(struct adapters *adapters)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (adapters->places[i].vsp)
+			netvsp_unquiesce(adapters->places[i].vsp);
+}
+
+void adapters_save(struct adapters *adapters, struct state_out *out)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (adapters->places[i].vsp)
+			netvsp_save(adapters->places[i].vsp, out);
+}
+
+int adapters_restore(struct adapters *adapters, struct state_in *in, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < CONFIG_MAX_NICS; i++)
+		if (adapters->places[i].vsp)
+			r = netvsp_restore(adapters->places[i].vsp, in, err);
+	return r;
+}

@@ -14,11 +14,31 @@ static uint64_t reach_bytes(const struct config_vm *config)
 	return ALIGN_UP(MAX(config->memory_bytes, host_memory_bytes()), BLOCK_BYTES);
 }
 
+/* A saved guest has what it had, and its address space, wherever it goes on. */
+static int check_saved(const struct machine *machine, uint64_t first, uint64_t reach,
+		       struct error *err)
+{
+	uint64_t size = machine->restore->ram_bytes;
+
+	if (size >= first && size <= reach && size % MIB == 0 && reach % MIB == 0)
+		return 0;
+	return error_set(err, ERR_INVALID,
+			 "the saved state is of %llu MB of memory, the virtual machine has %llu MB",
+			 (unsigned long long)(size / MIB), (unsigned long long)(first / MIB));
+}
+
 int memory_new(struct machine *machine, struct error *err)
 {
-	const struct config_vm *config = machine->config;
+	const struct restore *restore = machine->restore;
+	uint64_t first = machine->config->memory_bytes;
+	uint64_t reach = restore ? restore->reach_bytes : reach_bytes(machine->config);
+	int r = restore ? check_saved(machine, first, reach, err) : 0;
 
-	return mem_new_growable(config->memory_bytes, reach_bytes(config), &machine->mem, err);
+	if (r == 0)
+		r = mem_new_growable(first, reach, &machine->mem, err);
+	if (r == 0 && restore)
+		mem_grow(machine->mem, restore->ram_bytes);
+	return r;
 }
 
 static int grow(void *user, uint64_t size_bytes)
@@ -28,7 +48,7 @@ static int grow(void *user, uint64_t size_bytes)
 	struct error err;
 	int r;
 
-	if (machine->off || machine->resetting)
+	if (machine->off || machine->resetting || machine_saving(machine))
 		return -ERR_STATE;
 	if (runs)
 		part_pause(machine->part);
@@ -57,6 +77,7 @@ int memory_offer(struct machine *machine, struct error *err)
 					       .loop = machine->loop,
 					       .mem = machine->mem,
 					       .grow = grow,
+					       .first_bytes = machine->config->memory_bytes,
 					       .changed = changed,
 					       .user = machine };
 

@@ -317,3 +317,39 @@ void storage_free(struct storage *storage)
 		retired(storage->retiring);
 	free(storage);
 }
+
+/* ---- state ---- */
+
+void storage_quiesce(struct storage *storage)
+{
+	/* What is on its way out is not saved: the guest loses it now. */
+	while (storage->retiring)
+		retired(storage->retiring);
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		if (storage->controllers[i])
+			storvsp_quiesce(storage->controllers[i]->vsp);
+}
+
+void storage_unquiesce(struct storage *storage)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		if (storage->controllers[i])
+			storvsp_unquiesce(storage->controllers[i]->vsp);
+}
+
+void storage_save(struct storage *storage, struct state_out *out)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		if (storage->controllers[i])
+			storvsp_save(storage->controllers[i]->vsp, out);
+}
+
+int storage_restore(struct storage *storage, struct state_in *in, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < CONFIG_MAX_SCSI; i++)
+		if (storage->controllers[i])
+			r = storvsp_restore(storage->controllers[i]->vsp, in, err);
+	return r;
+}

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/macros.h"
+#include "dev/balloon.h"
 #include "ic/ic.h"
 
 #include <stdio.h>
@@ -161,6 +162,56 @@ void synthetic_free(struct synthetic *synthetic)
 	ic_free(synthetic->ic);
 	free_kvp(synthetic);
 	free(synthetic);
+}
+
+/* ---- state ---- */
+
+void synthetic_quiesce(struct synthetic *synthetic)
+{
+	storage_quiesce(synthetic->machine->storage);
+	adapters_quiesce(synthetic->machine->adapters);
+}
+
+void synthetic_unquiesce(struct synthetic *synthetic)
+{
+	storage_unquiesce(synthetic->machine->storage);
+	adapters_unquiesce(synthetic->machine->adapters);
+}
+
+void synthetic_save(struct synthetic *synthetic, struct state_out *out)
+{
+	balloon_save(synthetic->machine->balloon, out);
+	storage_save(synthetic->machine->storage, out);
+	adapters_save(synthetic->machine->adapters, out);
+	ic_save(synthetic->ic, out);
+}
+
+int synthetic_restore_begin(struct synthetic *synthetic, struct state_in *in, struct error *err)
+{
+	return ic_restore_begin(synthetic->ic, in, err);
+}
+
+int synthetic_restore(struct synthetic *synthetic, struct state_in *in, struct error *err)
+{
+	int r = balloon_restore(synthetic->machine->balloon, in, err);
+
+	if (r == 0)
+		r = storage_restore(synthetic->machine->storage, in, err);
+	if (r == 0)
+		r = adapters_restore(synthetic->machine->adapters, in, err);
+	if (r == 0)
+		r = ic_restore(synthetic->ic, in, err);
+	return r;
+}
+
+int synthetic_restore_finish(struct synthetic *synthetic, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < IC_SERVICE_COUNT; i++)
+		r = ic_enable(synthetic->ic, (enum ic_service)i,
+			      synthetic->machine->config->ic_enabled[i], err);
+	return r;
 }
 
 /* ---- machine.h: services ---- */

@@ -203,7 +203,7 @@ bool cmdlets_change_memory(struct request *request, struct vm *vm)
 	uint64_t before = vm->config->memory_bytes;
 
 	request->context = vm;
-	if (!cmdlets_change(request, vm, false, mutate_memory))
+	if (!cmdlets_change(request, vm, vm->run == NULL, mutate_memory))
 		return false;
 	if (vm->run && vm->config->memory_bytes != before)
 		run_request(vm,

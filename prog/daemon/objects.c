@@ -57,6 +57,8 @@ static const char *status_text(const struct vm *vm)
 		return "Starting";
 	case VM_STOPPING:
 		return "Stopping";
+	case VM_SAVING:
+		return "Saving";
 	default:
 		return "Operating normally";
 	}
@@ -144,7 +146,8 @@ static void put_memory(json_t *object, const struct vm *vm)
 static void put_run(json_t *object, const struct vm *vm)
 {
 	const struct run *run = vm->run;
-	bool runs = vm->state == VM_RUNNING || vm->state == VM_PAUSED || vm->state == VM_STOPPING;
+	bool runs = vm->state == VM_RUNNING || vm->state == VM_PAUSED || vm->state == VM_STOPPING ||
+		    vm->state == VM_SAVING;
 
 	json_object_set_new(object, "CPUUsage",
 			    json_integer(vm->state == VM_RUNNING ? run->cpu_usage_percent : 0));
@@ -183,6 +186,8 @@ json_t *object_vm(const struct vm *vm)
 	json_object_set_new(object, "Generation", json_integer(config->generation));
 	json_object_set_new(object, "ProcessorCount", json_integer(config->processor_count));
 	put_memory(object, vm);
+	put_text(object, "CheckpointType", config_checkpoint_type_name(config->checkpoint_type));
+	put_text(object, "ParentSnapshotId", config->parent_checkpoint);
 	put_text(object, "Notes", config->notes ? config->notes : "");
 	put_text(object, "AutomaticStartAction", config_start_action_name(config->start_action));
 	json_object_set_new(object, "AutomaticStartDelay",

@@ -31,6 +31,7 @@ struct control {
 	struct viewers *viewers;
 	struct client *clients[MAX_CLIENTS];
 	unsigned client_count;
+	int fd; /* that came with the request which is being carried out; -1: none */
 };
 
 static void client_free(struct client *client)
@@ -80,8 +81,9 @@ json_t *control_services_event(struct machine *machine)
 
 static json_t *state_event(struct machine *machine)
 {
-	return json_pack("{s:s, s:s}", "event", "state", "state",
-			 machine_paused(machine) ? "paused" : "running");
+	return json_pack("{s:s, s:s, s:b}", "event", "state", "state",
+			 machine_paused(machine) ? "paused" : "running", "saving",
+			 machine_saving(machine));
 }
 
 static json_t *memory_json(struct machine *machine)
@@ -112,8 +114,9 @@ static json_t *status_json(struct control *control)
 		json_array_append_new(vps,
 				      json_integer((json_int_t)machine_vp_runtime_ns(machine, i)));
 	status = json_pack(
-	    "{s:s, s:s, s:s, s:I, s:o, s:s, s:o, s:o, s:O}", "state",
-	    machine_paused(machine) ? "paused" : "running", "backend",
+	    "{s:s, s:b, s:i, s:s, s:s, s:I, s:o, s:s, s:o, s:o, s:O}", "state",
+	    machine_paused(machine) ? "paused" : "running", "saving", machine_saving(machine),
+	    "save_percent", (int)machine_save_percent(machine), "backend",
 	    machine_backend_name(machine), "backend_reason", machine_backend_reason(machine),
 	    "uptime_ns", (json_int_t)machine_uptime_ns(machine), "memory", memory_json(machine),
 	    "heartbeat", machine_heartbeat(machine), "vp_runtime_ns", vps, "integration",
@@ -186,6 +189,35 @@ static int op_set_memory(struct control *control, json_t *request, json_t **ret,
 	return 0;
 }
 
+static void on_saved(void *user, const struct machine_saved *saved, const struct error *err)
+{
+	struct control *control = user;
+
+	if (err)
+		control_event(control,
+			      json_pack("{s:s, s:{s:s, s:s}}", "event", "save-failed", "error",
+					"code", err_code_name(err->code), "text", err->text));
+	else
+		control_event(control,
+			      json_pack("{s:s, s:I, s:I, s:i}", "event", "saved", "pause_ns",
+					(json_int_t)saved->pause_ns, "ram_bytes_written",
+					(json_int_t)saved->ram_bytes_written, "rounds",
+					(int)saved->rounds));
+}
+
+static int op_save(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	bool stop = json_is_true(json_object_get(request, "stop"));
+	int r;
+
+	if (control->fd < 0)
+		return error_set(err, ERR_INVALID, "\"save\" without a descriptor");
+	r = machine_save(control->machine, TAKE_FD(control->fd), stop, on_saved, control, err);
+	if (r == 0)
+		control_event(control, state_event(control->machine));
+	return r;
+}
+
 static int op_set_integration(struct control *control, json_t *request, json_t **ret,
 			      struct error *err)
 {
@@ -214,13 +246,12 @@ static const struct {
 	{ "pause", op_pause },
 	{ "resume", op_resume },
 	{ "nmi", op_nmi },
+	{ "save", op_save },
 	{ "set-integration", op_set_integration },
 	{ "set-memory", op_set_memory },
 };
 
-/* fd: what came with it, or -1; set to -1 where it is taken. */
-static int run_request(struct control *control, json_t *request, int *fd, json_t **ret,
-		       struct error *err)
+static int run_request(struct control *control, json_t *request, json_t **ret, struct error *err)
 {
 	const char *op = json_string_value(json_object_get(request, "op"));
 
@@ -232,19 +263,19 @@ static int run_request(struct control *control, json_t *request, int *fd, json_t
 		if (strcmp(operations[i].name, op) == 0)
 			return operations[i].run(control, request, ret, err);
 	if (devices_knows(op))
-		return devices_run(control->machine, op, request, fd, err);
+		return devices_run(control->machine, op, request, &control->fd, err);
 	if (viewers_knows(op))
-		return viewers_run(control->viewers, op, request, fd, err);
+		return viewers_run(control->viewers, op, request, &control->fd, err);
 	return error_set(err, ERR_UNSUPPORTED, "the worker knows no operation '%s'", op);
 }
 
-static void answer(struct client *client, json_t *request, int *fd)
+static void answer(struct client *client, json_t *request)
 {
 	json_t *result = NULL, *reply = NULL;
 	json_t *id = json_object_get(request, "id");
 	struct error err;
 
-	if (run_request(client->control, request, fd, &result, &err) < 0) {
+	if (run_request(client->control, request, &result, &err) < 0) {
 		reply = json_pack("{s:{s:s, s:s}}", "error", "code", err_code_name(err.code),
 				  "text", err.text);
 	} else {
@@ -260,20 +291,21 @@ static void answer(struct client *client, json_t *request, int *fd)
 static void client_ready(void *user, uint32_t events)
 {
 	struct client *client = user;
+	struct control *control = client->control;
 	int fds[IPC_MAX_FDS];
 	unsigned fd_count = 0;
 	json_t *request;
 	int r = ipc_recv(client->fd, &request, fds, &fd_count, NULL);
 
 	if (r == 1) {
-		int none = -1;
-
-		answer(client, request, fd_count ? &fds[0] : &none);
+		control->fd = fd_count ? fds[0] : -1;
+		for (unsigned i = 1; i < fd_count; i++)
+			close(fds[i]);
+		answer(client, request);
+		if (control->fd >= 0)
+			close(control->fd);
+		control->fd = -1;
 		json_decref(request);
-		/* No operation takes more than one. */
-		for (unsigned i = 0; i < fd_count; i++)
-			if (fds[i] >= 0)
-				close(fds[i]);
 	} else if (r != -ERR_BUSY) {
 		client_free(client);
 	}
@@ -331,6 +363,7 @@ int control_new(struct loop *loop, int listen_fd, const struct config_vm *config
 	control->listen_fd = listen_fd;
 	control->config = config;
 	control->viewers = viewers;
+	control->fd = -1;
 	if (loop_fd_add(loop, listen_fd, EPOLLIN, on_connect, control, &control->listen_lfd, err) <
 	    0) {
 		free(control);

@@ -163,5 +163,8 @@ bool devices_knows(const char *op)
 int devices_run(struct machine *machine, const char *op, const json_t *request, int *fd,
 		struct error *err)
 {
+	/* What is taken down must not change meanwhile. */
+	if (machine_saving(machine))
+		return error_set(err, ERR_BUSY, "it is being saved");
 	return find(op)(machine, request, fd, err);
 }

@@ -70,6 +70,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct balloon_config config = { .bus = guest->bus,
 					 .loop = guest->loop,
 					 .mem = guest->mem,
+					 .first_bytes = RAM,
 					 .grow = on_grow,
 					 .changed = on_changed,
 					 .user = guest };

@@ -1,4 +1,5 @@
 #include "dev/keyboard.h"
+#include "dev/console-state.h"
 
 #include "base/bytes.h"
 #include "base/log.h"
@@ -119,5 +120,52 @@ int keyboard_press(struct keyboard *k, struct keyboard_key key, bool down, struc
 				     .flags = (down ? 0 : KEYBOARD_BREAK) |
 					      (key.extended ? KEYBOARD_E0 : 0) };
 	send_queue(k);
+	return 0;
+}
+
+/* ---- state ---- */
+
+static const char *check_state(const void *state)
+{
+	const struct keyboard_state *s = state;
+
+	return s->queue_bytes % sizeof(struct keyboard_event) ? "half a key" : NULL;
+}
+
+static const struct state_field state_fields[] = {
+	STATE_LIST(1, struct keyboard_state, queue, queue_bytes,
+		   KEYBOARD_QUEUE_MAX * sizeof(struct keyboard_event)),
+	STATE(2, struct keyboard_state, ready),
+	STATE(3, struct keyboard_state, reserved),
+	STATE_END,
+};
+const struct state_desc keyboard_state_desc = { "keyboard", sizeof(struct keyboard_state),
+						state_fields, check_state };
+
+void keyboard_save(const struct keyboard *k, struct state_out *out)
+{
+	struct keyboard_event queue[KEYBOARD_QUEUE_MAX];
+	const struct keyboard_state s = { .queue = (uint8_t *)queue,
+					  .queue_bytes = k->count * (uint32_t)sizeof(queue[0]),
+					  .ready = k->ready };
+
+	for (unsigned i = 0; i < k->count; i++)
+		queue[i] = k->queue[(k->first + i) % KEYBOARD_QUEUE_MAX];
+	state_put(out, &keyboard_state_desc, NULL, &s);
+}
+
+int keyboard_restore(struct keyboard *k, struct state_in *in, struct error *err)
+{
+	struct keyboard_state s;
+	int r = state_get(in, &keyboard_state_desc, NULL, &s, err);
+
+	if (r < 0)
+		return r;
+	k->ready = s.ready;
+	k->first = 0;
+	k->count = s.queue_bytes / (unsigned)sizeof(k->queue[0]);
+	if (k->count)
+		memcpy(k->queue, s.queue, s.queue_bytes);
+	state_clear(&keyboard_state_desc, &s);
 	return 0;
 }

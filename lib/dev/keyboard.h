@@ -8,6 +8,7 @@
 #define DEV_KEYBOARD_H
 
 #include "base/error.h"
+#include "state/state.h"
 #include "vmbus/vmbus.h"
 
 /* Presses and releases that wait for room in the guest's ring. */
@@ -27,5 +28,9 @@ int keyboard_press(struct keyboard *keyboard, struct keyboard_key key, bool down
 		   struct error *err);
 /* How many more presses and releases are taken now. */
 unsigned keyboard_room(const struct keyboard *keyboard);
+
+/* State (docs/state.md). */
+void keyboard_save(const struct keyboard *keyboard, struct state_out *out);
+int keyboard_restore(struct keyboard *keyboard, struct state_in *in, struct error *err);
 
 #endif

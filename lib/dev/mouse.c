@@ -1,4 +1,5 @@
 #include "dev/mouse.h"
+#include "dev/console-state.h"
 
 #include "base/bytes.h"
 #include "base/log.h"
@@ -162,4 +163,31 @@ int mouse_set(struct mouse *m, const struct mouse_state *state, struct error *er
 	if (send(m, MOUSE_REPORT, message, sizeof(message), NULL, 0) < 0)
 		return error_set(err, ERR_BUSY, "the guest does not take the mouse's reports");
 	return 0;
+}
+
+/* ---- state ---- */
+
+static const struct state_field state_fields[] = {
+	STATE(1, struct mouse_state_saved, ready),
+	STATE(2, struct mouse_state_saved, reserved),
+	STATE_END,
+};
+const struct state_desc mouse_state_desc = { "mouse", sizeof(struct mouse_state_saved),
+					     state_fields, NULL };
+
+void mouse_save(const struct mouse *m, struct state_out *out)
+{
+	const struct mouse_state_saved s = { .ready = m->ready };
+
+	state_put(out, &mouse_state_desc, NULL, &s);
+}
+
+int mouse_restore(struct mouse *m, struct state_in *in, struct error *err)
+{
+	struct mouse_state_saved s;
+	int r = state_get(in, &mouse_state_desc, NULL, &s, err);
+
+	if (r == 0)
+		m->ready = s.ready;
+	return r;
 }

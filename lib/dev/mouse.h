@@ -6,6 +6,7 @@
 #define DEV_MOUSE_H
 
 #include "base/error.h"
+#include "state/state.h"
 #include "vmbus/vmbus.h"
 
 #define MOUSE_MAX_POSITION 32767
@@ -22,5 +23,9 @@ int mouse_new(struct vmbus *bus, struct mouse **ret, struct error *err);
 void mouse_free(struct mouse *mouse); /* NULL allowed */
 /* ERR_STATE: the guest has no driver at work; ERR_BUSY: it does not keep up. */
 int mouse_set(struct mouse *mouse, const struct mouse_state *state, struct error *err);
+
+/* State (docs/state.md). */
+void mouse_save(const struct mouse *mouse, struct state_out *out);
+int mouse_restore(struct mouse *mouse, struct state_in *in, struct error *err);
 
 #endif

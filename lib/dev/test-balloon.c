@@ -3,8 +3,10 @@
 
 #include "base/bytes.h"
 #include "base/macros.h"
+#include "dev/balloon-state.h"
 #include "dev/balloon.h"
 #include "spec/dynmem.h"
+#include "state/check-state.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -41,17 +43,26 @@ static void on_changed(void *user)
 	((struct fixture *)user)->changes++;
 }
 
+static void new_balloon(void *user, struct vmbus_guest *guest)
+{
+	struct fixture *f = user;
+	struct balloon_config config = { .bus = guest->bus,
+					 .loop = guest->loop,
+					 .mem = guest->mem,
+					 .first_bytes = RAM,
+					 .grow = on_grow,
+					 .changed = on_changed,
+					 .user = f };
+
+	assert_int_equal(balloon_new(&config, &f->balloon, NULL), 0);
+}
+
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	struct balloon_config config = { .grow = on_grow, .changed = on_changed, .user = f };
 
 	f->guest = vmbus_guest_new_growable(1, RAM, REACH);
-	config.bus = f->guest->bus;
-	config.loop = f->guest->loop;
-	config.mem = f->guest->mem;
-	config.first_bytes = RAM;
-	assert_int_equal(balloon_new(&config, &f->balloon, NULL), 0);
+	new_balloon(f, f->guest);
 	assert_true(vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3));
 	f->channel = vmbus_guest_open(f->guest, vmbus_guest_offer(f->guest, &class_id, 0), 4, 4);
 	assert_non_null(f->channel);
@@ -281,13 +292,59 @@ static void test_new_session(void **state)
 	hear(f, DYNMEM_BALLOON_REQUEST, &request, sizeof(request));
 }
 
+static void save_balloon(void *user, struct state_out *out)
+{
+	balloon_save(((struct fixture *)user)->balloon, out);
+}
+
+static void free_balloon(void *user)
+{
+	balloon_free(((struct fixture *)user)->balloon);
+}
+
+static int restore_balloon(void *user, struct state_in *in, struct error *err)
+{
+	uint64_t reach;
+	int r = balloon_saved_reach(in, &reach, err);
+
+	assert_int_equal(r, 0);
+	assert_int_equal(reach, REACH);
+	return balloon_restore(((struct fixture *)user)->balloon, in, err);
+}
+
+/* In the middle of a request: the answer comes after the restore, and so do the pages. */
+static void test_save_and_restore(void **state)
+{
+	static const struct vmbus_guest_move ops = { save_balloon, free_balloon, new_balloon,
+						     restore_balloon };
+	struct fixture *f = *state;
+	struct dynmem_balloon_request request;
+	uint8_t message[64];
+	struct error err;
+
+	STATE_CHECK(struct balloon_state, balloon_state_desc);
+	negotiate(f, CAPABILITIES);
+	balloon_set_target(f->balloon, RAM - 4 * MIB);
+	hear(f, DYNMEM_BALLOON_REQUEST, &request, sizeof(request));
+	give(f, (uint64_t[]){ DYNMEM_RANGE(0x800, 512) }, 1, true);
+	assert_true(vmbus_guest_move(f->guest, &ops, f, &err));
+	assert_int_equal(status(f).version, DYNMEM_VERSION_3);
+	assert_int_equal(status(f).ballooned_bytes, 2 * MIB);
+	give(f, (uint64_t[]){ DYNMEM_RANGE(0xA00, 512) }, 1, false);
+	assert_int_equal(status(f).ballooned_bytes, 4 * MIB);
+	balloon_set_target(f->balloon, RAM);
+	hear(f, DYNMEM_UNBALLOON_REQUEST, message, 16 + 8);
+	assert_int_equal(load_le64(message + 16), DYNMEM_RANGE(0x800, 1024));
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_reports), TEST(test_balloon),         TEST(test_odd_answers),
-		TEST(test_hot_add), TEST(test_hot_add_refused), TEST(test_new_session),
+		TEST(test_reports),          TEST(test_balloon),         TEST(test_odd_answers),
+		TEST(test_hot_add),          TEST(test_hot_add_refused), TEST(test_new_session),
+		TEST(test_save_and_restore),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

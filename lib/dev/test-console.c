@@ -3,11 +3,13 @@
 
 #include "base/bytes.h"
 #include "base/macros.h"
+#include "dev/console-state.h"
 #include "dev/keymap.h"
 #include "dev/mouse.h"
 #include "dev/video.h"
 #include "spec/input.h"
 #include "spec/synthvid.h"
+#include "state/check-state.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -48,10 +50,11 @@ static void on_damage(void *user)
 	((struct fixture *)user)->damages++;
 }
 
-static int setup(void **state)
+static void new_devices(void *user, struct vmbus_guest *guest)
 {
-	struct fixture *f = calloc(1, sizeof(*f));
-	struct video_config config = { .choice = VIDEO_UP_TO,
+	struct fixture *f = user;
+	struct video_config config = { .bus = guest->bus,
+				       .choice = VIDEO_UP_TO,
 				       .width = 1920,
 				       .height = 1080,
 				       .map = on_map,
@@ -59,11 +62,26 @@ static int setup(void **state)
 				       .damaged = on_damage,
 				       .user = f };
 
-	f->guest = vmbus_guest_new(1, 16 * MIB);
-	config.bus = f->guest->bus;
-	assert_int_equal(keyboard_new(f->guest->bus, &f->keyboard, NULL), 0);
-	assert_int_equal(mouse_new(f->guest->bus, &f->mouse, NULL), 0);
+	assert_int_equal(keyboard_new(guest->bus, &f->keyboard, NULL), 0);
+	assert_int_equal(mouse_new(guest->bus, &f->mouse, NULL), 0);
 	assert_int_equal(video_new(&config, &f->video, NULL), 0);
+}
+
+static void free_devices(void *user)
+{
+	struct fixture *f = user;
+
+	video_free(f->video);
+	mouse_free(f->mouse);
+	keyboard_free(f->keyboard);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	f->guest = vmbus_guest_new(1, 16 * MIB);
+	new_devices(f, f->guest);
 	assert_true(vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3));
 	*state = f;
 	return 0;
@@ -73,9 +91,7 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
-	video_free(f->video);
-	mouse_free(f->mouse);
-	keyboard_free(f->keyboard);
+	free_devices(f);
 	if (f->channel)
 		vmbus_guest_forget(f->channel);
 	vmbus_guest_free(f->guest);
@@ -375,14 +391,95 @@ static void test_damage(void **state)
 	assert_int_equal(rects[0].x2, 1024);
 }
 
+/* ---- state ---- */
+
+static void save_devices(void *user, struct state_out *out)
+{
+	struct fixture *f = user;
+
+	keyboard_save(f->keyboard, out);
+	mouse_save(f->mouse, out);
+	video_save(f->video, out);
+}
+
+static int restore_devices(void *user, struct state_in *in, struct error *err)
+{
+	struct fixture *f = user;
+	int r = keyboard_restore(f->keyboard, in, err);
+
+	if (r == 0)
+		r = mouse_restore(f->mouse, in, err);
+	return r < 0 ? r : video_restore(f->video, in, err);
+}
+
+static const struct vmbus_guest_move move = { save_devices, free_devices, new_devices,
+					      restore_devices };
+
+static void test_descriptions(void **state)
+{
+	STATE_CHECK(struct keyboard_state, keyboard_state_desc);
+	STATE_CHECK(struct mouse_state_saved, mouse_state_desc);
+	STATE_CHECK(struct video_state, video_state_desc);
+}
+
+/* The picture is there again, and what is drawn is heard. */
+static void test_video_goes_on(void **state)
+{
+	struct fixture *f = *state;
+	struct synthvid_situation situation = SITUATION;
+	struct {
+		struct synthvid_dirt head;
+		struct synthvid_rect rect;
+	} SYNTHVID_PACKED dirt = { .head.count = 1, .rect = { 1, 2, 3, 4 } };
+	struct video_rect rects[VIDEO_MAX_DAMAGE];
+	struct video_mode mode;
+	struct error err;
+	uint64_t bytes;
+
+	map_memory(f);
+	set_mode(f, situation);
+	video_memory(f->video, &bytes)[4711] = 0x42;
+	assert_true(vmbus_guest_move(f->guest, &move, f, &err));
+	video_mode(f->video, &mode);
+	assert_true(mode.active && mode.width == 1024);
+	assert_int_equal(video_memory(f->video, &bytes)[4711], 0x42);
+	say(f, SYNTHVID_DIRT, &dirt, sizeof(dirt));
+	assert_int_equal(video_take_damage(f->video, rects), 1);
+}
+
+/* Keys that the guest had no room for come after the restore, in order. */
+static void test_keys_go_on(void **state)
+{
+	struct fixture *f = *state;
+	struct keyboard_protocol request = { KEYBOARD_PROTOCOL_REQUEST, KEYBOARD_VERSION }, answer;
+	struct keyboard_event event;
+	struct error err;
+
+	open_channel(f, &class_keyboard);
+	vmbus_guest_send(f->channel, 1, true, &request, sizeof(request));
+	hear(f, &answer, sizeof(answer));
+	for (uint16_t i = 0; i < 1000; i++)
+		assert_int_equal(
+		    keyboard_press(f->keyboard, (struct keyboard_key){ i, false }, true, NULL), 0);
+	assert_true(keyboard_room(f->keyboard) < KEYBOARD_QUEUE_MAX);
+	assert_true(vmbus_guest_move(f->guest, &move, f, &err));
+	for (uint16_t i = 0; i < 1000; i++) {
+		hear(f, &event, sizeof(event));
+		assert_int_equal(event.make_code, i);
+	}
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_keyboard),           TEST(test_keyboard_full), TEST(test_keyboard_odd),
-		cmocka_unit_test(test_keymap), TEST(test_mouse),         TEST(test_video),
-		TEST(test_modes_outside),      TEST(test_no_place),      TEST(test_damage),
+		TEST(test_keyboard),      TEST(test_keyboard_full),
+		TEST(test_keyboard_odd),  cmocka_unit_test(test_keymap),
+		TEST(test_mouse),         TEST(test_video),
+		TEST(test_modes_outside), TEST(test_no_place),
+		TEST(test_damage),        cmocka_unit_test(test_descriptions),
+		TEST(test_video_goes_on), TEST(test_keys_go_on),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

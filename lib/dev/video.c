@@ -1,4 +1,5 @@
 #include "dev/video.h"
+#include "dev/console-state.h"
 
 #include "base/bytes.h"
 #include "base/log.h"
@@ -33,6 +34,7 @@ struct video {
 	uint8_t *memory;
 	uint64_t memory_bytes;
 	bool mapped;
+	uint64_t gpa; /* where, if mapped */
 	struct video_mode mode;
 	struct video_rect damage[VIDEO_MAX_DAMAGE];
 	unsigned damage_count;
@@ -145,6 +147,7 @@ static void on_vram_location(struct video *v, const struct vmbus_packet *packet)
 	v->mapped = in.is_specified && v->config.map(v->config.user, in.gpa);
 	if (!v->mapped)
 		log_guest("video: memory can't be at %#llx", (unsigned long long)in.gpa);
+	v->gpa = in.gpa;
 	set_mode(v, &(struct video_mode){ 0 });
 	answer.context = in.context;
 	/* Unmapped, it stays unanswered: the guest's driver gives up by itself. */
@@ -377,4 +380,84 @@ uint8_t *video_memory(const struct video *v, uint64_t *ret_bytes)
 int video_memory_fd(const struct video *v)
 {
 	return v->fd;
+}
+
+/* ---- state ---- */
+
+static const struct state_field state_fields[] = {
+	STATE(1, struct video_state, gpa),
+	STATE(2, struct video_state, offset),
+	STATE(3, struct video_state, width),
+	STATE(4, struct video_state, height),
+	STATE(5, struct video_state, pitch_bytes),
+	STATE(6, struct video_state, mapped),
+	STATE(7, struct video_state, active),
+	STATE(8, struct video_state, feature_owed),
+	STATE(9, struct video_state, reserved),
+	STATE_LIST(10, struct video_state, memory, memory_bytes,
+		   VIDEO_MAX_WIDTH *VIDEO_MAX_HEIGHT *PIXEL_BYTES),
+	STATE(11, struct video_state, reserved2),
+	STATE_END,
+};
+const struct state_desc video_state_desc = { "video", sizeof(struct video_state), state_fields,
+					     NULL };
+
+static uint32_t bytes_in_use(const struct video *v)
+{
+	uint64_t bytes =
+	    MIN(v->memory_bytes, (uint64_t)VIDEO_MAX_WIDTH * VIDEO_MAX_HEIGHT * PIXEL_BYTES);
+
+	while (bytes && !v->memory[bytes - 1])
+		bytes--;
+	return (uint32_t)bytes;
+}
+
+void video_save(const struct video *v, struct state_out *out)
+{
+	const struct video_state s = {
+		.gpa = v->gpa,
+		.offset = v->mode.offset,
+		.width = v->mode.width,
+		.height = v->mode.height,
+		.pitch_bytes = v->mode.pitch_bytes,
+		.mapped = v->mapped,
+		.active = v->mode.active,
+		.feature_owed = v->feature_owed,
+		.memory = v->memory,
+		.memory_bytes = bytes_in_use(v),
+	};
+
+	state_put(out, &video_state_desc, NULL, &s);
+}
+
+static int take_state(struct video *v, const struct video_state *s, struct error *err)
+{
+	const struct video_mode mode = { s->active, s->width, s->height, s->pitch_bytes,
+					 s->offset };
+
+	if (s->memory_bytes > v->memory_bytes || (s->active && !mode_fits(v, &mode)))
+		return error_set(err, ERR_UNSUPPORTED,
+				 "the saved screen does not fit the virtual machine's");
+	if (s->mapped && !v->config.map(v->config.user, s->gpa))
+		return error_set(err, ERR_CORRUPT,
+				 "state of 'video': its memory is at an impossible place");
+	if (s->memory_bytes)
+		memcpy(v->memory, s->memory, s->memory_bytes);
+	v->mapped = s->mapped;
+	v->gpa = s->gpa;
+	v->feature_owed = s->feature_owed;
+	set_mode(v, &mode);
+	return 0;
+}
+
+int video_restore(struct video *v, struct state_in *in, struct error *err)
+{
+	struct video_state s;
+	int r = state_get(in, &video_state_desc, NULL, &s, err);
+
+	if (r < 0)
+		return r;
+	r = take_state(v, &s, err);
+	state_clear(&video_state_desc, &s);
+	return r;
 }

@@ -9,6 +9,7 @@
 #define DEV_VIDEO_H
 
 #include "base/error.h"
+#include "state/state.h"
 #include "vmbus/vmbus.h"
 
 #define VIDEO_MAX_WIDTH  7680
@@ -55,5 +56,9 @@ int video_memory_fd(const struct video *video);
 /* What was drawn since the last call: fills rects, returns how many; more than VIDEO_MAX_DAMAGE
  * become one that holds them all. */
 unsigned video_take_damage(struct video *video, struct video_rect rects[static VIDEO_MAX_DAMAGE]);
+
+/* State (docs/state.md). */
+void video_save(const struct video *video, struct state_out *out);
+int video_restore(struct video *video, struct state_in *in, struct error *err);
 
 #endif

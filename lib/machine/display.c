@@ -142,6 +142,24 @@ void display_free(struct display *d)
 	free(d);
 }
 
+void display_save(const struct display *d, struct state_out *out)
+{
+	keyboard_save(d->keyboard, out);
+	mouse_save(d->mouse, out);
+	video_save(d->video, out);
+}
+
+int display_restore(struct display *d, struct state_in *in, struct error *err)
+{
+	int r = keyboard_restore(d->keyboard, in, err);
+
+	if (r == 0)
+		r = mouse_restore(d->mouse, in, err);
+	if (r == 0)
+		r = video_restore(d->video, in, err);
+	return r;
+}
+
 /* ---- for the administrator ---- */
 
 static int get_display(struct machine *machine, struct display **ret, struct error *err)

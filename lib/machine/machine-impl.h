@@ -87,6 +87,8 @@ bool platform_in_window(const struct machine *machine, uint64_t gpa, uint64_t le
 
 int display_new(struct machine *machine, struct display **ret, struct error *err);
 void display_free(struct display *display);
+void display_save(const struct display *display, struct state_out *out);
+int display_restore(struct display *display, struct state_in *in, struct error *err);
 
 /* ---- memory.c ---- */
 

@@ -316,11 +316,6 @@ int machine_save(struct machine *machine, int fd, bool stop, machine_save_done d
 		return machine->save ? error_set(err, ERR_BUSY, "it is being saved already")
 				     : error_set(err, ERR_STATE, "it is stopping or restarting");
 	}
-	if (machine->display) {
-		close(fd);
-		return error_set(err, ERR_UNSUPPORTED,
-				 "a virtual machine with a screen can't be saved yet");
-	}
 	save = calloc(1, sizeof(*save));
 	if (!save)
 		abort(); /* a few bytes: the host is beyond help */

@@ -181,6 +181,8 @@ void synthetic_unquiesce(struct synthetic *synthetic)
 void synthetic_save(struct synthetic *synthetic, struct state_out *out)
 {
 	balloon_save(synthetic->machine->balloon, out);
+	if (synthetic->machine->display)
+		display_save(synthetic->machine->display, out);
 	storage_save(synthetic->machine->storage, out);
 	adapters_save(synthetic->machine->adapters, out);
 	ic_save(synthetic->ic, out);
@@ -195,6 +197,8 @@ int synthetic_restore(struct synthetic *synthetic, struct state_in *in, struct e
 {
 	int r = balloon_restore(synthetic->machine->balloon, in, err);
 
+	if (r == 0 && synthetic->machine->display)
+		r = display_restore(synthetic->machine->display, in, err);
 	if (r == 0)
 		r = storage_restore(synthetic->machine->storage, in, err);
 	if (r == 0)

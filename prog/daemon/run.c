@@ -1,5 +1,6 @@
 #include "run.h"
 
+#include "automatic.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
@@ -451,6 +452,8 @@ static void started(struct run *run, const json_t *answer)
 	run->backend = strdup(backend ? backend : "");
 	run->backend_reason = strdup(reason ? reason : "");
 	run_set_state(vm, VM_RUNNING);
+	vm->host_stops = false;
+	automatic_note_running(vm);
 	vm_event(vm, EVENT_VM_STARTED, NULL, "'%s' started successfully.", vm->config->name);
 	vm_wake(vm, VM_WAIT_STARTED, NULL);
 }

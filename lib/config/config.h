@@ -27,7 +27,12 @@
 #define CONFIG_MIN_MEMORY_BYTES   (UINT64_C(32) << 20)
 #define CONFIG_MAX_MEMORY_BYTES   (UINT64_C(240) << 40) /* generation 2 */
 
-enum config_backend { CONFIG_BACKEND_AUTO, CONFIG_BACKEND_KVM, CONFIG_BACKEND_SOFT };
+enum config_backend {
+	CONFIG_BACKEND_AUTO,
+	CONFIG_BACKEND_KVM,
+	CONFIG_BACKEND_SOFT,
+	CONFIG_BACKEND_SOFT_INTERPRETER,
+};
 enum config_disk_kind { CONFIG_DISK_HARD, CONFIG_DISK_DVD };
 
 struct config_disk {
@@ -104,7 +109,7 @@ void config_remove_nic(struct config_vm *vm, unsigned index);
 int config_set_string(char **field, const char *value, struct error *err);
 
 const char *config_ic_name(enum config_ic ic);
-const char *config_backend_name(enum config_backend backend); /* "auto", "kvm", "soft" */
+const char *config_backend_name(enum config_backend backend); /* as -Backend has them */
 bool config_backend_from_name(const char *name, enum config_backend *ret);
 
 #define CONFIG_MAC_TEXT_SIZE 18

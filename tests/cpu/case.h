@@ -132,7 +132,8 @@ struct subject {
 	bool (*run)(void *subject, const struct cpu_case *c, struct cpu_outcome *ret);
 };
 
-extern const struct subject subject_hostop, subject_softcpu, subject_softcpu_blocks;
+extern const struct subject subject_hostop, subject_softcpu, subject_softcpu_blocks,
+    subject_translator;
 
 /* Reports to stdout and returns false if the two differ. */
 bool compare_outcomes(const struct cpu_case *c, const struct cpu_outcome *native,

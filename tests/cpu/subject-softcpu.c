@@ -1,7 +1,7 @@
 /*
  * The interpreter: a partition with one VP in user mode, whose page tables show it the pages where
  * the native process has them. As "softcpu" it decodes each instruction for itself, as
- * "softcpu-blocks" whole blocks as it does in earnest.
+ * "softcpu-blocks" whole blocks as it does in earnest. As "translator" it executes translated code.
  */
 #include "case.h"
 
@@ -169,10 +169,10 @@ static void make_user_state(struct part_vp_state *state)
 	state->halted = state->wait_for_sipi = false;
 }
 
-static void *create_with(uint64_t count)
+static struct softcpu_subject *create_with(uint64_t count, enum part_backend backend)
 {
 	struct softcpu_subject *s = calloc(1, sizeof(*s));
-	struct part_config config = { .backend = PART_SOFT, .vp_count = 1, .host = host };
+	struct part_config config = { .backend = backend, .vp_count = 1, .host = host };
 	struct error err;
 
 	if (!s || mem_new(RAM_SIZE, &s->mem, &err) < 0)
@@ -193,12 +193,21 @@ static void *create_with(uint64_t count)
 
 static void *create_steps(void)
 {
-	return create_with(ENOUGH);
+	return create_with(ENOUGH, PART_SOFT_INTERPRETER);
 }
 
 static void *create_blocks(void)
 {
-	return create_with(SOFTCPU_BLOCKS);
+	return create_with(SOFTCPU_BLOCKS, PART_SOFT_INTERPRETER);
+}
+
+/* Everything is translated at once, and flags are kept where nobody would see them. */
+static void *create_translator(void)
+{
+	struct softcpu_subject *s = create_with(SOFTCPU_BLOCKS, PART_SOFT);
+
+	softcpu_tune(s->part, 0, 1, true);
+	return s;
 }
 
 static void destroy(void *subject)
@@ -287,3 +296,4 @@ static bool run(void *subject, const struct cpu_case *c, struct cpu_outcome *ret
 
 const struct subject subject_softcpu = { "softcpu", create_steps, destroy, run };
 const struct subject subject_softcpu_blocks = { "softcpu-blocks", create_blocks, destroy, run };
+const struct subject subject_translator = { "translator", create_translator, destroy, run };

@@ -241,7 +241,7 @@ HANDLER(string_cmps)
 	while (s.count) {
 		uint64_t src = sc_linear(c, u, u->seg, index_reg(c, &s, PART_RSI), s.size, false);
 		uint64_t dst = sc_linear(c, u, PART_ES, index_reg(c, &s, PART_RDI), s.size, false);
-		uint64_t a = sc_load(c, u, src, s.size), b = sc_load(c, u, dst, s.size);
+		uint64_t b = sc_load(c, u, dst, s.size), a = sc_load(c, u, src, s.size);
 
 		compare(c, a, b, s.size);
 		advance(c, &s, PART_RSI, 1);

@@ -248,8 +248,8 @@ HANDLER(string_cmps)
 		uint64_t dst = sc_linear(c, u, PART_ES, index_reg(c, &s, PART_RDI), s.size, false);
 		uint64_t a, b;
 
-		/* When both fault: non-canonical addresses first, then ES:rDI. */
-		if (unlikely(!is_canonical(c, src)))
+		/* When both fault: ES:rDI first; repeated, non-canonical ones before. */
+		if (unlikely(s.repeated && !is_canonical(c, src)))
 			sc_load(c, u, src, s.size);
 		b = sc_load(c, u, dst, s.size);
 		a = sc_load(c, u, src, s.size);

@@ -225,12 +225,14 @@ struct sc_tlb {
 	unsigned largest; /* log2 of the largest page of which a part is there */
 };
 
-#define XTLB_SIZE 512u
+#define XTLB_SIZE 2048u
+
+#define XTLB_SHIFT 4
 
 /* The translations of instruction fetches. tag: page address | 1 for user mode; free: all ones. */
 struct sc_xtlb_entry {
 	uint64_t tag;
-	uint64_t gpa_attr; /* page address | TLB_GLOBAL | TLB_LARGE */
+	uint64_t gpa_attr; /* page address | log2 of the size of the guest's page << XTLB_SHIFT | TLB_GLOBAL */
 	/* Names tag and page while the entry is valid, else 0. Whoever kept it needs to compare
 	 * nothing else. It comes back when the same translation does. */
 	uint32_t version, last_version;
@@ -370,6 +372,9 @@ struct vp {
 	struct sc_tlb tlbs[3]; /* [0] supervisor, [1] user, [2] always empty */
 	struct sc_xtlb_entry xtlb[XTLB_SIZE];
 	uint32_t xtlb_versions; /* given out */
+	/* As in struct sc_tlb. */
+	uint16_t xtlb_local[XTLB_SIZE];
+	unsigned xtlb_local_count;
 
 	/* translated code (translate.h) reaches these relative to GS */
 	struct translator *translator; /* NULL: interpreter only */

@@ -72,25 +72,47 @@ static void xtlb_drop(struct sc_xtlb_entry *e)
 	e->version = 0;
 }
 
-static void xtlb_clear(struct vp *c, bool keep_global)
+static void xtlb_clear(struct vp *c)
 {
 	for (unsigned i = 0; i < XTLB_SIZE; i++)
-		if (!keep_global || !(c->xtlb[i].gpa_attr & TLB_GLOBAL))
-			xtlb_drop(&c->xtlb[i]);
+		xtlb_drop(&c->xtlb[i]);
+	c->xtlb_local_count = 0;
+}
+
+static void xtlb_clear_local(struct vp *c)
+{
+	for (unsigned i = 0; i < c->xtlb_local_count; i++) {
+		struct sc_xtlb_entry *e = &c->xtlb[c->xtlb_local[i]];
+
+		if (!(e->gpa_attr & TLB_GLOBAL))
+			xtlb_drop(e);
+	}
+	c->xtlb_local_count = 0;
+}
+
+/* All parts of the page around va, however large the guest mapped it. */
+static void xtlb_flush_page(struct vp *c, uint64_t va)
+{
+	for (unsigned i = 0; i < XTLB_SIZE; i++) {
+		struct sc_xtlb_entry *e = &c->xtlb[i];
+
+		if ((e->tag ^ va) >> (e->gpa_attr >> XTLB_SHIFT & 63) == 0)
+			xtlb_drop(e);
+	}
 }
 
 void sc_tlb_flush_all(struct vp *c)
 {
 	tlb_clear(&c->tlbs[0]);
 	tlb_clear(&c->tlbs[1]);
-	xtlb_clear(c, false);
+	xtlb_clear(c);
 }
 
 void sc_tlb_flush_local(struct vp *c)
 {
 	tlb_clear_local(&c->tlbs[0]);
 	tlb_clear_local(&c->tlbs[1]);
-	xtlb_clear(c, true);
+	xtlb_clear_local(c);
 }
 
 static void tlb_clear_large(struct sc_tlb *t)
@@ -127,9 +149,7 @@ void sc_tlb_flush_page(struct vp *c, uint64_t va)
 {
 	tlb_flush_page(&c->tlbs[0], va);
 	tlb_flush_page(&c->tlbs[1], va);
-	for (unsigned i = 0; i < XTLB_SIZE; i++)
-		if ((c->xtlb[i].gpa_attr & TLB_LARGE) || ((c->xtlb[i].tag ^ va) & PAGE_MASK) == 0)
-			xtlb_drop(&c->xtlb[i]);
+	xtlb_flush_page(c, va);
 }
 
 void sc_mmu_init(struct vp *c)
@@ -453,8 +473,13 @@ static struct sc_target resolve(struct vp *c, struct uop *u, struct sc_tlb *t, u
 static void xtlb_fill(struct vp *c, struct sc_xtlb_entry *e, uint64_t tag,
 		      const struct translation *x)
 {
+	if (!x->global) {
+		if (c->xtlb_local_count == XTLB_SIZE)
+			xtlb_clear_local(c);
+		c->xtlb_local[c->xtlb_local_count++] = (uint16_t)(e - c->xtlb);
+	}
 	e->tag = tag;
-	e->gpa_attr = x->page | (x->global ? TLB_GLOBAL : 0) | (x->shift > 12 ? TLB_LARGE : 0);
+	e->gpa_attr = x->page | (uint64_t)x->shift << XTLB_SHIFT | (x->global ? TLB_GLOBAL : 0);
 	if (e->last_tag != tag || e->last_gpa != x->page || !e->last_version) {
 		e->last_tag = tag;
 		e->last_gpa = x->page;
@@ -468,6 +493,7 @@ static void xtlb_fill(struct vp *c, struct sc_xtlb_entry *e, uint64_t tag,
 void sc_xtlb_new_versions(struct vp *c)
 {
 	c->xtlb_versions = 0;
+	c->xtlb_local_count = 0;
 	for (unsigned i = 0; i < XTLB_SIZE; i++)
 		c->xtlb[i] = (struct sc_xtlb_entry){ .tag = UINT64_MAX };
 }

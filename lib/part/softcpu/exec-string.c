@@ -234,11 +234,6 @@ static bool string_found(struct vp *c, struct uop *u)
 	return u->aux == STRING_REPE ? !equal : equal;
 }
 
-static bool is_canonical(struct vp *c, uint64_t va)
-{
-	return c->mode != MODE_64 || (uint64_t)((int64_t)(va << 16) >> 16) == va;
-}
-
 HANDLER(string_cmps)
 {
 	struct string_op s = string_begin(c, u);
@@ -246,13 +241,8 @@ HANDLER(string_cmps)
 	while (s.count) {
 		uint64_t src = sc_linear(c, u, u->seg, index_reg(c, &s, PART_RSI), s.size, false);
 		uint64_t dst = sc_linear(c, u, PART_ES, index_reg(c, &s, PART_RDI), s.size, false);
-		uint64_t a, b;
+		uint64_t a = sc_load(c, u, src, s.size), b = sc_load(c, u, dst, s.size);
 
-		/* When both fault: ES:rDI first; repeated, non-canonical ones before. */
-		if (unlikely(s.repeated && !is_canonical(c, src)))
-			sc_load(c, u, src, s.size);
-		b = sc_load(c, u, dst, s.size);
-		a = sc_load(c, u, src, s.size);
 		compare(c, a, b, s.size);
 		advance(c, &s, PART_RSI, 1);
 		advance(c, &s, PART_RDI, 1);

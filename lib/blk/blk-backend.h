@@ -20,6 +20,9 @@ struct blk_ops {
 	/* May be NULL. */
 	void (*plug)(struct blk *blk);
 	void (*unplug)(struct blk *blk);
+	/* blk_extent, after its checks. NULL: everything is data. */
+	int (*extent)(struct blk *blk, uint64_t offset, uint64_t max_bytes, struct blk_extent *ret,
+		      struct error *err);
 	/* Completes req later, on the loop, with req->result. */
 	void (*defer)(struct blk *blk, struct blk_request *req);
 };
@@ -44,5 +47,7 @@ unsigned blk_iov_slice(const struct iovec *iov, unsigned iov_count, uint64_t ski
 		       struct iovec *ret, unsigned max, uint64_t *ret_len);
 /* Zeroes [skip, skip + len) of iov. */
 void blk_iov_zero(const struct iovec *iov, unsigned iov_count, uint64_t skip, uint64_t len);
+/* True if [skip, skip + len) of iov holds only zeros. */
+bool blk_iov_is_zero(const struct iovec *iov, unsigned iov_count, uint64_t skip, uint64_t len);
 
 #endif

@@ -3,6 +3,7 @@
 #include "base/macros.h"
 
 #include <assert.h>
+#include <string.h>
 
 static const char *const op_names[BLK_OP_COUNT] = {
 	[BLK_READ] = "read",
@@ -92,6 +93,35 @@ void blk_iov_zero(const struct iovec *iov, unsigned iov_count, uint64_t skip, ui
 	}
 }
 
+static bool is_zero(const uint8_t *bytes, size_t len)
+{
+	/* Data shows itself soon; only then it pays to compare the whole with itself. */
+	size_t start = MIN(len, (size_t)16);
+
+	for (size_t i = 0; i < start; i++)
+		if (bytes[i])
+			return false;
+	return len == start || memcmp(bytes, bytes + start, len - start) == 0;
+}
+
+bool blk_iov_is_zero(const struct iovec *iov, unsigned iov_count, uint64_t skip, uint64_t len)
+{
+	for (unsigned i = 0; i < iov_count && len > 0; i++) {
+		uint64_t part;
+
+		if (skip >= iov[i].iov_len) {
+			skip -= iov[i].iov_len;
+			continue;
+		}
+		part = MIN(iov[i].iov_len - skip, len);
+		if (!is_zero((const uint8_t *)iov[i].iov_base + skip, part))
+			return false;
+		len -= part;
+		skip = 0;
+	}
+	return true;
+}
+
 static bool transfers(enum blk_op op)
 {
 	return op == BLK_READ || op == BLK_WRITE;
@@ -152,6 +182,19 @@ void blk_unplug(struct blk *blk)
 	assert(blk->plug_depth > 0);
 	if (--blk->plug_depth == 0 && blk->ops->unplug)
 		blk->ops->unplug(blk);
+}
+
+int blk_extent(struct blk *blk, uint64_t offset, uint64_t max_bytes, struct blk_extent *ret,
+	       struct error *err)
+{
+	assert(offset < blk->info.size_bytes && offset % blk->info.logical_sector_bytes == 0);
+	assert(max_bytes >= blk->info.logical_sector_bytes);
+
+	max_bytes = MIN(max_bytes, blk->info.size_bytes - offset);
+	if (blk->ops->extent)
+		return blk->ops->extent(blk, offset, max_bytes, ret, err);
+	*ret = (struct blk_extent){ BLK_EXTENT_DATA, max_bytes };
+	return 0;
 }
 
 void blk_drain(struct blk *blk)

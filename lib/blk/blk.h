@@ -1,18 +1,18 @@
 /*
- * The block interface: a disk as devices see it, whatever stands behind it (raw file, VHDX, later
- * chains and filters). blk-backend.h is for those who implement one.
+ * The block interface: a disk as devices see it, whatever stands behind it (raw file, VHD, VHDX,
+ * chains of them, filters). blk-backend.h is for those who implement one.
  *
  * Requests are asynchronous. The caller fills a struct blk_request that it owns (usually embedded
- *in its own request), calls blk_submit and gets it back by done(), on the loop's thread and never
+ * in its own request), calls blk_submit and gets it back by done(), on the loop's thread and never
  * inside blk_submit. Until then the request, its iovec array and the buffers must stay. Requests in
  * flight are not ordered among each other; a flush covers the writes that were completed before the
  * flush was submitted. Everything belongs to one loop.
  *
  * Unwritten and unmapped ranges read as zeros. BLK_UNMAP of a disk that can't (can_unmap) does
- *nothing; BLK_WRITE_ZEROES always zeroes.
+ * nothing; BLK_WRITE_ZEROES always zeroes.
  *
  *	req->op = BLK_READ; req->offset = 0; req->length = 4096; req->iov = &iov; req->iov_count =
- *1; req->done = arrived; blk_submit(disk, req);
+ * 1; req->done = arrived; blk_submit(disk, req);
  */
 #ifndef BLK_BLK_H
 #define BLK_BLK_H
@@ -89,6 +89,25 @@ void blk_drain(struct blk *blk);
 /* Drains, makes what was written durable, and frees. NULL is allowed. A negative result: what was
  * written since the last successful flush may be lost. */
 int blk_close(struct blk *blk, struct error *err);
+
+/* What a layer of a disk has at a place. */
+enum blk_extent_kind {
+	BLK_EXTENT_DATA,   /* it may hold anything but what follows       */
+	BLK_EXTENT_ZERO,   /* it surely reads as zeros                    */
+	BLK_EXTENT_PARENT, /* a differencing disk that asks its parent here */
+};
+
+struct blk_extent {
+	enum blk_extent_kind kind;
+	uint64_t length_bytes; /* of the run that begins at the offset asked for; not always the
+				  longest */
+};
+
+/* What this layer alone has at offset, which lies on a logical sector inside the disk, looking no
+ * further than max_bytes (at least one sector). Blocks, may read metadata. For a disk that is being
+ * changed the answer is what all completed requests have made of it. */
+int blk_extent(struct blk *blk, uint64_t offset, uint64_t max_bytes, struct blk_extent *ret,
+	       struct error *err);
 
 const char *blk_op_name(enum blk_op op);
 const char *blk_result_name(enum blk_result result);

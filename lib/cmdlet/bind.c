@@ -372,9 +372,10 @@ static int parse_positional(struct parse *parse, const char *word, struct error 
 }
 
 /* Relative paths mean something only here, not in the daemon. */
-static int make_absolute(json_t *params, const char *name, const char *path, struct error *err)
+static int make_absolute(json_t *text, struct error *err)
 {
 	AUTO_FREE char *folder = NULL, *absolute = NULL;
+	const char *path = json_string_value(text);
 
 	if (path[0] == '/' || !path[0])
 		return 0;
@@ -383,7 +384,7 @@ static int make_absolute(json_t *params, const char *name, const char *path, str
 		return error_set_errno(err, errno, "finding the current folder");
 	if (asprintf(&absolute, "%s/%s", folder, path) < 0)
 		return error_set(err, ERR_NO_MEMORY, "no memory");
-	if (json_object_set_new(params, name, json_string(absolute)) < 0)
+	if (json_string_set(text, absolute) < 0)
 		return error_set(err, ERR_INVALID, "the current folder's name is no UTF-8");
 	return 0;
 }
@@ -391,10 +392,17 @@ static int make_absolute(json_t *params, const char *name, const char *path, str
 static int make_paths_absolute(const struct cmdlet *cmdlet, json_t *params, struct error *err)
 {
 	for (const struct cmdlet_param *p = cmdlet->params; p->name; p++) {
-		const char *path = json_string_value(json_object_get(params, p->name));
+		json_t *value = json_object_get(params, p->name);
+		int r = 0;
 
-		if (p->type == CMDLET_FILE && path && make_absolute(params, p->name, path, err) < 0)
-			return -ERR_INVALID;
+		if (p->type != CMDLET_FILE || !value)
+			continue;
+		if (json_is_string(value))
+			r = make_absolute(value, err);
+		for (size_t i = 0; r == 0 && i < json_array_size(value); i++)
+			r = make_absolute(json_array_get(value, i), err);
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }
@@ -443,6 +451,10 @@ static int value_from_json(const struct cmdlet_param *param, json_t *value, json
 {
 	if (!json_fits(param, value))
 		return error_set(err, ERR_INVALID, "-%s has a value of a wrong type", param->name);
+	if (param->type == CMDLET_FILE && json_string_length(value) > 0 &&
+	    json_string_value(value)[0] != '/')
+		return error_set(err, ERR_INVALID, "-%s: '%.200s' is not an absolute path",
+				 param->name, json_string_value(value));
 	if (json_is_string(value))
 		return value_from_text(param, json_string_value(value), ret, err);
 	if (json_is_integer(value) && check_range(param, json_integer_value(value), err) < 0)
@@ -496,10 +508,6 @@ static int take_member(const struct cmdlet *cmdlet, const char *name, json_t *va
 	if (param->flags & CMDLET_NOT_YET)
 		return error_set(err, ERR_UNSUPPORTED, "%s -%s is not there yet", cmdlet->name,
 				 param->name);
-	if (param->type == CMDLET_FILE && json_string_length(value) > 0 &&
-	    json_string_value(value)[0] != '/')
-		return error_set(err, ERR_INVALID, "-%s: '%.200s' is not an absolute path",
-				 param->name, json_string_value(value));
 	if (param->flags & CMDLET_LIST)
 		r = list_from_json(param, value, &taken, err);
 	else

@@ -110,8 +110,8 @@ struct cmdlet {
 	bool confirm;            /* asks before it acts, unless -Force or -Confirm:false */
 };
 
-extern const struct cmdlet cmdlet_table[];
-extern const size_t cmdlet_table_count;
+/* The n-th of the table; NULL behind the last. */
+const struct cmdlet *cmdlet_at(size_t n);
 
 /* ---- looking up ---- */
 

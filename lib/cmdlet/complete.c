@@ -25,12 +25,14 @@ static void offer(json_t *words, const char *prefix, const char *name, const cha
 
 static void offer_cmdlets(json_t *words, const char *typed)
 {
-	for (size_t i = 0; i < cmdlet_table_count; i++) {
+	const struct cmdlet *cmdlet;
+
+	for (size_t i = 0; (cmdlet = cmdlet_at(i)); i++) {
 		char name[64];
 		size_t k;
 
-		for (k = 0; cmdlet_table[i].name[k] && k + 1 < sizeof(name); k++)
-			name[k] = (char)tolower((unsigned char)cmdlet_table[i].name[k]);
+		for (k = 0; cmdlet->name[k] && k + 1 < sizeof(name); k++)
+			name[k] = (char)tolower((unsigned char)cmdlet->name[k]);
 		name[k] = '\0';
 		offer(words, "", name, typed);
 	}

@@ -209,6 +209,7 @@ static const char usage[] =
 
 char *cmdlet_overview_text(void)
 {
+	const struct cmdlet *cmdlet;
 	char *text = NULL;
 	size_t size;
 	FILE *out = open_memstream(&text, &size);
@@ -217,12 +218,12 @@ char *cmdlet_overview_text(void)
 		return NULL;
 	fputs("Oyako: a Hyper-V host for Linux.\n", out);
 	fputs(usage, out);
-	for (size_t i = 0; i < cmdlet_table_count; i++) {
+	for (size_t i = 0; (cmdlet = cmdlet_at(i)); i++) {
 		char name[48] = "";
 
-		for (size_t k = 0; cmdlet_table[i].name[k] && k + 1 < sizeof(name); k++)
-			name[k] = (char)tolower((unsigned char)cmdlet_table[i].name[k]);
-		fprintf(out, "  %-30s %s\n", name, cmdlet_table[i].synopsis);
+		for (size_t k = 0; cmdlet->name[k] && k + 1 < sizeof(name); k++)
+			name[k] = (char)tolower((unsigned char)cmdlet->name[k]);
+		fprintf(out, "  %-30s %s\n", name, cmdlet->synopsis);
 	}
 	fputs(
 	    "\n`oyako help CMDLET` explains one; `oyako get-command -All` names those that are not "
@@ -327,6 +328,8 @@ static void put_cmdlet_roff(FILE *out, const struct cmdlet *cmdlet)
 
 static void put_program_roff(FILE *out)
 {
+	const struct cmdlet *cmdlet;
+
 	put_roff_header(out, "oyako");
 	fputs(
 	    "oyako \\- a Hyper\\-V host for Linux\n.SH SYNOPSIS\noyako CMDLET [\\-Parameter value "
@@ -334,11 +337,11 @@ static void put_program_roff(FILE *out)
 	    out);
 	put_roff(out, strstr(usage, "Cmdlets"));
 	fputs(".fi\n.SH CMDLETS\n", out);
-	for (size_t i = 0; i < cmdlet_table_count; i++) {
+	for (size_t i = 0; (cmdlet = cmdlet_at(i)); i++) {
 		fputs(".TP\n.B ", out);
-		put_roff_lower(out, cmdlet_table[i].name);
+		put_roff_lower(out, cmdlet->name);
 		fputc('\n', out);
-		put_roff(out, cmdlet_table[i].synopsis);
+		put_roff(out, cmdlet->synopsis);
 		fputc('\n', out);
 	}
 	fputs(

@@ -1,5 +1,5 @@
-#include "cmdlet/cmdlet.h"
 #include "cmdlet/planned.h"
+#include "cmdlet/table.h"
 
 #include "base/macros.h"
 
@@ -7,11 +7,32 @@
 #include <string.h>
 #include <strings.h>
 
+const struct cmdlet *cmdlet_at(size_t n)
+{
+	const struct {
+		const struct cmdlet *table;
+		size_t count;
+	} files[] = {
+		{ cmdlet_table_vm, cmdlet_table_vm_count },
+		{ cmdlet_table_disk, cmdlet_table_disk_count },
+		{ cmdlet_table_import, cmdlet_table_import_count },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		if (n < files[i].count)
+			return &files[i].table[n];
+		n -= files[i].count;
+	}
+	return NULL;
+}
+
 const struct cmdlet *cmdlet_find(const char *name)
 {
-	for (size_t i = 0; i < cmdlet_table_count; i++)
-		if (strcasecmp(cmdlet_table[i].name, name) == 0)
-			return &cmdlet_table[i];
+	const struct cmdlet *cmdlet;
+
+	for (size_t i = 0; (cmdlet = cmdlet_at(i)); i++)
+		if (strcasecmp(cmdlet->name, name) == 0)
+			return cmdlet;
 	return NULL;
 }
 
@@ -96,10 +117,11 @@ static void consider(const char *typed, const char *name, unsigned *best, const 
 const char *cmdlet_suggest(const char *name)
 {
 	unsigned best = edits_allowed(name) + 1;
+	const struct cmdlet *cmdlet;
 	const char *found = NULL;
 
-	for (size_t i = 0; i < cmdlet_table_count; i++)
-		consider(name, cmdlet_table[i].name, &best, &found);
+	for (size_t i = 0; (cmdlet = cmdlet_at(i)); i++)
+		consider(name, cmdlet->name, &best, &found);
 	for (const struct cmdlet_name *p = cmdlet_planned_table; p->name; p++)
 		consider(name, p->name, &best, &found);
 	return found;

@@ -1,40 +1,10 @@
 /* The table itself. Names, parameters, sets and defaults are Hyper-V's; what is ours is marked. */
-#include "cmdlet/cmdlet.h"
+#include "cmdlet/table.h"
 
 #include "base/macros.h"
 
 #include <stddef.h>
 
-#define SET(n) (1u << (n))
-#define END_PARAMS                                                                                 \
-	{                                                                                          \
-		.name = NULL                                                                       \
-	}
-#define END_COLUMNS                                                                                \
-	{                                                                                          \
-		NULL, NULL, CMDLET_SHOW_TEXT                                                       \
-	}
-#define END_EXAMPLES                                                                               \
-	{                                                                                          \
-		NULL, NULL                                                                         \
-	}
-
-/* ---- parameters that many cmdlets have ---- */
-
-#define COMPUTER_NAME                                                                              \
-	{                                                                                          \
-		.name = "ComputerName", .aliases = "PSComputerName", .type = CMDLET_STRING,        \
-		.flags = CMDLET_LIST | CMDLET_NOT_YET, .help = "Hosts to run on; not there yet."   \
-	}
-#define PASSTHRU                                                                                   \
-	{                                                                                          \
-		.name = "Passthru", .type = CMDLET_SWITCH,                                         \
-		.help = "Shows the object that was made or changed."                               \
-	}
-#define FORCE(text)                                                                                \
-	{                                                                                          \
-		.name = "Force", .type = CMDLET_SWITCH, .help = (text)                             \
-	}
 /* The VMs that a cmdlet works on, by the name Name or VMName. */
 #define VMS(param, other)                                                                          \
 	{                                                                                          \
@@ -244,15 +214,15 @@ static const struct cmdlet_param new_vm_params[] = {
 	  .help = "Disk file to attach." },
 	{ .name = "NewVHDPath",
 	  .type = CMDLET_FILE,
-	  .flags = CMDLET_MANDATORY | CMDLET_NOT_YET,
+	  .flags = CMDLET_MANDATORY,
 	  .sets = SET(2),
 	  .offer = CMDLET_OFFER_FILE,
-	  .help = "Disk file to make and attach. Not there yet." },
+	  .help = "Disk file to make, dynamic, and to attach." },
 	{ .name = "NewVHDSizeBytes",
 	  .type = CMDLET_SIZE,
-	  .flags = CMDLET_MANDATORY | CMDLET_NOT_YET,
+	  .flags = CMDLET_MANDATORY,
 	  .sets = SET(2),
-	  .help = "Size of the new disk. Not there yet." },
+	  .help = "Size of the new disk." },
 	{ .name = "SwitchName",
 	  .type = CMDLET_STRING,
 	  .offer = CMDLET_OFFER_SWITCH,
@@ -981,7 +951,7 @@ static const struct cmdlet_example completion_examples[] = {
 
 /* ---- the table ---- */
 
-const struct cmdlet cmdlet_table[] = {
+const struct cmdlet cmdlet_table_vm[] = {
 	{ .name = "New-VM",
 	  .synopsis = "Makes a virtual machine",
 	  .description =
@@ -1263,4 +1233,4 @@ const struct cmdlet cmdlet_table[] = {
 	  .ours = true },
 };
 
-const size_t cmdlet_table_count = ARRAY_SIZE(cmdlet_table);
+const size_t cmdlet_table_vm_count = ARRAY_SIZE(cmdlet_table_vm);

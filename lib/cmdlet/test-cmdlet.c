@@ -51,8 +51,9 @@ static void check_param(const struct cmdlet *cmdlet, const struct cmdlet_param *
 
 static void test_table_is_complete(void **state)
 {
-	for (size_t i = 0; i < cmdlet_table_count; i++) {
-		const struct cmdlet *cmdlet = &cmdlet_table[i];
+	const struct cmdlet *cmdlet;
+
+	for (size_t i = 0; (cmdlet = cmdlet_at(i)); i++) {
 		const char *planned;
 
 		assert_ptr_equal(cmdlet_find(cmdlet->name), cmdlet);
@@ -70,9 +71,11 @@ static void test_table_is_complete(void **state)
 
 static void test_texts_of_all(void **state)
 {
-	for (size_t i = 0; i < cmdlet_table_count; i++) {
-		AUTO_FREE char *help = cmdlet_help_text(&cmdlet_table[i]);
-		AUTO_FREE char *page = cmdlet_man_page(&cmdlet_table[i]);
+	const struct cmdlet *cmdlet;
+
+	for (size_t i = 0; (cmdlet = cmdlet_at(i)); i++) {
+		AUTO_FREE char *help = cmdlet_help_text(cmdlet);
+		AUTO_FREE char *page = cmdlet_man_page(cmdlet);
 
 		assert_non_null(strstr(help, "SYNTAX"));
 		assert_non_null(strstr(page, ".SH SYNOPSIS"));

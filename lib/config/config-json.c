@@ -146,14 +146,14 @@ static int read_linux(struct config_vm *vm, const json_t *boot, struct error *er
 	return r;
 }
 
-static int read_drive(struct config_vm *vm, unsigned controller, const json_t *json,
-		      struct error *err)
+static int read_drive(struct config_vm *vm, enum config_bus bus, unsigned controller,
+		      const json_t *json, struct error *err)
 {
 	static const struct member members[] = { { "location", 'n', false },
 						 { "kind", 's', false },
 						 { "path", 's', true },
 						 { "read_only", 'b', true } };
-	struct config_disk disk = { .controller_number = controller };
+	struct config_disk disk = { .bus = bus, .controller_number = controller };
 	const char *kind;
 	int r = check_object(json, members, ARRAY_SIZE(members), err);
 
@@ -171,21 +171,39 @@ static int read_drive(struct config_vm *vm, unsigned controller, const json_t *j
 	return config_add_disk(vm, &disk, err) ? 0 : -ERR_INVALID;
 }
 
+static int read_drives(struct config_vm *vm, enum config_bus bus, unsigned number,
+		       const json_t *list, struct error *err)
+{
+	for (size_t i = 0; i < json_array_size(list); i++)
+		if (read_drive(vm, bus, number, json_array_get(list, i), err) < 0)
+			return error_prefix(err, "drive %zu", i);
+	return 0;
+}
+
 static int read_controller(struct config_vm *vm, unsigned number, const json_t *json,
 			   struct error *err)
 {
 	static const struct member members[] = { { "id", 's', false }, { "drives", 'a', false } };
-	const json_t *drives;
 	int r = check_object(json, members, ARRAY_SIZE(members), err);
 
 	if (r == 0)
 		r = read_guid(json, "id", &vm->scsi_ids[number], err);
-	if (r < 0)
-		return r;
-	drives = json_object_get(json, "drives");
-	for (size_t i = 0; i < json_array_size(drives); i++)
-		if (read_drive(vm, number, json_array_get(drives, i), err) < 0)
-			return error_prefix(err, "drive %zu", i);
+	if (r == 0)
+		r = read_drives(vm, CONFIG_BUS_SCSI, number, json_object_get(json, "drives"), err);
+	return r;
+}
+
+static int read_ide(struct config_vm *vm, const json_t *list, struct error *err)
+{
+	static const struct member members[] = { { "drives", 'a', false } };
+
+	for (unsigned i = 0; i < json_array_size(list); i++) {
+		const json_t *json = json_array_get(list, i);
+
+		if (check_object(json, members, ARRAY_SIZE(members), err) < 0 ||
+		    read_drives(vm, CONFIG_BUS_IDE, i, json_object_get(json, "drives"), err) < 0)
+			return error_prefix(err, "IDE controller %u", i);
+	}
 	return 0;
 }
 
@@ -263,6 +281,7 @@ static const struct member top_members[] = {
 	{ "processor_count", 'n', false },
 	{ "backend", 's', true },
 	{ "boot", 'o', true },
+	{ "ide_controllers", 'a', true },
 	{ "scsi_controllers", 'a', true },
 	{ "network_adapters", 'a', true },
 	{ "integration_services", 'o', true },
@@ -346,6 +365,8 @@ int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error
 	if (r == 0)
 		r = read_controllers(vm, json_object_get(json, "scsi_controllers"), err);
 	if (r == 0)
+		r = read_ide(vm, json_object_get(json, "ide_controllers"), err);
+	if (r == 0)
 		r = read_nics(vm, json_object_get(json, "network_adapters"), err);
 	if (r == 0)
 		r = read_services(vm, json_object_get(json, "integration_services"), err);
@@ -387,20 +408,34 @@ static json_t *drive_json(const struct config_disk *disk)
 	return json;
 }
 
+static json_t *drives_json(const struct config_vm *vm, enum config_bus bus, unsigned controller)
+{
+	json_t *drives = json_array();
+
+	for (unsigned i = 0; i < vm->disk_count; i++)
+		if (vm->disks[i].bus == bus && vm->disks[i].controller_number == controller)
+			json_array_append_new(drives, drive_json(&vm->disks[i]));
+	return drives;
+}
+
 static json_t *controllers_json(const struct config_vm *vm)
 {
 	json_t *list = json_array();
 
-	for (unsigned c = 0; c < vm->scsi_count; c++) {
-		json_t *drives = json_array();
+	for (unsigned c = 0; c < vm->scsi_count; c++)
+		json_array_append_new(list,
+				      json_pack("{s:o, s:o}", "id", guid_json(&vm->scsi_ids[c]),
+						"drives", drives_json(vm, CONFIG_BUS_SCSI, c)));
+	return list;
+}
 
-		for (unsigned i = 0; i < vm->disk_count; i++)
-			if (vm->disks[i].controller_number == c)
-				json_array_append_new(drives, drive_json(&vm->disks[i]));
+static json_t *ide_json(const struct config_vm *vm)
+{
+	json_t *list = json_array();
+
+	for (unsigned c = 0; c < CONFIG_MAX_IDE; c++)
 		json_array_append_new(
-		    list,
-		    json_pack("{s:o, s:o}", "id", guid_json(&vm->scsi_ids[c]), "drives", drives));
-	}
+		    list, json_pack("{s:o}", "drives", drives_json(vm, CONFIG_BUS_IDE, c)));
 	return list;
 }
 
@@ -455,6 +490,8 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	put(json, "notes", vm->notes);
 	if (vm->kernel_path)
 		json_object_set_new(json, "boot", boot_json(vm));
+	if (vm->generation == 1)
+		json_object_set_new(json, "ide_controllers", ide_json(vm));
 	json_object_set_new(json, "scsi_controllers", controllers_json(vm));
 	json_object_set_new(json, "network_adapters", nics_json(vm));
 	json_object_set_new(json, "integration_services", services_json(vm));

@@ -148,11 +148,20 @@ int config_set_string(char **field, const char *value, struct error *err)
 
 /* ---- drives and adapters ---- */
 
-struct config_disk *config_find_disk(const struct config_vm *vm, unsigned controller, unsigned lun)
+const char *config_bus_name(enum config_bus bus)
 {
-	for (unsigned i = 0; i < vm->disk_count; i++)
-		if (vm->disks[i].controller_number == controller && vm->disks[i].lun == lun)
-			return &vm->disks[i];
+	return bus == CONFIG_BUS_IDE ? "IDE" : "SCSI";
+}
+
+struct config_disk *config_find_disk(const struct config_vm *vm, enum config_bus bus,
+				     unsigned controller, unsigned lun)
+{
+	for (unsigned i = 0; i < vm->disk_count; i++) {
+		struct config_disk *disk = &vm->disks[i];
+
+		if (disk->bus == bus && disk->controller_number == controller && disk->lun == lun)
+			return disk;
+	}
 	return NULL;
 }
 
@@ -163,7 +172,7 @@ int config_free_location(const struct config_vm *vm, int controller, unsigned *r
 		if (controller >= 0 && (unsigned)controller != c)
 			continue;
 		for (unsigned lun = 0; lun < CONFIG_LOCATIONS_PER_SCSI; lun++)
-			if (!config_find_disk(vm, c, lun)) {
+			if (!config_find_disk(vm, CONFIG_BUS_SCSI, c, lun)) {
 				*ret_controller = c;
 				*ret_lun = lun;
 				return 0;
@@ -177,13 +186,18 @@ int config_free_location(const struct config_vm *vm, int controller, unsigned *r
 static int check_disk_place(const struct config_vm *vm, const struct config_disk *disk,
 			    struct error *err)
 {
-	if (disk->controller_number >= vm->scsi_count)
-		return error_set(err, ERR_INVALID, "there is no SCSI controller %u",
-				 disk->controller_number);
-	if (disk->lun >= CONFIG_LOCATIONS_PER_SCSI)
+	bool ide = disk->bus == CONFIG_BUS_IDE;
+	unsigned controllers = !ide ? vm->scsi_count : vm->generation == 1 ? CONFIG_MAX_IDE : 0;
+	unsigned locations = ide ? CONFIG_LOCATIONS_PER_IDE : CONFIG_LOCATIONS_PER_SCSI;
+
+	if (disk->controller_number >= controllers)
+		return error_set(err, ERR_INVALID, "there is no %s controller %u%s",
+				 config_bus_name(disk->bus), disk->controller_number,
+				 ide && !controllers ? " in generation 2" : "");
+	if (disk->lun >= locations)
 		return error_set(err, ERR_INVALID,
-				 "location %u is beyond the last one (63) of a SCSI controller",
-				 disk->lun);
+				 "location %u is beyond the last one (%u) of %s controllers",
+				 disk->lun, locations - 1, config_bus_name(disk->bus));
 	return 0;
 }
 
@@ -213,9 +227,9 @@ struct config_disk *config_add_disk(struct config_vm *vm, const struct config_di
 	}
 	if (check_disk(vm, disk, err) < 0)
 		return NULL;
-	if (config_find_disk(vm, disk->controller_number, disk->lun)) {
-		error_set(err, ERR_EXISTS, "location %u of SCSI controller %u is taken", disk->lun,
-			  disk->controller_number);
+	if (config_find_disk(vm, disk->bus, disk->controller_number, disk->lun)) {
+		error_set(err, ERR_EXISTS, "location %u of %s controller %u is taken", disk->lun,
+			  config_bus_name(disk->bus), disk->controller_number);
 		return NULL;
 	}
 	if (config_set_string(&path, disk->path, err) < 0)
@@ -347,10 +361,10 @@ static int check_drives(const struct config_vm *vm, struct error *err)
 
 		if (check_disk(vm, disk, err) < 0)
 			return error_prefix(err, "drive %u", i);
-		if (config_find_disk(vm, disk->controller_number, disk->lun) != disk)
-			return error_set(err, ERR_INVALID,
-					 "two drives are at location %u of SCSI controller %u",
-					 disk->lun, disk->controller_number);
+		if (config_find_disk(vm, disk->bus, disk->controller_number, disk->lun) != disk)
+			return error_set(
+			    err, ERR_INVALID, "two drives are at location %u of %s controller %u",
+			    disk->lun, config_bus_name(disk->bus), disk->controller_number);
 	}
 	return 0;
 }

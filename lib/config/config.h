@@ -23,6 +23,8 @@
 #define CONFIG_MAX_NICS           8
 #define CONFIG_MAX_SCSI           4
 #define CONFIG_LOCATIONS_PER_SCSI 64
+#define CONFIG_MAX_IDE            2 /* generation 1 only */
+#define CONFIG_LOCATIONS_PER_IDE  2
 #define CONFIG_MAX_PROCESSORS     64
 #define CONFIG_MIN_MEMORY_BYTES   (UINT64_C(32) << 20)
 #define CONFIG_MAX_MEMORY_BYTES   (UINT64_C(240) << 40) /* generation 2 */
@@ -34,11 +36,13 @@ enum config_backend {
 	CONFIG_BACKEND_SOFT_INTERPRETER,
 };
 enum config_disk_kind { CONFIG_DISK_HARD, CONFIG_DISK_DVD };
+enum config_bus { CONFIG_BUS_SCSI, CONFIG_BUS_IDE };
 
 struct config_disk {
 	enum config_disk_kind kind;
+	enum config_bus bus;
 	char *path;                      /* absolute; NULL: an empty DVD drive */
-	unsigned controller_number, lun; /* SCSI controller 0..3, location 0..63 */
+	unsigned controller_number, lun; /* SCSI: 0..3, location 0..63; IDE: 0..1, 0..1 */
 	bool read_only;
 };
 
@@ -99,8 +103,10 @@ struct config_disk *config_add_disk(struct config_vm *vm, const struct config_di
 struct config_nic *config_add_nic(struct config_vm *vm, const struct config_nic *nic,
 				  struct error *err);
 /* The drive in that place, or NULL. */
-struct config_disk *config_find_disk(const struct config_vm *vm, unsigned controller, unsigned lun);
-/* Looks for the first free place; controller -1: on any. ERR_LIMIT where all are taken. */
+struct config_disk *config_find_disk(const struct config_vm *vm, enum config_bus bus,
+				     unsigned controller, unsigned lun);
+const char *config_bus_name(enum config_bus bus); /* "SCSI", "IDE" */
+/* Looks for the first free place on SCSI; controller -1: on any. ERR_LIMIT where all are taken. */
 int config_free_location(const struct config_vm *vm, int controller, unsigned *ret_controller,
 			 unsigned *ret_lun, struct error *err);
 void config_remove_disk(struct config_vm *vm, unsigned index);

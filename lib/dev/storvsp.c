@@ -13,10 +13,12 @@
 #include "dev/storvsp.h"
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
 #include "blk/blk-backend.h"
 #include "blk/pool.h"
+#include "dev/coalesce.h"
 #include "spec/storvsp.h"
 
 #include <string.h>
@@ -69,6 +71,7 @@ struct channel {
 	uint64_t session;
 	unsigned in_flight;
 	struct request_list unsent; /* finished, waiting for ring space */
+	struct coalesce coalesce;   /* the channel is plugged while completions are held */
 };
 
 struct storvsp {
@@ -83,6 +86,8 @@ struct storvsp {
 	bool enumerate_wanted; /* an ENUMERATE_BUS that found no ring space */
 	uint64_t sessions, requests;
 	unsigned in_flight;
+	struct loop_timer *hold_timer; /* until held completions are told */
+	bool hold_armed;
 	struct channel channels[1 + MAX_SUB_CHANNELS];
 	struct lun luns[STORVSP_MAX_LUNS];
 	uint64_t plugged; /* LUNs whose disks collect requests just now */
@@ -141,6 +146,40 @@ static bool try_send(struct request *r)
 	       vmbus_send_completion(r->channel->vmbus, r->transaction_id, &iov, 1) != -ERR_BUSY;
 }
 
+/* A completion was put into the ring. */
+static void tell_guest(struct storvsp *sp, struct channel *channel)
+{
+	if (coalesce_finished(&channel->coalesce, channel->in_flight)) {
+		vmbus_channel_unplug(channel->vmbus);
+	} else if (!sp->hold_armed) {
+		sp->hold_armed = true;
+		loop_timer_arm(sp->hold_timer, coalesce_deadline_ns(&channel->coalesce));
+	}
+}
+
+static void hold_is_over(void *user)
+{
+	struct storvsp *sp = user;
+	uint64_t now = clock_now_ns(), next = UINT64_MAX;
+
+	for (unsigned i = 0; i <= MAX_SUB_CHANNELS; i++) {
+		struct channel *channel = &sp->channels[i];
+		uint64_t deadline = coalesce_deadline_ns(&channel->coalesce);
+
+		if (!channel->open || !channel->coalesce.held)
+			continue;
+		if (deadline > now) {
+			next = MIN(next, deadline);
+			continue;
+		}
+		coalesce_timed_out(&channel->coalesce, channel->in_flight);
+		vmbus_channel_unplug(channel->vmbus);
+	}
+	sp->hold_armed = next != UINT64_MAX;
+	if (sp->hold_armed)
+		loop_timer_arm(sp->hold_timer, next);
+}
+
 static void answer(struct request *r)
 {
 	struct channel *channel = r->channel;
@@ -150,11 +189,15 @@ static void answer(struct request *r)
 		free_request(r);
 		return;
 	}
+	vmbus_channel_plug(channel->vmbus);
 	if (channel->unsent.first || !try_send(r)) {
+		coalesce_told(&channel->coalesce);
+		vmbus_channel_unplug(channel->vmbus);
 		list_add(&channel->unsent, r);
 		return;
 	}
 	channel->in_flight--;
+	tell_guest(r->sp, channel);
 	free_request(r);
 }
 
@@ -612,6 +655,7 @@ static struct request *new_request(struct storvsp *sp, struct channel *channel,
 	r->iov_count = 0;
 	r->iov_bytes = 0;
 	channel->in_flight++;
+	coalesce_arrived(&channel->coalesce, channel->in_flight, clock_now_ns());
 	vmbus_channel_hold(r->held);
 	return r;
 }
@@ -686,6 +730,7 @@ static int channel_opened(void *dev, struct vmbus_channel *vmbus, const uint8_t 
 	channel->session = ++sp->sessions;
 	channel->in_flight = 0;
 	channel->stalled = false;
+	coalesce_reset(&channel->coalesce);
 	if (channel != &sp->channels[0])
 		return 0;
 	sp->init_state = INIT_NONE;
@@ -747,8 +792,11 @@ int storvsp_new(struct vmbus *bus, struct loop *loop, struct mem *mem,
 	for (unsigned i = 0; i <= MAX_SUB_CHANNELS; i++)
 		list_init(&sp->channels[i].unsent);
 	pool_init(&sp->pool, sizeof(struct request));
-	rc = offer(sp, 0, err);
+	rc = loop_timer_new(loop, hold_is_over, sp, &sp->hold_timer, err);
+	if (rc == 0)
+		rc = offer(sp, 0, err);
 	if (rc < 0) {
+		loop_timer_free(sp->hold_timer);
 		free(sp);
 		return error_prefix(err, "SCSI controller");
 	}
@@ -761,6 +809,7 @@ void storvsp_free(struct storvsp *sp)
 	if (!sp)
 		return;
 	vmbus_rescind(sp->channels[0].vmbus);
+	loop_timer_free(sp->hold_timer);
 	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++)
 		release_blk(sp, i);
 	pool_done(&sp->pool);

@@ -184,3 +184,8 @@ uint8_t *file_mem_bytes(struct file *file)
 {
 	return container_of(file, struct file_mem, file)->bytes;
 }
+
+void file_mem_zero(struct file *file, uint64_t offset, uint64_t length)
+{
+	zero_range(container_of(file, struct file_mem, file), offset, length);
+}

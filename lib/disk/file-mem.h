@@ -29,5 +29,7 @@ int file_mem_new(struct loop *loop, const struct file_mem_options *options, uint
 		 struct file **ret);
 /* Direct access, outside of any operation: the file's bytes up to max_bytes. */
 uint8_t *file_mem_bytes(struct file *file);
+/* Zeroes a range; whole pages cost nothing. */
+void file_mem_zero(struct file *file, uint64_t offset, uint64_t length);
 
 #endif

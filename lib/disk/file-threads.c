@@ -144,6 +144,12 @@ static int threads_set_size(struct file *file, uint64_t size_bytes)
 	return ftruncate(f->fd, (off_t)size_bytes) < 0 ? -errno : 0;
 }
 
+static int threads_extent(struct file *file, uint64_t offset, bool *ret_data, uint64_t *ret_end)
+{
+	return file_extent_of_fd(container_of(file, struct file_threads, file)->fd, offset,
+				 ret_data, ret_end);
+}
+
 static void threads_free(struct file *file, bool close_fd)
 {
 	struct file_threads *f = container_of(file, struct file_threads, file);
@@ -170,6 +176,7 @@ static const struct file_ops threads_ops = {
 	.submit = threads_submit,
 	.wait = threads_wait,
 	.set_size = threads_set_size,
+	.extent = threads_extent,
 	.free = threads_free,
 };
 

@@ -163,6 +163,12 @@ static int uring_set_size(struct file *file, uint64_t size_bytes)
 	return ftruncate(f->fd, (off_t)size_bytes) < 0 ? -errno : 0;
 }
 
+static int uring_extent(struct file *file, uint64_t offset, bool *ret_data, uint64_t *ret_end)
+{
+	return file_extent_of_fd(container_of(file, struct file_uring, file)->fd, offset, ret_data,
+				 ret_end);
+}
+
 static void uring_free(struct file *file, bool close_fd)
 {
 	struct file_uring *f = container_of(file, struct file_uring, file);
@@ -184,6 +190,7 @@ static const struct file_ops uring_ops = {
 	.plug = uring_plug,
 	.unplug = uring_unplug,
 	.set_size = uring_set_size,
+	.extent = uring_extent,
 	.free = uring_free,
 };
 

@@ -104,6 +104,16 @@ int file_set_size(struct file *file, uint64_t size_bytes)
 	return rc;
 }
 
+int file_extent(struct file *file, uint64_t offset, bool *ret_data, uint64_t *ret_end)
+{
+	assert(offset < file->size_bytes);
+	if (file->ops->extent)
+		return file->ops->extent(file, offset, ret_data, ret_end);
+	*ret_data = true;
+	*ret_end = file->size_bytes;
+	return 0;
+}
+
 void file_close(struct file *file)
 {
 	assert(file->in_flight == 0);
@@ -214,6 +224,19 @@ void file_finish(struct file_request *req)
 {
 	req->file->in_flight--;
 	req->done(req, req->result);
+}
+
+/* A host that knows no holes says that all is data; one that fails is asked no more. */
+int file_extent_of_fd(int fd, uint64_t offset, bool *ret_data, uint64_t *ret_end)
+{
+	off_t size = lseek(fd, 0, SEEK_END), data = lseek(fd, (off_t)offset, SEEK_DATA), end;
+
+	if (size < 0)
+		return -errno;
+	*ret_data = data == (off_t)offset || (data < 0 && errno != ENXIO);
+	end = *ret_data ? lseek(fd, (off_t)offset, SEEK_HOLE) : data;
+	*ret_end = (uint64_t)(end <= (off_t)offset ? size : end);
+	return 0;
 }
 
 int file_fallocate_mode(enum file_op op)

@@ -1,7 +1,7 @@
 /*
  * An open file or block device with asynchronous operations: what disk formats stand on. Private to
- * this room. Engines: io_uring (file-uring.c), a thread pool (file-threads.c), memory (file-mem.h,
- * for tests and fuzzing).
+ * this room. Engines: io_uring (file-uring.c), a thread pool (file-threads.c), blocking calls
+ * (file-blocking.c, for offline work), memory (file-mem.h, for tests and fuzzing).
  *
  * The caller owns struct file_request and its buffers until done(), which runs on the loop's thread
  * (or inside file_wait) and never inside file_submit. Short transfers are continued by this layer;
@@ -58,6 +58,8 @@ struct file_ops {
 	void (*plug)(struct file *file);
 	void (*unplug)(struct file *file);
 	int (*set_size)(struct file *file, uint64_t size_bytes);
+	/* NULL: everything is data. */
+	int (*extent)(struct file *file, uint64_t offset, bool *ret_data, uint64_t *ret_end);
 	void (*free)(struct file *file, bool close_fd);
 };
 
@@ -81,6 +83,11 @@ int file_open_uring(struct loop *loop, int fd, struct file **ret, struct error *
 int file_open_threads(struct loop *loop, int fd, unsigned thread_count, struct file **ret,
 		      struct error *err);
 
+/* An engine without threads and loop, for offline work: only file_wait (and so the blocking forms)
+ * completes anything. Takes the lock. file_abandon gives fd back. */
+enum file_locking { FILE_UNLOCKED, FILE_SHARED, FILE_EXCLUSIVE };
+int file_open_blocking(int fd, enum file_locking locking, struct file **ret, struct error *err);
+
 void file_submit(struct file *file, struct file_request *req);
 /* req->done(req, result) soon, on the loop. */
 void file_defer(struct file *file, struct file_request *req, int result);
@@ -90,6 +97,9 @@ void file_plug(struct file *file);
 void file_unplug(struct file *file);
 /* 0 or -errno. May block for a moment. New bytes are zeros. */
 int file_set_size(struct file *file, uint64_t size_bytes);
+/* Whether the host has data at offset (< size_bytes) or a hole, and where that run ends (at most
+ * size_bytes). 0 or -errno. */
+int file_extent(struct file *file, uint64_t offset, bool *ret_data, uint64_t *ret_end);
 /* Nothing is in flight. */
 void file_close(struct file *file);
 /* As file_close, but the descriptor stays open and the caller's. */
@@ -114,6 +124,8 @@ enum file_op file_piece(struct file_request *req, const struct iovec **iov, unsi
 bool file_advance(struct file_request *req, int64_t piece_result);
 /* Gives a finished request back. */
 void file_finish(struct file_request *req);
+/* file_extent of an open file. */
+int file_extent_of_fd(int fd, uint64_t offset, bool *ret_data, uint64_t *ret_end);
 /* The fallocate mode of FILE_ZERO, FILE_PUNCH and FILE_DISCARD. */
 int file_fallocate_mode(enum file_op op);
 

@@ -119,6 +119,29 @@ static void raw_unplug(struct blk *blk)
 	file_unplug(container_of(blk, struct raw, blk)->file);
 }
 
+/* A file may end within its last sector, or on a block device where there are no holes. */
+static int raw_extent(struct blk *blk, uint64_t offset, uint64_t max_bytes, struct blk_extent *ret,
+		      struct error *err)
+{
+	struct file *file = container_of(blk, struct raw, blk)->file;
+	bool data;
+	uint64_t end;
+	int rc = file_extent(file, offset, &data, &end);
+
+	if (rc < 0)
+		return error_set_errno(err, -rc, "looking for holes in the raw image at %#lx",
+				       offset);
+	ret->kind = data ? BLK_EXTENT_DATA : BLK_EXTENT_ZERO;
+	end = data || end == file->size_bytes ? ALIGN_UP(end, blk->info.logical_sector_bytes)
+					      : ALIGN_DOWN(end, blk->info.logical_sector_bytes);
+	if (end <= offset) {
+		ret->kind = BLK_EXTENT_DATA;
+		end = offset + blk->info.logical_sector_bytes;
+	}
+	ret->length_bytes = MIN(end - offset, max_bytes);
+	return 0;
+}
+
 static int raw_close(struct blk *blk, struct error *err)
 {
 	struct raw *raw = container_of(blk, struct raw, blk);
@@ -137,6 +160,7 @@ static const struct blk_ops raw_ops = {
 	.wait = raw_wait,
 	.plug = raw_plug,
 	.unplug = raw_unplug,
+	.extent = raw_extent,
 	.close = raw_close,
 };
 

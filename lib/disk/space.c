@@ -47,14 +47,21 @@ static bool reserve(struct space *space, uint64_t units)
 bool space_init(struct space *space, uint64_t file_bytes, uint64_t run_bytes)
 {
 	uint64_t units = (file_bytes + SPACE_UNIT - 1) / SPACE_UNIT;
+	uint64_t words = MAX((units + 63) / 64, UINT64_C(1));
 
-	*space = (struct space){ .run_units = run_bytes / SPACE_UNIT };
-	if (!reserve(space, MAX(units, UINT64_C(64))))
+	/* calloc: a map of a large file that is never touched costs nothing */
+	*space = (struct space){ .run_units = run_bytes / SPACE_UNIT,
+				 .used = calloc(words, sizeof(uint64_t)),
+				 .stale = calloc(words, sizeof(uint64_t)),
+				 .capacity_units = words * 64,
+				 .end_units = units,
+				 .small_hint = units,
+				 .large_hint = units };
+	if (!space->used || !space->stale)
 		return false;
-	space->end_units = units;
-	memset(space->stale, 0xff, units / 64 * 8);
+	memset(space->used, 0xff, units / 64 * 8);
 	for (uint64_t unit = ALIGN_DOWN(units, 64); unit < units; unit++)
-		set_bit(space->stale, unit);
+		set_bit(space->used, unit);
 	return true;
 }
 
@@ -65,42 +72,48 @@ void space_done(struct space *space)
 	*space = (struct space){ 0 };
 }
 
-bool space_overlaps(const struct space *space, uint64_t offset, uint64_t length)
-{
-	uint64_t last = (offset + length + SPACE_UNIT - 1) / SPACE_UNIT;
-
-	for (uint64_t unit = offset / SPACE_UNIT; unit < MIN(last, space->end_units); unit++)
-		if (test_bit(space->used, unit))
-			return true;
-	return false;
-}
-
 bool space_claim(struct space *space, uint64_t offset, uint64_t length)
 {
 	uint64_t first = offset / SPACE_UNIT, count = length / SPACE_UNIT;
 
-	if (!RANGE_OK(first, count, space->end_units) || space_overlaps(space, offset, length))
+	if (!RANGE_OK(first, count, space->end_units))
 		return false;
 	for (uint64_t unit = first; unit < first + count; unit++)
-		set_bit(space->used, unit);
+		if (!test_bit(space->used, unit) || test_bit(space->stale, unit))
+			return false;
+	for (uint64_t unit = first; unit < first + count; unit++)
+		set_bit(space->stale, unit);
 	return true;
 }
 
-/* The first free run at or after the hint; it may lie partly or wholly beyond the end. */
-static uint64_t find_run(const struct space *space)
+void space_settle(struct space *space)
 {
-	uint64_t start = space->hint_unit;
+	uint64_t words = (space->end_units + 63) / 64;
 
-	for (uint64_t unit = start; unit < start + space->run_units && unit < space->end_units;
-	     unit++)
+	/* unknown (10) becomes free and stale (01) */
+	for (uint64_t i = 0; i < words; i++) {
+		uint64_t unknown = space->used[i] & ~space->stale[i];
+
+		space->used[i] &= ~unknown;
+		space->stale[i] |= unknown;
+	}
+	space->small_hint = space->large_hint = 0;
+}
+
+/* The first free run at or after the hint; it may lie partly or wholly beyond the end. */
+static uint64_t find_run(const struct space *space, uint64_t start, uint64_t units)
+{
+	for (uint64_t unit = start; unit < start + units && unit < space->end_units; unit++)
 		if (test_bit(space->used, unit))
 			start = unit + 1;
 	return start;
 }
 
-bool space_alloc(struct space *space, uint64_t *ret_offset, bool *ret_stale)
+bool space_alloc(struct space *space, bool large, uint64_t *ret_offset, bool *ret_stale)
 {
-	uint64_t start = find_run(space), end = start + space->run_units;
+	uint64_t *hint = large ? &space->large_hint : &space->small_hint;
+	uint64_t units = large ? space->run_units : 1;
+	uint64_t start = find_run(space, *hint, units), end = start + units;
 
 	if (!reserve(space, end))
 		return false;
@@ -111,14 +124,14 @@ bool space_alloc(struct space *space, uint64_t *ret_offset, bool *ret_stale)
 		set_bit(space->stale, unit);
 	}
 	space->end_units = MAX(space->end_units, end);
-	space->hint_unit = end;
+	*hint = end;
 	*ret_offset = start * SPACE_UNIT;
 	return true;
 }
 
-void space_free(struct space *space, uint64_t offset, bool zeroed)
+void space_free(struct space *space, uint64_t offset, uint64_t length, bool zeroed)
 {
-	uint64_t start = offset / SPACE_UNIT, end = start + space->run_units;
+	uint64_t start = offset / SPACE_UNIT, end = start + length / SPACE_UNIT;
 
 	for (uint64_t unit = start; unit < end; unit++) {
 		clear_bit(space->used, unit);
@@ -126,7 +139,8 @@ void space_free(struct space *space, uint64_t offset, bool zeroed)
 			clear_bit(space->stale, unit);
 	}
 	/* A run may now begin below it. */
-	space->hint_unit = MIN(space->hint_unit, start - MIN(start, space->run_units - 1));
+	space->small_hint = MIN(space->small_hint, start);
+	space->large_hint = MIN(space->large_hint, start - MIN(start, space->run_units - 1));
 }
 
 uint64_t space_used_end(const struct space *space)

@@ -1,14 +1,13 @@
 /*
- * Power cuts. A disk is worked on while every operation on its file is recorded: when it was
- * submitted and when it completed. Then for many moments, files are put together as a cut could
- * have left them: what a completed sync covers is there; of all else that was under way some is
- * there, some isn't, and some is torn at sector boundaries. Each file must open, pass our checks,
- * hold everything that the guest had flushed, and nothing that it never wrote.
+ * Power cuts under a VHDX (power-cut.h). A disk is worked on while its file is recorded. Each file
+ * that a cut could leave must open, pass our checks, hold everything that the guest had flushed,
+ * and nothing that it never wrote.
  */
 #include "base/loop.h"
 #include "base/macros.h"
 #include "blk/sync.h"
-#include "disk/file-mem.h"
+#include "disk/blk-pattern.h"
+#include "disk/power-cut.h"
 #include "disk/vhdx.h"
 
 #include <fcntl.h>
@@ -33,81 +32,6 @@ static uint64_t next_random(void)
 	return random_state;
 }
 
-/* ---- the record of the file's operations ---- */
-
-struct record {
-	enum file_op op;
-	bool resize;
-	uint64_t offset, length; /* resize: offset is the new size */
-	uint8_t *data;
-	const struct file_request *req;
-	uint64_t submitted, completed; /* moments; 0: never */
-};
-
-struct recorder {
-	struct record *records;
-	size_t count, capacity;
-	uint64_t now; /* counts events */
-};
-
-static struct record *add_record(struct recorder *r)
-{
-	if (r->count == r->capacity) {
-		r->capacity = MAX(r->capacity * 2, (size_t)1024);
-		r->records = realloc(r->records, r->capacity * sizeof(*r->records));
-		assert_non_null(r->records);
-	}
-	r->records[r->count] = (struct record){ .submitted = ++r->now };
-	return &r->records[r->count++];
-}
-
-static void record_submit(struct recorder *r, const struct file_request *req)
-{
-	struct record *record = add_record(r);
-	uint64_t at = 0;
-
-	record->op = req->op;
-	record->offset = req->offset;
-	record->length = req->length;
-	record->req = req;
-	if (req->op != FILE_WRITE)
-		return;
-	record->data = malloc(req->length);
-	for (unsigned i = 0; i < req->iov_count; at += req->iov[i].iov_len, i++)
-		memcpy(record->data + at, req->iov[i].iov_base, req->iov[i].iov_len);
-}
-
-static void observe(void *user, enum file_mem_event event, const struct file_request *req,
-		    uint64_t size_bytes)
-{
-	struct recorder *r = user;
-
-	if (event == FILE_MEM_SUBMITTED) {
-		record_submit(r, req);
-	} else if (event == FILE_MEM_RESIZED) {
-		struct record *record = add_record(r);
-
-		record->resize = true;
-		record->offset = size_bytes;
-		record->completed = r->now;
-	} else {
-		for (size_t i = r->count; i-- > 0;) {
-			if (r->records[i].req == req && !r->records[i].completed) {
-				r->records[i].completed = ++r->now;
-				return;
-			}
-		}
-		fail_msg("an operation completed that was never submitted");
-	}
-}
-
-static void recorder_free(struct recorder *r)
-{
-	for (size_t i = 0; i < r->count; i++)
-		free(r->records[i].data);
-	free(r->records);
-}
-
 /* ---- the guest's view ---- */
 
 /* A change of a run of sectors to a value (0: zeros), and flushes (length 0). */
@@ -120,7 +44,7 @@ struct change {
 
 struct world {
 	struct loop *loop;
-	struct recorder recorder;
+	struct cut *cut;
 	struct blk *disk;
 	uint64_t disk_bytes;
 	struct change **changes;
@@ -129,11 +53,22 @@ struct world {
 	uint64_t spots[64];
 	unsigned spot_count;
 	bool frees_often;
-	uint8_t *initial; /* the file at the start */
-	uint64_t initial_bytes;
+	uint32_t block_bytes; /* 0: 1 MiB */
+	bool differencing;    /* over a parent that holds parent_value */
 };
 
 #define SPOT_BYTES (64 * KIB)
+
+static uint64_t parent_value(uint64_t offset)
+{
+	return UINT64_C(1) << 40 | offset;
+}
+
+/* What a sector holds that was never written. */
+static uint64_t initial_value(const struct world *w, uint64_t offset)
+{
+	return w->differencing ? parent_value(offset) : 0;
+}
 
 static struct world *the_world; /* done() has no other way to find it */
 
@@ -142,7 +77,7 @@ static void change_done(struct blk_request *req, enum blk_result result)
 	struct change *c = container_of(req, struct change, req);
 
 	assert_int_equal(result, BLK_OK);
-	c->completed = ++the_world->recorder.now;
+	c->completed = cut_tick(the_world->cut);
 	the_world->in_flight--;
 	free(c->iov.iov_base);
 }
@@ -183,7 +118,7 @@ static void submit_change(struct world *w, enum blk_op op, uint64_t offset, uint
 	w->changes = realloc(w->changes, (w->change_count + 1) * sizeof(struct change *));
 	w->changes[w->change_count++] = c;
 	w->in_flight++;
-	c->submitted = ++w->recorder.now;
+	c->submitted = cut_tick(w->cut);
 	blk_submit(w->disk, &c->req);
 }
 
@@ -241,79 +176,6 @@ static void work(struct world *w, unsigned count)
 	blk_drain(w->disk);
 }
 
-/* ---- what a cut leaves ---- */
-
-/* Is the record covered by a sync that was complete at the moment? */
-static bool durable(const struct world *w, const struct record *record, uint64_t moment)
-{
-	if (!record->completed || record->completed > moment)
-		return false;
-	for (size_t i = 0; i < w->recorder.count; i++) {
-		const struct record *sync = &w->recorder.records[i];
-
-		if (sync->op == FILE_SYNC && !sync->resize && sync->submitted > record->completed &&
-		    sync->completed && sync->completed <= moment)
-			return true;
-	}
-	return false;
-}
-
-static void apply_part(struct file *file, const struct record *record, uint64_t from, uint64_t to)
-{
-	uint8_t *bytes = file_mem_bytes(file);
-
-	if (record->data)
-		memcpy(bytes + record->offset + from, record->data + from, to - from);
-	else
-		memset(bytes + record->offset + from, 0, to - from);
-	file->size_bytes = MAX(file->size_bytes, record->offset + to);
-}
-
-/* Some sectors of it, or a part from the start. */
-static void apply_torn(struct file *file, const struct record *record)
-{
-	uint64_t limit = next_random() % (record->length / SECTOR + 1) * SECTOR;
-	bool prefix = next_random() % 2;
-
-	for (uint64_t at = 0; at < record->length; at += SECTOR)
-		if (prefix ? at < limit : next_random() % 2)
-			apply_part(file, record, at, MIN(at + SECTOR, record->length));
-}
-
-static void apply(struct file *file, const struct record *record, bool must)
-{
-	unsigned dice = must ? 0 : (unsigned)(next_random() % 3);
-
-	if (record->op == FILE_SYNC && !record->resize)
-		return;
-	if (dice == 1)
-		return;
-	if (record->resize) {
-		if (must || record->offset > file->size_bytes)
-			file->size_bytes = record->offset;
-	} else if (dice == 2 && record->length >= SECTOR) {
-		apply_torn(file, record);
-	} else {
-		apply_part(file, record, 0, record->length);
-	}
-}
-
-static struct file *file_after_cut(struct world *w, uint64_t moment)
-{
-	const struct file_mem_options options = { .max_bytes = FILE_MAX_BYTES };
-	struct file *file;
-
-	assert_int_equal(file_mem_new(w->loop, &options, w->initial_bytes, &file), 0);
-	memcpy(file_mem_bytes(file), w->initial, w->initial_bytes);
-	for (size_t i = 0; i < w->recorder.count; i++) {
-		const struct record *record = &w->recorder.records[i];
-
-		if (record->submitted <= moment)
-			apply(file, record, durable(w, record, moment));
-	}
-	return file;
-}
-
 /* ---- checking ---- */
 
 /* The change that the sector surely has, as of the last flush that covers one; NULL: none. */
@@ -351,7 +213,7 @@ static void check_sector(const struct world *w, const uint8_t *content, uint64_t
 	for (unsigned i = 8; i < SECTOR; i += 8)
 		if (memcmp(content + i, &value, 8) != 0)
 			fail_msg("cut at %lu: sector at %#lx is mixed", moment, offset);
-	if (value == (first ? w->changes[first - 1]->value : 0))
+	if (value == (first ? w->changes[first - 1]->value : initial_value(w, offset)))
 		return;
 	for (size_t i = first; i < w->change_count; i++) {
 		const struct change *c = w->changes[i];
@@ -376,12 +238,15 @@ static void check_content(const struct world *w, struct blk *disk, uint64_t mome
 	free(buf);
 }
 
-static struct blk *open_or_fail(struct file *file, bool read_only, uint64_t moment)
+static struct blk *open_or_fail(struct world *w, struct file *file, bool read_only, uint64_t moment)
 {
+	struct disk_options options = { .read_only = read_only };
 	struct error err;
 	struct blk *disk;
 
-	if (vhdx_open(file, read_only, &disk, &err) < 0)
+	if (w->differencing)
+		options.parent = blk_pattern_new(w->loop, w->disk_bytes, 512, parent_value);
+	if (vhdx_open(file, &options, &disk, &err) < 0)
 		fail_msg("cut at %lu: %s", moment, err.text);
 	return disk;
 }
@@ -395,25 +260,33 @@ static void check_new_block(struct world *w, struct blk *disk, uint64_t offset)
 	assert_int_equal(blk_write_now(disk, offset + 3 * SECTOR, sector, SECTOR), BLK_OK);
 	assert_int_equal(blk_read_now(disk, offset, block, MIB), BLK_OK);
 	assert_memory_equal(block + 3 * SECTOR, sector, SECTOR);
-	memset(block + 3 * SECTOR, 0, SECTOR);
-	for (uint64_t i = 0; i < MIB; i += 8)
-		if (memcmp(block + i, &(uint64_t){ 0 }, 8) != 0)
+	for (uint64_t i = 0; i < MIB; i += 8) {
+		uint64_t at = ALIGN_DOWN(offset + i, (uint64_t)SECTOR);
+		uint64_t value = initial_value(w, at);
+
+		if (i / SECTOR != 3 && memcmp(block + i, &value, 8) != 0)
 			fail_msg("a new block holds old bytes at %#lx", offset + i);
+	}
 	free(block);
 }
 
-/* Reads it without writing, then for writing (which replays), changes something, reads it again. */
-static void check_cut(struct world *w, uint64_t moment)
+static struct file *file_after_cut(struct world *w, uint64_t moment, enum cut_style style)
 {
-	uint64_t saved = random_state;
-	struct file *file = file_after_cut(w, moment), *again;
-	struct blk *disk = open_or_fail(file, true, moment);
+	const struct file_mem_options options = { .max_bytes = FILE_MAX_BYTES };
+
+	return cut_file(w->cut, w->loop, moment, style, moment, &options);
+}
+
+/* Reads it without writing, then for writing (which replays), changes something, reads it again. */
+static void check_cut(struct world *w, uint64_t moment, enum cut_style style)
+{
+	struct file *file = file_after_cut(w, moment, style), *again;
+	struct blk *disk = open_or_fail(w, file, true, moment);
 
 	check_content(w, disk, moment);
 	blk_close(disk, NULL);
-	random_state = saved;
-	again = file_after_cut(w, moment);
-	disk = open_or_fail(again, false, moment);
+	again = file_after_cut(w, moment, style);
+	disk = open_or_fail(w, again, false, moment);
 	check_content(w, disk, moment);
 	check_new_block(w, disk, w->disk_bytes - 1 * MIB);
 	assert_int_equal(blk_flush_now(disk), BLK_OK);
@@ -426,33 +299,47 @@ static void check_cut(struct world *w, uint64_t moment)
 
 static void load_new_vhdx(struct world *w, uint64_t disk_bytes, bool fixed)
 {
-	struct vhdx_create_options options = {
-		.size_bytes = disk_bytes, .block_bytes = MIB, .fixed = fixed, .sparse = true
-	};
+	struct disk_create_options options = { .format = DISK_VHDX,
+					       .size_bytes = disk_bytes,
+					       .block_bytes = w->block_bytes ?: MIB,
+					       .type = fixed ? DISK_FIXED : DISK_DYNAMIC,
+					       .sparse = true };
+	struct disk_details parent = { .format = DISK_VHDX,
+				       .size_bytes = disk_bytes,
+				       .logical_sector_bytes = 512,
+				       .physical_sector_bytes = 512,
+				       .link_id = { { 1 } } };
 	int fd = memfd_create("vhdx", 0);
+	uint64_t file_bytes;
+	uint8_t *bytes;
 
-	assert_int_equal(vhdx_create(fd, &options, NULL), 0);
+	if (w->differencing) {
+		options.type = DISK_DIFFERENCING;
+		options.parent = &parent;
+		options.parent_relative = ".\\parent.vhdx";
+	}
+	assert_int_equal(disk_create(fd, &options, NULL), 0);
 	w->disk_bytes = disk_bytes;
-	w->initial_bytes = (uint64_t)lseek(fd, 0, SEEK_END);
-	w->initial = malloc(w->initial_bytes);
-	assert_int_equal(pread(fd, w->initial, w->initial_bytes, 0), w->initial_bytes);
+	file_bytes = (uint64_t)lseek(fd, 0, SEEK_END);
+	bytes = malloc(file_bytes);
+	assert_int_equal(pread(fd, bytes, file_bytes, 0), file_bytes);
+	cut_initial(w->cut, bytes, file_bytes);
+	free(bytes);
 	close(fd);
 }
 
 static void start(struct world *w, uint64_t disk_bytes, unsigned spots, bool fixed)
 {
-	const struct file_mem_options options = { .max_bytes = FILE_MAX_BYTES,
-						  .seed = next_random(),
-						  .observe = observe,
-						  .user = &w->recorder };
-	struct file *file;
+	struct file_mem_options options = { .max_bytes = FILE_MAX_BYTES,
+					    .seed = next_random(),
+					    .observe = cut_observe };
 
 	the_world = w;
+	w->cut = cut_new(NULL);
+	options.user = w->cut;
 	assert_int_equal(loop_new(&w->loop, NULL), 0);
 	load_new_vhdx(w, disk_bytes, fixed);
-	assert_int_equal(file_mem_new(w->loop, &options, w->initial_bytes, &file), 0);
-	memcpy(file_mem_bytes(file), w->initial, w->initial_bytes);
-	w->disk = open_or_fail(file, false, 0);
+	w->disk = open_or_fail(w, cut_file(w->cut, w->loop, 0, CUT_ANY, 0, &options), false, 0);
 	w->spot_count = spots;
 	for (unsigned i = 0; i < spots; i++)
 		w->spots[i] = ALIGN_DOWN((disk_bytes - 2 * MIB) / spots * i, SPOT_BYTES);
@@ -463,8 +350,7 @@ static void finish(struct world *w)
 	for (size_t i = 0; i < w->change_count; i++)
 		free(w->changes[i]);
 	free(w->changes);
-	recorder_free(&w->recorder);
-	free(w->initial);
+	cut_free(w->cut);
 	loop_free(w->loop);
 }
 
@@ -475,8 +361,10 @@ static void run_scenario_on(struct world w, uint64_t seed, uint64_t disk_bytes, 
 	start(&w, disk_bytes, spots, fixed);
 	work(&w, changes);
 	assert_int_equal(blk_close(w.disk, NULL), 0);
+	/* OYAKO_LONG: many more moments, and each in all styles. */
+	cuts *= getenv("OYAKO_LONG") ? 30 : 1;
 	for (unsigned i = 0; i <= cuts; i++)
-		check_cut(&w, w.recorder.now * i / cuts);
+		check_cut(&w, cut_now(w.cut) * i / cuts, i % CUT_STYLES);
 	finish(&w);
 }
 
@@ -514,6 +402,25 @@ static void test_fixed(void **state)
 	run_scenario(4711, 8 * MIB, 6, true, 200, 60);
 }
 
+static void test_differencing(void **state)
+{
+	run_scenario_on((struct world){ .differencing = true }, 271828, 24 * MIB, 20, false, 300,
+			200);
+}
+
+static void test_differencing_frees(void **state)
+{
+	run_scenario_on((struct world){ .differencing = true, .frees_often = true }, 314159,
+			14 * MIB, 12, false, 400, 200);
+}
+
+/* The bits of a block fill two pages, and the entry of the bitmap block lies far behind. */
+static void test_differencing_large_blocks(void **state)
+{
+	run_scenario_on((struct world){ .differencing = true, .block_bytes = 32 * MIB }, 161803,
+			160 * MIB, 24, false, 200, 100);
+}
+
 /* More dirty BAT pages at a flush than one log entry takes. */
 static void test_many_pages(void **state)
 {
@@ -529,8 +436,9 @@ static void test_many_pages(void **state)
 	blk_drain(w.disk);
 	assert_int_equal(blk_close(w.disk, NULL), 0);
 	for (unsigned i = 0; i < 60; i++) {
-		uint64_t moment = w.recorder.now - w.recorder.now / 2 * i / 60;
-		struct blk *disk = open_or_fail(file_after_cut(&w, moment), false, moment);
+		uint64_t moment = cut_now(w.cut) - cut_now(w.cut) / 2 * i / 60;
+		struct blk *disk =
+		    open_or_fail(&w, file_after_cut(&w, moment, CUT_ANY), false, moment);
 
 		for (unsigned page = 0; page < 150; page++) {
 			uint64_t offset = page * 512 * MIB + 7 * SECTOR;
@@ -547,9 +455,15 @@ static void test_many_pages(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_each_moment), cmocka_unit_test(test_allocations),
-		cmocka_unit_test(test_log_wraps),   cmocka_unit_test(test_fixed),
-		cmocka_unit_test(test_many_pages),  cmocka_unit_test(test_places_change_hands),
+		cmocka_unit_test(test_each_moment),
+		cmocka_unit_test(test_allocations),
+		cmocka_unit_test(test_log_wraps),
+		cmocka_unit_test(test_fixed),
+		cmocka_unit_test(test_many_pages),
+		cmocka_unit_test(test_places_change_hands),
+		cmocka_unit_test(test_differencing),
+		cmocka_unit_test(test_differencing_frees),
+		cmocka_unit_test(test_differencing_large_blocks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,14 +59,14 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void create(struct fixture *f, const struct vhdx_create_options *options)
+static void create(struct fixture *f, const struct disk_create_options *options)
 {
 	struct error err;
 
 	f->size = options->size_bytes;
 	f->model = calloc(1, f->size);
 	assert_non_null(f->model);
-	if (vhdx_create(f->fd, options, &err) < 0)
+	if (disk_create(f->fd, options, &err) < 0)
 		fail_msg("%s", err.text);
 }
 
@@ -263,7 +263,7 @@ static void random_work(struct fixture *f, unsigned count)
 	blk_drain(f->disk);
 }
 
-static void work_and_check(struct fixture *f, const struct vhdx_create_options *options)
+static void work_and_check(struct fixture *f, const struct disk_create_options *options)
 {
 	/* QEMU knows only logical sectors of 512 bytes. */
 	bool by_qemu = options->logical_sector_bytes != 4096;
@@ -288,26 +288,34 @@ static void work_and_check(struct fixture *f, const struct vhdx_create_options *
 
 static void test_dynamic(void **state)
 {
-	work_and_check(*state, &(struct vhdx_create_options){ .size_bytes = 50 * MIB + 512,
+	work_and_check(*state, &(struct disk_create_options){ .format = DISK_VHDX,
+							      .type = DISK_DYNAMIC,
+							      .size_bytes = 50 * MIB + 512,
 							      .block_bytes = 1 * MIB });
 }
 
 static void test_dynamic_large_blocks(void **state)
 {
-	work_and_check(*state, &(struct vhdx_create_options){ .size_bytes = 40 * MIB });
+	work_and_check(*state, &(struct disk_create_options){ .format = DISK_VHDX,
+							      .type = DISK_DYNAMIC,
+							      .size_bytes = 40 * MIB });
 }
 
 static void test_dynamic_4k(void **state)
 {
-	work_and_check(*state, &(struct vhdx_create_options){ .size_bytes = 30 * MIB,
+	work_and_check(*state, &(struct disk_create_options){ .format = DISK_VHDX,
+							      .type = DISK_DYNAMIC,
+							      .size_bytes = 30 * MIB,
 							      .block_bytes = 2 * MIB,
 							      .logical_sector_bytes = 4096 });
 }
 
 static void test_fixed(void **state)
 {
-	work_and_check(*state, &(struct vhdx_create_options){
-				   .size_bytes = 21 * MIB, .block_bytes = 2 * MIB, .fixed = true });
+	work_and_check(*state, &(struct disk_create_options){ .format = DISK_VHDX,
+							      .size_bytes = 21 * MIB,
+							      .block_bytes = 2 * MIB,
+							      .type = DISK_FIXED });
 }
 
 /* One request over many blocks: what is in flight for it is bounded, its result isn't. */
@@ -316,8 +324,11 @@ static void test_zero_everything(void **state)
 	struct fixture *f = *state;
 	uint8_t byte[512];
 
-	create(f, &(struct vhdx_create_options){
-		      .size_bytes = 300 * MIB, .block_bytes = MIB, .fixed = true, .sparse = true });
+	create(f, &(struct disk_create_options){ .format = DISK_VHDX,
+						 .size_bytes = 300 * MIB,
+						 .block_bytes = MIB,
+						 .type = DISK_FIXED,
+						 .sparse = true });
 	open_disk(f, false);
 	memset(byte, 'x', sizeof(byte));
 	for (uint64_t at = 0; at < f->size; at += MIB)
@@ -334,7 +345,10 @@ static void test_unmap_everything(void **state)
 	struct stat before, after;
 	uint8_t byte[512];
 
-	create(f, &(struct vhdx_create_options){ .size_bytes = 600 * MIB, .block_bytes = MIB });
+	create(f, &(struct disk_create_options){ .format = DISK_VHDX,
+						 .type = DISK_DYNAMIC,
+						 .size_bytes = 600 * MIB,
+						 .block_bytes = MIB });
 	open_disk(f, false);
 	memset(byte, 'x', sizeof(byte));
 	for (uint64_t at = 0; at < f->size; at += MIB)

@@ -197,6 +197,7 @@ struct item {
 	bool needed;
 	/* filled while parsing */
 	bool found;
+	uint32_t entry_at, at, found_bytes; /* in the region */
 	uint8_t bytes[16];
 };
 
@@ -208,7 +209,7 @@ static const struct item item_templates[ITEM_COUNT] = {
 	[ITEM_ID] = { VHDX_ITEM_DISK_ID, "virtual disk id", 16, true },
 	[ITEM_LOGICAL] = { VHDX_ITEM_LOGICAL_SECTOR, "logical sector size", 4, true },
 	[ITEM_PHYSICAL] = { VHDX_ITEM_PHYSICAL_SECTOR, "physical sector size", 4, true },
-	/* Read when chains are opened; here only known. */
+	/* Its content is for vhdx-locator.h. */
 	[ITEM_LOCATOR] = { VHDX_ITEM_PARENT_LOCATOR, "parent locator", 0, false },
 };
 
@@ -268,6 +269,10 @@ static int parse_item(const struct vhdx_metadata_source *source, struct item *it
 		return error_set(err, ERR_CORRUPT, "VHDX metadata entry %u: a second %s", index,
 				 item->name);
 	item->found = true;
+	item->entry_at = (uint32_t)(sizeof(struct vhdx_metadata_table_header) +
+				    index * sizeof(struct vhdx_metadata_entry));
+	item->at = le32toh(entry->offset);
+	item->found_bytes = le32toh(entry->length);
 	if (item->length == 0)
 		return 0;
 	if (le32toh(entry->length) != item->length)
@@ -307,7 +312,9 @@ void vhdx_geometry_derive(struct vhdx_geometry *g)
 	g->block_shift = (unsigned)__builtin_ctz(g->block_bytes);
 	g->block_count = (g->disk_bytes + g->block_bytes - 1) >> g->block_shift;
 	g->chunk_ratio = VHDX_CHUNK_SECTORS * g->logical_sector_bytes / g->block_bytes;
-	g->bat_entries = g->block_count + (g->block_count - 1) / g->chunk_ratio;
+	g->bat_entries = g->has_parent ? (g->block_count + g->chunk_ratio - 1) / g->chunk_ratio *
+					     (g->chunk_ratio + 1)
+				       : g->block_count + (g->block_count - 1) / g->chunk_ratio;
 }
 
 static int geometry_from(const struct item *items, struct vhdx_geometry *ret, struct error *err)
@@ -318,11 +325,21 @@ static int geometry_from(const struct item *items, struct vhdx_geometry *ret, st
 		.block_bytes = load_le32(items[ITEM_PARAMETERS].bytes),
 		.logical_sector_bytes = load_le32(items[ITEM_LOGICAL].bytes),
 		.physical_sector_bytes = load_le32(items[ITEM_PHYSICAL].bytes),
-		.fixed = flags & VHDX_LEAVE_BLOCKS_ALLOCATED,
+		/* which means nothing for a differencing disk */
+		.fixed = (flags & VHDX_LEAVE_BLOCKS_ALLOCATED) && !(flags & VHDX_HAS_PARENT),
 		.has_parent = flags & VHDX_HAS_PARENT,
+		.locator_entry_at = items[ITEM_LOCATOR].entry_at,
+		.locator_at = items[ITEM_LOCATOR].at,
+		.locator_bytes = items[ITEM_LOCATOR].found_bytes,
+		.size_at = items[ITEM_SIZE].at,
+		.physical_at = items[ITEM_PHYSICAL].at,
+		.id_at = items[ITEM_ID].at,
 	};
 	int rc = check_geometry(&g, err);
 
+	if (rc == 0 && g.has_parent && !g.locator_bytes)
+		rc = error_set(err, ERR_CORRUPT,
+			       "the VHDX is a differencing disk but names no parent");
 	if (rc < 0)
 		return rc;
 	memcpy(&g.id, items[ITEM_ID].bytes, sizeof(g.id));

@@ -41,6 +41,10 @@ struct vhdx_geometry {
 	uint32_t block_bytes, logical_sector_bytes, physical_sector_bytes;
 	bool fixed, has_parent;
 	struct guid id;
+	/* Places in the metadata region: the table's entry of the parent locator (0: there is
+	 * none), and of items that can be changed. */
+	uint32_t locator_entry_at, locator_at, locator_bytes;
+	uint32_t size_at, physical_at, id_at;
 
 	/* derived */
 	unsigned block_shift;

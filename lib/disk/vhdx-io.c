@@ -1,16 +1,21 @@
 /*
- * Requests on a VHDX. A request walks over its blocks and starts one file operation per piece; it
- * is complete when all of them are.
+ * Requests on a VHDX. A request walks over its blocks and starts one operation per piece, on the
+ * file or on the parent; it is complete when all of them are.
  *
  * A block is allocated when something is first written to it: it gets a place (space.c), its BAT
  * entry changes in memory and is marked dirty, and the data goes to the place. The entry reaches
- * the disk with the next flush (vhdx-meta.c). Two rules make every state on disk valid:
+ * the disk with the next flush (vhdx-meta.c). These rules make every state on disk valid:
  * - A place that may hold old bytes is zeroed before the BAT entry in memory names it. So whatever
  *   moment a round of the flush machine copies the BAT, the copy's places read as zeros or as what
- * was written since. Writers to such a block wait (struct vhdx_prepare); readers still see zeros.
+ *   was written since. Writers to such a block wait (struct vhdx_prepare); readers still see zeros.
  * - A freed place is neither punched nor handed out again before the BAT that no longer names it is
  *   durable (vhdx->freed, then meta's `freeing`).
  * A block is freed only while no operation on it is in flight.
+ *
+ * In a differencing disk a block that is not present becomes partially present: its place may hold
+ * old bytes, for its sector bits are cleared first, and a sector's bit is set when the sector has
+ * been written. When all are set the block becomes fully present. A freed block becomes zero or
+ * unmapped, never not present, and from there fully present over a zeroed place.
  */
 #include "disk/vhdx-impl.h"
 
@@ -24,22 +29,31 @@
 /* A guest may ask to zero 64 TiB at once: what is in flight for one request is bounded. */
 #define MAX_SEGMENTS_PER_IO 64u
 #define MAX_RELEASES        32u
-#define MAX_FREED_PLACES    256u /* then they are given back without waiting for a flush */
+/* With more of either, a flush in the background does not wait for the guest's. */
+#define MAX_FREED_PLACES 256u
+#define MAX_DIRTY_PAGES  512u
 
-/* One file operation: of a request, or (io NULL) of nobody. */
+/* One operation on the file or the parent: of a request, or (io NULL) of nobody. */
 struct segment {
-	struct file_request req;
+	union {
+		struct file_request req;
+		struct blk_request parent_req;
+	};
 	struct vhdx *vhdx;
 	struct vhdx_io *io;
 	uint64_t block;
+	/* Sectors that will be in this file when it is done; bits NULL: none need be marked. */
+	struct vhdx_page *bits;
+	unsigned bit, bit_count;
 	struct iovec iov[SEGMENT_IOV];
 };
 
-/* A place that is being zeroed for a block, and the requests that wait for it. */
+/* A place that is being zeroed for a BAT entry, and the requests that wait for it. */
 struct vhdx_prepare {
 	struct file_request req;
 	struct vhdx *vhdx;
-	uint64_t block, place;
+	struct vhdx_page *page; /* of the BAT */
+	uint64_t index, place;
 	struct vhdx_io_list waiters;
 	struct vhdx_prepare *next;
 };
@@ -102,23 +116,137 @@ static void fail(struct vhdx_io *io, enum blk_result result)
 		io->result = result;
 }
 
-/* ---- file operations ---- */
+/* ---- metadata ---- */
 
-static void segment_done(struct file_request *req, int result)
+/* The entry, if it is in memory. Else NULL, and io waits for it or has failed. */
+static uint64_t *want_entry(struct vhdx *vhdx, struct vhdx_io *io, uint64_t index,
+			    struct vhdx_page **ret_page, enum progress *ret_progress)
 {
-	struct segment *segment = container_of(req, struct segment, req);
+	bool loading;
+	struct vhdx_page *page =
+	    vhdx_page_want(vhdx, VHDX_PAGE_BAT, vhdx_bat_page_offset(vhdx, index), io, &loading);
+
+	if (!page) {
+		*ret_progress = loading ? PARKED : FAILED;
+		if (!loading)
+			fail(io, BLK_IO_ERROR);
+		return NULL;
+	}
+	*ret_page = page;
+	return &page->word[index % VHDX_PAGE_ENTRIES];
+}
+
+static struct vhdx_page *want_bits(struct vhdx *vhdx, struct vhdx_io *io, uint64_t offset,
+				   enum progress *ret_progress)
+{
+	bool loading;
+	struct vhdx_page *page = vhdx_page_want(vhdx, VHDX_PAGE_BITMAP, offset, io, &loading);
+
+	if (!page) {
+		*ret_progress = loading ? PARKED : FAILED;
+		if (!loading)
+			fail(io, BLK_IO_ERROR);
+	}
+	return page;
+}
+
+void vhdx_io_resume(struct vhdx *vhdx, struct vhdx_io *io, bool ok)
+{
+	if (!ok)
+		fail(io, BLK_IO_ERROR);
+	run(vhdx, io);
+}
+
+static bool present(uint64_t entry)
+{
+	return VHDX_BAT_STATE(entry) == VHDX_BLOCK_FULLY_PRESENT;
+}
+
+/* The block has a place that holds (some of) its data. */
+static bool in_file(uint64_t entry)
+{
+	return present(entry) || VHDX_BAT_STATE(entry) == VHDX_BLOCK_PARTIALLY_PRESENT;
+}
+
+static void set_entry(struct vhdx_page *page, uint64_t index, uint64_t entry)
+{
+	page->word[index % VHDX_PAGE_ENTRIES] = entry;
+	vhdx_page_dirty(page);
+}
+
+static unsigned sectors_per_block(const struct vhdx *vhdx)
+{
+	return vhdx->geometry.block_bytes / vhdx->geometry.logical_sector_bytes;
+}
+
+/* Bits of the block that lie in one page. */
+static unsigned block_bits_per_page(const struct vhdx *vhdx)
+{
+	return MIN(sectors_per_block(vhdx), VHDX_PAGE_BITS);
+}
+
+/* ---- operations ---- */
+
+static uint32_t *busy_slot(struct vhdx *vhdx, uint64_t block)
+{
+	return &vhdx->busy[block % VHDX_BUSY_SLOTS];
+}
+
+/* The block has all of its sectors in this file: its bits are no longer asked for. (A block with
+ * bits in several pages stays as it is.) */
+static void complete_block(struct vhdx *vhdx, const struct segment *segment)
+{
+	uint64_t index = vhdx_bat_index(&vhdx->geometry, segment->block), *entry;
+	unsigned count = sectors_per_block(vhdx), first = ALIGN_DOWN(segment->bit, count);
+	struct vhdx_page *page;
+	bool set;
+
+	if (count > VHDX_PAGE_BITS || vhdx_bits_run(segment->bits, first, count, &set) != count)
+		return;
+	page = vhdx_page_find(vhdx, vhdx_bat_page_offset(vhdx, index));
+	if (!page)
+		return;
+	entry = &page->word[index % VHDX_PAGE_ENTRIES];
+	if (VHDX_BAT_STATE(*entry) == VHDX_BLOCK_PARTIALLY_PRESENT)
+		set_entry(page, index, VHDX_BAT_FILE_OFFSET(*entry) | VHDX_BLOCK_FULLY_PRESENT);
+}
+
+static void mark_written(struct vhdx *vhdx, const struct segment *segment)
+{
+	vhdx_bits_set(segment->bits, segment->bit, segment->bit_count, true);
+	vhdx_page_dirty(segment->bits);
+	complete_block(vhdx, segment);
+}
+
+static void segment_finish(struct segment *segment, enum blk_result result)
+{
 	struct vhdx *vhdx = segment->vhdx;
 	struct vhdx_io *io = segment->io;
 
-	vhdx->block_users[segment->block]--;
-	if (result < 0)
-		fail(io, blk_result_of(result));
+	(*busy_slot(vhdx, segment->block))--;
+	if (segment->bits) {
+		if (result == BLK_OK)
+			mark_written(vhdx, segment);
+		segment->bits->pins--;
+	}
+	if (result != BLK_OK)
+		fail(io, result);
 	pool_put(&vhdx->segments, segment);
 	if (io->throttled && io->pending <= MAX_SEGMENTS_PER_IO / 2) {
 		io->throttled = false;
 		run(vhdx, io);
 	}
 	drop(vhdx, io);
+}
+
+static void segment_done(struct file_request *req, int result)
+{
+	segment_finish(container_of(req, struct segment, req), blk_result_of(result));
+}
+
+static void parent_done(struct blk_request *req, enum blk_result result)
+{
+	segment_finish(container_of(req, struct segment, parent_req), result);
 }
 
 static struct segment *new_segment(struct vhdx *vhdx, struct vhdx_io *io, uint64_t block)
@@ -130,6 +258,7 @@ static struct segment *new_segment(struct vhdx *vhdx, struct vhdx_io *io, uint64
 	segment->vhdx = vhdx;
 	segment->io = io;
 	segment->block = block;
+	segment->bits = NULL;
 	segment->req.done = segment_done;
 	return segment;
 }
@@ -137,8 +266,37 @@ static struct segment *new_segment(struct vhdx *vhdx, struct vhdx_io *io, uint64
 static void start_segment(struct segment *segment)
 {
 	segment->io->pending++;
-	segment->vhdx->block_users[segment->block]++;
+	(*busy_slot(segment->vhdx, segment->block))++;
 	file_submit(segment->vhdx->file, &segment->req);
+}
+
+/* The iovec of len bytes from the cursor on; returns how many bytes fitted. */
+static uint64_t slice(struct segment *segment, uint64_t len, const struct iovec **ret,
+		      unsigned *ret_count)
+{
+	const struct vhdx_io *io = segment->io;
+	const struct blk_request *req = io->req;
+
+	if (len == req->length) {
+		*ret = req->iov;
+		*ret_count = req->iov_count;
+		return len;
+	}
+	*ret = segment->iov;
+	*ret_count = blk_iov_slice(req->iov, req->iov_count, io->cursor, len, segment->iov,
+				   SEGMENT_IOV, &len);
+	return len;
+}
+
+/* Cuts what SEGMENT_IOV pieces cover down to whole sectors: bits stand for whole sectors, and a
+ * parent is asked for whole ones. */
+static uint64_t slice_sectors(struct segment *segment, uint64_t len, const struct iovec **ret,
+			      unsigned *ret_count)
+{
+	uint64_t fits = slice(segment, len, ret, ret_count);
+	uint64_t whole = ALIGN_DOWN(fits, segment->vhdx->geometry.logical_sector_bytes);
+
+	return whole == fits ? fits : slice(segment, whole, ret, ret_count);
 }
 
 /* Starts a transfer of at most len bytes of the request; returns how many, 0 without memory. */
@@ -146,20 +304,12 @@ static uint64_t start_transfer(struct vhdx *vhdx, struct vhdx_io *io, enum file_
 			       uint64_t block, uint64_t file_offset, uint64_t len)
 {
 	struct segment *segment = new_segment(vhdx, io, block);
-	const struct blk_request *req = io->req;
 
 	if (!segment)
 		return 0;
 	segment->req.op = op;
 	segment->req.offset = file_offset;
-	if (len == req->length) {
-		segment->req.iov = req->iov;
-		segment->req.iov_count = req->iov_count;
-	} else {
-		segment->req.iov = segment->iov;
-		segment->req.iov_count = blk_iov_slice(req->iov, req->iov_count, io->cursor, len,
-						       segment->iov, SEGMENT_IOV, &len);
-	}
+	len = slice(segment, len, &segment->req.iov, &segment->req.iov_count);
 	segment->req.length = len;
 	start_segment(segment);
 	return len;
@@ -180,22 +330,30 @@ static uint64_t start_zeroing(struct vhdx *vhdx, struct vhdx_io *io, enum file_o
 	return len;
 }
 
-/* ---- the BAT ---- */
-
-static uint64_t *entry_of(struct vhdx *vhdx, uint64_t block)
+/* Reads from the parent; what it lacks at its end is zeros. */
+static uint64_t start_parent_read(struct vhdx *vhdx, struct vhdx_io *io, uint64_t block,
+				  uint64_t len)
 {
-	return &vhdx->bat[vhdx_bat_index(&vhdx->geometry, block)];
-}
+	uint64_t offset = io->req->offset + io->cursor;
+	uint64_t parent_bytes = blk_info(vhdx->parent)->size_bytes;
+	struct segment *segment;
 
-static bool present(uint64_t entry)
-{
-	return VHDX_BAT_STATE(entry) == VHDX_BLOCK_FULLY_PRESENT;
-}
-
-static void set_entry(struct vhdx *vhdx, uint64_t block, uint64_t entry)
-{
-	*entry_of(vhdx, block) = entry;
-	vhdx_mark_dirty(vhdx, vhdx_bat_index(&vhdx->geometry, block));
+	if (offset >= parent_bytes) {
+		blk_iov_zero(io->req->iov, io->req->iov_count, io->cursor, len);
+		return len;
+	}
+	segment = new_segment(vhdx, io, block);
+	if (!segment)
+		return 0;
+	segment->parent_req =
+	    (struct blk_request){ .op = BLK_READ, .offset = offset, .done = parent_done };
+	len = slice_sectors(segment, MIN(len, parent_bytes - offset), &segment->parent_req.iov,
+			    &segment->parent_req.iov_count);
+	segment->parent_req.length = len;
+	io->pending++;
+	(*busy_slot(vhdx, block))++;
+	blk_submit(vhdx->parent, &segment->parent_req);
+	return len;
 }
 
 /* ---- allocating ---- */
@@ -211,20 +369,21 @@ static int ensure_file_size(struct vhdx *vhdx, uint64_t end)
 	return file_set_size(vhdx->file, end);
 }
 
-static struct vhdx_prepare *find_prepare(struct vhdx *vhdx, uint64_t block)
+static struct vhdx_prepare *find_prepare(struct vhdx *vhdx, uint64_t index)
 {
 	struct vhdx_prepare *p = vhdx->preparing;
 
-	while (p && p->block != block)
+	while (p && p->index != index)
 		p = p->next;
 	return p;
 }
 
-/* A kept place stays reserved by its entry. */
-static void give_up_place(struct vhdx *vhdx, uint64_t block, uint64_t place, bool stale)
+/* The place stays reserved if its entry keeps it. */
+static void give_up_place(struct vhdx *vhdx, struct vhdx_page *page, uint64_t index, uint64_t place,
+			  uint64_t length)
 {
-	if (VHDX_BAT_FILE_OFFSET(*entry_of(vhdx, block)) != place)
-		space_free(&vhdx->space, place, !stale);
+	if (VHDX_BAT_FILE_OFFSET(page->word[index % VHDX_PAGE_ENTRIES]) != place)
+		space_free(&vhdx->space, place, length, false);
 }
 
 static void prepare_done(struct file_request *req, int result)
@@ -238,84 +397,164 @@ static void prepare_done(struct file_request *req, int result)
 	*link = p->next;
 	vhdx->background--;
 	if (result == 0)
-		set_entry(vhdx, p->block, p->place | VHDX_BLOCK_FULLY_PRESENT);
+		set_entry(p->page, p->index, p->place | VHDX_BLOCK_FULLY_PRESENT);
 	else
-		give_up_place(vhdx, p->block, p->place, true);
-	while ((io = vhdx_list_take(&p->waiters))) {
+		give_up_place(vhdx, p->page, p->index, p->place, p->req.length);
+	p->page->pins--;
+	while ((io = vhdx_list_take(&p->waiters)))
 		if (result < 0) {
 			fail(io, blk_result_of(result));
 			drop(vhdx, io);
 		} else {
 			run(vhdx, io);
 		}
-	}
 	pool_put(&vhdx->prepares, p);
 }
 
-static enum progress start_prepare(struct vhdx *vhdx, struct vhdx_io *io, uint64_t block,
-				   uint64_t place)
+static enum progress start_prepare(struct vhdx *vhdx, struct vhdx_io *io, struct vhdx_page *page,
+				   uint64_t index, uint64_t place, uint64_t length)
 {
 	struct vhdx_prepare *p = pool_get(&vhdx->prepares);
 
 	if (!p) {
-		give_up_place(vhdx, block, place, true);
+		give_up_place(vhdx, page, index, place, length);
 		fail(io, BLK_IO_ERROR);
 		return FAILED;
 	}
 	*p = (struct vhdx_prepare){ .req = { .op = FILE_PUNCH,
 					     .offset = place,
-					     .length = vhdx->geometry.block_bytes,
+					     .length = length,
 					     .done = prepare_done },
 				    .vhdx = vhdx,
-				    .block = block,
+				    .page = page,
+				    .index = index,
 				    .place = place,
 				    .next = vhdx->preparing };
 	vhdx_list_init(&p->waiters);
 	vhdx_list_add(&p->waiters, io);
+	page->pins++;
 	vhdx->preparing = p;
 	vhdx->background++;
 	file_submit(vhdx->file, &p->req);
 	return PARKED;
 }
 
-/* A place for the block: the one that its entry kept, a hole of the file, or the end. */
-static bool choose_place(struct vhdx *vhdx, uint64_t block, uint64_t *place, bool *stale)
+/* A hole of the file or its end. */
+static bool take_place(struct vhdx *vhdx, struct vhdx_io *io, uint64_t length, uint64_t *ret_place,
+		       bool *ret_stale)
 {
-	uint64_t kept = VHDX_BAT_FILE_OFFSET(*entry_of(vhdx, block));
+	bool large = length == vhdx->geometry.block_bytes;
+	int rc;
 
-	if (kept) {
-		*place = kept;
-		*stale = true;
-		return true;
+	if (!space_alloc(&vhdx->space, large, ret_place, ret_stale)) {
+		fail(io, BLK_IO_ERROR);
+		return false;
 	}
-	return space_alloc(&vhdx->space, place, stale);
+	rc = ensure_file_size(vhdx, *ret_place + length);
+	if (rc < 0) {
+		space_free(&vhdx->space, *ret_place, length, !*ret_stale);
+		fail(io, blk_result_of(rc));
+	}
+	return rc == 0;
 }
 
-static enum progress allocate(struct vhdx *vhdx, struct vhdx_io *io, uint64_t block)
+/* Gives the entry (of a block, or of a bitmap block) a place that reads as zeros. */
+static enum progress allocate_zeroed(struct vhdx *vhdx, struct vhdx_io *io, struct vhdx_page *page,
+				     uint64_t index, uint64_t length)
 {
-	struct vhdx_prepare *p = vhdx->preparing ? find_prepare(vhdx, block) : NULL;
-	uint64_t place;
+	struct vhdx_prepare *p = vhdx->preparing ? find_prepare(vhdx, index) : NULL;
+	uint64_t place = VHDX_BAT_FILE_OFFSET(page->word[index % VHDX_PAGE_ENTRIES]);
 	bool stale;
-	int rc;
 
 	if (p) {
 		vhdx_list_add(&p->waiters, io);
 		return PARKED;
 	}
-	if (!choose_place(vhdx, block, &place, &stale)) {
-		fail(io, BLK_IO_ERROR);
+	if (place) /* kept for it */
+		return start_prepare(vhdx, io, page, index, place, length);
+	if (!take_place(vhdx, io, length, &place, &stale))
 		return FAILED;
-	}
-	rc = ensure_file_size(vhdx, place + vhdx->geometry.block_bytes);
-	if (rc < 0) {
-		give_up_place(vhdx, block, place, stale);
-		fail(io, blk_result_of(rc));
-		return FAILED;
-	}
 	if (stale)
-		return start_prepare(vhdx, io, block, place);
-	set_entry(vhdx, block, place | VHDX_BLOCK_FULLY_PRESENT);
+		return start_prepare(vhdx, io, page, index, place, length);
+	set_entry(page, index, place | VHDX_BLOCK_FULLY_PRESENT);
 	return STARTED;
+}
+
+/* The place of the bitmap block of a block's chunk, which gets one if it has none. 0: not yet. */
+static uint64_t want_bitmap(struct vhdx *vhdx, struct vhdx_io *io, uint64_t block, bool allocate,
+			    enum progress *ret_progress)
+{
+	const struct vhdx_geometry *g = &vhdx->geometry;
+	uint64_t index = block / g->chunk_ratio * (g->chunk_ratio + 1) + g->chunk_ratio, *entry;
+	struct vhdx_page *page;
+
+	entry = want_entry(vhdx, io, index, &page, ret_progress);
+	if (!entry)
+		return 0;
+	if (!present(*entry) && !allocate) {
+		fail(io, BLK_IO_ERROR);
+		*ret_progress = FAILED;
+		return 0;
+	}
+	if (!present(*entry)) {
+		*ret_progress = allocate_zeroed(vhdx, io, page, index, VHDX_MIB);
+		if (*ret_progress != STARTED)
+			return 0;
+	}
+	return VHDX_BAT_FILE_OFFSET(*entry);
+}
+
+/* Clears the bits of a block. */
+static enum progress clear_bits(struct vhdx *vhdx, struct vhdx_io *io, uint64_t block,
+				uint64_t bitmap)
+{
+	struct vhdx_bits at = vhdx_bits_of(&vhdx->geometry, block, 0);
+	unsigned pages = sectors_per_block(vhdx) / block_bits_per_page(vhdx);
+	enum progress progress;
+	bool set;
+
+	/* All of them must be there at once. */
+	for (unsigned i = 0; i < pages; i++)
+		if (!want_bits(vhdx, io, bitmap + at.page + (uint64_t)i * VHDX_SECTOR_BYTES,
+			       &progress))
+			return progress;
+	for (unsigned i = 0; i < pages; i++) {
+		struct vhdx_page *page =
+		    vhdx_page_find(vhdx, bitmap + at.page + (uint64_t)i * VHDX_SECTOR_BYTES);
+
+		if (vhdx_bits_run(page, at.bit, block_bits_per_page(vhdx), &set) ==
+			block_bits_per_page(vhdx) &&
+		    !set)
+			continue;
+		vhdx_bits_set(page, at.bit, block_bits_per_page(vhdx), false);
+		vhdx_page_dirty(page);
+	}
+	return STARTED;
+}
+
+/* A block of a differencing disk that was not present. */
+static enum progress allocate_partial(struct vhdx *vhdx, struct vhdx_io *io, struct vhdx_page *page,
+				      uint64_t block)
+{
+	uint64_t bitmap, place, index = vhdx_bat_index(&vhdx->geometry, block);
+	enum progress progress;
+	bool stale;
+
+	bitmap = want_bitmap(vhdx, io, block, true, &progress);
+	if (!bitmap)
+		return progress;
+	progress = clear_bits(vhdx, io, block, bitmap);
+	if (progress != STARTED)
+		return progress;
+	if (!take_place(vhdx, io, vhdx->geometry.block_bytes, &place, &stale))
+		return FAILED;
+	set_entry(page, index, place | VHDX_BLOCK_PARTIALLY_PRESENT);
+	return STARTED;
+}
+
+static bool reads_parent(const struct vhdx *vhdx, uint64_t entry)
+{
+	return vhdx->parent && VHDX_BAT_STATE(entry) == VHDX_BLOCK_NOT_PRESENT;
 }
 
 /* ---- freeing ---- */
@@ -335,13 +574,15 @@ static bool remember_place(struct vhdx_places *places, uint64_t offset)
 	return true;
 }
 
-static void free_block(struct vhdx *vhdx, uint64_t block, enum vhdx_block_state state)
+static void free_block(struct vhdx *vhdx, struct vhdx_page *page, uint64_t index,
+		       enum vhdx_block_state state)
 {
+	uint64_t place = VHDX_BAT_FILE_OFFSET(page->word[index % VHDX_PAGE_ENTRIES]);
+
 	/* Without memory the place is lost until the next open; nothing worse. */
-	remember_place(&vhdx->freed, VHDX_BAT_FILE_OFFSET(*entry_of(vhdx, block)));
-	set_entry(vhdx, block, state);
-	if (vhdx->freed.count >= MAX_FREED_PLACES)
-		vhdx_flush(vhdx, NULL);
+	if (place)
+		remember_place(&vhdx->freed, place);
+	set_entry(page, index, state);
 }
 
 static void release_more(struct vhdx *vhdx);
@@ -351,7 +592,7 @@ static void release_done(struct file_request *req, int result)
 	struct segment *segment = container_of(req, struct segment, req);
 	struct vhdx *vhdx = segment->vhdx;
 
-	space_free(&vhdx->space, req->offset, result == 0);
+	space_free(&vhdx->space, req->offset, req->length, result == 0);
 	vhdx->background--;
 	vhdx->releases_in_flight--;
 	pool_put(&vhdx->segments, segment);
@@ -363,7 +604,7 @@ static void release_one(struct vhdx *vhdx, uint64_t offset)
 	struct segment *segment = new_segment(vhdx, NULL, 0);
 
 	if (!segment) {
-		space_free(&vhdx->space, offset, false);
+		space_free(&vhdx->space, offset, vhdx->geometry.block_bytes, false);
 		return;
 	}
 	segment->req.op = FILE_DISCARD;
@@ -420,31 +661,116 @@ static bool advance(struct vhdx_io *io, uint64_t len)
 	return len > 0;
 }
 
-static enum progress run_read(struct vhdx *vhdx, struct vhdx_io *io, const struct piece *piece)
+/* Sectors of a partially present block from the cursor on that are all here, or all not. */
+static enum progress run_partial_read(struct vhdx *vhdx, struct vhdx_io *io,
+				      const struct piece *piece, uint64_t entry)
 {
-	uint64_t entry = *entry_of(vhdx, piece->block), len = piece->len;
+	uint32_t sector = vhdx->geometry.logical_sector_bytes;
+	struct vhdx_bits at = vhdx_bits_of(&vhdx->geometry, piece->block, piece->in_block / sector);
+	enum progress progress;
+	uint64_t bitmap = want_bitmap(vhdx, io, piece->block, false, &progress), len;
+	struct vhdx_page *page;
+	bool here;
 
+	if (!bitmap)
+		return progress;
+	page = want_bits(vhdx, io, bitmap + at.page, &progress);
+	if (!page)
+		return progress;
+	len =
+	    (uint64_t)vhdx_bits_run(page, at.bit, (unsigned)(piece->len / sector), &here) * sector;
+	if (here)
+		len = start_transfer(vhdx, io, FILE_READ, piece->block,
+				     VHDX_BAT_FILE_OFFSET(entry) + piece->in_block, len);
+	else
+		len = start_parent_read(vhdx, io, piece->block, len);
+	return advance(io, len) ? STARTED : FAILED;
+}
+
+static enum progress run_read(struct vhdx *vhdx, struct vhdx_io *io, const struct piece *piece,
+			      uint64_t entry)
+{
+	uint64_t len = piece->len;
+
+	if (VHDX_BAT_STATE(entry) == VHDX_BLOCK_PARTIALLY_PRESENT)
+		return run_partial_read(vhdx, io, piece, entry);
 	if (present(entry))
 		len = start_transfer(vhdx, io, FILE_READ, piece->block,
 				     VHDX_BAT_FILE_OFFSET(entry) + piece->in_block, len);
+	else if (reads_parent(vhdx, entry))
+		len = start_parent_read(vhdx, io, piece->block, len);
 	else
 		blk_iov_zero(io->req->iov, io->req->iov_count, io->cursor, len);
 	return advance(io, len) ? STARTED : FAILED;
 }
 
-static enum progress run_write(struct vhdx *vhdx, struct vhdx_io *io, const struct piece *piece)
+/* Writes or zeroes sectors of a partially present block. */
+static enum progress run_partial_change(struct vhdx *vhdx, struct vhdx_io *io,
+					const struct piece *piece, uint64_t entry, enum file_op op)
 {
-	uint64_t entry, len;
+	uint32_t sector = vhdx->geometry.logical_sector_bytes;
+	struct vhdx_bits at = vhdx_bits_of(&vhdx->geometry, piece->block, piece->in_block / sector);
+	uint64_t len = MIN(piece->len, (uint64_t)(VHDX_PAGE_BITS - at.bit) * sector);
+	enum progress progress;
+	uint64_t bitmap = want_bitmap(vhdx, io, piece->block, false, &progress);
+	struct segment *segment;
+	struct vhdx_page *page;
 
-	if (!present(*entry_of(vhdx, piece->block))) {
-		enum progress progress = allocate(vhdx, io, piece->block);
+	if (!bitmap)
+		return progress;
+	page = want_bits(vhdx, io, bitmap + at.page, &progress);
+	if (!page)
+		return progress;
+	segment = new_segment(vhdx, io, piece->block);
+	if (!segment)
+		return advance(io, 0) ? STARTED : FAILED;
+	segment->req.op = op;
+	segment->req.offset = VHDX_BAT_FILE_OFFSET(entry) + piece->in_block;
+	if (op == FILE_WRITE)
+		len = slice_sectors(segment, len, &segment->req.iov, &segment->req.iov_count);
+	segment->req.length = len;
+	segment->bits = page;
+	segment->bit = at.bit;
+	segment->bit_count = (unsigned)(len / sector);
+	page->pins++;
+	start_segment(segment);
+	return advance(io, len) ? STARTED : FAILED;
+}
 
-		if (progress != STARTED)
-			return progress;
-	}
-	entry = *entry_of(vhdx, piece->block);
+/* Sees to it that the block has a place. */
+static enum progress allocate(struct vhdx *vhdx, struct vhdx_io *io, struct vhdx_page *page,
+			      uint64_t block, uint64_t entry)
+{
+	if (in_file(entry))
+		return STARTED;
+	if (reads_parent(vhdx, entry))
+		return allocate_partial(vhdx, io, page, block);
+	return allocate_zeroed(vhdx, io, page, vhdx_bat_index(&vhdx->geometry, block),
+			       vhdx->geometry.block_bytes);
+}
+
+/* All of the piece's data is zero. */
+static bool writes_zeros(const struct vhdx_io *io, uint64_t len)
+{
+	return blk_iov_is_zero(io->req->iov, io->req->iov_count, io->cursor, len);
+}
+
+static enum progress run_write(struct vhdx *vhdx, struct vhdx_io *io, const struct piece *piece,
+			       struct vhdx_page *page, uint64_t *entry)
+{
+	enum progress progress;
+	uint64_t len;
+
+	/* Zeros need no place where zeros are read. */
+	if (!in_file(*entry) && !reads_parent(vhdx, *entry) && writes_zeros(io, piece->len))
+		return advance(io, piece->len) ? STARTED : FAILED;
+	progress = allocate(vhdx, io, page, piece->block, *entry);
+	if (progress != STARTED)
+		return progress;
+	if (!present(*entry))
+		return run_partial_change(vhdx, io, piece, *entry, FILE_WRITE);
 	len = start_transfer(vhdx, io, FILE_WRITE, piece->block,
-			     VHDX_BAT_FILE_OFFSET(entry) + piece->in_block, piece->len);
+			     VHDX_BAT_FILE_OFFSET(*entry) + piece->in_block, piece->len);
 	return advance(io, len) ? STARTED : FAILED;
 }
 
@@ -458,35 +784,62 @@ static bool whole_block(const struct vhdx *vhdx, const struct piece *piece)
 }
 
 /* BLK_UNMAP and BLK_WRITE_ZEROES. */
-static enum progress run_zero(struct vhdx *vhdx, struct vhdx_io *io, const struct piece *piece)
+static enum progress run_zero(struct vhdx *vhdx, struct vhdx_io *io, const struct piece *piece,
+			      struct vhdx_page *page, uint64_t *entry)
 {
 	bool unmap = io->req->op == BLK_UNMAP;
 	bool give_back = !vhdx->geometry.fixed && (unmap || (io->req->flags & BLK_MAY_UNMAP));
-	uint64_t entry = *entry_of(vhdx, piece->block), len = piece->len;
+	enum file_op op = give_back ? FILE_PUNCH : FILE_ZERO;
+	bool whole = whole_block(vhdx, piece) && !*busy_slot(vhdx, piece->block);
+	enum progress progress;
 
-	if (!present(entry)) {
-		advance(io, len);
-	} else if (give_back && whole_block(vhdx, piece) && !vhdx->block_users[piece->block]) {
-		free_block(vhdx, piece->block, unmap ? VHDX_BLOCK_UNMAPPED : VHDX_BLOCK_ZERO);
-		advance(io, len);
-	} else if (!advance(
-		       io, start_zeroing(vhdx, io, give_back ? FILE_PUNCH : FILE_ZERO, piece->block,
-					 VHDX_BAT_FILE_OFFSET(entry) + piece->in_block, len))) {
-		return FAILED;
+	if (!in_file(*entry) && !reads_parent(vhdx, *entry))
+		return advance(io, piece->len) ? STARTED : FAILED;
+	if (whole && (give_back || reads_parent(vhdx, *entry))) {
+		free_block(vhdx, page, vhdx_bat_index(&vhdx->geometry, piece->block),
+			   unmap ? VHDX_BLOCK_UNMAPPED : VHDX_BLOCK_ZERO);
+		return advance(io, piece->len) ? STARTED : FAILED;
 	}
-	return STARTED;
+	progress = allocate(vhdx, io, page, piece->block, *entry);
+	if (progress != STARTED)
+		return progress;
+	if (!present(*entry))
+		return run_partial_change(vhdx, io, piece, *entry, op);
+	return advance(io,
+		       start_zeroing(vhdx, io, op, piece->block,
+				     VHDX_BAT_FILE_OFFSET(*entry) + piece->in_block, piece->len))
+		   ? STARTED
+		   : FAILED;
 }
 
 static enum progress run_piece(struct vhdx *vhdx, struct vhdx_io *io, const struct piece *piece)
 {
+	uint64_t index = vhdx_bat_index(&vhdx->geometry, piece->block), *entry;
+	enum progress progress;
+	struct vhdx_page *page;
+
+	entry = want_entry(vhdx, io, index, &page, &progress);
+	if (!entry)
+		return progress;
 	switch (io->req->op) {
 	case BLK_READ:
-		return run_read(vhdx, io, piece);
+		return run_read(vhdx, io, piece, *entry);
 	case BLK_WRITE:
-		return run_write(vhdx, io, piece);
+		return run_write(vhdx, io, piece, page, entry);
 	default:
-		return run_zero(vhdx, io, piece);
+		return run_zero(vhdx, io, piece, page, entry);
 	}
+}
+
+/* Not while a page is at hand: a flush that fails at once calls back. */
+static void flush_if_due(struct vhdx *vhdx)
+{
+	if (vhdx->meta.running || vhdx->write_state != VHDX_WRITABLE)
+		return;
+	if (vhdx->freed.count >= MAX_FREED_PLACES ||
+	    vhdx->cache.dirty_count[VHDX_PAGE_BAT] + vhdx->cache.dirty_count[VHDX_PAGE_BITMAP] >=
+		MAX_DIRTY_PAGES)
+		vhdx_flush(vhdx, NULL);
 }
 
 /* Goes on with the request until everything is started, it fails, or it has to wait. */
@@ -502,6 +855,7 @@ static void run(struct vhdx *vhdx, struct vhdx_io *io)
 		if (run_piece(vhdx, io, &piece) == PARKED)
 			return;
 	}
+	flush_if_due(vhdx);
 	drop(vhdx, io);
 }
 
@@ -551,6 +905,7 @@ static void vhdx_submit(struct blk *blk, struct blk_request *req)
 	struct vhdx *vhdx = container_of(blk, struct vhdx, blk);
 	struct vhdx_io *io = new_io(vhdx, req);
 
+	vhdx_cache_trim(vhdx);
 	vhdx->submitting = true;
 	if (req->op == BLK_FLUSH)
 		vhdx_flush(vhdx, io);
@@ -573,17 +928,30 @@ static void vhdx_defer(struct blk *blk, struct blk_request *req)
 
 static void vhdx_wait(struct blk *blk)
 {
-	file_wait(container_of(blk, struct vhdx, blk)->file);
+	struct vhdx *vhdx = container_of(blk, struct vhdx, blk);
+
+	if (vhdx->file->in_flight > 0)
+		file_wait(vhdx->file);
+	else
+		vhdx->parent->ops->wait(vhdx->parent);
 }
 
 static void vhdx_plug(struct blk *blk)
 {
-	file_plug(container_of(blk, struct vhdx, blk)->file);
+	struct vhdx *vhdx = container_of(blk, struct vhdx, blk);
+
+	file_plug(vhdx->file);
+	if (vhdx->parent)
+		blk_plug(vhdx->parent);
 }
 
 static void vhdx_unplug(struct blk *blk)
 {
-	file_unplug(container_of(blk, struct vhdx, blk)->file);
+	struct vhdx *vhdx = container_of(blk, struct vhdx, blk);
+
+	if (vhdx->parent)
+		blk_unplug(vhdx->parent);
+	file_unplug(vhdx->file);
 }
 
 const struct blk_ops vhdx_blk_ops = {
@@ -593,5 +961,6 @@ const struct blk_ops vhdx_blk_ops = {
 	.wait = vhdx_wait,
 	.plug = vhdx_plug,
 	.unplug = vhdx_unplug,
+	.extent = vhdx_extent,
 	.close = vhdx_close,
 };

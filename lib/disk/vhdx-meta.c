@@ -6,16 +6,24 @@
  * DataWriteGuid (others see by them that the file was changed).
  *
  * Flush. One round serves all flushes that wait when it begins:
- *   1. Copy the dirty BAT pages. Every block that the copies name was zeroed, or lies beyond the
- * old end of file, and its data so far has been given to the host.
+ *   1. Copy the dirty pages. Every block that the copies name was zeroed, or lies beyond the old
+ *      end of file, or is partially present; its data so far, and that of every sector whose bit is
+ *      set in the copies, has been given to the host.
  *   2. Sync. Now that data is durable - and so are the in-place pages of the round before, whose
- * log entry is therefore no longer needed.
+ *      log entry is therefore no longer needed.
  *   3. If there are dirty pages: write one log entry with all of them, its tail pointing to itself,
- * and sync. The flushes are done here. (Before the first entry the log is opened: an empty entry
- * with a new LogGuid is written into the still unused log, synced, then both headers get that
- *      LogGuid. So a header never names a log without a valid entry.)
- *   4. Write the pages to their places in the BAT; give freed blocks back to the host.
+ *      and sync. The flushes are done here. (Before the first entry the log is opened: an empty
+ *      entry with a new LogGuid is written into the still unused log, synced, then both headers get
+ *      that LogGuid. So a header never names a log without a valid entry.)
+ *   4. Write the pages to their places; give freed blocks back to the host.
  * A guest's flush costs one sync when no block was allocated or freed since the last, else two.
+ *
+ * When there are more dirty pages than an entry takes, a cut may come between two entries. So bits
+ * go first, then the BAT from its end: what a block's entry relies on - its bits are right, its
+ * chunk has a bitmap block, whose entry stands behind those of the chunk's blocks - is durable no
+ * later than the entry. The other way round there is nothing to fear: bits matter only while a
+ * block is partially present; it becomes that only once, from not present, and its place and the
+ * bits of what it holds stay until it is freed (vhdx-io.c).
  *
  * A torn log entry is invalid, and the entry before it, which is still there because two entries
  * never fill the log, makes the sequence. An entry is at most about half of the log.
@@ -149,9 +157,14 @@ static void activated(struct vhdx *vhdx, int result)
 
 void vhdx_activate(struct vhdx *vhdx)
 {
+	static const struct guid none;
+
 	vhdx->write_state = VHDX_ACTIVATING;
 	guid_generate(&vhdx->header.file_write_guid);
-	guid_generate(&vhdx->header.data_write_guid);
+	if (guid_equal(&vhdx->data_write_id, &none))
+		guid_generate(&vhdx->header.data_write_guid);
+	else
+		vhdx->header.data_write_guid = vhdx->data_write_id;
 	begin_steps(vhdx, &vhdx->activation);
 	add_headers(vhdx, &vhdx->activation);
 	start_steps(&vhdx->activation, activated);
@@ -159,28 +172,46 @@ void vhdx_activate(struct vhdx *vhdx)
 
 /* ---- dirty pages ---- */
 
-void vhdx_mark_dirty(struct vhdx *vhdx, uint64_t bat_index)
+static void take_page(struct vhdx_meta *meta, struct vhdx_page *page)
 {
-	uint64_t page = bat_index / VHDX_ENTRIES_PER_PAGE;
-	uint64_t *word = &vhdx->dirty_map[page / 64];
-
-	if (*word & BIT(page % 64))
-		return;
-	*word |= BIT(page % 64);
-	vhdx->dirty_pages++;
+	vhdx_page_clean(page);
+	page->pins++;
+	meta->round[meta->page_count++] = page;
 }
 
-static void copy_page(struct vhdx *vhdx, uint64_t page)
+/* The page with the highest offset. */
+static struct vhdx_page *last_of(struct vhdx_page *list)
 {
-	struct vhdx_meta *meta = &vhdx->meta;
-	uint64_t first = page * VHDX_ENTRIES_PER_PAGE;
-	uint64_t count = MIN((uint64_t)VHDX_ENTRIES_PER_PAGE, vhdx->geometry.bat_entries - first);
-	uint64_t *to = (void *)(meta->pages + (size_t)meta->page_count * VHDX_SECTOR_BYTES);
+	struct vhdx_page *last = list;
 
-	for (uint64_t i = 0; i < count; i++)
-		to[i] = htole64(vhdx->bat[first + i]);
-	memset(to + count, 0, (VHDX_ENTRIES_PER_PAGE - count) * sizeof(*to));
-	meta->page_offsets[meta->page_count++] = vhdx->bat_region.offset + page * VHDX_SECTOR_BYTES;
+	for (; list; list = list->dirty_next)
+		if (list->offset > last->offset)
+			last = list;
+	return last;
+}
+
+static int by_offset(const void *a, const void *b)
+{
+	const struct vhdx_page *x = *(struct vhdx_page *const *)a;
+	const struct vhdx_page *y = *(struct vhdx_page *const *)b;
+
+	return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/* What doesn't fit is left for the next log entry, in the order that is told above. */
+static void choose_pages(struct vhdx *vhdx)
+{
+	struct vhdx_cache *cache = &vhdx->cache;
+	struct vhdx_meta *meta = &vhdx->meta;
+	unsigned bat_pages = cache->dirty_count[VHDX_PAGE_BAT];
+
+	while (cache->dirty[VHDX_PAGE_BITMAP] && meta->page_count < meta->max_pages)
+		take_page(meta, cache->dirty[VHDX_PAGE_BITMAP]);
+	while (cache->dirty[VHDX_PAGE_BAT] && meta->page_count < meta->max_pages)
+		take_page(meta, bat_pages <= meta->max_pages - meta->page_count
+				    ? cache->dirty[VHDX_PAGE_BAT]
+				    : last_of(cache->dirty[VHDX_PAGE_BAT]));
+	qsort(meta->round, meta->page_count, sizeof(struct vhdx_page *), by_offset);
 }
 
 static void copy_dirty_pages(struct vhdx *vhdx)
@@ -188,15 +219,24 @@ static void copy_dirty_pages(struct vhdx *vhdx)
 	struct vhdx_meta *meta = &vhdx->meta;
 
 	meta->page_count = 0;
-	for (uint64_t w = 0; w < (vhdx->bat_pages + 63) / 64 && vhdx->dirty_pages; w++) {
-		while (vhdx->dirty_map[w] && meta->page_count < meta->max_pages) {
-			unsigned bit = (unsigned)__builtin_ctzll(vhdx->dirty_map[w]);
-
-			copy_page(vhdx, w * 64 + bit);
-			vhdx->dirty_map[w] &= ~BIT(bit);
-			vhdx->dirty_pages--;
-		}
+	choose_pages(vhdx);
+	for (unsigned i = 0; i < meta->page_count; i++) {
+		meta->page_offsets[i] = meta->round[i]->offset;
+		memcpy(meta->pages + (size_t)i * VHDX_SECTOR_BYTES, meta->round[i]->word,
+		       VHDX_SECTOR_BYTES);
 	}
+}
+
+static void let_pages_go(struct vhdx_meta *meta)
+{
+	for (unsigned i = 0; i < meta->page_count; i++)
+		meta->round[i]->pins--;
+	meta->page_count = 0;
+}
+
+static bool any_dirty(const struct vhdx *vhdx)
+{
+	return vhdx->cache.dirty_count[VHDX_PAGE_BAT] || vhdx->cache.dirty_count[VHDX_PAGE_BITMAP];
 }
 
 /* ---- the flush machine ---- */
@@ -215,6 +255,7 @@ static void round_failed(struct vhdx *vhdx)
 {
 	vhdx->write_state = VHDX_FAILED;
 	vhdx->meta.running = false;
+	/* The round's pages stay pinned: memory alone is sure to be right now. */
 	finish_list(vhdx, &vhdx->meta.current, BLK_IO_ERROR);
 	finish_list(vhdx, &vhdx->meta.waiting, BLK_IO_ERROR);
 }
@@ -251,6 +292,7 @@ static void apply_next(struct vhdx *vhdx, int result)
 		return;
 	}
 	if (first == meta->page_count) {
+		let_pages_go(meta);
 		round_end(vhdx);
 		return;
 	}
@@ -361,9 +403,8 @@ static void data_synced(struct vhdx *vhdx, int result)
 static unsigned pages_per_entry(const struct vhdx *vhdx)
 {
 	uint64_t sectors = vhdx->log_region.length / VHDX_SECTOR_BYTES;
-	uint64_t pages = MIN(sectors / 2 - 2, (uint64_t)DESCRIPTORS_IN_FIRST_SECTOR);
 
-	return (unsigned)MIN(pages, vhdx->bat_pages);
+	return (unsigned)MIN(sectors / 2 - 2, (uint64_t)DESCRIPTORS_IN_FIRST_SECTOR);
 }
 
 static bool meta_prepare_buffers(struct vhdx *vhdx)
@@ -373,10 +414,11 @@ static bool meta_prepare_buffers(struct vhdx *vhdx)
 	if (meta->entry)
 		return true;
 	meta->max_pages = pages_per_entry(vhdx);
+	meta->round = calloc(meta->max_pages, sizeof(struct vhdx_page *));
 	meta->page_offsets = calloc(meta->max_pages, sizeof(*meta->page_offsets));
 	meta->pages = malloc((size_t)meta->max_pages * VHDX_SECTOR_BYTES);
 	meta->entry = malloc(vhdx_log_entry_bytes(meta->max_pages));
-	return meta->page_offsets && meta->pages && meta->entry;
+	return meta->round && meta->page_offsets && meta->pages && meta->entry;
 }
 
 /* 1 and the start of 2. */
@@ -387,12 +429,12 @@ static void round_begin(struct vhdx *vhdx)
 	meta->running = true;
 	meta->background_wanted = false;
 	meta->page_count = 0;
-	if (vhdx->dirty_pages && (!vhdx->log_region.length || !meta_prepare_buffers(vhdx))) {
+	if (any_dirty(vhdx) && (!vhdx->log_region.length || !meta_prepare_buffers(vhdx))) {
 		round_failed(vhdx);
 		return;
 	}
 	copy_dirty_pages(vhdx);
-	meta->another_round = vhdx->dirty_pages > 0;
+	meta->another_round = any_dirty(vhdx);
 	if (!meta->another_round) {
 		struct vhdx_places empty = vhdx->freeing;
 
@@ -427,6 +469,7 @@ void vhdx_flush(struct vhdx *vhdx, struct vhdx_io *io)
 
 void vhdx_meta_free(struct vhdx *vhdx)
 {
+	free(vhdx->meta.round);
 	free(vhdx->meta.page_offsets);
 	free(vhdx->meta.pages);
 	free(vhdx->meta.entry);

@@ -1,7 +1,10 @@
 /*
  * Opening a VHDX: header, log, region table, metadata, BAT, in this order, because the log may
  * change all that follows it. A writable open replays the log into the file; a read-only open keeps
- * the log in memory and looks at the file through it while it reads the structures.
+ * what the log says in memory and looks at the file through it.
+ *
+ * A BAT of usual size is read and checked as a whole now. A huge one is checked page by page when
+ * it is used; until then all of the file counts as in use, and new blocks go behind its end.
  */
 #include "disk/vhdx.h"
 
@@ -92,7 +95,7 @@ static int read_headers(struct opening *o, struct error *err)
 	return 0;
 }
 
-static bool log_in_use(const struct vhdx *vhdx)
+bool vhdx_log_in_use(const struct vhdx *vhdx)
 {
 	static const struct guid none;
 
@@ -175,7 +178,7 @@ static int handle_log(struct opening *o, struct error *err)
 {
 	int rc;
 
-	if (!log_in_use(o->vhdx))
+	if (!vhdx_log_in_use(o->vhdx))
 		return 0;
 	rc = load_log(o, err);
 	if (rc < 0)
@@ -214,18 +217,25 @@ static int read_metadata_part(void *user, uint64_t offset, void *buf, size_t len
 	return read_at(o, o->vhdx->metadata_region.offset + offset, buf, len, err);
 }
 
+static int read_locator(struct opening *o, struct error *err)
+{
+	const struct vhdx_geometry *g = &o->vhdx->geometry;
+	AUTO_FREE uint8_t *item = malloc(g->locator_bytes);
+	int rc;
+
+	if (!item)
+		return error_set(err, ERR_NO_MEMORY, "no memory for a VHDX parent locator");
+	rc = read_metadata_part(o, g->locator_at, item, g->locator_bytes, err);
+	return rc < 0 ? rc : vhdx_locator_parse(item, g->locator_bytes, &o->vhdx->locator, err);
+}
+
 static int read_metadata(struct opening *o, struct error *err)
 {
 	struct vhdx_metadata_source source = { read_metadata_part, o,
 					       o->vhdx->metadata_region.length };
 	int rc = vhdx_metadata_parse(&source, &o->vhdx->geometry, err);
 
-	if (rc < 0)
-		return rc;
-	if (o->vhdx->geometry.has_parent)
-		return error_set(err, ERR_UNSUPPORTED,
-				 "a differencing VHDX: parent chains are not supported yet");
-	return 0;
+	return rc == 0 && o->vhdx->geometry.has_parent ? read_locator(o, err) : rc;
 }
 
 /* Reserves what isn't payload: nothing else may lie there. */
@@ -233,6 +243,7 @@ static int claim_structures(struct opening *o, struct error *err)
 {
 	struct vhdx *vhdx = o->vhdx;
 
+	vhdx->file_bytes = o->file_bytes;
 	if (!space_init(&vhdx->space, o->file_bytes, vhdx->geometry.block_bytes))
 		return error_set(err, ERR_NO_MEMORY, "no memory for a VHDX of %lu bytes",
 				 o->file_bytes);
@@ -255,101 +266,66 @@ static int claim_structures(struct opening *o, struct error *err)
 	return 0;
 }
 
-static int bad_entry(const struct vhdx *vhdx, uint64_t block, const char *why, struct error *err)
-{
-	uint64_t index = vhdx_bat_index(&vhdx->geometry, block);
+#define SCAN_BYTES     (UINT64_C(1) << 20)
+#define MAX_SCAN_BYTES (UINT64_C(4) << 20)
 
-	return error_set(err, ERR_CORRUPT, "VHDX block %lu: its BAT entry %#lx at %#lx %s", block,
-			 vhdx->bat[index], vhdx->bat_region.offset + index * VHDX_BAT_ENTRY_BYTES,
-			 why);
-}
-
-static int check_block(struct opening *o, uint64_t block, struct error *err)
+/* Checks all entries and learns which places are free. */
+static int scan_bat(struct opening *o, struct error *err)
 {
 	struct vhdx *vhdx = o->vhdx;
-	uint64_t *entry = &vhdx->bat[vhdx_bat_index(&vhdx->geometry, block)];
-	uint64_t offset = VHDX_BAT_FILE_OFFSET(*entry), length = vhdx->geometry.block_bytes;
+	uint64_t entries = vhdx->geometry.bat_entries, step = SCAN_BYTES / VHDX_BAT_ENTRY_BYTES;
+	AUTO_FREE uint64_t *part = malloc(MIN(SCAN_BYTES, entries * VHDX_BAT_ENTRY_BYTES));
 
-	if (VHDX_BAT_RESERVED(*entry))
-		return bad_entry(vhdx, block, "has reserved bits set", err);
-	switch (VHDX_BAT_STATE(*entry)) {
-	case VHDX_BLOCK_FULLY_PRESENT:
-		if (!RANGE_OK(offset, length, o->file_bytes))
-			return bad_entry(vhdx, block, "points beyond the end of the file", err);
-		if (!space_claim(&vhdx->space, offset, length))
-			return bad_entry(vhdx, block, "points into another structure", err);
-		return 0;
-	case VHDX_BLOCK_UNDEFINED:
-	case VHDX_BLOCK_UNMAPPED:
-		/* A kept place is only a reservation: a wrong one is forgotten. */
-		if (offset && (!RANGE_OK(offset, length, o->file_bytes) ||
-			       !space_claim(&vhdx->space, offset, length)))
-			*entry = VHDX_BAT_STATE(*entry);
-		return 0;
-	case VHDX_BLOCK_NOT_PRESENT:
-	case VHDX_BLOCK_ZERO:
-		*entry = VHDX_BAT_STATE(*entry);
-		return 0;
-	default:
-		return bad_entry(vhdx, block, "has a state that is not possible", err);
+	if (!part)
+		return error_set(err, ERR_NO_MEMORY, "no memory for a VHDX BAT");
+	for (uint64_t first = 0; first < entries; first += step) {
+		uint64_t count = MIN(step, entries - first);
+		int rc = read_at(o, vhdx->bat_region.offset + first * VHDX_BAT_ENTRY_BYTES, part,
+				 count * VHDX_BAT_ENTRY_BYTES, err);
+
+		if (rc == 0)
+			rc = vhdx_bat_check(vhdx, first, part, count, true, err);
+		if (rc < 0)
+			return rc;
 	}
+	space_settle(&vhdx->space);
+	return 0;
 }
 
-static int read_bat(struct opening *o, struct error *err)
+static int prepare_bat(struct opening *o, struct error *err)
 {
 	struct vhdx *vhdx = o->vhdx;
-	const struct vhdx_geometry *g = &vhdx->geometry;
-	uint64_t bytes = g->bat_entries * VHDX_BAT_ENTRY_BYTES;
-	int rc;
+	uint64_t bytes = vhdx->geometry.bat_entries * VHDX_BAT_ENTRY_BYTES;
 
 	if (bytes > vhdx->bat_region.length)
 		return error_set(err, ERR_CORRUPT,
 				 "the VHDX BAT region at %#lx has %lu bytes; the disk needs %lu",
 				 vhdx->bat_region.offset, vhdx->bat_region.length, bytes);
-	vhdx->bat_pages = (bytes + VHDX_SECTOR_BYTES - 1) / VHDX_SECTOR_BYTES;
-	vhdx->bat = malloc(bytes);
-	vhdx->dirty_map = calloc((vhdx->bat_pages + 63) / 64, sizeof(uint64_t));
-	vhdx->block_users = calloc(g->block_count, sizeof(*vhdx->block_users));
-	if (!vhdx->bat || !vhdx->dirty_map || !vhdx->block_users)
-		return error_set(err, ERR_NO_MEMORY, "no memory for a VHDX BAT of %lu bytes",
-				 bytes);
-	rc = read_at(o, vhdx->bat_region.offset, vhdx->bat, bytes, err);
-	for (uint64_t i = 0; rc == 0 && i < g->bat_entries; i++)
-		vhdx->bat[i] = le64toh(vhdx->bat[i]);
-	for (uint64_t block = 0; rc == 0 && block < g->block_count; block++)
-		rc = check_block(o, block, err);
+	if (bytes <= MAX_SCAN_BYTES)
+		return scan_bat(o, err);
+	vhdx->bat_known = calloc(bytes / VHDX_SECTOR_BYTES / 64 + 1, sizeof(uint64_t));
+	return vhdx->bat_known ? 0 : error_set(err, ERR_NO_MEMORY, "no memory for a VHDX BAT");
+}
+
+/* ---- a log that stays in memory ---- */
+
+static int keep_record(void *user, const struct vhdx_log_record *record, struct error *err)
+{
+	struct opening *o = user;
+
+	return vhdx_overlay_add(o->vhdx, record->file_offset, record->length, record->data, err);
+}
+
+static int keep_log(struct opening *o, struct error *err)
+{
+	int rc = vhdx_log_replay(&o->log, &o->sequence, o->file_bytes, keep_record, o, err);
+
+	if (rc == 0)
+		vhdx_overlay_sort(o->vhdx);
 	return rc;
 }
 
 /* ---- putting it together ---- */
-
-static bool within_structure(const struct opening *o, const struct vhdx_log_record *record)
-{
-	if (record->file_offset < VHDX_HEADER_SECTION_BYTES)
-		return record->file_offset + record->length <= VHDX_HEADER_SECTION_BYTES;
-	for (unsigned i = 0; i < o->regions->count; i++)
-		if (record->file_offset >= o->regions->all[i].offset &&
-		    RANGE_OK(record->file_offset - o->regions->all[i].offset, record->length,
-			     o->regions->all[i].length))
-			return true;
-	return false;
-}
-
-/* Reads of payload go to the file directly, so a log that is not written may not update payload.
- * (Nothing else than structures is ever logged; a long range elsewhere need not be looked at.) */
-static int check_record_off_payload(void *user, const struct vhdx_log_record *record,
-				    struct error *err)
-{
-	struct opening *o = user;
-
-	if (within_structure(o, record))
-		return 0;
-	if (record->length > VHDX_MAX_BLOCK_BYTES ||
-	    space_overlaps(&o->vhdx->space, record->file_offset, record->length))
-		return error_set(err, ERR_CORRUPT, "the VHDX log updates payload at %#lx+%#lx",
-				 record->file_offset, record->length);
-	return 0;
-}
 
 static int read_structures(struct opening *o, struct error *err)
 {
@@ -363,21 +339,22 @@ static int read_structures(struct opening *o, struct error *err)
 		rc = read_metadata(o, err);
 	if (rc == 0)
 		rc = claim_structures(o, err);
-	if (rc == 0)
-		rc = read_bat(o, err);
 	if (rc == 0 && o->log_bytes)
-		rc = vhdx_log_replay(&o->log, &o->sequence, o->file_bytes, check_record_off_payload,
-				     o, err);
+		rc = keep_log(o, err);
+	if (rc == 0)
+		rc = prepare_bat(o, err);
+	if (rc == 0 && o->log_bytes)
+		rc = vhdx_overlay_check(o->vhdx, err);
 	return rc;
 }
 
-static void vhdx_free(struct vhdx *vhdx)
+void vhdx_unload(struct vhdx *vhdx)
 {
+	vhdx_locator_done(&vhdx->locator);
 	vhdx_meta_free(vhdx);
 	space_done(&vhdx->space);
-	free(vhdx->bat);
-	free(vhdx->dirty_map);
-	free(vhdx->block_users);
+	vhdx_cache_done(vhdx);
+	free(vhdx->bat_known);
 	free(vhdx->freed.offset);
 	free(vhdx->freeing.offset);
 	free(vhdx->releasing.offset);
@@ -405,7 +382,8 @@ static void fill_info(struct vhdx *vhdx, bool read_only)
 	};
 }
 
-int vhdx_open(struct file *file, bool read_only, struct blk **ret, struct error *err)
+int vhdx_load(struct file *file, const struct disk_options *options, struct vhdx **ret,
+	      struct error *err)
 {
 	struct vhdx *vhdx = calloc(1, sizeof(*vhdx));
 	struct opening o = { .vhdx = vhdx, .file_bytes = file->size_bytes };
@@ -417,8 +395,10 @@ int vhdx_open(struct file *file, bool read_only, struct blk **ret, struct error 
 		free(o.regions);
 		return error_set(err, ERR_NO_MEMORY, "no memory to open a VHDX");
 	}
-	blk_init(&vhdx->blk, &vhdx_blk_ops, &(struct blk_info){ .read_only = read_only });
+	blk_init(&vhdx->blk, &vhdx_blk_ops, &(struct blk_info){ .read_only = options->read_only });
 	vhdx->file = file;
+	vhdx->data_write_id = options->data_write_id;
+	vhdx_cache_init(vhdx);
 	vhdx_list_init(&vhdx->waiting_activation);
 	vhdx_list_init(&vhdx->meta.waiting);
 	vhdx_list_init(&vhdx->meta.current);
@@ -427,10 +407,46 @@ int vhdx_open(struct file *file, bool read_only, struct blk **ret, struct error 
 	free(o.log_bytes);
 	free(o.regions);
 	if (rc < 0) {
-		vhdx_free(vhdx);
+		vhdx_unload(vhdx);
 		return rc;
 	}
-	fill_info(vhdx, read_only);
+	fill_info(vhdx, options->read_only);
+	*ret = vhdx;
+	return 0;
+}
+
+static int check_parent(const struct vhdx *vhdx, const struct blk *parent, struct error *err)
+{
+	uint32_t sector = vhdx->geometry.logical_sector_bytes;
+
+	if (!vhdx->geometry.has_parent && parent)
+		return error_set(err, ERR_INVALID,
+				 "the VHDX is no differencing disk, but it was given a parent");
+	if (vhdx->geometry.has_parent && !parent)
+		return error_set(err, ERR_INVALID,
+				 "a differencing VHDX can't be opened without its parent disk");
+	if (parent && blk_info(parent)->logical_sector_bytes != sector)
+		return error_set(err, ERR_INVALID,
+				 "the differencing VHDX has sectors of %u bytes, its parent has "
+				 "%u",
+				 sector, blk_info(parent)->logical_sector_bytes);
+	return 0;
+}
+
+int vhdx_open(struct file *file, const struct disk_options *options, struct blk **ret,
+	      struct error *err)
+{
+	struct vhdx *vhdx;
+	int rc = vhdx_load(file, options, &vhdx, err);
+
+	if (rc < 0)
+		return rc;
+	rc = check_parent(vhdx, options->parent, err);
+	if (rc < 0) {
+		vhdx_unload(vhdx);
+		return rc;
+	}
+	vhdx->parent = options->parent;
 	*ret = &vhdx->blk;
 	return 0;
 }
@@ -441,6 +457,8 @@ int vhdx_close(struct blk *blk, struct error *err)
 	int rc = vhdx_settle(vhdx, err);
 
 	file_close(vhdx->file);
-	vhdx_free(vhdx);
+	/* It was read only: nothing of it can be lost. */
+	blk_close(vhdx->parent, NULL);
+	vhdx_unload(vhdx);
 	return rc;
 }

@@ -2,6 +2,7 @@
 #ifndef IC_IC_IMPL_H
 #define IC_IC_IMPL_H
 
+#include "base/utf16.h"
 #include "ic/ic.h"
 #include "spec/ic.h"
 
@@ -110,13 +111,5 @@ int ic_heartbeat_init(struct ic *ic, struct error *err);
 void ic_heartbeat_done(struct ic *ic);
 int ic_kvp_init(struct ic *ic, const struct ic_config *config, struct error *err);
 void ic_kvp_finish(struct ic *ic);
-
-/* ---- text ---- */
-
-/* UTF-8 to UTF-16LE with a terminating zero. Returns the bytes with the zero, or 0 if it does not
- * fit or is not UTF-8. */
-uint32_t ic_utf16_from_utf8(const char *text, uint8_t *ret, uint32_t size);
-/* Up to a zero or len bytes; malformed parts become U+FFFD. Allocated; NULL without memory. */
-char *ic_utf8_from_utf16(const uint8_t *text, uint32_t len);
 
 #endif

@@ -89,8 +89,8 @@ static void cancel_all(struct ic_kvp_state *kvp)
 static void fill_pair(struct ic_spec_kvp_value *value, const struct ic_kvp_job *job)
 {
 	value->type = IC_KVP_STRING;
-	value->key_bytes = ic_utf16_from_utf8(job->key, value->key, sizeof(value->key));
-	value->value_bytes = ic_utf16_from_utf8(job->value, value->value, sizeof(value->value));
+	value->key_bytes = utf16_from_utf8(job->key, value->key, sizeof(value->key));
+	value->value_bytes = utf16_from_utf8(job->value, value->value, sizeof(value->value));
 }
 
 static void send_key_operation(struct ic_kvp_state *kvp, const struct ic_kvp_job *job)
@@ -101,7 +101,7 @@ static void send_key_operation(struct ic_kvp_state *kvp, const struct ic_kvp_job
 		fill_pair(&packet.get_set, job);
 	else if (job->operation == IC_KVP_DELETE)
 		packet.remove.key_bytes =
-		    ic_utf16_from_utf8(job->key, packet.remove.key, sizeof(packet.remove.key));
+		    utf16_from_utf8(job->key, packet.remove.key, sizeof(packet.remove.key));
 	else
 		packet.enumerate.index = job->index;
 	ic_link_send(&kvp->link, &packet, sizeof(packet));
@@ -111,7 +111,7 @@ static void send_ip_operation(struct ic_kvp_state *kvp, const struct ic_kvp_job 
 {
 	struct ic_spec_kvp_ip packet = { .operation = job->operation, .pool = job->pool };
 
-	ic_utf16_from_utf8(job->key, packet.adapter_id, sizeof(packet.adapter_id));
+	utf16_from_utf8(job->key, packet.adapter_id, sizeof(packet.adapter_id));
 	packet.address_family = 3; /* IPv4 and IPv6 */
 	ic_link_send(&kvp->link, &packet, sizeof(packet));
 }
@@ -158,7 +158,7 @@ static int check_text(const char *text, uint32_t max_bytes, const char *what, st
 {
 	uint8_t buf[IC_KVP_VALUE_BYTES];
 
-	if (!ic_utf16_from_utf8(text, buf, max_bytes))
+	if (!utf16_from_utf8(text, buf, max_bytes))
 		return error_set(err, ERR_INVALID, "%s is not UTF-8 or longer than %u characters",
 				 what, max_bytes / 2 - 1);
 	return 0;
@@ -228,8 +228,7 @@ static char *value_text(const struct ic_spec_kvp_value *value)
 		snprintf(number, sizeof(number), "%llu",
 			 (unsigned long long)load_le64(value->value));
 	else
-		return ic_utf8_from_utf16(value->value,
-					  MIN(value->value_bytes, IC_KVP_VALUE_BYTES));
+		return utf8_from_utf16(value->value, MIN(value->value_bytes, IC_KVP_VALUE_BYTES));
 	return strdup(number);
 }
 
@@ -244,14 +243,14 @@ static bool collect(struct ic_kvp_job *job, const uint8_t *packet, uint32_t len)
 	memcpy(&reply, packet, sizeof(reply));
 	job->index++;
 	return pairs_add(&job->collected,
-			 ic_utf8_from_utf16(data->key, MIN(data->key_bytes, IC_KVP_KEY_BYTES)),
+			 utf8_from_utf16(data->key, MIN(data->key_bytes, IC_KVP_KEY_BYTES)),
 			 value_text(data));
 }
 
 static void collect_list(struct ic_kvp_job *job, const char *key, const uint8_t *text,
 			 uint32_t bytes)
 {
-	pairs_add(&job->collected, strdup(key), ic_utf8_from_utf16(text, bytes));
+	pairs_add(&job->collected, strdup(key), utf8_from_utf16(text, bytes));
 }
 
 static bool collect_ip(struct ic_kvp_job *job, const uint8_t *packet, uint32_t len)

@@ -308,7 +308,7 @@ static void next_kvp(struct fixture *f, struct ic_spec_kvp *packet, uint8_t oper
 
 static void expect_utf16(const uint8_t *text, uint32_t bytes, const char *expected)
 {
-	char *utf8 = ic_utf8_from_utf16(text, bytes);
+	char *utf8 = utf8_from_utf16(text, bytes);
 
 	assert_string_equal(utf8, expected);
 	assert_int_equal(load_le16(text + bytes - 2), 0);
@@ -324,8 +324,8 @@ static void give_item(struct fixture *f, uint8_t pool, uint32_t index, const cha
 	next_kvp(f, &packet, IC_KVP_ENUMERATE, pool);
 	assert_int_equal(packet.enumerate.index, index);
 	data->type = IC_KVP_STRING;
-	data->key_bytes = ic_utf16_from_utf8(key, data->key, sizeof(data->key));
-	data->value_bytes = ic_utf16_from_utf8(value, data->value, sizeof(data->value));
+	data->key_bytes = utf16_from_utf8(key, data->key, sizeof(data->key));
+	data->value_bytes = utf16_from_utf8(value, data->value, sizeof(data->value));
 	memcpy(f->packet.payload, &packet, sizeof(packet));
 	answer(f, IC_S_OK);
 }
@@ -413,7 +413,7 @@ static void kvp_ip_info(void **state)
 	memcpy(packet, f->packet.payload, sizeof(*packet));
 	assert_int_equal(packet->operation, IC_KVP_GET_IP_INFO);
 	expect_utf16(packet->adapter_id, 36, "00:15:5D:AB:CD:EF");
-	ic_utf16_from_utf8("10.0.0.2;fe80::1", packet->ip_addresses, sizeof(packet->ip_addresses));
+	utf16_from_utf8("10.0.0.2;fe80::1", packet->ip_addresses, sizeof(packet->ip_addresses));
 	packet->dhcp_enabled = 1;
 	memcpy(f->packet.payload, packet, sizeof(*packet));
 	answer(f, IC_S_OK);

@@ -48,6 +48,8 @@ struct machine_events {
 	/* What the guest says of itself (KVP pool 2), or its services, changed. */
 	void (*kvp_changed)(void *user);
 	void (*services_changed)(void *user);
+	/* The guest will not do what machine_shutdown_guest asked for; text says what is known. */
+	void (*shutdown_failed)(void *user, const char *text);
 	/* Bytes from the guest's COM port (0: COM1). */
 	void (*console_output)(void *user, unsigned port, const void *data, size_t len);
 	/* The guest can take input again after machine_console_input() took less than all. */

@@ -78,6 +78,10 @@ static int attach_disk(struct synthetic *synthetic, unsigned index, struct error
 	const struct config_disk *disk = &synthetic->machine->config->disks[index];
 	int r = 0;
 
+	if (disk->bus != CONFIG_BUS_SCSI)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "disk '%s': IDE controllers are not there yet",
+				 disk->path ? disk->path : "");
 	if (disk->controller_number >= MAX_SCSI || !synthetic->scsi[disk->controller_number])
 		return error_set(err, ERR_INVALID, "there is no SCSI controller %u",
 				 disk->controller_number);
@@ -286,9 +290,15 @@ void synthetic_free(struct synthetic *synthetic)
 
 /* ---- machine.h: services ---- */
 
+/* If it agreed, the power-off comes by itself. */
 static void shutdown_answered(void *user, int result)
 {
-	/* The guest's refusal shows in its state; the power-off, if it agreed, comes by itself. */
+	const struct machine_events *events = &((struct machine *)user)->events;
+
+	if (result == -ERR_DENIED)
+		events->shutdown_failed(events->user, "the guest refused the request");
+	else if (result == -ERR_TIMEOUT)
+		events->shutdown_failed(events->user, "the guest did not answer the request");
 }
 
 int machine_shutdown_guest(struct machine *machine, bool reboot, bool force, struct error *err)
@@ -300,6 +310,7 @@ int machine_shutdown_guest(struct machine *machine, bool reboot, bool force, str
 		.message = reboot ? "The host restarts this virtual machine."
 				  : "The host shuts this virtual machine down.",
 		.done = shutdown_answered,
+		.user = machine,
 	};
 
 	return ic_shutdown(machine->synthetic->ic, &request, err);

@@ -4,7 +4,8 @@
  * Nothing above this header knows which one runs.
  *
  * The partition contains per VP: the CPU, its local APIC (xAPIC and x2APIC, TSC deadline) and the
- * architectural MSRs. It does not contain: IOAPIC, PIC, PIT, Hyper-V's synthetic MSRs and CPUID
+ * architectural MSRs, and those of Hyper-V's that are the APIC's: EOI, ICR and TPR (0x40000070 to
+ * 0x40000072). It does not contain: IOAPIC, PIC, PIT, Hyper-V's other synthetic MSRs and CPUID
  * leaves: those are the host's (struct part_host), in user space on both backends.
  *
  * Life cycle: part_new, part_vp_set_state for each VP that must not start at the reset vector,
@@ -54,7 +55,7 @@ struct part_host {
 	/* Accesses to GPAs that are not RAM. size is 1, 2, 4 or 8, and does not cross 8 bytes. */
 	uint64_t (*mmio_read)(void *user, unsigned vp, uint64_t gpa, unsigned size);
 	void (*mmio_write)(void *user, unsigned vp, uint64_t gpa, unsigned size, uint64_t value);
-	/* MSRs 0x40000000 to 0x400010FF only. False: the guest gets #GP(0). */
+	/* MSRs 0x40000000 to 0x400010FF only, but the APIC's. False: the guest gets #GP(0). */
 	bool (*msr_read)(void *user, unsigned vp, uint32_t msr, uint64_t *ret);
 	bool (*msr_write)(void *user, unsigned vp, uint32_t msr, uint64_t value);
 	/* The hypercall page was called (CPL 0 is checked). */

@@ -206,6 +206,38 @@ guest wait_x2apic
 	jmp 1b
 guest_end wait_x2apic
 
+/* Hyper-V's MSRs for ICR, EOI and TPR: interrupts itself twice; the second one waits for the EOI. */
+guest apic_msrs
+	apic_enable
+	sti
+	mov $0x40000071, %ecx
+	mov $0x40080, %eax /* vector 0x80, to itself; its handler writes no EOI */
+	xor %edx, %edx
+	wrmsr
+	nop
+	mov $0x40080, %eax
+	wrmsr
+	nop
+	mov GUEST_RESULT + GUEST_COUNT_IRQ, %eax
+	mov %eax, GUEST_RESULT
+	mov $0x40000070, %ecx
+	xor %eax, %eax
+	wrmsr
+	nop
+	mov GUEST_RESULT + GUEST_COUNT_IRQ, %eax
+	mov %eax, GUEST_RESULT + 4
+	mov $0x40000072, %ecx
+	mov $0x50, %eax
+	wrmsr
+	mov 0x80(%rbx), %eax
+	mov %eax, GUEST_RESULT + 8
+	movl $0x20, 0x80(%rbx)
+	rdmsr
+	mov %eax, GUEST_RESULT + 12
+	cli
+	done
+guest_end apic_msrs
+
 /* Works without a pause: memory, ports, MMIO. */
 guest busy
 	mov $GUEST_MMIO, %ebx

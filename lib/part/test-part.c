@@ -31,6 +31,7 @@ GUEST(hypercall32)
 GUEST(hypercall_user)
 GUEST(wait)
 GUEST(wait_x2apic)
+GUEST(apic_msrs)
 GUEST(busy)
 GUEST(dirty)
 GUEST(tsc)
@@ -605,6 +606,19 @@ static void test_auto_eoi_x2apic(void **state)
 	unmake(&m);
 }
 
+static void test_apic_msrs(void **state)
+{
+	struct machine m;
+
+	RUN(&m, apic_msrs);
+	assert_int_equal(result32(&m, 0), 1);
+	assert_int_equal(result32(&m, 4), 2);
+	assert_int_equal(result32(&m, 8), 0x50);
+	assert_int_equal(result32(&m, 12), 0x20);
+	assert_int_equal(result32(&m, GUEST_COUNT_GP), 0);
+	unmake(&m);
+}
+
 static void test_extint(void **state)
 {
 	struct machine m;
@@ -915,6 +929,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_interrupt),
 		cmocka_unit_test(test_auto_eoi),
 		cmocka_unit_test(test_auto_eoi_x2apic),
+		cmocka_unit_test(test_apic_msrs),
 		cmocka_unit_test(test_extint),
 		cmocka_unit_test(test_level_eoi),
 		cmocka_unit_test(test_nmi),

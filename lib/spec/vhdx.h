@@ -184,4 +184,22 @@ struct vhdx_file_parameters {
 #define VHDX_LEAVE_BLOCKS_ALLOCATED 0x1u /* "fixed" */
 #define VHDX_HAS_PARENT             0x2u
 
+/* ---- 2.6.2.6 parent locator: keys and values in UTF-16 behind the entries ---- */
+
+#define VHDX_LOCATOR_TYPE                                                                          \
+	GUID_INIT(0xb04aefb7, 0xd19e, 0x4a81, 0xb7, 0x89, 0x25, 0xb8, 0xe9, 0x44, 0x59, 0x13)
+
+struct vhdx_locator_header {
+	struct guid locator_type;
+	uint16_t reserved;
+	uint16_t key_value_count;
+} __attribute__((packed));
+_Static_assert(sizeof(struct vhdx_locator_header) == 20, "2.6.2.6.1");
+
+struct vhdx_locator_entry {
+	uint32_t key_offset, value_offset; /* from the start of the item */
+	uint16_t key_length, value_length; /* bytes */
+} __attribute__((packed));
+_Static_assert(sizeof(struct vhdx_locator_entry) == 12, "2.6.2.6.2");
+
 #endif

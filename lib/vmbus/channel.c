@@ -314,7 +314,7 @@ static void prepare(struct vmbus_channel *channel, const struct vmbus_spec_open 
 	/* Before 2.4 all interrupts go through the interrupt page. */
 	channel->target_vp = msg->target_vp;
 	channel->in_masked = channel->damaged = false;
-	channel->waits_for_room = channel->signal_owed = false;
+	channel->waits_for_room = channel->plugged = channel->signal_owed = false;
 	channel->state = VMBUS_CHANNEL_OPENING;
 	set_connected(channel, true);
 }
@@ -362,7 +362,7 @@ void vmbus_channel_open(struct vmbus *bus, const struct vmbus_spec_open *msg)
 	channel->entered++;
 	send_open_result(bus, msg, try_open(channel, msg));
 	if (channel->state == VMBUS_CHANNEL_OPEN) {
-		if (TAKE_FLAG(channel->signal_owed))
+		if (!channel->plugged && TAKE_FLAG(channel->signal_owed))
 			vmbus_channel_signal(channel);
 		/* The guest may have filled its ring before it saw the result. */
 		vmbus_kick_channel(bus, channel->relid);
@@ -410,7 +410,7 @@ void vmbus_channel_signal(struct vmbus_channel *channel)
 {
 	struct vmbus *bus = channel->bus;
 
-	if (channel->state == VMBUS_CHANNEL_OPENING) {
+	if (channel->state == VMBUS_CHANNEL_OPENING || channel->plugged) {
 		channel->signal_owed = true;
 		return;
 	}
@@ -418,6 +418,19 @@ void vmbus_channel_signal(struct vmbus_channel *channel)
 		signal_by_page(bus, channel->relid);
 	else if (channel->target_vp != VMBUS_NO_VP)
 		hv_signal_event(bus->hv, channel->target_vp, VMBUS_SINT, channel->relid);
+}
+
+void vmbus_channel_plug(struct vmbus_channel *channel)
+{
+	channel->plugged = true;
+}
+
+void vmbus_channel_unplug(struct vmbus_channel *channel)
+{
+	if (!TAKE_FLAG(channel->plugged) || channel->state != VMBUS_CHANNEL_OPEN)
+		return;
+	if (TAKE_FLAG(channel->signal_owed))
+		vmbus_channel_signal(channel);
 }
 
 /* ---- the whole bus ---- */

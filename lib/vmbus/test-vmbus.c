@@ -551,6 +551,37 @@ static void signals_follow_mask_and_emptiness(void **state)
 	vmbus_guest_close(channel);
 }
 
+static void a_plugged_channel_signals_once(void **state)
+{
+	struct fixture *f = *state;
+	struct vmbus_guest_channel *channel;
+	struct vmbus_guest_packet packet;
+
+	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
+	channel = open_echo(f, 3);
+	vmbus_channel_plug(f->echo.channel);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_true(vmbus_guest_send(channel, i, true, "a", 1));
+		vmbus_guest_step(f->guest);
+		assert_true(vmbus_guest_try_recv(channel, &packet));
+	}
+	assert_false(vmbus_guest_take_event(channel));
+	vmbus_channel_unplug(f->echo.channel);
+	assert_true(vmbus_guest_take_event(channel));
+	/* Nothing was sent since. */
+	vmbus_channel_plug(f->echo.channel);
+	vmbus_channel_unplug(f->echo.channel);
+	assert_false(vmbus_guest_take_event(channel));
+	/* A close ends it. */
+	vmbus_channel_plug(f->echo.channel);
+	vmbus_guest_close(channel);
+	channel = open_echo(f, 3);
+	assert_true(vmbus_guest_send(channel, 9, true, "a", 1));
+	vmbus_guest_step(f->guest);
+	assert_true(vmbus_guest_take_event(channel));
+	vmbus_guest_close(channel);
+}
+
 static void gpa_direct_reaches_guest_memory(void **state)
 {
 	struct fixture *f = *state;
@@ -785,6 +816,7 @@ int main(void)
 		TEST(room_is_polled_for_a_guest_without_the_feature),
 		TEST(guest_is_told_of_room),
 		TEST(signals_follow_mask_and_emptiness),
+		TEST(a_plugged_channel_signals_once),
 		TEST(gpa_direct_reaches_guest_memory),
 		TEST(damaged_rings_kill_the_channel_only),
 		TEST(large_gpadl_reads_and_writes),

@@ -88,7 +88,8 @@ struct vmbus_channel {
 	bool in_masked;            /* we told the guest not to signal */
 	bool damaged;
 	bool waits_for_room;
-	bool signal_owed; /* while opening: the result comes first */
+	bool plugged;     /* the device has more to send */
+	bool signal_owed; /* while opening, since the result comes first, or while plugged */
 
 	uint8_t *packet; /* private copy of the last packet */
 	uint32_t packet_capacity;

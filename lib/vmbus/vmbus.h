@@ -106,6 +106,12 @@ int vmbus_send(struct vmbus_channel *channel, uint64_t transaction_id, bool want
 int vmbus_send_completion(struct vmbus_channel *channel, uint64_t transaction_id,
 			  const struct iovec *iov, unsigned iov_count);
 
+/* Between the two, signals to the guest are only noted; unplug sends one if there was any. For a
+ * device that has several packets to send, or soon will. It does not nest; an open channel begins
+ * unplugged. */
+void vmbus_channel_plug(struct vmbus_channel *channel);
+void vmbus_channel_unplug(struct vmbus_channel *channel);
+
 struct vmbus_xfer_range {
 	uint32_t byte_count, byte_offset;
 };

@@ -301,6 +301,7 @@ static int get_command(const struct cmdlet *cmdlet, const struct cmdlet_invocati
 {
 	json_t *checked, *list = json_array();
 	const struct cmdlet_name *planned;
+	const struct cmdlet *listed;
 	struct error err;
 	int status;
 
@@ -308,9 +309,9 @@ static int get_command(const struct cmdlet *cmdlet, const struct cmdlet_invocati
 		json_decref(list);
 		return print_error(cmdlet->name, NULL, err.text);
 	}
-	for (size_t i = 0; i < cmdlet_table_count; i++)
-		list_command(list, json_object_get(checked, "Name"), cmdlet_table[i].name, "there",
-			     cmdlet_table[i].synopsis);
+	for (size_t i = 0; (listed = cmdlet_at(i)); i++)
+		list_command(list, json_object_get(checked, "Name"), listed->name, "there",
+			     listed->synopsis);
 	if (json_is_true(json_object_get(checked, "All")))
 		for (size_t i = 0; (planned = cmdlet_planned_at(i)); i++)
 			list_command(list, json_object_get(checked, "Name"), planned->name,
@@ -403,15 +404,16 @@ static int write_page(const char *folder, const char *name, char *text)
 static int write_man_pages(const char *folder)
 {
 	int status = write_page(folder, "oyako", cmdlet_man_page(NULL));
+	const struct cmdlet *cmdlet;
 
-	for (size_t i = 0; status == EXIT_DONE && i < cmdlet_table_count; i++) {
+	for (size_t i = 0; status == EXIT_DONE && (cmdlet = cmdlet_at(i)); i++) {
 		char name[80] = "oyako-";
 		size_t len = strlen(name);
 
-		for (const char *p = cmdlet_table[i].name; *p && len + 1 < sizeof(name); p++)
+		for (const char *p = cmdlet->name; *p && len + 1 < sizeof(name); p++)
 			name[len++] = (char)tolower((unsigned char)*p);
 		name[len] = '\0';
-		status = write_page(folder, name, cmdlet_man_page(&cmdlet_table[i]));
+		status = write_page(folder, name, cmdlet_man_page(cmdlet));
 	}
 	return status;
 }

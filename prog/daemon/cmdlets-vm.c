@@ -44,9 +44,11 @@ static int take_settings(struct request *request, struct config_vm *config, stru
 	return r;
 }
 
-static int describe_new(struct request *request, struct config_vm *config, struct error *err)
+/* disk_path NULL: no disk. */
+static int describe_new(struct request *request, struct config_vm *config, const char *disk_path,
+			struct error *err)
 {
-	struct config_disk disk = { .path = (char *)request_string(request, "VHDPath") };
+	struct config_disk disk = { .path = (char *)disk_path };
 	int r;
 
 	if (request_integer(request, "Generation", 2) != 2)
@@ -83,27 +85,70 @@ static int store_new(struct request *request, struct config_vm *config, struct v
 	return vm_create(request->daemon, config, folder, ret, err);
 }
 
-void cmdlet_new_vm(struct request *request)
+static int make_vm(struct request *request, const char *disk_path, json_t **ret, struct error *err)
 {
-	const char *name = request_string(request, "Name");
-	struct config_vm *config = config_vm_new(name);
-	struct error err;
+	struct config_vm *config = config_vm_new(request_string(request, "Name"));
 	struct vm *vm;
 	int r;
 
 	if (!config)
 		abort();
-	r = describe_new(request, config, &err);
+	r = describe_new(request, config, disk_path, err);
 	if (r < 0)
 		config_vm_free(config);
 	else
-		r = store_new(request, config, &vm, &err);
-	if (r < 0) {
-		request_error(request, name, &err);
-		return;
-	}
+		r = store_new(request, config, &vm, err);
+	if (r < 0)
+		return r;
 	vm_event(vm, EVENT_VM_CREATED, NULL, "'%s' was created.", vm->config->name);
-	show_vm(request, vm);
+	*ret = object_vm(vm);
+	return 0;
+}
+
+/* The disk is there. Without the virtual machine it would be a file that nobody asked for. */
+static int end_new_disk(struct disk_task *task, const json_t *result, struct process *process,
+			json_t **ret, struct error *err)
+{
+	int r = make_vm(task->request, task->path, ret, err);
+
+	if (r < 0)
+		unlink(task->path);
+	return r;
+}
+
+/* Would the virtual machine be refused? Then no disk is made. */
+static int check_new(struct request *request, struct error *err)
+{
+	struct config_vm *config = config_vm_new(request_string(request, "Name"));
+	int r;
+
+	if (!config)
+		abort();
+	r = describe_new(request, config, NULL, err);
+	config_vm_free(config);
+	return r;
+}
+
+void cmdlet_new_vm(struct request *request)
+{
+	static const struct disk_task_ops disk_ops = {
+		.activity = "making the disk",
+		.begin = cmdlets_begin_new_disk,
+		.end = end_new_disk,
+	};
+	const char *new_disk = request_string(request, "NewVHDPath");
+	json_t *object = NULL;
+	struct error err;
+	int r;
+
+	r = new_disk ? check_new(request, &err)
+		     : make_vm(request, request_string(request, "VHDPath"), &object, &err);
+	if (r < 0)
+		request_error(request, request_string(request, "Name"), &err);
+	else if (new_disk)
+		disk_task_run(request, json_pack("[s]", new_disk), &disk_ops);
+	else
+		request_result(request, object);
 }
 
 /* ---- Get-VM ---- */
@@ -311,29 +356,35 @@ static void stop_timed_out(struct stop *stop)
 	vm_cancel_waits(vm->daemon, stop, &err);
 }
 
-static void stop_tick(void *user)
-{
-	struct stop *stop = user;
-
-	loop_timer_arm(stop->timer, clock_now_ns() + NS_PER_SEC);
-	if (++stop->seconds == SHUTDOWN_SECONDS)
-		stop_timed_out(stop);
-	else
-		request_progress(stop->request, stop->vm->config->name,
-				 "waiting for the guest to shut down, %u s", stop->seconds);
-}
-
 static void stop_refused(struct stop *stop, const struct error *err)
 {
 	struct error failure = *err;
 
 	if (stop->force) {
+		stop->force = false;
 		run_turn_off(stop->vm);
 		return;
 	}
 	back_to_running(stop->vm);
-	error_prefix(&failure, "the guest can't be asked to shut down (-TurnOff turns it off)");
+	error_prefix(&failure, "the guest can't be shut down (-TurnOff turns it off)");
 	vm_cancel_waits(stop->vm->daemon, stop, &failure);
+}
+
+static void stop_tick(void *user)
+{
+	struct stop *stop = user;
+	struct run *run = stop->vm->run;
+
+	loop_timer_arm(stop->timer, clock_now_ns() + NS_PER_SEC);
+	if (run && run->shutdown_asked && run->shutdown_failure.code) {
+		run->shutdown_asked = false;
+		stop_refused(stop, &run->shutdown_failure);
+	} else if (++stop->seconds == SHUTDOWN_SECONDS) {
+		stop_timed_out(stop);
+	} else {
+		request_progress(stop->request, stop->vm->config->name,
+				 "waiting for the guest to shut down, %u s", stop->seconds);
+	}
 }
 
 static void stop_answered(void *user, const json_t *reply, const struct error *err)
@@ -362,6 +413,7 @@ static void shut_down(struct request *request, struct vm *vm)
 	request_hold(request);
 	request_progress(request, vm->config->name, "waiting for the guest to shut down");
 	vm->run->shutdown_asked = true;
+	vm->run->shutdown_failure.code = ERR_OK;
 	run_set_state(vm, VM_STOPPING);
 	vm_wait(vm, VM_WAIT_OFF, stop_end, stop, request);
 	run_request(vm, json_pack("{s:s, s:b}", "op", "shutdown", "force", stop->force),

@@ -47,6 +47,13 @@ static const struct {
 	{ "Get-VMHost", cmdlet_get_host },
 	{ "Get-VMSwitch", cmdlet_get_switch },
 	{ "Get-VMEvent", cmdlet_get_event },
+	{ "Export-VM", cmdlet_export_vm },
+	{ "Import-VM", cmdlet_import_vm },
+	{ "Compare-VM", cmdlet_compare_vm },
+	{ "New-VHD", cmdlet_new_vhd },
+	{ "Get-VHD", cmdlet_get_vhd },
+	{ "Test-VHD", cmdlet_test_vhd },
+	{ "Convert-VHD", cmdlet_convert_vhd },
 };
 
 request_run cmdlets_find(const char *name)
@@ -153,14 +160,14 @@ bool cmdlets_change(struct request *request, struct vm *vm, bool needs_off,
 
 /* ---- parts ---- */
 
-static bool mac_in_use(const struct daemon *daemon, const struct config_vm *also,
-		       const uint8_t mac[6])
+bool cmdlets_mac_in_use(const struct daemon *daemon, const struct config_vm *also,
+			const uint8_t mac[6])
 {
 	for (size_t i = 0; i <= daemon->vm_count; i++) {
 		const struct config_vm *config =
 		    i < daemon->vm_count ? daemon->vms[i]->config : also;
 
-		for (unsigned k = 0; k < config->nic_count; k++)
+		for (unsigned k = 0; config && k < config->nic_count; k++)
 			if (memcmp(config->nics[k].mac, mac, 6) == 0)
 				return true;
 	}
@@ -168,13 +175,13 @@ static bool mac_in_use(const struct daemon *daemon, const struct config_vm *also
 }
 
 /* As Hyper-V: 256 addresses of the host's own, 00-15-5D and two octets before the last one. */
-static int choose_mac(const struct daemon *daemon, const struct config_vm *config, uint8_t ret[6],
-		      struct error *err)
+int cmdlets_choose_mac(const struct daemon *daemon, const struct config_vm *config, uint8_t ret[6],
+		       struct error *err)
 {
 	memcpy(ret, daemon->mac_prefix, 5);
 	for (unsigned last = 0; last < 256; last++) {
 		ret[5] = (uint8_t)last;
-		if (!mac_in_use(daemon, config, ret))
+		if (!cmdlets_mac_in_use(daemon, config, ret))
 			return 0;
 	}
 	return error_set(err, ERR_LIMIT,
@@ -195,12 +202,12 @@ int cmdlets_add_nic(struct daemon *daemon, struct config_vm *config, const char 
 		nic.switch_name = (char *)SWITCHES_DEFAULT;
 	guid_generate(&nic.id);
 	if (!mac)
-		r = choose_mac(daemon, config, nic.mac, err);
+		r = cmdlets_choose_mac(daemon, config, nic.mac, err);
 	else if (!config_mac_parse(mac, nic.mac))
 		r = error_set(err, ERR_INVALID, "'%.40s' is not a MAC address", mac);
 	else
 		nic.static_mac = true;
-	if (r == 0 && mac && mac_in_use(daemon, config, nic.mac))
+	if (r == 0 && mac && cmdlets_mac_in_use(daemon, config, nic.mac))
 		r = error_set(err, ERR_EXISTS, "the MAC address %.40s is another adapter's", mac);
 	if (r < 0)
 		return r;

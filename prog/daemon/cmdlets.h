@@ -3,6 +3,7 @@
 #ifndef DAEMON_CMDLETS_H
 #define DAEMON_CMDLETS_H
 
+#include "disk-task.h"
 #include "request.h"
 #include "vm.h"
 
@@ -39,6 +40,13 @@ void cmdlet_set_memory(struct request *request);
 void cmdlet_get_host(struct request *request);
 void cmdlet_get_switch(struct request *request);
 void cmdlet_get_event(struct request *request);
+void cmdlet_new_vhd(struct request *request);
+void cmdlet_get_vhd(struct request *request);
+void cmdlet_test_vhd(struct request *request);
+void cmdlet_convert_vhd(struct request *request);
+void cmdlet_export_vm(struct request *request);
+void cmdlet_import_vm(struct request *request);
+void cmdlet_compare_vm(struct request *request);
 
 /* Lets describe add its results for each selected VM, once those that run have told their state. */
 void cmdlets_show_fresh(struct request *request, const char *name,
@@ -51,7 +59,15 @@ bool cmdlets_change(struct request *request, struct vm *vm, bool needs_off,
 /* Adds an adapter to a description that is not stored yet or is about to be. */
 int cmdlets_add_nic(struct daemon *daemon, struct config_vm *config, const char *name,
 		    const char *switch_name, const char *mac, struct error *err);
+/* A dynamic MAC address that no adapter has: none of the stored ones, and none of config's. */
+int cmdlets_choose_mac(const struct daemon *daemon, const struct config_vm *config, uint8_t ret[6],
+		       struct error *err);
+/* also: NULL, or a description that is not stored. */
+bool cmdlets_mac_in_use(const struct daemon *daemon, const struct config_vm *also,
+			const uint8_t mac[6]);
 int cmdlets_add_disk_file(struct config_vm *config, const struct config_disk *disk, bool unverified,
 			  struct error *err);
+/* A disk_task_ops.begin: a new disk, as New-VHD's or New-VM's parameters describe it. */
+int cmdlets_begin_new_disk(struct disk_task *task, json_t **ret, struct error *err);
 
 #endif

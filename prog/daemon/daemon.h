@@ -19,7 +19,7 @@ struct daemon {
 	struct events *events;
 	struct switches *switches;
 	struct requests *requests;
-	char *worker_program, *switch_program;
+	char *worker_program, *switch_program, *disk_program;
 	int lock_fd;     /* of the state folder: one daemon at a time */
 	struct vm **vms; /* those that are defined; each holds a reference */
 	size_t vm_count;

@@ -28,6 +28,8 @@ static const struct {
 } kinds[EVENT_KIND_COUNT] = {
 	[EVENT_VM_CREATED] = { "vm-created", 13002, EVENT_INFORMATION },
 	[EVENT_VM_REMOVED] = { "vm-removed", 13003, EVENT_INFORMATION },
+	[EVENT_VM_EXPORTED] = { "vm-exported", 0, EVENT_INFORMATION },
+	[EVENT_VM_IMPORTED] = { "vm-imported", 0, EVENT_INFORMATION },
 	[EVENT_VM_CHANGED] = { "vm-changed", 0, EVENT_INFORMATION },
 	[EVENT_VM_STARTED] = { "vm-started", 18500, EVENT_INFORMATION },
 	[EVENT_VM_START_FAILED] = { "vm-start-failed", 12030, EVENT_ERROR },

@@ -59,7 +59,7 @@ static const char usage[] =
     "  --system       for the whole machine: /var/lib/oyako, /run/oyako\n"
     "  --on-demand    ends when there has been nothing to do for five minutes\n"
     "  --ready-fd N   writes \"ready\" to that descriptor, or why it could not start\n"
-    "  --worker FILE, --switch FILE\n"
+    "  --worker FILE, --switch FILE, --disk FILE\n"
     "                 other programs than those beside this one\n"
     "  --version, --help\n";
 
@@ -96,6 +96,7 @@ static int parse_options(int argc, char **argv, struct service *service)
 		{ "ready-fd", required_argument, NULL, 'r' },
 		{ "worker", required_argument, NULL, 'w' },
 		{ "switch", required_argument, NULL, 'x' },
+		{ "disk", required_argument, NULL, 'd' },
 		{ "version", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
@@ -120,6 +121,9 @@ static int parse_options(int argc, char **argv, struct service *service)
 			break;
 		case 'x':
 			set_program(&service->daemon.switch_program, optarg);
+			break;
+		case 'd':
+			set_program(&service->daemon.disk_program, optarg);
 			break;
 		case 'v':
 			printf("oyakod %s\n", OYAKO_VERSION);
@@ -372,6 +376,7 @@ static void release(struct service *service)
 	config_paths_done(&daemon->paths);
 	free(daemon->worker_program);
 	free(daemon->switch_program);
+	free(daemon->disk_program);
 	if (daemon->lock_fd >= 0)
 		close(daemon->lock_fd);
 }
@@ -383,6 +388,7 @@ int main(int argc, char **argv)
 
 	service.daemon.worker_program = find_program("oyako-worker", "OYAKO_WORKER");
 	service.daemon.switch_program = find_program("oyako-switch", "OYAKO_SWITCH");
+	service.daemon.disk_program = find_program("oyako-disk", "OYAKO_DISK");
 	if (parse_options(argc, argv, &service) < 0) {
 		fputs(usage, stderr);
 		return 2;

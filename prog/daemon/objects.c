@@ -169,7 +169,7 @@ json_t *object_disk(const struct vm *vm, const struct config_disk *disk)
 {
 	json_t *object = part(vm);
 
-	put_text(object, "ControllerType", "SCSI");
+	put_text(object, "ControllerType", config_bus_name(disk->bus));
 	json_object_set_new(object, "ControllerNumber", json_integer(disk->controller_number));
 	json_object_set_new(object, "ControllerLocation", json_integer(disk->lun));
 	if (disk->kind == CONFIG_DISK_DVD)

@@ -155,6 +155,8 @@ void request_cancel(struct request *request)
 	request->cancelled = true;
 	error_set(&err, ERR_CANCELLED, "the waiting was cancelled");
 	vm_cancel_waits(request->daemon, request, &err);
+	if (request->cancel)
+		request->cancel(request);
 }
 
 json_t *request_describe(const struct request *request)

@@ -31,6 +31,8 @@ struct request {
 	void (*changed)(void *user, struct request *request);
 	void *user;
 	void *context; /* of the cmdlet's function */
+	/* What cancelling does besides ending the waits for VMs; the cmdlet's. May be NULL. */
+	void (*cancel)(struct request *request);
 	struct request *next;
 };
 
@@ -44,7 +46,7 @@ bool requests_busy(const struct requests *requests);
 int request_begin(struct daemon *daemon, const char *cmdlet, const json_t *params,
 		  struct request **ret, struct error *err);
 struct request *request_find(struct daemon *daemon, unsigned id);
-/* Ends the waiting with ERR_CANCELLED; what was begun goes on. */
+/* Ends the waiting with ERR_CANCELLED. What was begun goes on, but for jobs on disk images. */
 void request_cancel(struct request *request);
 /* The answer: {"results":[...],"errors":[...]} or, while at work, {"progress":...}. */
 json_t *request_describe(const struct request *request);

@@ -344,6 +344,14 @@ static void on_guest_reset(struct run *run, const json_t *event)
 		 "'%s' was reset by the guest operating system.", run->vm->config->name);
 }
 
+static void on_shutdown_failed(struct run *run, const json_t *event)
+{
+	const char *text = json_string_value(json_object_get(event, "text"));
+
+	if (run->shutdown_asked)
+		error_set(&run->shutdown_failure, ERR_DENIED, "%.200s", text ? text : "it says no");
+}
+
 /* Of the last kernel messages that a guest gives at its end: from where it says what happened. */
 static const char *crash_cause(const char *message)
 {
@@ -384,6 +392,7 @@ static void on_event(void *user, const char *name, const json_t *event)
 		{ "integration", on_integration },
 		{ "kvp", on_kvp },
 		{ "guest-reset", on_guest_reset },
+		{ "shutdown-failed", on_shutdown_failed },
 		{ "guest-crash", on_guest_crash },
 		{ "off", on_off },
 	};
@@ -701,6 +710,99 @@ int run_start(struct vm *vm, struct error *err)
 	return 0;
 }
 
+/* ---- ports of a switch that has died ---- */
+
+static bool has_port(const struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->config->nic_count; i++)
+		if (vm->config->nics[i].switch_name)
+			return true;
+	return false;
+}
+
+bool run_ports_lost(struct daemon *daemon)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < daemon->vm_count; i++) {
+		struct run *run = daemon->vms[i]->run;
+
+		if (!run || !has_port(run->vm))
+			continue;
+		run->ports_lost = any = true;
+	}
+	return any;
+}
+
+struct port_restore {
+	struct vm *vm;
+	struct guid nic;
+};
+
+static void port_plugged(void *user, const json_t *reply, const struct error *err)
+{
+	struct vm *vm = user;
+
+	if (err)
+		log_error("virtual machine '%s': connecting it to its switch again: %s",
+			  vm->config->name, err->text);
+	vm_unref(vm);
+}
+
+static void port_restored(void *user, int fd, const struct error *err)
+{
+	struct port_restore *restore = user;
+	char id[GUID_TEXT_SIZE];
+
+	if (err)
+		port_plugged(restore->vm, NULL, err);
+	else
+		run_request_fd(restore->vm,
+			       json_pack("{s:s, s:s}", "op", "plug-adapter", "adapter",
+					 guid_format(&restore->nic, id)),
+			       fd, REQUEST_TIMEOUT_NS, port_plugged, restore->vm);
+	if (fd >= 0)
+		close(fd);
+	free(restore);
+}
+
+static void restore_ports(struct run *run)
+{
+	const struct config_vm *config = run->vm->config;
+
+	for (unsigned i = 0; i < config->nic_count; i++) {
+		struct port_restore *restore;
+
+		if (!config->nics[i].switch_name)
+			continue;
+		restore = malloc(sizeof(*restore));
+		if (!restore)
+			abort();
+		*restore = (struct port_restore){ vm_ref(run->vm), config->nics[i].id };
+		switches_add_port(run->vm->daemon->switches, &config->nics[i], port_restored,
+				  restore);
+	}
+}
+
+bool run_restore_ports(struct daemon *daemon)
+{
+	bool some_wait = false;
+
+	for (size_t i = 0; i < daemon->vm_count; i++) {
+		struct run *run = daemon->vms[i]->run;
+
+		if (!run || !run->ports_lost)
+			continue;
+		if (run->starting) {
+			some_wait = true;
+			continue;
+		}
+		run->ports_lost = false;
+		restore_ports(run);
+	}
+	return some_wait;
+}
+
 /* ---- workers of an earlier daemon ---- */
 
 static int read_run_file(const struct vm *vm, struct process *ret, struct error *err)
@@ -783,6 +885,8 @@ void run_adopt_all(struct daemon *daemon)
 		else
 			clean_up_after(daemon->vms[i]);
 	}
+	if (!switches_running(daemon->switches) && run_ports_lost(daemon))
+		switches_restore_ports(daemon->switches);
 }
 
 void run_detach(struct vm *vm)
@@ -808,12 +912,13 @@ static void tell_refused(void *user)
 	free(refused);
 }
 
-void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done done, void *user)
+void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns, peer_done done,
+		    void *user)
 {
 	struct refused *refused;
 
 	if (vm->run && vm->run->peer) {
-		peer_request(vm->run->peer, request, NULL, 0, timeout_ns, done, user);
+		peer_request(vm->run->peer, request, &fd, fd >= 0, timeout_ns, done, user);
 		return;
 	}
 	json_decref(request);
@@ -824,6 +929,11 @@ void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done 
 		abort();
 	*refused = (struct refused){ done, user };
 	loop_post(vm->daemon->loop, tell_refused, refused);
+}
+
+void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done done, void *user)
+{
+	run_request_fd(vm, request, -1, timeout_ns, done, user);
 }
 
 static void turn_off_answered(void *user, const json_t *reply, const struct error *err)

@@ -28,6 +28,7 @@ struct run {
 	struct loop_timer *timer; /* start time-out, then kills a worker that does not end */
 	int port_fds[CONFIG_MAX_NICS];
 	unsigned ports_waiting;
+	bool ports_lost; /* the switch has died; its adapters wait for new ports */
 	bool starting;
 	char *backend, *backend_reason;
 	/* What the worker last said. */
@@ -38,9 +39,15 @@ struct run {
 	uint64_t sampled_ns, sampled_vp_ns; /* for the CPU usage */
 	unsigned cpu_usage_percent;
 	bool shutdown_asked;
-	unsigned resets;      /* of the guest, since the start */
-	struct error failure; /* of the start */
+	struct error shutdown_failure; /* what the guest made of it; code ERR_OK: nothing yet */
+	unsigned resets;               /* of the guest, since the start */
+	struct error failure;          /* of the start */
 };
+
+/* The switch has died: notes it with all that have a port of it. True: there are such VMs. */
+bool run_ports_lost(struct daemon *daemon);
+/* Asks for new ports for them. True: some can't have theirs yet. */
+bool run_restore_ports(struct daemon *daemon);
 
 /* Begins; vm_wait(VM_WAIT_STARTED) tells the end. An error here is the end, too. */
 int run_start(struct vm *vm, struct error *err);
@@ -51,6 +58,9 @@ void run_detach(struct vm *vm);
 
 /* Asks the worker; as peer_request. Fails by callback where the VM does not run. */
 void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done done, void *user);
+/* The same with a descriptor (borrowed; -1: none). */
+void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns, peer_done done,
+		    void *user);
 /* As run_request with "turn-off"; a worker that does not obey is killed. */
 void run_turn_off(struct vm *vm);
 void run_set_state(struct vm *vm, enum vm_state state);

@@ -3,11 +3,15 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "config/config-json.h"
 #include "peer.h"
+#include "run.h"
+#include "sockets.h"
 #include "spawn.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +20,14 @@
 #include <sys/socket.h>
 
 #define TIMEOUT_NS (20 * NS_PER_SEC)
+/* From the end of the process to a new one for the VMs that run: longer when it did not live long.
+ */
+#define REVIVE_NS       (200 * NS_PER_MSEC)
+#define REVIVE_LATER_NS (10 * NS_PER_SEC)
+
+/* In the runtime folder: where a later daemon connects, and which process it is. */
+#define SOCKET_FILE  "switch.sock"
+#define PROCESS_FILE "switch.json"
 
 struct switches {
 	struct daemon *daemon;
@@ -24,7 +36,9 @@ struct switches {
 	struct loop_fd *process_watch;
 	struct peer *peer; /* NULL: not running */
 	unsigned port_count;
-	struct error failure; /* of its configuration */
+	uint64_t started_ns;
+	struct loop_timer *revive; /* for VMs whose ports went with the process */
+	struct error failure;      /* of its configuration */
 };
 
 /* A port that is asked for. */
@@ -40,6 +54,15 @@ bool switches_exists(const char *name)
 	return strcasecmp(name, SWITCHES_DEFAULT) == 0;
 }
 
+static char *runtime_path(const struct switches *switches, const char *file)
+{
+	char *path = NULL;
+
+	if (asprintf(&path, "%s/%s", switches->daemon->paths.runtime, file) < 0)
+		abort();
+	return path;
+}
+
 static void forget_process(struct switches *switches)
 {
 	peer_free(switches->peer);
@@ -50,6 +73,15 @@ static void forget_process(struct switches *switches)
 	switches->failure.code = ERR_OK;
 }
 
+static void forget_files(struct switches *switches)
+{
+	AUTO_FREE char *socket_file = runtime_path(switches, SOCKET_FILE);
+	AUTO_FREE char *process_file = runtime_path(switches, PROCESS_FILE);
+
+	unlink(socket_file);
+	unlink(process_file);
+}
+
 static void process_ended(void *user, uint32_t events)
 {
 	struct switches *switches = user;
@@ -58,6 +90,22 @@ static void process_ended(void *user, uint32_t events)
 	spawn_reap(&switches->process, how, sizeof(how));
 	log_warn("the switch '%s' %s", SWITCHES_DEFAULT, how);
 	forget_process(switches);
+	forget_files(switches);
+	if (run_ports_lost(switches->daemon))
+		loop_timer_arm(switches->revive,
+			       clock_now_ns() +
+				   (clock_now_ns() - switches->started_ns < REVIVE_LATER_NS
+					? REVIVE_LATER_NS
+					: REVIVE_NS));
+}
+
+static void revive(void *user)
+{
+	struct switches *switches = user;
+
+	/* Those that are just starting can't be given a port yet. */
+	if (run_restore_ports(switches->daemon))
+		loop_timer_arm(switches->revive, clock_now_ns() + REVIVE_NS);
 }
 
 static void port_is_gone(struct switches *switches)
@@ -139,13 +187,11 @@ static json_t *configuration(const struct daemon *daemon)
 static int start_process(struct switches *switches, int job_fd, struct error *err)
 {
 	struct daemon *daemon = switches->daemon;
-	AUTO_FREE char *log_file = NULL;
+	AUTO_FREE char *log_file = runtime_path(switches, "switch.log");
 	int r;
 
 	if (switches->process_watch)
 		return error_set(err, ERR_BUSY, "the switch '%s' is ending", SWITCHES_DEFAULT);
-	if (asprintf(&log_file, "%s/switch.log", daemon->paths.runtime) < 0)
-		abort();
 	r = spawn(daemon->switch_program, job_fd, -1, log_file, &switches->process, err);
 	if (r < 0)
 		return r;
@@ -153,6 +199,32 @@ static int start_process(struct switches *switches, int job_fd, struct error *er
 			&switches->process_watch, err);
 	if (r < 0)
 		spawn_kill(&switches->process);
+	return r;
+}
+
+/* For a daemon that comes after us. */
+static int write_process_file(struct switches *switches, struct error *err)
+{
+	const char *folder = switches->daemon->paths.runtime;
+	AUTO_CLOSE int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	json_t *json = json_pack("{s:i, s:I}", "pid", (int)switches->process.pid, "start_ticks",
+				 (json_int_t)switches->process.start_ticks);
+	int r = fd < 0 ? error_set_errno(err, errno, "opening '%.200s'", folder)
+		       : config_save_json(fd, PROCESS_FILE, json, err);
+
+	json_decref(json);
+	return r;
+}
+
+static int configure(struct switches *switches, struct error *err)
+{
+	AUTO_FREE char *path = runtime_path(switches, SOCKET_FILE);
+	AUTO_CLOSE int fd = sockets_listen(path, SOCK_SEQPACKET, err);
+	int r = fd < 0 ? fd : write_process_file(switches, err);
+
+	if (r == 0)
+		peer_request(switches->peer, configuration(switches->daemon), &fd, 1, TIMEOUT_NS,
+			     configured, switches);
 	return r;
 }
 
@@ -168,12 +240,88 @@ static int start_switch(struct switches *switches, struct error *err)
 		close(pair[0]);
 		return r;
 	}
+	switches->started_ns = clock_now_ns();
 	r = peer_new(switches->daemon->loop, pair[0], &events_of_switch, switches, &switches->peer,
 		     err);
 	if (r == 0)
-		peer_request(switches->peer, configuration(switches->daemon), NULL, 0, TIMEOUT_NS,
-			     configured, switches);
+		r = configure(switches, err);
+	if (r < 0)
+		spawn_kill(&switches->process);
 	return r;
+}
+
+/* ---- the process of an earlier daemon ---- */
+
+static void counted(void *user, const json_t *reply, const struct error *err)
+{
+	struct switches *switches = user;
+
+	if (!err)
+		switches->port_count = (unsigned)json_array_size(json_object_get(reply, "ports"));
+}
+
+static int find_process(struct switches *switches, struct error *err)
+{
+	AUTO_CLOSE int fd =
+	    open(switches->daemon->paths.runtime, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	json_t *json;
+	int r;
+
+	if (fd < 0)
+		return error_set_errno(err, errno, "opening the runtime folder");
+	r = config_load_json(fd, PROCESS_FILE, &json, err);
+	if (r < 0)
+		return r;
+	r = spawn_find((pid_t)json_integer_value(json_object_get(json, "pid")),
+		       (unsigned long long)json_integer_value(json_object_get(json, "start_ticks")),
+		       &switches->process, err);
+	json_decref(json);
+	return r;
+}
+
+static int connect_control(struct switches *switches, struct error *err)
+{
+	AUTO_FREE char *path = runtime_path(switches, SOCKET_FILE);
+	int fd = sockets_connect(path, SOCK_SEQPACKET, err);
+
+	if (fd < 0)
+		return fd;
+	return peer_new(switches->daemon->loop, fd, &events_of_switch, switches, &switches->peer,
+			err);
+}
+
+/* The switch that VMs of an earlier daemon are connected to, if it lives. */
+static int adopt(struct switches *switches, struct error *err)
+{
+	int r;
+
+	if (find_process(switches, err) < 0) {
+		forget_files(switches);
+		return 0;
+	}
+	r = loop_fd_add(switches->daemon->loop, switches->process.pidfd, EPOLLIN, process_ended,
+			switches, &switches->process_watch, err);
+	if (r < 0)
+		return r;
+	if (connect_control(switches, err) < 0) {
+		log_error("the switch '%s' can't be reached (%s) and is killed", SWITCHES_DEFAULT,
+			  err->text);
+		spawn_kill(&switches->process);
+		return 0;
+	}
+	peer_request(switches->peer, json_pack("{s:s}", "op", "status"), NULL, 0, TIMEOUT_NS,
+		     counted, switches);
+	return 0;
+}
+
+bool switches_running(const struct switches *switches)
+{
+	return switches->peer != NULL;
+}
+
+void switches_restore_ports(struct switches *switches)
+{
+	loop_timer_arm(switches->revive, clock_now_ns());
 }
 
 /* ---- ports ---- */
@@ -261,10 +409,18 @@ json_t *switches_describe(struct switches *switches)
 int switches_new(struct daemon *daemon, struct switches **ret, struct error *err)
 {
 	struct switches *switches = calloc(1, sizeof(*switches));
+	int r;
 
 	if (!switches)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the switches");
 	switches->daemon = daemon;
+	r = loop_timer_new(daemon->loop, revive, switches, &switches->revive, err);
+	if (r == 0)
+		r = adopt(switches, err);
+	if (r < 0) {
+		switches_free(switches);
+		return r;
+	}
 	*ret = switches;
 	return 0;
 }
@@ -276,5 +432,6 @@ void switches_free(struct switches *switches)
 	if (switches->process_watch)
 		close(switches->process.pidfd);
 	forget_process(switches);
+	loop_timer_free(switches->revive);
 	free(switches);
 }

@@ -250,6 +250,15 @@ static int save(struct vm *vm, const struct config_vm *config, struct error *err
 	return fd < 0 ? fd : config_save(fd, CONFIG_FILE, config, err);
 }
 
+static void list_new(struct vm *vm)
+{
+	struct daemon *daemon = vm->daemon;
+
+	sync_store(daemon);
+	add_to_list(vm);
+	qsort(daemon->vms, daemon->vm_count, sizeof(struct vm *), compare_names);
+}
+
 int vm_create(struct daemon *daemon, struct config_vm *config, const char *folder, struct vm **ret,
 	      struct error *err)
 {
@@ -273,9 +282,29 @@ int vm_create(struct daemon *daemon, struct config_vm *config, const char *folde
 		vm_unref(vm);
 		return r;
 	}
-	sync_store(daemon);
-	add_to_list(vm);
-	qsort(daemon->vms, daemon->vm_count, sizeof(struct vm *), compare_names);
+	list_new(vm);
+	*ret = vm;
+	return 0;
+}
+
+int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder,
+		struct vm **ret, struct error *err)
+{
+	struct vm *vm = vm_new(daemon, config, realpath(folder, NULL));
+	AUTO_FREE char *link = store_path(daemon, vm->id);
+	int r = 0;
+
+	if (!vm->folder)
+		r = error_set_errno(err, errno, "the folder '%.200s'", folder);
+	if (r == 0)
+		r = save(vm, config, err);
+	if (r == 0 && strcmp(link, vm->folder) != 0 && symlink(vm->folder, link) < 0)
+		r = error_set_errno(err, errno, "making the link '%.200s'", link);
+	if (r < 0) {
+		vm_unref(vm);
+		return r;
+	}
+	list_new(vm);
 	*ret = vm;
 	return 0;
 }

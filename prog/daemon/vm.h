@@ -47,6 +47,9 @@ int vm_load_all(struct daemon *daemon, struct error *err);
 /* Takes config; folder NULL: in the store. Borrowed result. */
 int vm_create(struct daemon *daemon, struct config_vm *config, const char *folder, struct vm **ret,
 	      struct error *err);
+/* Takes config, a VM whose folder is there already, and writes its description into it. */
+int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder,
+		struct vm **ret, struct error *err);
 int vm_remove(struct vm *vm, struct error *err);
 /* Writes a changed description (taken, also on failure) and makes it the VM's. */
 int vm_change(struct vm *vm, struct config_vm *config, struct error *err);

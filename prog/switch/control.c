@@ -43,6 +43,18 @@ static int parse_nat(const struct request *request, struct nat_config *ret, stru
 	return 0;
 }
 
+static void on_connect(void *user, uint32_t events);
+
+/* What came with the request is where a later daemon connects. */
+static int listen_for_others(struct control *control, struct request *request, struct error *err)
+{
+	if (request->fd < 0)
+		return 0;
+	control->listen_fd = TAKE_FD(request->fd);
+	return loop_fd_add(control->loop, control->listen_fd, EPOLLIN, on_connect, control,
+			   &control->listen_watch, err);
+}
+
 static int op_configure(struct control *control, struct request *request, json_t **ret,
 			struct error *err)
 {
@@ -70,7 +82,7 @@ static int op_configure(struct control *control, struct request *request, json_t
 				 control->name, type ? type : "");
 	}
 	control->keep = json_is_true(json_object_get(request->msg, "keep"));
-	return 0;
+	return listen_for_others(control, request, err);
 }
 
 /* ---- ports ---- */
@@ -250,11 +262,34 @@ static void on_control_ready(void *user, uint32_t events)
 		close(request.fd);
 }
 
+/* A daemon has found us: it takes the place of the one that started us. */
+static void on_connect(void *user, uint32_t events)
+{
+	struct control *control = user;
+	int fd = accept4(control->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	struct loop_fd *watch;
+	struct error err;
+
+	(void)events;
+	if (fd < 0)
+		return;
+	if (loop_fd_add(control->loop, fd, EPOLLIN, on_control_ready, control, &watch, &err) < 0) {
+		log_error("control socket: %s", err.text);
+		close(fd);
+		return;
+	}
+	loop_fd_remove(control->watch);
+	if (control->fd >= 0)
+		close(control->fd);
+	control->fd = fd;
+	control->watch = watch;
+}
+
 int control_init(struct control *control, struct loop *loop, int fd, struct error *err)
 {
 	int r;
 
-	*control = (struct control){ .loop = loop, .fd = fd };
+	*control = (struct control){ .loop = loop, .fd = fd, .listen_fd = -1 };
 	r = vswitch_new(loop, &control->sw, err);
 	if (r == 0)
 		r = loop_fd_add(loop, fd, EPOLLIN, on_control_ready, control, &control->watch, err);
@@ -273,4 +308,7 @@ void control_done(struct control *control)
 	loop_fd_remove(control->watch);
 	if (control->fd >= 0)
 		close(control->fd);
+	loop_fd_remove(control->listen_watch);
+	if (control->listen_fd >= 0)
+		close(control->listen_fd);
 }

@@ -13,6 +13,8 @@ struct control {
 	struct loop *loop;
 	int fd; /* -1: the daemon is gone */
 	struct loop_fd *watch;
+	int listen_fd; /* where the next one connects; -1: it can't */
+	struct loop_fd *listen_watch;
 	struct vswitch *sw;
 	struct nat *nat; /* NULL: private, or not configured yet */
 	char name[128];

@@ -48,6 +48,14 @@ static void on_guest_reset(void *user)
 	control_event(worker->control, json_pack("{s:s}", "event", "guest-reset"));
 }
 
+static void on_shutdown_failed(void *user, const char *text)
+{
+	struct worker *worker = user;
+
+	control_event(worker->control,
+		      json_pack("{s:s, s:s}", "event", "shutdown-failed", "text", text));
+}
+
 static void on_guest_crash(void *user, const uint64_t parameters[5], const char *message)
 {
 	struct worker *worker = user;
@@ -119,6 +127,7 @@ static int build(struct worker *worker, struct error *err)
 		.off = on_off,
 		.guest_reset = on_guest_reset,
 		.guest_crash = on_guest_crash,
+		.shutdown_failed = on_shutdown_failed,
 		.kvp_changed = on_kvp_changed,
 		.services_changed = on_services_changed,
 		.console_output = on_console_output,

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import time
 
+import pytest
+
 from conftest import PATIENCE, is_alive, wait_for
 
 
@@ -205,6 +207,15 @@ def test_shutdown_that_the_guest_can_not_do(host):
     assert host.vm("a")["State"] == "Off"
 
 
+def test_shutdown_that_the_guest_refuses(host):
+    host.running_vm("a", "refuse")
+    error = host.run("stop-vm", "a", status=1)
+    assert "the guest refused the request" in error and "-TurnOff" in error
+    assert host.vm("a")["State"] == "Running"
+    host.run("stop-vm", "a", "-Force")
+    assert host.vm("a")["State"] == "Off"
+
+
 def test_waiting_for_a_deaf_guest_can_be_interrupted(host):
     host.running_vm("a", "deaf")
     process = subprocess.Popen(host.command("stop-vm", "a"), env=host.env, stderr=subprocess.PIPE,
@@ -265,6 +276,62 @@ def test_killed_daemon(host):
     host.run("stop-vm", "a")
     assert not is_alive(worker) and host.runtime_folders() == []
     host.run("start-vm", "a")
+
+
+def switches(host):
+    """Process ids of this host's switches."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open("/proc/%s/environ" % pid, "rb") as f:
+                mine = ("XDG_RUNTIME_DIR=" + host.env["XDG_RUNTIME_DIR"]).encode() in f.read()
+            with open("/proc/%s/cmdline" % pid, "rb") as f:
+                if mine and b"switch" in f.read() and is_alive(int(pid)):
+                    found.append(int(pid))
+        except OSError:
+            continue
+    return found
+
+
+def port_count(host):
+    return host.json("get-vmswitch")[0]["PortCount"]
+
+
+def test_a_new_daemon_finds_the_switch(host):
+    host.running_vm("a", "", "-SwitchName", "Default Switch")
+    (switch,) = switches(host)
+    host.kill_daemon()
+    wait_for(lambda: port_count(host) == 1)
+    host.running_vm("b", "", "-SwitchName", "Default Switch")
+    assert switches(host) == [switch]
+    assert port_count(host) == 2
+    host.run("stop-vm", "a")
+    wait_for(lambda: port_count(host) == 1)
+    host.kill_daemon()
+    host.run("stop-vm", "b")
+    wait_for(lambda: port_count(host) == 0)
+    # Without daemon and ports there is no use in it.
+    host.kill_daemon()
+    wait_for(lambda: not is_alive(switch))
+    host.run("start-vm", "a")
+    assert len(switches(host)) == 1 and port_count(host) == 1
+
+
+@pytest.mark.parametrize("with_daemon", [True, False])
+def test_a_switch_that_dies_is_started_again(host, with_daemon):
+    host.running_vm("a", "", "-SwitchName", "Default Switch")
+    host.running_vm("b")
+    (switch,) = switches(host)
+    if not with_daemon:
+        host.kill_daemon()
+    os.kill(switch, signal.SIGKILL)
+    wait_for(lambda: not is_alive(switch))
+    wait_for(lambda: port_count(host) == 1)
+    (other,) = switches(host)
+    assert other != switch
+    assert host.vm("a")["State"] == "Running"
+    host.run("stop-vm", "a")
+    wait_for(lambda: port_count(host) == 0)
 
 
 def test_worker_killed_while_no_daemon_runs(host):

@@ -73,8 +73,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size < 2)
 		return 0;
-	cmdlet = &cmdlet_table[data[0] % cmdlet_table_count];
-	text = malloc(size - 1);
+	cmdlet = cmdlet_at(data[0]);
+	text = cmdlet ? malloc(size - 1) : NULL;
 	if (!text)
 		return 0;
 	memcpy(text, data + 2, size - 2);

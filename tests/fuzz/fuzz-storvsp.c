@@ -51,7 +51,7 @@ static void take_bytes(struct input *in, void *to, size_t len)
 struct vmbus_channel {
 	struct vmbus *bus;
 	struct vmbus_offer offer;
-	bool open, rescinded;
+	bool open, rescinded, plugged;
 	unsigned holds;
 	uint64_t waiting[MAX_WAITING]; /* ids of requests that want an answer */
 	unsigned waiting_count;
@@ -220,6 +220,16 @@ int vmbus_send(struct vmbus_channel *channel, uint64_t transaction_id, bool want
 	return channel->bus->ring_full ? -ERR_BUSY : 0;
 }
 
+void vmbus_channel_plug(struct vmbus_channel *channel)
+{
+	channel->plugged = true;
+}
+
+void vmbus_channel_unplug(struct vmbus_channel *channel)
+{
+	channel->plugged = false;
+}
+
 int vmbus_send_completion(struct vmbus_channel *channel, uint64_t transaction_id,
 			  const struct iovec *iov, unsigned iov_count)
 {
@@ -313,6 +323,7 @@ static void open_channel(struct vmbus_channel *channel)
 	if (channel->open || channel->holds)
 		return;
 	channel->open = true;
+	channel->plugged = false;
 	channel->offer.ops->opened(channel->offer.dev, channel, user_data);
 }
 
@@ -406,21 +417,36 @@ static void settle(struct vmbus *bus, struct test_disk *disks)
 			die("a request was forgotten");
 }
 
+/* The guest is told of completions within some milliseconds, whatever it does. */
+static void wait_for_signals(struct vmbus *bus, struct loop *loop)
+{
+	for (unsigned i = 0; i < MAX_CHANNELS; i++) {
+		struct vmbus_channel *channel = bus->channels[i];
+
+		for (unsigned steps = 0; channel && channel->open && channel->plugged; steps++) {
+			if (steps == 100)
+				die("a completion without a signal");
+			loop_step(loop, 10);
+		}
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct guid instance = { { 1 } };
 	static struct mem *mem;
+	static struct loop *loop;
 	struct input in = { data, size };
 	struct vmbus bus = { .in = &in };
 	struct test_disk disks[3];
 	struct storvsp *sp;
 
-	if (!mem && mem_new(RAM_BYTES, &mem, NULL) < 0)
+	if (!mem && (mem_new(RAM_BYTES, &mem, NULL) < 0 || loop_new(&loop, NULL) < 0))
 		die("no memory");
 	bus.mem = mem;
 	for (unsigned i = 0; i < 3; i++)
 		disk_init(&disks[i], i == 2);
-	if (storvsp_new(&bus, NULL, mem, &instance, 8, &sp, NULL) < 0)
+	if (storvsp_new(&bus, loop, mem, &instance, 8, &sp, NULL) < 0)
 		die("no controller");
 	storvsp_attach(sp, 0, &disks[0].blk, SCSI_KIND_DISK, NULL);
 	storvsp_attach(sp, 2, &disks[2].blk, SCSI_KIND_DVD, NULL);
@@ -430,6 +456,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		act(&bus, sp, disks);
 	bus.packets_now = 0;
 	settle(&bus, disks);
+	wait_for_signals(&bus, loop);
 	storvsp_free(sp);
 	for (unsigned i = 0; i < 3; i++) {
 		if (disks[i].blk.in_flight || disks[i].blk.plug_depth)

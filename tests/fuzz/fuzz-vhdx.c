@@ -77,14 +77,16 @@ static void keep_pages(struct base *base, int fd)
 /* A disk with some blocks in use. */
 static void make_base(unsigned kind)
 {
-	struct vhdx_create_options options = { .size_bytes = DISK_BYTES,
+	struct disk_create_options options = { .format = DISK_VHDX,
+					       .type = DISK_DYNAMIC,
+					       .size_bytes = DISK_BYTES,
 					       .block_bytes = MIB,
 					       .logical_sector_bytes = kind ? 4096 : 512 };
 	int fd = memfd_create("vhdx", 0);
 	uint8_t buf[4096];
 	struct blk *disk;
 
-	if (vhdx_create(fd, &options, NULL) < 0 || disk_open(loop, dup(fd), NULL, &disk, NULL) < 0)
+	if (disk_create(fd, &options, NULL) < 0 || disk_open(loop, dup(fd), NULL, &disk, NULL) < 0)
 		die("no base image");
 	for (unsigned block = 0; block < 5; block += 2) {
 		memset(buf, 0x11 * (int)(block + 1), sizeof(buf));
@@ -264,7 +266,7 @@ static void open_for_reading(struct file *file)
 	struct error err = { 0 };
 	struct blk *disk;
 
-	if (vhdx_open(file, true, &disk, &err) < 0) {
+	if (vhdx_open(file, &(struct disk_options){ .read_only = true }, &disk, &err) < 0) {
 		if (!err.text[0] || err.code == ERR_OK)
 			die("refused without a reason");
 		file_abandon(file);
@@ -281,7 +283,7 @@ static void open_for_writing(struct file *file, const uint8_t *data, size_t size
 	struct file *copy;
 	uint32_t content;
 
-	if (vhdx_open(file, false, &disk, &err) < 0) {
+	if (vhdx_open(file, &(struct disk_options){ .read_only = false }, &disk, &err) < 0) {
 		file_abandon(file);
 		return;
 	}
@@ -291,7 +293,8 @@ static void open_for_writing(struct file *file, const uint8_t *data, size_t size
 	if (blk_flush_now(disk) == BLK_OK && file->size_bytes <= MAX_BYTES) {
 		blk_drain(disk);
 		copy = open_memory(file->size_bytes);
-		if (vhdx_open(copy, true, &again, &err) < 0) {
+		if (vhdx_open(copy, &(struct disk_options){ .read_only = true }, &again, &err) <
+		    0) {
 			fprintf(stderr, "%s\n", err.text);
 			die("does not open again");
 		}

@@ -34,7 +34,7 @@ def sections(output):
 
 @pytest.mark.parametrize("flavour,processors,memory", [
     ("cloud", 1, "256MB"),
-    ("cloud", 4, "512MB"),
+    pytest.param("cloud", 4, "512MB", marks=pytest.mark.rig),
     ("cloud", 2, "4GB"),
     ("cloud-backports", 2, "512MB"),
     ("rt", 2, "512MB"),
@@ -58,6 +58,7 @@ def test_stock_kernel_knows_that_it_is_on_hyper_v(host, flavour, processors, mem
     assert "none" not in drivers.values()
 
 
+@pytest.mark.rig
 def test_file_through_nat_network(host, kernel, tmp_path):
     """DHCP, then a download from a server on the host's loopback."""
 
@@ -87,6 +88,7 @@ cat /etc/resolv.conf
     assert "nameserver" in output
 
 
+@pytest.mark.rig
 def test_guest_reboots_by_itself(host, kernel):
     """A reset in the guest starts it again in the same worker, with its disk still there."""
     disk = host.folder + "/disk.raw"
@@ -106,6 +108,7 @@ fi
     assert "boot number 2" in output
 
 
+@pytest.mark.rig
 def test_panic_is_told_with_its_parameters(host, kernel, tmp_path):
     folder = tmp_path / "crash"
     folder.mkdir()

@@ -21,11 +21,10 @@ def debian_vm(host, debian, tmp_path):
     shutil.copyfile(os.path.join(debian, "disk.vhdx"), disk)
 
     def start(memory="1GB", processors=2, cmdline="root=LABEL=oyako-root ro console=ttyS0"):
-        host.run("new-vm", "-Name", "web", "-Generation", 2, "-MemoryStartupBytes", memory,
-                 "-ProcessorCount", processors, "-VHDPath", disk, "-SwitchName", "Default Switch",
-                 "-LinuxKernelPath", os.path.join(debian, "vmlinuz"),
-                 "-LinuxInitrdPath", os.path.join(debian, "initrd.img"),
-                 "-LinuxCommandLine", cmdline)
+        host.new_vm(os.path.join(debian, "vmlinuz"), "web",
+                    initrd=os.path.join(debian, "initrd.img"), memory=memory,
+                    processors=processors, cmdline=cmdline,
+                    options=("-VHDPath", disk, "-SwitchName", "Default Switch"))
         host.run("start-vm", "-Name", "web")
         return Console(host, "web")
 
@@ -43,6 +42,7 @@ def fsck(disk, folder):
     return done
 
 
+@pytest.mark.rig
 def test_debian_is_a_hyper_v_guest(host, debian_vm, tmp_path):
     console = debian_vm()
     console.login(600)

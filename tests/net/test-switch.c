@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <pthread.h>
 
@@ -434,14 +435,67 @@ static void test_keep(void **state)
 	assert_int_equal(status, 0);
 }
 
+/* A later daemon finds the switch and its ports; with the last port gone, it ends with that one. */
+static void test_next_daemon(void **state)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	socklen_t len = sizeof(address);
+	struct fixture f = { 0 };
+	int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int a[2], status = -1;
+	json_t *reply;
+
+	(void)state;
+	assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof(sa_family_t)), 0);
+	assert_int_equal(getsockname(listener, (struct sockaddr *)&address, &len), 0);
+	assert_int_equal(listen(listener, 1), 0);
+	spawn_switch(&f);
+	assert_string_equal(
+	    request(&f,
+		    json_pack("{s:s, s:s, s:b}", "op", "configure", "type", "private", "keep", 1),
+		    listener, NULL),
+	    "");
+	close(listener);
+	assert_int_equal(port_socketpair(a, NULL), 0);
+	assert_string_equal(
+	    request(&f, json_pack("{s:s, s:s}", "op", "add-port", "port", "a"), a[1], NULL), "");
+	close(a[1]);
+	close(f.control);
+	assert_false(has_ended(f.pid, 100, &status));
+	for (unsigned i = 0; i < 2; i++) {
+		int old = f.control;
+
+		/* The second one comes while the first is still there. */
+		f.control = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+		assert_int_equal(connect(f.control, (struct sockaddr *)&address, len), 0);
+		assert_string_equal(request(&f, json_pack("{s:s}", "op", "status"), -1, &reply),
+				    "");
+		assert_int_equal(json_array_size(json_object_get(reply, "ports")), 1);
+		json_decref(reply);
+		if (i)
+			close(old);
+	}
+	close(a[0]);
+	assert_false(has_ended(f.pid, 100, &status));
+	close(f.control);
+	assert_true(has_ended(f.pid, 5000, &status));
+	assert_int_equal(status, 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_addresses),      TEST(test_between_guests),   TEST(test_download),
-		TEST(test_download_large), TEST(test_upload),           TEST(test_upload_large),
-		TEST(test_requests),       cmocka_unit_test(test_keep),
+		TEST(test_addresses),
+		TEST(test_between_guests),
+		TEST(test_download),
+		TEST(test_download_large),
+		TEST(test_upload),
+		TEST(test_upload_large),
+		TEST(test_requests),
+		cmocka_unit_test(test_keep),
+		cmocka_unit_test(test_next_daemon),
 	};
 
 	if (argc < 2)

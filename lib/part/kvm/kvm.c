@@ -111,16 +111,17 @@ static int enable_cap(int fd, uint32_t cap, uint64_t arg)
 	return kvm_ioctl(fd, KVM_ENABLE_CAP, &enable);
 }
 
-/* Hyper-V's synthetic MSRs leave the kernel; so its own Hyper-V emulation never sees them. */
+/* Hyper-V's synthetic MSRs leave the kernel; so its own Hyper-V emulation never sees them, except
+ * those that are registers of the local APIC, which is the kernel's. */
 static int filter_msrs(struct kvm_part *kvm, struct error *err)
 {
-	static uint8_t none_allowed[MSR_FILTER_COUNT / 8];
+	static uint8_t allowed[MSR_FILTER_COUNT / 8] = { [0x70 / 8] = 7 /* EOI, ICR, TPR */ };
 	struct kvm_msr_filter filter = {
 		.flags = KVM_MSR_FILTER_DEFAULT_ALLOW,
 		.ranges[0] = { .flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
 			       .base = MSR_FILTER_BASE,
 			       .nmsrs = MSR_FILTER_COUNT,
-			       .bitmap = none_allowed },
+			       .bitmap = allowed },
 	};
 
 	if (enable_cap(kvm->vm_fd, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER) < 0 ||

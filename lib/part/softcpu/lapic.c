@@ -41,6 +41,8 @@ enum {
 	MSR_TSC_DEADLINE = 0x6e0,
 	MSR_X2APIC = 0x800,
 	MSR_X2APIC_END = 0x900,
+	MSR_SYNTHETIC_EOI = 0x40000070,
+	MSR_SYNTHETIC_TPR = 0x40000072,
 };
 
 enum lvt { LVT_TIMER, LVT_THERMAL, LVT_PERFORMANCE, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
@@ -1150,7 +1152,20 @@ static bool write_base(struct lapic *apic, uint64_t value)
 bool lapic_owns_msr(uint32_t msr)
 {
 	return msr == MSR_APIC_BASE || msr == MSR_TSC_DEADLINE ||
-	       (msr >= MSR_X2APIC && msr < MSR_X2APIC_END);
+	       (msr >= MSR_X2APIC && msr < MSR_X2APIC_END) ||
+	       (msr >= MSR_SYNTHETIC_EOI && msr <= MSR_SYNTHETIC_TPR);
+}
+
+/* Hyper-V's EOI, ICR and TPR (TLFS, "local APIC MSR accesses"): as x2APIC's registers, but there in
+ * xAPIC mode, too, where the ICR has its destination in the upper 8 bits of 64. */
+static bool synthetic_register(const struct lapic *apic, uint32_t msr, uint32_t *ret)
+{
+	static const uint32_t registers[] = { REG_EOI, REG_ICR, REG_TPR };
+
+	if (msr < MSR_SYNTHETIC_EOI || msr > MSR_SYNTHETIC_TPR || !is_enabled(apic))
+		return false;
+	*ret = registers[msr - MSR_SYNTHETIC_EOI];
+	return true;
 }
 
 static bool x2apic_register(const struct lapic *apic, uint32_t msr, uint32_t *ret)
@@ -1171,7 +1186,8 @@ bool lapic_msr_read(struct lapic *apic, uint32_t msr, uint64_t *ret)
 		*ret = apic->tsc_deadline;
 		return apic->bus->config.tsc_deadline;
 	}
-	return x2apic_register(apic, msr, &reg) && x2apic_read(apic, reg, ret);
+	return (x2apic_register(apic, msr, &reg) || synthetic_register(apic, msr, &reg)) &&
+	       x2apic_read(apic, reg, ret);
 }
 
 bool lapic_msr_write(struct lapic *apic, uint32_t msr, uint64_t value)
@@ -1186,7 +1202,8 @@ bool lapic_msr_write(struct lapic *apic, uint32_t msr, uint64_t value)
 		write_tsc_deadline(apic, value);
 		return true;
 	}
-	return x2apic_register(apic, msr, &reg) && x2apic_write(apic, reg, value);
+	return (x2apic_register(apic, msr, &reg) || synthetic_register(apic, msr, &reg)) &&
+	       x2apic_write(apic, reg, value);
 }
 
 /* ---- life ---- */

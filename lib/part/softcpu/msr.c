@@ -139,10 +139,10 @@ bool sc_msr_read(struct vp *c, uint32_t msr, uint64_t *ret)
 		*ret = *reg;
 		return true;
 	}
-	if (msr >= MSR_HYPERV_FIRST && msr <= MSR_HYPERV_LAST)
-		return c->vm->host.msr_read(c->vm->host.user, c->index, msr, ret);
 	if (lapic_owns_msr(msr))
 		return lapic_msr_read(c->lapic, msr, ret);
+	if (msr >= MSR_HYPERV_FIRST && msr <= MSR_HYPERV_LAST)
+		return c->vm->host.msr_read(c->vm->host.user, c->index, msr, ret);
 	switch (msr) {
 	case MSR_TSC:
 		*ret = sc_tsc(c);
@@ -213,10 +213,10 @@ bool sc_msr_write(struct vp *c, uint32_t msr, uint64_t v)
 		*reg = v;
 		return true;
 	}
-	if (msr >= MSR_HYPERV_FIRST && msr <= MSR_HYPERV_LAST)
-		return c->vm->host.msr_write(c->vm->host.user, c->index, msr, v);
 	if (lapic_owns_msr(msr))
 		return lapic_msr_write(c->lapic, msr, v);
+	if (msr >= MSR_HYPERV_FIRST && msr <= MSR_HYPERV_LAST)
+		return c->vm->host.msr_write(c->vm->host.user, c->index, msr, v);
 	switch (msr) {
 	case MSR_TSC:
 		c->tsc_adjust += (int64_t)(v - sc_tsc(c));

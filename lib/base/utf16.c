@@ -1,5 +1,6 @@
+#include "base/utf16.h"
+
 #include "base/bytes.h"
-#include "ic/ic-impl.h"
 
 #include <stdlib.h>
 
@@ -24,7 +25,7 @@ static uint32_t next_utf8(const uint8_t **text)
 	return c < least[more] || c > 0x10FFFF || (c >= 0xD800 && c < 0xE000) ? UINT32_MAX : c;
 }
 
-uint32_t ic_utf16_from_utf8(const char *text, uint8_t *ret, uint32_t size)
+uint32_t utf16_from_utf8(const char *text, uint8_t *ret, uint32_t size)
 {
 	const uint8_t *p = (const uint8_t *)text;
 	uint32_t len = 0;
@@ -69,7 +70,7 @@ static char *put_utf8(char *to, uint32_t c)
 	return to;
 }
 
-char *ic_utf8_from_utf16(const uint8_t *text, uint32_t len)
+char *utf8_from_utf16(const uint8_t *text, uint32_t len)
 {
 	uint32_t units = len / 2;
 	char *ret = malloc(units * 3 + 1);

@@ -1,0 +1,259 @@
+/* The table's cmdlets about disk images. Names, parameters, sets and defaults are Hyper-V's; what
+ * is ours is marked. */
+#include "cmdlet/table.h"
+
+#include "base/macros.h"
+
+#include <stddef.h>
+
+/* ---- parameters that several have ---- */
+
+#define PATHS(set, text)                                                                           \
+	{                                                                                          \
+		.name = "Path", .aliases = "FullName", .type = CMDLET_FILE,                        \
+		.flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_PIPELINE, .sets = (set),          \
+		.position = 1, .offer = CMDLET_OFFER_FILE, .help = (text)                          \
+	}
+#define BLOCK_SIZE(set)                                                                            \
+	{                                                                                          \
+		.name = "BlockSizeBytes", .type = CMDLET_SIZE, .sets = (set), .min = 1,            \
+		.max = 256 * (int64_t)MIB,                                                         \
+		.help = "Size of the pieces in which the file grows. VHDX: a power of two from "   \
+			"1MB to 256MB, 32MB without it (2MB for a differencing disk). VHD: 512KB " \
+			"or 2MB, 2MB without it."                                                  \
+	}
+#define SECTOR_SIZE(which, dflt_text)                                                              \
+	{                                                                                          \
+		.name = which "SectorSizeBytes", .type = CMDLET_INTEGER, .min = 512, .max = 4096,  \
+		.help = "512 or 4096; " dflt_text                                                  \
+	}
+
+/* ---- outputs ---- */
+
+static const struct cmdlet_output vhd_output = {
+	"VirtualHardDisk",
+	(const struct cmdlet_column[]){ { "ComputerName", NULL, CMDLET_SHOW_TEXT },
+					{ "Path", "Path", CMDLET_SHOW_TEXT },
+					{ "VhdFormat", "VhdFormat", CMDLET_SHOW_TEXT },
+					{ "VhdType", "VhdType", CMDLET_SHOW_TEXT },
+					{ "FileSize", "FileSize(M)", CMDLET_SHOW_MB },
+					{ "Size", "Size(M)", CMDLET_SHOW_MB },
+					{ "MinimumSize", NULL, CMDLET_SHOW_TEXT },
+					{ "LogicalSectorSize", NULL, CMDLET_SHOW_TEXT },
+					{ "PhysicalSectorSize", NULL, CMDLET_SHOW_TEXT },
+					{ "BlockSize", NULL, CMDLET_SHOW_TEXT },
+					{ "ParentPath", NULL, CMDLET_SHOW_TEXT },
+					{ "DiskIdentifier", NULL, CMDLET_SHOW_TEXT },
+					{ "FragmentationPercentage", NULL, CMDLET_SHOW_TEXT },
+					{ "Alignment", NULL, CMDLET_SHOW_TEXT },
+					{ "Attached", "Attached", CMDLET_SHOW_TEXT },
+					{ "DiskNumber", NULL, CMDLET_SHOW_TEXT },
+					{ "Number", NULL, CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+
+static const struct cmdlet_output check_output = {
+	"VirtualHardDiskCheck",
+	(const struct cmdlet_column[]){ { "Path", "Path", CMDLET_SHOW_TEXT },
+					{ "Healthy", "Healthy", CMDLET_SHOW_TEXT },
+					{ "Findings", "Findings", CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+
+/* ---- parameters and examples of each cmdlet ---- */
+
+static const char *const new_vhd_sets[] = { "Dynamic",      "Fixed",      "Differencing",
+					    "Dynamic copy", "Fixed copy", NULL };
+static const struct cmdlet_param new_vhd_params[] = {
+	PATHS(0, "Files to make; .vhdx or .vhd (.avhdx, .avhd) says which format."),
+	{ .name = "SizeBytes",
+	  .type = CMDLET_SIZE,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(0) | SET(1),
+	  .position = 2,
+	  .min = 1,
+	  .max = INT64_MAX,
+	  .help = "Size of the disk: up to 64TB for VHDX, 3MB to 2040GB for VHD." },
+	{ .name = "Dynamic",
+	  .type = CMDLET_SWITCH,
+	  .sets = SET(0) | SET(3),
+	  .help = "The file grows as the disk is written to. This is the default." },
+	{ .name = "Fixed",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(1) | SET(4),
+	  .help = "The whole file is there from the start." },
+	{ .name = "Differencing",
+	  .type = CMDLET_SWITCH,
+	  .sets = SET(2),
+	  .help = "Keeps only what differs from -ParentPath, which must not change any more. "
+		  "-ParentPath says it already." },
+	{ .name = "ParentPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(2),
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "The disk that a differencing disk begins as." },
+	{ .name = "SourceDisk",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(3) | SET(4),
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Disk of the host whose content is copied: a device such as /dev/sdb, where "
+		  "Hyper-V takes a number." },
+	BLOCK_SIZE(0),
+	SECTOR_SIZE("Logical", "512 without it. VHD has 512 only."),
+	SECTOR_SIZE("Physical", "4096 without it. VHD has 512 only."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example new_vhd_examples[] = {
+	{ "new-vhd web.vhdx 100GB", "A disk of 100 GB whose file has 4 MB at first." },
+	{ "new-vhd -Path azure.vhd -SizeBytes 30GB -Fixed", "A VHD with all its space." },
+	{ "new-vhd -Path test.vhdx -ParentPath base.vhdx -Differencing",
+	  "A disk that begins as base.vhdx and leaves it alone." },
+	END_EXAMPLES,
+};
+
+static const char *const get_vhd_sets[] = { "Path", "VM", NULL };
+static const struct cmdlet_param get_vhd_params[] = {
+	PATHS(SET(0), "Disk files."),
+	{ .name = "VMId",
+	  .aliases = "Id",
+	  .type = CMDLET_GUID,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_PIPELINE,
+	  .sets = SET(1),
+	  .help = "All disk files of virtual machines, by their identifiers." },
+	{ .name = "DiskNumber",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "A mounted disk. Not there yet." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example get_vhd_examples[] = {
+	{ "get-vhd web.vhdx -FormatList", "All that the file says of itself." },
+	{ "get-vhd web.vhdx --json", "The same for programs." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param test_vhd_params[] = {
+	PATHS(0, "Disk files. The parents of a differencing disk are checked with it."),
+	{ .name = "Repair",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_OURS,
+	  .help =
+	      "Mends what can be mended without risk for the content. Parents are left alone." },
+	{ .name = "ForAzure",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_OURS,
+	  .help = "Also checks Azure's rules for uploads: a fixed VHD of whole MB." },
+	{ .name = "SupportPersistentReservations",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Shared disks are not there yet." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example test_vhd_examples[] = {
+	{ "test-vhd web.vhdx", "Is the file, and the chain of its parents, as it should be?" },
+	{ "test-vhd web.vhdx -Repair", "Mends what can be mended safely." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param convert_vhd_params[] = {
+	{ .name = "Path",
+	  .aliases = "FullName",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY | CMDLET_PIPELINE,
+	  .position = 1,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help =
+	      "Disk file to convert. A name that ends in .img, .raw or .iso, and a device, says "
+	      "that it is raw." },
+	{ .name = "DestinationPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 2,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "File to make: .vhdx, .vhd, .img or .raw says which format." },
+	{ .name = "VHDType",
+	  .type = CMDLET_ENUM,
+	  .values = "Dynamic Fixed",
+	  .help = "Type of the new disk; without it that of the old one, and dynamic for a "
+		  "differencing one." },
+	{ .name = "ParentPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Converting into a differencing disk is not there yet." },
+	BLOCK_SIZE(0),
+	{ .name = "ForAzure",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_OURS,
+	  .help =
+	      "Makes a disk that Azure accepts: a fixed VHD, its size rounded up to whole MB." },
+	{ .name = "DeleteSource",
+	  .type = CMDLET_SWITCH,
+	  .help = "Deletes the old file when the new one is complete." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example convert_vhd_examples[] = {
+	{ "convert-vhd old.vhd new.vhdx", "VHD becomes VHDX, of the same type." },
+	{ "convert-vhd web.vhdx upload.vhd -ForAzure", "A disk to upload to Azure." },
+	{ "convert-vhd web_1234.avhdx whole.vhdx",
+	  "A checkpoint's disk and its parents in one file." },
+	{ "convert-vhd debian.raw debian.vhdx -VHDType Dynamic -DeleteSource",
+	  "An image for other programs becomes a virtual hard disk." },
+	END_EXAMPLES,
+};
+
+/* ---- the table ---- */
+
+const struct cmdlet cmdlet_table_disk[] = {
+	{ .name = "New-VHD",
+	  .synopsis = "Makes a virtual hard disk",
+	  .description =
+	      "Makes disk files: dynamic, fixed or differencing, VHDX or VHD by the name's ending. "
+	      "A file that is there is left alone. A fixed disk has its space reserved and no "
+	      "block "
+	      "written.",
+	  .sets = new_vhd_sets,
+	  .params = new_vhd_params,
+	  .output = &vhd_output,
+	  .examples = new_vhd_examples },
+	{ .name = "Get-VHD",
+	  .synopsis = "Shows format, type, sizes and parent of disk files",
+	  .description =
+	      "Reads disk files without changing them, even while a virtual machine runs "
+	      "on them. Attached says whether something has the file open as a disk.",
+	  .sets = get_vhd_sets,
+	  .params = get_vhd_params,
+	  .output = &vhd_output,
+	  .examples = get_vhd_examples },
+	{ .name = "Convert-VHD",
+	  .synopsis = "Copies a disk into another format, type or block size",
+	  .description =
+	      "Makes a new disk file with the content of another one, of a whole chain if that is "
+	      "a "
+	      "differencing disk. What holds only zeros is not written. The new file appears when "
+	      "it "
+	      "is complete; interrupting leaves none. The disk must not be in use for writing.",
+	  .params = convert_vhd_params,
+	  .output = &vhd_output,
+	  .examples = convert_vhd_examples,
+	  .output_if_passthru = true },
+	{ .name = "Test-VHD",
+	  .synopsis = "Checks disk files and their parents",
+	  .description =
+	      "Checks the structure of disk files and whether the parents of differencing disks "
+	      "are "
+	      "there and the right ones. Says what is wrong, where, and what to do. Fails for a "
+	      "file that is damaged.",
+	  .params = test_vhd_params,
+	  .output = &check_output,
+	  .examples = test_vhd_examples },
+};
+
+const size_t cmdlet_table_disk_count = ARRAY_SIZE(cmdlet_table_disk);

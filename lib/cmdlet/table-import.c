@@ -1,0 +1,172 @@
+/* The table's cmdlets about export and import. Names, parameters, sets and defaults are Hyper-V's;
+ * what is ours is marked. */
+#include "cmdlet/table.h"
+
+#include "base/macros.h"
+
+#include <stddef.h>
+
+/* ---- outputs ---- */
+
+static const struct cmdlet_output import_output = {
+	"VirtualMachine",
+	(const struct cmdlet_column[]){ { "Name", "Name", CMDLET_SHOW_TEXT },
+					{ "State", "State", CMDLET_SHOW_TEXT },
+					{ "Generation", "Generation", CMDLET_SHOW_TEXT },
+					{ "ProcessorCount", "ProcessorCount", CMDLET_SHOW_TEXT },
+					{ "MemoryStartup", "MemoryStartup(M)", CMDLET_SHOW_MB },
+					{ "VMId", NULL, CMDLET_SHOW_TEXT },
+					{ "Path", NULL, CMDLET_SHOW_TEXT },
+					{ "Incompatibilities", NULL, CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+
+static const struct cmdlet_output note_output = {
+	"VMIncompatibility",
+	(const struct cmdlet_column[]){ { "VMName", "VMName", CMDLET_SHOW_TEXT },
+					{ "Severity", "Severity", CMDLET_SHOW_TEXT },
+					{ "MessageId", "MessageId", CMDLET_SHOW_TEXT },
+					{ "Source", "Source", CMDLET_SHOW_TEXT },
+					{ "Message", "Message", CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+
+/* ---- Export-VM ---- */
+
+static const struct cmdlet_param export_params[] = {
+	{ .name = "Name",
+	  .aliases = "VMName VM",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
+	  .position = 1,
+	  .offer = CMDLET_OFFER_VM,
+	  .help = "Names of the virtual machines; * and ? match." },
+	{ .name = "Path",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 2,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Folder in which a folder of the virtual machine's name is made." },
+	{ .name = "CaptureLiveState",
+	  .type = CMDLET_ENUM,
+	  .values = "CaptureCrashConsistentState CaptureSavedState CaptureDataConsistentState",
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Exporting a running virtual machine is not there yet." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example export_examples[] = {
+	{ "export-vm web -Path /srv/export", "Copies it to /srv/export/web." },
+	{ "export-vm * -Path /srv/export", "Copies all." },
+	END_EXAMPLES,
+};
+
+/* ---- Import-VM, Compare-VM ---- */
+
+static const char *const import_sets[] = { "Register", "Copy", NULL };
+
+#define IMPORT_PARAMS                                                                              \
+	{ .name = "Path",                                                                          \
+	  .type = CMDLET_FILE,                                                                     \
+	  .flags = CMDLET_MANDATORY,                                                               \
+	  .position = 1,                                                                           \
+	  .offer = CMDLET_OFFER_FILE,                                                              \
+	  .help = "The configuration: Hyper-V's .vmcx or .xml file, or the vm.json (or its "       \
+		  "folder) of an export of ours." },                                               \
+	    { .name = "Register",                                                                  \
+	      .type = CMDLET_SWITCH,                                                               \
+	      .sets = SET(0),                                                                      \
+	      .help = "Takes the files where they are; so it is without -Copy." },                 \
+	    { .name = "Copy",                                                                      \
+	      .type = CMDLET_SWITCH,                                                               \
+	      .flags = CMDLET_MANDATORY,                                                           \
+	      .sets = SET(1),                                                                      \
+	      .help = "Copies the disks, and leaves the export as it is." },                       \
+	    { .name = "GenerateNewId",                                                             \
+	      .type = CMDLET_SWITCH,                                                               \
+	      .sets = SET(1),                                                                      \
+	      .help = "Makes it another virtual machine than the exported one." },                 \
+	    { .name = "VhdDestinationPath",                                                        \
+	      .type = CMDLET_FILE,                                                                 \
+	      .sets = SET(1),                                                                      \
+	      .offer = CMDLET_OFFER_FILE,                                                          \
+	      .help =                                                                              \
+		  "Folder for the copied disks; else \"Virtual Hard Disks\" in the service's own " \
+		  "folder." },                                                                     \
+	    { .name = "VirtualMachinePath",                                                        \
+	      .type = CMDLET_FILE,                                                                 \
+	      .sets = SET(1),                                                                      \
+	      .offer = CMDLET_OFFER_FILE,                                                          \
+	      .help = "Folder in which the virtual machine's own folder is made; else the "        \
+		      "service's." },                                                              \
+	    { .name = "VhdSourcePath",                                                             \
+	      .type = CMDLET_FILE,                                                                 \
+	      .offer = CMDLET_OFFER_FILE,                                                          \
+	      .help = "Folder in which the disks are, if not where an export has them." },         \
+	    { .name = "NewName",                                                                   \
+	      .type = CMDLET_STRING,                                                               \
+	      .flags = CMDLET_OURS,                                                                \
+	      .help = "Another name for the virtual machine." },                                   \
+	    { .name = "SnapshotFilePath",                                                          \
+	      .type = CMDLET_FILE,                                                                 \
+	      .flags = CMDLET_NOT_YET,                                                             \
+	      .help = "Checkpoints are not imported yet." },                                       \
+	    { .name = "SmartPagingFilePath",                                                       \
+	      .type = CMDLET_FILE,                                                                 \
+	      .flags = CMDLET_NOT_YET,                                                             \
+	      .help = "There is no smart paging." },                                               \
+	    COMPUTER_NAME, END_PARAMS
+
+static const struct cmdlet_param import_params[] = { IMPORT_PARAMS };
+static const struct cmdlet_example import_examples[] = {
+	{ "import-vm '/srv/web/Virtual Machines/1F3E.vmcx'",
+	  "Takes over a virtual machine of Hyper-V with its disks where they are." },
+	{ "import-vm /srv/export/web/Virtual\\ Machines/*/vm.json -Copy -GenerateNewId -NewName "
+	  "web2",
+	  "Makes a second one of an export." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example compare_examples[] = {
+	{ "compare-vm /srv/web/machine.xml",
+	  "What would not be as it was on Hyper-V; nothing is changed." },
+	END_EXAMPLES,
+};
+
+/* ---- the table ---- */
+
+const struct cmdlet cmdlet_table_import[] = {
+	{ .name = "Export-VM",
+	  .synopsis = "Copies a virtual machine's configuration and disks out",
+	  .description =
+	      "Copies virtual machines that are off, with their disks and boot files, to a folder "
+	      "from which Import-VM takes them, on this host or another. ISO images stay where "
+	      "they "
+	      "are.",
+	  .params = export_params,
+	  .output = &import_output,
+	  .examples = export_examples,
+	  .output_if_passthru = true },
+	{ .name = "Import-VM",
+	  .synopsis = "Takes over a virtual machine from files",
+	  .description = "Registers a virtual machine from an export of ours, or from the "
+			 "configuration file of "
+			 "Hyper-V (.vmcx, or .xml of version 5.0) with its disks. Compare-VM tells "
+			 "before what "
+			 "has no counterpart here; what stands in the way refuses the import.",
+	  .sets = import_sets,
+	  .params = import_params,
+	  .output = &import_output,
+	  .examples = import_examples },
+	{ .name = "Compare-VM",
+	  .synopsis = "Tells what an import would change",
+	  .description =
+	      "Looks at a configuration file as Import-VM does and lists what would be lost or "
+	      "changed, and what stands in the way (Error). Lists nothing where all is as it was.",
+	  .sets = import_sets,
+	  .params = import_params,
+	  .output = &note_output,
+	  .examples = compare_examples },
+};
+
+const size_t cmdlet_table_import_count = ARRAY_SIZE(cmdlet_table_import);

@@ -1,0 +1,46 @@
+/* What the files of the table share: how its entries are written, and the files' names. A file is a
+ * subject; cmdlet_at() (lookup.c) joins them. */
+#ifndef CMDLET_TABLE_H
+#define CMDLET_TABLE_H
+
+#include "cmdlet/cmdlet.h"
+
+#define SET(n) (1u << (n))
+#define END_PARAMS                                                                                 \
+	{                                                                                          \
+		.name = NULL                                                                       \
+	}
+#define END_COLUMNS                                                                                \
+	{                                                                                          \
+		NULL, NULL, CMDLET_SHOW_TEXT                                                       \
+	}
+#define END_EXAMPLES                                                                               \
+	{                                                                                          \
+		NULL, NULL                                                                         \
+	}
+
+/* ---- parameters that many cmdlets have ---- */
+
+#define COMPUTER_NAME                                                                              \
+	{                                                                                          \
+		.name = "ComputerName", .aliases = "PSComputerName", .type = CMDLET_STRING,        \
+		.flags = CMDLET_LIST | CMDLET_NOT_YET, .help = "Hosts to run on; not there yet."   \
+	}
+#define PASSTHRU                                                                                   \
+	{                                                                                          \
+		.name = "Passthru", .type = CMDLET_SWITCH,                                         \
+		.help = "Shows the object that was made or changed."                               \
+	}
+#define FORCE(text)                                                                                \
+	{                                                                                          \
+		.name = "Force", .type = CMDLET_SWITCH, .help = (text)                             \
+	}
+
+/* ---- the files ---- */
+
+extern const struct cmdlet cmdlet_table_vm[];     /* table.c */
+extern const struct cmdlet cmdlet_table_disk[];   /* table-disk.c */
+extern const struct cmdlet cmdlet_table_import[]; /* table-import.c */
+extern const size_t cmdlet_table_vm_count, cmdlet_table_disk_count, cmdlet_table_import_count;
+
+#endif

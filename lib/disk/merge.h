@@ -1,0 +1,27 @@
+/*
+ * Merging: the layers [first, into) of a chain are copied into layer `into`, so that the chain
+ * reads the same without them. Offline here; live-merge.h does it under a running guest.
+ *
+ * Crash safe: after a power cut at any point the chain reads the same, merged or not, and the merge
+ * can be started again. The merged files are not changed but for their link to the layer below; the
+ * caller deletes them after success. If first > 0, layer first - 1 then has `into` as its parent.
+ */
+#ifndef DISK_MERGE_H
+#define DISK_MERGE_H
+
+#include "disk/maintain.h"
+
+struct disk_merge_options {
+	/* The chain, leaf first, down to the root. Layers first - 1, into - 1 (the child of `into`)
+	 * and into are open for writing. Borrowed. */
+	const int *fds;
+	unsigned count;
+	unsigned first, into;
+	/* first > 0: paths of layer `into`, for layer first - 1 (as in disk_parent_link). */
+	const char *absolute, *relative, *volume;
+};
+
+int disk_merge(const struct disk_merge_options *options, const struct disk_progress *progress,
+	       struct error *err);
+
+#endif

@@ -1,0 +1,392 @@
+/*
+ * Random work on chains of disks, compared with a model in memory: reads, writes, unmaps, flushes,
+ * several at a time, and between them the chain is reopened, gets a new leaf, loses one, is merged,
+ * resized, compacted. OYAKO_LONG=1: 10 million operations per
+ * test; OYAKO_MODEL_STEPS and OYAKO_MODEL_SEED choose others.
+ */
+#include "base/loop.h"
+#include "base/macros.h"
+#include "blk/sync.h"
+#include "disk/disk.h"
+#include "disk/maintain.h"
+#include "disk/merge.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+#define SECTOR       512u
+#define MAX_DEPTH    6u
+#define IN_FLIGHT    8u
+#define MAX_DISK     (24 * MIB)
+#define MAX_TRANSFER (256 * KIB)
+#define SHORT_RUN    20000u
+#define LONG_RUN     10000000u
+
+struct world;
+
+struct job {
+	struct blk_request req;
+	struct world *world;
+	bool busy;
+	uint8_t *buf;
+	struct iovec iov[4];
+};
+
+/* What the sectors of a disk hold: each the same 8 bytes over and over, 0 for zeros. */
+struct content {
+	uint64_t size_bytes;
+	uint64_t *tag;
+};
+
+struct world {
+	enum disk_format format;
+	uint32_t sector_bytes;
+	struct loop *loop;
+	struct blk *disk;
+	int fds[MAX_DEPTH];              /* root first */
+	struct content below[MAX_DEPTH]; /* of each layer when its child was made */
+	unsigned depth;
+	struct content now;
+	struct job jobs[IN_FLIGHT];
+	uint64_t random, next_tag;
+	uint64_t done[16]; /* how often each kind of step was taken */
+};
+
+static uint64_t rnd(struct world *w, uint64_t below)
+{
+	w->random ^= w->random << 13;
+	w->random ^= w->random >> 7;
+	w->random ^= w->random << 17;
+	return (w->random >> 11) % below;
+}
+
+/* ---- content ---- */
+
+static struct content copy_of(const struct content *from)
+{
+	struct content copy = { from->size_bytes, malloc(MAX_DISK / SECTOR * sizeof(uint64_t)) };
+
+	assert_non_null(copy.tag);
+	memcpy(copy.tag, from->tag, MAX_DISK / SECTOR * sizeof(uint64_t));
+	return copy;
+}
+
+static void fill(uint8_t *buf, uint64_t tag)
+{
+	for (unsigned i = 0; i < SECTOR; i += sizeof(tag))
+		memcpy(buf + i, &tag, sizeof(tag));
+}
+
+static void check_range(const struct world *w, uint64_t offset, const uint8_t *buf, uint64_t len)
+{
+	uint8_t wanted[SECTOR];
+
+	for (uint64_t at = 0; at < len; at += SECTOR) {
+		fill(wanted, w->now.tag[(offset + at) / SECTOR]);
+		if (memcmp(wanted, buf + at, SECTOR) != 0)
+			fail_msg("sector %lu differs: %#lx, not %#lx (step %lu, depth %u)",
+				 (offset + at) / SECTOR, *(uint64_t *)(buf + at),
+				 w->now.tag[(offset + at) / SECTOR], w->done[0], w->depth);
+	}
+}
+
+static void check_all(struct world *w)
+{
+	uint8_t *buf = malloc(MIB);
+
+	assert_int_equal(blk_info(w->disk)->size_bytes, w->now.size_bytes);
+	for (uint64_t at = 0; at < w->now.size_bytes; at += MIB) {
+		uint64_t len = MIN(MIB, w->now.size_bytes - at);
+
+		assert_int_equal(blk_read_now(w->disk, at, buf, len), BLK_OK);
+		check_range(w, at, buf, len);
+	}
+	free(buf);
+}
+
+/* ---- requests ---- */
+
+static void job_done(struct blk_request *req, enum blk_result result)
+{
+	struct job *job = container_of(req, struct job, req);
+
+	if (result != BLK_OK)
+		fail_msg("%s: %s", blk_op_name(req->op), blk_result_name(result));
+	if (req->op == BLK_READ)
+		check_range(job->world, req->offset, job->buf, req->length);
+	job->busy = false;
+}
+
+static enum blk_op choose_op(struct world *w)
+{
+	unsigned n = (unsigned)rnd(w, 100);
+
+	return n < 45   ? BLK_WRITE
+	       : n < 83 ? BLK_READ
+	       : n < 90 ? BLK_UNMAP
+	       : n < 95 ? BLK_WRITE_ZEROES
+			: BLK_FLUSH;
+}
+
+static void choose_range(struct world *w, struct blk_request *req)
+{
+	uint64_t max = rnd(w, 4) ? 16 * KIB : MAX_TRANSFER;
+	uint64_t unit = w->sector_bytes;
+
+	if (req->op >= BLK_UNMAP && rnd(w, 3) == 0) {
+		max = 4 * MIB;
+		unit = 512 * KIB;
+	}
+	req->offset = ALIGN_DOWN(rnd(w, w->now.size_bytes), unit);
+	req->length = ALIGN_UP(1 + rnd(w, max), unit);
+	req->length = MIN(req->length, w->now.size_bytes - req->offset);
+}
+
+static bool collides(const struct world *w, const struct blk_request *req)
+{
+	for (unsigned i = 0; i < IN_FLIGHT; i++) {
+		const struct job *job = &w->jobs[i];
+
+		if (job->busy && job->req.op != BLK_FLUSH &&
+		    req->offset < job->req.offset + job->req.length &&
+		    job->req.offset < req->offset + req->length)
+			return true;
+	}
+	return false;
+}
+
+static void set_tags(struct world *w, const struct blk_request *req, uint64_t tag)
+{
+	for (uint64_t at = 0; at < req->length; at += SECTOR)
+		w->now.tag[(req->offset + at) / SECTOR] = tag ? tag + at : 0;
+}
+
+/* The buffer in up to four pieces of any length. */
+static void set_buffers(struct world *w, struct job *job)
+{
+	uint64_t at = 0;
+	unsigned count = 1 + (unsigned)rnd(w, 4);
+
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t len =
+		    i + 1 == count ? job->req.length - at : rnd(w, job->req.length - at + 1);
+
+		job->iov[i] = (struct iovec){ job->buf + at, len };
+		at += len;
+	}
+	job->req.iov = job->iov;
+	job->req.iov_count = count;
+}
+
+static void change_model(struct world *w, struct job *job)
+{
+	const struct blk_request *req = &job->req;
+
+	if (req->op == BLK_WRITE) {
+		set_tags(w, req, w->next_tag);
+		w->next_tag += MIB;
+		for (uint64_t at = 0; at < req->length; at += SECTOR)
+			fill(job->buf + at, w->now.tag[(req->offset + at) / SECTOR]);
+	} else if (req->op == BLK_WRITE_ZEROES ||
+		   (req->op == BLK_UNMAP && blk_info(w->disk)->can_unmap)) {
+		set_tags(w, req, 0);
+	}
+}
+
+static void start_request(struct world *w)
+{
+	struct job *job = &w->jobs[rnd(w, IN_FLIGHT)];
+	struct blk_request req = { .op = choose_op(w), .done = job_done };
+
+	while (job->busy)
+		loop_step(w->loop, 1000);
+	if (req.op != BLK_FLUSH)
+		choose_range(w, &req);
+	if (req.op != BLK_FLUSH && collides(w, &req))
+		return;
+	req.flags = rnd(w, 30) == 0 ? BLK_FUA : 0;
+	if (req.op == BLK_WRITE_ZEROES && rnd(w, 2))
+		req.flags |= BLK_MAY_UNMAP;
+	job->req = req;
+	job->world = w;
+	job->busy = true;
+	if (req.op == BLK_READ || req.op == BLK_WRITE)
+		set_buffers(w, job);
+	change_model(w, job);
+	blk_submit(w->disk, &job->req);
+	if (rnd(w, 4) == 0)
+		loop_step(w->loop, 0);
+}
+
+/* ---- the chain ---- */
+
+static void must(int rc, const struct error *err)
+{
+	if (rc < 0)
+		fail_msg("%s", err->text);
+}
+
+static void open_chain(struct world *w)
+{
+	struct disk_options options = { .engine =
+					    rnd(w, 2) ? DISK_ENGINE_THREADS : DISK_ENGINE_AUTO };
+	int fds[MAX_DEPTH];
+	struct error err;
+
+	for (unsigned i = 0; i < w->depth; i++)
+		fds[i] = dup(w->fds[w->depth - 1 - i]);
+	must(disk_open_chain(w->loop, fds, w->depth, &options, &w->disk, &err), &err);
+}
+
+static void close_chain(struct world *w)
+{
+	struct error err;
+
+	blk_drain(w->disk);
+	must(blk_close(w->disk, &err), &err);
+	w->disk = NULL;
+}
+
+static void add_layer(struct world *w, const struct disk_create_options *options)
+{
+	int fd = memfd_create("disk", MFD_CLOEXEC);
+	struct error err;
+
+	must(disk_create(fd, options, &err), &err);
+	w->fds[w->depth++] = fd;
+}
+
+static void add_child(struct world *w)
+{
+	struct disk_details parent;
+	struct error err;
+
+	must(disk_describe(w->fds[w->depth - 1], &parent, &err), &err);
+	w->below[w->depth - 1] = copy_of(&w->now);
+	add_layer(w, &(struct disk_create_options){ .format = w->format,
+						    .type = DISK_DIFFERENCING,
+						    .parent = &parent,
+						    .parent_relative = ".\\parent" });
+	disk_details_done(&parent);
+}
+
+static void drop_layer(struct world *w)
+{
+	close(w->fds[--w->depth]);
+}
+
+/* Back to what the parent holds. */
+static void drop_leaf(struct world *w)
+{
+	drop_layer(w);
+	free(w->now.tag);
+	w->now = w->below[w->depth - 1];
+}
+
+/* One structural change of the closed chain. */
+static void restructure(struct world *w)
+{
+	switch (rnd(w, 4)) {
+	case 0:
+		if (w->depth < MAX_DEPTH)
+			add_child(w);
+		break;
+	case 1:
+		if (w->depth > 1)
+			drop_leaf(w);
+		break;
+	default: /* only reopened */
+		break;
+	}
+}
+
+static void step(struct world *w)
+{
+	w->done[0]++;
+	if (rnd(w, 400) > 0) {
+		start_request(w);
+		return;
+	}
+	close_chain(w);
+	restructure(w);
+	open_chain(w);
+	if (rnd(w, 4) == 0)
+		check_all(w);
+}
+
+static void run(enum disk_format format, enum disk_type type, uint64_t size_bytes,
+		uint32_t block_bytes, uint64_t seed)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	const char *wanted = getenv("OYAKO_MODEL_STEPS"), *other_seed = getenv("OYAKO_MODEL_SEED");
+	uint64_t steps = wanted                 ? strtoull(wanted, NULL, 0)
+			 : getenv("OYAKO_LONG") ? LONG_RUN
+						: SHORT_RUN;
+
+	assert_non_null(w);
+	w->format = format;
+	w->sector_bytes = SECTOR;
+	w->random = (seed + (other_seed ? strtoull(other_seed, NULL, 0) : 0)) * 0x9E3779B97F4A7C15;
+	w->next_tag = MIB;
+	w->now = (struct content){ size_bytes, calloc(MAX_DISK / SECTOR, sizeof(uint64_t)) };
+	for (unsigned i = 0; i < IN_FLIGHT; i++)
+		w->jobs[i].buf = malloc(4 * MIB);
+	assert_int_equal(loop_new(&w->loop, NULL), 0);
+	add_layer(w, &(struct disk_create_options){ .format = format,
+						    .type = type,
+						    .size_bytes = size_bytes,
+						    .block_bytes = block_bytes });
+	open_chain(w);
+	while (w->done[0] < steps)
+		step(w);
+	close_chain(w);
+	open_chain(w);
+	check_all(w);
+	close_chain(w);
+	while (w->depth > 1)
+		drop_leaf(w);
+	drop_layer(w);
+	loop_free(w->loop);
+	for (unsigned i = 0; i < IN_FLIGHT; i++)
+		free(w->jobs[i].buf);
+	free(w->now.tag);
+	free(w);
+}
+
+static void test_vhd_dynamic(void **state)
+{
+	run(DISK_VHD, DISK_DYNAMIC, 9 * MIB + 3 * SECTOR, 512 * KIB, 1);
+}
+
+static void test_vhd_fixed(void **state)
+{
+	run(DISK_VHD, DISK_FIXED, 7 * MIB + SECTOR, 0, 2);
+}
+
+static void test_vhd_large_blocks(void **state)
+{
+	run(DISK_VHD, DISK_DYNAMIC, 12 * MIB, 0, 3);
+}
+
+static void test_vhdx_dynamic(void **state)
+{
+	run(DISK_VHDX, DISK_DYNAMIC, 13 * MIB + 3 * SECTOR, 1 * MIB, 4);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_vhd_dynamic),
+		cmocka_unit_test(test_vhd_fixed),
+		cmocka_unit_test(test_vhd_large_blocks),
+		cmocka_unit_test(test_vhdx_dynamic),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,301 @@
+/* Cmdlets about disk images. What they need to know of an image, oyako-disk tells. */
+#include "cmdlets.h"
+
+#include "base/macros.h"
+#include "disk-task.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+/* ---- paths and formats ---- */
+
+static json_t *paths_of(const struct request *request, const char *name)
+{
+	json_t *value = json_object_get(request->params, name);
+
+	return json_is_array(value) ? json_incref(value) : json_pack("[O]", value);
+}
+
+static bool ends_with(const char *path, const char *end)
+{
+	size_t len = strlen(path), end_len = strlen(end);
+
+	return len > end_len && strcasecmp(path + len - end_len, end) == 0;
+}
+
+/* As Hyper-V, by the name. */
+static int format_of(const char *path, const char **ret, struct error *err)
+{
+	static const struct {
+		const char *end, *format;
+	} names[] = {
+		{ ".vhdx", "vhdx" }, { ".avhdx", "vhdx" }, { ".vhd", "vhd" }, { ".avhd", "vhd" }
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (ends_with(path, names[i].end)) {
+			*ret = names[i].format;
+			return 0;
+		}
+	if (ends_with(path, ".vhds"))
+		return error_set(err, ERR_UNSUPPORTED, "VHD Sets (.vhds) are not there yet");
+	return error_set(err, ERR_INVALID, "a virtual hard disk's name ends in .vhdx or .vhd");
+}
+
+/* ---- what is shown ---- */
+
+/* Does anybody hold a lock on the file: a running VM, a mounted disk, another program? */
+static bool is_attached(const char *path)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	return fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+/* Hyper-V's object, of what oyako-disk says: no member but these gets through. */
+static json_t *object_vhd(const char *path, const json_t *result)
+{
+	static const char *const members[] = {
+		"VhdFormat", "VhdType",        "FileSize",
+		"Size",      "MinimumSize",    "LogicalSectorSize",
+		"BlockSize", "ParentPath",     "PhysicalSectorSize",
+		"Alignment", "DiskIdentifier", "FragmentationPercentage",
+	};
+	json_t *vhd = json_object_get(result, "vhd"), *object;
+	char host[65] = "";
+
+	gethostname(host, sizeof(host) - 1);
+	object = json_pack("{s:s, s:s}", "ComputerName", host, "Path", path);
+	for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
+		json_t *value = json_object_get(vhd, members[i]);
+
+		json_object_set_new(object, members[i], value ? json_incref(value) : json_null());
+	}
+	json_object_set_new(object, "Attached", json_boolean(is_attached(path)));
+	json_object_set_new(object, "DiskNumber", json_null());
+	json_object_set_new(object, "Number", json_null());
+	return object;
+}
+
+static int show_vhd(struct disk_task *task, const json_t *result, struct process *process,
+		    json_t **ret, struct error *err)
+{
+	*ret = object_vhd(task->path, result);
+	return 0;
+}
+
+/* ---- Get-VHD ---- */
+
+static int begin_get(struct disk_task *task, json_t **ret, struct error *err)
+{
+	*ret = json_pack("{s:s, s:s}", "op", "describe", "path", task->path);
+	return 0;
+}
+
+static const struct disk_task_ops get_ops = {
+	.activity = "looking at it",
+	.begin = begin_get,
+	.end = show_vhd,
+};
+
+static void add_paths_of_vm(struct request *request, json_t *paths, const char *id)
+{
+	const struct vm *vm = vm_find_id(request->daemon, id);
+	struct error err;
+
+	if (!vm) {
+		error_set(&err, ERR_NOT_FOUND, "there is no virtual machine with this identifier");
+		request_error(request, id, &err);
+		return;
+	}
+	for (unsigned i = 0; i < vm->config->disk_count; i++)
+		if (vm->config->disks[i].kind == CONFIG_DISK_HARD && vm->config->disks[i].path)
+			json_array_append_new(paths, json_string(vm->config->disks[i].path));
+}
+
+void cmdlet_get_vhd(struct request *request)
+{
+	const json_t *ids = json_object_get(request->params, "VMId");
+	json_t *paths;
+
+	if (!ids) {
+		disk_task_run(request, paths_of(request, "Path"), &get_ops);
+		return;
+	}
+	paths = json_array();
+	for (size_t i = 0; i < json_array_size(ids); i++)
+		add_paths_of_vm(request, paths, json_string_value(json_array_get(ids, i)));
+	disk_task_run(request, paths, &get_ops);
+}
+
+/* ---- New-VHD ---- */
+
+static const char *type_of(const struct request *request)
+{
+	if (request_string(request, "ParentPath"))
+		return "differencing";
+	return request_switch(request, "Fixed") ? "fixed" : "dynamic";
+}
+
+static json_t *create_message(const struct request *request, const char *path, const char *format)
+{
+	bool with_vm = request_string(request, "NewVHDPath") != NULL;
+
+	return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:s*}", "op", "create", "path",
+			 path, "format", format, "type", type_of(request), "size",
+			 request_integer(request, with_vm ? "NewVHDSizeBytes" : "SizeBytes", 0),
+			 "block", request_integer(request, "BlockSizeBytes", 0), "logical",
+			 request_integer(request, "LogicalSectorSizeBytes", 0), "physical",
+			 request_integer(request, "PhysicalSectorSizeBytes", 0), "parent",
+			 request_string(request, "ParentPath"));
+}
+
+/* The content of a disk of the host. */
+static json_t *copy_message(const struct request *request, const char *source, const char *format)
+{
+	return json_pack("{s:s, s:s, s:s, s:s, s:b, s:I}", "op", "convert", "source", source,
+			 "format", format, "type", type_of(request), "source_raw", 1, "block",
+			 request_integer(request, "BlockSizeBytes", 0));
+}
+
+int cmdlets_begin_new_disk(struct disk_task *task, json_t **ret, struct error *err)
+{
+	const char *format = NULL;
+	int r = format_of(task->path, &format, err);
+
+	if (r == 0)
+		r = output_open(task->path, &task->output, err);
+	if (r < 0)
+		return r;
+	if (request_string(task->request, "SourceDisk"))
+		*ret = copy_message(task->request, request_string(task->request, "SourceDisk"),
+				    format);
+	else
+		*ret = create_message(task->request, task->path, format);
+	return 0;
+}
+
+static const struct disk_task_ops new_ops = {
+	.activity = "making it",
+	.begin = cmdlets_begin_new_disk,
+	.end = show_vhd,
+};
+
+void cmdlet_new_vhd(struct request *request)
+{
+	disk_task_run(request, paths_of(request, "Path"), &new_ops);
+}
+
+/* ---- Convert-VHD ---- */
+
+static bool is_raw(const char *path)
+{
+	struct stat st;
+
+	if (ends_with(path, ".img") || ends_with(path, ".raw") || ends_with(path, ".iso"))
+		return true;
+	return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+}
+
+/* Of a file to be made; raw ones, too. */
+static int target_format(const struct request *request, const char *path, const char **ret,
+			 struct error *err)
+{
+	int r = 0;
+
+	if (is_raw(path))
+		*ret = "raw";
+	else if (format_of(path, ret, NULL) < 0)
+		r = error_set(err, ERR_INVALID,
+			      "the new file's name ends in .vhdx, .vhd, .img or .raw");
+	if (r == 0 && request_switch(request, "ForAzure") && strcmp(*ret, "vhd") != 0)
+		r = error_set(err, ERR_INVALID,
+			      "Azure takes only VHD: the new file's name ends in .vhd");
+	return r;
+}
+
+static json_t *convert_message(const struct request *request, const char *source,
+			       const char *format)
+{
+	const char *type = request_string(request, "VHDType");
+	json_t *message = json_pack("{s:s, s:s, s:s, s:b, s:I, s:b}", "op", "convert", "source",
+				    source, "format", format, "source_raw", is_raw(source), "block",
+				    request_integer(request, "BlockSizeBytes", 0), "azure",
+				    request_switch(request, "ForAzure"));
+
+	if (type)
+		json_object_set_new(message, "type",
+				    json_string(strcmp(type, "Fixed") == 0 ? "fixed" : "dynamic"));
+	return message;
+}
+
+static int begin_convert(struct disk_task *task, json_t **ret, struct error *err)
+{
+	const char *target = request_string(task->request, "DestinationPath");
+	const char *format = NULL;
+	int r = target_format(task->request, target, &format, err);
+
+	if (r == 0)
+		r = output_open(target, &task->output, err);
+	if (r == 0)
+		*ret = convert_message(task->request, task->path, format);
+	return r;
+}
+
+static int end_convert(struct disk_task *task, const json_t *result, struct process *process,
+		       json_t **ret, struct error *err)
+{
+	*ret = object_vhd(request_string(task->request, "DestinationPath"), result);
+	if (request_switch(task->request, "DeleteSource") && unlink(task->path) < 0)
+		return error_set_errno(err, errno, "it was converted, but deleting it failed");
+	return 0;
+}
+
+static const struct disk_task_ops convert_ops = {
+	.activity = "converting it",
+	.begin = begin_convert,
+	.end = end_convert,
+};
+
+void cmdlet_convert_vhd(struct request *request)
+{
+	disk_task_run(request, paths_of(request, "Path"), &convert_ops);
+}
+
+/* ---- Test-VHD ---- */
+
+static int begin_test(struct disk_task *task, json_t **ret, struct error *err)
+{
+	*ret = json_pack("{s:s, s:s, s:b, s:b}", "op", "check", "path", task->path, "repair",
+			 request_switch(task->request, "Repair"), "azure",
+			 request_switch(task->request, "ForAzure"));
+	return 0;
+}
+
+/* Each finding is a result, and one that is not good makes the cmdlet fail. */
+static int end_test(struct disk_task *task, const json_t *result, struct process *process,
+		    json_t **ret, struct error *err)
+{
+	const char *verdict = json_string_value(json_object_get(result, "verdict"));
+	json_t *findings = json_object_get(result, "findings");
+
+	*ret = json_pack("{s:s, s:b, s:O*}", "Path", task->path, "Healthy", verdict == NULL,
+			 "Findings", findings);
+	return verdict ? error_set(err, ERR_CORRUPT, "%s", verdict) : 0;
+}
+
+static const struct disk_task_ops test_ops = {
+	.activity = "checking it",
+	.begin = begin_test,
+	.end = end_test,
+};
+
+void cmdlet_test_vhd(struct request *request)
+{
+	disk_task_run(request, paths_of(request, "Path"), &test_ops);
+}

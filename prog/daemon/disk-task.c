@@ -1,0 +1,150 @@
+#include "disk-task.h"
+
+#include "base/macros.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static void next(struct disk_task *task);
+
+static void task_free(struct disk_task *task)
+{
+	struct request *request = task->request;
+
+	json_decref(task->paths);
+	free(task);
+	request->cancel = NULL;
+	request_release(request);
+}
+
+static void end_one(struct disk_task *task)
+{
+	output_done(&task->output);
+	if (task->fd >= 0)
+		close(task->fd);
+	task->fd = -1;
+	task->job = NULL;
+	task->index++;
+	next(task);
+}
+
+const struct vm *disk_task_user(const struct daemon *daemon, const char *path)
+{
+	struct stat wanted, st;
+
+	if (stat(path, &wanted) < 0)
+		return NULL;
+	for (size_t i = 0; i < daemon->vm_count; i++) {
+		const struct config_vm *config = daemon->vms[i]->config;
+
+		for (unsigned k = 0; daemon->vms[i]->run && k < config->disk_count; k++)
+			if (config->disks[k].path && stat(config->disks[k].path, &st) == 0 &&
+			    st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino)
+				return daemon->vms[i];
+	}
+	return NULL;
+}
+
+/* Who has it is known only here. */
+static void report(struct disk_task *task, const struct error *err)
+{
+	const struct vm *vm =
+	    err->code == ERR_BUSY ? disk_task_user(task->request->daemon, task->path) : NULL;
+	struct error named;
+
+	if (vm) {
+		error_set(&named, ERR_BUSY, "it is in use by virtual machine '%.100s'",
+			  vm->config->name);
+		err = &named;
+	}
+	request_error(task->request, task->path, err);
+}
+
+static void on_progress(void *user, uint64_t done, uint64_t total)
+{
+	struct disk_task *task = user;
+
+	request_progress(task->request, task->path, "%s, %u %%", task->ops->activity,
+			 (unsigned)(MIN(done, total) * 100.0 / total));
+}
+
+static void on_done(void *user, const json_t *result, struct process *process,
+		    const struct error *err)
+{
+	struct disk_task *task = user;
+	struct error failure;
+	json_t *object = NULL;
+	int r = 0;
+
+	if (!err && task->output.fd >= 0)
+		r = output_commit(&task->output, &failure);
+	if (!err && r == 0)
+		r = task->ops->end(task, result, process, &object, &failure);
+	if (err || r < 0)
+		report(task, err ? err : &failure);
+	if (object)
+		request_result(task->request, object);
+	end_one(task);
+}
+
+static int begin(struct disk_task *task, struct error *err)
+{
+	static const struct disk_job_events events = { on_progress, on_done };
+	json_t *message = NULL;
+	int fds[DISK_JOB_MAX_FDS], r;
+	unsigned count = 0;
+
+	r = task->ops->begin(task, &message, err);
+	if (r < 0) {
+		json_decref(message);
+		return r;
+	}
+	if (task->output.fd >= 0)
+		fds[count++] = task->output.fd;
+	if (task->fd >= 0)
+		fds[count++] = task->fd;
+	return disk_job_start(task->request->daemon, message, fds, count, task->ops->flags, &events,
+			      task, &task->job, err);
+}
+
+static void next(struct disk_task *task)
+{
+	struct error err;
+
+	while (task->index < json_array_size(task->paths) && !task->cancelled) {
+		task->path = json_string_value(json_array_get(task->paths, task->index));
+		if (begin(task, &err) == 0)
+			return;
+		report(task, &err);
+		output_done(&task->output);
+		task->index++;
+	}
+	task_free(task);
+}
+
+static void cancel(struct request *request)
+{
+	struct disk_task *task = request->context;
+
+	task->cancelled = true;
+	if (task->job)
+		disk_job_cancel(task->job);
+}
+
+void disk_task_run(struct request *request, json_t *paths, const struct disk_task_ops *ops)
+{
+	struct disk_task *task = calloc(1, sizeof(*task));
+
+	if (!task || !paths)
+		abort();
+	*task = (struct disk_task){ .request = request,
+				    .ops = ops,
+				    .paths = paths,
+				    .output = { .fd = -1, .folder_fd = -1 },
+				    .fd = -1 };
+	request->context = task;
+	request->cancel = cancel;
+	request_hold(request);
+	next(task);
+}

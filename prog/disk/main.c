@@ -1,0 +1,58 @@
+/*
+ * oyako-disk: one job on disk images. It is started by oyakod, which never reads an image itself,
+ * with the job on descriptor 3 (docs/disk-protocol.md), does it, and ends.
+ */
+#include "job.h"
+#include "ops.h"
+
+#include "base/macros.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define JOB_FD 3
+
+static const struct {
+	const char *name;
+	int (*run)(struct job *job, json_t **ret, struct error *err);
+} ops[] = {
+	{ "create", op_create },   { "describe", op_describe },   { "check", op_check },
+	{ "convert", op_convert }, { "copy-file", op_copy_file },
+};
+
+static int run(struct job *job, json_t **ret, struct error *err)
+{
+	const char *name = job_text(job, "op");
+
+	for (size_t i = 0; name && i < ARRAY_SIZE(ops); i++)
+		if (strcmp(ops[i].name, name) == 0)
+			return ops[i].run(job, ret, err);
+	return error_set(err, ERR_UNSUPPORTED, "oyako-disk knows no job '%.40s'", name ? name : "");
+}
+
+int main(int argc, char **argv)
+{
+	struct error err = { 0 };
+	json_t *result = NULL;
+	struct job job;
+	struct stat st;
+	int r;
+
+	if (argc > 1 || fstat(JOB_FD, &st) < 0 || !S_ISSOCK(st.st_mode)) {
+		fprintf(stderr, "oyako-disk is started by oyakod, which gives it its job on "
+				"descriptor 3; use `oyako get-vhd` and its like\n");
+		return 2;
+	}
+	signal(SIGPIPE, SIG_IGN);
+	if (job_receive(JOB_FD, &job, &err) < 0)
+		return 1;
+	r = run(&job, &result, &err);
+	if (r == 0)
+		job_answer(&job, result);
+	else
+		job_fail(&job, &err);
+	job_done(&job);
+	return r == 0 ? 0 : 1;
+}

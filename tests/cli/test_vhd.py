@@ -1,0 +1,291 @@
+"""Cmdlets about disk images: the real oyako, oyakod and oyako-disk."""
+import json
+import os
+import random
+import signal
+import subprocess
+import uuid
+
+import pytest
+
+from conftest import is_alive, wait_for
+
+MIB = 1 << 20
+
+
+def path_of(host, name):
+    return os.path.join(host.folder, name)
+
+
+def qemu_info(path):
+    return json.loads(subprocess.run(["qemu-img", "info", "--output=json", path],
+                                     check=True, capture_output=True, text=True).stdout)
+
+
+def files_of(host):
+    return sorted(n for n in os.listdir(host.folder) if n not in ("data_home", "runtime_dir", "vmlinuz"))
+
+
+def test_new_and_get(host):
+    made = host.json("new-vhd", "a.vhdx", "10GB")[0]
+    assert made["Path"] == path_of(host, "a.vhdx") and made["VhdType"] == "Dynamic"
+    vhd = host.json("get-vhd", "-Path", "a.vhdx")[0]
+    assert vhd == made
+    assert vhd["Size"] == 10 << 30 and vhd["FileSize"] == os.path.getsize(vhd["Path"]) == 4 * MIB
+    assert vhd["VhdFormat"] == "VHDX" and vhd["BlockSize"] == 32 * MIB
+    assert vhd["LogicalSectorSize"] == 512 and vhd["PhysicalSectorSize"] == 4096
+    assert vhd["ParentPath"] is None and vhd["DiskNumber"] is None and not vhd["Attached"]
+    assert vhd["FragmentationPercentage"] == 0 and vhd["Alignment"] == 1
+    assert str(uuid.UUID(vhd["DiskIdentifier"])).upper() == vhd["DiskIdentifier"]
+    assert qemu_info(vhd["Path"])["virtual-size"] == 10 << 30
+    listed = host.run("get-vhd", "a.vhdx", "-FormatList")
+    assert "DiskIdentifier          : " + vhd["DiskIdentifier"] in listed
+
+
+def test_sizes_and_kinds(host):
+    vhd = host.json("new-vhd", "b.vhdx", "64MB", "-BlockSizeBytes", "1MB", "-LogicalSectorSizeBytes", 4096)[0]
+    assert vhd["BlockSize"] == MIB and vhd["LogicalSectorSize"] == vhd["PhysicalSectorSize"] == 4096
+    vhd = host.json("new-vhd", "c.vhdx", "64MB", "-Fixed", "-PhysicalSectorSizeBytes", 512)[0]
+    assert vhd["VhdType"] == "Fixed" and vhd["FileSize"] >= 64 * MIB and vhd["PhysicalSectorSize"] == 512
+    vhd = host.json("new-vhd", "d.vhdx", "64TB")[0]
+    assert vhd["Size"] == 64 << 40
+
+    def says(*args):
+        return host.run("new-vhd", "x.vhdx", *args, status=1)
+
+    assert "64 TiB" in says("65TB")
+    assert "power of two" in says("1GB", "-BlockSizeBytes", "3MB")
+    assert "512 or 4096" in says("1GB", "-LogicalSectorSizeBytes", 1024)
+    assert "whole sectors" in says("1000")
+    assert "not between" in host.run("new-vhd", "x.vhdx", "0", status=2)
+    assert files_of(host) == ["b.vhdx", "c.vhdx", "d.vhdx"]
+
+
+def test_names(host):
+    vhd = host.json("new-vhd", "-Path", "a b.VHDX,c.avhdx", "-SizeBytes", "1GB")
+    assert [os.path.basename(v["Path"]) for v in vhd] == ["a b.VHDX", "c.avhdx"]
+    assert "already" in host.run("new-vhd", "c.avhdx", "1GB", status=1)
+    assert "ends in .vhdx or .vhd" in host.run("new-vhd", "disk.img", "1GB", status=1)
+    assert "VHD Sets" in host.run("new-vhd", "disk.vhds", "1GB", status=1)
+    assert "No such file" in host.run("new-vhd", "nowhere/a.vhdx", "1GB", status=1)
+    assert "can't be used with" in host.run("new-vhd", "d.vhdx", "1GB", "-Dynamic", "-Fixed", status=2)
+    # One that fails does not stop the others.
+    answer = host.run("new-vhd", "c.avhdx,e.vhdx", "1GB", status=1)
+    assert "c.avhdx" in answer and "e.vhdx" not in answer
+    assert files_of(host) == ["a b.VHDX", "c.avhdx", "e.vhdx"]
+
+
+def test_files_that_are_no_disks(host):
+    os.mkfifo(path_of(host, "fifo.vhdx"))
+    os.mkdir(path_of(host, "folder.vhdx"))
+    with open(path_of(host, "broken.vhdx"), "wb") as f:
+        f.write(b"vhdxfile" + bytes(MIB))
+    answer = host.run("get-vhd", "nosuch.vhdx,fifo.vhdx,folder.vhdx,broken.vhdx", status=1)
+    lines = answer.splitlines()
+    assert len(lines) == 4
+    assert "No such file" in lines[0] and "no file" in lines[1]
+    assert "folder.vhdx" in lines[2] and "broken.vhdx" in lines[3]
+
+
+def test_disks_of_vms(host):
+    host.run("new-vm", "a", "-NewVHDPath", "a.vhdx", "-NewVHDSizeBytes", "3GB",
+             "-LinuxKernelPath", host.kernel)
+    assert host.json("get-vmharddiskdrive", "a")[0]["Path"] == path_of(host, "a.vhdx")
+    vhd = host.json("get-vhd", "-VMId", host.vm("a")["VMId"])[0]
+    assert vhd["Path"] == path_of(host, "a.vhdx") and vhd["Size"] == 3 << 30
+    # Refused for what concerns the machine: no disk is left.
+    assert "already" in host.run("new-vm", "a", "-NewVHDPath", "b.vhdx", "-NewVHDSizeBytes", "3GB",
+                                 status=1)
+    assert "already" in host.run("new-vm", "b", "-NewVHDPath", "a.vhdx", "-NewVHDSizeBytes", "3GB",
+                                 status=1)
+    assert files_of(host) == ["a.vhdx"] and len(host.json("get-vm")) == 1
+    host.run("start-vm", "a")
+    assert host.json("get-vhd", "a.vhdx")[0]["Attached"]
+    host.run("stop-vm", "a", "-TurnOff")
+    assert not host.json("get-vhd", "a.vhdx")[0]["Attached"]
+
+
+def write_some(path, size, seed=1, pieces=100):
+    """A raw disk with data here and there, and holes."""
+    random_ = random.Random(seed)
+    with open(path, "wb") as f:
+        f.truncate(size)
+        for _ in range(pieces):
+            length = 512 * random_.randrange(1, 200)
+            f.seek(random_.randrange(0, size - length) // 512 * 512)
+            f.write(random_.randbytes(length))
+
+
+def format_of(path):
+    return {"vhdx": "vhdx", "avhdx": "vhdx", "vhd": "vpc", "qcow2": "qcow2", "vmdk": "vmdk"}.get(
+        path.rpartition(".")[2], "raw")
+
+
+def same(a, b):
+    return subprocess.run(["qemu-img", "compare", "-f", format_of(a), "-F", format_of(b), a, b],
+                          capture_output=True).returncode == 0
+
+
+def test_convert(host):
+    raw = path_of(host, "a.img")
+    write_some(raw, 300 * MIB)
+    vhd = host.json("convert-vhd", "a.img", "a.vhdx", "-VHDType", "Dynamic", "-Passthru")[0]
+    assert vhd["Path"] == path_of(host, "a.vhdx") and vhd["VhdType"] == "Dynamic"
+    assert same(raw, vhd["Path"])
+    host.run("convert-vhd", "a.vhdx", "b.vhdx", "-VHDType", "Fixed", "-BlockSizeBytes", "1MB")
+    vhd = host.json("get-vhd", "b.vhdx")[0]
+    assert vhd["VhdType"] == "Fixed" and vhd["BlockSize"] == MIB and same(raw, vhd["Path"])
+    # The type of the source, where none is asked for; a new identity.
+    host.run("convert-vhd", "b.vhdx", "c.vhdx")
+    assert host.json("get-vhd", "c.vhdx")[0]["VhdType"] == "Fixed"
+    assert host.json("get-vhd", "c.vhdx")[0]["DiskIdentifier"] != vhd["DiskIdentifier"]
+    host.run("convert-vhd", "b.vhdx", "d.raw", "-DeleteSource")
+    with open(raw, "rb") as f, open(path_of(host, "d.raw"), "rb") as g:
+        assert f.read() == g.read()
+    # Holes stay holes.
+    assert os.stat(path_of(host, "d.raw")).st_blocks < 60 * MIB // 512
+    assert files_of(host) == ["a.img", "a.vhdx", "c.vhdx", "d.raw"]
+
+
+def test_convert_vhd(host):
+    raw = path_of(host, "a.img")
+    write_some(raw, 300 * MIB)
+    host.run("convert-vhd", "a.img", "a.vhd", "-VHDType", "Dynamic")
+    host.run("convert-vhd", "a.vhd", "b.vhd", "-VHDType", "Fixed")
+    host.run("convert-vhd", "b.vhd", "c.vhdx", "-VHDType", "Dynamic")
+    for name, kind in (("a.vhd", "Dynamic"), ("b.vhd", "Fixed"), ("c.vhdx", "Dynamic")):
+        vhd = host.json("get-vhd", name)[0]
+        assert vhd["VhdType"] == kind and vhd["Size"] == 300 * MIB
+        assert vhd["VhdFormat"] == name[2:].upper() and same(raw, vhd["Path"])
+    # Another implementation reads them, too (it finds no footer of a fixed VHD by itself).
+    info = subprocess.run(["vhdiinfo", path_of(host, "a.vhd")], capture_output=True, text=True).stdout
+    assert "Dynamic" in info and "314572800 bytes" in info
+
+
+def test_azure(host):
+    write_some(path_of(host, "a.img"), 50 * MIB + 512)
+    host.run("convert-vhd", "a.img", "a.vhdx")
+    vhd = host.json("convert-vhd", "a.vhdx", "b.vhd", "-ForAzure", "-Passthru")[0]
+    assert vhd["VhdType"] == "Fixed" and vhd["Size"] == 51 * MIB
+    assert vhd["FileSize"] == os.path.getsize(vhd["Path"]) == 51 * MIB + 512
+    host.run("new-vhd", "small.vhdx", "5MB")
+    assert "Azure" in host.run("convert-vhd", "small.vhdx", "c.vhd", "-ForAzure", status=1)
+    assert files_of(host) == ["a.img", "a.vhdx", "b.vhd", "small.vhdx"]
+
+
+def test_chains(host):
+    raw = path_of(host, "a.img")
+    write_some(raw, 100 * MIB)
+    for end in ("vhdx", "vhd"):
+        host.run("convert-vhd", "a.img", "a." + end, "-VHDType", "Dynamic")
+        os.mkdir(path_of(host, end))
+        host.run("new-vhd", "b.a" + end, "-ParentPath", "a." + end)
+        vhd = host.json("new-vhd", "%s/c.%s" % (end, end), "-ParentPath", "b.a" + end, "-Differencing")[0]
+        assert vhd["ParentPath"] == path_of(host, "b.a" + end) and vhd["VhdType"] == "Differencing"
+        assert vhd["Size"] == 100 * MIB and vhd["BlockSize"] == 2 * MIB
+        assert host.json("get-vhd", vhd["Path"])[0] == vhd
+        host.run("convert-vhd", vhd["Path"], "whole.img", "-DeleteSource")
+        assert same(raw, path_of(host, "whole.img"))
+        os.unlink(path_of(host, "whole.img"))
+        assert not os.path.exists(vhd["Path"])
+        # The parent is gone: what the child says of it can still be read.
+        os.rename(path_of(host, "a." + end), path_of(host, "moved." + end))
+        vhd = host.json("get-vhd", "b.a" + end)[0]
+        assert "a." + end in vhd["ParentPath"] and vhd["VhdType"] == "Differencing"
+        said = host.run("convert-vhd", "b.a" + end, "d.img", status=1)
+        assert "a." + end in said and "Set-VHD -ParentPath" in said
+        # Another disk in its place is not the parent.
+        host.run("new-vhd", "a." + end, "100MB")
+        assert "a." + end in host.run("convert-vhd", "b.a" + end, "d.img", status=1)
+    assert "d.img" not in files_of(host)
+
+
+def test_convert_is_refused(host):
+    write_some(path_of(host, "a.img"), 4 * MIB)
+
+    def says(*args):
+        return host.run("convert-vhd", *args, status=1)
+
+    host.run("convert-vhd", "a.img", "a.vhdx")
+    assert "already" in says("a.img", "a.vhdx")
+    assert "already" in says("a.vhdx", "a.vhdx")
+    assert "ends in" in says("a.vhdx", "b.xyz")
+    assert "No such file" in says("nosuch.vhdx", "b.vhdx")
+    assert "Azure takes only VHD" in says("a.vhdx", "b.vhdx", "-ForAzure")
+    with open(path_of(host, "x.vhdx"), "wb") as f:
+        f.write(bytes(MIB))
+    assert "is no VHDX" in says("x.vhdx", "b.vhdx")
+    # What is raw by its name is raw, whatever the guest wrote there.
+    os.rename(path_of(host, "a.vhdx"), path_of(host, "b.img"))
+    host.run("convert-vhd", "b.img", "b.vhdx", "-VHDType", "Dynamic")
+    assert host.json("get-vhd", "b.vhdx")[0]["Size"] == os.path.getsize(path_of(host, "b.img"))
+    assert files_of(host) == ["a.img", "b.img", "b.vhdx", "x.vhdx"]
+
+
+def test_convert_in_use(host):
+    host.run("new-vm", "a", "-NewVHDPath", "a.vhdx", "-NewVHDSizeBytes", "1GB",
+             "-LinuxKernelPath", host.kernel)
+    host.run("start-vm", "a")
+    answer = host.run("convert-vhd", "a.vhdx", "b.vhdx", status=1)
+    assert "in use by virtual machine 'a'" in answer
+    host.run("stop-vm", "a", "-TurnOff")
+    host.run("convert-vhd", "a.vhdx", "b.vhdx")
+
+
+def test_interrupting_leaves_nothing(host):
+    raw = path_of(host, "a.img")
+    with open(raw, "wb") as f:
+        for _ in range(600):
+            f.write(os.urandom(MIB))
+    for signal_ in (signal.SIGINT, signal.SIGKILL):
+        client = subprocess.Popen(host.command("convert-vhd", "a.img", "b.vhdx", "-VHDType", "Dynamic"),
+                                  env=host.env, cwd=host.folder, stderr=subprocess.PIPE, text=True)
+        worker = wait_for(lambda: children_of(host.daemon_pid()))[0]
+        if signal_ == signal.SIGINT:
+            client.send_signal(signal_)
+        else:
+            os.kill(worker, signal_)
+        _, said = client.communicate(timeout=60)
+        assert client.returncode == 1
+        assert ("cancelled" if signal_ == signal.SIGINT else "killed by signal 9") in said
+        assert files_of(host) == ["a.img"]
+        assert not is_alive(worker)
+    # So does the end of the service.
+    client = subprocess.Popen(host.command("convert-vhd", "a.img", "b.vhdx", "-VHDType", "Dynamic"),
+                              env=host.env, cwd=host.folder, stderr=subprocess.DEVNULL)
+    worker = wait_for(lambda: children_of(host.daemon_pid()))[0]
+    host.kill_daemon()
+    client.wait(timeout=60)
+    wait_for(lambda: not is_alive(worker))
+    assert files_of(host) == ["a.img"]
+    host.run("convert-vhd", "a.img", "b.vhdx", "-VHDType", "Dynamic", timeout=120)
+    assert same(raw, path_of(host, "b.vhdx"))
+
+
+def children_of(pid):
+    with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
+        return [int(word) for word in f.read().split()]
+
+
+@pytest.fixture
+def small_disk(host):
+    """A file system of 40 MiB, where the test may have one."""
+    folder = path_of(host, "small")
+    os.mkdir(folder)
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", folder],
+                                           capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_full_disk(host, small_disk):
+    raw = path_of(host, "a.img")
+    with open(raw, "wb") as f:
+        for _ in range(100):
+            f.write(os.urandom(MIB))
+    answer = host.run("convert-vhd", "a.img", "small/a.vhdx", "-VHDType", "Dynamic", status=1)
+    assert "full" in answer
+    assert "No space" in host.run("new-vhd", "small/b.vhdx", "100MB", "-Fixed", status=1)
+    assert os.listdir(small_disk) == []
+    host.run("new-vhd", "small/b.vhdx", "100MB")

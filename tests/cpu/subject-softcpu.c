@@ -37,6 +37,7 @@ struct softcpu_subject {
 	struct part *part;
 	struct part_vp_state user; /* what all cases have in common */
 	uint64_t count;
+	bool live_flags_only;
 };
 
 /* ---- a host that has nothing ---- */
@@ -201,13 +202,25 @@ static void *create_blocks(void)
 	return create_with(SOFTCPU_BLOCKS, PART_SOFT_INTERPRETER);
 }
 
-/* Everything is translated at once, and flags are kept where nobody would see them. */
-static void *create_translator(void)
+static struct softcpu_subject *create_translating(bool exact_flags)
 {
 	struct softcpu_subject *s = create_with(SOFTCPU_BLOCKS, PART_SOFT);
 
-	softcpu_tune(s->part, 0, 1, true);
+	softcpu_tune(s->part, 0, 1, exact_flags);
+	s->live_flags_only = !exact_flags;
 	return s;
+}
+
+/* Everything is translated at once, and flags are kept where nobody would see them, */
+static void *create_translator(void)
+{
+	return create_translating(true);
+}
+
+/* or not, as in earnest. */
+static void *create_translator_live(void)
+{
+	return create_translating(false);
 }
 
 static void destroy(void *subject)
@@ -277,6 +290,7 @@ static void save_outcome(struct softcpu_subject *s, const struct softcpu_result 
 		abort();
 	ret->vector = result->reason == SOFTCPU_EXCEPTION ? result->vector : 1000u + result->reason;
 	ret->error_code = result->has_error ? result->error : 0;
+	ret->stale_flags = s->live_flags_only && ret->vector != VECTOR_BP;
 	ret->fault_address = ret->vector == VECTOR_PF ? result->cr2 : 0;
 }
 
@@ -297,3 +311,5 @@ static bool run(void *subject, const struct cpu_case *c, struct cpu_outcome *ret
 const struct subject subject_softcpu = { "softcpu", create_steps, destroy, run };
 const struct subject subject_softcpu_blocks = { "softcpu-blocks", create_blocks, destroy, run };
 const struct subject subject_translator = { "translator", create_translator, destroy, run };
+const struct subject subject_translator_live = { "translator-live", create_translator_live, destroy,
+						 run };

@@ -15,8 +15,7 @@ static int map_twice(struct code_cache *cache, struct error *err)
 	if (fd < 0)
 		return error_set_errno(err, errno, "creating memory for translated code");
 	if (ftruncate(fd, (off_t)cache->size) == 0) {
-		cache->rw =
-		    mmap(NULL, cache->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		cache->rw = mmap(NULL, cache->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		cache->rx = mmap(NULL, cache->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
 	}
 	saved = errno;

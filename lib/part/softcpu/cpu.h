@@ -171,9 +171,9 @@ struct uop {
 enum sc_mode { MODE_16, MODE_32, MODE_64 };
 
 /* block.key */
-#define KEY_MODE 3u /* enum sc_mode */
-#define KEY_STEP 4u /* exactly one instruction */
-#define KEY_FLAT 8u /* MODE_32 with vp.flat */
+#define KEY_MODE  3u  /* enum sc_mode */
+#define KEY_STEP  4u  /* exactly one instruction */
+#define KEY_FLAT  8u  /* MODE_32 with vp.flat */
 #define KEY_USER  16u /* CPL 3: translated code knows its TLB */
 #define KEY_ALIGN 32u /* vp.align_check: never translated */
 
@@ -209,8 +209,8 @@ struct block {
 /* A tag is a page's linear address; a free one is an address of another slot. */
 struct sc_tlb_entry {
 	uint64_t rtag, wtag;
-	uint64_t page;   /* the page's host address */
-	uint8_t *flags;  /* the page's byte in mem_page_flags */
+	uint64_t page;  /* the page's host address */
+	uint8_t *flags; /* the page's byte in mem_page_flags */
 };
 
 #define TLB_GLOBAL 1
@@ -232,7 +232,8 @@ struct sc_tlb {
 /* The translations of instruction fetches. tag: page address | 1 for user mode; free: all ones. */
 struct sc_xtlb_entry {
 	uint64_t tag;
-	uint64_t gpa_attr; /* page address | log2 of the size of the guest's page << XTLB_SHIFT | TLB_GLOBAL */
+	uint64_t gpa_attr; /* page address | log2 of the size of the guest's page << XTLB_SHIFT |
+			      TLB_GLOBAL */
 	/* Names tag and page while the entry is valid, else 0. Whoever kept it needs to compare
 	 * nothing else. It comes back when the same translation does. */
 	uint32_t version, last_version;
@@ -318,7 +319,7 @@ struct vp {
 	bool flat;
 	bool sse_loaded; /* translated code has the guest's XMM registers and MXCSR in the host's */
 	_Atomic uint32_t attention;
-	unsigned key; /* block.key of what runs now */
+	unsigned key;        /* block.key of what runs now */
 	struct sc_tlb *tlb;  /* tlbs[0] for supervisor accesses, [1] for user accesses */
 	uint64_t segbase[8]; /* FS, GS as in seg[]; the others 0 in 64-bit mode; [6] always 0 */
 	uint64_t rip_mask;   /* of RIP in direct branches */
@@ -377,7 +378,7 @@ struct vp {
 	unsigned xtlb_local_count;
 
 	/* translated code (translate.h) reaches these relative to GS */
-	struct translator *translator; /* NULL: interpreter only */
+	struct translator *translator;  /* NULL: interpreter only */
 	struct sc_jump jumps[2][JUMPS]; /* [1] of user mode */
 	uint64_t scratch[4];
 	uint32_t host_mxcsr;
@@ -444,7 +445,7 @@ struct sc_vm {
 	    rom_filter[ROM_FILTER_BITS / 64]; /* pages outside RAM, hashed: code decoded */
 	uint8_t always_slow;                  /* 0xff: the flag byte of bounce buffers */
 	pthread_mutex_t bus_lock; /* held over locked accesses that have no host address */
-	bool interpret_only; /* no translators */
+	bool interpret_only;      /* no translators */
 	unsigned phys_bits;
 	uint64_t cr4_valid; /* bits that may be set */
 	const struct profile *profile;

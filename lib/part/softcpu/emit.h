@@ -4,8 +4,8 @@
  *	struct emitter e = { start, end };
  *	emit_rr(&e, &(struct opcode){ .op = 0x89, .w = true }, H_RAX, H_RBX);	// mov rbx, rax
  *
- * The buffer's end is not checked at each byte: the caller makes sure that there is room for what it
- * emits between two calls of emit_room().
+ * The buffer's end is not checked at each byte: the caller makes sure that there is room for what
+ *it emits between two calls of emit_room().
  */
 #ifndef PART_SOFTCPU_EMIT_H
 #define PART_SOFTCPU_EMIT_H
@@ -48,7 +48,7 @@ struct opcode {
 	uint8_t prefix; /* mandatory or operand-size prefix: 0x66, 0xf2, 0xf3 or 0 */
 	uint8_t size66; /* 0x66 beside a mandatory F2 or F3 (CRC32) */
 	bool w, lock;
-	bool rex;      /* a REX even if it is empty: SPL, BPL, SIL, DIL */
+	bool rex; /* a REX even if it is empty: SPL, BPL, SIL, DIL */
 };
 
 /* [base + index << scale + disp], in GS if gs. */
@@ -90,7 +90,8 @@ static inline bool fits_s32(int64_t v)
 	return v == (int32_t)v;
 }
 
-/* Prefixes and opcode; r, x, b: the register numbers that go to ModRM.reg, SIB.index and rm/base. */
+/* Prefixes and opcode; r, x, b: the register numbers that go to ModRM.reg, SIB.index and rm/base.
+ */
 static inline void emit_head(struct emitter *e, const struct opcode *o, unsigned r, unsigned x,
 			     unsigned b)
 {
@@ -152,7 +153,7 @@ static inline void emit_rm(struct emitter *e, const struct opcode *o, unsigned r
 	emit_modrm(e, mod, reg, sib ? H_RSP : m->base);
 	if (sib)
 		emit8(e, m->scale << 6 | (m->index == H_NONE ? 4u : m->index & 7u) << 3 |
-				 (m->base == H_NONE ? 5u : m->base & 7u));
+			     (m->base == H_NONE ? 5u : m->base & 7u));
 	if (mod == 1)
 		emit8(e, (uint8_t)m->disp);
 	else if (mod == 2 || m->base == H_NONE)

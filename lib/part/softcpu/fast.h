@@ -41,7 +41,7 @@ static inline struct sc_tlb_entry *sc_tlb_slot(struct vp *c, uint64_t va)
 		uint##N##_t v;                                                                     \
                                                                                                    \
 		if (likely((va ^ e->rtag) <= MEM_PAGE_SIZE - N / 8))                               \
-			return HOST(N, e->page + (va ^ e->rtag));                                            \
+			return HOST(N, e->page + (va ^ e->rtag));                                  \
 		sc_load_slow(c, u, va, &v, N / 8);                                                 \
 		return v;                                                                          \
 	}                                                                                          \
@@ -89,7 +89,7 @@ static inline bool sc_fast_ea(struct vp *c, struct uop *u, uint64_t *ret)
                                                                                                    \
 		if (unlikely((va ^ e->rtag) > MEM_PAGE_SIZE - N / 8))                              \
 			return false;                                                              \
-		*ret = HOST(N, e->page + (va ^ e->rtag));                                                    \
+		*ret = HOST(N, e->page + (va ^ e->rtag));                                          \
 		return true;                                                                       \
 	}
 SC_FAST_LOAD(8)

@@ -1,6 +1,6 @@
 /*
- * How a translation is left: direct branches, which are linked to the next translation, and computed
- * ones, which look into vp.jumps.
+ * How a translation is left: direct branches, which are linked to the next translation, and
+ * computed ones, which look into vp.jumps.
  */
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
@@ -175,7 +175,8 @@ static uint32_t jump_field(const struct gen *g, size_t offset)
 	       (uint32_t)offset;
 }
 
-/* SCRATCH0: target; SCRATCH1 becomes the index of its entry. Without one the handler does it all. */
+/* SCRATCH0: target; SCRATCH1 becomes the index of its entry. Without one the handler does it all.
+ */
 static void gen_find_jump(struct gen *g, struct xl_insn *x)
 {
 	struct emitter *e = &g->e;
@@ -216,8 +217,7 @@ static void gen_ret(struct gen *g, struct xl_insn *x)
 	gen_translate(g, x, 8, false, false);
 	emit_load64(e, SCRATCH0, AT_REG(SCRATCH0));
 	gen_find_jump(g, x);
-	emit_lea64(e, GUEST_RSP,
-		   &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, 8 + x->u->imm });
+	emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, 8 + x->u->imm });
 	emit_jmp_code(g);
 	gen_slow_end(g);
 }
@@ -251,8 +251,8 @@ static void gen_jmp_computed(struct gen *g, struct xl_insn *x)
 	gen_slow_end(g);
 }
 
-/* The target is looked up first: after the push nothing may fault. When the push wrote to a page that
- * somebody watches, what was looked up may be gone, and the loop looks again. */
+/* The target is looked up first: after the push nothing may fault. When the push wrote to a page
+ * that somebody watches, what was looked up may be gone, and the loop looks again. */
 static void gen_call_computed(struct gen *g, struct xl_insn *x)
 {
 	struct emitter *e = &g->e;

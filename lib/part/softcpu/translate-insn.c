@@ -43,7 +43,7 @@ uint32_t gen_site(struct gen *g, const struct xl_insn *x, enum xl_after after, b
 	struct xl_site *s;
 
 	if (with_uop)
-		uops = x->u->fn == sc_hostop				   ? 1 + HOSTOP_UOPS
+		uops = x->u->fn == sc_hostop                           ? 1 + HOSTOP_UOPS
 		       : x->kind == XL_PLAIN && x->u->aux == UOP_FUSED ? 2
 								       : 1;
 	s = code_cache_data(&g->t->cache, sizeof(*s) + uops * sizeof(struct uop) + sizeof(sc_fn *));
@@ -219,9 +219,9 @@ static void gen_load_sse(struct gen *g, struct xl_insn *x)
 
 /* How the operands are reached on the host. */
 struct placed {
-	unsigned reg, rm; /* host registers */
-	bool memory;      /* rm is [SCRATCH0] */
-	bool rm_in_vp;    /* rm is its place in the VP */
+	unsigned reg, rm;             /* host registers */
+	bool memory;                  /* rm is [SCRATCH0] */
+	bool rm_in_vp;                /* rm is its place in the VP */
 	bool reg_spilled, rm_spilled; /* their host register must go back to the VP */
 };
 
@@ -401,8 +401,8 @@ static void gen_lea(struct gen *g, struct xl_insn *x)
 	unsigned host = host_gpr(x->reg.number), dst = host == H_NONE ? SCRATCH0 : host;
 	struct uop *u = x->u, plain = *u;
 	struct emitter *e = &g->e;
-	bool direct = u->base != OFF_RIP &&
-		      (x->reg.size == 4 || (x->reg.size == 8 && !(u->ea & EA_A32)));
+	bool direct =
+	    u->base != OFF_RIP && (x->reg.size == 4 || (x->reg.size == 8 && !(u->ea & EA_A32)));
 	struct host_mem m = { H_NONE, H_NONE, u->scale, false, (int32_t)u->disp };
 
 	if (direct) {

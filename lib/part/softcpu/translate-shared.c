@@ -13,7 +13,7 @@ static const uint8_t callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15
 void emit_save_flags(struct emitter *e)
 {
 	emit_mov64(e, SCRATCH1, H_RAX);
-	emit8(e, 0x9f);                                  /* lahf */
+	emit8(e, 0x9f);                                      /* lahf */
 	emit_rr(e, OP(.map = MAP_0F, .op = 0x90), 0, H_RAX); /* seto al */
 	emit_rm(e, OP(.op = 0x89, .prefix = 0x66), H_RAX, AT_GS(VP_FIELD(flags)));
 	emit_mov64(e, H_RAX, SCRATCH1);
@@ -143,8 +143,8 @@ struct shared {
 	uint8_t *store_sse, *load_sse, *leave;
 };
 
-/* Calls a C function (vp, R11D, R10) in the middle of a translation. RAX 0: returns; else leaves with
- * RAX - 1. Guest SSE registers that were loaded are loaded again. */
+/* Calls a C function (vp, R11D, R10) in the middle of a translation. RAX 0: returns; else leaves
+ * with RAX - 1. Guest SSE registers that were loaded are loaded again. */
 static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool flags_out,
 			  const struct shared *s)
 {

@@ -1,6 +1,6 @@
 /*
- * Translating one block: decoding its instructions once more, finding out which flags are live where,
- * and laying out code and slow paths.
+ * Translating one block: decoding its instructions once more, finding out which flags are live
+ * where, and laying out code and slow paths.
  */
 #include "part/softcpu/translate.h"
 #include "base/clock.h"

@@ -5,8 +5,9 @@
  *	if (++b->heat == HEAT_TRANSLATE)	in the loop of run.c
  *		sc_translate(c, b);
  *
- * After that the block's first handler enters the code, and everything else is as before: the handler
- * returns the next block, or NULL. All here belongs to one VP and is called by its thread only.
+ * After that the block's first handler enters the code, and everything else is as before: the
+ *handler returns the next block, or NULL. All here belongs to one VP and is called by its thread
+ *only.
  */
 #ifndef PART_SOFTCPU_TRANSLATE_H
 #define PART_SOFTCPU_TRANSLATE_H

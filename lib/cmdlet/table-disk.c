@@ -28,6 +28,13 @@
 		.help = "512 or 4096; " dflt_text                                                  \
 	}
 
+#define DISK_NUMBER(set)                                                                           \
+	{                                                                                          \
+		.name = "DiskNumber", .aliases = "Number", .type = CMDLET_INTEGER,                 \
+		.flags = CMDLET_MANDATORY | CMDLET_PIPELINE, .sets = (set), .min = 0,              \
+		.max = INT32_MAX, .help = "Number of a mounted disk."                              \
+	}
+
 /* ---- outputs ---- */
 
 static const struct cmdlet_output vhd_output = {
@@ -49,6 +56,18 @@ static const struct cmdlet_output vhd_output = {
 					{ "Attached", "Attached", CMDLET_SHOW_TEXT },
 					{ "DiskNumber", NULL, CMDLET_SHOW_TEXT },
 					{ "Number", NULL, CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+
+static const struct cmdlet_output mount_output = {
+	"VirtualHardDisk",
+	(const struct cmdlet_column[]){ { "DiskNumber", "DiskNumber", CMDLET_SHOW_TEXT },
+					{ "Path", "Path", CMDLET_SHOW_TEXT },
+					{ "NbdSocket", "NbdSocket", CMDLET_SHOW_TEXT },
+					{ "Size", NULL, CMDLET_SHOW_TEXT },
+					{ "VhdFormat", NULL, CMDLET_SHOW_TEXT },
+					{ "VhdType", NULL, CMDLET_SHOW_TEXT },
+					{ "Use", NULL, CMDLET_SHOW_TEXT },
 					END_COLUMNS },
 };
 
@@ -115,7 +134,7 @@ static const struct cmdlet_example new_vhd_examples[] = {
 	END_EXAMPLES,
 };
 
-static const char *const get_vhd_sets[] = { "Path", "VM", NULL };
+static const char *const get_vhd_sets[] = { "Path", "VM", "Mounted", NULL };
 static const struct cmdlet_param get_vhd_params[] = {
 	PATHS(SET(0), "Disk files."),
 	{ .name = "VMId",
@@ -124,10 +143,7 @@ static const struct cmdlet_param get_vhd_params[] = {
 	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_PIPELINE,
 	  .sets = SET(1),
 	  .help = "All disk files of virtual machines, by their identifiers." },
-	{ .name = "DiskNumber",
-	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "A mounted disk. Not there yet." },
+	DISK_NUMBER(SET(2)),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -158,6 +174,44 @@ static const struct cmdlet_param test_vhd_params[] = {
 static const struct cmdlet_example test_vhd_examples[] = {
 	{ "test-vhd web.vhdx", "Is the file, and the chain of its parents, as it should be?" },
 	{ "test-vhd web.vhdx -Repair", "Mends what can be mended safely." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param mount_vhd_params[] = {
+	PATHS(0, "Disk files to mount."),
+	{ .name = "ReadOnly", .type = CMDLET_SWITCH, .help = "Nothing can be written." },
+	{ .name = "NoDriveLetter",
+	  .type = CMDLET_SWITCH,
+	  .help = "Accepted for Hyper-V's sake: there are no drive letters." },
+	{ .name = "SnapshotId",
+	  .type = CMDLET_GUID,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "VHD Sets are not there yet." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example mount_vhd_examples[] = {
+	{ "mount-vhd web.vhdx -ReadOnly", "Says where the disk can be reached." },
+	{ "mount-vhd web.vhdx --json", "The socket is NbdSocket, for a script." },
+	END_EXAMPLES,
+};
+
+static const char *const dismount_vhd_sets[] = { "Path", "Number", NULL };
+static const struct cmdlet_param dismount_vhd_params[] = {
+	PATHS(SET(0), "Disk files that are mounted."),
+	DISK_NUMBER(SET(1)),
+	{ .name = "SnapshotId",
+	  .type = CMDLET_GUID,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "VHD Sets are not there yet." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example dismount_vhd_examples[] = {
+	{ "dismount-vhd web.vhdx", "What was written is on the host's disk when this returns." },
+	{ "dismount-vhd -DiskNumber 1", "The same by the number." },
 	END_EXAMPLES,
 };
 
@@ -244,6 +298,25 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .output = &vhd_output,
 	  .examples = convert_vhd_examples,
 	  .output_if_passthru = true },
+	{ .name = "Mount-VHD",
+	  .synopsis = "Makes disk files reachable for programs of the host",
+	  .description =
+	      "Serves a disk, with the parents of a differencing one, as an NBD export on a Unix "
+	      "socket. No kernel module and no rights are needed: qemu, libnbd, nbdkit, guestfish "
+	      "and, where the host has them, nbdfuse and nbd-client take it. No virtual machine "
+	      "can "
+	      "use the disk meanwhile (unless both only read). Shows the socket even without "
+	      "-Passthru. The disk stays mounted until Dismount-VHD.",
+	  .params = mount_vhd_params,
+	  .output = &mount_output,
+	  .examples = mount_vhd_examples },
+	{ .name = "Dismount-VHD",
+	  .synopsis = "Ends what Mount-VHD began",
+	  .description = "Ends the connections of all clients, writes what is left and closes the "
+			 "disk file.",
+	  .sets = dismount_vhd_sets,
+	  .params = dismount_vhd_params,
+	  .examples = dismount_vhd_examples },
 	{ .name = "Test-VHD",
 	  .synopsis = "Checks disk files and their parents",
 	  .description =

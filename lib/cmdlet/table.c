@@ -48,6 +48,9 @@ static const struct cmdlet_output vm_output = {
 					{ "ProcessorCount", NULL, CMDLET_SHOW_TEXT },
 					{ "MemoryStartup", NULL, CMDLET_SHOW_TEXT },
 					{ "Notes", NULL, CMDLET_SHOW_TEXT },
+					{ "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
+					{ "AutomaticStartDelay", NULL, CMDLET_SHOW_TEXT },
+					{ "AutomaticStopAction", NULL, CMDLET_SHOW_TEXT },
 					{ "Heartbeat", NULL, CMDLET_SHOW_TEXT },
 					{ "IntegrationServicesState", NULL, CMDLET_SHOW_TEXT },
 					{ "GuestHostName", NULL, CMDLET_SHOW_TEXT },
@@ -332,14 +335,17 @@ static const struct cmdlet_param set_vm_params[] = {
 	{ .name = "Notes", .type = CMDLET_STRING, .help = "Text kept with the virtual machine." },
 	{ .name = "AutomaticStartAction",
 	  .type = CMDLET_ENUM,
-	  .flags = CMDLET_NOT_YET,
 	  .values = "Nothing StartIfRunning Start",
-	  .help = "Not there yet." },
+	  .help = "What is done when the service starts for the first time after the host did." },
+	{ .name = "AutomaticStartDelay",
+	  .type = CMDLET_INTEGER,
+	  .min = 0,
+	  .max = 86400,
+	  .help = "Seconds that an automatic start waits." },
 	{ .name = "AutomaticStopAction",
 	  .type = CMDLET_ENUM,
-	  .flags = CMDLET_NOT_YET,
 	  .values = "TurnOff Save ShutDown",
-	  .help = "Not there yet." },
+	  .help = "What is done when the host stops (Stop-VM -HostStops)." },
 	{ .name = "CheckpointType",
 	  .type = CMDLET_ENUM,
 	  .flags = CMDLET_NOT_YET,
@@ -393,7 +399,7 @@ static const struct cmdlet_example start_vm_examples[] = {
 	END_EXAMPLES,
 };
 
-static const char *const stop_vm_sets[] = { "Shut down", "Turn off", "Save", NULL };
+static const char *const stop_vm_sets[] = { "Shut down", "Turn off", "Save", "Host stops", NULL };
 static const struct cmdlet_param stop_vm_params[] = {
 	VM_BY_NAME,
 	{ .name = "TurnOff",
@@ -406,6 +412,11 @@ static const struct cmdlet_param stop_vm_params[] = {
 	  .flags = CMDLET_MANDATORY | CMDLET_NOT_YET,
 	  .sets = SET(2),
 	  .help = "Saves the state. Not there yet." },
+	{ .name = "HostStops",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_MANDATORY | CMDLET_OURS,
+	  .sets = SET(3),
+	  .help = "Does what each one's automatic stop action says, and remembers that it ran." },
 	FORCE("Shuts the guest down even if it objects, and turns it off if it is not off after "
 	      "five minutes."),
 	PASSTHRU,

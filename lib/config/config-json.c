@@ -270,6 +270,30 @@ static int read_services(struct config_vm *vm, const json_t *json, struct error 
 	return r;
 }
 
+static int read_actions(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	static const struct member members[] = { { "start", 's', false },
+						 { "start_delay_seconds", 'n', true },
+						 { "stop", 's', false } };
+	const char *start, *stop;
+	int r;
+
+	if (!json)
+		return 0;
+	r = check_object(json, members, ARRAY_SIZE(members), err);
+	if (r == 0)
+		r = read_unsigned(json, "start_delay_seconds", &vm->start_delay_seconds, err);
+	if (r < 0)
+		return r;
+	start = json_string_value(json_object_get(json, "start"));
+	stop = json_string_value(json_object_get(json, "stop"));
+	if (!config_start_action_from_name(start, &vm->start_action))
+		return error_set(err, ERR_INVALID, "'%.40s' is no automatic start action", start);
+	if (!config_stop_action_from_name(stop, &vm->stop_action))
+		return error_set(err, ERR_INVALID, "'%.40s' is no automatic stop action", stop);
+	return 0;
+}
+
 static const struct member top_members[] = {
 	{ "version", 'n', false },
 	{ "requires", 'a', true },
@@ -285,6 +309,7 @@ static const struct member top_members[] = {
 	{ "scsi_controllers", 'a', true },
 	{ "network_adapters", 'a', true },
 	{ "integration_services", 'o', true },
+	{ "automatic_actions", 'o', true },
 };
 
 static int check_version(const json_t *json, struct error *err)
@@ -370,6 +395,8 @@ int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error
 		r = read_nics(vm, json_object_get(json, "network_adapters"), err);
 	if (r == 0)
 		r = read_services(vm, json_object_get(json, "integration_services"), err);
+	if (r == 0)
+		r = read_actions(vm, json_object_get(json, "automatic_actions"), err);
 	if (r == 0)
 		r = keep_unknown(vm, json, err);
 	if (r == 0)
@@ -495,6 +522,11 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	json_object_set_new(json, "scsi_controllers", controllers_json(vm));
 	json_object_set_new(json, "network_adapters", nics_json(vm));
 	json_object_set_new(json, "integration_services", services_json(vm));
+	json_object_set_new(json, "automatic_actions",
+			    json_pack("{s:s, s:i, s:s}", "start",
+				      config_start_action_name(vm->start_action),
+				      "start_delay_seconds", (int)vm->start_delay_seconds, "stop",
+				      config_stop_action_name(vm->stop_action)));
 	if (vm->unknown)
 		json_object_update(json, vm->unknown);
 	return json;

@@ -22,6 +22,9 @@ static const char *const backend_names[] = {
 	[CONFIG_BACKEND_SOFT_INTERPRETER] = "soft-interpreter",
 };
 
+static const char *const start_actions[] = { "Nothing", "StartIfRunning", "Start" };
+static const char *const stop_actions[] = { "TurnOff", "Save", "ShutDown" };
+
 /* ---- names ---- */
 
 const char *config_ic_name(enum config_ic ic)
@@ -60,6 +63,42 @@ static int hex_value(char c)
 	if (c >= 'A' && c <= 'F')
 		return c - 'A' + 10;
 	return -1;
+}
+
+static int index_of(const char *const *names, size_t count, const char *name)
+{
+	for (size_t i = 0; i < count; i++)
+		if (strcasecmp(names[i], name) == 0)
+			return (int)i;
+	return -1;
+}
+
+const char *config_start_action_name(enum config_start_action action)
+{
+	return start_actions[action];
+}
+
+const char *config_stop_action_name(enum config_stop_action action)
+{
+	return stop_actions[action];
+}
+
+bool config_start_action_from_name(const char *name, enum config_start_action *ret)
+{
+	int index = index_of(start_actions, ARRAY_SIZE(start_actions), name);
+
+	if (index >= 0)
+		*ret = (enum config_start_action)index;
+	return index >= 0;
+}
+
+bool config_stop_action_from_name(const char *name, enum config_stop_action *ret)
+{
+	int index = index_of(stop_actions, ARRAY_SIZE(stop_actions), name);
+
+	if (index >= 0)
+		*ret = (enum config_stop_action)index;
+	return index >= 0;
 }
 
 bool config_mac_parse(const char *text, uint8_t ret[6])
@@ -102,6 +141,8 @@ struct config_vm *config_vm_new(const char *name)
 	vm->scsi_count = 1;
 	for (int i = 0; i < CONFIG_IC_COUNT; i++)
 		vm->ic_enabled[i] = true;
+	vm->start_action = CONFIG_START_IF_RUNNING;
+	vm->stop_action = CONFIG_STOP_SAVE;
 	if (!vm->name) {
 		config_vm_free(vm);
 		return NULL;
@@ -394,6 +435,8 @@ int config_vm_check(const struct config_vm *vm, struct error *err)
 	if (r == 0 && vm->notes && strlen(vm->notes) > CONFIG_NOTES_MAX)
 		r = error_set(err, ERR_LIMIT, "the notes are longer than %d bytes",
 			      CONFIG_NOTES_MAX);
+	if (r == 0 && vm->start_delay_seconds > CONFIG_MAX_START_DELAY_SECONDS)
+		r = error_set(err, ERR_LIMIT, "the automatic start's delay is longer than a day");
 	if (r == 0)
 		r = check_memory(vm, err);
 	if (r == 0)

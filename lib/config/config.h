@@ -63,6 +63,11 @@ enum config_ic {
 	CONFIG_IC_COUNT
 };
 
+/* What happens to the VM when the host starts and stops; Hyper-V's names. */
+enum config_start_action { CONFIG_START_NOTHING, CONFIG_START_IF_RUNNING, CONFIG_START_ALWAYS };
+enum config_stop_action { CONFIG_STOP_TURN_OFF, CONFIG_STOP_SAVE, CONFIG_STOP_SHUT_DOWN };
+#define CONFIG_MAX_START_DELAY_SECONDS 86400
+
 struct json_t;
 
 struct config_vm {
@@ -82,6 +87,9 @@ struct config_vm {
 	struct config_nic *nics;
 	unsigned nic_count;
 	bool ic_enabled[CONFIG_IC_COUNT];
+	enum config_start_action start_action;
+	unsigned start_delay_seconds; /* of an automatic start */
+	enum config_stop_action stop_action;
 	/* Members of the file that this version does not know; kept when it is written again. */
 	struct json_t *unknown;
 };
@@ -115,6 +123,12 @@ void config_remove_nic(struct config_vm *vm, unsigned index);
 int config_set_string(char **field, const char *value, struct error *err);
 
 const char *config_ic_name(enum config_ic ic);
+/* "Nothing", "StartIfRunning", "Start"; "TurnOff", "Save", "ShutDown". From a name: case ignored.
+ */
+const char *config_start_action_name(enum config_start_action action);
+const char *config_stop_action_name(enum config_stop_action action);
+bool config_start_action_from_name(const char *name, enum config_start_action *ret);
+bool config_stop_action_from_name(const char *name, enum config_stop_action *ret);
 const char *config_backend_name(enum config_backend backend); /* as -Backend has them */
 bool config_backend_from_name(const char *name, enum config_backend *ret);
 

@@ -37,6 +37,9 @@ struct disk_options {
 	enum disk_format format;
 	enum disk_engine engine; /* AUTO: io_uring, or threads where it is refused */
 	bool read_only;
+	/* Go past the host's page cache (direct I/O) where its file system can do that in units of
+	 * 512 bytes; elsewhere, and for the parents of a chain that are shared, through it. */
+	bool bypass_cache;
 	/* Raw only; 0: 512. (2048 for ISO images.) */
 	uint32_t logical_sector_bytes, physical_sector_bytes;
 	/* The open parent (and its own parents below it) of a differencing image, of the same

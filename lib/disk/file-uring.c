@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define RING_ENTRIES 256u
+#define FIXED        0 /* the ring's one registered file */
 
 struct file_uring {
 	struct file file;
@@ -39,6 +40,12 @@ static void give_to_kernel(struct file_uring *f)
 		loop_kick(f->retry);
 }
 
+/* What one operation takes; file_advance goes on with the rest. */
+static unsigned io_bytes(const struct iovec *iov)
+{
+	return (unsigned)MIN(iov->iov_len, (size_t)1 << 30);
+}
+
 static void prepare(struct file_uring *f, struct file_request *req)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&f->ring);
@@ -48,21 +55,28 @@ static void prepare(struct file_uring *f, struct file_request *req)
 
 	switch (file_piece(req, &iov, &iov_count, &offset)) {
 	case FILE_READ:
-		io_uring_prep_readv(sqe, f->fd, iov, iov_count, offset);
+		if (iov_count == 1)
+			io_uring_prep_read(sqe, FIXED, iov->iov_base, io_bytes(iov), offset);
+		else
+			io_uring_prep_readv(sqe, FIXED, iov, iov_count, offset);
 		break;
 	case FILE_WRITE:
-		io_uring_prep_writev(sqe, f->fd, iov, iov_count, offset);
+		if (iov_count == 1)
+			io_uring_prep_write(sqe, FIXED, iov->iov_base, io_bytes(iov), offset);
+		else
+			io_uring_prep_writev(sqe, FIXED, iov, iov_count, offset);
 		break;
 	case FILE_SYNC:
-		io_uring_prep_fsync(sqe, f->fd, IORING_FSYNC_DATASYNC);
+		io_uring_prep_fsync(sqe, FIXED, IORING_FSYNC_DATASYNC);
 		break;
 	case FILE_ZERO:
 	case FILE_PUNCH:
 	case FILE_DISCARD:
-		io_uring_prep_fallocate(sqe, f->fd, file_fallocate_mode(req->op),
+		io_uring_prep_fallocate(sqe, FIXED, file_fallocate_mode(req->op),
 					(off_t)req->offset, (off_t)req->length);
 		break;
 	}
+	sqe->flags |= IOSQE_FIXED_FILE;
 	io_uring_sqe_set_data(sqe, req);
 	f->in_kernel++;
 }
@@ -201,7 +215,9 @@ static bool supports_our_operations(struct io_uring *ring)
 
 	if (!probe)
 		return false;
-	ok = io_uring_opcode_supported(probe, IORING_OP_READV) &&
+	ok = io_uring_opcode_supported(probe, IORING_OP_READ) &&
+	     io_uring_opcode_supported(probe, IORING_OP_WRITE) &&
+	     io_uring_opcode_supported(probe, IORING_OP_READV) &&
 	     io_uring_opcode_supported(probe, IORING_OP_WRITEV) &&
 	     io_uring_opcode_supported(probe, IORING_OP_FSYNC) &&
 	     io_uring_opcode_supported(probe, IORING_OP_FALLOCATE);
@@ -234,12 +250,15 @@ int file_open_uring(struct loop *loop, int fd, struct file **ret, struct error *
 		return error_set(err, ERR_NO_MEMORY, "no memory for a disk");
 	f->fd = fd;
 	f->backlog_tail = &f->backlog;
-	rc = io_uring_queue_init(RING_ENTRIES, &f->ring, 0);
+	/* Completions wait for the loop to look, rather than interrupt it. */
+	rc = io_uring_queue_init(RING_ENTRIES, &f->ring, IORING_SETUP_COOP_TASKRUN);
+	if (rc == -EINVAL)
+		rc = io_uring_queue_init(RING_ENTRIES, &f->ring, 0);
 	if (rc < 0) {
 		free(f);
 		return error_set_errno(err, -rc, "setting up io_uring");
 	}
-	rc = supports_our_operations(&f->ring)
+	rc = supports_our_operations(&f->ring) && io_uring_register_files(&f->ring, &fd, 1) == 0
 		 ? attach(f, loop, err)
 		 : error_set(err, ERR_UNSUPPORTED, "this kernel's io_uring lacks an operation");
 	if (rc < 0) {

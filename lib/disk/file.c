@@ -5,6 +5,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/stat.h> /* not <sys/stat.h>: it lacks what direct I/O needs */
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <string.h>
 
@@ -40,6 +42,106 @@ static void kicked(void *user)
 		loop_kick(file->kick);
 }
 
+/* ---- direct I/O ---- */
+
+#define BOUNCE_CLASSES 9u /* 4 KiB << class */
+#define BOUNCE_KEEP    8u /* of each */
+
+struct bounce_pool {
+	uint8_t *kept[BOUNCE_CLASSES][BOUNCE_KEEP];
+	unsigned count[BOUNCE_CLASSES];
+};
+
+static unsigned class_of(uint64_t length)
+{
+	unsigned class = 0;
+
+	while (class < BOUNCE_CLASSES && (UINT64_C(4096) << class) < length)
+		class ++;
+	return class;
+}
+
+static uint8_t *bounce_get(struct bounce_pool *pool, uint64_t length)
+{
+	unsigned class = class_of(length);
+
+	if (class < BOUNCE_CLASSES && pool->count[class])
+		return pool->kept[class][--pool->count[class]];
+	return aligned_alloc(
+	    4096,
+	    class < BOUNCE_CLASSES ? UINT64_C(4096) << class : ALIGN_UP(length, UINT64_C(4096)));
+}
+
+static void bounce_put(struct bounce_pool *pool, uint8_t *buf, uint64_t length)
+{
+	unsigned class = class_of(length);
+
+	if (class < BOUNCE_CLASSES && pool->count[class] < BOUNCE_KEEP)
+		pool->kept[class][pool->count[class]++] = buf;
+	else
+		free(buf);
+}
+
+static void bounces_done(struct file *file)
+{
+	for (unsigned class = 0; file->bounces && class < BOUNCE_CLASSES; class ++)
+		for (unsigned i = 0; i < file->bounces->count[class]; i++)
+			free(file->bounces->kept[class][i]);
+	free(file->bounces);
+}
+
+static bool aligned(const struct file *file, const struct file_request *req)
+{
+	uintptr_t bits = 0;
+
+	if (!moves_bytes(req->op))
+		return true;
+	for (unsigned i = 0; i < req->iov_count; i++)
+		bits |= (uintptr_t)req->iov[i].iov_base | (req->iov[i].iov_len & 511);
+	return bits % file->direct_align == 0 && bits % 512 % file->direct_align == 0;
+}
+
+static void copy(struct file_request *req, bool out)
+{
+	uint8_t *at = req->bounce;
+
+	for (unsigned i = 0; i < req->iov_count; at += req->iov[i].iov_len, i++) {
+		if (out)
+			memcpy(req->iov[i].iov_base, at, req->iov[i].iov_len);
+		else
+			memcpy(at, req->iov[i].iov_base, req->iov[i].iov_len);
+	}
+}
+
+/* Without memory it is tried as it is: the host will refuse it. */
+static void bounce(struct file *file, struct file_request *req)
+{
+	req->bounce = bounce_get(file->bounces, req->length);
+	if (req->bounce && req->op == FILE_WRITE)
+		copy(req, false);
+}
+
+static void unbounce(struct file *file, struct file_request *req)
+{
+	if (req->op == FILE_READ && req->result == 0)
+		copy(req, true);
+	bounce_put(file->bounces, req->bounce, req->length);
+}
+
+void file_bypass_cache(struct file *file, int fd)
+{
+	struct statx stx = { 0 };
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0 || syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) < 0 ||
+	    !(stx.stx_mask & STATX_DIOALIGN) || stx.stx_dio_offset_align == 0 ||
+	    stx.stx_dio_offset_align > 512 || stx.stx_dio_mem_align > 4096)
+		return;
+	file->bounces = calloc(1, sizeof(*file->bounces));
+	if (file->bounces && fcntl(fd, F_SETFL, flags | O_DIRECT) == 0)
+		file->direct_align = stx.stx_dio_mem_align;
+}
+
 int file_init(struct file *file, const struct file_ops *ops, struct loop *loop, uint64_t size_bytes,
 	      struct error *err)
 {
@@ -50,6 +152,7 @@ int file_init(struct file *file, const struct file_ops *ops, struct loop *loop, 
 
 void file_done(struct file *file)
 {
+	bounces_done(file);
 	loop_kick_free(file->kick);
 }
 
@@ -58,6 +161,9 @@ void file_submit(struct file *file, struct file_request *req)
 	req->file = file;
 	req->progress_bytes = 0;
 	req->write_zeros = false;
+	req->bounce = NULL;
+	if (file->direct_align && !aligned(file, req))
+		bounce(file, req);
 	file->in_flight++;
 	file->ops->submit(file, req);
 }
@@ -159,6 +265,10 @@ enum file_op file_piece(struct file_request *req, const struct iovec **iov, unsi
 		req->piece.iov_len = MIN(req->length - skip, (uint64_t)ZEROS_BYTES);
 		return FILE_WRITE;
 	}
+	if (req->bounce) {
+		req->piece = (struct iovec){ req->bounce + skip, req->length - skip };
+		return req->op;
+	}
 	if (skip == 0) {
 		*iov = req->iov;
 		*iov_count = req->iov_count;
@@ -179,7 +289,9 @@ static void zero_rest(struct file_request *req)
 {
 	uint64_t skip = req->progress_bytes;
 
-	for (unsigned i = 0; i < req->iov_count; i++) {
+	if (req->bounce)
+		memset(req->bounce + skip, 0, req->length - skip);
+	for (unsigned i = 0; i < req->iov_count && !req->bounce; i++) {
 		const struct iovec *v = &req->iov[i];
 
 		if (skip < v->iov_len) {
@@ -210,7 +322,11 @@ bool file_advance(struct file_request *req, int64_t piece_result)
 		return finished(req, (int)piece_result);
 	if (!moves_bytes(req->op) && !req->write_zeros)
 		return finished(req, 0);
-	if (piece_result == 0 && req->op == FILE_READ) {
+	/* The end of the file; direct I/O can't go on from the middle of a sector to see it. */
+	if (req->op == FILE_READ && piece_result % 512 && req->file->direct_align)
+		req->progress_bytes += (uint64_t)piece_result;
+	if (req->op == FILE_READ &&
+	    (piece_result == 0 || (piece_result % 512 && req->file->direct_align))) {
 		zero_rest(req);
 		return finished(req, 0);
 	}
@@ -222,6 +338,8 @@ bool file_advance(struct file_request *req, int64_t piece_result)
 
 void file_finish(struct file_request *req)
 {
+	if (req->bounce)
+		unbounce(req->file, req);
 	req->file->in_flight--;
 	req->done(req, req->result);
 }
@@ -290,6 +408,11 @@ int file_write_now(struct file *file, uint64_t offset, const void *buf, size_t l
 int file_zero_now(struct file *file, uint64_t offset, uint64_t len)
 {
 	return run_now(file, FILE_ZERO, offset, NULL, len);
+}
+
+int file_punch_now(struct file *file, uint64_t offset, uint64_t len)
+{
+	return run_now(file, FILE_PUNCH, offset, NULL, len);
 }
 
 int file_sync_now(struct file *file)

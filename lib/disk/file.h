@@ -46,6 +46,7 @@ struct file_request {
 	bool write_zeros; /* FILE_ZERO and FILE_PUNCH where the host has no fallocate */
 	int result;
 	struct iovec piece;
+	uint8_t *bounce; /* direct I/O whose own memory isn't aligned */
 };
 
 struct file_ops {
@@ -70,6 +71,8 @@ struct file {
 	struct file_request *deferred, **deferred_tail;
 	unsigned deferred_count;
 	struct loop_kick *kick;
+	uint32_t direct_align; /* of memory; 0: no direct I/O */
+	struct bounce_pool *bounces;
 };
 
 /* 0, or -ERR_BUSY when another process has the file open in a way that excludes it (open file
@@ -87,6 +90,11 @@ int file_open_threads(struct loop *loop, int fd, unsigned thread_count, struct f
  * completes anything. Takes the lock. file_abandon gives fd back. */
 enum file_locking { FILE_UNLOCKED, FILE_SHARED, FILE_EXCLUSIVE };
 int file_open_blocking(int fd, enum file_locking locking, struct file **ret, struct error *err);
+
+/* Direct I/O from now on, if the host can do it for any whole sector of 512 bytes: else, and for
+ * block devices that others have open through the cache, nothing changes. Memory that isn't aligned
+ * as the host wants it is bounced. Only as long as all transfers are whole sectors. */
+void file_bypass_cache(struct file *file, int fd);
 
 void file_submit(struct file *file, struct file_request *req);
 /* req->done(req, result) soon, on the loop. */
@@ -109,6 +117,7 @@ void file_abandon(struct file *file);
 int file_read_now(struct file *file, uint64_t offset, void *buf, size_t len);
 int file_write_now(struct file *file, uint64_t offset, const void *buf, size_t len);
 int file_zero_now(struct file *file, uint64_t offset, uint64_t len);
+int file_punch_now(struct file *file, uint64_t offset, uint64_t len);
 int file_sync_now(struct file *file);
 
 /* ---- for engines ---- */

@@ -143,6 +143,19 @@ void space_free(struct space *space, uint64_t offset, uint64_t length, bool zero
 	space->large_hint = MIN(space->large_hint, start - MIN(start, space->run_units - 1));
 }
 
+bool space_next_hole(const struct space *space, uint64_t *offset, uint64_t *ret_length)
+{
+	uint64_t first = *offset / SPACE_UNIT, end;
+
+	while (first < space->end_units && test_bit(space->used, first))
+		first++;
+	for (end = first; end < space->end_units && !test_bit(space->used, end); end++)
+		;
+	*offset = first * SPACE_UNIT;
+	*ret_length = (end - first) * SPACE_UNIT;
+	return end > first;
+}
+
 uint64_t space_used_end(const struct space *space)
 {
 	uint64_t unit = space->end_units;

@@ -39,6 +39,8 @@ void space_settle(struct space *space);
 bool space_alloc(struct space *space, bool large, uint64_t *ret_offset, bool *ret_stale);
 /* Gives a run back. `zeroed`: it reads as zeros. */
 void space_free(struct space *space, uint64_t offset, uint64_t length, bool zeroed);
+/* The first free run at or behind *offset, up to the file's end. False: there is none. */
+bool space_next_hole(const struct space *space, uint64_t *offset, uint64_t *ret_length);
 /* One past the last byte that is used or unknown. */
 uint64_t space_used_end(const struct space *space);
 

@@ -9,13 +9,13 @@
 static int bad_entry(const struct vhdx *vhdx, uint64_t index, uint64_t entry, const char *why,
 		     struct error *err)
 {
+	uint64_t at = vhdx->bat_region.offset + index * VHDX_BAT_ENTRY_BYTES;
 	uint64_t run = vhdx->geometry.chunk_ratio + 1;
 	bool bitmap = index % run == run - 1;
 	uint64_t number = bitmap ? index / run : index - index / run;
 
 	return error_set(err, ERR_CORRUPT, "VHDX %s %lu: its BAT entry %#lx at %#lx %s",
-			 bitmap ? "sector bitmap" : "block", number, entry,
-			 vhdx->bat_region.offset + index * VHDX_BAT_ENTRY_BYTES, why);
+			 bitmap ? "sector bitmap" : "block", number, entry, at, why);
 }
 
 /* True if a log that is kept in memory updates a part of the range. */
@@ -122,12 +122,26 @@ int vhdx_bat_check(struct vhdx *vhdx, uint64_t first, uint64_t *entries, uint64_
 		   struct error *err)
 {
 	for (uint64_t i = 0; i < count; i++) {
-		int rc = entries[i] ? check_entry(vhdx, first + i, &entries[i], claim, err) : 0;
+		struct error found;
+		int rc = entries[i] ? check_entry(vhdx, first + i, &entries[i], claim, &found) : 0;
 
-		if (rc < 0)
+		if (rc == 0)
+			continue;
+		if (!vhdx->bad_entry) {
+			if (err)
+				*err = found;
 			return rc;
+		}
+		vhdx->bad_entry(vhdx->bad_entry_user,
+				vhdx->bat_region.offset + (first + i) * VHDX_BAT_ENTRY_BYTES,
+				found.text);
+		entries[i] = 0;
 	}
 	return 0;
+}
+
+void vhdx_ignore_bad_entry(void *user, uint64_t file_offset, const char *what)
+{
 }
 
 int vhdx_bat_check_page(struct vhdx *vhdx, struct vhdx_page *page, struct error *err)

@@ -170,7 +170,7 @@ static int describe(struct vhdx *vhdx, struct disk_details *ret, struct error *e
 int vhdx_describe(struct file *file, struct disk_details *ret, struct error *err)
 {
 	struct vhdx *vhdx;
-	int rc = vhdx_load(file, &(struct disk_options){ .read_only = true }, &vhdx, err);
+	int rc = vhdx_load(file, &(struct vhdx_load){ .read_only = true }, &vhdx, err);
 
 	if (rc < 0)
 		return rc;

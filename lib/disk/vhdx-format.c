@@ -28,6 +28,11 @@ static bool header_counts(const struct vhdx_header *header)
 		   checksum_of(header, sizeof(*header), offsetof(struct vhdx_header, checksum));
 }
 
+unsigned vhdx_headers_valid(const struct vhdx_header slots[static 2])
+{
+	return (header_counts(&slots[0]) ? 1 : 0) | (header_counts(&slots[1]) ? 2 : 0);
+}
+
 void vhdx_header_seal(struct vhdx_header *header)
 {
 	header->signature = htole32(VHDX_HEADER_SIGNATURE);
@@ -161,19 +166,32 @@ static int parse_region(const struct vhdx_region_entry *entry, uint64_t at,
 	return take_known_region(entry, at, &range, ret, err);
 }
 
+unsigned vhdx_region_tables_valid(const uint8_t *tables)
+{
+	return (region_table_counts(tables) ? 1 : 0) |
+	       (region_table_counts(tables + VHDX_REGION_TABLE_BYTES) ? 2 : 0);
+}
+
+const uint8_t *vhdx_region_table_choose(const uint8_t *tables)
+{
+	unsigned valid = vhdx_region_tables_valid(tables);
+
+	return valid & 1 ? tables : valid ? tables + VHDX_REGION_TABLE_BYTES : NULL;
+}
+
 int vhdx_regions_parse(const uint8_t *tables, struct vhdx_regions *ret, struct error *err)
 {
-	bool first_counts = region_table_counts(tables);
-	const uint8_t *table = first_counts ? tables : tables + VHDX_REGION_TABLE_BYTES;
-	uint64_t at = VHDX_REGION_TABLE_OFFSET(first_counts ? 0 : 1);
+	const uint8_t *table = vhdx_region_table_choose(tables);
+	uint64_t at = VHDX_REGION_TABLE_OFFSET(table == tables ? 0 : 1);
 	const struct vhdx_region_table_header *header = (const void *)table;
-	const struct vhdx_region_entry *entries = (const void *)(header + 1);
+	const struct vhdx_region_entry *entries;
 
-	if (!first_counts && !region_table_counts(table))
+	if (!table)
 		return error_set(err, ERR_CORRUPT,
 				 "neither VHDX region table (at %#lx and %#lx) has a valid "
 				 "signature and checksum",
 				 VHDX_REGION_TABLE_OFFSET(0), VHDX_REGION_TABLE_OFFSET(1));
+	entries = (const void *)(header + 1);
 	memset(ret, 0, sizeof(*ret));
 	for (uint32_t i = 0; i < le32toh(header->entry_count); i++) {
 		int rc = parse_region(&entries[i], at + sizeof(*header) + i * sizeof(*entries), ret,

@@ -35,6 +35,11 @@ struct vhdx_regions {
 /* tables: both copies, VHDX_REGION_TABLE_BYTES each. */
 int vhdx_regions_parse(const uint8_t *tables, struct vhdx_regions *ret, struct error *err);
 void vhdx_region_table_seal(uint8_t *table);
+/* The copy that counts, of two that follow each other; NULL: none. */
+const uint8_t *vhdx_region_table_choose(const uint8_t *tables);
+/* Which of two copies count by themselves: bit 0, bit 1. */
+unsigned vhdx_headers_valid(const struct vhdx_header slots[static 2]);
+unsigned vhdx_region_tables_valid(const uint8_t *tables);
 
 struct vhdx_geometry {
 	uint64_t disk_bytes;

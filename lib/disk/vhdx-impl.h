@@ -148,6 +148,9 @@ struct vhdx {
 	struct vhdx_locator locator; /* of a differencing disk */
 	struct guid data_write_id;   /* what the first change makes of it; zero: a new one */
 	struct vhdx_range bat_region, metadata_region, log_region;
+	/* NULL: a wrong entry fails. Else it is told, and counts as not present. */
+	void (*bad_entry)(void *user, uint64_t file_offset, const char *what);
+	void *bad_entry_user;
 	uint64_t file_bytes; /* when it was opened, the log's doing included */
 	bool submitting;     /* inside vhdx_submit: completions are deferred */
 
@@ -234,6 +237,8 @@ int vhdx_overlay_check(struct vhdx *vhdx, struct error *err);
  * claim: it is the first time, so their places become used. */
 int vhdx_bat_check(struct vhdx *vhdx, uint64_t first, uint64_t *entries, uint64_t count, bool claim,
 		   struct error *err);
+/* For those who have been told of bad entries already. */
+void vhdx_ignore_bad_entry(void *user, uint64_t file_offset, const char *what);
 /* A page of the BAT that was just read. */
 int vhdx_bat_check_page(struct vhdx *vhdx, struct vhdx_page *page, struct error *err);
 
@@ -290,9 +295,15 @@ int vhdx_write_headers_now(struct vhdx *vhdx);
 
 /* ---- vhdx-open.c ---- */
 
+struct vhdx_load {
+	bool read_only;
+	bool whole_bat; /* check all of the BAT, however large: then all free space is known */
+	void (*bad_entry)(void *user, uint64_t file_offset, const char *what);
+	void *user;
+};
+
 /* The image without its parent: for looking at it and for offline work. Borrows file. */
-int vhdx_load(struct file *file, const struct disk_options *options, struct vhdx **ret,
-	      struct error *err);
+int vhdx_load(struct file *file, const struct vhdx_load *how, struct vhdx **ret, struct error *err);
 /* Frees without writing anything. */
 void vhdx_unload(struct vhdx *vhdx);
 bool vhdx_log_in_use(const struct vhdx *vhdx);

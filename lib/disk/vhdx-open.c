@@ -23,6 +23,7 @@ struct opening {
 	struct vhdx_log_area log;
 	struct vhdx_log_sequence sequence;
 	uint64_t file_bytes; /* as it is after replay */
+	bool whole_bat;
 };
 
 /* ---- reading through a log that must not be written ---- */
@@ -301,7 +302,7 @@ static int prepare_bat(struct opening *o, struct error *err)
 		return error_set(err, ERR_CORRUPT,
 				 "the VHDX BAT region at %#lx has %lu bytes; the disk needs %lu",
 				 vhdx->bat_region.offset, vhdx->bat_region.length, bytes);
-	if (bytes <= MAX_SCAN_BYTES)
+	if (bytes <= MAX_SCAN_BYTES || o->whole_bat)
 		return scan_bat(o, err);
 	vhdx->bat_known = calloc(bytes / VHDX_SECTOR_BYTES / 64 + 1, sizeof(uint64_t));
 	return vhdx->bat_known ? 0 : error_set(err, ERR_NO_MEMORY, "no memory for a VHDX BAT");
@@ -382,11 +383,12 @@ static void fill_info(struct vhdx *vhdx, bool read_only)
 	};
 }
 
-int vhdx_load(struct file *file, const struct disk_options *options, struct vhdx **ret,
-	      struct error *err)
+int vhdx_load(struct file *file, const struct vhdx_load *how, struct vhdx **ret, struct error *err)
 {
 	struct vhdx *vhdx = calloc(1, sizeof(*vhdx));
-	struct opening o = { .vhdx = vhdx, .file_bytes = file->size_bytes };
+	struct opening o = { .vhdx = vhdx,
+			     .file_bytes = file->size_bytes,
+			     .whole_bat = how->whole_bat };
 	int rc;
 
 	o.regions = malloc(sizeof(*o.regions));
@@ -395,9 +397,10 @@ int vhdx_load(struct file *file, const struct disk_options *options, struct vhdx
 		free(o.regions);
 		return error_set(err, ERR_NO_MEMORY, "no memory to open a VHDX");
 	}
-	blk_init(&vhdx->blk, &vhdx_blk_ops, &(struct blk_info){ .read_only = options->read_only });
+	blk_init(&vhdx->blk, &vhdx_blk_ops, &(struct blk_info){ .read_only = how->read_only });
 	vhdx->file = file;
-	vhdx->data_write_id = options->data_write_id;
+	vhdx->bad_entry = how->bad_entry;
+	vhdx->bad_entry_user = how->user;
 	vhdx_cache_init(vhdx);
 	vhdx_list_init(&vhdx->waiting_activation);
 	vhdx_list_init(&vhdx->meta.waiting);
@@ -410,7 +413,7 @@ int vhdx_load(struct file *file, const struct disk_options *options, struct vhdx
 		vhdx_unload(vhdx);
 		return rc;
 	}
-	fill_info(vhdx, options->read_only);
+	fill_info(vhdx, how->read_only);
 	*ret = vhdx;
 	return 0;
 }
@@ -436,8 +439,9 @@ static int check_parent(const struct vhdx *vhdx, const struct blk *parent, struc
 int vhdx_open(struct file *file, const struct disk_options *options, struct blk **ret,
 	      struct error *err)
 {
+	struct vhdx_load how = { .read_only = options->read_only };
 	struct vhdx *vhdx;
-	int rc = vhdx_load(file, options, &vhdx, err);
+	int rc = vhdx_load(file, &how, &vhdx, err);
 
 	if (rc < 0)
 		return rc;
@@ -447,6 +451,7 @@ int vhdx_open(struct file *file, const struct disk_options *options, struct blk 
 		return rc;
 	}
 	vhdx->parent = options->parent;
+	vhdx->data_write_id = options->data_write_id;
 	*ret = &vhdx->blk;
 	return 0;
 }

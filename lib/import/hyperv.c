@@ -316,6 +316,19 @@ static void take_services(struct import *in)
 		    key_bool(key_find(in->key, services[i].key), "Enabled", true);
 }
 
+/* Hyper-V's numbers are in the order of our enumerations. */
+static void take_actions(struct import *in)
+{
+	struct config_vm *config = in->vm->config;
+	int64_t start = key_integer(in->key, "global_settings/power/host_startup/action", 1);
+	int64_t stop = key_integer(in->key, "global_settings/power/host_shutdown/action", 1);
+
+	if (start >= CONFIG_START_NOTHING && start <= CONFIG_START_ALWAYS)
+		config->start_action = (enum config_start_action)start;
+	if (stop >= CONFIG_STOP_TURN_OFF && stop <= CONFIG_STOP_SHUT_DOWN)
+		config->stop_action = (enum config_stop_action)stop;
+}
+
 /* ---- what has no counterpart ---- */
 
 static void report_firmware(struct import *in)
@@ -383,6 +396,7 @@ static int take_all(struct import *in)
 	if (r < 0)
 		return r;
 	take_services(in);
+	take_actions(in);
 	report_firmware(in);
 	report_devices(in);
 	report_checkpoints(in);

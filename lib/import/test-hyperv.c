@@ -43,8 +43,8 @@ static struct import_vm *import(const uint8_t *data, size_t size, const char *no
 {
 	const struct import_env env = { (void *)not_there, find_any, has_switch, new_mac };
 	struct error err = { 0 };
-	struct import_vm *vm;
-	struct key *root;
+	struct import_vm *vm = NULL;
+	struct key *root = NULL;
 
 	if (import_read(data, size, &root, &err) < 0 || import_hyperv(root, &env, &vm, &err) < 0)
 		fail_msg("%s", err.text);
@@ -212,6 +212,8 @@ static const char template[] =
     "</_" NIC_INSTANCE "_>"
     "<_9f8233ac-be49-4c79-8ee3-e7e1985b2077_><Enabled type=\"bool\">False</Enabled>"
     "</_9f8233ac-be49-4c79-8ee3-e7e1985b2077_>"
+    "<global_settings><power><host_startup><action type=\"integer\">2</action></host_startup>"
+    "<host_shutdown><action type=\"integer\">0</action></host_shutdown></power></global_settings>"
     "</configuration>";
 
 static void check_template(const struct import_vm *vm)
@@ -235,6 +237,8 @@ static void check_template(const struct import_vm *vm)
 	assert_int_equal(find_note(vm, "no virtual switch 'Office'")->message_id, 33012);
 	assert_false(config->ic_enabled[CONFIG_IC_SHUTDOWN]);
 	assert_true(config->ic_enabled[CONFIG_IC_HEARTBEAT]);
+	assert_int_equal(config->start_action, CONFIG_START_ALWAYS);
+	assert_int_equal(config->stop_action, CONFIG_STOP_TURN_OFF);
 	assert_false(import_vm_blocked(vm));
 }
 

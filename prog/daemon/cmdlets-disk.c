@@ -3,9 +3,11 @@
 
 #include "base/macros.h"
 #include "disk-task.h"
+#include "mounts.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -58,7 +60,7 @@ static bool is_attached(const char *path)
 }
 
 /* Hyper-V's object, of what oyako-disk says: no member but these gets through. */
-static json_t *object_vhd(const char *path, const json_t *result)
+static json_t *object_vhd(const struct daemon *daemon, const char *path, const json_t *result)
 {
 	static const char *const members[] = {
 		"VhdFormat", "VhdType",        "FileSize",
@@ -66,6 +68,8 @@ static json_t *object_vhd(const char *path, const json_t *result)
 		"BlockSize", "ParentPath",     "PhysicalSectorSize",
 		"Alignment", "DiskIdentifier", "FragmentationPercentage",
 	};
+	static const char *const numbers[] = { "DiskNumber", "Number" };
+	const struct mount *mount = mounts_by_path(daemon->mounts, path);
 	json_t *vhd = json_object_get(result, "vhd"), *object;
 	char host[65] = "";
 
@@ -77,15 +81,17 @@ static json_t *object_vhd(const char *path, const json_t *result)
 		json_object_set_new(object, members[i], value ? json_incref(value) : json_null());
 	}
 	json_object_set_new(object, "Attached", json_boolean(is_attached(path)));
-	json_object_set_new(object, "DiskNumber", json_null());
-	json_object_set_new(object, "Number", json_null());
+	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
+		json_object_set_new(object, numbers[i],
+				    mount ? json_integer(mount->number) : json_null());
+	json_object_set_new(object, "NbdSocket", mount ? json_string(mount->socket) : json_null());
 	return object;
 }
 
 static int show_vhd(struct disk_task *task, const json_t *result, struct process *process,
 		    json_t **ret, struct error *err)
 {
-	*ret = object_vhd(task->path, result);
+	*ret = object_vhd(task->request->daemon, task->path, result);
 	return 0;
 }
 
@@ -118,18 +124,38 @@ static void add_paths_of_vm(struct request *request, json_t *paths, const char *
 			json_array_append_new(paths, json_string(vm->config->disks[i].path));
 }
 
+/* The mounted disk of that number, or an error of the request. */
+static struct mount *numbered_mount(struct request *request)
+{
+	unsigned number = (unsigned)request_integer(request, "DiskNumber", 0);
+	struct mount *mount = mounts_by_number(request->daemon->mounts, number);
+	char text[24];
+	struct error err;
+
+	if (!mount) {
+		snprintf(text, sizeof(text), "%u", number);
+		error_set(&err, ERR_NOT_FOUND, "no disk of this number is mounted");
+		request_error(request, text, &err);
+	}
+	return mount;
+}
+
 void cmdlet_get_vhd(struct request *request)
 {
 	const json_t *ids = json_object_get(request->params, "VMId");
 	json_t *paths;
 
-	if (!ids) {
-		disk_task_run(request, paths_of(request, "Path"), &get_ops);
-		return;
+	if (json_object_get(request->params, "DiskNumber")) {
+		struct mount *mount = numbered_mount(request);
+
+		paths = mount ? json_pack("[s]", mount->path) : json_array();
+	} else if (ids) {
+		paths = json_array();
+		for (size_t i = 0; i < json_array_size(ids); i++)
+			add_paths_of_vm(request, paths, json_string_value(json_array_get(ids, i)));
+	} else {
+		paths = paths_of(request, "Path");
 	}
-	paths = json_array();
-	for (size_t i = 0; i < json_array_size(ids); i++)
-		add_paths_of_vm(request, paths, json_string_value(json_array_get(ids, i)));
 	disk_task_run(request, paths, &get_ops);
 }
 
@@ -250,7 +276,8 @@ static int begin_convert(struct disk_task *task, json_t **ret, struct error *err
 static int end_convert(struct disk_task *task, const json_t *result, struct process *process,
 		       json_t **ret, struct error *err)
 {
-	*ret = object_vhd(request_string(task->request, "DestinationPath"), result);
+	*ret = object_vhd(task->request->daemon, request_string(task->request, "DestinationPath"),
+			  result);
 	if (request_switch(task->request, "DeleteSource") && unlink(task->path) < 0)
 		return error_set_errno(err, errno, "it was converted, but deleting it failed");
 	return 0;
@@ -298,4 +325,147 @@ static const struct disk_task_ops test_ops = {
 void cmdlet_test_vhd(struct request *request)
 {
 	disk_task_run(request, paths_of(request, "Path"), &test_ops);
+}
+
+/* ---- Mount-VHD ---- */
+
+static int begin_mount(struct disk_task *task, json_t **ret, struct error *err)
+{
+	bool read_only = request_switch(task->request, "ReadOnly");
+	struct mount *mount;
+	int r = mounts_begin(task->request->daemon->mounts, task->path, read_only, &mount,
+			     &task->fd, err);
+
+	if (r < 0)
+		return r;
+	task->context = mount;
+	*ret = json_pack("{s:s, s:s, s:b, s:b}", "op", "serve", "path", task->path, "read_only",
+			 read_only, "raw", is_raw(task->path));
+	return 0;
+}
+
+static void mount_failed(struct disk_task *task)
+{
+	if (task->context)
+		mounts_forget(task->context);
+	task->context = NULL;
+}
+
+static bool has_program(const char *name)
+{
+	const char *path = getenv("PATH");
+
+	while (path && *path) {
+		int len = (int)strcspn(path, ":");
+		AUTO_FREE char *file = NULL;
+
+		if (asprintf(&file, "%.*s/%s", len, path, name) < 0)
+			abort();
+		if (access(file, X_OK) == 0)
+			return true;
+		path += len + (path[len] == ':');
+	}
+	return false;
+}
+
+/* What the host has to look into it with. */
+static json_t *hints(const struct mount *mount)
+{
+	json_t *list = json_array();
+	char text[400];
+
+	if (has_program("nbdfuse")) {
+		snprintf(text, sizeof(text), "nbdfuse FILE nbd+unix:///?socket=%.250s",
+			 mount->socket);
+		json_array_append_new(list, json_string(text));
+	}
+	if (has_program("nbd-client") && access("/dev/nbd0", F_OK) == 0) {
+		snprintf(text, sizeof(text), "nbd-client -unix %.250s /dev/nbd0", mount->socket);
+		json_array_append_new(list, json_string(text));
+	}
+	snprintf(text, sizeof(text), "qemu-img info nbd+unix:///?socket=%.250s", mount->socket);
+	json_array_append_new(list, json_string(text));
+	return list;
+}
+
+static int end_mount(struct disk_task *task, const json_t *result, struct process *process,
+		     json_t **ret, struct error *err)
+{
+	struct mount *mount = task->context;
+	int r = mounts_started(mount, process, err);
+
+	if (r < 0)
+		return r;
+	task->context = NULL;
+	*ret = object_vhd(task->request->daemon, task->path, result);
+	json_object_set_new(*ret, "Use", hints(mount));
+	return 0;
+}
+
+static const struct disk_task_ops mount_ops = {
+	.activity = "mounting it",
+	.flags = DISK_JOB_SERVES,
+	.begin = begin_mount,
+	.end = end_mount,
+	.failed = mount_failed,
+};
+
+void cmdlet_mount_vhd(struct request *request)
+{
+	disk_task_run(request, paths_of(request, "Path"), &mount_ops);
+}
+
+/* ---- Dismount-VHD ---- */
+
+static void dismounted(void *user, struct mount *mount, const char *how)
+{
+	struct request *request = user;
+	struct error err;
+
+	/* An adopted process doesn't tell its status. */
+	if (mount->process.child && strcmp(how, "ended with status 0") != 0) {
+		error_set(&err, ERR_IO, "what was written last may be lost: its oyako-disk %s",
+			  how);
+		request_error(request, mount->path, &err);
+	}
+	request_release(request);
+}
+
+static void dismount(struct request *request, struct mount *mount)
+{
+	struct error err;
+
+	if (!mount->watch || mount->ended) {
+		error_set(&err, ERR_BUSY, "it is being mounted or dismounted");
+		request_error(request, mount->path, &err);
+		return;
+	}
+	request_hold(request);
+	request_progress(request, mount->path, "dismounting it");
+	mounts_end(mount, dismounted, request);
+}
+
+void cmdlet_dismount_vhd(struct request *request)
+{
+	json_t *paths = paths_of(request, "Path");
+	struct error err;
+
+	if (json_object_get(request->params, "DiskNumber")) {
+		struct mount *mount = numbered_mount(request);
+
+		if (mount)
+			dismount(request, mount);
+	}
+	for (size_t i = 0; i < json_array_size(paths); i++) {
+		const char *path = json_string_value(json_array_get(paths, i));
+		struct mount *mount = path ? mounts_by_path(request->daemon->mounts, path) : NULL;
+
+		if (mount) {
+			dismount(request, mount);
+		} else if (path) {
+			error_set(&err, ERR_NOT_FOUND, "it is not mounted");
+			request_error(request, path, &err);
+		}
+	}
+	json_decref(paths);
 }

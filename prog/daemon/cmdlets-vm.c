@@ -23,6 +23,8 @@ static void show_vm(struct request *request, struct vm *vm)
 static int take_settings(struct request *request, struct config_vm *config, struct error *err)
 {
 	const char *backend = request_string(request, "Backend");
+	const char *start = request_string(request, "AutomaticStartAction");
+	const char *stop = request_string(request, "AutomaticStopAction");
 	const char *const names[] = { "LinuxKernelPath", "LinuxInitrdPath", "LinuxCommandLine",
 				      "Notes" };
 	char **const fields[] = { &config->kernel_path, &config->initrd_path,
@@ -31,6 +33,12 @@ static int take_settings(struct request *request, struct config_vm *config, stru
 
 	if (backend)
 		config_backend_from_name(backend, &config->backend);
+	if (start)
+		config_start_action_from_name(start, &config->start_action);
+	if (stop)
+		config_stop_action_from_name(stop, &config->stop_action);
+	config->start_delay_seconds =
+	    (unsigned)request_integer(request, "AutomaticStartDelay", config->start_delay_seconds);
 	config->processor_count =
 	    (unsigned)request_integer(request, "ProcessorCount", config->processor_count);
 	config->memory_bytes =
@@ -406,7 +414,7 @@ static void shut_down(struct request *request, struct vm *vm)
 		abort();
 	*stop = (struct stop){ .request = request,
 			       .vm = vm_ref(vm),
-			       .force = request_switch(request, "Force") };
+			       .force = request_switch(request, "Force") || vm->host_stops };
 	if (loop_timer_new(vm->daemon->loop, stop_tick, stop, &stop->timer, NULL) < 0)
 		abort();
 	loop_timer_arm(stop->timer, clock_now_ns() + NS_PER_SEC);
@@ -428,7 +436,9 @@ static void stop_vm(struct request *request, struct vm *vm)
 		show_vm(request, vm);
 		return;
 	}
-	if (request_switch(request, "TurnOff")) {
+	vm->host_stops = request_switch(request, "HostStops");
+	if (request_switch(request, "TurnOff") ||
+	    (vm->host_stops && vm->config->stop_action == CONFIG_STOP_TURN_OFF)) {
 		request_hold(request);
 		vm_wait(vm, VM_WAIT_OFF, wait_done, request, request);
 		run_turn_off(vm);

@@ -54,6 +54,8 @@ static const struct {
 	{ "Get-VHD", cmdlet_get_vhd },
 	{ "Test-VHD", cmdlet_test_vhd },
 	{ "Convert-VHD", cmdlet_convert_vhd },
+	{ "Mount-VHD", cmdlet_mount_vhd },
+	{ "Dismount-VHD", cmdlet_dismount_vhd },
 };
 
 request_run cmdlets_find(const char *name)

@@ -44,6 +44,8 @@ void cmdlet_new_vhd(struct request *request);
 void cmdlet_get_vhd(struct request *request);
 void cmdlet_test_vhd(struct request *request);
 void cmdlet_convert_vhd(struct request *request);
+void cmdlet_mount_vhd(struct request *request);
+void cmdlet_dismount_vhd(struct request *request);
 void cmdlet_export_vm(struct request *request);
 void cmdlet_import_vm(struct request *request);
 void cmdlet_compare_vm(struct request *request);

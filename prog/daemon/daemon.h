@@ -11,14 +11,18 @@
 
 struct vm;
 struct switches;
+struct mounts;
 struct requests;
+struct automatic;
 
 struct daemon {
 	struct loop *loop;
 	struct config_paths paths;
 	struct events *events;
 	struct switches *switches;
+	struct mounts *mounts;
 	struct requests *requests;
+	struct automatic *automatic; /* VMs that are to start after a delay */
 	char *worker_program, *switch_program, *disk_program;
 	int lock_fd;     /* of the state folder: one daemon at a time */
 	struct vm **vms; /* those that are defined; each holds a reference */

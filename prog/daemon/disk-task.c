@@ -1,6 +1,7 @@
 #include "disk-task.h"
 
 #include "base/macros.h"
+#include "mounts.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -18,12 +19,23 @@ static void task_free(struct disk_task *task)
 	request_release(request);
 }
 
-static void end_one(struct disk_task *task)
+static void close_files(struct disk_task *task)
 {
 	output_done(&task->output);
 	if (task->fd >= 0)
 		close(task->fd);
 	task->fd = -1;
+}
+
+static void let_go(struct disk_task *task)
+{
+	if (task->ops->failed)
+		task->ops->failed(task);
+}
+
+static void end_one(struct disk_task *task)
+{
+	close_files(task);
 	task->job = NULL;
 	task->index++;
 	next(task);
@@ -49,13 +61,19 @@ const struct vm *disk_task_user(const struct daemon *daemon, const char *path)
 /* Who has it is known only here. */
 static void report(struct disk_task *task, const struct error *err)
 {
-	const struct vm *vm =
-	    err->code == ERR_BUSY ? disk_task_user(task->request->daemon, task->path) : NULL;
+	const struct daemon *daemon = task->request->daemon;
+	const struct mount *mount = mounts_by_path(daemon->mounts, task->path);
+	const struct vm *vm = disk_task_user(daemon, task->path);
 	struct error named;
 
-	if (vm) {
-		error_set(&named, ERR_BUSY, "it is in use by virtual machine '%.100s'",
-			  vm->config->name);
+	if (err->code == ERR_BUSY && (vm || mount)) {
+		if (vm)
+			error_set(&named, ERR_BUSY, "it is in use by virtual machine '%.100s'",
+				  vm->config->name);
+		else
+			error_set(&named, ERR_BUSY,
+				  "it is mounted as disk %u: Dismount-VHD comes first",
+				  mount->number);
 		err = &named;
 	}
 	request_error(task->request, task->path, err);
@@ -81,8 +99,10 @@ static void on_done(void *user, const json_t *result, struct process *process,
 		r = output_commit(&task->output, &failure);
 	if (!err && r == 0)
 		r = task->ops->end(task, result, process, &object, &failure);
-	if (err || r < 0)
+	if (err || r < 0) {
 		report(task, err ? err : &failure);
+		let_go(task);
+	}
 	if (object)
 		request_result(task->request, object);
 	end_one(task);
@@ -117,7 +137,8 @@ static void next(struct disk_task *task)
 		if (begin(task, &err) == 0)
 			return;
 		report(task, &err);
-		output_done(&task->output);
+		let_go(task);
+		close_files(task);
 		task->index++;
 	}
 	task_free(task);

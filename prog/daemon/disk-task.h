@@ -21,6 +21,8 @@ struct disk_task_ops {
 	 * stay NULL. process: as disk_job_events.done has it. */
 	int (*end)(struct disk_task *task, const json_t *result, struct process *process,
 		   json_t **ret, struct error *err);
+	/* What begin has set up besides is not needed: the job failed. May be NULL. */
+	void (*failed)(struct disk_task *task);
 };
 
 struct disk_task {
@@ -33,6 +35,7 @@ struct disk_task {
 	struct output output; /* goes to the job as its descriptor */
 	int fd;               /* of another one that does; -1: none. Closed by the task */
 	bool cancelled;
+	void *context; /* of the ops */
 };
 
 /* Takes paths, a list of texts. */

@@ -2,8 +2,10 @@
  * oyakod: the management service. It keeps the descriptions of VMs, starts their workers, and
  * answers the API; it owns no guest, and may end and start again while they run.
  */
+#include "automatic.h"
 #include "daemon.h"
 #include "files.h"
+#include "mounts.h"
 #include "request.h"
 #include "run.h"
 #include "server.h"
@@ -157,7 +159,8 @@ static bool is_idle(struct service *service)
 	for (size_t i = 0; i < service->daemon.vm_count; i++)
 		if (service->daemon.vms[i]->run)
 			return false;
-	return server_connections(service->server) == 0 && !requests_busy(service->daemon.requests);
+	return server_connections(service->server) == 0 &&
+	       !requests_busy(service->daemon.requests) && !service->daemon.automatic;
 }
 
 static void check_idle(struct service *service)
@@ -301,6 +304,8 @@ static int start(struct service *service, struct error *err)
 		r = requests_new(daemon, &daemon->requests, err);
 	if (r == 0)
 		r = switches_new(daemon, &daemon->switches, err);
+	if (r == 0)
+		r = mounts_new(daemon, &daemon->mounts, err);
 	if (r < 0)
 		return r;
 	log_service(service, EVENT_SERVICE_STARTED, "The management service was started.");
@@ -308,6 +313,7 @@ static int start(struct service *service, struct error *err)
 	if (r < 0)
 		return r;
 	run_adopt_all(daemon);
+	automatic_begin(daemon);
 	fd = open_listener(service, err);
 	if (fd < 0)
 		return fd;
@@ -362,9 +368,11 @@ static void release(struct service *service)
 	struct daemon *daemon = &service->daemon;
 
 	server_free(service->server);
+	automatic_end(daemon);
 	for (size_t i = 0; i < daemon->vm_count; i++)
 		run_detach(daemon->vms[i]);
 	switches_free(daemon->switches);
+	mounts_free(daemon->mounts);
 	requests_free(daemon->requests);
 	vm_free_all(daemon);
 	events_close(daemon->events);

@@ -149,6 +149,10 @@ json_t *object_vm(const struct vm *vm)
 	json_object_set_new(object, "MemoryStartup",
 			    json_integer((json_int_t)config->memory_bytes));
 	put_text(object, "Notes", config->notes ? config->notes : "");
+	put_text(object, "AutomaticStartAction", config_start_action_name(config->start_action));
+	json_object_set_new(object, "AutomaticStartDelay",
+			    json_integer(config->start_delay_seconds));
+	put_text(object, "AutomaticStopAction", config_stop_action_name(config->stop_action));
 	put_guest(object, vm);
 	put_text(object, "LinuxKernelPath", config->kernel_path);
 	put_text(object, "LinuxInitrdPath", config->initrd_path);

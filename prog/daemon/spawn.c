@@ -181,6 +181,12 @@ void spawn_reap(struct process *process, char *ret_how, size_t size)
 	process->pidfd = -1;
 }
 
+void spawn_end(const struct process *process)
+{
+	if (process->pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, process->pidfd, SIGTERM, NULL, 0);
+}
+
 void spawn_kill(const struct process *process)
 {
 	if (process->pidfd >= 0)

@@ -27,6 +27,8 @@ int spawn_find(pid_t pid, unsigned long long start_ticks, struct process *ret, s
 /* After the pidfd became readable: reaps a child, closes the pidfd, and says how it ended:
  * "ended with status 1", "was killed by signal 9 (Killed)". */
 void spawn_reap(struct process *process, char *ret_how, size_t size);
+/* Asks it to end (SIGTERM). */
+void spawn_end(const struct process *process);
 void spawn_kill(const struct process *process);
 
 #endif

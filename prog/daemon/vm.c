@@ -1,5 +1,6 @@
 #include "vm.h"
 
+#include "automatic.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
@@ -225,7 +226,8 @@ static int make_folder(struct vm *vm, struct error *err)
 static void delete_folder(struct vm *vm)
 {
 	AUTO_FREE char *link = store_path(vm->daemon, vm->id);
-	static const char *const files[] = { CONFIG_FILE, LAST_STOP_FILE, "lock", "worker.log" };
+	static const char *const files[] = { CONFIG_FILE, LAST_STOP_FILE, "lock", "worker.log",
+					     "running" };
 	AUTO_CLOSE int fd = open_folder(vm->folder, NULL);
 
 	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
@@ -376,6 +378,7 @@ void vm_note_stop(struct vm *vm, const char *reason, const char *text, const jso
 		return;
 	if (crash)
 		json_object_set(stop, "crash", (json_t *)crash);
+	automatic_note_off(vm);
 	json_decref(vm->last_stop);
 	vm->last_stop = stop;
 	if (!vm->removed && (fd < 0 || config_save_json(fd, LAST_STOP_FILE, stop, &err) < 0))

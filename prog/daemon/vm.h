@@ -34,6 +34,7 @@ struct vm {
 	enum vm_state state;
 	struct run *run;     /* NULL: off */
 	json_t *last_stop;   /* "reason", "text", "time", perhaps "crash"; NULL: never ran */
+	bool host_stops;     /* it is stopped with the host, not by somebody */
 	bool console_wanted; /* by whoever starts it */
 	int early_console;   /* COM1, connected before the start; -1: none */
 	struct vm_waiter *waiters;

@@ -20,6 +20,9 @@ struct job {
 	int fds[JOB_MAX_FDS]; /* that came with the request; -1: none, or taken */
 	uint64_t told_ns;     /* when progress was told last */
 	bool cancelled;
+	/* What goes on after the answer; its result is the program's. NULL: nothing. */
+	int (*then)(void *user);
+	void *then_user;
 };
 
 int job_receive(int fd, struct job *ret, struct error *err);

@@ -18,8 +18,9 @@ static const struct {
 	const char *name;
 	int (*run)(struct job *job, json_t **ret, struct error *err);
 } ops[] = {
-	{ "create", op_create },   { "describe", op_describe },   { "check", op_check },
-	{ "convert", op_convert }, { "copy-file", op_copy_file },
+	{ "create", op_create },   { "describe", op_describe }, { "check", op_check },
+	{ "convert", op_convert }, { "serve", op_serve },       { "copy-file", op_copy_file },
+	{ "parents", op_parents },
 };
 
 static int run(struct job *job, json_t **ret, struct error *err)
@@ -54,5 +55,7 @@ int main(int argc, char **argv)
 	else
 		job_fail(&job, &err);
 	job_done(&job);
+	if (r == 0 && job.then)
+		r = job.then(job.then_user);
 	return r == 0 ? 0 : 1;
 }

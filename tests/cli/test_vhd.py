@@ -289,3 +289,79 @@ def test_full_disk(host, small_disk):
     assert "No space" in host.run("new-vhd", "small/b.vhdx", "100MB", "-Fixed", status=1)
     assert os.listdir(small_disk) == []
     host.run("new-vhd", "small/b.vhdx", "100MB")
+
+
+def run_tool(*args, status=0):
+    done = subprocess.run(args, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, "%s: %s%s" % (args, done.stdout, done.stderr)
+    return done.stdout
+
+
+def uri_of(mount):
+    return "nbd+unix:///?socket=" + mount["NbdSocket"]
+
+
+def test_mount(host):
+    host.run("new-vhd", "a.vhdx", "256MB", "-BlockSizeBytes", "2MB")
+    mount = host.json("mount-vhd", "a.vhdx")[0]
+    assert mount["DiskNumber"] == 1 and mount["Attached"] and any("qemu-img" in u for u in mount["Use"])
+    assert host.json("get-vhd", "-DiskNumber", 1)[0]["Path"] == path_of(host, "a.vhdx")
+    info = json.loads(run_tool("nbdinfo", "--json", uri_of(mount)))["exports"][0]
+    assert info["export-size"] == 256 * MIB and info["block_size_minimum"] == 512
+    assert info["can_multi_conn"] and info["can_trim"] and info["can_zero"] and info["can_fua"]
+    assert not info["is_read_only"] and info["contexts"] == ["base:allocation"]
+    run_tool("qemu-io", "-f", "raw", "-c", "write -P 0x55 1M 3M", "-c", "write -f -P 0x66 100M 64k",
+             "-c", "read -P 0x55 1M 3M", "-c", "discard 2M 1M", "-c", "write -z 1M 64k",
+             "-c", "read -P 0 1M 64k", "-c", "read -P 0x66 100M 64k", "-c", "flush", uri_of(mount))
+    extents = json.loads(run_tool("nbdinfo", "--json", "--map", uri_of(mount)))
+    assert extents[0] == {"offset": 0, "length": MIB, "type": 3, "description": "hole,zero"}
+    assert sum(e["length"] for e in extents) == 256 * MIB
+    # In use for all others.
+    for args in (("convert-vhd", "a.vhdx", "b.vhdx"), ("mount-vhd", "a.vhdx")):
+        assert "mounted as disk 1" in host.run(*args, status=1)
+    host.run("new-vm", "a", "-VHDPath", "a.vhdx", "-LinuxKernelPath", host.kernel)
+    assert "in use" in host.run("start-vm", "a", status=1)
+    run_tool("nbdcopy", uri_of(mount), path_of(host, "copy.img"))
+    host.run("dismount-vhd", "a.vhdx")
+    assert same(path_of(host, "a.vhdx"), path_of(host, "copy.img"))
+    run_tool("qemu-img", "check", path_of(host, "a.vhdx"))
+    assert not host.json("get-vhd", "a.vhdx")[0]["Attached"]
+    assert "not mounted" in host.run("dismount-vhd", "a.vhdx", status=1)
+    assert "no disk of this number" in host.run("get-vhd", "-DiskNumber", 1, status=1)
+    assert os.listdir(os.path.join(host.runtime, "disk")) == []
+
+
+def test_mount_read_only_and_chains(host):
+    raw = path_of(host, "a.img")
+    write_some(raw, 100 * MIB)
+    host.run("convert-vhd", "a.img", "a.vhd", "-VHDType", "Dynamic")
+    host.run("new-vhd", "b.vhd", "-ParentPath", "a.vhd")
+    mounts = host.json("mount-vhd", "a.vhd,b.vhd", "-ReadOnly")
+    assert [m["DiskNumber"] for m in mounts] == [1, 2]
+    for mount in mounts:
+        assert json.loads(run_tool("nbdinfo", "--json", uri_of(mount)))["exports"][0]["is_read_only"]
+        run_tool("qemu-img", "compare", "-f", "raw", "-F", "raw", raw, uri_of(mount))
+        run_tool("qemu-io", "-f", "raw", "-c", "write 0 512", uri_of(mount), status=1)
+    host.run("dismount-vhd", "-DiskNumber", 2)
+    mount = host.json("mount-vhd", "b.vhd")[0]
+    assert mount["DiskNumber"] == 2
+    run_tool("nbdcopy", raw, uri_of(mount))
+    run_tool("qemu-io", "-f", "raw", "-c", "write -P 7 4097k 1k", "-c", "read -P 7 4097k 1k", uri_of(mount))
+    host.run("dismount-vhd", "a.vhd,b.vhd")
+    assert same(raw, path_of(host, "a.vhd"))
+
+
+def test_mounts_outlive_the_service(host):
+    host.run("new-vhd", "a.vhdx", "64MB")
+    mount = host.json("mount-vhd", "a.vhdx")[0]
+    host.kill_daemon()
+    run_tool("qemu-io", "-f", "raw", "-c", "write -P 9 0 1M", uri_of(mount))
+    assert host.json("get-vhd", "-DiskNumber", 1)[0]["NbdSocket"] == mount["NbdSocket"]
+    host.run("dismount-vhd", "-DiskNumber", 1)
+    run_tool("qemu-io", "-f", "vhdx", "-r", "-c", "read -P 9 0 1M", path_of(host, "a.vhdx"))
+    # One that was killed is forgotten.
+    mount = host.json("mount-vhd", "a.vhdx")[0]
+    os.kill(children_of(host.daemon_pid())[0], signal.SIGKILL)
+    wait_for(lambda: not host.json("get-vhd", "a.vhdx")[0]["Attached"])
+    wait_for(lambda: host.json("get-vhd", "a.vhdx")[0]["DiskNumber"] is None)
+    assert "not mounted" in host.run("dismount-vhd", "a.vhdx", status=1)

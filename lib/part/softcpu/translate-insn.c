@@ -37,15 +37,21 @@ static void gen_flags_to_vp(struct gen *g, uint32_t live)
 
 /* ---- slow paths ---- */
 
+/* How many uops the handler of u looks at. ENTER's aux may be anything. */
+static unsigned uops_read(const struct uop *u)
+{
+	if (u->fn == sc_hostop)
+		return 1 + HOSTOP_UOPS;
+	return u->aux == UOP_FUSED && u->fn != sc_enter ? 2 : 1;
+}
+
 uint32_t gen_site(struct gen *g, const struct xl_insn *x, enum xl_after after, bool with_uop)
 {
 	unsigned uops = 0;
 	struct xl_site *s;
 
 	if (with_uop)
-		uops = x->u->fn == sc_hostop                           ? 1 + HOSTOP_UOPS
-		       : x->kind == XL_PLAIN && x->u->aux == UOP_FUSED ? 2
-								       : 1;
+		uops = uops_read(x->u);
 	s = code_cache_data(&g->t->cache, sizeof(*s) + uops * sizeof(struct uop) + sizeof(sc_fn *));
 	if (!s) {
 		g->full = true;

@@ -43,8 +43,8 @@ static struct import_vm *import(const uint8_t *data, size_t size, const char *no
 {
 	const struct import_env env = { (void *)not_there, find_any, has_switch, new_mac };
 	struct error err = { 0 };
-	struct import_vm *vm;
-	struct key *root;
+	struct import_vm *vm = NULL;
+	struct key *root = NULL;
 
 	if (import_read(data, size, &root, &err) < 0 || import_hyperv(root, &env, &vm, &err) < 0)
 		fail_msg("%s", err.text);

@@ -320,7 +320,7 @@ static void test_completion(void **state)
 	struct cmdlet_candidates found;
 
 	cmdlet_complete(1, cmdlets, &found);
-	assert_int_equal(json_array_size(found.words), 4);
+	assert_int_equal(json_array_size(found.words), 6);
 	json_decref(found.words);
 	cmdlet_complete(3, params, &found);
 	assert_int_equal(json_array_size(found.words), 1);

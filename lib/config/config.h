@@ -58,6 +58,14 @@ enum config_ic {
 	CONFIG_IC_COUNT
 };
 
+/* What Checkpoint-VM takes. Production needs the guest's help (VSS), and falls back to Standard. */
+enum config_checkpoint_type {
+	CONFIG_CHECKPOINT_PRODUCTION,
+	CONFIG_CHECKPOINT_PRODUCTION_ONLY,
+	CONFIG_CHECKPOINT_STANDARD,
+	CONFIG_CHECKPOINT_DISABLED,
+	CONFIG_CHECKPOINT_COUNT
+};
 /* What happens to the VM when the host starts and stops; Hyper-V's names. */
 enum config_start_action { CONFIG_START_NOTHING, CONFIG_START_IF_RUNNING, CONFIG_START_ALWAYS };
 enum config_stop_action { CONFIG_STOP_TURN_OFF, CONFIG_STOP_SAVE, CONFIG_STOP_SHUT_DOWN };
@@ -82,6 +90,10 @@ struct config_vm {
 	struct config_nic *nics;
 	unsigned nic_count;
 	bool ic_enabled[CONFIG_IC_COUNT];
+	enum config_checkpoint_type checkpoint_type;
+	/* GUIDs as text. The saved state that it goes on from; the checkpoint that it comes from.
+	 */
+	char *saved_state, *parent_checkpoint; /* NULL: none */
 	enum config_start_action start_action;
 	unsigned start_delay_seconds; /* of an automatic start */
 	enum config_stop_action stop_action;
@@ -118,6 +130,9 @@ void config_remove_nic(struct config_vm *vm, unsigned index);
 int config_set_string(char **field, const char *value, struct error *err);
 
 const char *config_ic_name(enum config_ic ic);
+/* "Production", "ProductionOnly", "Standard", "Disabled" */
+const char *config_checkpoint_type_name(enum config_checkpoint_type type);
+bool config_checkpoint_type_from_name(const char *name, enum config_checkpoint_type *ret);
 /* "Nothing", "StartIfRunning", "Start"; "TurnOff", "Save", "ShutDown". From a name: case ignored.
  */
 const char *config_start_action_name(enum config_start_action action);

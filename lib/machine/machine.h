@@ -24,8 +24,9 @@ enum machine_off_reason {
 	MACHINE_OFF_TURNED_OFF, /* machine_turn_off() */
 	MACHINE_OFF_CRASH,      /* the guest reported a crash and stopped, or can't go on */
 	MACHINE_OFF_ERROR,      /* the host could not go on */
+	MACHINE_OFF_SAVED,      /* machine_save() */
 };
-/* "guest-shutdown", "turned-off", "guest-crash", "worker-error" */
+/* "guest-shutdown", "turned-off", "guest-crash", "worker-error", "saved" */
 const char *machine_off_reason_name(enum machine_off_reason reason);
 
 struct machine_kvp {
@@ -58,11 +59,22 @@ struct machine_events {
 
 /* Descriptors that the description's paths stand for, in the order of the description. They are
  * taken over (closed by machine_free, or by a failed machine_new). -1: not given. */
+struct machine_parents {
+	int *fds; /* allocated */
+	unsigned count;
+};
+
 struct machine_files {
 	int kernel, initrd, kvm;
+	int saved; /* a saved state (state/file.h): the VM goes on from it instead of booting */
 	int disks[CONFIG_MAX_DISKS];
-	int nics[CONFIG_MAX_NICS]; /* the port's socket; -1: not connected */
+	struct machine_parents
+	    parents[CONFIG_MAX_DISKS]; /* of differencing ones: the direct one first */
+	int nics[CONFIG_MAX_NICS];     /* the port's socket; -1: not connected */
 };
+
+/* Closes and frees what is in it. */
+void machine_parents_done(struct machine_parents *parents);
 
 int machine_new(struct loop *loop, const struct config_vm *config, struct machine_files *files,
 		const struct machine_events *events, struct machine **ret, struct error *err);
@@ -83,6 +95,33 @@ int machine_set_service(struct machine *machine, enum config_ic service, bool en
 
 /* Returns how many bytes the guest's UART could take. */
 size_t machine_console_input(struct machine *machine, unsigned port, const void *data, size_t len);
+
+/* ---- save ---- */
+
+struct machine_saved {
+	uint64_t pause_ns; /* how long the guest stood still, up to now */
+	uint64_t ram_bytes_written;
+	unsigned rounds; /* of copying behind the running guest */
+};
+
+/*
+ * Writes the VM's memory and state to fd (taken; an empty regular file). Memory is copied behind
+ * the running guest; then the guest stands still for what it wrote last, and for its devices'
+ * state.
+ *
+ * stop: the VM then stands for good, and when the file is on the disk `off` follows with
+ * MACHINE_OFF_SAVED. Else the guest goes on at once, and the file is finished behind it. done is
+ * called when the file is whole on the disk (err NULL), or not to be had: then the guest goes on,
+ * too. One at a time (ERR_BUSY); the machine may be paused.
+ */
+typedef void (*machine_save_done)(void *user, const struct machine_saved *saved,
+				  const struct error *err);
+int machine_save(struct machine *machine, int fd, bool stop, machine_save_done done, void *user,
+		 struct error *err);
+/* Between machine_save and done. */
+bool machine_saving(const struct machine *machine);
+/* Of the memory, how much has been written: 0 to 100. */
+unsigned machine_save_percent(const struct machine *machine);
 
 /* ---- state for the administrator ---- */
 

@@ -59,17 +59,27 @@ static void on_ejected(void *user, unsigned lun, struct blk *medium)
 static int open_disk(struct synthetic *synthetic, unsigned index, struct error *err)
 {
 	const struct config_disk *disk = &synthetic->machine->config->disks[index];
+	struct machine_parents *parents = &synthetic->machine->files.parents[index];
 	int *fd = &synthetic->machine->files.disks[index];
+	AUTO_FREE int *chain = calloc(1 + parents->count, sizeof(*chain));
 	const struct disk_options options = {
 		.format = disk->kind == CONFIG_DISK_DVD ? DISK_RAW : DISK_PROBE,
 		.read_only = disk->read_only || disk->kind == CONFIG_DISK_DVD,
 		.logical_sector_bytes = disk->kind == CONFIG_DISK_DVD ? 2048 : 0,
 	};
-	int r = disk_open(synthetic->machine->loop, *fd, &options, &synthetic->disks[index], err);
+	int r;
 
+	if (!chain)
+		return error_set(err, ERR_NO_MEMORY, "no memory for a disk");
+	chain[0] = *fd;
+	if (parents->count > 0)
+		memcpy(chain + 1, parents->fds, parents->count * sizeof(*chain));
+	r = disk_open_chain(synthetic->machine->loop, chain, 1 + parents->count, &options,
+			    &synthetic->disks[index], err);
 	if (r < 0)
 		return error_prefix(err, "disk '%s'", disk->path);
-	*fd = -1; /* the disk's now */
+	*fd = -1; /* the disk's now, like its parents' */
+	parents->count = 0;
 	return 0;
 }
 
@@ -286,6 +296,69 @@ void synthetic_free(struct synthetic *synthetic)
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		close_disk(synthetic->disks[i]);
 	free(synthetic);
+}
+
+/* ---- state ---- */
+
+void synthetic_quiesce(struct synthetic *synthetic)
+{
+	for (unsigned i = 0; i < MAX_SCSI; i++)
+		if (synthetic->scsi[i])
+			storvsp_quiesce(synthetic->scsi[i]);
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (synthetic->nics[i])
+			netvsp_quiesce(synthetic->nics[i]);
+}
+
+void synthetic_unquiesce(struct synthetic *synthetic)
+{
+	for (unsigned i = 0; i < MAX_SCSI; i++)
+		if (synthetic->scsi[i])
+			storvsp_unquiesce(synthetic->scsi[i]);
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (synthetic->nics[i])
+			netvsp_unquiesce(synthetic->nics[i]);
+}
+
+void synthetic_save(struct synthetic *synthetic, struct state_out *out)
+{
+	for (unsigned i = 0; i < MAX_SCSI; i++)
+		if (synthetic->scsi[i])
+			storvsp_save(synthetic->scsi[i], out);
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (synthetic->nics[i])
+			netvsp_save(synthetic->nics[i], out);
+	ic_save(synthetic->ic, out);
+}
+
+int synthetic_restore_begin(struct synthetic *synthetic, struct state_in *in, struct error *err)
+{
+	return ic_restore_begin(synthetic->ic, in, err);
+}
+
+int synthetic_restore(struct synthetic *synthetic, struct state_in *in, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < MAX_SCSI; i++)
+		if (synthetic->scsi[i])
+			r = storvsp_restore(synthetic->scsi[i], in, err);
+	for (unsigned i = 0; r == 0 && i < CONFIG_MAX_NICS; i++)
+		if (synthetic->nics[i])
+			r = netvsp_restore(synthetic->nics[i], in, err);
+	if (r == 0)
+		r = ic_restore(synthetic->ic, in, err);
+	return r;
+}
+
+int synthetic_restore_finish(struct synthetic *synthetic, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < IC_SERVICE_COUNT; i++)
+		r = ic_enable(synthetic->ic, (enum ic_service)i,
+			      synthetic->machine->config->ic_enabled[i], err);
+	return r;
 }
 
 /* ---- machine.h: services ---- */

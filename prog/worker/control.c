@@ -30,6 +30,7 @@ struct control {
 	struct machine *machine;
 	struct client *clients[MAX_CLIENTS];
 	unsigned client_count;
+	int fd; /* that came with the request which is being carried out; -1: none */
 };
 
 static void client_free(struct client *client)
@@ -79,8 +80,9 @@ json_t *control_services_event(struct machine *machine)
 
 static json_t *state_event(struct machine *machine)
 {
-	return json_pack("{s:s, s:s}", "event", "state", "state",
-			 machine_paused(machine) ? "paused" : "running");
+	return json_pack("{s:s, s:s, s:b}", "event", "state", "state",
+			 machine_paused(machine) ? "paused" : "running", "saving",
+			 machine_saving(machine));
 }
 
 /* Resident memory of this process in bytes, guest RAM included. */
@@ -103,8 +105,9 @@ static json_t *status_json(struct control *control)
 		json_array_append_new(vps,
 				      json_integer((json_int_t)machine_vp_runtime_ns(machine, i)));
 	status = json_pack(
-	    "{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:o, s:O}", "state",
-	    machine_paused(machine) ? "paused" : "running", "backend",
+	    "{s:s, s:b, s:i, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:o, s:O}", "state",
+	    machine_paused(machine) ? "paused" : "running", "saving", machine_saving(machine),
+	    "save_percent", (int)machine_save_percent(machine), "backend",
 	    machine_backend_name(machine), "backend_reason", machine_backend_reason(machine),
 	    "uptime_ns", (json_int_t)machine_uptime_ns(machine), "memory_bytes",
 	    (json_int_t)control->config->memory_bytes, "resident_bytes", resident_bytes(),
@@ -168,6 +171,35 @@ static int op_status(struct control *control, json_t *request, json_t **ret, str
 	return 0;
 }
 
+static void on_saved(void *user, const struct machine_saved *saved, const struct error *err)
+{
+	struct control *control = user;
+
+	if (err)
+		control_event(control,
+			      json_pack("{s:s, s:{s:s, s:s}}", "event", "save-failed", "error",
+					"code", err_code_name(err->code), "text", err->text));
+	else
+		control_event(control,
+			      json_pack("{s:s, s:I, s:I, s:i}", "event", "saved", "pause_ns",
+					(json_int_t)saved->pause_ns, "ram_bytes_written",
+					(json_int_t)saved->ram_bytes_written, "rounds",
+					(int)saved->rounds));
+}
+
+static int op_save(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	bool stop = json_is_true(json_object_get(request, "stop"));
+	int r;
+
+	if (control->fd < 0)
+		return error_set(err, ERR_INVALID, "\"save\" without a descriptor");
+	r = machine_save(control->machine, TAKE_FD(control->fd), stop, on_saved, control, err);
+	if (r == 0)
+		control_event(control, state_event(control->machine));
+	return r;
+}
+
 static int op_set_integration(struct control *control, json_t *request, json_t **ret,
 			      struct error *err)
 {
@@ -188,15 +220,11 @@ static const struct {
 	const char *name;
 	int (*run)(struct control *control, json_t *request, json_t **ret, struct error *err);
 } operations[] = {
-	{ "status", op_status },
-	{ "shutdown", op_shutdown },
-	{ "reboot", op_reboot },
-	{ "turn-off", op_turn_off },
-	{ "reset", op_reset },
-	{ "pause", op_pause },
-	{ "resume", op_resume },
-	{ "nmi", op_nmi },
-	{ "set-integration", op_set_integration },
+	{ "status", op_status }, { "shutdown", op_shutdown },
+	{ "reboot", op_reboot }, { "turn-off", op_turn_off },
+	{ "reset", op_reset },   { "pause", op_pause },
+	{ "resume", op_resume }, { "nmi", op_nmi },
+	{ "save", op_save },     { "set-integration", op_set_integration },
 };
 
 static int run_request(struct control *control, json_t *request, json_t **ret, struct error *err)
@@ -235,11 +263,19 @@ static void answer(struct client *client, json_t *request)
 static void client_ready(void *user, uint32_t events)
 {
 	struct client *client = user;
+	struct control *control = client->control;
+	int fds[IPC_MAX_FDS];
+	unsigned fd_count = 0;
 	json_t *request;
-	int r = ipc_recv(client->fd, &request, NULL, NULL, NULL);
+	int r = ipc_recv(client->fd, &request, fds, &fd_count, NULL);
 
 	if (r == 1) {
+		control->fd = fd_count ? fds[0] : -1;
+		for (unsigned i = 1; i < fd_count; i++)
+			close(fds[i]);
 		answer(client, request);
+		if (control->fd >= 0)
+			close(control->fd);
 		json_decref(request);
 	} else if (r != -ERR_BUSY) {
 		client_free(client);
@@ -296,6 +332,7 @@ int control_new(struct loop *loop, int listen_fd, const struct config_vm *config
 	control->loop = loop;
 	control->listen_fd = listen_fd;
 	control->config = config;
+	control->fd = -1;
 	if (loop_fd_add(loop, listen_fd, EPOLLIN, on_connect, control, &control->listen_lfd, err) <
 	    0) {
 		free(control);

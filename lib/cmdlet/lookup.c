@@ -16,6 +16,7 @@ const struct cmdlet *cmdlet_at(size_t n)
 		{ cmdlet_table_vm, cmdlet_table_vm_count },
 		{ cmdlet_table_disk, cmdlet_table_disk_count },
 		{ cmdlet_table_import, cmdlet_table_import_count },
+		{ cmdlet_table_guest, cmdlet_table_guest_count },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {

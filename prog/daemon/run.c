@@ -4,8 +4,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "cmdlets.h"
 #include "config/config-json.h"
 #include "files.h"
+#include "guest-sockets.h"
 #include "ipc/ipc.h"
 #include "sockets.h"
 #include "switches.h"
@@ -376,6 +378,16 @@ static void on_guest_crash(struct run *run, const json_t *event)
 		 json_is_string(message) ? crash_cause(json_string_value(message)) : "");
 }
 
+static void on_socket_asked(struct run *run, const json_t *event)
+{
+	guest_socket_asked(run->vm, event);
+}
+
+static void on_copy_progress(struct run *run, const json_t *event)
+{
+	cmdlets_copy_progress(run->vm, event);
+}
+
 static void on_off(struct run *run, const json_t *event)
 {
 	take_text(run->off_reason, sizeof(run->off_reason), json_object_get(event, "reason"));
@@ -396,6 +408,8 @@ static void on_event(void *user, const char *name, const json_t *event)
 		{ "shutdown-failed", on_shutdown_failed },
 		{ "guest-crash", on_guest_crash },
 		{ "off", on_off },
+		{ "socket-asked", on_socket_asked },
+		{ "copy-progress", on_copy_progress },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(events); i++)

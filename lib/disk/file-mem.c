@@ -140,6 +140,25 @@ static int mem_set_size(struct file *file, uint64_t size_bytes)
 	return 0;
 }
 
+static bool is_zero_page(const uint8_t *page)
+{
+	return page[0] == 0 && memcmp(page, page + 1, PAGE - 1) == 0;
+}
+
+/* Pages of zeros are holes. */
+static int mem_extent(struct file *file, uint64_t offset, bool *ret_data, uint64_t *ret_end)
+{
+	struct file_mem *f = container_of(file, struct file_mem, file);
+	uint64_t page = ALIGN_DOWN(offset, (uint64_t)PAGE);
+
+	*ret_data = !is_zero_page(f->bytes + page);
+	do
+		page += PAGE;
+	while (page < file->size_bytes && is_zero_page(f->bytes + page) != *ret_data);
+	*ret_end = MIN(page, file->size_bytes);
+	return 0;
+}
+
 static void mem_free(struct file *file, bool close_fd)
 {
 	struct file_mem *f = container_of(file, struct file_mem, file);
@@ -157,6 +176,7 @@ static const struct file_ops mem_ops = {
 	.submit = mem_submit,
 	.wait = mem_wait,
 	.set_size = mem_set_size,
+	.extent = mem_extent,
 	.free = mem_free,
 };
 

@@ -21,6 +21,15 @@ struct disk_merge_options {
 	const char *absolute, *relative, *volume;
 };
 
+/* What the uppermost of some layers that has something at offset has there; PARENT: none has. */
+int disk_merged_extent(struct blk *const *layers, unsigned count, uint64_t offset,
+		       uint64_t max_bytes, struct blk_extent *ret, struct error *err);
+
+/* Copies what the layers (each lies over the next, the last one over target) have into target, and
+ * makes it durable. */
+int disk_merge_layers(struct blk *const *layers, unsigned count, struct blk *target,
+		      const struct disk_progress *progress, struct error *err);
+
 int disk_merge(const struct disk_merge_options *options, const struct disk_progress *progress,
 	       struct error *err);
 

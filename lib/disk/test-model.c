@@ -289,21 +289,131 @@ static void drop_leaf(struct world *w)
 	w->now = w->below[w->depth - 1];
 }
 
+/* True unless the format can't do that. */
+static bool done(int rc, const struct error *err)
+{
+	if (rc == -ERR_UNSUPPORTED)
+		return false;
+	must(rc, err);
+	return true;
+}
+
+/* Layers [first, into), counted from the leaf, go into layer `into`. */
+static void merge(struct world *w)
+{
+	unsigned first = (unsigned)rnd(w, w->depth - 1);
+	unsigned into = first + 1 + (unsigned)rnd(w, w->depth - 1 - first);
+	unsigned target = w->depth - 1 - into, top = w->depth - 1 - first;
+	int fds[MAX_DEPTH];
+	struct error err;
+
+	for (unsigned i = 0; i < w->depth; i++)
+		fds[i] = w->fds[w->depth - 1 - i];
+	if (!done(disk_merge(&(struct disk_merge_options){ .fds = fds,
+							   .count = w->depth,
+							   .first = first,
+							   .into = into,
+							   .relative = ".\\merged" },
+			     NULL, &err),
+		  &err))
+		return;
+	for (unsigned i = target + 1; i <= top; i++)
+		close(w->fds[i]);
+	for (unsigned i = target; i < top; i++)
+		free(w->below[i].tag);
+	for (unsigned i = top; i < w->depth; i++) {
+		w->below[i - top + target] = w->below[i];
+		if (i > top)
+			w->fds[i - top + target] = w->fds[i];
+	}
+	w->depth -= top - target;
+}
+
+static void resize(struct world *w)
+{
+	uint64_t size = w->now.size_bytes, change = (1 + rnd(w, 4000)) * SECTOR;
+	struct disk_resize_options options = { .unsafe_shrink = true };
+	struct error err;
+
+	if (w->format == DISK_VHD && w->depth > 1)
+		return;
+	options.size_bytes = w->format == DISK_VHDX && size > 4 * MIB && rnd(w, 2)
+				 ? size - change
+				 : MIN(size + change, MAX_DISK);
+	if (!done(disk_resize(w->fds[w->depth - 1], &options, NULL, &err), &err))
+		return;
+	w->now.size_bytes = options.size_bytes;
+	for (uint64_t at = MIN(size, options.size_bytes); at < MAX_DISK; at += SECTOR)
+		w->now.tag[at / SECTOR] = 0;
+}
+
+static void compact(struct world *w)
+{
+	int fd = w->fds[rnd(w, w->depth)];
+	struct disk_details details;
+	struct error err;
+
+	must(disk_describe(fd, &details, &err), &err);
+	disk_details_done(&details);
+	if (details.type != DISK_FIXED)
+		done(disk_compact(fd, rnd(w, 2) ? DISK_COMPACT_FULL : DISK_COMPACT_QUICK, NULL,
+				  &err),
+		     &err);
+}
+
+static void relink(struct world *w)
+{
+	unsigned child = 1 + (unsigned)rnd(w, w->depth - 1);
+	struct disk_details parent;
+	char path[1000];
+	struct error err;
+
+	memset(path, 'p', sizeof(path));
+	path[1 + rnd(w, sizeof(path) - 1)] = '\0';
+	must(disk_describe(w->fds[child - 1], &parent, &err), &err);
+	done(disk_set_parent(w->fds[child],
+			     &(struct disk_parent_link){ .parent = &parent, .relative = path },
+			     &err),
+	     &err);
+	disk_details_done(&parent);
+}
+
+static void on_finding(void *user, const struct disk_finding *finding)
+{
+	if (finding->severity == DISK_DAMAGE)
+		fail_msg("%s at %#lx", finding->what, finding->offset);
+}
+
+static void check_files(struct world *w)
+{
+	struct disk_check_options options = { .report = on_finding };
+	enum disk_severity worst;
+	struct error err;
+
+	for (unsigned i = 0; i < w->depth; i++)
+		done(disk_check(w->fds[i], &options, &worst, &err), &err);
+}
+
 /* One structural change of the closed chain. */
 static void restructure(struct world *w)
 {
-	switch (rnd(w, 4)) {
-	case 0:
-		if (w->depth < MAX_DEPTH)
-			add_child(w);
-		break;
-	case 1:
-		if (w->depth > 1)
-			drop_leaf(w);
-		break;
-	default: /* only reopened */
-		break;
-	}
+	unsigned kind = (unsigned)rnd(w, 10);
+
+	w->done[1 + kind]++;
+	if (kind < 3 && w->depth < MAX_DEPTH)
+		add_child(w);
+	else if (kind == 3 && w->depth > 1)
+		drop_leaf(w);
+	else if (kind == 4 && w->depth > 1)
+		merge(w);
+	else if (kind == 5)
+		resize(w);
+	else if (kind == 6)
+		compact(w);
+	else if (kind == 7 && w->depth > 1)
+		relink(w);
+	else if (kind == 8)
+		check_files(w);
 }
 
 static void step(struct world *w)

@@ -1,13 +1,14 @@
 /*
- * Power cuts under a VHDX (power-cut.h). A disk is worked on while its file is recorded. Each file
- * that a cut could leave must open, pass our checks, hold everything that the guest had flushed,
- * and nothing that it never wrote.
+ * Power cuts under a VHDX or VHD (power-cut.h). A disk is worked on while its file is recorded.
+ * Each file that a cut could leave must open, pass our checks, hold everything that the guest had
+ * flushed, and nothing that it never wrote.
  */
 #include "base/loop.h"
 #include "base/macros.h"
 #include "blk/sync.h"
 #include "disk/blk-pattern.h"
 #include "disk/power-cut.h"
+#include "disk/vhd.h"
 #include "disk/vhdx.h"
 
 #include <fcntl.h>
@@ -55,6 +56,7 @@ struct world {
 	bool frees_often;
 	uint32_t block_bytes; /* 0: 1 MiB */
 	bool differencing;    /* over a parent that holds parent_value */
+	bool vhd;
 };
 
 #define SPOT_BYTES (64 * KIB)
@@ -246,7 +248,7 @@ static struct blk *open_or_fail(struct world *w, struct file *file, bool read_on
 
 	if (w->differencing)
 		options.parent = blk_pattern_new(w->loop, w->disk_bytes, 512, parent_value);
-	if (vhdx_open(file, &options, &disk, &err) < 0)
+	if ((w->vhd ? vhd_open : vhdx_open)(file, &options, &disk, &err) < 0)
 		fail_msg("cut at %lu: %s", moment, err.text);
 	return disk;
 }
@@ -297,14 +299,16 @@ static void check_cut(struct world *w, uint64_t moment, enum cut_style style)
 
 /* ---- scenarios ---- */
 
-static void load_new_vhdx(struct world *w, uint64_t disk_bytes, bool fixed)
+static void load_new_disk(struct world *w, uint64_t disk_bytes, bool fixed)
 {
-	struct disk_create_options options = { .format = DISK_VHDX,
+	struct disk_create_options options = { .format = w->vhd ? DISK_VHD : DISK_VHDX,
 					       .size_bytes = disk_bytes,
-					       .block_bytes = w->block_bytes ?: MIB,
+					       .block_bytes = w->block_bytes
+								  ?: w->vhd ? 512 * KIB
+									    : MIB,
 					       .type = fixed ? DISK_FIXED : DISK_DYNAMIC,
 					       .sparse = true };
-	struct disk_details parent = { .format = DISK_VHDX,
+	struct disk_details parent = { .format = options.format,
 				       .size_bytes = disk_bytes,
 				       .logical_sector_bytes = 512,
 				       .physical_sector_bytes = 512,
@@ -338,7 +342,7 @@ static void start(struct world *w, uint64_t disk_bytes, unsigned spots, bool fix
 	w->cut = cut_new(NULL);
 	options.user = w->cut;
 	assert_int_equal(loop_new(&w->loop, NULL), 0);
-	load_new_vhdx(w, disk_bytes, fixed);
+	load_new_disk(w, disk_bytes, fixed);
 	w->disk = open_or_fail(w, cut_file(w->cut, w->loop, 0, CUT_ANY, 0, &options), false, 0);
 	w->spot_count = spots;
 	for (unsigned i = 0; i < spots; i++)
@@ -452,6 +456,29 @@ static void test_many_pages(void **state)
 	finish(&w);
 }
 
+static void test_vhd(void **state)
+{
+	run_scenario_on((struct world){ .vhd = true }, 1618, 8 * MIB, 6, false, 60, 300);
+	run_scenario_on((struct world){ .vhd = true }, 1619, 300 * MIB, 40, false, 200, 100);
+}
+
+static void test_vhd_frees(void **state)
+{
+	run_scenario_on((struct world){ .vhd = true, .frees_often = true }, 2718, 14 * MIB, 12,
+			false, 500, 200);
+}
+
+static void test_vhd_differencing(void **state)
+{
+	run_scenario_on((struct world){ .vhd = true, .differencing = true }, 3141, 24 * MIB, 20,
+			false, 300, 200);
+}
+
+static void test_vhd_fixed(void **state)
+{
+	run_scenario_on((struct world){ .vhd = true }, 4242, 8 * MIB, 6, true, 100, 40);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -464,6 +491,10 @@ int main(void)
 		cmocka_unit_test(test_differencing),
 		cmocka_unit_test(test_differencing_frees),
 		cmocka_unit_test(test_differencing_large_blocks),
+		cmocka_unit_test(test_vhd),
+		cmocka_unit_test(test_vhd_frees),
+		cmocka_unit_test(test_vhd_differencing),
+		cmocka_unit_test(test_vhd_fixed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,7 +19,6 @@
 #define SMALL_BLOCK_BYTES   (512u << 10)
 #define WINDOWS_10          0x000a0000u
 #define PATH_ALIGNMENT      4096u
-#define MAX_PATH_BYTES      (2u * 32767u)
 #define TABLE_WRITE_BYTES   65536u
 
 struct creation {
@@ -117,13 +116,13 @@ static int write_path(struct creation *c, unsigned slot, const char *code, const
 		      struct error *err)
 {
 	struct vhd_locator *locator = &c->header.locators[slot];
-	AUTO_FREE uint8_t *text = malloc(MAX_PATH_BYTES + 2);
+	AUTO_FREE uint8_t *text = malloc(VHD_MAX_PATH_BYTES);
 	uint32_t bytes;
 	int rc;
 
 	if (!text)
 		return error_set(err, ERR_NO_MEMORY, "no memory to create a VHD");
-	bytes = utf16_from_utf8(path, text, MAX_PATH_BYTES + 2);
+	bytes = utf16_from_utf8(path, text, VHD_MAX_PATH_BYTES);
 	if (bytes <= 2)
 		return error_set(err, ERR_INVALID,
 				 "the path '%s' of the parent is empty, too long or no UTF-8",
@@ -137,17 +136,6 @@ static int write_path(struct creation *c, unsigned slot, const char *code, const
 	rc = write_all(c, c->end, text, bytes, err);
 	c->end += ALIGN_UP(bytes, PATH_ALIGNMENT);
 	return rc;
-}
-
-/* As much of the path as there is room for, in UTF-16BE. */
-static void put_parent_name(struct creation *c, const char *path)
-{
-	uint8_t text[4096];
-	uint32_t bytes = utf16_from_utf8(path, text, sizeof(text));
-
-	for (uint32_t i = 0; i + 2 <= MIN(bytes, (uint32_t)sizeof(c->header.parent_name) - 2);
-	     i += 2)
-		store_be16(c->header.parent_name + i, load_le16(text + i));
 }
 
 static int write_table(struct creation *c, struct error *err)
@@ -175,7 +163,8 @@ static int write_parent(struct creation *c, struct error *err)
 	int rc = 0;
 
 	c->header.parent_unique_id = options->parent->link_id;
-	put_parent_name(c, options->parent_absolute ?: options->parent_relative);
+	vhd_header_set_parent_name(&c->header,
+				   options->parent_absolute ?: options->parent_relative);
 	if (options->parent_absolute)
 		rc = write_path(c, 0, VHD_LOCATOR_ABSOLUTE, options->parent_absolute, err);
 	c->end = ALIGN_UP(c->end, (uint64_t)PATH_ALIGNMENT);

@@ -2,6 +2,7 @@
 
 #include "base/bytes.h"
 #include "base/macros.h"
+#include "base/utf16.h"
 
 #define ALIGNMENT 4096u
 
@@ -179,6 +180,17 @@ int vhd_header_parse(const struct vhd_header *header, struct vhd_geometry *ret, 
 	if (rc == 0)
 		*ret = g;
 	return rc;
+}
+
+void vhd_header_set_parent_name(struct vhd_header *header, const char *path)
+{
+	uint8_t text[4096];
+	uint32_t bytes = utf16_from_utf8(path, text, sizeof(text));
+	uint32_t room = sizeof(header->parent_name) - 2;
+
+	memset(header->parent_name, 0, sizeof(header->parent_name));
+	for (uint32_t i = 0; i + 2 <= MIN(bytes, room); i += 2)
+		store_be16(header->parent_name + i, load_le16(text + i));
 }
 
 /* ---- places ---- */

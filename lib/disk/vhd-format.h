@@ -46,6 +46,9 @@ int vhd_footer_parse(const struct vhd_footer *footer, uint64_t at, struct vhd_ge
 /* Fills in the rest. */
 int vhd_header_parse(const struct vhd_header *header, struct vhd_geometry *ret, struct error *err);
 
+/* As much of the path as there is room for, in UTF-16BE. */
+void vhd_header_set_parent_name(struct vhd_header *header, const char *path);
+
 /* Cylinders, heads and sectors per track for a size, as Windows computes them. */
 void vhd_footer_set_size(struct vhd_footer *footer, uint64_t size_bytes);
 /* block_bytes, bitmap_bytes, block_shift, block_count from a block size and disk_bytes. */

@@ -58,6 +58,12 @@ struct vhd_growth {
 	struct image_io_list waiters;
 };
 
+#define VHD_OTHER_STRUCTURES 3u
+
+struct vhd_range {
+	uint64_t offset, length;
+};
+
 struct vhd {
 	struct image image;
 	struct vhd_geometry geometry;
@@ -76,6 +82,9 @@ struct vhd {
 	struct vhd_dirty dirty_blocks;  /* their bitmaps */
 	struct vhd_dirty dirty_sectors; /* of the BAT */
 
+	/* The footer's copy, the header, the table; then the paths to the parent (length 0: none).
+	 */
+	struct vhd_range structures[VHD_OTHER_STRUCTURES + VHD_LOCATORS];
 	uint64_t structures_end; /* no block lies below, unless it did before */
 	uint64_t end;            /* all of the file from here on is free */
 	uint64_t room_end;       /* blocks may lie below; a footer is durable behind */
@@ -116,6 +125,15 @@ void vhd_free(struct vhd *vhd);
 /* Blocking: puts a footer where a file of file_bytes ends (the file becomes as long as that if it
  * is shorter), and syncs. 0 or -errno. */
 int vhd_write_footer_now(struct vhd *vhd, uint64_t file_bytes);
+/* The allocated blocks by their place: sector in the upper half, block in the lower. NULL: no
+ * memory. */
+uint64_t *vhd_sorted_places(const struct vhd *vhd, size_t *ret_count);
+/* The first place for a block at or behind offset that touches no structure. */
+uint64_t vhd_free_place(const struct vhd *vhd, uint64_t offset);
+/* Blocking: cuts the file behind its last block. 0 or -errno. */
+int vhd_trim(struct vhd *vhd);
+/* Blocking: puts the footer at the end of the file, if it was found elsewhere. */
+int vhd_repair_footer(struct vhd *vhd, struct error *err);
 bool vhd_places_add(struct vhd_places *places, struct vhd_place place);
 
 /* ---- vhd-io.c ---- */

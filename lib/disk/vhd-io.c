@@ -904,7 +904,7 @@ static uint64_t used_end(const struct vhd *vhd)
 }
 
 /* Growing goes ahead of need. The new last footer is durable before the old one goes. */
-static int trim_file(struct vhd *vhd)
+int vhd_trim(struct vhd *vhd)
 {
 	uint64_t bytes = vhd_file_bytes(used_end(vhd));
 	int rc = 0;
@@ -929,7 +929,7 @@ int vhd_settle(struct vhd *vhd, struct error *err)
 	settle_background(vhd);
 	if (vhd->failed)
 		return error_set(err, ERR_IO, "the VHD file's metadata could not be written");
-	rc = vhd->layout_changed ? trim_file(vhd) : 0;
+	rc = vhd->layout_changed ? vhd_trim(vhd) : 0;
 	return rc < 0 ? error_set_errno(err, -rc, "cutting the VHD file to its size") : 0;
 }
 

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #define MAX_FREE_PLACES   65536u
+#define SEARCH_SECTORS    128u /* of a page and some */
 #define TABLE_READ_BYTES  65536u
 #define UNMAP_GRANULARITY 65536u
 
@@ -70,6 +71,39 @@ static int try_copy(struct vhd *vhd, bool *ret_counts, struct error *err)
 	return rc;
 }
 
+/* A fixed disk that was being enlarged: its old footer is the last thing in the file that isn't
+ * zero. */
+static int try_footer_before_zeros(struct vhd *vhd, bool *ret_counts, struct error *err)
+{
+	struct file *file = vhd->image.file;
+	uint64_t end = 0, run_end;
+	bool data;
+	int rc;
+
+	for (uint64_t at = 0; at < file->size_bytes; at = run_end) {
+		rc = file_extent(file, at, &data, &run_end);
+		if (rc < 0)
+			return error_set_errno(err, -rc, "looking for holes in the VHD file");
+		if (data)
+			end = run_end;
+	}
+	end = ALIGN_DOWN(end, VHD_SECTOR_BYTES);
+	for (unsigned i = 0; i < SEARCH_SECTORS && end >= VHD_FOOTER_BYTES; i++) {
+		end -= VHD_SECTOR_BYTES;
+		vhd->footer_offset = end;
+		rc = read_at(file, end, &vhd->footer, sizeof(vhd->footer), err);
+		if (rc < 0)
+			return rc;
+		*ret_counts = vhd_footer_counts(&vhd->footer) &&
+			      be32toh(vhd->footer.disk_type) == VHD_FIXED &&
+			      be64toh(vhd->footer.current_size) == end;
+		vhd->footer_damaged = *ret_counts;
+		if (*ret_counts || vhd->footer.cookie[0])
+			break;
+	}
+	return 0;
+}
+
 static int read_footer(struct vhd *vhd, struct error *err)
 {
 	bool counts;
@@ -79,6 +113,8 @@ static int read_footer(struct vhd *vhd, struct error *err)
 		rc = try_last_footer(vhd, VHD_SHORT_FOOTER_BYTES, &counts, err);
 	if (rc == 0 && !counts)
 		rc = try_copy(vhd, &counts, err);
+	if (rc == 0 && !counts)
+		rc = try_footer_before_zeros(vhd, &counts, err);
 	if (rc < 0)
 		return rc;
 	if (!counts)
@@ -86,8 +122,7 @@ static int read_footer(struct vhd *vhd, struct error *err)
 				 "neither the VHD footer at the end of the file (%#lx) nor its "
 				 "copy at 0 has a valid cookie and checksum",
 				 vhd->image.file->size_bytes);
-	return vhd_footer_parse(&vhd->footer, vhd->footer_damaged ? 0 : vhd->footer_offset,
-				&vhd->geometry, err);
+	return vhd_footer_parse(&vhd->footer, vhd->footer_offset, &vhd->geometry, err);
 }
 
 /* ---- block table ---- */
@@ -149,7 +184,6 @@ static int check_place(const struct vhd *vhd, uint32_t block, struct error *err)
 	return 0;
 }
 
-/* Blocks by place: sector in the upper half, number in the lower. */
 static int by_value(const void *a, const void *b)
 {
 	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
@@ -157,7 +191,7 @@ static int by_value(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static uint64_t *sorted_places(const struct vhd *vhd, size_t *ret_count)
+uint64_t *vhd_sorted_places(const struct vhd *vhd, size_t *ret_count)
 {
 	uint64_t *sorted = malloc(((size_t)vhd->geometry.block_count + 1) * sizeof(*sorted));
 	size_t count = 0;
@@ -172,39 +206,59 @@ static uint64_t *sorted_places(const struct vhd *vhd, size_t *ret_count)
 	return sorted;
 }
 
+uint64_t vhd_free_place(const struct vhd *vhd, uint64_t offset)
+{
+	const struct vhd_geometry *g = &vhd->geometry;
+	uint64_t place = vhd_block_place(g, offset);
+
+	for (size_t i = 0; i < ARRAY_SIZE(vhd->structures); i++) {
+		const struct vhd_range *s = &vhd->structures[i];
+
+		if (s->length && hits(place, vhd_slot_bytes(g), s->offset, s->length))
+			return vhd_free_place(vhd, s->offset + s->length);
+	}
+	return place;
+}
+
 /* Holes where a block fits are for new blocks. */
 static void note_holes(struct vhd *vhd, uint64_t from, uint64_t to)
 {
-	uint64_t slot = vhd_slot_bytes(&vhd->geometry);
+	uint64_t slot = vhd_slot_bytes(&vhd->geometry), at = from;
 
-	for (uint64_t at = vhd_block_place(&vhd->geometry, from);
-	     at + slot <= to && vhd->free.count < MAX_FREE_PLACES;
-	     at = vhd_block_place(&vhd->geometry, at + slot))
-		if (!vhd_places_add(&vhd->free, (struct vhd_place){ at, true }))
+	while (vhd->free.count < MAX_FREE_PLACES) {
+		at = vhd_free_place(vhd, at);
+		if (at + slot > to || !vhd_places_add(&vhd->free, (struct vhd_place){ at, true }))
 			return;
+		at += slot;
+	}
 }
 
-/* Where the structures before the blocks end; paths to the parent may lie behind the table. */
-static uint64_t structures_end(const struct vhd *vhd, const struct vhd_header *header)
+static void find_structures(struct vhd *vhd, const struct vhd_header *header)
 {
 	const struct vhd_geometry *g = &vhd->geometry;
-	uint64_t end = g->table_offset + (uint64_t)g->table_entries * VHD_BAT_ENTRY_BYTES;
+	struct vhd_range *paths = &vhd->structures[VHD_OTHER_STRUCTURES];
+	uint64_t end = 0;
 
-	end = MAX(end, g->header_offset + sizeof(*header));
-	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
-		uint64_t offset = be64toh(header->locators[i].data_offset);
-		uint64_t length = be32toh(header->locators[i].data_length);
+	vhd->structures[0] = (struct vhd_range){ 0, VHD_FOOTER_BYTES };
+	vhd->structures[1] = (struct vhd_range){ g->header_offset, sizeof(*header) };
+	vhd->structures[2] =
+	    (struct vhd_range){ g->table_offset, (uint64_t)g->table_entries * VHD_BAT_ENTRY_BYTES };
+	for (unsigned i = 0; i < VHD_LOCATORS && g->type == VHD_DIFFERENCING; i++) {
+		struct vhd_range range = { be64toh(header->locators[i].data_offset),
+					   be32toh(header->locators[i].data_length) };
 
-		if (RANGE_OK(offset, length, vhd->footer_offset))
-			end = MAX(end, offset + length);
+		if (RANGE_OK(range.offset, range.length, vhd->footer_offset))
+			paths[i] = range;
 	}
-	return ALIGN_UP(end, VHD_SECTOR_BYTES);
+	for (size_t i = 0; i < ARRAY_SIZE(vhd->structures); i++)
+		end = MAX(end, vhd->structures[i].offset + vhd->structures[i].length);
+	vhd->structures_end = ALIGN_UP(end, VHD_SECTOR_BYTES);
 }
 
 static int check_blocks(struct vhd *vhd, struct error *err)
 {
 	size_t count;
-	AUTO_FREE uint64_t *sorted = sorted_places(vhd, &count);
+	AUTO_FREE uint64_t *sorted = vhd_sorted_places(vhd, &count);
 	uint64_t end = 0, slot_end = 0;
 	int rc;
 
@@ -248,7 +302,7 @@ static int load_dynamic(struct vhd *vhd, struct error *err)
 		rc = vhd_header_parse(&header, &vhd->geometry, err);
 	if (rc < 0)
 		return rc;
-	vhd->structures_end = structures_end(vhd, &header);
+	find_structures(vhd, &header);
 	rc = read_table(vhd, err);
 	return rc < 0 ? rc : check_blocks(vhd, err);
 }
@@ -338,13 +392,20 @@ int vhd_write_footer_now(struct vhd *vhd, uint64_t file_bytes)
 	return rc < 0 ? rc : file_sync_now(file);
 }
 
-/* Only ever adds: what lies at the end of the file is nobody's, but it is not ours to cut. */
-static int repair_footer(struct vhd *vhd, struct error *err)
+/* Only ever adds: what lies at the end of the file is nobody's, but it is not ours to cut. (But a
+ * fixed disk has nothing between itself and its footer.) */
+int vhd_repair_footer(struct vhd *vhd, struct error *err)
 {
 	uint64_t bytes =
 	    MAX(vhd_file_bytes(vhd->end), ALIGN_UP(vhd->image.file->size_bytes, VHD_SECTOR_BYTES));
-	int rc = vhd_write_footer_now(vhd, bytes);
+	int rc;
 
+	if (vhd->geometry.type == VHD_FIXED) {
+		bytes = vhd->geometry.disk_bytes + sizeof(vhd->footer);
+		rc = file_set_size(vhd->image.file, bytes);
+	} else {
+		rc = vhd_write_footer_now(vhd, bytes);
+	}
 	if (rc < 0)
 		return error_set_errno(err, -rc, "writing the VHD footer anew");
 	vhd->footer_damaged = false;
@@ -389,7 +450,7 @@ int vhd_open(struct file *file, const struct disk_options *options, struct blk *
 		return rc;
 	rc = check_parent(vhd, options->parent, err);
 	if (rc == 0 && vhd->footer_damaged && !options->read_only)
-		rc = repair_footer(vhd, err);
+		rc = vhd_repair_footer(vhd, err);
 	if (rc < 0) {
 		vhd_free(vhd);
 		return rc;

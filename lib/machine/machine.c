@@ -266,11 +266,20 @@ static void take_files(struct machine_files *ret, struct machine_files *files)
 	files->kernel = files->initrd = files->kvm = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		files->disks[i] = -1;
+	memset(files->parents, 0, sizeof(files->parents));
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		files->nics[i] = -1;
 }
 
-static void close_files(const struct machine_files *files)
+void machine_parents_done(struct machine_parents *parents)
+{
+	for (unsigned i = 0; i < parents->count; i++)
+		close(parents->fds[i]);
+	free(parents->fds);
+	*parents = (struct machine_parents){ 0 };
+}
+
+static void close_files(struct machine_files *files)
 {
 	const int single[] = { files->kernel, files->initrd, files->kvm };
 
@@ -280,6 +289,8 @@ static void close_files(const struct machine_files *files)
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		if (files->disks[i] >= 0)
 			close(files->disks[i]);
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
+		machine_parents_done(&files->parents[i]);
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		if (files->nics[i] >= 0)
 			close(files->nics[i]);

@@ -62,11 +62,21 @@ struct machine_events {
 
 /* Descriptors that the description's paths stand for, in the order of the description. They are
  * taken over (closed by machine_free, or by a failed machine_new). -1: not given. */
+struct machine_parents {
+	int *fds; /* allocated */
+	unsigned count;
+};
+
 struct machine_files {
 	int kernel, initrd, kvm;
 	int disks[CONFIG_MAX_DISKS];
-	int nics[CONFIG_MAX_NICS]; /* the port's socket; -1: not connected */
+	struct machine_parents
+	    parents[CONFIG_MAX_DISKS]; /* of differencing ones: the direct one first */
+	int nics[CONFIG_MAX_NICS];     /* the port's socket; -1: not connected */
 };
+
+/* Closes and frees what is in it. */
+void machine_parents_done(struct machine_parents *parents);
 
 int machine_new(struct loop *loop, const struct config_vm *config, struct machine_files *files,
 		const struct machine_events *events, struct machine **ret, struct error *err);

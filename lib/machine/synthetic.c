@@ -61,17 +61,27 @@ static void on_ejected(void *user, unsigned lun, struct blk *medium)
 static int open_disk(struct synthetic *synthetic, unsigned index, struct error *err)
 {
 	const struct config_disk *disk = &synthetic->machine->config->disks[index];
+	struct machine_parents *parents = &synthetic->machine->files.parents[index];
 	int *fd = &synthetic->machine->files.disks[index];
+	AUTO_FREE int *chain = calloc(1 + parents->count, sizeof(*chain));
 	const struct disk_options options = {
 		.format = disk->kind == CONFIG_DISK_DVD ? DISK_RAW : DISK_PROBE,
 		.read_only = disk->read_only || disk->kind == CONFIG_DISK_DVD,
 		.logical_sector_bytes = disk->kind == CONFIG_DISK_DVD ? 2048 : 0,
 	};
-	int r = disk_open(synthetic->machine->loop, *fd, &options, &synthetic->disks[index], err);
+	int r;
 
+	if (!chain)
+		return error_set(err, ERR_NO_MEMORY, "no memory for a disk");
+	chain[0] = *fd;
+	if (parents->count > 0)
+		memcpy(chain + 1, parents->fds, parents->count * sizeof(*chain));
+	r = disk_open_chain(synthetic->machine->loop, chain, 1 + parents->count, &options,
+			    &synthetic->disks[index], err);
 	if (r < 0)
 		return error_prefix(err, "disk '%s'", disk->path);
-	*fd = -1; /* the disk's now */
+	*fd = -1; /* the disk's now, like its parents' */
+	parents->count = 0;
 	return 0;
 }
 

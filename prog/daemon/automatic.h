@@ -1,7 +1,7 @@
 /*
  * What happens to VMs when the host starts: Set-VM -AutomaticStartAction. It is done once for each
- * boot of the host, by the first daemon that starts. A VM that ran when the host went down still has
- * the mark of it in its folder.
+ * boot of the host, by the first daemon that starts. A VM that ran when the host went down still
+ * has the mark of it in its folder.
  */
 #ifndef DAEMON_AUTOMATIC_H
 #define DAEMON_AUTOMATIC_H

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 int files_lock(int fd, bool exclusive, struct error *err)
@@ -59,6 +60,12 @@ void files_add(struct files *files, const char *role, const char *key, int index
 	if (index >= 0)
 		json_object_set_new(description, key, json_integer(index));
 	json_array_append_new(files->descriptions, description);
+	if (files->count == files->capacity) {
+		files->capacity = MAX(files->capacity * 2, 16u);
+		files->fds = realloc(files->fds, files->capacity * sizeof(*files->fds));
+		if (!files->fds)
+			abort();
+	}
 	files->fds[files->count++] = fd;
 }
 
@@ -69,7 +76,9 @@ void files_done(struct files *files)
 	if (files->lock_fd >= 0)
 		close(files->lock_fd);
 	json_decref(files->descriptions);
-	files->count = 0;
+	free(files->fds);
+	files->fds = NULL;
+	files->count = files->capacity = 0;
 	files->lock_fd = -1;
 	files->descriptions = NULL;
 }
@@ -112,27 +121,90 @@ static const struct vm *user_of(const struct vm *vm, int fd)
 	return NULL;
 }
 
+static int lock_disk(const struct vm *vm, const char *path, int fd, bool writes, struct error *err)
+{
+	const struct vm *other;
+
+	if (files_lock(fd, writes, err) == 0)
+		return 0;
+	other = user_of(vm, fd);
+	if (err && err->code == ERR_BUSY)
+		return error_set(err, ERR_BUSY, "the disk '%.250s' is in use by %s%.100s%s", path,
+				 other ? "virtual machine '" : "another process",
+				 other ? other->config->name : "", other ? "'" : "");
+	return error_prefix(err, "the disk '%.150s'", path);
+}
+
 static int open_disk(const struct vm *vm, const struct config_disk *disk, struct error *err)
 {
 	bool writes = disk->kind == CONFIG_DISK_HARD && !disk->read_only;
 	AUTO_CLOSE int fd = open_regular(disk->path, writes ? O_RDWR : O_RDONLY, err);
-	const struct vm *other;
+	int r;
 
 	if (fd < 0)
 		return error_prefix(err, "opening the disk");
-	if (files_lock(fd, writes, err) == 0)
-		return TAKE_FD(fd);
-	other = user_of(vm, fd);
-	if (err && err->code == ERR_BUSY)
-		return error_set(err, ERR_BUSY, "the disk '%.250s' is in use by %s%.100s%s",
-				 disk->path, other ? "virtual machine '" : "another process",
-				 other ? other->config->name : "", other ? "'" : "");
-	return error_prefix(err, "the disk '%.150s'", disk->path);
+	r = lock_disk(vm, disk->path, fd, writes, err);
+	return r < 0 ? r : TAKE_FD(fd);
 }
 
-static int add_disks(struct vm *vm, struct files *files, struct error *err)
+static bool is_image_name(const char *path)
 {
-	for (unsigned i = 0; i < vm->config->disk_count; i++) {
+	static const char *const endings[] = { ".vhdx", ".avhdx", ".vhd", ".avhd" };
+	const char *dot = strrchr(path, '.');
+
+	for (size_t i = 0; dot && i < ARRAY_SIZE(endings); i++)
+		if (strcasecmp(dot, endings[i]) == 0)
+			return true;
+	return false;
+}
+
+/* Hyper-V goes by the name, too. And it must be so: in a raw image a guest can write what looks
+ * like a differencing disk whose parent is any file of the host. */
+bool files_may_have_parent(const struct config_disk *disk)
+{
+	return disk->path && disk->kind == CONFIG_DISK_HARD && is_image_name(disk->path);
+}
+
+/* The paths come out of an image. */
+static int open_parent(const struct vm *vm, const char *path, struct error *err)
+{
+	AUTO_CLOSE int fd = -1;
+	int r;
+
+	if (!is_image_name(path))
+		return error_set(err, ERR_INVALID, "'%.300s' can't be a disk's parent by its name",
+				 path);
+	fd = open_regular(path, O_RDONLY, err);
+	if (fd < 0)
+		return error_prefix(err, "opening a disk's parent");
+	r = lock_disk(vm, path, fd, false, err);
+	return r < 0 ? r : TAKE_FD(fd);
+}
+
+static int add_parents(struct vm *vm, const json_t *parents, struct files *files, unsigned index,
+		       struct error *err)
+{
+	char key[16];
+	const json_t *list;
+
+	snprintf(key, sizeof(key), "%u", index);
+	list = json_object_get(parents, key);
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		const char *path = json_string_value(json_array_get(list, i));
+		int fd = open_parent(vm, path ? path : "", err);
+
+		if (fd < 0)
+			return fd;
+		files_add(files, "parent", "index", (int)index, fd);
+	}
+	return 0;
+}
+
+static int add_disks(struct vm *vm, const json_t *parents, struct files *files, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < vm->config->disk_count; i++) {
 		int fd;
 
 		if (!vm->config->disks[i].path)
@@ -141,8 +213,9 @@ static int add_disks(struct vm *vm, struct files *files, struct error *err)
 		if (fd < 0)
 			return fd;
 		files_add(files, "disk", "index", (int)i, fd);
+		r = add_parents(vm, parents, files, i, err);
 	}
-	return 0;
+	return r;
 }
 
 static int add_boot(struct vm *vm, struct files *files, struct error *err)
@@ -184,7 +257,7 @@ static int add_kvm(struct vm *vm, struct files *files, struct error *err)
 	return 0;
 }
 
-int files_open(struct vm *vm, struct files *ret, struct error *err)
+int files_open(struct vm *vm, const json_t *parents, struct files *ret, struct error *err)
 {
 	AUTO_FREE char *lock_path = NULL;
 	int r = 0;
@@ -198,7 +271,7 @@ int files_open(struct vm *vm, struct files *ret, struct error *err)
 	if (r == 0)
 		r = add_boot(vm, ret, err);
 	if (r == 0)
-		r = add_disks(vm, ret, err);
+		r = add_disks(vm, parents, ret, err);
 	if (r == 0)
 		r = add_kvm(vm, ret, err);
 	if (r < 0)

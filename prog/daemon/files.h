@@ -1,23 +1,25 @@
 /*
- * The files of a VM that is started: opened and, as far as they are disks, locked, so that no two
- * VMs write one disk. The locks belong to the open files: they go to the worker with the
- * descriptors and end with it, whatever happens to the daemon.
+ * The files of a VM that is started: opened and, as far as they are disks (with the parents of
+ * differencing ones), locked, so that no two VMs write one disk and nobody writes a parent. The
+ * locks belong to the open files: they go to the worker with the descriptors and end with it,
+ * whatever happens to the daemon.
  */
 #ifndef DAEMON_FILES_H
 #define DAEMON_FILES_H
 
 #include "vm.h"
 
-#define FILES_MAX (CONFIG_MAX_DISKS + 4)
-
 struct files {
 	json_t *descriptions; /* list of {"role":...}, one for each descriptor */
-	int fds[FILES_MAX + CONFIG_MAX_NICS + 4];
-	unsigned count;
+	int *fds;
+	unsigned count, capacity;
 	int lock_fd; /* of the VM's folder */
 };
 
-int files_open(struct vm *vm, struct files *ret, struct error *err);
+/* parents: by a disk's index, as text, the paths of its parents, the direct one first. */
+int files_open(struct vm *vm, const json_t *parents, struct files *ret, struct error *err);
+/* The disk may be a differencing one: its parents have to be found. */
+bool files_may_have_parent(const struct config_disk *disk);
 /* Adds a descriptor (taken); index -1: none. */
 void files_add(struct files *files, const char *role, const char *key, int index, int fd);
 void files_done(struct files *files);

@@ -6,6 +6,7 @@
 #include "base/macros.h"
 #include "cmdlets.h"
 #include "config/config-json.h"
+#include "disk-job.h"
 #include "files.h"
 #include "guest-sockets.h"
 #include "ipc/ipc.h"
@@ -55,6 +56,7 @@ static struct run *run_new(struct vm *vm)
 	run->job_fd = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		run->port_fds[i] = -1;
+	run->parents = json_object();
 	snprintf(run->heartbeat, sizeof(run->heartbeat), "No Contact");
 	vm->run = run;
 	return run;
@@ -83,6 +85,7 @@ static void run_free(struct run *run)
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		if (run->port_fds[i] >= 0)
 			close(run->port_fds[i]);
+	json_decref(run->parents);
 	json_decref(run->status);
 	json_decref(run->services);
 	json_decref(run->kvp);
@@ -626,7 +629,7 @@ static int start_process(struct run *run, int lock_fd, struct error *err)
 static int launch(struct run *run, struct error *err)
 {
 	struct files files;
-	int r = files_open(run->vm, &files, err);
+	int r = files_open(run->vm, run->parents, &files, err);
 
 	if (r < 0)
 		return r;
@@ -650,8 +653,8 @@ static int launch(struct run *run, struct error *err)
 	return r;
 }
 
-/* All ports are there, or one is not to be had. */
-static void ports_ready(struct run *run)
+/* All ports and parents are there, or one is not to be had. */
+static void all_ready(struct run *run)
 {
 	struct error err = run->failure;
 
@@ -682,8 +685,53 @@ static void port_done(void *user, int fd, const struct error *err)
 		run->failure = *err;
 		error_prefix(&run->failure, "connecting the network adapter");
 	}
-	if (--run->ports_waiting == 0)
-		ports_ready(run);
+	if (--run->waiting == 0)
+		all_ready(run);
+}
+
+struct parents_wait {
+	struct run *run;
+	struct disk_job *job;
+	unsigned index;
+};
+
+static void parents_done(void *user, const json_t *result, struct process *process,
+			 const struct error *err)
+{
+	struct parents_wait *wait = user;
+	struct run *run = wait->run;
+	char key[16];
+
+	snprintf(key, sizeof(key), "%u", wait->index);
+	if (!err) {
+		json_object_set(run->parents, key, json_object_get(result, "parents"));
+	} else if (!run->failure.code) {
+		run->failure = *err;
+		error_prefix(&run->failure, "disk '%.200s'",
+			     run->vm->config->disks[wait->index].path);
+	}
+	free(wait);
+	if (--run->waiting == 0)
+		all_ready(run);
+}
+
+/* The daemon reads no image itself. */
+static void find_parents(struct run *run, unsigned index)
+{
+	static const struct disk_job_events events = { NULL, parents_done };
+	struct parents_wait *wait = malloc(sizeof(*wait));
+	json_t *request =
+	    json_pack("{s:s, s:s}", "op", "parents", "path", run->vm->config->disks[index].path);
+
+	if (!wait || !request)
+		abort();
+	*wait = (struct parents_wait){ .run = run, .index = index };
+	run->waiting++;
+	if (disk_job_start(run->vm->daemon, request, NULL, 0, 0, &events, wait, &wait->job,
+			   &run->failure) < 0) {
+		run->waiting--;
+		free(wait);
+	}
 }
 
 static void begin(void *user)
@@ -692,7 +740,7 @@ static void begin(void *user)
 	const struct config_vm *config = run->vm->config;
 
 	/* One more than there are, so that the last one's callback does not come too early. */
-	run->ports_waiting = 1;
+	run->waiting = 1;
 	for (unsigned i = 0; i < config->nic_count; i++) {
 		struct port_wait *wait;
 
@@ -702,11 +750,14 @@ static void begin(void *user)
 		if (!wait)
 			abort();
 		*wait = (struct port_wait){ run, i };
-		run->ports_waiting++;
+		run->waiting++;
 		switches_add_port(run->vm->daemon->switches, &config->nics[i], port_done, wait);
 	}
-	if (--run->ports_waiting == 0)
-		ports_ready(run);
+	for (unsigned i = 0; i < config->disk_count && !run->failure.code; i++)
+		if (files_may_have_parent(&config->disks[i]))
+			find_parents(run, i);
+	if (--run->waiting == 0)
+		all_ready(run);
 }
 
 int run_start(struct vm *vm, struct error *err)

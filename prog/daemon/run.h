@@ -27,8 +27,9 @@ struct run {
 	struct peer *peer;        /* control; NULL: not connected */
 	struct loop_timer *timer; /* start time-out, then kills a worker that does not end */
 	int port_fds[CONFIG_MAX_NICS];
-	unsigned ports_waiting;
-	bool ports_lost; /* the switch has died; its adapters wait for new ports */
+	struct json_t *parents; /* of its disks, as files_open wants them */
+	unsigned waiting;       /* for ports and parents */
+	bool ports_lost;        /* the switch has died; its adapters wait for new ports */
 	bool starting;
 	char *backend, *backend_reason;
 	/* What the worker last said. */

@@ -20,6 +20,7 @@ static const struct {
 } ops[] = {
 	{ "create", op_create },   { "describe", op_describe }, { "check", op_check },
 	{ "convert", op_convert }, { "serve", op_serve },       { "copy-file", op_copy_file },
+	{ "parents", op_parents },
 };
 
 static int run(struct job *job, json_t **ret, struct error *err)

@@ -9,6 +9,7 @@
 
 int op_create(struct job *job, json_t **ret, struct error *err);
 int op_describe(struct job *job, json_t **ret, struct error *err);
+int op_parents(struct job *job, json_t **ret, struct error *err);
 int op_convert(struct job *job, json_t **ret, struct error *err);
 int op_serve(struct job *job, json_t **ret, struct error *err);
 int op_check(struct job *job, json_t **ret, struct error *err);

@@ -2,6 +2,7 @@
 
 #include "base/macros.h"
 #include "config/config-json.h"
+#include "disk/disk.h"
 #include "ipc/ipc.h"
 
 #include <string.h>
@@ -31,6 +32,8 @@ void job_done(struct job *job)
 	close_fd(&job->files.kvm);
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		close_fd(&job->files.disks[i]);
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
+		machine_parents_done(&job->files.parents[i]);
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		close_fd(&job->files.nics[i]);
 	close_fd(&job->control_fd);
@@ -60,6 +63,22 @@ static int *slot(struct job *job, const char *role, unsigned number)
 	return NULL;
 }
 
+/* Takes fd. */
+static int add_parent(struct job *job, unsigned index, int fd, struct error *err)
+{
+	struct machine_parents *parents = &job->files.parents[index];
+	int *bigger = realloc(parents->fds, (parents->count + 1) * sizeof(*bigger));
+
+	if (bigger)
+		parents->fds = bigger;
+	if (!bigger || parents->count == DISK_CHAIN_MAX) {
+		close(fd);
+		return error_set(err, ERR_LIMIT, "disk %u has too many parents", index);
+	}
+	parents->fds[parents->count++] = fd;
+	return 0;
+}
+
 static int place_fd(struct job *job, const json_t *description, int fd, struct error *err)
 {
 	const char *role = json_string_value(json_object_get(description, "role"));
@@ -67,6 +86,8 @@ static int place_fd(struct job *job, const json_t *description, int fd, struct e
 	json_int_t number = json_integer_value(json_object_get(description, key));
 	int *where = NULL;
 
+	if (role && strcmp(role, "parent") == 0 && number >= 0 && number < CONFIG_MAX_DISKS)
+		return add_parent(job, (unsigned)number, fd, err);
 	if (role && number >= 0 && number <= CONFIG_MAX_DISKS)
 		where = slot(job, role, (unsigned)number);
 	if (!where || *where >= 0) {

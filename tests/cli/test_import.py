@@ -27,12 +27,15 @@ def digest(path):
 
 
 def sparse_disk(host, name, size=64 << 20):
+    """A disk that is one, with bytes of its own where VHDX has reserved space, and a long hole."""
     path = os.path.join(host.folder, name)
-    with open(path, "wb") as f:
-        f.write(os.urandom(1 << 20))
+    host.run("new-vhd", path, size)
+    with open(path, "r+b") as f:
+        f.seek(0x50000)
+        f.write(os.urandom(0x80000))
+        f.truncate(size)
         f.seek(size // 2 + 12345)
         f.write(b"in the middle")
-        f.truncate(size)
     return path
 
 

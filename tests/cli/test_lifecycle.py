@@ -411,8 +411,7 @@ def test_no_command_is_lost_when_the_idle_daemon_ends(host):
 
 def test_two_vms_can_not_write_one_disk(host):
     disk = os.path.join(host.folder, "disk.vhdx")
-    with open(disk, "wb") as f:
-        f.truncate(1 << 20)
+    host.run("new-vhd", "disk.vhdx", "10MB")
     host.new_vm("a", "", "-VHDPath", "disk.vhdx")
     host.new_vm("b", "", "-VHDPath", disk)
     host.run("start-vm", "a")

@@ -93,3 +93,60 @@ echo "== end"
     assert "model Virtual DVD-ROM" in output
     assert "sr1 empty" in output
     assert "I/O error" not in output
+
+
+def test_vhd(host, kernel, tmp_path):
+    """A dynamic VHD: what the guest wrote and discarded is what QEMU finds in the file."""
+    disk = str(tmp_path / "disk.vhd")
+    host.run("new-vhd", disk, "64MB")
+    output = host.boot_script(kernel, """
+seq 1 1000000 >/tmp/data
+dd if=/tmp/data of=/dev/sda bs=1M seek=3 conv=fsync 2>/dev/null
+dd if=/tmp/data of=/dev/sda bs=1M seek=40 conv=fsync 2>/dev/null
+blkdiscard -o $((40 << 20)) -l $((8 << 20)) /dev/sda || echo NO-DISCARD
+echo 3 >/proc/sys/vm/drop_caches
+echo "zeros $(dd if=/dev/sda bs=1M skip=40 count=8 2>/dev/null | tr -d '\\000' | wc -c)"
+dmesg | grep -i -E 'storvsc|I/O error|Sense' | grep -v registering
+echo "== end"
+""", vm_options=("-VHDPath", disk))
+    assert "NO-DISCARD" not in output and "I/O error" not in output
+    assert "zeros 0" in output
+    raw = str(tmp_path / "content.raw")
+    subprocess.run(["qemu-img", "convert", "-f", "vpc", "-O", "raw", disk, raw], check=True)
+    with open(raw, "rb") as f:
+        content = f.read()
+    data = "".join("%d\n" % n for n in range(1, 1000001)).encode()
+    assert content[3 << 20:(3 << 20) + len(data)] == data
+    assert len(content) == 64 << 20 and not any(content[40 << 20:])
+
+
+@pytest.mark.parametrize("ending", ["vhdx", "vhd"])
+def test_differencing(host, kernel, tmp_path, ending):
+    """A VM runs on a chain of three; its parents stay as they are; a parent that is missing is named."""
+    base, middle, leaf = (str(tmp_path / (name + "." + ending)) for name in ("base", "middle", "leaf"))
+    host.run("new-vhd", base, "64MB")
+    first = host.boot_script(kernel, """
+echo base >/dev/sda; sync
+dd if=/dev/zero bs=1M count=2 2>/dev/null | tr '\\000' b >/tmp/b
+dd if=/tmp/b of=/dev/sda bs=1M seek=8 conv=fsync 2>/dev/null
+echo "== end"
+""", vm_options=("-VHDPath", base), name="one")
+    assert "== end" in first
+    host.run("new-vhd", middle, "-ParentPath", base)
+    host.run("new-vhd", leaf, "-ParentPath", middle)
+    before = hashlib.sha256(open(base, "rb").read()).hexdigest()
+    script = """
+echo "start $(head -c 4 /dev/sda)"
+echo "sum $(dd if=/dev/sda bs=1M skip=8 count=2 2>/dev/null | tr -d b | wc -c)"
+printf leaf | dd of=/dev/sda bs=512 seek=16390 conv=notrunc,fsync 2>/dev/null
+echo "leaf $(dd if=/dev/sda bs=512 skip=16390 count=1 2>/dev/null | head -c 8)"
+echo "== end"
+"""
+    second = host.boot_script(kernel, script, vm_options=("-VHDPath", leaf), name="two")
+    assert "start base" in second and "sum 0" in second and "leaf leafbbbb" in second
+    third = host.boot_script(kernel, script, vm_options=("-VHDPath", leaf), name="three")
+    assert "start base" in third and "sum 4" in third
+    assert hashlib.sha256(open(base, "rb").read()).hexdigest() == before
+    os.rename(middle, middle + ".away")
+    failed = host.run("start-vm", "three", check=False)
+    assert failed.returncode != 0 and "leaf." + ending in failed.stderr and "-ParentPath" in failed.stderr

@@ -258,6 +258,50 @@ void chipset_reset(struct chipset *chipset)
 		uart_reset(chipset->uart[i]);
 }
 
+void chipset_save(struct chipset *chipset, struct state_out *out)
+{
+	ioapic_save(chipset->ioapic, out);
+	if (chipset->cfg.legacy) {
+		pic_save(chipset->pic, out);
+		pit_save(chipset->pit, out);
+		i8042_save(chipset->i8042, out);
+	}
+	rtc_save(chipset->rtc, out);
+	pm_save(chipset->pm, out);
+	pci_save(chipset->pci, out);
+	for (unsigned i = 0; i < CHIPSET_UARTS; i++)
+		uart_save(chipset->uart[i], out);
+}
+
+static int restore_legacy(struct chipset *chipset, struct state_in *in, struct error *err)
+{
+	int rc = pic_restore(chipset->pic, in, err);
+
+	if (rc == 0)
+		rc = pit_restore(chipset->pit, in, err);
+	if (rc == 0)
+		rc = i8042_restore(chipset->i8042, in, err);
+	return rc;
+}
+
+/* Interrupt controllers first: the devices' lines are then as these know them already. */
+int chipset_restore(struct chipset *chipset, struct state_in *in, struct error *err)
+{
+	int rc = ioapic_restore(chipset->ioapic, in, err);
+
+	if (rc == 0 && chipset->cfg.legacy)
+		rc = restore_legacy(chipset, in, err);
+	if (rc == 0)
+		rc = rtc_restore(chipset->rtc, in, err);
+	if (rc == 0)
+		rc = pm_restore(chipset->pm, in, err);
+	if (rc == 0)
+		rc = pci_restore(chipset->pci, in, err);
+	for (unsigned i = 0; rc == 0 && i < CHIPSET_UARTS; i++)
+		rc = uart_restore(chipset->uart[i], in, err);
+	return rc;
+}
+
 void chipset_eoi(struct chipset *chipset, uint8_t vector)
 {
 	ioapic_eoi(chipset->ioapic, vector);

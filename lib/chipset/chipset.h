@@ -43,6 +43,11 @@ int chipset_new(const struct chipset_config *config, struct chipset **ret, struc
 void chipset_free(struct chipset *chipset);
 void chipset_reset(struct chipset *chipset);
 
+/* State, while the VPs stand still: of all devices. Restored before anything else could raise a
+ * line; the partition has its interrupt routes from it. */
+void chipset_save(struct chipset *chipset, struct state_out *out);
+int chipset_restore(struct chipset *chipset, struct state_in *in, struct error *err);
+
 /* For struct part_host. */
 void chipset_eoi(struct chipset *chipset, uint8_t vector);
 int chipset_extint_ack(struct chipset *chipset);

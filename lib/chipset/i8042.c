@@ -236,6 +236,41 @@ void i8042_reset(struct i8042 *i8042)
 	pthread_mutex_unlock(&i8042->lock);
 }
 
+/* ---- state ---- */
+
+static const struct state_field i8042_fields[] = {
+	STATE(1, struct i8042_state, command_byte),
+	STATE(2, struct i8042_state, status),
+	STATE(3, struct i8042_state, output),
+	STATE(4, struct i8042_state, pending_command),
+	STATE(5, struct i8042_state, ram),
+	STATE(6, struct i8042_state, port92),
+	STATE_END,
+};
+const struct state_desc i8042_state_desc = { "i8042", sizeof(struct i8042_state), i8042_fields,
+					     NULL };
+
+void i8042_save(struct i8042 *i8042, struct state_out *out)
+{
+	pthread_mutex_lock(&i8042->lock);
+	state_put(out, &i8042_state_desc, NULL, &i8042->st);
+	pthread_mutex_unlock(&i8042->lock);
+}
+
+int i8042_restore(struct i8042 *i8042, struct state_in *in, struct error *err)
+{
+	struct i8042_state st;
+	int rc = state_get(in, &i8042_state_desc, NULL, &st, err);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&i8042->lock);
+	i8042->st = st;
+	update_irqs(i8042);
+	pthread_mutex_unlock(&i8042->lock);
+	return 0;
+}
+
 int i8042_new(const struct i8042_config *config, struct i8042 **ret, struct error *err)
 {
 	struct i8042 *i8042 = calloc(1, sizeof(*i8042));

@@ -13,6 +13,7 @@
 #define CHIPSET_I8042_H
 
 #include "bus/bus.h"
+#include "state/state.h"
 
 struct i8042;
 
@@ -33,8 +34,14 @@ struct i8042_state {
 	uint8_t port92;
 };
 
+extern const struct state_desc i8042_state_desc;
+
 int i8042_new(const struct i8042_config *config, struct i8042 **ret, struct error *err);
 void i8042_free(struct i8042 *i8042);
 void i8042_reset(struct i8042 *i8042);
+
+/* Both while the VPs stand still; the restored lines and timers are set. */
+void i8042_save(struct i8042 *i8042, struct state_out *out);
+int i8042_restore(struct i8042 *i8042, struct state_in *in, struct error *err);
 
 #endif

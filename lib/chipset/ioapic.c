@@ -225,6 +225,40 @@ void ioapic_reset(struct ioapic *ioapic)
 	pthread_mutex_unlock(&ioapic->lock);
 }
 
+/* ---- state ---- */
+
+static const struct state_field ioapic_fields[] = {
+	STATE(1, struct ioapic_state, id),
+	STATE(2, struct ioapic_state, select),
+	STATE(3, struct ioapic_state, lines),
+	STATE(4, struct ioapic_state, entry),
+	STATE_END,
+};
+const struct state_desc ioapic_state_desc = { "ioapic", sizeof(struct ioapic_state), ioapic_fields,
+					      NULL };
+
+void ioapic_save(struct ioapic *ioapic, struct state_out *out)
+{
+	pthread_mutex_lock(&ioapic->lock);
+	state_put(out, &ioapic_state_desc, NULL, &ioapic->st);
+	pthread_mutex_unlock(&ioapic->lock);
+}
+
+int ioapic_restore(struct ioapic *ioapic, struct state_in *in, struct error *err)
+{
+	struct ioapic_state st;
+	int rc = state_get(in, &ioapic_state_desc, NULL, &st, err);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&ioapic->lock);
+	ioapic->st = st;
+	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+		announce_route(ioapic, pin);
+	pthread_mutex_unlock(&ioapic->lock);
+	return 0;
+}
+
 int ioapic_new(const struct ioapic_config *config, struct ioapic **ret, struct error *err)
 {
 	struct ioapic *ioapic = calloc(1, sizeof(*ioapic));

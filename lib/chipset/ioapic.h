@@ -11,6 +11,7 @@
 #define CHIPSET_IOAPIC_H
 
 #include "bus/bus.h"
+#include "state/state.h"
 
 #define IOAPIC_BASE UINT64_C(0xfec00000)
 #define IOAPIC_PINS 24
@@ -34,6 +35,8 @@ struct ioapic_state {
 	uint64_t entry[IOAPIC_PINS]; /* redirection table, remote IRR included */
 };
 
+extern const struct state_desc ioapic_state_desc;
+
 int ioapic_new(const struct ioapic_config *config, struct ioapic **ret, struct error *err);
 void ioapic_free(struct ioapic *ioapic);
 /* All pins masked. The input lines keep their levels. */
@@ -41,5 +44,9 @@ void ioapic_reset(struct ioapic *ioapic);
 void ioapic_set_irq(struct ioapic *ioapic, unsigned pin, bool level);
 /* A local APIC finished a level-triggered interrupt of this vector. */
 void ioapic_eoi(struct ioapic *ioapic, uint8_t vector);
+
+/* Both while the VPs stand still; the restored lines and timers are set. */
+void ioapic_save(struct ioapic *ioapic, struct state_out *out);
+int ioapic_restore(struct ioapic *ioapic, struct state_in *in, struct error *err);
 
 #endif

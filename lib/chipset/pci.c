@@ -49,6 +49,35 @@ static void pci_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
 
 static const struct bus_ops pci_ops = { pci_read, pci_write };
 
+/* ---- state ---- */
+
+static const struct state_field pci_fields[] = {
+	STATE(1, struct pci_state, address),
+	STATE(2, struct pci_state, reset_control),
+	STATE_END,
+};
+const struct state_desc pci_state_desc = { "pci", sizeof(struct pci_state), pci_fields, NULL };
+
+void pci_save(struct pci *pci, struct state_out *out)
+{
+	pthread_mutex_lock(&pci->lock);
+	state_put(out, &pci_state_desc, NULL, &pci->st);
+	pthread_mutex_unlock(&pci->lock);
+}
+
+int pci_restore(struct pci *pci, struct state_in *in, struct error *err)
+{
+	struct pci_state st;
+	int rc = state_get(in, &pci_state_desc, NULL, &st, err);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&pci->lock);
+	pci->st = st;
+	pthread_mutex_unlock(&pci->lock);
+	return 0;
+}
+
 int pci_new(const struct pci_config *config, struct pci **ret, struct error *err)
 {
 	struct pci *pci = calloc(1, sizeof(*pci));

@@ -15,6 +15,7 @@
 #define CHIPSET_PCI_H
 
 #include "bus/bus.h"
+#include "state/state.h"
 
 #define PCI_CONFIG_PORT 0xcf8
 #define PCI_RESET_PORT  0xcf9
@@ -33,8 +34,14 @@ struct pci_state {
 	uint8_t reset_control;
 };
 
+extern const struct state_desc pci_state_desc;
+
 int pci_new(const struct pci_config *config, struct pci **ret, struct error *err);
 void pci_free(struct pci *pci);
 void pci_reset(struct pci *pci);
+
+/* Both while the VPs stand still; the restored lines and timers are set. */
+void pci_save(struct pci *pci, struct state_out *out);
+int pci_restore(struct pci *pci, struct state_in *in, struct error *err);
 
 #endif

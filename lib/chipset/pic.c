@@ -317,6 +317,57 @@ void pic_reset(struct pic *pic)
 	pthread_mutex_unlock(&pic->lock);
 }
 
+/* ---- state ---- */
+
+static const struct state_field chip_fields[] = {
+	STATE(1, struct pic_chip_state, lines),
+	STATE(2, struct pic_chip_state, irr),
+	STATE(3, struct pic_chip_state, isr),
+	STATE(4, struct pic_chip_state, imr),
+	STATE(5, struct pic_chip_state, elcr),
+	STATE(6, struct pic_chip_state, base),
+	STATE(7, struct pic_chip_state, lowest, .max = 7),
+	STATE(8, struct pic_chip_state, init_step, .max = 4),
+	STATE(9, struct pic_chip_state, icw4),
+	STATE(10, struct pic_chip_state, single),
+	STATE(11, struct pic_chip_state, auto_eoi),
+	STATE(12, struct pic_chip_state, rotate_on_auto_eoi),
+	STATE(13, struct pic_chip_state, special_mask),
+	STATE(14, struct pic_chip_state, special_fully_nested),
+	STATE(15, struct pic_chip_state, poll),
+	STATE(16, struct pic_chip_state, read_isr),
+	STATE_END,
+};
+const struct state_desc pic_chip_state_desc = { "chip", sizeof(struct pic_chip_state), chip_fields,
+						NULL };
+
+static const struct state_field pic_fields[] = {
+	STATE_PART(1, struct pic_state, chip, 2, pic_chip_state_desc),
+	STATE(2, struct pic_state, intr),
+	STATE_END,
+};
+const struct state_desc pic_state_desc = { "pic", sizeof(struct pic_state), pic_fields, NULL };
+
+void pic_save(struct pic *pic, struct state_out *out)
+{
+	pthread_mutex_lock(&pic->lock);
+	state_put(out, &pic_state_desc, NULL, &pic->st);
+	pthread_mutex_unlock(&pic->lock);
+}
+
+int pic_restore(struct pic *pic, struct state_in *in, struct error *err)
+{
+	struct pic_state st;
+	int rc = state_get(in, &pic_state_desc, NULL, &st, err);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&pic->lock);
+	pic->st = st; /* the level of INTR is in the processor's state, too */
+	pthread_mutex_unlock(&pic->lock);
+	return 0;
+}
+
 int pic_new(const struct pic_config *config, struct pic **ret, struct error *err)
 {
 	struct pic *pic = calloc(1, sizeof(*pic));

@@ -11,6 +11,7 @@
 #define CHIPSET_PIC_H
 
 #include "bus/bus.h"
+#include "state/state.h"
 
 struct pic;
 
@@ -39,6 +40,8 @@ struct pic_state {
 	bool intr;
 };
 
+extern const struct state_desc pic_chip_state_desc, pic_state_desc;
+
 int pic_new(const struct pic_config *config, struct pic **ret, struct error *err);
 void pic_free(struct pic *pic);
 /* To power-on state: everything masked. The input lines keep their levels. */
@@ -47,5 +50,9 @@ void pic_reset(struct pic *pic);
 void pic_set_irq(struct pic *pic, unsigned irq, bool level);
 /* Interrupt acknowledge cycle: the vector; -1 if no request is left. */
 int pic_ack(struct pic *pic);
+
+/* Both while the VPs stand still; the restored lines and timers are set. */
+void pic_save(struct pic *pic, struct state_out *out);
+int pic_restore(struct pic *pic, struct state_in *in, struct error *err);
 
 #endif

@@ -423,6 +423,70 @@ void pit_reset(struct pit *pit)
 	pthread_mutex_unlock(&pit->lock);
 }
 
+/* ---- state ---- */
+
+static const struct state_field channel_fields[] = {
+	STATE(1, struct pit_channel_state, mode, .max = 5),
+	STATE(2, struct pit_channel_state, access, .max = 3),
+	STATE(3, struct pit_channel_state, bcd),
+	STATE(4, struct pit_channel_state, gate),
+	STATE(5, struct pit_channel_state, armed),
+	STATE(6, struct pit_channel_state, triggered),
+	STATE(7, struct pit_channel_state, reload, .max = 65536),
+	STATE(8, struct pit_channel_state, next_reload, .max = 65536),
+	STATE(9, struct pit_channel_state, ticks_before),
+	STATE(10, struct pit_channel_state, since_ns, .clock = true),
+	STATE(11, struct pit_channel_state, write_high),
+	STATE(12, struct pit_channel_state, read_high),
+	STATE(13, struct pit_channel_state, write_low),
+	STATE(14, struct pit_channel_state, count_latched),
+	STATE(15, struct pit_channel_state, status_latched),
+	STATE(16, struct pit_channel_state, latched_count),
+	STATE(17, struct pit_channel_state, latched_status),
+	STATE_END,
+};
+const struct state_desc pit_channel_state_desc = { "channel", sizeof(struct pit_channel_state),
+						   channel_fields, NULL };
+
+static const char *check(const void *state)
+{
+	const struct pit_state *st = state;
+
+	for (unsigned i = 0; i < 3; i++)
+		if (!st->channel[i].reload || !st->channel[i].access)
+			return "a channel counts from 0, or has no access mode";
+	return NULL;
+}
+
+static const struct state_field pit_fields[] = {
+	STATE_PART(1, struct pit_state, channel, 3, pit_channel_state_desc),
+	STATE(2, struct pit_state, port61),
+	STATE(3, struct pit_state, reserved),
+	STATE_END,
+};
+const struct state_desc pit_state_desc = { "pit", sizeof(struct pit_state), pit_fields, check };
+
+void pit_save(struct pit *pit, struct state_out *out)
+{
+	pthread_mutex_lock(&pit->lock);
+	state_put(out, &pit_state_desc, NULL, &pit->st);
+	pthread_mutex_unlock(&pit->lock);
+}
+
+int pit_restore(struct pit *pit, struct state_in *in, struct error *err)
+{
+	struct pit_state st;
+	int rc = state_get(in, &pit_state_desc, NULL, &st, err);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&pit->lock);
+	pit->st = st;
+	schedule(pit, 0);
+	pthread_mutex_unlock(&pit->lock);
+	return 0;
+}
+
 int pit_new(const struct pit_config *config, struct pit **ret, struct error *err)
 {
 	struct pit *pit = calloc(1, sizeof(*pit));

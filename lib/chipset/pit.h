@@ -14,6 +14,7 @@
 
 #include "base/loop.h"
 #include "bus/bus.h"
+#include "state/state.h"
 
 #define PIT_HZ 1193182u
 
@@ -46,10 +47,17 @@ struct pit_channel_state {
 struct pit_state {
 	struct pit_channel_state channel[3];
 	uint8_t port61; /* bits 0..3 as written */
+	uint8_t reserved[7];
 };
+
+extern const struct state_desc pit_channel_state_desc, pit_state_desc;
 
 int pit_new(const struct pit_config *config, struct pit **ret, struct error *err);
 void pit_free(struct pit *pit);
 void pit_reset(struct pit *pit);
+
+/* Both while the VPs stand still; the restored lines and timers are set. */
+void pit_save(struct pit *pit, struct state_out *out);
+int pit_restore(struct pit *pit, struct state_in *in, struct error *err);
 
 #endif

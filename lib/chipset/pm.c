@@ -201,6 +201,42 @@ void pm_reset(struct pm *pm)
 	pthread_mutex_unlock(&pm->lock);
 }
 
+/* ---- state ---- */
+
+static const struct state_field pm_fields[] = {
+	STATE(1, struct pm_state, pm1_status),
+	STATE(2, struct pm_state, pm1_enable),
+	STATE(3, struct pm_state, pm1_control),
+	STATE(4, struct pm_state, gpe_status),
+	STATE(5, struct pm_state, gpe_enable),
+	STATE(6, struct pm_state, timer_zero_ns, .clock = true),
+	STATE(7, struct pm_state, timer_half),
+	STATE_END,
+};
+const struct state_desc pm_state_desc = { "pm", sizeof(struct pm_state), pm_fields, NULL };
+
+void pm_save(struct pm *pm, struct state_out *out)
+{
+	pthread_mutex_lock(&pm->lock);
+	catch_up(pm);
+	state_put(out, &pm_state_desc, NULL, &pm->st);
+	pthread_mutex_unlock(&pm->lock);
+}
+
+int pm_restore(struct pm *pm, struct state_in *in, struct error *err)
+{
+	struct pm_state st;
+	int rc = state_get(in, &pm_state_desc, NULL, &st, err);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&pm->lock);
+	pm->st = st;
+	update_sci(pm);
+	pthread_mutex_unlock(&pm->lock);
+	return 0;
+}
+
 int pm_new(const struct pm_config *config, struct pm **ret, struct error *err)
 {
 	struct pm *pm = calloc(1, sizeof(*pm));

@@ -15,6 +15,7 @@
 
 #include "base/loop.h"
 #include "bus/bus.h"
+#include "state/state.h"
 
 #define PM_BASE       0x400
 #define PM_SCI_IRQ    9
@@ -39,11 +40,17 @@ struct pm_state {
 	uint64_t timer_half;    /* half-periods of the timer seen: a new one sets TMR_STS */
 };
 
+extern const struct state_desc pm_state_desc;
+
 int pm_new(const struct pm_config *config, struct pm **ret, struct error *err);
 void pm_free(struct pm *pm);
 void pm_reset(struct pm *pm);
 void pm_power_button(struct pm *pm);
 /* Raises general-purpose event 0..15. */
 void pm_gpe(struct pm *pm, unsigned event);
+
+/* Both while the VPs stand still; the restored lines and timers are set. */
+void pm_save(struct pm *pm, struct state_out *out);
+int pm_restore(struct pm *pm, struct state_in *in, struct error *err);
 
 #endif

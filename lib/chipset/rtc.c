@@ -469,6 +469,55 @@ void rtc_reset(struct rtc *rtc)
 	pthread_mutex_unlock(&rtc->lock);
 }
 
+/* ---- state ---- */
+
+/* Tens of thousands of years: nothing overflows that is computed from it. */
+#define SECONDS_MAX (INT64_C(1) << 40)
+
+static bool is_sane(int64_t seconds)
+{
+	return seconds >= -SECONDS_MAX && seconds <= SECONDS_MAX;
+}
+
+static const char *check(const void *state)
+{
+	const struct rtc_state *st = state;
+
+	return is_sane(st->offset_s) && is_sane(st->seen_s) ? NULL : "its time is beyond all time";
+}
+
+static const struct state_field rtc_fields[] = {
+	STATE(1, struct rtc_state, index, .max = RTC_CMOS_SIZE - 1),
+	STATE(2, struct rtc_state, cmos),
+	STATE(3, struct rtc_state, offset_s),
+	STATE(4, struct rtc_state, offset_ns, .max = NS_PER_SEC - 1),
+	STATE(5, struct rtc_state, seen_s),
+	STATE(6, struct rtc_state, seen_period),
+	STATE_END,
+};
+const struct state_desc rtc_state_desc = { "rtc", sizeof(struct rtc_state), rtc_fields, check };
+
+void rtc_save(struct rtc *rtc, struct state_out *out)
+{
+	pthread_mutex_lock(&rtc->lock);
+	state_put(out, &rtc_state_desc, NULL, &rtc->st);
+	pthread_mutex_unlock(&rtc->lock);
+}
+
+int rtc_restore(struct rtc *rtc, struct state_in *in, struct error *err)
+{
+	struct rtc_state st;
+	int rc = state_get(in, &rtc_state_desc, NULL, &st, err);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&rtc->lock);
+	rtc->st = st;
+	update_irq(rtc);
+	pthread_mutex_unlock(&rtc->lock);
+	return 0;
+}
+
 int rtc_new(const struct rtc_config *config, struct rtc **ret, struct error *err)
 {
 	struct rtc *rtc = calloc(1, sizeof(*rtc));

@@ -13,6 +13,7 @@
 
 #include "base/loop.h"
 #include "bus/bus.h"
+#include "state/state.h"
 
 #define RTC_CMOS_SIZE   128
 #define RTC_REG_CENTURY 0x32
@@ -35,11 +36,17 @@ struct rtc_state {
 	int64_t seen_s, seen_period;
 };
 
+extern const struct state_desc rtc_state_desc;
+
 int rtc_new(const struct rtc_config *config, struct rtc **ret, struct error *err);
 void rtc_free(struct rtc *rtc);
 /* As the RESET# pin: interrupts off. Time and memory stay, as the battery keeps them. */
 void rtc_reset(struct rtc *rtc);
 /* A byte of CMOS memory (0Eh and up), for what firmware wants to find there. */
 void rtc_set_cmos(struct rtc *rtc, unsigned reg, uint8_t value);
+
+/* Both while the VPs stand still; the restored lines and timers are set. */
+void rtc_save(struct rtc *rtc, struct state_out *out);
+int rtc_restore(struct rtc *rtc, struct state_in *in, struct error *err);
 
 #endif

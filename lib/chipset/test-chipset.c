@@ -1,8 +1,14 @@
 #include "chipset/chipset.h"
 
 #include "chipset/ioapic.h"
+#include "chipset/i8042.h"
+#include "chipset/pci.h"
+#include "chipset/pic.h"
+#include "chipset/pit.h"
 #include "chipset/pm.h"
+#include "chipset/rtc.h"
 #include "chipset/test-env.h"
+#include "state/check-state.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -287,6 +293,82 @@ static int set_up_hammer(void **state)
 	return 0;
 }
 
+/* ---- state ---- */
+
+/* The board is saved and replaced by a new one, while the host's clock goes on from elsewhere. */
+static void move(struct fixture *f)
+{
+	struct state_out *out = state_out_new(clock_now_ns());
+	struct chipset_config config = {
+		.bus = f->env.bus,
+		.loop = f->env.loop,
+		.legacy = true,
+		.host = { f, on_msi, on_route, on_intr, on_output, on_room, on_power_off,
+			  on_reset },
+	};
+	const uint8_t *bytes;
+	struct state_in *in;
+	struct error err;
+	size_t size;
+
+	chipset_save(f->chipset, out);
+	assert_int_equal(state_out_bytes(out, &bytes, &size, NULL), 0);
+	chipset_free(f->chipset);
+	assert_int_equal(chipset_new(&config, &f->chipset, NULL), 0);
+	test_now_ns += 1000 * NS_PER_SEC;
+	assert_int_equal(state_in_new(bytes, size, clock_now_ns(), &in, NULL), 0);
+	if (chipset_restore(f->chipset, in, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(state_in_finish(in, NULL), 0);
+	state_in_free(in);
+	state_out_free(out);
+}
+
+static void test_saved_board_goes_on(void **state)
+{
+	struct fixture *f = *state;
+	unsigned count, messages;
+
+	program_pic(f);
+	write_entry(f, 4, 0x34);
+	out8(&f->env, 0x43, 0x34); /* channel 0: mode 2, 10 ms */
+	out8(&f->env, 0x40, 11932 & 0xff);
+	out8(&f->env, 0x40, 11932 >> 8);
+	out8(&f->env, 0x3fc, 0x08);
+	out8(&f->env, 0x3f9, 0x01);
+	out8(&f->env, 0x70, 0x40);
+	out8(&f->env, 0x71, 0x5a);
+	assert_int_equal(chipset_uart_input(f->chipset, 0, "a", 1), 1);
+	messages = f->messages;
+	test_advance(&f->env, 4 * NS_PER_MSEC);
+	move(f);
+	/* No interrupt comes a second time, none is lost. */
+	assert_int_equal(f->messages, messages);
+	assert_true(f->routes >= IOAPIC_PINS);
+	assert_int_equal(in8(&f->env, 0x3f8), 'a');
+	out8(&f->env, 0x70, 0x40);
+	assert_int_equal(in8(&f->env, 0x71), 0x5a);
+	/* The timer's cycle goes on where it was, not anew. */
+	out8(&f->env, 0x43, 0);
+	count = in8(&f->env, 0x40);
+	count |= (unsigned)in8(&f->env, 0x40) << 8;
+	assert_in_range(count, 7155, 7165);
+}
+
+static void test_state_tables(void **state)
+{
+	STATE_CHECK(struct pic_chip_state, pic_chip_state_desc);
+	STATE_CHECK(struct pic_state, pic_state_desc);
+	STATE_CHECK(struct pit_channel_state, pit_channel_state_desc);
+	STATE_CHECK(struct pit_state, pit_state_desc);
+	STATE_CHECK(struct ioapic_state, ioapic_state_desc);
+	STATE_CHECK(struct rtc_state, rtc_state_desc);
+	STATE_CHECK(struct pm_state, pm_state_desc);
+	STATE_CHECK(struct pci_state, pci_state_desc);
+	STATE_CHECK(struct i8042_state, i8042_state_desc);
+	STATE_CHECK(struct uart_state, uart_state_desc);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -299,6 +381,8 @@ int main(void)
 		T(test_reset_silences),
 		cmocka_unit_test_setup_teardown(test_generation_2_has_no_legacy, set_up_modern,
 						tear_down),
+		T(test_saved_board_goes_on),
+		cmocka_unit_test(test_state_tables),
 		cmocka_unit_test_setup_teardown(test_many_processors, set_up_hammer, tear_down),
 	};
 

@@ -4,6 +4,7 @@
 #include "chipset/byte-port.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -420,6 +421,60 @@ void uart_reset(struct uart *uart)
 	update_irq(uart);
 	check_room(uart);
 	pthread_mutex_unlock(&uart->lock);
+}
+
+/* ---- state ---- */
+
+static const struct state_field uart_fields[] = {
+	STATE(1, struct uart_state, ier),
+	STATE(2, struct uart_state, fcr),
+	STATE(3, struct uart_state, lcr),
+	STATE(4, struct uart_state, mcr),
+	STATE(5, struct uart_state, msr),
+	STATE(6, struct uart_state, scr),
+	STATE(7, struct uart_state, dll),
+	STATE(8, struct uart_state, dlm),
+	STATE(9, struct uart_state, lsr_errors),
+	STATE(10, struct uart_state, thr_interrupt),
+	STATE(11, struct uart_state, rx),
+	STATE(12, struct uart_state, rx_first, .max = UART_FIFO_SIZE - 1),
+	STATE(13, struct uart_state, rx_count, .max = UART_FIFO_SIZE),
+	STATE(14, struct uart_state, tx),
+	STATE(15, struct uart_state, tx_first, .max = UART_OUTPUT_SIZE - 1),
+	STATE(16, struct uart_state, tx_count, .max = UART_OUTPUT_SIZE),
+	STATE_END,
+};
+const struct state_desc uart_state_desc = { "uart", sizeof(struct uart_state), uart_fields, NULL };
+
+static const char *instance(const struct uart *uart, char ret[static 8])
+{
+	snprintf(ret, 8, "%x", uart->cfg.port);
+	return ret;
+}
+
+void uart_save(struct uart *uart, struct state_out *out)
+{
+	char name[8];
+
+	pthread_mutex_lock(&uart->lock);
+	state_put(out, &uart_state_desc, instance(uart, name), &uart->st);
+	pthread_mutex_unlock(&uart->lock);
+}
+
+int uart_restore(struct uart *uart, struct state_in *in, struct error *err)
+{
+	struct uart_state st;
+	char name[8];
+	int rc = state_get(in, &uart_state_desc, instance(uart, name), &st, err);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&uart->lock);
+	uart->st = st;
+	update_irq(uart);
+	loop_kick(uart->kick);
+	pthread_mutex_unlock(&uart->lock);
+	return 0;
 }
 
 int uart_new(const struct uart_config *config, struct uart **ret, struct error *err)

@@ -16,6 +16,7 @@
 
 #include "base/loop.h"
 #include "bus/bus.h"
+#include "state/state.h"
 
 #include <stddef.h>
 
@@ -51,6 +52,8 @@ struct uart_state {
 	uint16_t tx_first, tx_count;
 };
 
+extern const struct state_desc uart_state_desc;
+
 int uart_new(const struct uart_config *config, struct uart **ret, struct error *err);
 void uart_free(struct uart *uart);
 /* Bytes on their way to the host are kept, those on their way to the guest dropped. */
@@ -59,5 +62,9 @@ void uart_reset(struct uart *uart);
 size_t uart_input(struct uart *uart, const void *data, size_t len);
 /* Hands all output to the callback now. */
 void uart_flush(struct uart *uart);
+
+/* Both while the VPs stand still; the restored lines and timers are set. */
+void uart_save(struct uart *uart, struct state_out *out);
+int uart_restore(struct uart *uart, struct state_in *in, struct error *err);
 
 #endif

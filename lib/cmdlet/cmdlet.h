@@ -96,7 +96,8 @@ enum cmdlet_place {
 };
 
 struct cmdlet {
-	const char *name; /* "New-VM" */
+	const char *name;    /* "New-VM" */
+	const char *aliases; /* other names, separated by spaces; NULL: none */
 	const char *synopsis;
 	const char *description;
 	const char *const

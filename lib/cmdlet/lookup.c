@@ -17,6 +17,7 @@ const struct cmdlet *cmdlet_at(size_t n)
 		{ cmdlet_table_disk, cmdlet_table_disk_count },
 		{ cmdlet_table_import, cmdlet_table_import_count },
 		{ cmdlet_table_guest, cmdlet_table_guest_count },
+		{ cmdlet_table_state, cmdlet_table_state_count },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
@@ -27,12 +28,27 @@ const struct cmdlet *cmdlet_at(size_t n)
 	return NULL;
 }
 
+/* Is name one of the words of a list? */
+static bool has_word(const char *words, const char *name)
+{
+	size_t len = strlen(name);
+
+	while (words && *words) {
+		size_t word = strcspn(words, " ");
+
+		if (word == len && strncasecmp(words, name, len) == 0)
+			return true;
+		words += word + strspn(words + word, " ");
+	}
+	return false;
+}
+
 const struct cmdlet *cmdlet_find(const char *name)
 {
 	const struct cmdlet *cmdlet;
 
 	for (size_t i = 0; (cmdlet = cmdlet_at(i)); i++)
-		if (strcasecmp(cmdlet->name, name) == 0)
+		if (strcasecmp(cmdlet->name, name) == 0 || has_word(cmdlet->aliases, name))
 			return cmdlet;
 	return NULL;
 }
@@ -142,21 +158,6 @@ unsigned cmdlet_set_count(const struct cmdlet *cmdlet)
 bool cmdlet_param_in_set(const struct cmdlet_param *param, unsigned set)
 {
 	return param->sets == 0 || (param->sets & (1u << set));
-}
-
-/* Is name one of the words of a list? */
-static bool has_word(const char *words, const char *name)
-{
-	size_t len = strlen(name);
-
-	while (words && *words) {
-		size_t word = strcspn(words, " ");
-
-		if (word == len && strncasecmp(words, name, len) == 0)
-			return true;
-		words += word + strspn(words + word, " ");
-	}
-	return false;
 }
 
 static const struct cmdlet_param *exact_param(const struct cmdlet *cmdlet, const char *name)

@@ -37,6 +37,8 @@ static const struct cmdlet_output vm_output = {
 					{ "Generation", NULL, CMDLET_SHOW_TEXT },
 					{ "ProcessorCount", NULL, CMDLET_SHOW_TEXT },
 					{ "MemoryStartup", NULL, CMDLET_SHOW_TEXT },
+					{ "CheckpointType", NULL, CMDLET_SHOW_TEXT },
+					{ "ParentSnapshotId", NULL, CMDLET_SHOW_TEXT },
 					{ "Notes", NULL, CMDLET_SHOW_TEXT },
 					{ "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
 					{ "AutomaticStartDelay", NULL, CMDLET_SHOW_TEXT },
@@ -338,8 +340,13 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .help = "What is done when the host stops (Stop-VM -HostStops)." },
 	{ .name = "CheckpointType",
 	  .type = CMDLET_ENUM,
-	  .flags = CMDLET_NOT_YET,
 	  .values = "Disabled Production ProductionOnly Standard",
+	  .help =
+	      "What Checkpoint-VM takes. Production, which needs the guest's help, is not there "
+	      "yet, and takes standard checkpoints; ProductionOnly takes none." },
+	{ .name = "AutomaticCheckpointsEnabled",
+	  .type = CMDLET_BOOLEAN,
+	  .flags = CMDLET_NOT_YET,
 	  .help = "Not there yet." },
 	{ .name = "Backend",
 	  .type = CMDLET_ENUM,

@@ -335,6 +335,9 @@ static const struct member top_members[] = {
 	{ "network_adapters", 'a', true },
 	{ "integration_services", 'o', true },
 	{ "communication_services", 'a', true },
+	{ "checkpoint_type", 's', true },
+	{ "parent_checkpoint", 's', true },
+	{ "saved_state", 's', true },
 	{ "automatic_actions", 'o', true },
 };
 
@@ -376,6 +379,34 @@ static int keep_unknown(struct config_vm *vm, const json_t *json, struct error *
 			return error_set(err, ERR_NO_MEMORY, "no memory for '%.60s'", name);
 	}
 	return 0;
+}
+
+/* Names of folders: nothing else than a GUID. */
+static int read_guid_text(const json_t *object, const char *name, char **ret, struct error *err)
+{
+	const char *text = json_string_value(json_object_get(object, name));
+	char plain[GUID_TEXT_SIZE];
+	struct guid guid;
+
+	if (!text)
+		return 0;
+	if (!guid_parse(text, &guid))
+		return error_set(err, ERR_INVALID, "'%s' is not a GUID", name);
+	return config_set_string(ret, guid_format(&guid, plain), err);
+}
+
+static int read_checkpoints(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	const char *type = json_string_value(json_object_get(json, "checkpoint_type"));
+	int r = 0;
+
+	if (type && !config_checkpoint_type_from_name(type, &vm->checkpoint_type))
+		r = error_set(err, ERR_INVALID, "'%.40s' is no type of checkpoint", type);
+	if (r == 0)
+		r = read_guid_text(json, "parent_checkpoint", &vm->parent_checkpoint, err);
+	if (r == 0)
+		r = read_guid_text(json, "saved_state", &vm->saved_state, err);
+	return r;
 }
 
 static int read_plain(struct config_vm *vm, const json_t *json, struct error *err)
@@ -423,6 +454,8 @@ int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error
 		r = read_services(vm, json_object_get(json, "integration_services"), err);
 	if (r == 0)
 		r = read_sockets(vm, json_object_get(json, "communication_services"), err);
+	if (r == 0)
+		r = read_checkpoints(vm, json, err);
 	if (r == 0)
 		r = read_actions(vm, json_object_get(json, "automatic_actions"), err);
 	if (r == 0)
@@ -567,6 +600,9 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	json_object_set_new(json, "integration_services", services_json(vm));
 	if (vm->socket_count)
 		json_object_set_new(json, "communication_services", sockets_json(vm));
+	put(json, "checkpoint_type", config_checkpoint_type_name(vm->checkpoint_type));
+	put(json, "parent_checkpoint", vm->parent_checkpoint);
+	put(json, "saved_state", vm->saved_state);
 	json_object_set_new(json, "automatic_actions",
 			    json_pack("{s:s, s:i, s:s}", "start",
 				      config_start_action_name(vm->start_action),

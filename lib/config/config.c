@@ -33,6 +33,28 @@ const char *config_ic_name(enum config_ic ic)
 	return ic_names[ic];
 }
 
+const char *config_checkpoint_type_name(enum config_checkpoint_type type)
+{
+	static const char *const names[CONFIG_CHECKPOINT_COUNT] = {
+		[CONFIG_CHECKPOINT_PRODUCTION] = "Production",
+		[CONFIG_CHECKPOINT_PRODUCTION_ONLY] = "ProductionOnly",
+		[CONFIG_CHECKPOINT_STANDARD] = "Standard",
+		[CONFIG_CHECKPOINT_DISABLED] = "Disabled",
+	};
+
+	return names[type];
+}
+
+bool config_checkpoint_type_from_name(const char *name, enum config_checkpoint_type *ret)
+{
+	for (unsigned i = 0; i < CONFIG_CHECKPOINT_COUNT; i++)
+		if (strcmp(config_checkpoint_type_name(i), name) == 0) {
+			*ret = i;
+			return true;
+		}
+	return false;
+}
+
 const char *config_backend_name(enum config_backend backend)
 {
 	return backend_names[backend];
@@ -178,6 +200,8 @@ void config_vm_free(struct config_vm *vm)
 	free(vm->sockets);
 	free(vm->name);
 	free(vm->notes);
+	free(vm->saved_state);
+	free(vm->parent_checkpoint);
 	free(vm->kernel_path);
 	free(vm->initrd_path);
 	free(vm->kernel_cmdline);

@@ -69,6 +69,14 @@ struct config_socket {
 	char *path; /* Unix socket of the host's program; NULL: the guest is not let in */
 };
 
+/* What Checkpoint-VM takes. Production needs the guest's help (VSS), and falls back to Standard. */
+enum config_checkpoint_type {
+	CONFIG_CHECKPOINT_PRODUCTION,
+	CONFIG_CHECKPOINT_PRODUCTION_ONLY,
+	CONFIG_CHECKPOINT_STANDARD,
+	CONFIG_CHECKPOINT_DISABLED,
+	CONFIG_CHECKPOINT_COUNT
+};
 /* What happens to the VM when the host starts and stops; Hyper-V's names. */
 enum config_start_action { CONFIG_START_NOTHING, CONFIG_START_IF_RUNNING, CONFIG_START_ALWAYS };
 enum config_stop_action { CONFIG_STOP_TURN_OFF, CONFIG_STOP_SAVE, CONFIG_STOP_SHUT_DOWN };
@@ -95,6 +103,10 @@ struct config_vm {
 	bool ic_enabled[CONFIG_IC_COUNT];
 	struct config_socket *sockets;
 	unsigned socket_count;
+	enum config_checkpoint_type checkpoint_type;
+	/* GUIDs as text. The saved state that it goes on from; the checkpoint that it comes from.
+	 */
+	char *saved_state, *parent_checkpoint; /* NULL: none */
 	enum config_start_action start_action;
 	unsigned start_delay_seconds; /* of an automatic start */
 	enum config_stop_action stop_action;
@@ -136,6 +148,9 @@ const struct config_socket *config_find_socket(const struct config_vm *vm,
 int config_set_string(char **field, const char *value, struct error *err);
 
 const char *config_ic_name(enum config_ic ic);
+/* "Production", "ProductionOnly", "Standard", "Disabled" */
+const char *config_checkpoint_type_name(enum config_checkpoint_type type);
+bool config_checkpoint_type_from_name(const char *name, enum config_checkpoint_type *ret);
 /* "Nothing", "StartIfRunning", "Start"; "TurnOff", "Save", "ShutDown". From a name: case ignored.
  */
 const char *config_start_action_name(enum config_start_action action);

@@ -12,6 +12,27 @@
 
 /* ---- responses ---- */
 
+static bool append_response(struct netvsp *nic, struct netvsp_response *r, uint32_t bytes)
+{
+	if (!r)
+		return false;
+	r->next = NULL;
+	r->bytes = bytes;
+	*nic->responses_tail = r;
+	nic->responses_tail = &r->next;
+	nic->response_count++;
+	return true;
+}
+
+bool netvsp_keep_response(struct netvsp *nic, const void *message, uint32_t bytes)
+{
+	struct netvsp_response *r = malloc(sizeof(*r) + bytes);
+
+	if (r)
+		memcpy(r->message, message, bytes);
+	return append_response(nic, r, bytes);
+}
+
 static void queue_response(struct netvsp *nic, uint32_t type, const void *body, uint32_t body_bytes,
 			   const void *data, uint32_t data_bytes)
 {
@@ -25,15 +46,11 @@ static void queue_response(struct netvsp *nic, uint32_t type, const void *body, 
 	r = malloc(sizeof(*r) + header.bytes);
 	if (!r)
 		return;
-	r->next = NULL;
-	r->bytes = header.bytes;
 	memcpy(r->message, &header, sizeof(header));
 	memcpy(r->message + sizeof(header), body, body_bytes);
 	if (data_bytes)
 		memcpy(r->message + sizeof(header) + body_bytes, data, data_bytes);
-	*nic->responses_tail = r;
-	nic->responses_tail = &r->next;
-	nic->response_count++;
+	append_response(nic, r, header.bytes);
 	netvsp_flush_responses(nic);
 }
 

@@ -5,6 +5,7 @@
  * netvsp-control.c  RNDIS control messages: OIDs, indications
  * netvsp-transmit.c guest to port
  * netvsp-receive.c  port to guest: sections of the receive buffer, RSS
+ * netvsp-state.c    save and restore
  *
  * A queue is a channel: 0 the primary, others sub-channels. One queue at a time reads its ring; it
  * gathers frames in `tx`, which is emptied before another queue gets its turn. While the port or
@@ -137,6 +138,7 @@ struct netvsp {
 	bool cable_up;     /* netvsp_set_link */
 	bool link_told;    /* what the guest was told last */
 	struct netvsp_stats stats;
+	bool quiet; /* between quiesce and unquiesce */
 
 	struct netvsp_queue queues[NETVSP_MAX_QUEUES];
 	unsigned queue_count; /* offered, with the primary */
@@ -167,6 +169,8 @@ struct netvsp {
 
 /* ---- netvsp.c ---- */
 
+extern const struct guid netvsp_class;
+
 /* Sends or keeps the answer to a packet of queue; bytes <= NVSP_MESSAGE_BYTES, sent zero-padded to
  * NVSP_MESSAGE_BYTES, or not padded if 0. */
 void netvsp_complete(struct netvsp_queue *queue, uint64_t transaction_id, const void *body,
@@ -189,7 +193,13 @@ static inline void netvsp_count(struct netvsp_counters counters[static NETVSP_CA
 	counters[cast].bytes += bytes;
 }
 
+/* Offers queue number index, a sub-channel. */
+int netvsp_offer_queue(struct netvsp *nic, unsigned index, struct error *err);
+
 /* ---- netvsp-control.c ---- */
+
+/* Appends a copy of a whole message. False: no memory. */
+bool netvsp_keep_response(struct netvsp *nic, const void *message, uint32_t bytes);
 
 /* A control message, already copied. False: it is no RNDIS message. */
 bool netvsp_control(struct netvsp *nic, const uint8_t *message, uint32_t bytes);
@@ -208,11 +218,16 @@ bool netvsp_transmit_has_room(const struct netvsp *nic);
 /* False: the port is full; `tx` keeps what is left. */
 bool netvsp_transmit_flush(struct netvsp *nic);
 void netvsp_transmit_reset(struct netvsp *nic);
+/* What the port has not taken is lost; its packets are completed. */
+void netvsp_transmit_drop(struct netvsp *nic);
 
 /* ---- netvsp-receive.c ---- */
 
 bool netvsp_receive_set_buffer(struct netvsp *nic, uint32_t gpadl, uint16_t id);
 void netvsp_receive_revoke(struct netvsp *nic);
+/* All sections free. False: no memory. */
+bool netvsp_receive_init(struct netvsp_receive_buffer *rb, uint32_t gpadl, uint16_t id,
+			 uint32_t section_bytes, uint32_t section_count);
 /* port_ops.received */
 unsigned netvsp_receive(struct netvsp *nic, struct port_frame *frames, unsigned count);
 /* The guest gave sections back. */

@@ -35,19 +35,13 @@ static uint32_t section_bytes(const struct netvsp *nic)
 	return MAX(NETVSP_MIN_SECTION_BYTES, ALIGN_UP(frame + OVERHEAD_BYTES, 64u));
 }
 
-bool netvsp_receive_set_buffer(struct netvsp *nic, uint32_t gpadl, uint16_t id)
+bool netvsp_receive_init(struct netvsp_receive_buffer *rb, uint32_t gpadl, uint16_t id,
+			 uint32_t bytes, uint32_t count)
 {
-	struct netvsp_receive_buffer *rb = &nic->receive;
-	uint64_t bytes = vmbus_gpadl_bytes(nic->queues[0].channel, gpadl);
-	uint32_t count;
-
-	if (rb->set || bytes < section_bytes(nic))
-		return false;
-	count = (uint32_t)MIN(bytes / section_bytes(nic), NETVSP_MAX_SECTIONS);
 	*rb = (struct netvsp_receive_buffer){ .set = true,
 					      .gpadl = gpadl,
 					      .id = id,
-					      .section_bytes = section_bytes(nic),
+					      .section_bytes = bytes,
 					      .section_count = count };
 	rb->free_sections = calloc(count, sizeof(*rb->free_sections));
 	rb->free_transactions = calloc(count, sizeof(*rb->free_transactions));
@@ -62,6 +56,17 @@ bool netvsp_receive_set_buffer(struct netvsp *nic, uint32_t gpadl, uint16_t id)
 		rb->free_sections[i] = rb->free_transactions[i] = count - 1 - i;
 	rb->free_section_count = rb->free_transaction_count = count;
 	return true;
+}
+
+bool netvsp_receive_set_buffer(struct netvsp *nic, uint32_t gpadl, uint16_t id)
+{
+	uint64_t bytes = vmbus_gpadl_bytes(nic->queues[0].channel, gpadl);
+	uint32_t section = section_bytes(nic);
+
+	if (nic->receive.set || bytes < section)
+		return false;
+	return netvsp_receive_init(&nic->receive, gpadl, id, section,
+				   (uint32_t)MIN(bytes / section, NETVSP_MAX_SECTIONS));
 }
 
 void netvsp_receive_revoke(struct netvsp *nic)
@@ -487,6 +492,10 @@ unsigned netvsp_receive(struct netvsp *nic, struct port_frame *frames, unsigned 
 {
 	unsigned taken = 0;
 
+	if (nic->quiet) {
+		nic->receive_blocked = true;
+		return 0;
+	}
 	if (!nic->cable_up || !nic->receive.set || !nic->queues[0].open || !nic->packet_filter) {
 		nic->segments_done = 0;
 		return count;

@@ -331,6 +331,14 @@ static void complete_batch(struct netvsp *nic)
 	}
 }
 
+void netvsp_transmit_drop(struct netvsp *nic)
+{
+	nic->tx.blocked = false;
+	if (nic->tx.packet_count)
+		complete_batch(nic);
+	netvsp_transmit_reset(nic);
+}
+
 bool netvsp_transmit_flush(struct netvsp *nic)
 {
 	struct netvsp_tx *tx = &nic->tx;

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const struct guid class_network =
+const struct guid netvsp_class =
     GUID_INIT(0xf8615163, 0xdf3e, 0x46c5, 0x91, 0x3f, 0xf2, 0xd2, 0xf9, 0x65, 0xed, 0x0e);
 
 static const uint32_t supported_versions[] = { NVSP_VERSION_6_1, NVSP_VERSION_6, NVSP_VERSION_5,
@@ -191,22 +191,28 @@ static void on_rndis_packet(struct netvsp_queue *queue, const struct vmbus_packe
 
 static const struct vmbus_channel_ops subchannel_ops;
 
+int netvsp_offer_queue(struct netvsp *nic, unsigned index, struct error *err)
+{
+	struct netvsp_queue *queue = &nic->queues[index];
+	struct vmbus_offer offer = {
+		.class_id = netvsp_class,
+		.instance_id = nic->instance,
+		.subchannel_index = (uint16_t)index,
+		.ops = &subchannel_ops,
+		.dev = queue,
+	};
+
+	return vmbus_offer(nic->bus, &offer, &queue->channel, err);
+}
+
 static unsigned offer_subchannels(struct netvsp *nic, unsigned count)
 {
 	unsigned offered = 0;
 
 	for (; offered < count; offered++) {
-		struct netvsp_queue *queue = &nic->queues[nic->queue_count];
-		struct vmbus_offer offer = {
-			.class_id = class_network,
-			.instance_id = nic->instance,
-			.subchannel_index = (uint16_t)nic->queue_count,
-			.ops = &subchannel_ops,
-			.dev = queue,
-		};
 		struct error err;
 
-		if (vmbus_offer(nic->bus, &offer, &queue->channel, &err) < 0) {
+		if (netvsp_offer_queue(nic, nic->queue_count, &err) < 0) {
 			log_error("network adapter '%s': %s", nic->name, err.text);
 			break;
 		}
@@ -301,6 +307,8 @@ static void read_queue(struct netvsp_queue *queue)
 	struct netvsp *nic = queue->nic;
 	struct vmbus_packet packet;
 
+	if (nic->quiet)
+		return;
 	/* The batch belongs to one queue. */
 	if (nic->tx.packet_count && nic->tx.queue != queue && !netvsp_transmit_flush(nic))
 		return;
@@ -507,6 +515,21 @@ void netvsp_network_changed(struct netvsp *nic)
 	netvsp_indicate(nic, RNDIS_STATUS_NETWORK_CHANGE, NULL, 0);
 }
 
+/* ---- quiet ---- */
+
+void netvsp_quiesce(struct netvsp *nic)
+{
+	netvsp_transmit_drop(nic);
+	nic->quiet = true;
+	nic->segments_done = 0;
+}
+
+void netvsp_unquiesce(struct netvsp *nic)
+{
+	nic->quiet = false;
+	netvsp_service(nic);
+}
+
 /* ---- life ---- */
 
 const struct netvsp_stats *netvsp_stats(const struct netvsp *nic)
@@ -550,7 +573,7 @@ static void init_state(struct netvsp *nic, const struct netvsp_config *config)
 int netvsp_new(const struct netvsp_config *config, struct netvsp **ret, struct error *err)
 {
 	struct netvsp *nic = calloc(1, sizeof(*nic));
-	struct vmbus_offer offer = { .class_id = class_network,
+	struct vmbus_offer offer = { .class_id = netvsp_class,
 				     .instance_id = config->instance,
 				     .ops = &primary_ops };
 	int r;

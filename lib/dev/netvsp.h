@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/guid.h"
 #include "base/loop.h"
+#include "state/state.h"
 #include "vmbus/vmbus.h"
 
 #include <stdbool.h>
@@ -66,6 +67,16 @@ int netvsp_set_port(struct netvsp *nic, int fd, struct error *err);
 void netvsp_set_link(struct netvsp *nic, bool up);
 /* Tells the guest that it may be on another network now: it asks for a new address. */
 void netvsp_network_changed(struct netvsp *nic);
+
+/*
+ * State, while the VPs stand still. netvsp_quiesce gives up frames that the switch has not taken,
+ * and takes nothing from guest or switch until netvsp_unquiesce; save between the two. What the
+ * network sends meanwhile may be lost, as on any network.
+ */
+void netvsp_quiesce(struct netvsp *nic);
+void netvsp_unquiesce(struct netvsp *nic);
+void netvsp_save(struct netvsp *nic, struct state_out *out);
+int netvsp_restore(struct netvsp *nic, struct state_in *in, struct error *err);
 
 const struct netvsp_stats *netvsp_stats(const struct netvsp *nic);
 void netvsp_status(const struct netvsp *nic, struct netvsp_status *ret);

@@ -11,6 +11,7 @@
  * requests per channel.
  */
 #include "dev/storvsp.h"
+#include "dev/storvsp-state.h"
 
 #include "base/bytes.h"
 #include "base/clock.h"
@@ -84,6 +85,7 @@ struct storvsp {
 
 	enum init_state init_state;
 	bool enumerate_wanted; /* an ENUMERATE_BUS that found no ring space */
+	bool quiet;            /* between quiesce and unquiesce */
 	uint64_t sessions, requests;
 	unsigned in_flight;
 	struct loop_timer *hold_timer; /* until held completions are told */
@@ -699,7 +701,7 @@ static void receive(struct storvsp *sp, struct channel *channel)
 	uint64_t session = channel->session;
 	int rc = 1;
 
-	if (channel->receiving)
+	if (channel->receiving || sp->quiet)
 		return;
 	channel->receiving = true;
 	channel->stalled = false;
@@ -773,6 +775,168 @@ static const struct vmbus_channel_ops channel_ops = {
 	.closed = channel_closed,
 	.ready = channel_ready,
 };
+
+/* ---- state ---- */
+
+void storvsp_quiesce(struct storvsp *sp)
+{
+	sp->quiet = true;
+	unplug(sp, UINT64_MAX);
+	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++)
+		if (sp->luns[i].blk)
+			blk_drain(sp->luns[i].blk);
+}
+
+void storvsp_unquiesce(struct storvsp *sp)
+{
+	sp->quiet = false;
+	for (unsigned i = 0; i <= MAX_SUB_CHANNELS; i++)
+		if (sp->channels[i].open)
+			receive(sp, &sp->channels[i]);
+}
+
+static const struct state_field unsent_fields[] = {
+	STATE(1, struct storvsp_unsent_state, transaction_id),
+	STATE_BYTES(2, struct storvsp_unsent_state, packet),
+	STATE(3, struct storvsp_unsent_state, channel, .max = MAX_SUB_CHANNELS),
+	STATE_END,
+};
+const struct state_desc storvsp_unsent_state_desc = { "unsent", sizeof(struct storvsp_unsent_state),
+						      unsent_fields, NULL };
+
+static const struct state_field lun_fields[] = {
+	STATE(1, struct storvsp_lun_state, attached),
+	STATE(2, struct storvsp_lun_state, kind, .max = SCSI_KIND_DVD),
+	STATE_PART(3, struct storvsp_lun_state, unit, 1, scsi_unit_state_desc),
+	STATE_END,
+};
+const struct state_desc storvsp_lun_state_desc = { "lun", sizeof(struct storvsp_lun_state),
+						   lun_fields, NULL };
+
+static const struct state_field state_fields[] = {
+	STATE(1, struct storvsp_state, init_state, .max = INIT_DONE),
+	STATE(2, struct storvsp_state, enumerate_wanted),
+	STATE(3, struct storvsp_state, reserved),
+	STATE_LIST_OF(4, struct storvsp_state, unsent, unsent_count,
+		      MAX_IN_FLIGHT *(1 + MAX_SUB_CHANNELS), storvsp_unsent_state_desc),
+	STATE_PART(5, struct storvsp_state, luns, STORVSP_MAX_LUNS, storvsp_lun_state_desc),
+	STATE_END,
+};
+const struct state_desc storvsp_state_desc = { "scsi", sizeof(struct storvsp_state), state_fields,
+					       NULL };
+
+static void save_unsent(const struct storvsp *sp, struct storvsp_state *ret)
+{
+	ret->unsent = calloc(MAX_IN_FLIGHT * (1 + MAX_SUB_CHANNELS), sizeof(*ret->unsent));
+	if (!ret->unsent)
+		abort(); /* some hundred kilobytes: the host is beyond help */
+	for (unsigned i = 0; i <= MAX_SUB_CHANNELS; i++)
+		for (const struct request *r = sp->channels[i].unsent.first; r; r = r->next) {
+			struct storvsp_unsent_state *to = &ret->unsent[ret->unsent_count++];
+
+			to->transaction_id = r->transaction_id;
+			to->channel = (uint8_t)i;
+			memcpy(to->packet, &r->packet, sizeof(r->packet));
+		}
+}
+
+void storvsp_save(struct storvsp *sp, struct state_out *out)
+{
+	struct storvsp_state s = { .init_state = (uint8_t)sp->init_state,
+				   .enumerate_wanted = sp->enumerate_wanted };
+	char name[GUID_TEXT_SIZE];
+
+	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++) {
+		if (!sp->luns[i].attached)
+			continue;
+		s.luns[i].attached = true;
+		s.luns[i].kind = (uint8_t)sp->luns[i].unit.kind;
+		scsi_unit_save(&sp->luns[i].unit, &s.luns[i].unit);
+	}
+	save_unsent(sp, &s);
+	state_put(out, &storvsp_state_desc, guid_format(&sp->instance_id, name), &s);
+	state_clear(&storvsp_state_desc, &s);
+}
+
+static int restore_luns(struct storvsp *sp, const struct storvsp_state *s, struct error *err)
+{
+	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++) {
+		const struct storvsp_lun_state *from = &s->luns[i];
+		struct lun *lun = &sp->luns[i];
+
+		if (from->attached != lun->attached ||
+		    (lun->attached && from->kind != (uint8_t)lun->unit.kind))
+			return error_set(err, ERR_UNSUPPORTED,
+					 "the saved state has %s at location %u of a SCSI "
+					 "controller, this virtual machine has %s",
+					 from->attached ? "a drive" : "nothing", i,
+					 lun->attached ? "a drive" : "nothing");
+		if (!lun->attached)
+			continue;
+		scsi_unit_restore(&lun->unit, &from->unit);
+		if (from->unit.medium != (lun->unit.medium != NULL))
+			scsi_unit_attention(&lun->unit, SCSI_ASC_MEDIUM_MAY_HAVE_CHANGED);
+	}
+	return 0;
+}
+
+static int restore_channels(struct storvsp *sp, struct error *err)
+{
+	for (unsigned i = 0; i <= MAX_SUB_CHANNELS; i++) {
+		struct channel *channel = &sp->channels[i];
+		struct guid class_id = STORVSP_CLASS_SCSI;
+		int rc = 0;
+
+		if (i && vmbus_saved_channel(sp->bus, &class_id, &sp->instance_id, (uint16_t)i))
+			rc = offer(sp, i, err);
+		if (rc < 0)
+			return rc;
+		channel->open = channel->vmbus && vmbus_channel_is_open(channel->vmbus);
+		channel->session = ++sp->sessions;
+	}
+	return 0;
+}
+
+/* They come off the list by the ring's room as before. */
+static bool restore_unsent(struct storvsp *sp, const struct storvsp_state *s)
+{
+	for (uint32_t i = 0; i < s->unsent_count; i++) {
+		const struct storvsp_unsent_state *from = &s->unsent[i];
+		struct channel *channel = &sp->channels[from->channel];
+		const struct vmbus_packet packet = { .transaction_id = from->transaction_id,
+						     .wants_completion = true };
+		struct request *r;
+
+		if (!channel->open || channel->in_flight >= MAX_IN_FLIGHT)
+			return false;
+		r = new_request(sp, channel, &packet);
+		memcpy(&r->packet, from->packet, sizeof(r->packet));
+		list_add(&channel->unsent, r);
+		channel->stalled = true;
+	}
+	return true;
+}
+
+int storvsp_restore(struct storvsp *sp, struct state_in *in, struct error *err)
+{
+	struct storvsp_state s;
+	char name[GUID_TEXT_SIZE];
+	int rc = state_get(in, &storvsp_state_desc, guid_format(&sp->instance_id, name), &s, err);
+
+	if (rc < 0)
+		return rc;
+	rc = restore_luns(sp, &s, err);
+	if (rc == 0)
+		rc = restore_channels(sp, err);
+	if (rc == 0 && !restore_unsent(sp, &s))
+		rc = error_set(err, ERR_CORRUPT, "state of 'scsi': a completion without a channel");
+	if (rc == 0) {
+		sp->init_state = s.init_state;
+		sp->enumerate_wanted = s.enumerate_wanted;
+	}
+	state_clear(&storvsp_state_desc, &s);
+	return rc;
+}
 
 /* ---- for the machine ---- */
 

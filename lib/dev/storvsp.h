@@ -18,6 +18,7 @@
 #include "blk/blk.h"
 #include "mem/mem.h"
 #include "scsi/scsi.h"
+#include "state/state.h"
 #include "vmbus/vmbus.h"
 
 #define STORVSP_MAX_LUNS 64u
@@ -42,6 +43,16 @@ int storvsp_detach(struct storvsp *sp, unsigned lun, struct error *err);
 int storvsp_set_medium(struct storvsp *sp, unsigned lun, struct blk *blk, struct error *err);
 /* The disk's size (blk_info) was changed: the guest is told. */
 int storvsp_resized(struct storvsp *sp, unsigned lun, struct error *err);
+
+/*
+ * State, while the VPs stand still. storvsp_quiesce returns when no request is under way, and takes
+ * none from the guest until storvsp_unquiesce; save between the two. Restore: the same units are
+ * attached; a DVD drive whose medium is gone, or another one, is told to the guest as a change.
+ */
+void storvsp_quiesce(struct storvsp *sp);
+void storvsp_unquiesce(struct storvsp *sp);
+void storvsp_save(struct storvsp *sp, struct state_out *out);
+int storvsp_restore(struct storvsp *sp, struct state_in *in, struct error *err);
 
 /* Called when a guest ejected a DVD: the drive is empty, medium is the caller's alone again. */
 void storvsp_set_eject_hook(struct storvsp *sp,

@@ -412,6 +412,47 @@ static void test_reset(void **state)
 	assert_null(vmbus_guest_offer(f->guest, &f->service, 0));
 }
 
+static void begin_anew(void *user, struct vmbus_guest *guest)
+{
+	struct fixture *f = user;
+	struct hvsock_config config = {
+		.loop = guest->loop, .bus = guest->bus, .user = f, .asked = on_asked
+	};
+
+	assert_int_equal(hvsock_new(&config, &f->sockets, NULL), 0);
+}
+
+static void end_sockets(void *user)
+{
+	struct fixture *f = user;
+
+	hvsock_free(f->sockets);
+}
+
+/* Where a saved guest goes on nobody is at the other end any more. */
+static void test_saved_connections_are_gone(void **state)
+{
+	static const struct vmbus_guest_move move = { NULL, end_sockets, begin_anew, NULL };
+	struct fixture *f = *state;
+	struct vmbus_spec_relid released = { 0 };
+	struct vmbus_guest_channel *old;
+	struct error err;
+
+	connect_host(f, 6, 6);
+	if (!vmbus_guest_move(f->guest, &move, f, &err))
+		fail_msg("%s", err.text);
+	assert_true(is_rescinded(f));
+	old = f->channel;
+	released.relid = old->relid;
+	vmbus_guest_post(f->guest, VMBUS_CONNECTION_MESSAGE, &released, sizeof(released),
+			 VMBUS_MSG_RELID_RELEASED);
+	step(f);
+	f->result = NO_RESULT;
+	connect_host(f, 6, 6);
+	assert_int_equal(f->channel->relid, old->relid);
+	vmbus_guest_forget(old);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -432,6 +473,7 @@ int main(void)
 		TEST(test_limit),
 		TEST(test_old_guest),
 		TEST(test_reset),
+		TEST(test_saved_connections_are_gone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

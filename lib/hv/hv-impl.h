@@ -72,6 +72,7 @@ struct hv {
 	uint64_t guest_os_id;
 	uint64_t hypercall;
 	uint64_t reference_tsc;
+	uint32_t tsc_sequence; /* of the TSC page: another one for other values */
 	uint64_t tsc_invariant;
 	uint64_t crash_param[HV_CRASH_PARAMS];
 
@@ -82,6 +83,11 @@ struct hv {
 /* time.c */
 void hv_time_start(struct hv *hv);
 bool hv_reference_tsc_write(struct hv *hv, uint64_t value); /* takes the partition's lock */
+/* From now on reference time goes on from there. */
+void hv_time_set(struct hv *hv, uint64_t reference_time);
+
+/* msr.c */
+bool hv_write_hypercall_page(struct hv *hv, uint64_t gpa);
 
 /* synic.c: the VP's lock is held by the caller, but for hv_due_raise */
 void hv_due_raise(struct hv_vp *vp, const struct hv_due *due);
@@ -93,10 +99,17 @@ bool hv_synic_write(struct hv_vp *vp, uint32_t msr, uint64_t value, struct hv_du
 void hv_synic_queue(struct hv_vp *vp, unsigned sint, struct hv_queued_message *message,
 		    struct hv_due *due);
 
+/* For a restore: as the guest's writes, but that nothing follows from them. */
+bool hv_synic_set_page(struct hv_vp *vp, struct hv_page *page, uint64_t value);
+bool hv_synic_set_sint(struct hv_vp *vp, unsigned sint, uint64_t value);
+/* Behind those that wait already; the queue takes message. */
+void hv_synic_append(struct hv_vp *vp, unsigned sint, struct hv_queued_message *message);
+
 /* stimer.c: likewise */
 void hv_stimer_reset(struct hv_vp *vp);
 bool hv_stimer_read(struct hv_vp *vp, uint32_t msr, uint64_t *ret);
 bool hv_stimer_write(struct hv_vp *vp, uint32_t msr, uint64_t value, struct hv_due *due);
 void hv_stimer_fire(void *vp); /* loop callback; takes the lock */
+bool hv_stimer_config_valid(uint64_t config);
 
 #endif

@@ -74,6 +74,16 @@ void hv_free(struct hv *hv); /* NULL allowed */
 /* All synthetic state to its values at power-on; queued messages are dropped. Time runs on. */
 void hv_reset(struct hv *hv);
 
+/* ---- state: while the VPs stand still ---- */
+
+/* With the partition's TSC as it is now; messages that wait are kept. */
+void hv_save(struct hv *hv, struct state_out *out);
+/* After hv_set_part and part_set_tsc, with RAM restored: reference time goes on where it was. The
+ * hypercall page and the TSC page become those of this host. */
+int hv_restore(struct hv *hv, struct state_in *in, struct error *err);
+/* What the saved guest was offered: for hv_cpuid and hv_new. */
+int hv_saved_features(struct state_in *in, struct hv_features *ret, struct error *err);
+
 /* ---- from the partition (struct part_host has the meaning of each) ---- */
 
 bool hv_msr_read(struct hv *hv, unsigned vp, uint32_t msr, uint64_t *ret);

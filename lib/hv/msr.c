@@ -7,7 +7,7 @@
 
 #define INT3 0xCC
 
-static bool write_hypercall_page(struct hv *hv, uint64_t gpa)
+bool hv_write_hypercall_page(struct hv *hv, uint64_t gpa)
 {
 	uint8_t page[MEM_PAGE_SIZE];
 
@@ -23,7 +23,8 @@ static bool hypercall_write(struct hv *hv, uint64_t value)
 		return true;
 	if (!hv->guest_os_id)
 		value &= ~HV_PAGE_MSR_ENABLE;
-	if ((value & HV_PAGE_MSR_ENABLE) && !write_hypercall_page(hv, value & HV_PAGE_MSR_ADDRESS))
+	if ((value & HV_PAGE_MSR_ENABLE) &&
+	    !hv_write_hypercall_page(hv, value & HV_PAGE_MSR_ADDRESS))
 		return false;
 	hv->hypercall = value;
 	return true;

@@ -105,7 +105,7 @@ void hv_stimer_fire(void *user)
 	hv_due_raise(vp, &due);
 }
 
-static bool config_is_valid(uint64_t config)
+bool hv_stimer_config_valid(uint64_t config)
 {
 	if (config & ~HV_STIMER_CONFIG_DEFINED)
 		return false;
@@ -115,7 +115,7 @@ static bool config_is_valid(uint64_t config)
 
 static bool config_write(struct hv_stimer *timer, uint64_t value)
 {
-	if (!config_is_valid(value))
+	if (!hv_stimer_config_valid(value))
 		return false;
 	/* Message mode on SINT 0 can't be enabled (TLFS 12.3.3). */
 	if (!(value & HV_STIMER_DIRECT) && !HV_STIMER_SINT(value))

@@ -123,6 +123,11 @@ static void deliver_all(struct hv_vp *vp, struct hv_due *due)
 		deliver(vp, sint, due);
 }
 
+void hv_synic_append(struct hv_vp *vp, unsigned sint, struct hv_queued_message *message)
+{
+	queue_push(&vp->queue[sint], message);
+}
+
 void hv_synic_queue(struct hv_vp *vp, unsigned sint, struct hv_queued_message *message,
 		    struct hv_due *due)
 {
@@ -248,7 +253,7 @@ bool hv_signal_event(struct hv *hv, unsigned vp_index, unsigned sint, unsigned f
 
 /* ---- MSRs ---- */
 
-static bool page_write(struct hv_vp *vp, struct hv_page *page, uint64_t value)
+bool hv_synic_set_page(struct hv_vp *vp, struct hv_page *page, uint64_t value)
 {
 	uint64_t gpa = value & HV_PAGE_MSR_ADDRESS;
 	uint8_t *host = NULL;
@@ -264,7 +269,7 @@ static bool page_write(struct hv_vp *vp, struct hv_page *page, uint64_t value)
 	return true;
 }
 
-static bool sint_write(struct hv_vp *vp, unsigned sint, uint64_t value)
+bool hv_synic_set_sint(struct hv_vp *vp, unsigned sint, uint64_t value)
 {
 	bool silent = value & (HV_SINT_MASKED | HV_SINT_POLLING);
 
@@ -306,13 +311,13 @@ static bool synic_store(struct hv_vp *vp, uint32_t msr, uint64_t value)
 		vp->scontrol = value;
 		return true;
 	case HV_MSR_SIEFP:
-		return page_write(vp, &vp->siefp, value);
+		return hv_synic_set_page(vp, &vp->siefp, value);
 	case HV_MSR_SIMP:
-		return page_write(vp, &vp->simp, value);
+		return hv_synic_set_page(vp, &vp->simp, value);
 	case HV_MSR_EOM:
 		return true;
 	case HV_MSR_SINT0 ... HV_MSR_SINT15:
-		return sint_write(vp, msr - HV_MSR_SINT0, value);
+		return hv_synic_set_sint(vp, msr - HV_MSR_SINT0, value);
 	}
 	return false;
 }

@@ -3,7 +3,8 @@
 
 #include "base/clock.h"
 #include "base/macros.h"
-#include "hv/hv.h"
+#include "hv/hv-state.h"
+#include "state/check-state.h"
 
 #include <pthread.h>
 #include <setjmp.h>
@@ -602,6 +603,105 @@ static void slot_protocol_loses_nothing(void **state)
 	pthread_join(thread, NULL);
 }
 
+/* ---- state ---- */
+
+/* The fixture's interface is saved and replaced by a new one that takes it over. */
+static void move(struct fixture *f)
+{
+	struct state_out *out = state_out_new(0);
+	struct hv_config config = { .loop = f->loop, .mem = f->mem, .vp_count = 2 };
+	const uint8_t *bytes;
+	struct state_in *in;
+	struct error err;
+	size_t size;
+
+	hv_save(f->hv, out);
+	assert_int_equal(state_out_bytes(out, &bytes, &size, NULL), 0);
+	assert_int_equal(state_in_new(bytes, size, 0, &in, NULL), 0);
+	hv_free(f->hv);
+	assert_int_equal(hv_saved_features(in, &config.features, NULL), 0);
+	assert_int_equal(hv_new(&config, &f->hv, NULL), 0);
+	/* Another host's TSC. */
+	f->part.frozen_tsc = f->part.frozen_tsc ? f->part.frozen_tsc + 1000000000 : 0;
+	hv_set_part(f->hv, &f->part);
+	if (hv_restore(f->hv, in, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(state_in_finish(in, NULL), 0);
+	state_in_free(in);
+	state_out_free(out);
+}
+
+static void saved_registers_come_back(void **state)
+{
+	struct fixture *f = *state;
+	struct hv_spec_tsc_page *page = mem_ptr(f->mem, PAGE + MEM_PAGE_SIZE, MEM_PAGE_SIZE);
+	uint64_t before, offset;
+
+	f->part.frozen_tsc = 5000000000;
+	synic_on(f);
+	wr(f, HV_MSR_GUEST_OS_ID, LINUX_ID);
+	wr(f, HV_MSR_HYPERCALL, PAGE | 1);
+	wr(f, HV_MSR_REFERENCE_TSC, (PAGE + MEM_PAGE_SIZE) | 1);
+	wr(f, HV_MSR_CRASH_P0, 42);
+	f->part.frozen_tsc += 2000000;
+	before = rd(f, HV_MSR_TIME_REF_COUNT);
+	offset = (uint64_t)page->offset;
+	memset(mem_ptr(f->mem, PAGE, MEM_PAGE_SIZE), 0, MEM_PAGE_SIZE);
+	move(f);
+	assert_int_equal(rd(f, HV_MSR_TIME_REF_COUNT), before);
+	assert_int_equal(rd(f, HV_MSR_GUEST_OS_ID), LINUX_ID);
+	assert_int_equal(rd(f, HV_MSR_HYPERCALL), PAGE | 1);
+	assert_int_equal(rd(f, HV_MSR_CRASH_P0), 42);
+	assert_int_equal(rd(f, HV_MSR_SIMP), SIMP | 1);
+	/* The pages are this host's, and a reader of the old values notices. */
+	assert_int_equal(*(uint8_t *)mem_ptr(f->mem, PAGE, 1), 0xF3);
+	assert_int_equal(page->sequence, 2);
+	assert_true((uint64_t)page->offset != offset);
+}
+
+static void saved_messages_keep_their_order(void **state)
+{
+	struct fixture *f = *state;
+	struct hv_spec_message *first = slot(f, SINT);
+	uint32_t number;
+
+	synic_on(f);
+	for (number = 1; number <= 3; number++)
+		assert_int_equal(hv_post_message(f->hv, 0, SINT, 1, &number, sizeof(number)), 0);
+	assert_int_equal(hv_message_backlog(f->hv, 0, SINT), 2);
+	move(f);
+	assert_int_equal(hv_message_backlog(f->hv, 0, SINT), 2);
+	for (number = 1; number <= 3; number++) {
+		assert_memory_equal(first->payload, &number, sizeof(number));
+		first->type = 0;
+		wr(f, HV_MSR_EOM, 0);
+	}
+}
+
+static void saved_timer_fires_at_its_time(void **state)
+{
+	struct fixture *f = *state;
+	unsigned before;
+
+	synic_on(f);
+	wr(f, HV_MSR_STIMER0_CONFIG, 1 << 12 | 0x40 << 4 | 1 << 3); /* direct, auto */
+	wr(f, HV_MSR_STIMER0_CONFIG + 1, rd(f, HV_MSR_TIME_REF_COUNT) + 100000);
+	before = f->part.interrupts[0];
+	move(f);
+	assert_int_equal(f->part.interrupts[0], before);
+	for (int i = 0; i < 200 && f->part.interrupts[0] == before; i++)
+		loop_step(f->loop, 10);
+	assert_int_equal(f->part.interrupts[0], before + 1);
+	assert_int_equal(f->part.last_vector[0], 0x40);
+}
+
+static void state_tables(void **state)
+{
+	STATE_CHECK(struct hv_state, hv_state_desc);
+	STATE_CHECK(struct hv_message_state, hv_message_state_desc);
+	STATE_CHECK(struct hv_vp_state, hv_vp_state_desc);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -625,6 +725,10 @@ int main(void)
 		TEST(message_mode_posts_to_its_sint),
 		TEST(crash_report),
 		TEST(slot_protocol_loses_nothing),
+		TEST(saved_registers_come_back),
+		TEST(saved_messages_keep_their_order),
+		TEST(saved_timer_fires_at_its_time),
+		cmocka_unit_test(state_tables),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,14 +4,12 @@
  */
 #include "hv/hv-impl.h"
 
-#define TSC_PAGE_VALID_SEQUENCE 1u
-
 static uint64_t scale_tsc(uint64_t tsc, uint64_t scale)
 {
 	return (uint64_t)(((unsigned __int128)tsc * scale) >> 64);
 }
 
-void hv_time_start(struct hv *hv)
+void hv_time_set(struct hv *hv, uint64_t reference_time)
 {
 	uint64_t hz = part_tsc_hz(hv->part);
 
@@ -19,7 +17,14 @@ void hv_time_start(struct hv *hv)
 	if (hz <= HV_TIME_HZ)
 		hz = HV_TIME_HZ + 1;
 	hv->tsc_scale = (uint64_t)(((unsigned __int128)HV_TIME_HZ << 64) / hz);
-	hv->tsc_offset = -(int64_t)scale_tsc(part_tsc_now(hv->part), hv->tsc_scale);
+	hv->tsc_offset =
+	    (int64_t)(reference_time - scale_tsc(part_tsc_now(hv->part), hv->tsc_scale));
+}
+
+void hv_time_start(struct hv *hv)
+{
+	hv->tsc_sequence = 1;
+	hv_time_set(hv, 0);
 }
 
 uint64_t hv_reference_time(const struct hv *hv)
@@ -39,7 +44,7 @@ static bool write_tsc_page(struct hv *hv, uint64_t gpa)
 	__atomic_store_n(&page->scale, hv->tsc_scale, __ATOMIC_RELAXED);
 	__atomic_store_n(&page->offset, hv->tsc_offset, __ATOMIC_RELAXED);
 	if (hv->features.reference_tsc)
-		__atomic_store_n(&page->sequence, TSC_PAGE_VALID_SEQUENCE, __ATOMIC_RELEASE);
+		__atomic_store_n(&page->sequence, hv->tsc_sequence, __ATOMIC_RELEASE);
 	mem_written(hv->mem, gpa, sizeof(*page));
 	return true;
 }

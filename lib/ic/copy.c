@@ -166,6 +166,7 @@ void ic_copy_cancel(struct ic *ic)
 
 /* ---- life ---- */
 
+/* After a restore a copy that was under way is over: its file was the host's. */
 static void on_ready(struct ic_link *link)
 {
 }
@@ -189,6 +190,7 @@ static const struct ic_link_ops ops = {
 	.ready = on_ready,
 	.reply = on_reply,
 	.closed = on_closed,
+	.restored = on_ready,
 };
 
 void ic_copy_init(struct ic *ic)

@@ -19,7 +19,8 @@ struct ic_link_ops {
 	void (*ready)(struct ic_link *link); /* the version is agreed on */
 	/* The answer to the request: len >= the header; len is rounded up to 8. */
 	void (*reply)(struct ic_link *link, const uint8_t *packet, uint32_t len);
-	void (*closed)(struct ic_link *link); /* a request under way is lost */
+	void (*closed)(struct ic_link *link);   /* a request under way is lost */
+	void (*restored)(struct ic_link *link); /* in contact, after a restore */
 };
 
 enum ic_link_state { IC_LINK_CLOSED, IC_LINK_NEGOTIATING, IC_LINK_READY, IC_LINK_REFUSED };
@@ -45,6 +46,20 @@ static inline bool ic_link_can_send(const struct ic_link *link)
 }
 /* Fills packet's header and sends len bytes; only if ic_link_can_send. */
 void ic_link_send(struct ic_link *link, void *packet, uint32_t len);
+
+struct ic_link *ic_link_of(struct ic *ic, enum ic_service service);
+
+/* What is saved of a service. */
+struct ic_link_saved {
+	uint8_t state; /* enum ic_link_state */
+	bool enabled, busy;
+	uint8_t transaction_id;
+	uint16_t framework_major, framework_minor, message_major, message_minor;
+	uint32_t unsent_bytes;
+	uint64_t sent_at_ns;
+	uint8_t *unsent; /* the ring was full */
+};
+extern const struct state_desc ic_link_saved_desc;
 
 /* ---- services ---- */
 
@@ -114,6 +129,11 @@ struct ic_vss_state {
 	void *user;
 };
 
+struct ic_vss_saved {
+	uint8_t phase; /* enum ic_vss_phase */
+};
+extern const struct state_desc ic_vss_saved_desc;
+
 enum ic_copy_phase {
 	IC_COPY_IDLE,
 	IC_COPY_STARTING,
@@ -153,6 +173,8 @@ int ic_kvp_init(struct ic *ic, const struct ic_config *config, struct error *err
 void ic_kvp_finish(struct ic *ic);
 int ic_vss_init(struct ic *ic, struct error *err);
 void ic_vss_done(struct ic *ic);
+void ic_vss_save(struct ic *ic, struct state_out *out);
+int ic_vss_restore(struct ic *ic, struct state_in *in, struct error *err);
 void ic_copy_init(struct ic *ic);
 
 #endif

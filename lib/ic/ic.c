@@ -30,7 +30,7 @@ const char *ic_state_name(enum ic_state state)
 	return names[state];
 }
 
-static struct ic_link *link_of(struct ic *ic, enum ic_service service)
+struct ic_link *ic_link_of(struct ic *ic, enum ic_service service)
 {
 	struct ic_link *const links[IC_SERVICE_COUNT] = {
 		[IC_SHUTDOWN_SERVICE] = &ic->shutdown.link,
@@ -46,12 +46,12 @@ static struct ic_link *link_of(struct ic *ic, enum ic_service service)
 
 int ic_enable(struct ic *ic, enum ic_service service, bool enabled, struct error *err)
 {
-	return ic_link_enable(link_of(ic, service), enabled, err);
+	return ic_link_enable(ic_link_of(ic, service), enabled, err);
 }
 
 void ic_status(const struct ic *ic, enum ic_service service, struct ic_status *ret)
 {
-	ic_link_status(link_of((struct ic *)(uintptr_t)ic, service), ret);
+	ic_link_status(ic_link_of((struct ic *)(uintptr_t)ic, service), ret);
 }
 
 static int init_services(struct ic *ic, const struct ic_config *config, struct error *err)

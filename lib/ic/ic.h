@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/loop.h"
+#include "state/state.h"
 #include "vmbus/vmbus.h"
 
 #include <stdbool.h>
@@ -58,6 +59,15 @@ int ic_new(const struct ic_config *config, struct ic **ret, struct error *err);
 void ic_free(struct ic *ic); /* disables all; NULL allowed */
 
 int ic_enable(struct ic *ic, enum ic_service service, bool enabled, struct error *err);
+
+/* ---- state: while the VPs stand still ---- */
+
+void ic_save(struct ic *ic, struct state_out *out);
+/* Before the bus is restored: the services that were enabled then are offered. */
+int ic_restore_begin(struct ic *ic, struct state_in *in, struct error *err);
+/* After it. Whoever waited for an answer of the guest's waits no more; the guest's clock is set,
+ * and key-value pairs are exchanged anew. */
+int ic_restore(struct ic *ic, struct state_in *in, struct error *err);
 
 /* ---- status ---- */
 

@@ -361,8 +361,11 @@ static void on_reply(struct ic_link *link, const uint8_t *packet, uint32_t len)
 	struct ic_spec_header header;
 	int result;
 
-	if (!job || !kvp->running)
+	/* An answer to what was asked before the VM was saved. */
+	if (!job || !kvp->running) {
+		run_first(kvp);
 		return;
+	}
 	memcpy(&header, packet, sizeof(header));
 	kvp->running = false;
 	result = result_of(header.status);
@@ -466,6 +469,7 @@ static const struct ic_link_ops ops = {
 	.ready = on_ready,
 	.reply = on_reply,
 	.closed = on_closed,
+	.restored = on_ready,
 };
 
 int ic_kvp_init(struct ic *ic, const struct ic_config *config, struct error *err)

@@ -86,6 +86,7 @@ static const struct ic_link_ops ops = {
 	.ready = on_ready,
 	.reply = on_reply,
 	.closed = on_closed,
+	.restored = on_ready,
 };
 
 int ic_shutdown_init(struct ic *ic, struct error *err)

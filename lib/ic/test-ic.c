@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include "state/check-state.h"
+
 static const struct guid class_of[IC_SERVICE_COUNT] = {
 	[IC_SHUTDOWN_SERVICE] =
 	    GUID_INIT(0x0e0b6031, 0x5213, 0x4934, 0x81, 0x8b, 0x38, 0xd9, 0x0c, 0xed, 0x39, 0xdb),
@@ -550,6 +552,62 @@ static void a_forgotten_freeze_is_undone(void **state)
 	assert_int_equal(f->result, -ERR_CANCELLED);
 }
 
+static void save_services(void *user, struct state_out *out)
+{
+	ic_save(((struct fixture *)user)->ic, out);
+}
+
+static void end_services(void *user)
+{
+	ic_free(((struct fixture *)user)->ic);
+}
+
+static void begin_services(void *user, struct vmbus_guest *guest)
+{
+	struct fixture *f = user;
+	struct ic_config config = { .loop = guest->loop, .bus = guest->bus };
+
+	assert_int_equal(ic_new(&config, &f->ic, NULL), 0);
+	/* As ic_restore_begin does, which needs the state before the bus has it. */
+	assert_int_equal(ic_enable(f->ic, IC_VSS, true, NULL), 0);
+}
+
+static int restore_services(void *user, struct state_in *in, struct error *err)
+{
+	return ic_restore(((struct fixture *)user)->ic, in, err);
+}
+
+/* Where a guest goes on that was saved in the middle of a backup, nobody thaws it but us. */
+static void a_saved_freeze_is_undone(void **state)
+{
+	static const struct vmbus_guest_move move = { save_services, end_services, begin_services,
+						      restore_services };
+	struct fixture *f = *state;
+	struct error err;
+
+	contact_vss(f);
+	assert_int_equal(freeze(f, NS_PER_SEC), 0);
+	next_vss(f, IC_VSS_HOT_BACKUP, IC_S_OK);
+	next_vss(f, IC_VSS_FREEZE, IC_S_OK);
+	if (!vmbus_guest_move(f->guest, &move, f, &err))
+		fail_msg("%s", err.text);
+	next_vss(f, IC_VSS_THAW, IC_S_OK);
+	next_vss(f, IC_VSS_BACKUP_COMPLETE, IC_S_OK);
+	/* And when the freeze itself was under way. */
+	assert_int_equal(freeze(f, NS_PER_SEC), 0);
+	next_vss(f, IC_VSS_HOT_BACKUP, IC_S_OK);
+	if (!vmbus_guest_move(f->guest, &move, f, &err))
+		fail_msg("%s", err.text);
+	next_vss(f, IC_VSS_FREEZE, IC_S_OK);
+	next_vss(f, IC_VSS_THAW, IC_S_OK);
+	next_vss(f, IC_VSS_BACKUP_COMPLETE, IC_S_OK);
+}
+
+static void state_tables(void **state)
+{
+	STATE_CHECK(struct ic_vss_saved, ic_vss_saved_desc);
+}
+
 /* ---- file copy ---- */
 
 #define FILE_BYTES (2 * IC_COPY_DATA_BYTES + 100)
@@ -724,6 +782,7 @@ int main(void)
 		TEST(kvp_requests_end_with_the_service), TEST(backup_freezes_and_thaws),
 		TEST(no_backup_without_a_daemon),        TEST(a_late_freeze_is_undone),
 		TEST(a_forgotten_freeze_is_undone),      TEST(a_file_is_copied),
+		TEST(a_saved_freeze_is_undone),          cmocka_unit_test(state_tables),
 		TEST(a_copy_fails_as_the_guest_says),    TEST(kvp_sets_addresses),
 	};
 

@@ -105,6 +105,7 @@ static const struct ic_link_ops ops = {
 	.ready = on_ready,
 	.reply = on_reply,
 	.closed = on_closed,
+	.restored = on_ready,
 };
 
 int ic_time_init(struct ic *ic, struct error *err)

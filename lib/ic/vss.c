@@ -67,7 +67,7 @@ static void froze(struct ic_vss_state *vss, bool ok)
 
 static void thawed(struct ic_vss_state *vss, bool ok)
 {
-	if (!ok)
+	if (!ok && !vss->given_up)
 		log_guest("its file systems could not be thawed");
 	send_operation(vss, IC_VSS_BACKUP_COMPLETE, IC_VSS_COMPLETING);
 	tell(vss, ok ? 0 : -ERR_DENIED);
@@ -148,6 +148,39 @@ int ic_vss_thaw(struct ic *ic, void (*done)(void *user, int result), void *user,
 	return 0;
 }
 
+/* ---- state ---- */
+
+static const struct state_field fields[] = {
+	STATE(1, struct ic_vss_saved, phase, .max = IC_VSS_COMPLETING),
+	STATE_END,
+};
+const struct state_desc ic_vss_saved_desc = { "backup", sizeof(struct ic_vss_saved), fields, NULL };
+
+void ic_vss_save(struct ic *ic, struct state_out *out)
+{
+	const struct ic_vss_saved s = { .phase = (uint8_t)ic->vss.phase };
+
+	state_put(out, &ic_vss_saved_desc, NULL, &s);
+}
+
+/* Who asked for the freeze is not there any more: it is undone. */
+int ic_vss_restore(struct ic *ic, struct state_in *in, struct error *err)
+{
+	struct ic_vss_state *vss = &ic->vss;
+	struct ic_vss_saved s = { 0 };
+	int r = 0;
+
+	if (state_has(in, ic_vss_saved_desc.name, NULL))
+		r = state_get(in, &ic_vss_saved_desc, NULL, &s, err);
+	if (r < 0 || vss->link.state != IC_LINK_READY)
+		return r;
+	vss->phase = s.phase;
+	vss->given_up = true;
+	if (vss->phase == IC_VSS_FROZEN && !vss->link.busy)
+		thaw(vss);
+	return 0;
+}
+
 /* ---- life ---- */
 
 static void on_ready(struct ic_link *link)
@@ -178,6 +211,7 @@ static const struct ic_link_ops ops = {
 	.ready = on_ready,
 	.reply = on_reply,
 	.closed = on_closed,
+	.restored = on_ready,
 };
 
 int ic_vss_init(struct ic *ic, struct error *err)

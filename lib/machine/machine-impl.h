@@ -3,6 +3,8 @@
  * machine.c   life cycle: build, start, reset, power-off; the partition's callbacks
  * platform.c  what stands on ports and MMIO, firmware tables and the boot image
  * synthetic.c what is offered on VMBus
+ * state.c     what is saved, and in which order it is restored
+ * save.c      memory and state into a file, behind the running guest
  *
  * Order of construction, each using the ones before: memory, partition (with hv's CPUID leaves),
  * hv, bus and chipset, VMBus, synthetic devices. They are torn down the other way round.
@@ -20,6 +22,8 @@
 
 struct platform;
 struct synthetic;
+struct save;
+struct restore;
 
 struct machine {
 	struct loop *loop;
@@ -35,9 +39,11 @@ struct machine {
 	char backend_reason[256];
 	uint64_t started_ns; /* clock_boottime_ns() */
 	bool running, paused;
-	bool resetting;   /* between machine_reset and the end of vmbus_reset */
-	bool off;         /* told already */
-	bool reset_asked; /* atomic: a VP asked for a reset that the loop has not done yet */
+	bool resetting;          /* between machine_reset and the end of vmbus_reset */
+	bool off;                /* told already */
+	struct save *save;       /* under way; or NULL */
+	struct restore *restore; /* the saved state, while the machine is built from it; or NULL */
+	bool reset_asked;        /* atomic: a VP asked for a reset that the loop has not done yet */
 };
 
 /* ---- requests from VP threads; carried out on the loop ---- */
@@ -66,5 +72,50 @@ size_t platform_console_input(struct platform *platform, unsigned port, const vo
 
 int synthetic_new(struct machine *machine, struct synthetic **ret, struct error *err);
 void synthetic_free(struct synthetic *synthetic);
+
+/* Nothing in flight into guest memory, and nothing taken from the guest, until unquiesce. */
+void synthetic_quiesce(struct synthetic *synthetic);
+void synthetic_unquiesce(struct synthetic *synthetic);
+void synthetic_save(struct synthetic *synthetic, struct state_out *out);
+/* Before the bus is restored, and after it. */
+int synthetic_restore_begin(struct synthetic *synthetic, struct state_in *in, struct error *err);
+int synthetic_restore(struct synthetic *synthetic, struct state_in *in, struct error *err);
+/* What the description says now, where that differs from the saved state's. */
+int synthetic_restore_finish(struct synthetic *synthetic, struct error *err);
+
+/* ---- platform.c ---- */
+
+void platform_save(struct platform *platform, struct state_out *out);
+int platform_restore(struct platform *platform, struct state_in *in, struct error *err);
+
+/* ---- state.c ---- */
+
+/* All but memory; the VPs stand still and the devices are quiet. */
+void machine_put_state(struct machine *machine, struct state_out *out);
+
+struct restore {
+	int fd;
+	uint8_t *stream;
+	struct state_in *in;
+	uint64_t ram_bytes;
+	struct part_state part;
+	struct hv_features features;
+};
+/* Reads the state's outline, and what the partition and the hypervisor interface are made from. */
+int restore_begin(int fd, struct restore **ret, struct error *err);
+void restore_free(struct restore *restore); /* NULL allowed */
+/* The machine is built: it becomes what was saved. */
+int machine_take_state(struct machine *machine, struct error *err);
+
+/* ---- save.c ---- */
+
+/* The machine goes off, starts anew or away: what was begun is given up. */
+void save_cancel(struct machine *machine);
+/* The guest's state has been taken, and the guest stands until the file is whole. */
+bool save_has_guest(const struct machine *machine);
+
+/* ---- machine.c ---- */
+
+void machine_go_off(struct machine *machine, enum machine_off_reason reason, const char *text);
 
 #endif

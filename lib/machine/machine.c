@@ -11,10 +11,9 @@
 const char *machine_off_reason_name(enum machine_off_reason reason)
 {
 	static const char *const names[] = {
-		[MACHINE_OFF_GUEST] = "guest-shutdown",
-		[MACHINE_OFF_TURNED_OFF] = "turned-off",
-		[MACHINE_OFF_CRASH] = "guest-crash",
-		[MACHINE_OFF_ERROR] = "worker-error",
+		[MACHINE_OFF_GUEST] = "guest-shutdown", [MACHINE_OFF_TURNED_OFF] = "turned-off",
+		[MACHINE_OFF_CRASH] = "guest-crash",    [MACHINE_OFF_ERROR] = "worker-error",
+		[MACHINE_OFF_SAVED] = "saved",
 	};
 
 	return names[reason];
@@ -101,11 +100,12 @@ struct off_request {
 	char text[256];
 };
 
-static void go_off(struct machine *machine, enum machine_off_reason reason, const char *text)
+void machine_go_off(struct machine *machine, enum machine_off_reason reason, const char *text)
 {
 	if (machine->off)
 		return;
 	machine->off = true;
+	save_cancel(machine);
 	if (machine->running && !machine->paused)
 		part_pause(machine->part);
 	machine->paused = true;
@@ -117,7 +117,7 @@ static void carry_out_off(void *user)
 {
 	struct off_request *request = user;
 
-	go_off(request->machine, request->reason, request->text);
+	machine_go_off(request->machine, request->reason, request->text);
 	free(request);
 }
 
@@ -226,6 +226,10 @@ static int new_partition(struct machine *machine, struct error *err)
 			 "asked for by the VM's configuration");
 	features.synthetic_timers =
 	    (part.backend == PART_AUTO ? detected : part.backend) == PART_SOFT;
+	if (machine->restore) {
+		features = machine->restore->features;
+		part.saved = &machine->restore->part;
+	}
 	hv_cpuid(config->processor_count, &features, leaves);
 	hv = (struct hv_config){
 		.loop = machine->loop,
@@ -244,8 +248,12 @@ static int new_partition(struct machine *machine, struct error *err)
 
 static int build(struct machine *machine, struct error *err)
 {
-	int r = mem_new(machine->config->memory_bytes, &machine->mem, err);
+	int r = 0;
 
+	if (machine->files.saved >= 0)
+		r = restore_begin(machine->files.saved, &machine->restore, err);
+	if (r == 0)
+		r = mem_new(machine->config->memory_bytes, &machine->mem, err);
 	if (r == 0)
 		r = new_partition(machine, err);
 	if (r == 0)
@@ -254,7 +262,9 @@ static int build(struct machine *machine, struct error *err)
 		r = vmbus_new(machine->loop, machine->mem, machine->hv, &machine->vmbus, err);
 	if (r == 0)
 		r = synthetic_new(machine, &machine->synthetic, err);
-	if (r == 0)
+	if (r == 0 && machine->restore)
+		r = machine_take_state(machine, err);
+	else if (r == 0)
 		r = platform_load(machine->platform, err);
 	return r;
 }
@@ -263,7 +273,7 @@ static int build(struct machine *machine, struct error *err)
 static void take_files(struct machine_files *ret, struct machine_files *files)
 {
 	*ret = *files;
-	files->kernel = files->initrd = files->kvm = -1;
+	files->kernel = files->initrd = files->kvm = files->saved = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		files->disks[i] = -1;
 	memset(files->parents, 0, sizeof(files->parents));
@@ -281,7 +291,7 @@ void machine_parents_done(struct machine_parents *parents)
 
 static void close_files(struct machine_files *files)
 {
-	const int single[] = { files->kernel, files->initrd, files->kvm };
+	const int single[] = { files->kernel, files->initrd, files->kvm, files->saved };
 
 	for (size_t i = 0; i < ARRAY_SIZE(single); i++)
 		if (single[i] >= 0)
@@ -321,8 +331,10 @@ void machine_free(struct machine *machine)
 {
 	if (!machine)
 		return;
+	save_cancel(machine);
 	if (machine->running)
 		part_stop(machine->part);
+	restore_free(machine->restore);
 	synthetic_free(machine->synthetic);
 	vmbus_free(machine->vmbus);
 	platform_free(machine->platform);
@@ -346,6 +358,7 @@ int machine_start(struct machine *machine, struct error *err)
 	return 0;
 }
 
+/* While a save has the guest stand still, only what comes after it changes. */
 void machine_pause(struct machine *machine)
 {
 	if (machine->off || machine->paused)
@@ -360,13 +373,13 @@ void machine_resume(struct machine *machine)
 	if (machine->off || !machine->paused)
 		return;
 	machine->paused = false;
-	if (!machine->resetting)
+	if (!machine->resetting && !save_has_guest(machine))
 		part_resume(machine->part);
 }
 
 void machine_turn_off(struct machine *machine)
 {
-	go_off(machine, MACHINE_OFF_TURNED_OFF, "turned off");
+	machine_go_off(machine, MACHINE_OFF_TURNED_OFF, "turned off");
 }
 
 /* VMBus holds nothing of the guest any more: the rest of the machine starts over. */
@@ -383,7 +396,7 @@ static void finish_reset(void *user)
 	part_reset(machine->part);
 	mem_clear(machine->mem);
 	if (platform_load(machine->platform, &err) < 0) {
-		go_off(machine, MACHINE_OFF_ERROR, err.text);
+		machine_go_off(machine, MACHINE_OFF_ERROR, err.text);
 		return;
 	}
 	if (!machine->paused)
@@ -392,8 +405,10 @@ static void finish_reset(void *user)
 
 void machine_reset(struct machine *machine)
 {
-	if (machine->off || machine->resetting)
+	/* A guest that has been saved does not run any more. */
+	if (machine->off || machine->resetting || save_has_guest(machine))
 		return;
+	save_cancel(machine);
 	machine->resetting = true;
 	if (!machine->paused)
 		part_pause(machine->part);

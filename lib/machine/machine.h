@@ -26,8 +26,9 @@ enum machine_off_reason {
 	MACHINE_OFF_TURNED_OFF, /* machine_turn_off() */
 	MACHINE_OFF_CRASH,      /* the guest reported a crash and stopped, or can't go on */
 	MACHINE_OFF_ERROR,      /* the host could not go on */
+	MACHINE_OFF_SAVED,      /* machine_save() */
 };
-/* "guest-shutdown", "turned-off", "guest-crash", "worker-error" */
+/* "guest-shutdown", "turned-off", "guest-crash", "worker-error", "saved" */
 const char *machine_off_reason_name(enum machine_off_reason reason);
 
 struct machine_kvp {
@@ -69,6 +70,7 @@ struct machine_parents {
 
 struct machine_files {
 	int kernel, initrd, kvm;
+	int saved; /* a saved state (state/file.h): the VM goes on from it instead of booting */
 	int disks[CONFIG_MAX_DISKS];
 	struct machine_parents
 	    parents[CONFIG_MAX_DISKS]; /* of differencing ones: the direct one first */
@@ -109,6 +111,32 @@ int machine_socket_connect(struct machine *machine, const struct guid *service, 
 			   struct error *err);
 int machine_socket_accept(struct machine *machine, uint64_t ticket, int fd, struct error *err);
 void machine_socket_refuse(struct machine *machine, uint64_t ticket);
+/* ---- save ---- */
+
+struct machine_saved {
+	uint64_t pause_ns; /* how long the guest stood still, up to now */
+	uint64_t ram_bytes_written;
+	unsigned rounds; /* of copying behind the running guest */
+};
+
+/*
+ * Writes the VM's memory and state to fd (taken; an empty regular file). Memory is copied behind
+ * the running guest; then the guest stands still for what it wrote last, and for its devices'
+ * state.
+ *
+ * stop: the VM then stands for good, and when the file is on the disk `off` follows with
+ * MACHINE_OFF_SAVED. Else the guest goes on at once, and the file is finished behind it. done is
+ * called when the file is whole on the disk (err NULL), or not to be had: then the guest goes on,
+ * too. One at a time (ERR_BUSY); the machine may be paused.
+ */
+typedef void (*machine_save_done)(void *user, const struct machine_saved *saved,
+				  const struct error *err);
+int machine_save(struct machine *machine, int fd, bool stop, machine_save_done done, void *user,
+		 struct error *err);
+/* Between machine_save and done. */
+bool machine_saving(const struct machine *machine);
+/* Of the memory, how much has been written: 0 to 100. */
+unsigned machine_save_percent(const struct machine *machine);
 
 /* ---- state for the administrator ---- */
 

@@ -118,6 +118,16 @@ void platform_reset(struct platform *platform)
 	chipset_reset(platform->chipset);
 }
 
+void platform_save(struct platform *platform, struct state_out *out)
+{
+	chipset_save(platform->chipset, out);
+}
+
+int platform_restore(struct platform *platform, struct state_in *in, struct error *err)
+{
+	return chipset_restore(platform->chipset, in, err);
+}
+
 void platform_flush(struct platform *platform)
 {
 	chipset_flush(platform->chipset);

@@ -343,6 +343,69 @@ void machine_socket_refuse(struct machine *machine, uint64_t ticket)
 	hvsock_refuse(machine->synthetic->sockets, ticket);
 }
 
+/* ---- state ---- */
+
+void synthetic_quiesce(struct synthetic *synthetic)
+{
+	for (unsigned i = 0; i < MAX_SCSI; i++)
+		if (synthetic->scsi[i])
+			storvsp_quiesce(synthetic->scsi[i]);
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (synthetic->nics[i])
+			netvsp_quiesce(synthetic->nics[i]);
+}
+
+void synthetic_unquiesce(struct synthetic *synthetic)
+{
+	for (unsigned i = 0; i < MAX_SCSI; i++)
+		if (synthetic->scsi[i])
+			storvsp_unquiesce(synthetic->scsi[i]);
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (synthetic->nics[i])
+			netvsp_unquiesce(synthetic->nics[i]);
+}
+
+void synthetic_save(struct synthetic *synthetic, struct state_out *out)
+{
+	for (unsigned i = 0; i < MAX_SCSI; i++)
+		if (synthetic->scsi[i])
+			storvsp_save(synthetic->scsi[i], out);
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (synthetic->nics[i])
+			netvsp_save(synthetic->nics[i], out);
+	ic_save(synthetic->ic, out);
+}
+
+int synthetic_restore_begin(struct synthetic *synthetic, struct state_in *in, struct error *err)
+{
+	return ic_restore_begin(synthetic->ic, in, err);
+}
+
+int synthetic_restore(struct synthetic *synthetic, struct state_in *in, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < MAX_SCSI; i++)
+		if (synthetic->scsi[i])
+			r = storvsp_restore(synthetic->scsi[i], in, err);
+	for (unsigned i = 0; r == 0 && i < CONFIG_MAX_NICS; i++)
+		if (synthetic->nics[i])
+			r = netvsp_restore(synthetic->nics[i], in, err);
+	if (r == 0)
+		r = ic_restore(synthetic->ic, in, err);
+	return r;
+}
+
+int synthetic_restore_finish(struct synthetic *synthetic, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < IC_SERVICE_COUNT; i++)
+		r = ic_enable(synthetic->ic, (enum ic_service)i,
+			      synthetic->machine->config->ic_enabled[i], err);
+	return r;
+}
+
 /* ---- machine.h: services ---- */
 
 /* If it agreed, the power-off comes by itself. */

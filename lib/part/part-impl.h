@@ -28,7 +28,11 @@ struct part {
 	struct part_host host;
 	enum part_phase phase;
 	struct profile profile; /* init fills it: profile_init() */
+	uint64_t saved_apic_hz; /* of a restored VM; 0: a new one */
 };
+
+/* Of a restored VM: its TSC's rate becomes ours if both are near enough; else refuses. */
+int part_adopt_tsc_hz(uint64_t *hz, uint64_t saved, struct error *err);
 
 struct part_backend_ops {
 	enum part_backend backend;
@@ -52,6 +56,13 @@ struct part_backend_ops {
 
 	void (*vp_get_state)(struct part *part, unsigned vp, struct part_vp_state *ret);
 	void (*vp_set_state)(struct part *part, unsigned vp, const struct part_vp_state *state);
+	/* regs of the context is got and set by the two above. */
+	void (*vp_get_context)(struct part *part, unsigned vp, struct part_vp_context *ret);
+	int (*vp_set_context)(struct part *part, unsigned vp, const struct part_vp_context *context,
+			      struct error *err);
+	/* The partition's TSC now is `tsc`; those of the VPs keep their distance. */
+	void (*set_tsc)(struct part *part, uint64_t tsc);
+	uint64_t (*partition_tsc)(const struct part *part);
 
 	/* Any thread, any phase. */
 	void (*interrupt)(struct part *part, unsigned vp, uint8_t vector, bool auto_eoi);

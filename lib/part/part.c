@@ -56,6 +56,7 @@ int part_new(const struct part_config *config, struct part **ret, struct error *
 	part->mem = config->mem;
 	part->vp_count = config->vp_count;
 	part->host = config->host;
+	part->saved_apic_hz = config->saved ? config->saved->apic_hz : 0;
 	rc = ops->init(part, config, err);
 	if (rc < 0) {
 		part_free(part);
@@ -121,6 +122,11 @@ void part_reset(struct part *part)
 {
 	assert(part->phase != PART_RUNNING);
 	part->ops->reset(part);
+}
+
+bool part_stands(const struct part *part)
+{
+	return part->phase != PART_RUNNING;
 }
 
 void part_vp_get_state(struct part *part, unsigned vp, struct part_vp_state *ret)

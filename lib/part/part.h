@@ -21,6 +21,7 @@
 
 #include "base/error.h"
 #include "mem/mem.h"
+#include "state/state.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -86,6 +87,9 @@ struct part_config {
 	const struct part_cpuid *cpuid; /* the hypervisor leaves; copied */
 	unsigned cpuid_count;
 	int kvm_fd; /* an open /dev/kvm, borrowed until part_free; 0 or less: opened here */
+	/* Of a saved VM, borrowed for the call: the guest goes on seeing that processor and those
+	 * rates. part_new refuses what this host can't give it. NULL: a new VM. */
+	const struct part_state *saved;
 };
 
 int part_new(const struct part_config *config, struct part **ret, struct error *err);
@@ -97,6 +101,8 @@ void part_resume(struct part *part);
 void part_stop(struct part *part);
 /* All VPs to their power-on state (VP 0 at the reset vector), APICs too. Only while paused. */
 void part_reset(struct part *part);
+/* New, paused or stopped: no VP runs. */
+bool part_stands(const struct part *part);
 
 /* ---- VP state, in the processor's own terms; only while stopped or paused ---- */
 
@@ -125,6 +131,87 @@ void part_vp_get_state(struct part *part, unsigned vp, struct part_vp_state *ret
 void part_vp_set_state(struct part *part, unsigned vp, const struct part_vp_state *state);
 /* The state after power-on of a bootstrap processor, as a start for set_state. */
 void part_vp_state_at_reset(struct part_vp_state *ret);
+
+/* ---- all that a guest can notice of a VP and the partition: saved on one backend, it goes on on
+ * the other. Only while stopped or paused. ---- */
+
+struct part_fpu_state { /* the FXSAVE image without its reserved parts (SDM volume 1, 10.5.1) */
+	uint16_t fcw, fsw, fop;
+	uint8_t ftw, reserved; /* ftw: abridged */
+	uint32_t mxcsr, reserved2;
+	uint64_t fip, fdp;
+	uint8_t st[8][16];
+	uint8_t xmm[16][16];
+};
+
+struct part_apic_state {    /* SDM volume 3, chapter "Advanced Programmable Interrupt Controller" */
+	uint64_t apic_base; /* MSR 0x1b */
+	uint64_t icr;
+	uint64_t timer_left; /* timer input ticks (apic_hz) to the next expiry, if armed by count */
+	uint64_t tsc_deadline; /* MSR 0x6e0; 0 = disarmed */
+	uint32_t id;           /* xAPIC id, or the x2APIC id in that mode */
+	uint32_t tpr, ldr, dfr, svr, esr, esr_latch;
+	uint32_t irr[8], isr[8], tmr[8], auto_eoi[8]; /* bit v & 31 of word v >> 5 */
+	uint32_t lvt[6];                      /* timer, thermal, performance, LINT0, LINT1, error */
+	uint32_t timer_initial, timer_divide; /* registers 0x380, 0x3e0 */
+	bool timer_armed;                     /* by count */
+	bool nmi_pending, init_pending, sipi_pending;
+	bool extint_level;   /* LINT0 pin, VP 0 */
+	bool extint_message; /* an ExtINT arrived as a message */
+	uint8_t sipi_vector;
+	uint8_t reserved[5]; /* 0 */
+};
+
+/* An event that was taken, but is not delivered through the IDT yet. RIP is what it interrupted. */
+enum part_event_kind {
+	PART_EVENT_NONE,
+	PART_EVENT_EXCEPTION,
+	PART_EVENT_INTERRUPT,
+	PART_EVENT_NMI
+};
+
+#define PART_SHADOW_STI 1u /* interrupts are held off for one instruction, after STI */
+#define PART_SHADOW_SS  2u /* after a load of SS: debug traps, too */
+
+struct part_vp_context {
+	struct part_vp_state regs;
+	uint64_t dr[4], dr6, dr7;
+	struct part_fpu_state fpu;
+	/* MSRs of these names */
+	uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux;
+	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+	uint64_t pat, misc_enable, spec_ctrl, hwcr;
+	uint64_t mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
+	int64_t tsc_adjust; /* this VP's TSC minus the partition's */
+	uint8_t shadow;     /* PART_SHADOW_* */
+	bool nmi_blocked;
+	uint8_t event_kind, event_vector; /* enum part_event_kind */
+	bool event_has_error;
+	uint8_t reserved[3];
+	uint32_t event_error, reserved2;
+	struct part_apic_state apic;
+};
+
+#define PART_PROFILE_WORDS 9
+
+struct part_state {
+	uint64_t tsc, tsc_hz, apic_hz; /* tsc: the partition's, that of a VP with adjustment 0 */
+	uint8_t vendor[16], brand[56]; /* the processor that the guest sees, zero-padded */
+	uint32_t signature;
+	uint32_t features[PART_PROFILE_WORDS]; /* enum profile_word */
+	uint32_t physical_bits, vp_count;
+};
+
+extern const struct state_desc part_vp_desc; /* of struct part_vp_context */
+extern const struct state_desc part_desc;    /* of struct part_state */
+
+void part_get_state(const struct part *part, struct part_state *ret);
+/* The partition's TSC goes on from here. */
+void part_set_tsc(struct part *part, uint64_t tsc);
+void part_vp_get_context(struct part *part, unsigned vp, struct part_vp_context *ret);
+/* What part_vp_desc accepts. The partition's TSC was set before; RAM has its contents. */
+int part_vp_set_context(struct part *part, unsigned vp, const struct part_vp_context *context,
+			struct error *err);
 
 /* ---- interrupts ---- */
 

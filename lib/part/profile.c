@@ -91,12 +91,16 @@ void profile_cpu_host(struct profile_cpu *ret)
 		host_cpuid(word_place[i].leaf, 0, r);
 		ret->can[i] = r[word_place[i].reg];
 	}
+	/* A 64-bit processor that doesn't offer PREFETCHW executes it as a NOP. */
+	ret->bears[PROFILE_81_ECX] = BIT(8);
 	host_cpuid(0x80000008, 0, r);
 	ret->physical_bits = r[PROFILE_EAX] & 0xFF;
 }
 
 void profile_cpu_soft(struct profile_cpu *ret)
 {
+	static const enum profile_word mitigations[] = { PROFILE_7_EDX, PROFILE_88_EBX,
+							 PROFILE_821_EAX };
 	struct profile_cpu host;
 
 	profile_cpu_host(&host);
@@ -106,8 +110,12 @@ void profile_cpu_soft(struct profile_cpu *ret)
 	memcpy(ret->brand, soft_brand, sizeof(soft_brand));
 	for (unsigned i = 0; i < PROFILE_WORD_COUNT; i++)
 		ret->can[i] = ~executed_on_host[i] | host.can[i];
-	/* Nothing is executed speculatively: there is nothing to mitigate. */
-	ret->can[PROFILE_7_EDX] = ret->can[PROFILE_88_EBX] = ret->can[PROFILE_821_EAX] = 0;
+	/* Nothing is executed speculatively: there is nothing to mitigate. A guest that comes from
+	 * another processor may go on doing so: its controls are stored, and change nothing. */
+	for (unsigned i = 0; i < ARRAY_SIZE(mitigations); i++) {
+		ret->can[mitigations[i]] = 0;
+		ret->bears[mitigations[i]] = features[mitigations[i]];
+	}
 }
 
 enum profile_reg profile_word_place(enum profile_word word, uint32_t *ret_leaf)
@@ -159,6 +167,42 @@ static void choose_features(struct profile *profile)
 		profile->word[PROFILE_81_ECX] |= BIT(CMP_LEGACY_BIT);
 }
 
+/* A saved guest goes on seeing the processor that it was started on. */
+static int take_saved(struct profile *profile, const struct part_state *saved, struct error *err)
+{
+	struct profile_cpu *cpu = &profile->cpu;
+	const uint32_t not_the_processors[PROFILE_WORD_COUNT] = {
+		[PROFILE_1_ECX] = BIT(HYPERVISOR_BIT),
+		[PROFILE_1_EDX] = BIT(HTT_BIT),
+		[PROFILE_81_ECX] = BIT(CMP_LEGACY_BIT),
+	};
+
+	if (saved->vp_count != profile->vp_count)
+		return error_set(err, ERR_INVALID, "the saved state is of %u processors, not %u",
+				 saved->vp_count, profile->vp_count);
+	if (saved->physical_bits > cpu->physical_bits)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "the guest was started with %u physical address bits: this "
+				 "processor has %u",
+				 saved->physical_bits, cpu->physical_bits);
+	for (unsigned i = 0; i < PROFILE_WORD_COUNT; i++) {
+		uint32_t lacks =
+		    saved->features[i] & ~(cpu->can[i] | cpu->bears[i] | not_the_processors[i]);
+
+		if (lacks)
+			return error_set(err, ERR_UNSUPPORTED,
+					 "the guest was started on a processor with features that "
+					 "this one lacks (CPUID leaf 0x%x, bits 0x%x)",
+					 word_place[i].leaf, lacks);
+	}
+	memcpy(cpu->vendor, saved->vendor, sizeof(cpu->vendor) - 1);
+	memcpy(cpu->brand, saved->brand, sizeof(cpu->brand) - 1);
+	cpu->signature = saved->signature;
+	memcpy(profile->word, saved->features, sizeof(profile->word));
+	profile->physical_bits = saved->physical_bits;
+	return 0;
+}
+
 int profile_init(struct profile *profile, const struct profile_cpu *cpu,
 		 const struct part_config *config, struct error *err)
 {
@@ -171,6 +215,10 @@ int profile_init(struct profile *profile, const struct profile_cpu *cpu,
 	if (rc < 0)
 		return rc;
 	choose_features(profile);
+	if (config->saved)
+		rc = take_saved(profile, config->saved, err);
+	if (rc < 0)
+		return rc;
 	if (!extra_size)
 		return 0;
 	profile->extra = malloc(extra_size);

@@ -50,7 +50,9 @@ struct profile_cpu {
 	char brand[49];
 	uint32_t signature;               /* leaf 1 EAX: family, model, stepping */
 	uint32_t can[PROFILE_WORD_COUNT]; /* features that it can do */
-	unsigned physical_bits;           /* widest that it can do */
+	/* Features that it doesn't offer, but that a saved guest which knows of them may keep. */
+	uint32_t bears[PROFILE_WORD_COUNT];
+	unsigned physical_bits; /* widest that it can do */
 };
 
 enum profile_reg { PROFILE_EAX, PROFILE_EBX, PROFILE_ECX, PROFILE_EDX };
@@ -72,7 +74,8 @@ void profile_cpu_soft(struct profile_cpu *ret);
 /* The host's processor by its CPUID instruction. */
 void profile_cpu_host(struct profile_cpu *ret);
 
-/* Uses vp_count, mem and cpuid of config. Fails if RAM doesn't fit below cpu->physical_bits. */
+/* Uses vp_count, mem, cpuid and saved of config. Fails if RAM doesn't fit below cpu->physical_bits,
+ * or the processor lacks what a saved guest was shown. */
 int profile_init(struct profile *profile, const struct profile_cpu *cpu,
 		 const struct part_config *config, struct error *err);
 void profile_done(struct profile *profile);

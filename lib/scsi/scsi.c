@@ -57,6 +57,36 @@ void scsi_unit_reset(struct scsi_unit *unit)
 	scsi_unit_attention(unit, SCSI_ASC_RESET_OCCURRED);
 }
 
+static const struct state_field unit_fields[] = {
+	STATE(1, struct scsi_unit_state, medium),
+	STATE(2, struct scsi_unit_state, removal_prevented),
+	STATE(3, struct scsi_unit_state, media_event),
+	STATE(4, struct scsi_unit_state, attention_count, .max = SCSI_MAX_ATTENTIONS),
+	STATE(5, struct scsi_unit_state, attentions),
+	STATE_END,
+};
+const struct state_desc scsi_unit_state_desc = { "unit", sizeof(struct scsi_unit_state),
+						 unit_fields, NULL };
+
+void scsi_unit_save(const struct scsi_unit *unit, struct scsi_unit_state *ret)
+{
+	*ret = (struct scsi_unit_state){
+		.medium = unit->medium,
+		.removal_prevented = unit->removal_prevented,
+		.media_event = unit->media_event,
+		.attention_count = (uint8_t)unit->attention_count,
+	};
+	memcpy(ret->attentions, unit->attentions, sizeof(ret->attentions));
+}
+
+void scsi_unit_restore(struct scsi_unit *unit, const struct scsi_unit_state *from)
+{
+	unit->removal_prevented = from->removal_prevented;
+	unit->media_event = from->media_event;
+	unit->attention_count = from->attention_count;
+	memcpy(unit->attentions, from->attentions, sizeof(unit->attentions));
+}
+
 uint32_t scsi_block_bytes(const struct scsi_unit *unit)
 {
 	return unit->kind == SCSI_KIND_DVD ? SCSI_DVD_SECTOR_BYTES

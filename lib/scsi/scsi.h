@@ -18,6 +18,7 @@
 
 #include "blk/blk.h"
 #include "spec/scsi.h"
+#include "state/state.h"
 
 #define SCSI_CDB_BYTES      16
 #define SCSI_MAX_DATA       2088 /* REPORT LUNS of 256 LUNs, the longest answer, and some */
@@ -49,6 +50,17 @@ void scsi_unit_set_medium(struct scsi_unit *unit, const struct blk_info *medium)
 void scsi_unit_power_on(struct scsi_unit *unit);
 /* Reset of the bus or the unit. */
 void scsi_unit_reset(struct scsi_unit *unit);
+
+/* What is saved of a unit; the medium is told by whether there is one. */
+struct scsi_unit_state {
+	bool medium, removal_prevented;
+	uint8_t media_event, attention_count;
+	uint16_t attentions[SCSI_MAX_ATTENTIONS];
+};
+extern const struct state_desc scsi_unit_state_desc;
+void scsi_unit_save(const struct scsi_unit *unit, struct scsi_unit_state *ret);
+/* The unit has its medium, or is empty, already. */
+void scsi_unit_restore(struct scsi_unit *unit, const struct scsi_unit_state *from);
 
 struct scsi_command {
 	uint8_t cdb[SCSI_CDB_BYTES]; /* zero padded */

@@ -6,6 +6,7 @@
  * is used again only after the guest released it.
  */
 #include "vmbus/vmbus-impl.h"
+#include "vmbus/vmbus-state.h"
 
 #include "base/log.h"
 #include "base/macros.h"
@@ -159,6 +160,8 @@ int vmbus_offer(struct vmbus *bus, const struct vmbus_offer *offer, struct vmbus
 		end = &(*end)->next;
 	*end = channel;
 	*ret = channel;
+	if (bus->restoring)
+		return vmbus_channel_take_saved(channel, err);
 	if (bus->offers_requested)
 		vmbus_channel_send_offer(channel);
 	return 0;
@@ -420,6 +423,8 @@ void vmbus_channel_signal(struct vmbus_channel *channel)
 		hv_signal_event(bus->hv, channel->target_vp, VMBUS_SINT, channel->relid);
 }
 
+/* ---- plug ---- */
+
 void vmbus_channel_plug(struct vmbus_channel *channel)
 {
 	channel->plugged = true;
@@ -431,6 +436,64 @@ void vmbus_channel_unplug(struct vmbus_channel *channel)
 		return;
 	if (TAKE_FLAG(channel->signal_owed))
 		vmbus_channel_signal(channel);
+}
+
+/* ---- restore ---- */
+
+static void set_relid(struct vmbus_channel *channel, uint32_t relid)
+{
+	struct vmbus *bus = channel->bus;
+
+	if (bus->by_relid[channel->relid] == channel) {
+		bus->by_relid[channel->relid] = NULL;
+		bus->relid_state[channel->relid] = VMBUS_RELID_FREE;
+	}
+	channel->relid = relid;
+	bus->by_relid[relid] = channel;
+	bus->relid_state[relid] = VMBUS_RELID_USED;
+}
+
+bool vmbus_channel_renumber(struct vmbus_channel *channel)
+{
+	uint32_t relid = take_relid(channel->bus);
+
+	if (relid)
+		set_relid(channel, relid);
+	return relid;
+}
+
+static bool restore_open(struct vmbus_channel *channel, const struct vmbus_channel_saved *from)
+{
+	const struct vmbus_spec_open msg = {
+		.relid = from->relid,
+		.ring_gpadl = from->ring_gpadl,
+		.target_vp = from->target_vp,
+		.downstream_page_offset = from->downstream_page,
+	};
+
+	if (!vp_ok(channel->bus, msg.target_vp) || !map_rings(channel, &msg) ||
+	    from->in_index >= channel->in.size || from->in_index % 8 ||
+	    from->out_index >= channel->out.size || from->out_index % 8)
+		return false;
+	prepare(channel, &msg);
+	channel->in.index = from->in_index;
+	channel->out.index = from->out_index;
+	channel->in_masked = from->in_masked;
+	channel->damaged = from->damaged;
+	channel->waits_for_room = from->waits_for_room;
+	channel->state = VMBUS_CHANNEL_OPEN;
+	return true;
+}
+
+bool vmbus_channel_restore(struct vmbus_channel *channel, const struct vmbus_channel_saved *from)
+{
+	const struct vmbus_channel *holder = channel->bus->by_relid[from->relid];
+
+	if (holder && holder != channel)
+		return false;
+	set_relid(channel, from->relid);
+	channel->offered = from->offered;
+	return !from->open || restore_open(channel, from);
 }
 
 /* ---- the whole bus ---- */

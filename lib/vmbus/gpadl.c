@@ -4,6 +4,7 @@
  * can't fail. Nothing behind them is read here.
  */
 #include "vmbus/vmbus-impl.h"
+#include "vmbus/vmbus-state.h"
 
 #include "base/bytes.h"
 #include "base/log.h"
@@ -106,11 +107,46 @@ static uint32_t pages_of(const struct vmbus_spec_gpadl_header *msg)
 	return (uint32_t)pages;
 }
 
+static struct vmbus_gpadl *add(struct vmbus *bus, uint32_t id, uint32_t pages)
+{
+	struct vmbus_gpadl *gpadl, **link = bucket_of(bus, id);
+
+	gpadl = calloc(1, sizeof(*gpadl) + pages * sizeof(gpadl->gpa[0]));
+	if (!gpadl)
+		return NULL;
+	gpadl->id = id;
+	gpadl->page_count = pages;
+	gpadl->next = *link;
+	*link = gpadl;
+	bus->gpadl_count++;
+	bus->gpadl_pages += pages;
+	return gpadl;
+}
+
+bool vmbus_gpadl_restore(struct vmbus *bus, const struct vmbus_gpadl_state *from,
+			 const uint64_t *pages)
+{
+	struct vmbus_gpadl *gpadl;
+
+	if (vmbus_gpadl_find(bus, from->id))
+		return false;
+	gpadl = add(bus, from->id, from->page_count);
+	if (!gpadl)
+		return false;
+	gpadl->relid = from->relid;
+	gpadl->byte_count = from->byte_count;
+	gpadl->byte_offset = from->byte_offset;
+	gpadl->pages_seen = from->pages_seen;
+	memcpy(gpadl->gpa, pages, from->page_count * sizeof(*pages));
+	/* Of an unfinished one the pages are looked at when the last has come. */
+	return gpadl->pages_seen < gpadl->page_count || pages_are_ram(bus, gpadl);
+}
+
 static uint32_t create(struct vmbus *bus, const struct vmbus_spec_gpadl_header *msg,
 		       struct vmbus_gpadl **ret)
 {
 	uint32_t pages = pages_of(msg);
-	struct vmbus_gpadl *gpadl, **link = bucket_of(bus, msg->gpadl);
+	struct vmbus_gpadl *gpadl;
 
 	if (!pages || !msg->gpadl || vmbus_gpadl_find(bus, msg->gpadl) ||
 	    !vmbus_channel_find(bus, msg->relid))
@@ -118,18 +154,12 @@ static uint32_t create(struct vmbus *bus, const struct vmbus_spec_gpadl_header *
 	if (bus->gpadl_count >= VMBUS_GPADLS_MAX ||
 	    pages > VMBUS_GPADL_PAGES_MAX - bus->gpadl_pages)
 		return VMBUS_STATUS_INSUFFICIENT_RESOURCES;
-	gpadl = calloc(1, sizeof(*gpadl) + pages * sizeof(gpadl->gpa[0]));
+	gpadl = add(bus, msg->gpadl, pages);
 	if (!gpadl)
 		return VMBUS_STATUS_INSUFFICIENT_RESOURCES;
-	gpadl->id = msg->gpadl;
 	gpadl->relid = msg->relid;
 	gpadl->byte_count = msg->byte_count;
 	gpadl->byte_offset = msg->byte_offset;
-	gpadl->page_count = pages;
-	gpadl->next = *link;
-	*link = gpadl;
-	bus->gpadl_count++;
-	bus->gpadl_pages += pages;
 	*ret = gpadl;
 	return VMBUS_STATUS_SUCCESS;
 }

@@ -491,6 +491,7 @@ void vmbus_free(struct vmbus *bus)
 		return;
 	hv_set_ports(bus->hv, NULL);
 	bus->drain = VMBUS_DRAIN_NONE;
+	vmbus_restore_forget(bus);
 	vmbus_channels_free(bus);
 	vmbus_gpadls_forget(bus);
 	loop_kick_free(bus->message_kick);

@@ -2,6 +2,8 @@
 #include "vmbus-guest.h"
 
 #include "base/macros.h"
+#include "state/check-state.h"
+#include "vmbus/vmbus-state.h"
 
 #include <pthread.h>
 #include <setjmp.h>
@@ -793,6 +795,113 @@ static void loop_and_processors_at_once(void **state)
 	assert_int_equal(f->echo.received, 3000);
 }
 
+/* ---- state ---- */
+
+static void end_echo(void *user)
+{
+	struct fixture *f = user;
+
+	vmbus_rescind(f->echo.channel);
+}
+
+static void begin_echo(void *user, struct vmbus_guest *guest)
+{
+	struct fixture *f = user;
+
+	f->echo = (struct echo){ 0 };
+	offer_echo(f, &f->echo, 0);
+}
+
+static int restore_echo(void *user, struct state_in *in, struct error *err)
+{
+	struct fixture *f = user;
+
+	if (vmbus_saved_channel(f->guest->bus, &class_a, &instance_a, 1))
+		offer_echo(f, &f->sub, 1);
+	return 0;
+}
+
+static const struct vmbus_guest_move echo_move = { NULL, end_echo, begin_echo, restore_echo };
+
+/* Rings go on where they were, wrapped or not, with packets in them; GPADLs are there. */
+static void saved_rings_go_on(void **state)
+{
+	struct fixture *f = *state;
+	struct vmbus_guest_channel *channel;
+	struct error err;
+	uint32_t n = 0;
+
+	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
+	channel = open_echo(f, 2);
+	for (unsigned round = 0; round < 20; round++) {
+		for (unsigned i = 0; i < 50; i++, n++) {
+			assert_true(vmbus_guest_send(channel, n, true, &n, sizeof(n)));
+			expect_echo(channel, n, &n, sizeof(n));
+		}
+		/* One that the host has not seen. */
+		f->echo.stop_reading = true;
+		assert_true(vmbus_guest_send(channel, n, true, &n, sizeof(n)));
+		vmbus_guest_step(f->guest);
+		if (!vmbus_guest_move(f->guest, &echo_move, f, &err))
+			fail_msg("%s", err.text);
+		assert_int_equal(f->echo.opened, 0);
+		expect_echo(channel, n, &n, sizeof(n));
+		n++;
+	}
+	vmbus_guest_close(channel);
+	assert_int_equal(f->echo.closed, 1);
+}
+
+static void saved_subchannel_is_found_again(void **state)
+{
+	struct fixture *f = *state;
+	struct vmbus_guest_channel *channel, *sub;
+	struct error err;
+	uint32_t n = 7;
+
+	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
+	channel = open_echo(f, 4);
+	offer_echo(f, &f->sub, 1);
+	sub = vmbus_guest_open(f->guest, vmbus_guest_offer(f->guest, &class_a, 1), 4, 4);
+	assert_non_null(sub);
+	f->sub.opened = 0;
+	if (!vmbus_guest_move(f->guest, &echo_move, f, &err))
+		fail_msg("%s", err.text);
+	assert_int_equal(f->sub.opened, 0);
+	assert_true(vmbus_guest_send(sub, n, true, &n, sizeof(n)));
+	expect_echo(sub, n, &n, sizeof(n));
+	assert_true(vmbus_guest_send(channel, n, true, &n, sizeof(n)));
+	expect_echo(channel, n, &n, sizeof(n));
+	vmbus_guest_forget(sub);
+	vmbus_guest_close(channel);
+}
+
+static void begin_nothing(void *user, struct vmbus_guest *guest)
+{
+}
+
+static void saved_device_must_be_there(void **state)
+{
+	static const struct vmbus_guest_move without = { NULL, end_echo, begin_nothing, NULL };
+	struct fixture *f = *state;
+	struct vmbus_guest_channel *channel;
+	struct error err;
+
+	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
+	channel = open_echo(f, 4);
+	assert_false(vmbus_guest_move(f->guest, &without, f, &err));
+	assert_non_null(strstr(err.text, "aaaaaaaa-0000-0000-0000-000000000001"));
+	vmbus_guest_forget(channel);
+}
+
+static void state_tables(void **state)
+{
+	STATE_CHECK(struct vmbus_channel_saved, vmbus_channel_saved_desc);
+	STATE_CHECK(struct vmbus_gpadl_state, vmbus_gpadl_state_desc);
+	STATE_CHECK(struct vmbus_message_state, vmbus_message_state_desc);
+	STATE_CHECK(struct vmbus_state, vmbus_state_desc);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -824,6 +933,10 @@ int main(void)
 		TEST(transfer_pages_packet),
 		TEST(unread_messages_push_back),
 		TEST(loop_and_processors_at_once),
+		TEST(saved_rings_go_on),
+		TEST(saved_subchannel_is_found_again),
+		TEST(saved_device_must_be_there),
+		cmocka_unit_test(state_tables),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,6 +17,10 @@
 /* How often a guest that won't tell of free room in its ring is looked at. */
 #define VMBUS_ROOM_POLL_NS (5 * NS_PER_MSEC)
 
+struct vmbus_state;
+struct vmbus_channel_saved;
+struct vmbus_gpadl_state;
+
 /* ---- rings ---- */
 
 /* One direction. The pages were checked to be RAM; they stay mapped as long as the VM lives. */
@@ -149,6 +153,8 @@ struct vmbus {
 
 	struct vmbus_gpadl *gpadls[VMBUS_GPADL_BUCKETS];
 	unsigned gpadl_count, gpadl_pages;
+
+	struct vmbus_state *restoring; /* from vmbus_restore to vmbus_restore_finish */
 };
 
 /* server.c */
@@ -168,6 +174,15 @@ void vmbus_channel_signal(struct vmbus_channel *channel);
 /* The guest forgot everything: closes, and takes back all offers without a word. */
 void vmbus_channels_disconnect(struct vmbus *bus);
 void vmbus_channels_free(struct vmbus *bus);
+/* As it was saved. False: it can't have been so. */
+bool vmbus_channel_restore(struct vmbus_channel *channel, const struct vmbus_channel_saved *from);
+/* Another number, for a channel whose own is somebody else's. False: none is free. */
+bool vmbus_channel_renumber(struct vmbus_channel *channel);
+
+/* state.c */
+/* The saved state of a channel that was just offered becomes its own. */
+int vmbus_channel_take_saved(struct vmbus_channel *channel, struct error *err);
+void vmbus_restore_forget(struct vmbus *bus);
 
 /* gpadl.c */
 struct vmbus_gpadl *vmbus_gpadl_find(struct vmbus *bus, uint32_t id);
@@ -177,5 +192,8 @@ void vmbus_gpadl_teardown(struct vmbus *bus, const struct vmbus_spec_gpadl_teard
 /* The last hold of relid's channel is gone: answers what is owed; all: drops the others, too. */
 void vmbus_gpadls_settle(struct vmbus *bus, uint32_t relid, bool all);
 void vmbus_gpadls_forget(struct vmbus *bus);
+/* False: its pages are not RAM, or it is there already. */
+bool vmbus_gpadl_restore(struct vmbus *bus, const struct vmbus_gpadl_state *from,
+			 const uint64_t *pages);
 
 #endif

@@ -27,4 +27,18 @@ void vmbus_free(struct vmbus *bus);
  * guest memory any more (vmbus_channel_hold). One reset at a time. */
 void vmbus_reset(struct vmbus *bus, void (*done)(void *user), void *user);
 
+/*
+ * State, while the VPs stand still. Before vmbus_save the devices are quiet: nothing is in flight
+ * into guest memory; what they still have to send is part of their state.
+ *
+ * A restore is of a bus whose devices have offered their primary channels and that no guest has
+ * seen, after hv_restore and with RAM restored. vmbus_restore brings back connection, GPADLs and
+ * those channels, open where they were open; then each device restores itself and offers its
+ * sub-channels (vmbus_offer finds their state); vmbus_restore_finish refuses what is left over, and
+ * has every open channel look at its ring.
+ */
+void vmbus_save(struct vmbus *bus, struct state_out *out);
+int vmbus_restore(struct vmbus *bus, struct state_in *in, struct error *err);
+int vmbus_restore_finish(struct vmbus *bus, struct error *err);
+
 #endif

@@ -62,6 +62,9 @@ int vmbus_offer(struct vmbus *bus, const struct vmbus_offer *offer, struct vmbus
 void vmbus_rescind(struct vmbus_channel *channel);
 
 bool vmbus_channel_is_open(const struct vmbus_channel *channel);
+/* In a restore: the sub-channel had been offered when the state was saved. */
+bool vmbus_saved_channel(const struct vmbus *bus, const struct guid *class_id,
+			 const struct guid *instance_id, uint16_t subchannel_index);
 uint16_t vmbus_channel_subindex(const struct vmbus_channel *channel);
 /* The negotiated version, (major << 16) + minor; 0 when not connected. */
 uint32_t vmbus_version(const struct vmbus *bus);

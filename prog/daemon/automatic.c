@@ -103,7 +103,7 @@ static void start(struct vm *vm)
 {
 	struct error err;
 
-	if (vm->removed || vm->state != VM_OFF || run_start(vm, &err) == 0)
+	if (vm->removed || !vm_is_down(vm) || run_start(vm, &err) == 0)
 		return;
 	vm_event(vm, EVENT_VM_START_FAILED, NULL, "'%s' was not started automatically: %s",
 		 vm->config->name, err.text);
@@ -154,7 +154,7 @@ void automatic_begin(struct daemon *daemon)
 		enum config_start_action action = vm->config->start_action;
 		bool ran = ran_before(vm);
 
-		if (vm->state != VM_OFF)
+		if (!vm_is_down(vm))
 			continue;
 		automatic_note_off(vm);
 		if (action == CONFIG_START_ALWAYS || (action == CONFIG_START_IF_RUNNING && ran))

@@ -197,8 +197,11 @@ static int rename_to(struct request *request, struct config_vm *config, const ch
 static int mutate_set(struct request *request, struct config_vm *config, struct error *err)
 {
 	const char *name = request_string(request, "NewVMName");
+	const char *type = request_string(request, "CheckpointType");
 	int r = take_settings(request, config, err);
 
+	if (type)
+		config_checkpoint_type_from_name(type, &config->checkpoint_type);
 	if (r == 0 && name)
 		r = rename_to(request, config, name, err);
 	return r;
@@ -275,6 +278,20 @@ static void wait_done(void *user, struct vm *vm, const struct error *err)
 	else
 		show_vm(request, vm);
 	request_release(request);
+}
+
+/* Refused in any other state than these two. */
+static bool check_state(struct request *request, struct vm *vm, enum vm_state one,
+			enum vm_state other)
+{
+	struct error err;
+
+	if (vm->state == one || vm->state == other)
+		return true;
+	error_set(&err, ERR_STATE, "this is not possible in its present state (%s)",
+		  vm_state_name(vm->state));
+	request_error(request, vm->config->name, &err);
+	return false;
 }
 
 /* ---- Start-VM ---- */
@@ -437,6 +454,18 @@ static void stop_vm(struct request *request, struct vm *vm)
 		return;
 	}
 	vm->host_stops = request_switch(request, "HostStops");
+	if (vm->state == VM_SAVED) {
+		if (vm->host_stops)
+			show_vm(request, vm); /* nothing of it runs */
+		else
+			check_state(request, vm, VM_RUNNING, VM_PAUSED);
+		return;
+	}
+	if (vm->host_stops && vm->config->stop_action == CONFIG_STOP_SAVE &&
+	    (vm->state == VM_RUNNING || vm->state == VM_PAUSED)) {
+		cmdlets_save_vm(request, vm);
+		return;
+	}
 	if (request_switch(request, "TurnOff") ||
 	    (vm->host_stops && vm->config->stop_action == CONFIG_STOP_TURN_OFF)) {
 		request_hold(request);
@@ -493,20 +522,6 @@ static void ask_answered(void *user, const json_t *reply, const struct error *er
 		return;
 	}
 	ask->then(ask);
-}
-
-/* Refused in any other state than these two. */
-static bool check_state(struct request *request, struct vm *vm, enum vm_state one,
-			enum vm_state other)
-{
-	struct error err;
-
-	if (vm->state == one || vm->state == other)
-		return true;
-	error_set(&err, ERR_STATE, "this is not possible in its present state (%s)",
-		  vm_state_name(vm->state));
-	request_error(request, vm->config->name, &err);
-	return false;
 }
 
 /* Takes message. */

@@ -15,6 +15,13 @@ void cmdlet_stop_vm(struct request *request);
 void cmdlet_restart_vm(struct request *request);
 void cmdlet_suspend_vm(struct request *request);
 void cmdlet_resume_vm(struct request *request);
+void cmdlet_save_vm(struct request *request);
+void cmdlet_remove_saved_state(struct request *request);
+void cmdlet_checkpoint_vm(struct request *request);
+void cmdlet_get_checkpoint(struct request *request);
+void cmdlet_rename_checkpoint(struct request *request);
+void cmdlet_remove_checkpoint(struct request *request);
+void cmdlet_restore_checkpoint(struct request *request);
 void cmdlet_remove_vm(struct request *request);
 void cmdlet_rename_vm(struct request *request);
 void cmdlet_debug_vm(struct request *request);
@@ -81,5 +88,8 @@ int cmdlets_add_disk_file(struct config_vm *config, const struct config_disk *di
 			  struct error *err);
 /* A disk_task_ops.begin: a new disk, as New-VHD's or New-VM's parameters describe it. */
 int cmdlets_begin_new_disk(struct disk_task *task, json_t **ret, struct error *err);
+
+/* Saves a VM, as Save-VM does; holds the request until it is done. */
+void cmdlets_save_vm(struct request *request, struct vm *vm);
 
 #endif

@@ -1,6 +1,7 @@
 #include "files.h"
 
 #include "base/host.h"
+#include "saved.h"
 #include "base/macros.h"
 
 #include <errno.h>
@@ -257,6 +258,20 @@ static int add_kvm(struct vm *vm, struct files *files, struct error *err)
 	return 0;
 }
 
+static int add_saved_state(struct vm *vm, struct files *files, struct error *err)
+{
+	int memory, mark, r;
+
+	if (!vm->config->saved_state)
+		return 0;
+	r = saved_open(vm, &memory, &mark, err);
+	if (r < 0)
+		return r;
+	files_add(files, "saved-state", NULL, -1, memory);
+	files_add(files, "saved-mark", NULL, -1, mark);
+	return 0;
+}
+
 int files_open(struct vm *vm, const json_t *parents, struct files *ret, struct error *err)
 {
 	AUTO_FREE char *lock_path = NULL;
@@ -274,6 +289,8 @@ int files_open(struct vm *vm, const json_t *parents, struct files *ret, struct e
 		r = add_disks(vm, parents, ret, err);
 	if (r == 0)
 		r = add_kvm(vm, ret, err);
+	if (r == 0)
+		r = add_saved_state(vm, ret, err);
 	if (r < 0)
 		files_done(ret);
 	return r;

@@ -58,6 +58,8 @@ static const char *status_text(const struct vm *vm)
 		return "Starting";
 	case VM_STOPPING:
 		return "Stopping";
+	case VM_SAVING:
+		return "Saving";
 	default:
 		return "Operating normally";
 	}
@@ -106,7 +108,8 @@ static void put_guest(json_t *object, const struct vm *vm)
 static void put_run(json_t *object, const struct vm *vm)
 {
 	const struct run *run = vm->run;
-	bool runs = vm->state == VM_RUNNING || vm->state == VM_PAUSED || vm->state == VM_STOPPING;
+	bool runs = vm->state == VM_RUNNING || vm->state == VM_PAUSED || vm->state == VM_STOPPING ||
+		    vm->state == VM_SAVING;
 
 	json_object_set_new(object, "CPUUsage",
 			    json_integer(vm->state == VM_RUNNING ? run->cpu_usage_percent : 0));
@@ -149,6 +152,8 @@ json_t *object_vm(const struct vm *vm)
 	json_object_set_new(object, "ProcessorCount", json_integer(config->processor_count));
 	json_object_set_new(object, "MemoryStartup",
 			    json_integer((json_int_t)config->memory_bytes));
+	put_text(object, "CheckpointType", config_checkpoint_type_name(config->checkpoint_type));
+	put_text(object, "ParentSnapshotId", config->parent_checkpoint);
 	put_text(object, "Notes", config->notes ? config->notes : "");
 	put_text(object, "AutomaticStartAction", config_start_action_name(config->start_action));
 	json_object_set_new(object, "AutomaticStartDelay",

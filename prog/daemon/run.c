@@ -6,9 +6,11 @@
 #include "base/macros.h"
 #include "cmdlets.h"
 #include "config/config-json.h"
+#include "checkpoints.h"
 #include "disk-job.h"
 #include "files.h"
 #include "guest-sockets.h"
+#include "saved.h"
 #include "ipc/ipc.h"
 #include "sockets.h"
 #include "switches.h"
@@ -90,6 +92,7 @@ static void run_free(struct run *run)
 	json_decref(run->services);
 	json_decref(run->kvp);
 	json_decref(run->crash);
+	json_decref(run->last_save);
 	free(run->backend);
 	free(run->backend_reason);
 	free(run->folder);
@@ -157,12 +160,36 @@ static void remove_ports(struct run *run)
 		switches_remove_port(run->vm->daemon->switches, &run->vm->config->nics[i]);
 }
 
+/* What was being saved when the worker ended: done, or given up. 0: saved, or nothing was. */
+static int end_save(struct run *run, struct error *err)
+{
+	struct vm *vm = run->vm;
+	bool saved = strcmp(run->off_reason, "saved") == 0;
+	int r = 0;
+
+	if (saved && !run->saving_id[0]) {
+		/* It was begun under an earlier daemon. */
+		saved_clean_up(vm);
+		return 0;
+	}
+	if (!run->saving_id[0])
+		return 0;
+	if (saved && run->saving_stops)
+		r = saved_commit(vm, run->saving_id, err);
+	else
+		r = error_set(err, ERR_CANCELLED, "it ended while it was being saved");
+	if (r < 0 && run->saving_stops)
+		saved_remove(vm, run->saving_id);
+	return r;
+}
+
 /* Everything is over: state, notes, whoever waits. start_failure: the start ended so. */
 static void finish(struct run *run, const struct error *start_failure)
 {
 	struct vm *vm = vm_ref(run->vm);
-	struct error failure, no_start;
+	struct error failure, no_start, no_save;
 	bool started = !run->starting;
+	int save_failed = end_save(run, &no_save);
 
 	if (start_failure) {
 		failure = *start_failure;
@@ -171,7 +198,11 @@ static void finish(struct run *run, const struct error *start_failure)
 	remove_ports(run);
 	remove_runtime_folder(run->folder);
 	run_free(run);
-	run_set_state(vm, VM_OFF);
+	/* A worker that an earlier daemon began may have used it. */
+	if (vm->config->saved_state)
+		saved_clean_up(vm);
+	run_set_state(vm, vm->config->saved_state ? VM_SAVED : VM_OFF);
+	vm_wake(vm, VM_WAIT_SAVED, save_failed < 0 ? &no_save : NULL);
 	if (started) {
 		error_set(&no_start, ERR_STATE, "it is off");
 		start_failure = &no_start;
@@ -198,6 +229,8 @@ static enum event_kind off_event(const struct run *run)
 		return EVENT_VM_TURNED_OFF;
 	if (strcmp(run->off_reason, "guest-crash") == 0)
 		return EVENT_VM_GUEST_CRASHED;
+	if (strcmp(run->off_reason, "saved") == 0)
+		return EVENT_VM_SAVED;
 	return EVENT_VM_WORKER_FAILED;
 }
 
@@ -210,6 +243,8 @@ static const char *off_sentence(const struct run *run)
 		return "was shut down by the guest operating system";
 	case EVENT_VM_TURNED_OFF:
 		return "was turned off";
+	case EVENT_VM_SAVED:
+		return "was saved";
 	case EVENT_VM_GUEST_CRASHED:
 		return "was stopped because the guest crashed";
 	default:
@@ -306,10 +341,49 @@ static void on_state(struct run *run, const json_t *event)
 
 	if (run->starting || !state)
 		return;
+	/* Begun under an earlier daemon: a checkpoint does not show in the state. */
+	if (json_is_true(json_object_get(event, "saving")) || run->vm->state == VM_SAVING)
+		return;
 	if (paused && run->vm->state == VM_RUNNING)
 		run_set_state(run->vm, VM_PAUSED);
 	else if (!paused && run->vm->state == VM_PAUSED)
 		run_set_state(run->vm, VM_RUNNING);
+}
+
+static void end_of_save(struct run *run, const struct error *err)
+{
+	struct vm *vm = run->vm;
+
+	if (err && run->saving_stops) {
+		saved_remove(vm, run->saving_id);
+		if (vm->state == VM_SAVING)
+			run_set_state(vm, run->was_paused ? VM_PAUSED : VM_RUNNING);
+	}
+	/* A Save-VM that went well ends with the worker. */
+	if (!err && run->saving_stops)
+		return;
+	run->saving_id[0] = '\0';
+	vm_wake(vm, VM_WAIT_SAVED, err);
+}
+
+static void on_saved(struct run *run, const json_t *event)
+{
+	take_json(&run->last_save, event);
+	if (run->saving_id[0])
+		end_of_save(run, NULL);
+}
+
+static void on_save_failed(struct run *run, const json_t *event)
+{
+	const json_t *error = json_object_get(event, "error");
+	const char *code = json_string_value(json_object_get(error, "code"));
+	const char *text = json_string_value(json_object_get(error, "text"));
+	struct error err;
+
+	error_set(&err, err_code_from_name(code ? code : ""), "%s",
+		  text ? text : "the worker did not say why");
+	if (run->saving_id[0])
+		end_of_save(run, &err);
 }
 
 static void on_integration(struct run *run, const json_t *event)
@@ -410,6 +484,8 @@ static void on_event(void *user, const char *name, const json_t *event)
 		{ "guest-reset", on_guest_reset },
 		{ "shutdown-failed", on_shutdown_failed },
 		{ "guest-crash", on_guest_crash },
+		{ "saved", on_saved },
+		{ "save-failed", on_save_failed },
 		{ "off", on_off },
 		{ "socket-asked", on_socket_asked },
 		{ "copy-progress", on_copy_progress },
@@ -460,6 +536,8 @@ static void started(struct run *run, const json_t *answer)
 	const char *backend = json_string_value(json_object_get(answer, "backend"));
 	const char *reason = json_string_value(json_object_get(answer, "backend_reason"));
 	struct vm *vm = run->vm;
+	struct error err;
+	bool restored;
 
 	close_job(run);
 	/* Unless it is off already, and that timer runs. */
@@ -471,7 +549,13 @@ static void started(struct run *run, const json_t *answer)
 	run_set_state(vm, VM_RUNNING);
 	vm->host_stops = false;
 	automatic_note_running(vm);
-	vm_event(vm, EVENT_VM_STARTED, NULL, "'%s' started successfully.", vm->config->name);
+	restored = vm->config->saved_state != NULL;
+	if (saved_drop(vm, &err) < 0)
+		log_error("virtual machine '%s': its saved state can't be removed: %s",
+			  vm->config->name, err.text);
+	vm_event(vm, restored ? EVENT_VM_RESTORED : EVENT_VM_STARTED, NULL, "'%s' %s.",
+		 vm->config->name,
+		 restored ? "was restored from its saved state" : "started successfully");
 	vm_wake(vm, VM_WAIT_STARTED, NULL);
 }
 
@@ -764,7 +848,7 @@ int run_start(struct vm *vm, struct error *err)
 {
 	struct run *run;
 
-	if (vm->state != VM_OFF)
+	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
 	if (vm->early_console >= 0)
@@ -935,8 +1019,15 @@ static void clean_up_after(struct vm *vm)
 	AUTO_FREE char *path = runtime_path(vm, NULL);
 	const char *text = "The worker ended while the management service was not running.";
 
+	saved_clean_up(vm);
+	checkpoints_clean_up(vm);
+	vm->state = vm->config->saved_state ? VM_SAVED : VM_OFF;
 	if (access(path, F_OK) < 0)
 		return;
+	if (vm->state == VM_SAVED) {
+		remove_runtime_folder(path);
+		return;
+	}
 	vm_note_stop(vm, "worker-error", text, NULL);
 	vm_event(vm, EVENT_VM_WORKER_FAILED, NULL, "'%s' is off. %s", vm->config->name, text);
 	remove_runtime_folder(path);
@@ -1033,6 +1124,36 @@ void run_turn_off(struct vm *vm)
 	}
 	run_request(vm, json_pack("{s:s}", "op", "turn-off"), REQUEST_TIMEOUT_NS, turn_off_answered,
 		    vm_ref(vm));
+}
+
+/* ---- save ---- */
+
+static void save_begun(void *user, const json_t *reply, const struct error *err)
+{
+	struct vm *vm = user;
+
+	/* ERR_CANCELLED: it ended; that tells whoever waits. */
+	if (err && err->code != ERR_CANCELLED && vm->run && vm->run->saving_id[0])
+		end_of_save(vm->run, err);
+	vm_unref(vm);
+}
+
+void run_save(struct vm *vm, int fd, const char *id, bool stop)
+{
+	struct run *run = vm->run;
+	json_t *request = json_pack("{s:s, s:b}", "op", "save", "stop", stop);
+
+	snprintf(run->saving_id, sizeof(run->saving_id), "%s", id);
+	run->saving_stops = stop;
+	run->was_paused = vm->state == VM_PAUSED;
+	if (stop)
+		run_set_state(vm, VM_SAVING);
+	if (run->peer)
+		peer_request(run->peer, request, &fd, 1, REQUEST_TIMEOUT_NS, save_begun,
+			     vm_ref(vm));
+	else
+		run_request(vm, request, REQUEST_TIMEOUT_NS, save_begun, vm_ref(vm));
+	close(fd);
 }
 
 /* ---- status ---- */

@@ -4,8 +4,8 @@
  *
  *	Off -> Starting: files opened and locked, switch ports, worker, job
  *	Starting -> Running when the worker says "started"; -> Off when it says "failed" or ends
- *	Running <-> Paused, Running -> Stopping by requests
- *	any -> Off when the worker's process has ended, and only then
+ *	Running <-> Paused, Running -> Stopping by requests; Running, Paused -> Saving
+ *	any -> Off, or Saved after Saving, when the worker's process has ended, and only then
  *
  * Runtime folder, runtime/vm/ID: control, console1 (sockets), run.json (the process, for adoption),
  * worker.log (its stderr).
@@ -40,6 +40,11 @@ struct run {
 	uint64_t sampled_ns, sampled_vp_ns; /* for the CPU usage */
 	unsigned cpu_usage_percent;
 	bool shutdown_asked;
+	/* Saving: the folder that is being written (saved.h, or a checkpoint's); "" : none. */
+	char saving_id[GUID_TEXT_SIZE];
+	bool saving_stops;             /* Save-VM; else a checkpoint */
+	bool was_paused;               /* before */
+	json_t *last_save;             /* what the worker said of it */
 	struct error shutdown_failure; /* what the guest made of it; code ERR_OK: nothing yet */
 	unsigned resets;               /* of the guest, since the start */
 	struct error failure;          /* of the start */
@@ -65,6 +70,9 @@ void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns,
 /* As run_request with "turn-off"; a worker that does not obey is killed. */
 void run_turn_off(struct vm *vm);
 void run_set_state(struct vm *vm, enum vm_state state);
+/* Has the worker write memory and state to fd (taken); id names the folder. stop: the VM is then
+ * saved and its worker ends; else it goes on. VM_WAIT_SAVED tells the end. */
+void run_save(struct vm *vm, int fd, const char *id, bool stop);
 /* The guest begins anew: what it had said of itself holds no more. */
 void run_note_reset(struct run *run);
 

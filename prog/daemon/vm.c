@@ -4,7 +4,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "checkpoints.h"
 #include "config/config-json.h"
+#include "saved.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -33,7 +35,8 @@ const char *vm_state_name(enum vm_state state)
 {
 	static const char *const names[] = {
 		[VM_OFF] = "Off",           [VM_STARTING] = "Starting", [VM_RUNNING] = "Running",
-		[VM_STOPPING] = "Stopping", [VM_PAUSED] = "Paused",
+		[VM_STOPPING] = "Stopping", [VM_PAUSED] = "Paused",     [VM_SAVED] = "Saved",
+		[VM_SAVING] = "Saving",
 	};
 
 	return names[state];
@@ -232,6 +235,8 @@ static void delete_folder(struct vm *vm)
 
 	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
 		unlinkat(fd, files[i], 0);
+	checkpoints_remove_all(vm);
+	saved_remove_all(vm);
 	rmdir(vm->folder);
 	unlink(link);
 }
@@ -313,7 +318,7 @@ int vm_register(struct daemon *daemon, struct config_vm *config, const char *fol
 
 int vm_remove(struct vm *vm, struct error *err)
 {
-	if (vm->state != VM_OFF)
+	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
 	/* The description goes first: from then on the VM does not exist. */

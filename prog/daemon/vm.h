@@ -5,7 +5,8 @@
  * A VM is referenced by the list of VMs and by whoever waits for it; after vm_remove the object
  * lives on, marked as removed, until the last one lets go.
  *
- * Folder: vm.json (the description, config-json.h), last-stop.json, lock. It is state/vms/ID, or
+ * Folder: vm.json (the description, config-json.h), last-stop.json, lock, saved-ID (saved.h),
+ * checkpoints (checkpoints.h). It is state/vms/ID, or
  * with New-VM -Path a folder elsewhere that state/vms/ID points to by a symbolic link.
  */
 #ifndef DAEMON_VM_H
@@ -17,9 +18,9 @@
 
 #include <jansson.h>
 
-enum vm_state { VM_OFF, VM_STARTING, VM_RUNNING, VM_STOPPING, VM_PAUSED };
+enum vm_state { VM_OFF, VM_STARTING, VM_RUNNING, VM_STOPPING, VM_PAUSED, VM_SAVED, VM_SAVING };
 
-enum vm_wait { VM_WAIT_STARTED, VM_WAIT_OFF, VM_WAIT_CHANGED };
+enum vm_wait { VM_WAIT_STARTED, VM_WAIT_OFF, VM_WAIT_CHANGED, VM_WAIT_SAVED };
 
 struct vm_waiter;
 struct request;
@@ -42,6 +43,12 @@ struct vm {
 	unsigned refused_sign_ins; /* Direct, since the daemon started */
 	struct vm_waiter *waiters;
 };
+
+/* Off or saved: it has no worker. */
+static inline bool vm_is_down(const struct vm *vm)
+{
+	return vm->state == VM_OFF || vm->state == VM_SAVED;
+}
 
 /* "Off", "Running", ...: as Get-VM shows it. */
 const char *vm_state_name(enum vm_state state);
@@ -74,7 +81,7 @@ void vm_event(struct vm *vm, enum event_kind kind, json_t *data, const char *fmt
 /*
  * done is called once: when it has happened (err NULL), when it can't happen any more, or with what
  * vm_cancel_waits() was given for its owner or user. VM_WAIT_CHANGED waits for any news of the
- * guest.
+ * guest; VM_WAIT_SAVED for the end of what run_save began.
  */
 typedef void (*vm_done)(void *user, struct vm *vm, const struct error *err);
 void vm_wait(struct vm *vm, enum vm_wait what, vm_done done, void *user, void *owner);

@@ -61,8 +61,9 @@ json_t *control_services_event(struct machine *machine)
 
 static json_t *state_event(struct machine *machine)
 {
-	return json_pack("{s:s, s:s}", "event", "state", "state",
-			 machine_paused(machine) ? "paused" : "running");
+	return json_pack("{s:s, s:s, s:b}", "event", "state", "state",
+			 machine_paused(machine) ? "paused" : "running", "saving",
+			 machine_saving(machine));
 }
 
 /* Resident memory of this process in bytes, guest RAM included. */
@@ -85,8 +86,9 @@ static json_t *status_json(struct control *control)
 		json_array_append_new(vps,
 				      json_integer((json_int_t)machine_vp_runtime_ns(machine, i)));
 	status = json_pack(
-	    "{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:o, s:O}", "state",
-	    machine_paused(machine) ? "paused" : "running", "backend",
+	    "{s:s, s:b, s:i, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:o, s:O}", "state",
+	    machine_paused(machine) ? "paused" : "running", "saving", machine_saving(machine),
+	    "save_percent", (int)machine_save_percent(machine), "backend",
 	    machine_backend_name(machine), "backend_reason", machine_backend_reason(machine),
 	    "uptime_ns", (json_int_t)machine_uptime_ns(machine), "memory_bytes",
 	    (json_int_t)control->config->memory_bytes, "resident_bytes", resident_bytes(),
@@ -150,6 +152,35 @@ static int op_status(struct control *control, json_t *request, json_t **ret, str
 	return 0;
 }
 
+static void on_saved(void *user, const struct machine_saved *saved, const struct error *err)
+{
+	struct control *control = user;
+
+	if (err)
+		control_event(control,
+			      json_pack("{s:s, s:{s:s, s:s}}", "event", "save-failed", "error",
+					"code", err_code_name(err->code), "text", err->text));
+	else
+		control_event(control,
+			      json_pack("{s:s, s:I, s:I, s:i}", "event", "saved", "pause_ns",
+					(json_int_t)saved->pause_ns, "ram_bytes_written",
+					(json_int_t)saved->ram_bytes_written, "rounds",
+					(int)saved->rounds));
+}
+
+static int op_save(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	bool stop = json_is_true(json_object_get(request, "stop"));
+	int r, fd = control_take_fd(control, err);
+
+	if (fd < 0)
+		return fd;
+	r = machine_save(control->machine, fd, stop, on_saved, control, err);
+	if (r == 0)
+		control_event(control, state_event(control->machine));
+	return r;
+}
+
 static int op_set_integration(struct control *control, json_t *request, json_t **ret,
 			      struct error *err)
 {
@@ -176,6 +207,7 @@ static const struct control_operation operations[] = {
 	{ "resume", op_resume },
 	{ "nmi", op_nmi },
 	{ "set-integration", op_set_integration },
+	{ "save", op_save },
 };
 
 static const struct control_operation *find_operation(const char *name)

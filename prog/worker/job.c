@@ -5,6 +5,7 @@
 #include "disk/disk.h"
 #include "ipc/ipc.h"
 
+#include <errno.h>
 #include <string.h>
 
 static void close_fd(int *fd)
@@ -17,12 +18,12 @@ static void close_fd(int *fd)
 static void job_init(struct job *job)
 {
 	memset(job, 0, sizeof(*job));
-	job->files.kernel = job->files.initrd = job->files.kvm = -1;
+	job->files.kernel = job->files.initrd = job->files.kvm = job->files.saved = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		job->files.disks[i] = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		job->files.nics[i] = -1;
-	job->control_fd = job->console_fds[0] = job->console_fds[1] = -1;
+	job->control_fd = job->console_fds[0] = job->console_fds[1] = job->mark_fd = -1;
 }
 
 void job_done(struct job *job)
@@ -30,6 +31,8 @@ void job_done(struct job *job)
 	close_fd(&job->files.kernel);
 	close_fd(&job->files.initrd);
 	close_fd(&job->files.kvm);
+	close_fd(&job->files.saved);
+	close_fd(&job->mark_fd);
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		close_fd(&job->files.disks[i]);
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
@@ -56,6 +59,10 @@ static int *slot(struct job *job, const char *role, unsigned number)
 		return &job->files.initrd;
 	if (strcmp(role, "kvm") == 0)
 		return &job->files.kvm;
+	if (strcmp(role, "saved-state") == 0)
+		return &job->files.saved;
+	if (strcmp(role, "saved-mark") == 0)
+		return &job->mark_fd;
 	if (strcmp(role, "disk") == 0 && number < CONFIG_MAX_DISKS)
 		return &job->files.disks[number];
 	if (strcmp(role, "switch") == 0 && number < CONFIG_MAX_NICS)
@@ -165,6 +172,18 @@ static int send_and_drop(int fd, json_t *msg)
 
 	json_decref(msg);
 	return r;
+}
+
+int job_mark_used(const struct job *job, struct error *err)
+{
+	static const char used[] = "used\n";
+
+	if (job->mark_fd < 0)
+		return 0;
+	if (pwrite(job->mark_fd, used, sizeof(used) - 1, 0) != (ssize_t)sizeof(used) - 1 ||
+	    fdatasync(job->mark_fd) < 0)
+		return error_set_errno(err, errno, "marking the saved state as used");
+	return 0;
 }
 
 int job_started(int fd, const char *backend, const char *reason)

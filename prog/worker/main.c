@@ -10,7 +10,11 @@
 #include "base/log.h"
 #include "base/macros.h"
 #include "machine/machine.h"
+#include "state/file.h"
+#include "state/state.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -175,6 +179,8 @@ static int start(struct worker *worker, struct error *err)
 	if (r == 0)
 		r = sandbox_enter_filter(err);
 	if (r == 0)
+		r = job_mark_used(&worker->job, err);
+	if (r == 0)
 		r = machine_start(worker->machine, err);
 	if (r < 0)
 		return r;
@@ -196,15 +202,37 @@ static void release(struct worker *worker)
 	loop_free(worker->loop);
 }
 
+/* For people who want to see what is in a saved state. */
+static int show_state(const char *path)
+{
+	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+	AUTO_FREE uint8_t *stream = NULL;
+	struct state_file file;
+	struct error err;
+	int r = fd < 0 ? error_set_errno(&err, errno, "opening '%.200s'", path)
+		       : state_file_open(fd, &file, &err);
+
+	if (r == 0)
+		r = state_file_read_stream(fd, &file, &stream, &err);
+	if (r == 0)
+		r = state_show(stream, file.stream_bytes, stdout, &err);
+	if (r < 0)
+		fprintf(stderr, "oyako-worker: %s\n", err.text);
+	return r < 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct worker worker = { 0 };
 	struct error err = { 0 };
 	struct stat st;
 
+	if (argc == 3 && strcmp(argv[1], "--show-state") == 0)
+		return show_state(argv[2]);
 	if (argc > 1 || fstat(JOB_FD, &st) < 0 || !S_ISSOCK(st.st_mode)) {
 		fprintf(stderr, "oyako-worker is started by oyakod, which gives it its job on "
-				"descriptor 3; use `oyako start-vm`\n");
+				"descriptor 3; use `oyako start-vm`\n"
+				"--show-state FILE prints what a saved state holds\n");
 		return 2;
 	}
 	if (start(&worker, &err) < 0) {

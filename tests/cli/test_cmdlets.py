@@ -49,7 +49,7 @@ def test_wrong_command_lines(host):
 
 
 def test_names_that_are_not_there_yet(host):
-    assert "Checkpoint-VM is not there yet" in host.run("checkpoint-vm", "a", status=1)
+    assert "Move-VM is not there yet" in host.run("move-vm", "a", status=1)
     assert "not there yet" in host.run("help", "Move-VM")
     listed = host.json("get-command", "-All")
     assert len(listed) > 400 and {"there", "not yet"} == {c["Status"] for c in listed}

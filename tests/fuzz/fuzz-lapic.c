@@ -87,7 +87,7 @@ static void run_vp(struct rig *rig, unsigned vp, bool if_flag)
 
 static void copy_state(struct rig *rig, unsigned from, unsigned to)
 {
-	struct lapic_state state, again;
+	struct part_apic_state state, again;
 
 	lapic_get_state(rig->apic[from], &state);
 	if (!lapic_set_state(rig->apic[from], &state))

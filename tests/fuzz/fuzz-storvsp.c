@@ -124,6 +124,17 @@ void vmbus_rescind(struct vmbus_channel *channel)
 	rescind_one(channel);
 }
 
+bool vmbus_saved_channel(const struct vmbus *bus, const struct guid *class_id,
+			 const struct guid *instance_id, uint16_t subchannel_index)
+{
+	return false;
+}
+
+bool vmbus_channel_is_open(const struct vmbus_channel *channel)
+{
+	return channel->open;
+}
+
 uint16_t vmbus_channel_subindex(const struct vmbus_channel *channel)
 {
 	return channel->offer.subchannel_index;

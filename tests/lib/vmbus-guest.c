@@ -52,12 +52,72 @@ static void synic_on(struct vmbus_guest *guest, unsigned vp, uint64_t simp, uint
 	msr_write(guest, vp, HV_MSR_SCONTROL, HV_SCONTROL_ENABLE);
 }
 
+static void new_host(struct vmbus_guest *guest)
+{
+	struct hv_config config = { .loop = guest->loop,
+				    .mem = guest->mem,
+				    .vp_count = guest->vp_count,
+				    .features = { .reference_tsc = true,
+						  .synthetic_timers = true } };
+	struct error err;
+
+	require(hv_new(&config, &guest->hv, &err) == 0, "%s", err.text);
+	hv_set_part(guest->hv, &guest->part);
+	require(vmbus_new(guest->loop, guest->mem, guest->hv, &guest->bus, &err) == 0, "%s",
+		err.text);
+}
+
+static int restore(struct vmbus_guest *guest, const struct vmbus_guest_move *ops, void *user,
+		   struct state_in *in, struct error *err)
+{
+	int rc = hv_restore(guest->hv, in, err);
+
+	if (rc == 0)
+		rc = vmbus_restore(guest->bus, in, err);
+	if (rc == 0 && ops->restore)
+		rc = ops->restore(user, in, err);
+	if (rc == 0)
+		rc = vmbus_restore_finish(guest->bus, err);
+	if (rc == 0)
+		rc = state_in_finish(in, err);
+	return rc;
+}
+
+bool vmbus_guest_move(struct vmbus_guest *guest, const struct vmbus_guest_move *ops, void *user,
+		      struct error *err)
+{
+	struct state_out *out = state_out_new(clock_now_ns());
+	const uint8_t *bytes;
+	struct state_in *in;
+	size_t size;
+	int rc;
+
+	hv_save(guest->hv, out);
+	vmbus_save(guest->bus, out);
+	if (ops->save)
+		ops->save(user, out);
+	require(state_out_bytes(out, &bytes, &size, err) == 0, "%s", err->text);
+	/* The guest's memory is as it was then: what ends now must not reach it. */
+	AUTO_FREE uint8_t *ram = malloc(mem_size_bytes(guest->mem));
+	memcpy(ram, mem_ptr(guest->mem, 0, 1), mem_size_bytes(guest->mem));
+	if (ops->end)
+		ops->end(user);
+	vmbus_free(guest->bus);
+	hv_free(guest->hv);
+	memcpy(mem_ptr(guest->mem, 0, 1), ram, mem_size_bytes(guest->mem));
+	new_host(guest);
+	if (ops->begin)
+		ops->begin(user, guest);
+	require(state_in_new(bytes, size, clock_now_ns(), &in, err) == 0, "%s", err->text);
+	rc = restore(guest, ops, user, in, err);
+	state_in_free(in);
+	state_out_free(out);
+	return rc == 0;
+}
+
 struct vmbus_guest *vmbus_guest_new(unsigned vp_count, uint64_t ram_bytes)
 {
 	struct vmbus_guest *guest = calloc(1, sizeof(*guest));
-	struct hv_config config = { .vp_count = vp_count,
-				    .features = { .reference_tsc = true,
-						  .synthetic_timers = true } };
 	struct error err;
 
 	require(guest, "no memory");
@@ -66,12 +126,7 @@ struct vmbus_guest *vmbus_guest_new(unsigned vp_count, uint64_t ram_bytes)
 	guest->next_gpadl = 0xE1E10;
 	require(loop_new(&guest->loop, &err) == 0, "%s", err.text);
 	require(mem_new(ram_bytes, &guest->mem, &err) == 0, "%s", err.text);
-	config.loop = guest->loop;
-	config.mem = guest->mem;
-	require(hv_new(&config, &guest->hv, &err) == 0, "%s", err.text);
-	hv_set_part(guest->hv, &guest->part);
-	require(vmbus_new(guest->loop, guest->mem, guest->hv, &guest->bus, &err) == 0, "%s",
-		err.text);
+	new_host(guest);
 	guest->post_page = vmbus_guest_alloc(guest, 1);
 	guest->interrupt_page = vmbus_guest_alloc(guest, 1);
 	guest->monitor_pages[0] = vmbus_guest_alloc(guest, 1);

@@ -60,6 +60,19 @@ struct vmbus_guest *vmbus_guest_new(unsigned vp_count, uint64_t ram_bytes);
 /* The devices must be gone from the bus. */
 void vmbus_guest_free(struct vmbus_guest *guest);
 
+/* What a test does with its devices while the host under the guest is replaced. Each may be NULL.
+ */
+struct vmbus_guest_move {
+	void (*save)(void *user, struct state_out *out);      /* quiet first */
+	void (*end)(void *user);                              /* frees the devices */
+	void (*begin)(void *user, struct vmbus_guest *guest); /* new ones, on guest->bus */
+	int (*restore)(void *user, struct state_in *in, struct error *err);
+};
+/* Saves hypervisor interface, bus and devices, frees them, and restores them as new ones. False:
+ * refused, for the reason in err; the new ones are there, as if never used. */
+bool vmbus_guest_move(struct vmbus_guest *guest, const struct vmbus_guest_move *ops, void *user,
+		      struct error *err);
+
 /* Steps the loop while it has something to do; about a millisecond when it hasn't. */
 void vmbus_guest_step(struct vmbus_guest *guest);
 

@@ -1,6 +1,6 @@
 /*
  * Inside the KVM backend: kvm.c makes and frees the partition, vp.c runs its threads, state.c moves
- * registers, irq.c interrupts.
+ * registers, context.c all the rest of a VP that is saved, irq.c interrupts.
  *
  * Threads: a VP's descriptor and run page belong to its thread while it runs (other threads' ioctls
  * would wait for KVM_RUN to return), and to the caller of part.h while no VP runs. What other
@@ -27,6 +27,8 @@
 
 /* What KVM calls hertz of its local APIC timer: one nanosecond per tick at divide by 1. */
 #define KVM_APIC_HZ UINT64_C(1000000000)
+/* Another rate, where the kernel can (Linux 6.11): nanoseconds per tick. */
+#define KVM_APIC_BUS_CYCLES_CAP 237
 
 /* All that reset puts back. */
 struct kvm_vp_snapshot {
@@ -67,8 +69,9 @@ struct kvm_part {
 	bool owns_kvm_fd;
 	size_t run_size;
 	bool has_sync_regs;
-	uint64_t tsc_hz;
-	atomic_uint_fast64_t tsc_offset; /* guest TSC - host TSC */
+	uint64_t tsc_hz, apic_hz;
+	uint64_t host_khz, scaled_khz;   /* scaled_khz: the processor scales the TSC; else 0 */
+	atomic_uint_fast64_t tsc_offset; /* guest TSC - kvm_scaled_tsc() */
 
 	pthread_mutex_t lock; /* of the following */
 	pthread_cond_t changed;
@@ -129,9 +132,19 @@ int kvm_vp_snapshot(struct kvm_vp *vp, struct error *err);
 void kvm_reset(struct part *part);
 void kvm_vp_get_state(struct part *part, unsigned vp, struct part_vp_state *ret);
 void kvm_vp_set_state(struct part *part, unsigned vp, const struct part_vp_state *state);
+void kvm_vp_get_context(struct part *part, unsigned vp, struct part_vp_context *ret);
+int kvm_vp_set_context(struct part *part, unsigned vp, const struct part_vp_context *context,
+		       struct error *err);
+void kvm_set_tsc(struct part *part, uint64_t tsc);
 /* Reads anew how far the guest's TSC is from the host's. */
 void kvm_tsc_offset_refresh(struct kvm_part *kvm);
-int kvm_tsc_init(struct kvm_part *kvm, struct error *err);
+/* saved_hz: of a restored VM, or 0. */
+int kvm_tsc_init(struct kvm_part *kvm, uint64_t saved_hz, struct error *err);
+/* The host's TSC at the guest's rate. */
+uint64_t kvm_scaled_tsc(const struct kvm_part *kvm);
+/* Offset of a VP's TSC from the host's; false where the kernel does not tell. */
+bool kvm_tsc_offset_get(struct kvm_vp *vp, uint64_t *ret);
+bool kvm_tsc_offset_set(struct kvm_vp *vp, uint64_t offset);
 uint64_t kvm_tsc_now(const struct part *part);
 
 /* ---- irq.c ---- */

@@ -226,7 +226,7 @@ static int create_vp(struct kvm_part *kvm, unsigned index, struct error *err)
 	return set_cpuid(vp, err);
 }
 
-static int create_vps(struct kvm_part *kvm, struct error *err)
+static int create_vps(struct kvm_part *kvm, const struct part_state *saved, struct error *err)
 {
 	int run_size = ioctl(kvm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	int rc = 0;
@@ -237,10 +237,21 @@ static int create_vps(struct kvm_part *kvm, struct error *err)
 	for (unsigned i = 0; i < kvm->part.vp_count && rc == 0; i++)
 		rc = create_vp(kvm, i, err);
 	if (rc == 0)
-		rc = kvm_tsc_init(kvm, err);
+		rc = kvm_tsc_init(kvm, saved ? saved->tsc_hz : 0, err);
 	for (unsigned i = 0; i < kvm->part.vp_count && rc == 0; i++)
 		rc = kvm_vp_snapshot(&kvm->vp[i], err);
 	return rc;
+}
+
+/* A restored guest keeps the rate that it knows, if the kernel can; part_vp_set_context refuses a
+ * timer that it matters to. */
+static void choose_apic_rate(struct kvm_part *kvm, const struct part_state *saved)
+{
+	kvm->apic_hz = KVM_APIC_HZ;
+	if (saved && saved->apic_hz != KVM_APIC_HZ && KVM_APIC_HZ % saved->apic_hz == 0 &&
+	    kvm_has(kvm, KVM_APIC_BUS_CYCLES_CAP) &&
+	    enable_cap(kvm->vm_fd, KVM_APIC_BUS_CYCLES_CAP, KVM_APIC_HZ / saved->apic_hz) == 0)
+		kvm->apic_hz = saved->apic_hz;
 }
 
 static int kvm_init(struct part *part, const struct part_config *config, struct error *err)
@@ -263,7 +274,8 @@ static int kvm_init(struct part *part, const struct part_config *config, struct 
 	    (rc = set_up_vm(kvm, err)) < 0 || (rc = set_memory_flags(kvm, 0, err)) < 0 ||
 	    (rc = kvm_irq_init(kvm, err)) < 0)
 		return rc;
-	return create_vps(kvm, err);
+	choose_apic_rate(kvm, config->saved);
+	return create_vps(kvm, config->saved, err);
 }
 
 static void kvm_done(struct part *part)
@@ -350,7 +362,7 @@ static uint64_t kvm_tsc_hz(const struct part *part)
 
 static uint64_t kvm_apic_hz(const struct part *part)
 {
-	return KVM_APIC_HZ;
+	return kvm_of(part)->apic_hz;
 }
 
 const struct part_backend_ops kvm_backend_ops = {
@@ -366,6 +378,10 @@ const struct part_backend_ops kvm_backend_ops = {
 	.reset = kvm_reset,
 	.vp_get_state = kvm_vp_get_state,
 	.vp_set_state = kvm_vp_set_state,
+	.vp_get_context = kvm_vp_get_context,
+	.vp_set_context = kvm_vp_set_context,
+	.set_tsc = kvm_set_tsc,
+	.partition_tsc = kvm_tsc_now,
 	.interrupt = kvm_interrupt,
 	.msi = kvm_msi,
 	.ioapic_route = kvm_ioapic_route,

@@ -328,35 +328,74 @@ static int tsc_offset_attr(struct kvm_vp *vp, unsigned long request, uint64_t *o
 	return kvm_ioctl(vp->fd, request, &attr);
 }
 
+bool kvm_tsc_offset_get(struct kvm_vp *vp, uint64_t *ret)
+{
+	return tsc_offset_attr(vp, KVM_GET_DEVICE_ATTR, ret) == 0;
+}
+
+bool kvm_tsc_offset_set(struct kvm_vp *vp, uint64_t offset)
+{
+	return tsc_offset_attr(vp, KVM_SET_DEVICE_ATTR, &offset) == 0;
+}
+
 void kvm_tsc_offset_refresh(struct kvm_part *kvm)
 {
 	uint64_t offset, tsc;
 
-	/* Kernels before 5.16 don't tell the offset. */
-	if (tsc_offset_attr(&kvm->vp[0], KVM_GET_DEVICE_ATTR, &offset) < 0) {
+	/* Kernels before 5.16 don't tell the offset; and the scaling is not known to the last bit.
+	 */
+	if (kvm->scaled_khz || !kvm_tsc_offset_get(&kvm->vp[0], &offset)) {
 		if (kvm_get_msr(&kvm->vp[0], MSR_TSC, &tsc) < 0)
 			return;
-		offset = tsc - __rdtsc();
+		offset = tsc - kvm_scaled_tsc(kvm);
 	}
 	atomic_store(&kvm->tsc_offset, offset);
 }
 
-/* Zero on all VPs at the same moment. KVM also synchronizes them by itself, but by guessing. */
-int kvm_tsc_init(struct kvm_part *kvm, struct error *err)
+uint64_t kvm_scaled_tsc(const struct kvm_part *kvm)
 {
-	uint64_t offset = -__rdtsc();
+	uint64_t tsc = __rdtsc();
+
+	if (!kvm->scaled_khz)
+		return tsc;
+	return (uint64_t)((unsigned __int128)tsc * kvm->scaled_khz / kvm->host_khz);
+}
+
+/* A restored guest's rate: the host's, if that is near enough, else the processor must scale. */
+static int adopt_rate(struct kvm_part *kvm, uint64_t saved_hz, struct error *err)
+{
+	if (part_adopt_tsc_hz(&kvm->tsc_hz, saved_hz, err) == 0)
+		return 0;
+	if (!kvm_has(kvm, KVM_CAP_TSC_CONTROL))
+		return -(int)ERR_UNSUPPORTED;
+	for (unsigned i = 0; i < kvm->part.vp_count; i++)
+		if (ioctl(kvm->vp[i].fd, KVM_SET_TSC_KHZ, saved_hz / 1000) < 0)
+			return -(int)ERR_UNSUPPORTED;
+	kvm->scaled_khz = saved_hz / 1000;
+	kvm->tsc_hz = saved_hz;
+	return 0;
+}
+
+/* Zero on all VPs at the same moment. KVM also synchronizes them by itself, but by guessing. */
+int kvm_tsc_init(struct kvm_part *kvm, uint64_t saved_hz, struct error *err)
+{
 	int khz = ioctl(kvm->vp[0].fd, KVM_GET_TSC_KHZ, 0);
+	uint64_t offset;
 
 	if (khz <= 0)
 		return error_set(err, ERR_UNSUPPORTED, "KVM does not know the TSC's rate");
-	kvm->tsc_hz = (uint64_t)khz * 1000;
+	kvm->host_khz = (uint64_t)khz;
+	kvm->tsc_hz = kvm->host_khz * 1000;
+	if (saved_hz && adopt_rate(kvm, saved_hz, err) < 0)
+		return -(int)ERR_UNSUPPORTED;
+	offset = -kvm_scaled_tsc(kvm);
 	for (unsigned i = 0; i < kvm->part.vp_count; i++)
-		tsc_offset_attr(&kvm->vp[i], KVM_SET_DEVICE_ATTR, &offset);
+		kvm_tsc_offset_set(&kvm->vp[i], offset);
 	kvm_tsc_offset_refresh(kvm);
 	return 0;
 }
 
 uint64_t kvm_tsc_now(const struct part *part)
 {
-	return __rdtsc() + atomic_load(&kvm_of(part)->tsc_offset);
+	return kvm_scaled_tsc(kvm_of(part)) + atomic_load(&kvm_of(part)->tsc_offset);
 }

@@ -238,11 +238,13 @@ static void handle_exit(struct kvm_vp *vp)
 
 unsigned kvm_hypercall_code(const struct part *part, uint8_t ret[static 64])
 {
+	/* The prefix means nothing: it makes each instruction begin where the software CPU's does
+	 * (VMCALL has three bytes), for a VP that is saved in here and goes on there. */
 	static const uint8_t code[] = {
-		0xF3, 0x0F,
-		0x1E, 0xFA,               /* endbr64; a NOP in 32-bit mode */
-		0xE6, KVM_HYPERCALL_PORT, /* out imm8, al */
-		0xC3,                     /* ret */
+		0xF3, 0x0F, 0x1E,
+		0xFA,                           /* endbr64; a NOP in 32-bit mode */
+		0x2E, 0xE6, KVM_HYPERCALL_PORT, /* cs: out imm8, al */
+		0xC3,                           /* ret */
 	};
 
 	memcpy(ret, code, sizeof(code));
@@ -273,7 +275,7 @@ static void complete(struct kvm_vp *vp);
  * first, so RIP is put back onto it. */
 static void refuse_hypercall(struct kvm_vp *vp)
 {
-	enum { OUT_LENGTH = 2, UNDEFINED_OPCODE = 6 };
+	enum { OUT_LENGTH = 3, UNDEFINED_OPCODE = 6 };
 	struct kvm_vcpu_events events;
 	struct kvm_regs regs;
 

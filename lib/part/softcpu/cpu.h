@@ -599,7 +599,7 @@ uint64_t sc_random(struct vp *c);
 
 /* ---- time.c ---- */
 
-void sc_time_init(struct sc_vm *vm);
+void sc_time_init(struct sc_vm *vm, uint64_t saved_hz); /* 0: a new VM */
 uint64_t sc_host_ticks(const struct sc_vm *vm);
 static inline uint64_t sc_vm_tsc(struct sc_vm *vm)
 {

@@ -1264,7 +1264,7 @@ struct lapic *lapic_bus_get(struct lapic_bus *bus, unsigned vp)
 
 /* ---- state ---- */
 
-static void get_bitmaps(const struct lapic *apic, struct lapic_state *ret)
+static void get_bitmaps(const struct lapic *apic, struct part_apic_state *ret)
 {
 	for (unsigned i = 0; i < 8; i++) {
 		ret->irr[i] = atomic_load(&apic->irr[i]);
@@ -1274,11 +1274,11 @@ static void get_bitmaps(const struct lapic *apic, struct lapic_state *ret)
 	}
 }
 
-void lapic_get_state(const struct lapic *apic, struct lapic_state *ret)
+void lapic_get_state(const struct lapic *apic, struct part_apic_state *ret)
 {
 	unsigned attention = lapic_attention(apic), pins = atomic_load(&apic->pins);
 
-	*ret = (struct lapic_state){
+	*ret = (struct part_apic_state){
 		.apic_base = apic->apic_base,
 		.id = apic->id,
 		.tpr = apic->tpr,
@@ -1304,7 +1304,7 @@ void lapic_get_state(const struct lapic *apic, struct lapic_state *ret)
 	get_bitmaps(apic, ret);
 }
 
-static bool state_possible(const struct lapic *apic, const struct lapic_state *state)
+static bool state_possible(const struct lapic *apic, const struct part_apic_state *state)
 {
 	const struct lapic_config *config = &apic->bus->config;
 	uint64_t mode = state->apic_base & BASE_MODE;
@@ -1326,7 +1326,7 @@ static bool state_possible(const struct lapic *apic, const struct lapic_state *s
 	       (!state->tsc_deadline || state->lvt[LVT_TIMER] & LVT_TIMER_TSC_DEADLINE);
 }
 
-static void set_requests(struct lapic *apic, const struct lapic_state *state)
+static void set_requests(struct lapic *apic, const struct part_apic_state *state)
 {
 	unsigned attention = 0, pins = 0;
 
@@ -1351,7 +1351,7 @@ static void set_requests(struct lapic *apic, const struct lapic_state *state)
 	}
 }
 
-bool lapic_set_state(struct lapic *apic, const struct lapic_state *state)
+bool lapic_set_state(struct lapic *apic, const struct part_apic_state *state)
 {
 	if (!state_possible(apic, state))
 		return false;

@@ -30,6 +30,7 @@
 #define PART_SOFTCPU_LAPIC_H
 
 #include "base/error.h"
+#include "part/part.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -155,26 +156,8 @@ void lapic_tsc_changed(struct lapic *apic);
 
 /* ---- state: what the guest can notice, in the SDM's words; only while stopped ---- */
 
-struct lapic_state {
-	uint64_t apic_base; /* MSR 0x1b */
-	uint64_t icr;
-	uint64_t timer_left; /* timer input ticks (apic_hz) to the next expiry, if armed by count */
-	uint64_t tsc_deadline; /* MSR 0x6e0; 0 = disarmed */
-	uint32_t id;           /* xAPIC id, or the x2APIC id in that mode */
-	uint32_t tpr, ldr, dfr, svr, esr, esr_latch;
-	uint32_t irr[8], isr[8], tmr[8], auto_eoi[8]; /* bit v & 31 of word v >> 5 */
-	uint32_t lvt[6];                      /* timer, thermal, performance, LINT0, LINT1, error */
-	uint32_t timer_initial, timer_divide; /* registers 0x380, 0x3e0 */
-	bool timer_armed;                     /* by count */
-	bool nmi_pending, init_pending, sipi_pending;
-	bool extint_level;   /* LINT0 pin, VP 0 */
-	bool extint_message; /* an ExtINT arrived as a message */
-	uint8_t sipi_vector;
-	uint8_t reserved[5]; /* 0 */
-};
-
-void lapic_get_state(const struct lapic *apic, struct lapic_state *ret);
+void lapic_get_state(const struct lapic *apic, struct part_apic_state *ret);
 /* False and nothing changed if the state is impossible. */
-bool lapic_set_state(struct lapic *apic, const struct lapic_state *state);
+bool lapic_set_state(struct lapic *apic, const struct part_apic_state *state);
 
 #endif

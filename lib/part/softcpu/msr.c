@@ -36,6 +36,8 @@
 #define MSR_TSC_AUX         0xc0000103
 #define MSR_SYSCFG          0xc0010010
 #define MSR_HWCR            0xc0010015
+#define MSR_FLUSH_CMD       0x10b
+#define MSR_VIRT_SPEC_CTRL  0xc001011f
 #define MSR_HYPERV_FIRST    0x40000000
 #define MSR_HYPERV_LAST     0x400010ff
 
@@ -131,6 +133,14 @@ static bool acceptable(uint32_t msr, uint64_t v)
 	}
 }
 
+/* Controls of speculation: there only for a guest that was started on a processor with them. */
+static bool has_speculation_controls(const struct vp *c)
+{
+	const struct profile *p = c->vm->profile;
+
+	return p->word[PROFILE_7_EDX] || p->word[PROFILE_88_EBX];
+}
+
 bool sc_msr_read(struct vp *c, uint32_t msr, uint64_t *ret)
 {
 	uint64_t *reg = plain_register(c, msr);
@@ -174,6 +184,10 @@ bool sc_msr_read(struct vp *c, uint32_t msr, uint64_t *ret)
 	case MSR_MCG_STATUS:
 		*ret = 0;
 		break;
+	case MSR_SPEC_CTRL:
+	case MSR_VIRT_SPEC_CTRL:
+		*ret = c->spec_ctrl;
+		return has_speculation_controls(c);
 	default:
 		return false;
 	}
@@ -240,6 +254,13 @@ bool sc_msr_write(struct vp *c, uint32_t msr, uint64_t v)
 	case MSR_UCODE_WRITE:
 	case MSR_MCG_STATUS:
 		return true;
+	case MSR_SPEC_CTRL:
+	case MSR_VIRT_SPEC_CTRL:
+		c->spec_ctrl = v;
+		return has_speculation_controls(c);
+	case MSR_PRED_CMD:
+	case MSR_FLUSH_CMD:
+		return has_speculation_controls(c);
 	default:
 		return false;
 	}

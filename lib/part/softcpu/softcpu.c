@@ -20,6 +20,7 @@
 struct softcpu {
 	struct part part;
 	struct sc_vm vm;
+	uint64_t apic_hz;
 };
 
 static struct sc_vm *vm_of(const struct part *part)
@@ -412,12 +413,12 @@ static void init_sync(struct sc_vm *vm)
 	syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
 }
 
-static int new_lapics(struct sc_vm *vm, struct error *err)
+static int new_lapics(struct sc_vm *vm, uint64_t apic_hz, struct error *err)
 {
 	const struct profile *p = vm->profile;
 	struct lapic_config config = {
 		.count = vm->vp_count,
-		.apic_hz = APIC_HZ,
+		.apic_hz = apic_hz,
 		.tsc_hz = vm->tsc_hz,
 		.phys_bits = vm->phys_bits,
 		.x2apic = profile_has(p, PROFILE_1_ECX, 21),
@@ -477,13 +478,14 @@ static int softcpu_init(struct part *part, const struct part_config *config, str
 		vm->granules = NULL;
 		return error_set(err, ERR_NO_MEMORY, "no memory for the map of guest code");
 	}
-	sc_time_init(vm);
+	sc_time_init(vm, config->saved ? config->saved->tsc_hz : 0);
 	if (sc_decode_init() < 0)
 		return error_set(err, ERR_INTERNAL, "the instruction decoder refuses its modes");
 	rc = hostop_arena_new(&vm->hostops, err);
 	if (rc < 0)
 		return rc;
-	rc = new_lapics(vm, err);
+	((struct softcpu *)part)->apic_hz = config->saved ? config->saved->apic_hz : APIC_HZ;
+	rc = new_lapics(vm, ((struct softcpu *)part)->apic_hz, err);
 	for (unsigned i = 0; rc == 0 && i < vm->vp_count; i++)
 		rc = new_vp(vm, i, err);
 	if (rc == 0)
@@ -569,6 +571,132 @@ static void softcpu_vp_set_state(struct part *part, unsigned vp, const struct pa
 	sc_attention(c, ATT_EVAL);
 }
 
+static void get_fpu(const struct hostop_fpu *fpu, struct part_fpu_state *ret)
+{
+	*ret = (struct part_fpu_state){ .fcw = fpu->fcw,
+					.fsw = fpu->fsw,
+					.fop = fpu->fop,
+					.ftw = fpu->ftw,
+					.mxcsr = fpu->mxcsr,
+					.fip = fpu->fip,
+					.fdp = fpu->fdp };
+	memcpy(ret->st, fpu->st, sizeof(ret->st));
+	memcpy(ret->xmm, fpu->xmm, sizeof(ret->xmm));
+}
+
+static void set_fpu(struct hostop_fpu *fpu, const struct part_fpu_state *state)
+{
+	hostop_fpu_reset(fpu);
+	fpu->fcw = state->fcw;
+	fpu->fsw = state->fsw;
+	fpu->fop = state->fop;
+	fpu->ftw = state->ftw;
+	fpu->mxcsr = state->mxcsr & HOSTOP_MXCSR_MASK;
+	fpu->fip = state->fip;
+	fpu->fdp = state->fdp;
+	memcpy(fpu->st, state->st, sizeof(fpu->st));
+	memcpy(fpu->xmm, state->xmm, sizeof(fpu->xmm));
+}
+
+/* MSRs that are a plain register on both sides. */
+static const struct {
+	size_t vp, context;
+} plain_msrs[] = {
+#define MSR_PAIR(name)                                                                             \
+	{                                                                                          \
+		offsetof(struct vp, name), offsetof(struct part_vp_context, name)                  \
+	}
+	MSR_PAIR(star),        MSR_PAIR(lstar),        MSR_PAIR(cstar),
+	MSR_PAIR(sfmask),      MSR_PAIR(tsc_aux),      MSR_PAIR(kernel_gs_base),
+	MSR_PAIR(sysenter_cs), MSR_PAIR(sysenter_esp), MSR_PAIR(sysenter_eip),
+	MSR_PAIR(pat),         MSR_PAIR(misc_enable),  MSR_PAIR(spec_ctrl),
+	MSR_PAIR(hwcr),
+#undef MSR_PAIR
+};
+
+static void softcpu_vp_get_context(struct part *part, unsigned vp, struct part_vp_context *ret)
+{
+	struct vp *c = vm_of(part)->vps[vp];
+
+	memcpy(ret->dr, c->dr, sizeof(ret->dr));
+	ret->dr6 = c->dr[6];
+	ret->dr7 = c->dr[7];
+	get_fpu(&c->regs.fpu, &ret->fpu);
+	for (size_t i = 0; i < ARRAY_SIZE(plain_msrs); i++)
+		memcpy((char *)ret + plain_msrs[i].context, (char *)c + plain_msrs[i].vp, 8);
+	memcpy(ret->mtrr_fixed, c->mtrr_fixed, sizeof(ret->mtrr_fixed));
+	memcpy(ret->mtrr_base, c->mtrr_base, sizeof(ret->mtrr_base));
+	memcpy(ret->mtrr_mask, c->mtrr_mask, sizeof(ret->mtrr_mask));
+	ret->tsc_adjust = c->tsc_adjust;
+	ret->shadow = c->shadow == SHADOW_STI  ? PART_SHADOW_STI
+		      : c->shadow == SHADOW_SS ? PART_SHADOW_SS
+					       : 0;
+	ret->nmi_blocked = c->nmi_blocked;
+	/* A paused VP has delivered what it took. */
+	lapic_get_state(c->lapic, &ret->apic);
+}
+
+static void set_event(struct vp *c, const struct part_vp_context *context)
+{
+	c->event_pending = context->event_kind != PART_EVENT_NONE;
+	c->event = (struct sc_event){
+		.vector = context->event_vector,
+		.kind = context->event_kind == PART_EVENT_EXCEPTION ? EVENT_FAULT : EVENT_INTERRUPT,
+		.has_error = context->event_has_error,
+		.error = context->event_error,
+	};
+	if (context->event_kind == PART_EVENT_NMI)
+		c->event.vector = VEC_NMI;
+}
+
+static int softcpu_vp_set_context(struct part *part, unsigned vp,
+				  const struct part_vp_context *context, struct error *err)
+{
+	struct sc_vm *vm = vm_of(part);
+	struct vp *c = vm->vps[vp];
+	const uint64_t efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
+
+	if (context->regs.cr4 & ~vm->cr4_valid || context->regs.efer & ~efer)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "CR4 or EFER uses what the software CPU has not");
+	if (!lapic_set_state(c->lapic, &context->apic))
+		return error_set(err, ERR_CORRUPT, "the state of its local APIC is impossible");
+	memcpy(c->dr, context->dr, sizeof(context->dr));
+	c->dr[6] = context->dr6;
+	c->dr[7] = context->dr7;
+	set_fpu(&c->regs.fpu, &context->fpu);
+	for (size_t i = 0; i < ARRAY_SIZE(plain_msrs); i++)
+		memcpy((char *)c + plain_msrs[i].vp, (char *)context + plain_msrs[i].context, 8);
+	memcpy(c->mtrr_fixed, context->mtrr_fixed, sizeof(c->mtrr_fixed));
+	memcpy(c->mtrr_base, context->mtrr_base, sizeof(c->mtrr_base));
+	memcpy(c->mtrr_mask, context->mtrr_mask, sizeof(c->mtrr_mask));
+	c->tsc_adjust = context->tsc_adjust;
+	lapic_tsc_changed(c->lapic);
+	softcpu_vp_set_state(part, vp, &context->regs);
+	c->nmi_blocked = context->nmi_blocked;
+	c->shadow = context->shadow & PART_SHADOW_SS    ? SHADOW_SS
+		    : context->shadow & PART_SHADOW_STI ? SHADOW_STI
+							: SHADOW_NONE;
+	if (c->shadow != SHADOW_NONE)
+		sc_attention(c, ATT_STEP);
+	set_event(c, context);
+	return 0;
+}
+
+static uint64_t softcpu_partition_tsc(const struct part *part)
+{
+	return sc_vm_tsc(vm_of(part));
+}
+
+static void softcpu_set_tsc(struct part *part, uint64_t tsc)
+{
+	struct sc_vm *vm = vm_of(part);
+
+	atomic_store(&vm->tsc_offset, (int64_t)(tsc - sc_host_ticks(vm)));
+	for (unsigned i = 0; i < vm->vp_count; i++)
+		lapic_tsc_changed(vm->vps[i]->lapic);
+}
+
 /* ---- the rest of the backend's table ---- */
 
 static void softcpu_interrupt(struct part *part, unsigned vp, uint8_t vector, bool auto_eoi)
@@ -609,7 +737,7 @@ static uint64_t softcpu_tsc_now(const struct part *part)
 
 static uint64_t softcpu_apic_hz(const struct part *part)
 {
-	return APIC_HZ;
+	return ((const struct softcpu *)part)->apic_hz;
 }
 
 static uint64_t softcpu_vp_runtime_ns(const struct part *part, unsigned vp)
@@ -649,6 +777,10 @@ const struct part_backend_ops softcpu_backend_ops = {
 	.reset = softcpu_reset,
 	.vp_get_state = softcpu_vp_get_state,
 	.vp_set_state = softcpu_vp_set_state,
+	.vp_get_context = softcpu_vp_get_context,
+	.vp_set_context = softcpu_vp_set_context,
+	.set_tsc = softcpu_set_tsc,
+	.partition_tsc = softcpu_partition_tsc,
 	.interrupt = softcpu_interrupt,
 	.msi = softcpu_msi,
 	.ioapic_route = softcpu_ioapic_route,

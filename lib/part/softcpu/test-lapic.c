@@ -122,7 +122,7 @@ static void go_x2apic(struct rig *rig)
 
 static bool pending(struct rig *rig, unsigned vp, uint8_t vector)
 {
-	struct lapic_state st;
+	struct part_apic_state st;
 
 	lapic_get_state(rig->apic[vp], &st);
 	return st.irr[vector >> 5] >> (vector & 31) & 1;
@@ -538,7 +538,7 @@ static void test_state_round_trip(void **state)
 {
 	struct rig *rig = *state;
 	struct lapic *a = rig->apic[1], *b = rig->apic[2];
-	struct lapic_state saved, again;
+	struct part_apic_state saved, again;
 
 	wr(a, LDR, 0x02000000);
 	wr(a, LVT_TIMER, 0x20040);

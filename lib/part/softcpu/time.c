@@ -1,9 +1,12 @@
 /*
  * The guest's TSC. It is the host's, plus an offset, where that one counts at a constant rate
- * (invariant TSC); else CLOCK_MONOTONIC at 1 GHz.
+ * (invariant TSC); else CLOCK_MONOTONIC, at the rate that the host's TSC has now: KVM would show
+ * that one, and a saved guest goes on under both. A saved guest that knows another rate has
+ * CLOCK_MONOTONIC at that one.
  */
 #include "part/softcpu/cpu.h"
 #include "base/clock.h"
+#include "part/part-impl.h"
 
 #include <cpuid.h>
 #include <time.h>
@@ -75,21 +78,24 @@ static uint64_t cpuid_hz(void)
 	return (uint64_t)c * b / a;
 }
 
-void sc_time_init(struct sc_vm *vm)
+void sc_time_init(struct sc_vm *vm, uint64_t saved_hz)
 {
 	unsigned a, b, c, d;
 
 	vm->tsc_is_host = __get_cpuid(LEAF_POWER, &a, &b, &c, &d) && (d & INVARIANT_TSC);
-	vm->tsc_hz = NS_PER_SEC;
-	if (vm->tsc_is_host) {
-		vm->tsc_hz = cpuid_hz();
-		if (!vm->tsc_hz)
-			vm->tsc_hz = measured_hz();
+	vm->tsc_hz = cpuid_hz();
+	if (!vm->tsc_hz)
+		vm->tsc_hz = measured_hz();
+	if (saved_hz && part_adopt_tsc_hz(&vm->tsc_hz, saved_hz, NULL) < 0) {
+		vm->tsc_is_host = false;
+		vm->tsc_hz = saved_hz;
 	}
 	atomic_store(&vm->tsc_offset, -(int64_t)sc_host_ticks(vm));
 }
 
 uint64_t sc_host_ticks(const struct sc_vm *vm)
 {
-	return vm->tsc_is_host ? __rdtsc() : clock_now_ns();
+	if (vm->tsc_is_host)
+		return __rdtsc();
+	return (uint64_t)((unsigned __int128)clock_now_ns() * vm->tsc_hz / NS_PER_SEC);
 }

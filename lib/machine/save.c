@@ -1,0 +1,385 @@
+/*
+ * Memory and state into a file. A thread copies all memory while the guest runs and the dirty log
+ * notes what it writes meanwhile; that is copied again, as long as each round is shorter than the
+ * one before. Then the guest is paused for the last round and its devices' state, and the thread
+ * syncs the file.
+ *
+ * The loop decides and pauses; the thread only writes, and kicks the loop when a round is over.
+ */
+#include "machine/machine-impl.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/macros.h"
+#include "state/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MAX_ROUNDS 8
+/* What is copied while the guest stands still: some milliseconds. */
+#define FINAL_PAGES 2048
+/* Pages that are written by one call. */
+#define RUN_PAGES 256
+
+enum work { WORK_COPY, WORK_FINISH };
+
+struct save {
+	struct machine *machine;
+	int fd;
+	bool stop;
+	machine_save_done done;
+	void *user;
+
+	pthread_t thread;
+	bool has_thread;
+	struct loop_kick *kick;
+	enum work work;
+	bool cancelled;        /* atomic */
+	struct error failure;  /* of the work; code 0: none */
+	uint64_t pages_copied; /* of all rounds; atomic */
+
+	uint64_t *pages; /* bitmap: what is to be copied */
+	uint64_t page_count, words;
+	bool rewrite; /* not the first round: pages in the file may have contents */
+	uint64_t last_round;
+	struct machine_saved saved;
+	struct state_out *out;
+	const uint8_t *stream;
+	size_t stream_bytes;
+};
+
+/* ---- the pages ---- */
+
+static bool is_zero(const uint8_t *page)
+{
+	const uint64_t *words = (const uint64_t *)page;
+	uint64_t any = 0;
+
+	for (unsigned i = 0; i < MEM_PAGE_SIZE / 8; i += 8) {
+		any = words[i] | words[i + 1] | words[i + 2] | words[i + 3] | words[i + 4] |
+		      words[i + 5] | words[i + 6] | words[i + 7];
+		if (any)
+			return false;
+	}
+	return true;
+}
+
+static uint64_t file_offset(uint64_t page)
+{
+	return STATE_FILE_RAM + page * MEM_PAGE_SIZE;
+}
+
+static int write_pages(struct save *save, const uint8_t *from, uint64_t page, uint64_t count)
+{
+	uint64_t size = count * MEM_PAGE_SIZE, done = 0;
+
+	while (done < size) {
+		ssize_t n =
+		    pwrite(save->fd, from + done, size - done, (off_t)(file_offset(page) + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return error_set_errno(&save->failure, errno, "writing the guest's memory");
+		done += (uint64_t)n;
+	}
+	save->saved.ram_bytes_written += size;
+	return 0;
+}
+
+/* A page that is zero now, and was not when it was copied before. */
+static int clear_page(struct save *save, const uint8_t *from, uint64_t page)
+{
+	if (fallocate(save->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		      (off_t)file_offset(page), MEM_PAGE_SIZE) == 0)
+		return 0;
+	return write_pages(save, from, page, 1);
+}
+
+static bool wanted(const struct save *save, uint64_t page)
+{
+	return save->pages[page / 64] >> page % 64 & 1;
+}
+
+/* From page on: wanted pages with contents, as one write. */
+static uint64_t run_length(const struct save *save, const uint8_t *ram, uint64_t page)
+{
+	uint64_t count = 0;
+
+	while (count < RUN_PAGES && page + count < save->page_count && wanted(save, page + count) &&
+	       !is_zero(ram + (page + count) * MEM_PAGE_SIZE))
+		count++;
+	return count;
+}
+
+static int copy_pages(struct save *save)
+{
+	struct mem_range ranges[2];
+	const uint8_t *ram;
+
+	mem_ranges(save->machine->mem, ranges);
+	ram = ranges[0].host; /* both ranges are one mapping */
+	for (uint64_t page = 0; page < save->page_count;) {
+		uint64_t count;
+		int rc = 0;
+
+		if (page % 64 == 0 && !save->pages[page / 64]) {
+			page += 64;
+			continue;
+		}
+		if (__atomic_load_n(&save->cancelled, __ATOMIC_RELAXED))
+			return error_set(&save->failure, ERR_CANCELLED, "saving was given up");
+		count = run_length(save, ram, page);
+		if (count)
+			rc = write_pages(save, ram + page * MEM_PAGE_SIZE, page, count);
+		else if (wanted(save, page) && save->rewrite)
+			rc = clear_page(save, ram + page * MEM_PAGE_SIZE, page);
+		if (rc < 0)
+			return rc;
+		page += count ? count : 1;
+		__atomic_fetch_add(&save->pages_copied, count ? count : 1, __ATOMIC_RELAXED);
+	}
+	return 0;
+}
+
+/* Adds what was written since the last call. */
+static void collect_dirty(struct save *save)
+{
+	part_dirty_log_collect(save->machine->part);
+	mem_dirty_log_take(save->machine->mem, save->pages);
+}
+
+static uint64_t count_pages(const struct save *save)
+{
+	uint64_t count = 0;
+
+	for (uint64_t w = 0; w < save->words; w++)
+		count += (uint64_t)__builtin_popcountll(save->pages[w]);
+	return count;
+}
+
+/* ---- the thread ---- */
+
+static void *work(void *user)
+{
+	struct save *save = user;
+
+	if (save->work == WORK_COPY)
+		copy_pages(save);
+	else
+		state_file_finish(save->fd, mem_size_bytes(save->machine->mem), save->stream,
+				  save->stream_bytes, &save->failure);
+	loop_kick(save->kick);
+	return NULL;
+}
+
+static bool start_work(struct save *save, enum work kind)
+{
+	int r;
+
+	save->work = kind;
+	r = pthread_create(&save->thread, NULL, work, save);
+	save->has_thread = r == 0;
+	if (r != 0)
+		error_set_errno(&save->failure, r, "starting a thread");
+	return r == 0;
+}
+
+static void join(struct save *save)
+{
+	if (save->has_thread)
+		pthread_join(save->thread, NULL);
+	save->has_thread = false;
+}
+
+/* ---- the end ---- */
+
+static void stop_logging(struct save *save)
+{
+	mem_dirty_log_stop(save->machine->mem);
+	part_dirty_log_collect(save->machine->part);
+}
+
+static void save_free(struct save *save)
+{
+	join(save);
+	stop_logging(save);
+	save->machine->save = NULL;
+	loop_kick_free(save->kick);
+	state_out_free(save->out);
+	close(save->fd);
+	free(save->pages);
+	free(save);
+}
+
+/* The guest goes on, but for one that the administrator has paused. */
+static void let_go(struct save *save)
+{
+	struct machine *machine = save->machine;
+
+	synthetic_unquiesce(machine->synthetic);
+	if (!machine->paused && !machine->resetting)
+		part_resume(machine->part);
+}
+
+static void finish(struct save *save)
+{
+	struct machine *machine = save->machine;
+	struct machine_saved saved = save->saved;
+	struct error failure = save->failure;
+	machine_save_done done = save->done;
+	void *user = save->user;
+	bool stop = save->stop, stands = save->out && stop;
+
+	if (stands && failure.code)
+		let_go(save);
+	save_free(save);
+	done(user, &saved, failure.code ? &failure : NULL);
+	if (stop && !failure.code)
+		machine_go_off(machine, MACHINE_OFF_SAVED, "saved");
+}
+
+/* ---- on the loop ---- */
+
+/* The guest stands still from here on. */
+static void take_state(struct save *save)
+{
+	struct machine *machine = save->machine;
+	uint64_t began = clock_now_ns();
+
+	if (!machine->paused)
+		part_pause(machine->part);
+	synthetic_quiesce(machine->synthetic);
+	platform_flush(machine->platform);
+	collect_dirty(save);
+	save->rewrite = true;
+	copy_pages(save);
+	save->out = state_out_new(clock_now_ns());
+	if (!save->out)
+		error_set(&save->failure, ERR_NO_MEMORY, "no memory for the state of the devices");
+	else
+		machine_put_state(machine, save->out);
+	if (save->out && !save->failure.code)
+		state_out_bytes(save->out, &save->stream, &save->stream_bytes, &save->failure);
+	stop_logging(save);
+	if (!save->stop)
+		let_go(save);
+	save->saved.pause_ns = clock_now_ns() - began;
+	if (save->failure.code || !start_work(save, WORK_FINISH))
+		finish(save);
+}
+
+/* Another round behind the running guest, or the last one. */
+static void next_round(struct save *save)
+{
+	uint64_t left;
+
+	memset(save->pages, 0, save->words * sizeof(*save->pages));
+	collect_dirty(save);
+	left = count_pages(save);
+	save->saved.rounds++;
+	if (save->machine->paused || left <= FINAL_PAGES || save->saved.rounds >= MAX_ROUNDS ||
+	    (save->saved.rounds > 2 && left > save->last_round * 3 / 4)) {
+		take_state(save);
+		return;
+	}
+	save->last_round = left;
+	save->rewrite = true;
+	if (!start_work(save, WORK_COPY))
+		finish(save);
+}
+
+static void on_work_done(void *user)
+{
+	struct save *save = user;
+
+	join(save);
+	if (save->failure.code || save->work == WORK_FINISH)
+		finish(save);
+	else
+		next_round(save);
+}
+
+int machine_save(struct machine *machine, int fd, bool stop, machine_save_done done, void *user,
+		 struct error *err)
+{
+	struct save *save;
+	int r;
+
+	if (machine->off || machine->resetting || machine->save) {
+		close(fd);
+		return machine->save ? error_set(err, ERR_BUSY, "it is being saved already")
+				     : error_set(err, ERR_STATE, "it is stopping or restarting");
+	}
+	save = calloc(1, sizeof(*save));
+	if (!save)
+		abort(); /* a few bytes: the host is beyond help */
+	*save = (struct save){ .machine = machine,
+			       .fd = fd,
+			       .stop = stop,
+			       .done = done,
+			       .user = user,
+			       .page_count = mem_size_bytes(machine->mem) >> MEM_PAGE_SHIFT };
+	save->words = (save->page_count + 63) / 64;
+	save->pages = malloc(save->words * sizeof(*save->pages));
+	r = save->pages ? loop_kick_new(machine->loop, on_work_done, save, &save->kick, err)
+			: error_set(err, ERR_NO_MEMORY, "no memory to save memory");
+	if (r == 0) {
+		/* From here on it is known what has been written since it was copied. */
+		mem_dirty_log_start(machine->mem);
+		collect_dirty(save);
+		memset(save->pages, 0xff, save->words * sizeof(*save->pages));
+		if (save->page_count % 64)
+			save->pages[save->words - 1] = BIT(save->page_count % 64) - 1;
+		if (!start_work(save, WORK_COPY)) {
+			*err = save->failure;
+			r = -(int)err->code;
+		}
+	}
+	if (r < 0) {
+		save_free(save);
+		return r;
+	}
+	machine->save = save;
+	return 0;
+}
+
+void save_cancel(struct machine *machine)
+{
+	struct save *save = machine->save;
+	struct error err;
+
+	if (!save)
+		return;
+	__atomic_store_n(&save->cancelled, true, __ATOMIC_RELAXED);
+	join(save);
+	error_set(&err, ERR_CANCELLED, "the virtual machine was stopped meanwhile");
+	save->done(save->user, &save->saved, &err);
+	save_free(save);
+}
+
+bool save_has_guest(const struct machine *machine)
+{
+	return machine->save && machine->save->stop && machine->save->out;
+}
+
+bool machine_saving(const struct machine *machine)
+{
+	return machine->save != NULL;
+}
+
+unsigned machine_save_percent(const struct machine *machine)
+{
+	const struct save *save = machine->save;
+	uint64_t copied;
+
+	if (!save)
+		return 0;
+	copied = __atomic_load_n(&save->pages_copied, __ATOMIC_RELAXED);
+	return (unsigned)MIN(copied * 100 / save->page_count, 100u);
+}

@@ -1,0 +1,211 @@
+"""Save-VM, Start-VM of a saved VM, checkpoints: a guest that checks itself goes on as if nothing had been."""
+import os
+import re
+import subprocess
+import time
+
+import pytest
+
+from conftest import LONG, Console, dmesg_problems, wait_for
+
+CYCLES = 20 if LONG else 4
+
+# Its memory, its disk and its clocks tell whether something was lost. "q" ends it.
+SELF_CHECK = """
+mount -t tmpfs -o size=200m none /tmp
+dd if=/dev/urandom of=/tmp/data bs=1M count=12 2>/dev/null
+sum=$(md5sum </tmp/data)
+(read x </dev/ttyS0; touch /tmp/stop) &
+n=0
+echo CHECK-BEGINS
+while [ ! -e /tmp/stop ]; do
+	[ "$(md5sum </tmp/data)" = "$sum" ] || echo BAD-MEMORY
+	if [ -e /dev/sda ]; then
+		place=$((n % 4 * 12))
+		dd if=/tmp/data of=/dev/sda bs=1M seek=$place conv=fsync 2>/dev/null || echo BAD-WRITE
+		echo 3 >/proc/sys/vm/drop_caches
+		[ "$(dd if=/dev/sda bs=1M skip=$place count=12 2>/dev/null | md5sum)" = "$sum" ] || echo BAD-DISK
+	fi
+	n=$((n + 1))
+	echo "tick $n"
+	sleep 0.1
+done
+[ -e /dev/sda ] && echo "disk $(dd if=/dev/sda bs=1M count=12 2>/dev/null | md5sum)"
+echo "sum $sum"
+echo "== kernel log"
+dmesg -r
+echo "== end"
+"""
+
+
+def self_checking(host, kernel, tmp_path, *, disk=True, processors=1, options=()):
+    folder = str(tmp_path / "initrd")
+    os.makedirs(folder)
+    initrd = kernel.initrd_with(folder, SELF_CHECK)
+    options = list(options)
+    if disk:
+        path = str(tmp_path / "disk.vhdx")
+        subprocess.run(["qemu-img", "create", "-q", "-f", "vhdx", path, "64M"], check=True)
+        options += ["-VHDPath", path]
+    host.new_vm(kernel.image, "t", initrd=initrd, memory="256MB", processors=processors,
+                cmdline="console=ttyS0 panic=-1 cryptomgr.notests", options=options)
+    host.run("start-vm", "-Name", "t")
+    console = Console(host, "t")
+    console.expect("CHECK-BEGINS", 120)
+    console.expect("tick 2", 120)
+    return console
+
+
+def end(host, console):
+    console.send("q\n")
+    console.expect("== end", 120)
+    wait_for(lambda: host.vm("t")["State"] == "Off", 60)
+    text = console.history
+    console.close()
+    return text
+
+
+def ticks(text):
+    return [int(n) for n in re.findall(r"tick (\d+)", text)]
+
+
+def check_end(texts):
+    whole = "".join(texts)
+    print(whole[-5000:])
+    assert "BAD-" not in whole
+    log = texts[-1].partition("== kernel log")[2].partition("== end")[0]
+    # A clocksource watchdog or a lockup that save and restore caused would stand here.
+    assert dmesg_problems(log) == []
+
+
+@pytest.mark.parametrize("processors", [1, 2])
+def test_save_and_start(host, kernel, tmp_path, processors):
+    console = self_checking(host, kernel, tmp_path, processors=processors)
+    texts, last = [], 0
+    for cycle in range(CYCLES):
+        host.run("save-vm", "-Name", "t", timeout=300)
+        vm = host.vm("t")
+        assert vm["State"] == "Saved" and host.workers() == []
+        texts.append(console.history)
+        console.close()
+        host.run("start-vm", "-Name", "t", timeout=300)
+        assert host.vm("t")["State"] == "Running"
+        console = Console(host, "t")
+        console.expect("tick ", 120)
+        console.expect("tick ", 120)
+        seen = ticks(console.history)
+        assert seen and min(seen) > last, "the guest began anew"
+        last = max(seen)
+        # Nothing of a used state is kept.
+        assert not [f for f in os.listdir(host.vm("t")["Path"]) if f.startswith("saved-")]
+    texts.append(end(host, console))
+    check_end(texts)
+
+
+def test_saved_state_is_kept_or_used_once(host, kernel, tmp_path):
+    """A start that fails leaves the VM saved; a state that was thrown away is gone."""
+    console = self_checking(host, kernel, tmp_path, disk=False)
+    console.close()
+    host.run("save-vm", "-Name", "t", timeout=300)
+    moved = str(tmp_path / "elsewhere")
+    image = host.vm("t")["LinuxKernelPath"]
+    refused = host.run("set-vm", "-Name", "t", "-ProcessorCount", 2, check=False)
+    assert refused.returncode == 1 and "Saved" in refused.stderr
+    folder = host.vm("t")["Path"]
+    state = os.path.join(folder, [f for f in os.listdir(folder) if f.startswith("saved-")][0], "memory")
+    with open(state, "r+b") as f:
+        f.seek(20)
+        byte = f.read(1)
+        f.seek(20)
+        f.write(bytes([byte[0] ^ 1]))
+    failed = host.run("start-vm", "-Name", "t", check=False)
+    assert failed.returncode == 1 and "not whole" in failed.stderr
+    assert host.vm("t")["State"] == "Saved"
+    with open(state, "r+b") as f:
+        f.seek(20)
+        f.write(byte)
+    host.run("start-vm", "-Name", "t", timeout=300)
+    console = Console(host, "t")
+    console.expect("tick ", 120)
+    console.close()
+    host.run("save-vm", "-Name", "t", timeout=300)
+    host.run("remove-vmsavedstate", "-VMName", "t")
+    assert host.vm("t")["State"] == "Off" and os.path.exists(image) and not os.path.exists(moved)
+
+
+def test_checkpoint_and_back(host, kernel, tmp_path):
+    """The guest runs on while its checkpoint is taken; later it is there again, as it was."""
+    console = self_checking(host, kernel, tmp_path, disk=False)
+    before = max(ticks(console.history))
+    host.run("checkpoint-vm", "-Name", "t", "-SnapshotName", "one", timeout=300)
+    assert host.vm("t")["State"] == "Running"
+    console.expect("tick ", 120)
+    at_one = max(ticks(console.history))
+    console.expect("tick %d\n" % (at_one + 20), 300)
+    host.run("checkpoint-vm", "-Name", "t", timeout=300)
+    got = host.json("get-vmcheckpoint", "-VMName", "t")
+    assert [c["ParentSnapshotName"] for c in got] == [None, "one"]
+    assert re.fullmatch(r"t - \(\d+/\d+/\d{4} - \d+:\d\d:\d\d [AP]M\)", got[1]["Name"])
+    texts = [console.history]
+    console.close()
+    host.run("restore-vmsnapshot", "-Name", "one", "-VMName", "t", "-Confirm:false", timeout=300)
+    assert host.vm("t")["State"] == "Saved"
+    for _ in range(2):  # a checkpoint is not used up
+        host.run("start-vm", "-Name", "t", timeout=300)
+        console = Console(host, "t")
+        console.expect("tick ", 120)
+        console.expect("\n", 10)
+        again = min(ticks(console.history))
+        assert before <= again <= at_one + 2, (before, again, at_one)
+        texts.append(console.history)
+        console.close()
+        host.run("restore-vmsnapshot", "-Name", "one", "-VMName", "t", "-Confirm:false",
+                 timeout=300)
+    host.run("rename-vmcheckpoint", "-Name", "one", "-VMName", "t", "-NewName", "first")
+    host.run("remove-vmcheckpoint", "-VMName", "t", "-Name", "first", "-IncludeAllChildSnapshots",
+             "-Confirm:false")
+    assert host.json("get-vmsnapshot", "-VMName", "t") == []
+    host.run("start-vm", "-Name", "t", timeout=300)
+    console = Console(host, "t")
+    console.expect("tick ", 120)
+    texts.append(end(host, console))
+    check_end(texts)
+
+
+@pytest.mark.parametrize("victim", ["worker", "daemon"])
+def test_killed_while_saving(host, kernel, tmp_path, victim):
+    """kill -9 in the middle of a save leaves the VM off, saved or running: never something between."""
+    console = self_checking(host, kernel, tmp_path, disk=False)
+    console.close()
+    seen = set()
+    for delay in (0, 0.02, 0.1, 0.4):
+        if host.vm("t")["State"] == "Off":
+            host.run("start-vm", "-Name", "t", timeout=300)
+            console = Console(host, "t")
+            console.expect("tick ", 120)
+            console.close()
+        saving = subprocess.Popen(host.command("save-vm", "-Name", "t"), env=host.env,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(delay)
+        if victim == "worker":
+            for pid in host.workers():
+                os.kill(pid, 9)
+        else:
+            os.kill(host.json("get-vmhost")["ProcessId"], 9)
+        saving.wait(120)
+        # The next service finishes or undoes it.
+        state = wait_for(lambda: host.vm("t")["State"] in ("Off", "Saved", "Running") and
+                         host.vm("t")["State"], 120)
+        wait_for(lambda: host.vm("t")["State"] != "Saving", 120)
+        state = host.vm("t")["State"]
+        seen.add(state)
+        folder = host.vm("t")["Path"]
+        left = [f for f in os.listdir(folder) if f.startswith("saved-")]
+        assert len(left) == (1 if state == "Saved" else 0) or state == "Running", (state, left)
+        if state == "Saved":
+            host.run("start-vm", "-Name", "t", timeout=300)
+            console = Console(host, "t")
+            console.expect("tick ", 120)
+            console.close()
+        assert host.vm("t")["State"] in ("Off", "Running")
+    print(seen)

@@ -160,16 +160,18 @@ class Worker:
     """The control socket of a running VM's worker, as the daemon uses it."""
 
     def __init__(self, host, name):
-        path = os.path.join(host.env["XDG_RUNTIME_DIR"], "oyako", "vm", host.vm(name)["VMId"], "control")
+        folder = os.path.join(host.env["XDG_RUNTIME_DIR"], "oyako", "vm", host.vm(name)["VMId"])
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(120)
-        deadline = time.monotonic() + 60
+        self.socket.settimeout(180)
+        deadline = time.monotonic() + 120
         while True:
-            try:
-                self.socket.connect(path)
+            try:  # the path as it is may be too long for an address
+                fd = os.open(folder, os.O_PATH)
+                self.socket.connect("/proc/self/fd/%d/control" % fd)
+                os.close(fd)
                 return
             except OSError:
-                assert time.monotonic() < deadline
+                assert time.monotonic() < deadline, "no worker in " + folder
                 time.sleep(0.1)
 
     def receive(self, wanted):

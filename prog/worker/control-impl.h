@@ -9,6 +9,7 @@
 #include "control.h"
 
 #define MAX_CLIENTS 8
+#define MAX_FDS     4
 
 struct client {
 	struct control *control;
@@ -29,7 +30,7 @@ struct control {
 	/* The request that is being carried out. */
 	uint64_t calling; /* the client's number */
 	json_t *calling_id;
-	int calling_fd; /* came with it; -1: none */
+	int fds[MAX_FDS]; /* came with it; -1: none, or taken */
 };
 
 /* Returned by an operation that answers later. */
@@ -57,7 +58,7 @@ void control_answer(struct control_later *later, json_t *result, const struct er
 /* For an operation that fails at once after all. */
 void control_later_drop(struct control_later *later);
 
-/* The descriptor that came with the request, now the caller's; or -code. */
+/* The first descriptor that came with the request, now the caller's; or -code. */
 int control_take_fd(struct control *control, struct error *err);
 
 #endif

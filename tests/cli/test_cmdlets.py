@@ -284,3 +284,8 @@ def test_manual_pages(host):
     for name in os.listdir(folder):
         for line in open(os.path.join(folder, name)):
             assert not line.startswith(".") or line.split()[0] in known, line
+
+
+def test_status_document_is_current(host):
+    with open(os.path.join(TOP, "docs", "cmdlet-status.md")) as f:
+        assert f.read() == host.run("__status"), "run tools/cmdlet-status"

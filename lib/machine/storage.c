@@ -4,6 +4,7 @@
 #include "base/macros.h"
 #include "dev/storvsp.h"
 #include "disk/disk.h"
+#include "disk/live.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,8 @@ struct controller {
 	struct guid id;
 	struct storvsp *vsp;
 	struct blk *disks[STORVSP_MAX_LUNS]; /* lent to vsp; NULL: no drive, or an empty one */
-	struct controller *next;             /* among those that retire */
+	bool live[STORVSP_MAX_LUNS]; /* opened by live_open at the start: its chain can change */
+	struct controller *next;     /* among those that retire */
 };
 
 struct storage {
@@ -33,9 +35,18 @@ static void close_disk(struct blk *disk)
 		log_error("closing a disk: %s", err.text);
 }
 
-/* Takes fd, and on success parents (NULL: none). */
+static bool can_have_layers(const struct machine_drive *disk, int fd)
+{
+	enum disk_format format;
+
+	return disk->kind == CONFIG_DISK_HARD && !disk->read_only &&
+	       disk_probe(fd, &format, NULL) == 0 && format != DISK_RAW;
+}
+
+/* Takes fd, and on success parents (NULL: none: its chain will not change). */
 static int open_disk(struct machine *machine, const struct machine_drive *drive, int fd,
-		     struct machine_parents *parents, struct blk **ret, struct error *err)
+		     struct machine_parents *parents, bool *ret_live, struct blk **ret,
+		     struct error *err)
 {
 	bool dvd = drive->kind == CONFIG_DISK_DVD;
 	const struct disk_options options = {
@@ -51,7 +62,9 @@ static int open_disk(struct machine *machine, const struct machine_drive *drive,
 		chain[0] = fd;
 		if (count)
 			memcpy(chain + 1, parents->fds, count * sizeof(*chain));
-		r = disk_open_chain(machine->loop, chain, 1 + count, &options, ret, err);
+		*ret_live = parents && can_have_layers(drive, fd);
+		r = (*ret_live ? live_open : disk_open_chain)(machine->loop, chain, 1 + count,
+							      &options, ret, err);
 	}
 	if (r < 0) {
 		close(fd);
@@ -190,13 +203,14 @@ static int add_drive(struct machine *machine, const struct machine_drive *drive,
 {
 	struct controller *controller = find_controller(machine->storage, &drive->controller, err);
 	struct blk *disk = NULL;
+	bool live = false;
 	int r = controller ? 0 : -ERR_NOT_FOUND;
 
 	if (fd < 0 && r == 0 && drive->kind == CONFIG_DISK_HARD)
 		return error_set(err, ERR_INVALID, "disk '%s' came without a descriptor",
 				 drive->path ? drive->path : "");
 	if (fd >= 0 && r == 0)
-		r = open_disk(machine, drive, fd, parents, &disk, err);
+		r = open_disk(machine, drive, fd, parents, &live, &disk, err);
 	else if (fd >= 0)
 		close(fd);
 	if (r == 0)
@@ -208,6 +222,7 @@ static int add_drive(struct machine *machine, const struct machine_drive *drive,
 		return r;
 	}
 	controller->disks[drive->location] = disk;
+	controller->live[drive->location] = live;
 	return 0;
 }
 
@@ -227,6 +242,7 @@ int machine_remove_drive(struct machine *machine, const struct guid *id, unsigne
 		return r;
 	close_disk(controller->disks[location]);
 	controller->disks[location] = NULL;
+	controller->live[location] = false;
 	return 0;
 }
 
@@ -235,10 +251,11 @@ int machine_set_medium(struct machine *machine, const struct machine_drive *driv
 {
 	struct controller *controller = find_controller(machine->storage, &drive->controller, err);
 	struct blk *disk = NULL;
+	bool live = false;
 	int r = controller ? 0 : -ERR_NOT_FOUND;
 
 	if (fd >= 0 && r == 0)
-		r = open_disk(machine, drive, fd, NULL, &disk, err);
+		r = open_disk(machine, drive, fd, NULL, &live, &disk, err);
 	else if (fd >= 0)
 		close(fd);
 	if (r == 0)
@@ -316,6 +333,63 @@ void storage_free(struct storage *storage)
 	while (storage->retiring)
 		retired(storage->retiring);
 	free(storage);
+}
+
+/* ---- machine.h: disks ---- */
+
+static int find_live(struct machine *machine, unsigned index, struct blk **ret, struct error *err)
+{
+	const struct config_disk *disk;
+	struct controller *controller;
+
+	if (index >= machine->config->disk_count)
+		return error_set(err, ERR_NOT_FOUND, "there is no disk %u", index);
+	disk = &machine->config->disks[index];
+	controller = find_controller(machine->storage,
+				     &machine->config->scsi_ids[disk->controller_number], err);
+	if (!controller || !controller->disks[disk->lun])
+		return error_set(err, ERR_NOT_FOUND, "disk %u was taken away", index);
+	if (!controller->live[disk->lun])
+		return error_set(err, ERR_INVALID,
+				 "disk '%s' is no writable VHD or VHDX: its chain can't change",
+				 machine->config->disks[index].path);
+	*ret = controller->disks[disk->lun];
+	return 0;
+}
+
+int machine_disk_push(struct machine *machine, unsigned index, int fd, struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine, index, &disk, err);
+
+	if (r < 0)
+		close(fd);
+	else
+		r = live_push(disk, fd, err);
+	return r;
+}
+
+int machine_disk_merge(struct machine *machine, unsigned index, const struct live_merge *merge,
+		       struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine, index, &disk, err);
+
+	if (r == 0)
+		return live_merge_start(disk, merge, err);
+	for (unsigned i = 0; i < merge->file_count; i++)
+		close(merge->files[i].fd);
+	return r;
+}
+
+int machine_disk_merge_cancel(struct machine *machine, unsigned index, struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine, index, &disk, err);
+
+	if (r == 0)
+		live_merge_cancel(disk);
+	return r;
 }
 
 /* ---- state ---- */

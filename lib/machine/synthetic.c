@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/macros.h"
 #include "dev/balloon.h"
+#include "dev/hvsock.h"
 #include "ic/ic.h"
 
 #include <stdio.h>
@@ -17,6 +18,7 @@ _Static_assert((int)IC_SERVICE_COUNT == (int)CONFIG_IC_COUNT, "one list of servi
 
 struct synthetic {
 	struct machine *machine;
+	struct hvsock *sockets;
 	struct ic *ic;
 	struct loop_timer *watch;
 	struct ic_status seen_status[IC_SERVICE_COUNT];
@@ -24,6 +26,26 @@ struct synthetic {
 	struct machine_kvp *kvp;
 	size_t kvp_count;
 };
+
+/* ---- sockets ---- */
+
+static void on_socket_asked(void *user, uint64_t ticket, const struct guid *service)
+{
+	const struct machine_events *events = &((struct machine *)user)->events;
+
+	events->socket_asked(events->user, ticket, service);
+}
+
+static int new_sockets(struct synthetic *synthetic, struct error *err)
+{
+	struct machine *machine = synthetic->machine;
+	const struct hvsock_config config = { .loop = machine->loop,
+					      .bus = machine->vmbus,
+					      .user = machine,
+					      .asked = on_socket_asked };
+
+	return hvsock_new(&config, &synthetic->sockets, err);
+}
 
 /* ---- integration services ---- */
 
@@ -145,7 +167,9 @@ int synthetic_new(struct machine *machine, struct synthetic **ret, struct error 
 	if (!synthetic)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the synthetic devices");
 	synthetic->machine = machine;
-	r = new_services(synthetic, err);
+	r = new_sockets(synthetic, err);
+	if (r == 0)
+		r = new_services(synthetic, err);
 	if (r < 0) {
 		synthetic_free(synthetic);
 		return r;
@@ -161,7 +185,28 @@ void synthetic_free(struct synthetic *synthetic)
 	loop_timer_free(synthetic->watch);
 	ic_free(synthetic->ic);
 	free_kvp(synthetic);
+	hvsock_free(synthetic->sockets);
 	free(synthetic);
+}
+
+/* ---- machine.h: sockets ---- */
+
+int machine_socket_connect(struct machine *machine, const struct guid *service, int fd,
+			   uint64_t timeout_ns, void (*done)(void *user, int result), void *user,
+			   struct error *err)
+{
+	return hvsock_connect(machine->synthetic->sockets, service, fd, timeout_ns, done, user,
+			      err);
+}
+
+int machine_socket_accept(struct machine *machine, uint64_t ticket, int fd, struct error *err)
+{
+	return hvsock_accept(machine->synthetic->sockets, ticket, fd, err);
+}
+
+void machine_socket_refuse(struct machine *machine, uint64_t ticket)
+{
+	hvsock_refuse(machine->synthetic->sockets, ticket);
 }
 
 /* ---- state ---- */
@@ -244,6 +289,11 @@ int machine_shutdown_guest(struct machine *machine, bool reboot, bool force, str
 	};
 
 	return ic_shutdown(machine->synthetic->ic, &request, err);
+}
+
+struct ic *machine_ic(struct machine *machine)
+{
+	return machine->synthetic->ic;
 }
 
 int machine_set_service(struct machine *machine, enum config_ic service, bool enabled,

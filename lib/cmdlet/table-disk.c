@@ -177,6 +177,123 @@ static const struct cmdlet_example test_vhd_examples[] = {
 	END_EXAMPLES,
 };
 
+#define ONE_PATH(text)                                                                             \
+	{                                                                                          \
+		.name = "Path", .aliases = "FullName", .type = CMDLET_FILE,                        \
+		.flags = CMDLET_MANDATORY | CMDLET_PIPELINE, .position = 1,                        \
+		.offer = CMDLET_OFFER_FILE, .help = (text)                                         \
+	}
+
+static const char *const resize_vhd_sets[] = { "Size", "Minimum", NULL };
+static const struct cmdlet_param resize_vhd_params[] = {
+	PATHS(0, "Disk files. A disk that other disks were made over must not be resized."),
+	{ .name = "SizeBytes",
+	  .type = CMDLET_SIZE,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(0),
+	  .position = 2,
+	  .min = 1,
+	  .max = INT64_MAX,
+	  .help = "The new size. Smaller than now only where the partition table allows: see "
+		  "-ToMinimumSize." },
+	{ .name = "ToMinimumSize",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(1),
+	  .help = "As small as the partitions on it let it be." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example resize_vhd_examples[] = {
+	{ "resize-vhd web.vhdx 200GB", "The guest finds more room behind its last partition." },
+	{ "resize-vhd web.vhdx -ToMinimumSize -Passthru", "Cuts off what no partition uses." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param optimize_vhd_params[] = {
+	PATHS(0, "Dynamic or differencing disk files."),
+	{ .name = "Mode",
+	  .type = CMDLET_ENUM,
+	  .values = "Full Quick Retrim Pretrimmed Prezeroed",
+	  .dflt = "Full",
+	  .help = "Full and Prezeroed give back blocks that hold only zeros, and what the others "
+		  "do. Quick, Retrim and Pretrimmed give back what the guest has trimmed." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example optimize_vhd_examples[] = {
+	{ "optimize-vhd web.vhdx", "The file becomes as small as it can be." },
+	{ "optimize-vhd web.vhdx -Mode Quick", "The same without reading the disk." },
+	END_EXAMPLES,
+};
+
+static const char *const set_vhd_sets[] = { "Parent", "Sector", "Identifier", NULL };
+static const struct cmdlet_param set_vhd_params[] = {
+	ONE_PATH("Disk file to change."),
+	{ .name = "ParentPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(0),
+	  .position = 2,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Where the parent of a differencing disk is now." },
+	{ .name = "LeafPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_NOT_YET,
+	  .sets = SET(0),
+	  .help = "Changing a chain that is in use is not there yet." },
+	{ .name = "IgnoreIdMismatch",
+	  .type = CMDLET_SWITCH,
+	  .sets = SET(0),
+	  .help = "Takes a parent that is not the one it was made over, or has been changed since: "
+		  "the disk may hold anything then." },
+	{ .name = "PhysicalSectorSizeBytes",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(1),
+	  .min = 512,
+	  .max = 4096,
+	  .help = "512 or 4096; VHDX only." },
+	{ .name = "ResetDiskIdentifier",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(2),
+	  .help =
+	      "Gives the disk a new identity. Disks that were made over it no longer know it if "
+	      "it is a VHD." },
+	FORCE("Does not ask."),
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example set_vhd_examples[] = {
+	{ "set-vhd web_1234.avhdx -ParentPath /srv/web.vhdx",
+	  "Mends a chain whose parent was moved." },
+	{ "set-vhd copy.vhdx -ResetDiskIdentifier",
+	  "A copy that may be used beside the original." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param merge_vhd_params[] = {
+	ONE_PATH("Differencing disk to merge into its parent, or into another ancestor."),
+	{ .name = "DestinationPath",
+	  .type = CMDLET_FILE,
+	  .position = 2,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "The ancestor that takes it all; without it the parent." },
+	FORCE("Accepted for Hyper-V's sake."),
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example merge_vhd_examples[] = {
+	{ "merge-vhd web_1234.avhdx", "Its parent has its content then, and it is deleted." },
+	{ "merge-vhd web_5678.avhdx -DestinationPath web.vhdx", "All layers down to web.vhdx." },
+	END_EXAMPLES,
+};
+
 static const struct cmdlet_param mount_vhd_params[] = {
 	PATHS(0, "Disk files to mount."),
 	{ .name = "ReadOnly", .type = CMDLET_SWITCH, .help = "Nothing can be written." },
@@ -317,6 +434,47 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .sets = dismount_vhd_sets,
 	  .params = dismount_vhd_params,
 	  .examples = dismount_vhd_examples },
+	{ .name = "Resize-VHD",
+	  .synopsis = "Makes a disk larger or smaller",
+	  .description =
+	      "Changes the size of a disk that is not in use. VHDX becomes larger or, where the "
+	      "partition table allows, smaller; VHD only larger; a differencing VHD neither. The "
+	      "second copy of a GPT is moved to the new end; partitions and file systems are the "
+	      "guest's business. Interrupting leaves the old or the new size.",
+	  .sets = resize_vhd_sets,
+	  .params = resize_vhd_params,
+	  .output = &vhd_output,
+	  .examples = resize_vhd_examples,
+	  .output_if_passthru = true },
+	{ .name = "Optimize-VHD",
+	  .synopsis = "Makes a dynamic disk's file smaller",
+	  .description =
+	      "Gives back what the file of a dynamic or differencing disk holds for nothing, moves "
+	      "blocks from its end into the holes, and cuts it. The disk must not be in use. "
+	      "Interrupting leaves a valid disk.",
+	  .params = optimize_vhd_params,
+	  .output = &vhd_output,
+	  .examples = optimize_vhd_examples,
+	  .output_if_passthru = true },
+	{ .name = "Set-VHD",
+	  .synopsis = "Mends a parent link, changes sector size or identity",
+	  .description = "Changes what a disk file says of itself. The disk must not be in use.",
+	  .sets = set_vhd_sets,
+	  .params = set_vhd_params,
+	  .output = &vhd_output,
+	  .examples = set_vhd_examples,
+	  .output_if_passthru = true },
+	{ .name = "Merge-VHD",
+	  .synopsis = "Folds differencing disks into an ancestor",
+	  .description =
+	      "Writes what differencing disks hold into one of their ancestors and deletes them. "
+	      "None of them may be in use. Other disks that were made over the ancestor become "
+	      "useless. Interrupting leaves everything as readable as it was, and the merge can "
+	      "be started again.",
+	  .params = merge_vhd_params,
+	  .output = &vhd_output,
+	  .examples = merge_vhd_examples,
+	  .output_if_passthru = true },
 	{ .name = "Test-VHD",
 	  .synopsis = "Checks disk files and their parents",
 	  .description =

@@ -131,7 +131,7 @@ static int open_layers(struct loop *loop, const int *fds, unsigned count, unsign
 	return rc;
 }
 
-static int check_links(const int *fds, unsigned count, struct error *err)
+int disk_check_links(const int *fds, unsigned count, struct error *err)
 {
 	struct disk_details child, parent;
 	int rc = disk_describe(fds[0], &child, err);
@@ -168,7 +168,7 @@ int disk_open_chain(struct loop *loop, const int *fds, unsigned count,
 		options = &defaults;
 	if (count == 1)
 		return disk_open(loop, fds[0], options, ret, err);
-	rc = check_links(fds, count, err);
+	rc = disk_check_links(fds, count, err);
 	if (rc == 0)
 		rc = open_layers(loop, fds, count, 0, options, ret, err);
 	for (unsigned i = 0; rc == 0 && i < count; i++)

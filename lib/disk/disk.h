@@ -66,6 +66,9 @@ int disk_probe(int fd, enum disk_format *ret, struct error *err);
 int disk_open_chain(struct loop *loop, const int *fds, unsigned count,
 		    const struct disk_options *options, struct blk **ret, struct error *err);
 
+/* 0 if each file is the parent that the one before it names and the last one needs none. */
+int disk_check_links(const int *fds, unsigned count, struct error *err);
+
 /* ---- what an image says of itself ---- */
 
 /* One path to the parent. VHDX: keys as in [MS-VHDX] 2.6.2.6.1 ("relative_path", "volume_path",

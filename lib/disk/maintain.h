@@ -22,6 +22,11 @@ struct disk_progress {
  * the logical sector. ERR_UNSUPPORTED if the disk has no partition table. */
 int disk_minimum_bytes(struct blk *disk, uint64_t *ret, struct error *err);
 
+/* Puts the second copy of a GPT where it belongs on a disk of size_bytes: at the end. Before a disk
+ * is made smaller, and after it was made larger; a disk without a GPT, or whose first copy is
+ * damaged, is left as it is. Safe against power cuts. */
+int disk_move_gpt(struct blk *disk, uint64_t size_bytes, struct error *err);
+
 struct disk_resize_options {
 	uint64_t size_bytes;
 	/* The result of disk_minimum_bytes over the whole chain: shrinking below it is refused. 0:

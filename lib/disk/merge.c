@@ -12,6 +12,7 @@
 #include <fcntl.h>
 
 #define COPY_BYTES (1 * MIB)
+#define STEP_BYTES (16 * MIB)
 
 struct merge {
 	const struct disk_merge_options *options;
@@ -70,18 +71,19 @@ static int close_layers(struct merge *m, struct error *err)
 /* ---- links ---- */
 
 /* The child accepts the id that the target's first change will give it, before it is given. */
-static int announce(struct merge *m, struct error *err)
+static int announce(const struct disk_merge_options *options, struct guid *ret_id,
+		    struct error *err)
 {
-	const struct disk_merge_options *options = m->options;
 	struct disk_details target;
 	int rc = disk_describe(options->fds[options->into], &target, err);
 
+	memset(ret_id, 0, sizeof(*ret_id));
 	if (rc < 0 || target.format != DISK_VHDX)
 		return rc;
-	guid_generate(&m->coming_id);
-	rc = disk_set_parent(
-	    options->fds[options->into - 1],
-	    &(struct disk_parent_link){ .parent = &target, .second_id = m->coming_id }, err);
+	guid_generate(ret_id);
+	rc = disk_set_parent(options->fds[options->into - 1],
+			     &(struct disk_parent_link){ .parent = &target, .second_id = *ret_id },
+			     err);
 	disk_details_done(&target);
 	return rc;
 }
@@ -127,9 +129,8 @@ static int check_links(const struct disk_merge_options *options, struct error *e
 
 /* ---- size ---- */
 
-static int set_target_size(const struct merge *m, bool grow, struct error *err)
+static int set_target_size(const struct disk_merge_options *options, bool grow, struct error *err)
 {
-	const struct disk_merge_options *options = m->options;
 	struct disk_details top, target;
 	int rc = disk_describe(options->fds[options->first], &top, err);
 
@@ -149,9 +150,8 @@ static int set_target_size(const struct merge *m, bool grow, struct error *err)
 	    NULL, err);
 }
 
-static int set_target_sector(const struct merge *m, struct error *err)
+static int set_target_sector(const struct disk_merge_options *options, struct error *err)
 {
-	const struct disk_merge_options *options = m->options;
 	struct disk_details top, target;
 	int rc = disk_describe(options->fds[options->first], &top, err);
 
@@ -224,10 +224,11 @@ static int copy_run(const struct copy *c, uint64_t offset, const struct blk_exte
 	return 0;
 }
 
-int disk_merge_layers(struct blk *const *layers, unsigned count, struct blk *target,
-		      const struct disk_progress *progress, struct error *err)
+int disk_merge_range(struct blk *const *layers, unsigned count, struct blk *target, uint64_t offset,
+		     uint64_t length, struct error *err)
 {
 	uint64_t size = MIN(blk_info(layers[0])->size_bytes, blk_info(target)->size_bytes);
+	uint64_t end = MIN(offset + length, size);
 	AUTO_FREE uint8_t *buf = malloc(COPY_BYTES);
 	struct copy copy = { layers[0], target, buf };
 	struct blk_extent extent;
@@ -235,12 +236,24 @@ int disk_merge_layers(struct blk *const *layers, unsigned count, struct blk *tar
 
 	if (!buf)
 		return error_set(err, ERR_NO_MEMORY, "no memory to merge disks");
-	for (uint64_t at = 0; rc == 0 && at < size; at += extent.length_bytes) {
-		if (progress && !progress->step(progress->user, at, size))
-			return error_set(err, ERR_CANCELLED, "the merge was ended");
-		rc = disk_merged_extent(layers, count, at, MIN(size - at, 16 * MIB), &extent, err);
+	for (uint64_t at = offset; rc == 0 && at < end; at += extent.length_bytes) {
+		rc = disk_merged_extent(layers, count, at, end - at, &extent, err);
 		if (rc == 0)
 			rc = copy_run(&copy, at, &extent, err);
+	}
+	return rc;
+}
+
+int disk_merge_layers(struct blk *const *layers, unsigned count, struct blk *target,
+		      const struct disk_progress *progress, struct error *err)
+{
+	uint64_t size = blk_info(layers[0])->size_bytes;
+	int rc = 0;
+
+	for (uint64_t at = 0; rc == 0 && at < size; at += STEP_BYTES) {
+		if (progress && !progress->step(progress->user, at, size))
+			return error_set(err, ERR_CANCELLED, "the merge was ended");
+		rc = disk_merge_range(layers, count, target, at, STEP_BYTES, err);
 	}
 	if (rc == 0 && blk_flush_now(target) != BLK_OK)
 		rc = error_set(err, ERR_IO, "the merge's target can't be made durable");
@@ -265,21 +278,34 @@ static int merge_layers(struct merge *m, struct error *err)
 	return rc < 0 ? rc : closed;
 }
 
-static int run(struct merge *m, struct error *err)
+int disk_merge_begin(const struct disk_merge_options *options, struct guid *ret_id,
+		     struct error *err)
 {
-	int rc = check_links(m->options, err);
+	int rc = check_options(options, err);
 
 	if (rc == 0)
-		rc = announce(m, err);
+		rc = check_links(options, err);
 	if (rc == 0)
-		rc = set_target_size(m, true, err);
+		rc = announce(options, ret_id, err);
+	return rc < 0 ? rc : set_target_size(options, true, err);
+}
+
+int disk_merge_end(const struct disk_merge_options *options, struct error *err)
+{
+	int rc = set_target_size(options, false, err);
+
+	if (rc == 0)
+		rc = set_target_sector(options, err);
+	return rc < 0 ? rc : relink(options, err);
+}
+
+static int run(struct merge *m, struct error *err)
+{
+	int rc = disk_merge_begin(m->options, &m->coming_id, err);
+
 	if (rc == 0)
 		rc = merge_layers(m, err);
-	if (rc == 0)
-		rc = set_target_size(m, false, err);
-	if (rc == 0)
-		rc = set_target_sector(m, err);
-	return rc < 0 ? rc : relink(m->options, err);
+	return rc < 0 ? rc : disk_merge_end(m->options, err);
 }
 
 int disk_merge(const struct disk_merge_options *options, const struct disk_progress *progress,

@@ -1,6 +1,6 @@
 /*
  * Merging: the layers [first, into) of a chain are copied into layer `into`, so that the chain
- * reads the same without them. Offline here; live-merge.h does it under a running guest.
+ * reads the same without them. Offline here; live.h does it under a running guest.
  *
  * Crash safe: after a power cut at any point the chain reads the same, merged or not, and the merge
  * can be started again. The merged files are not changed but for their link to the layer below; the
@@ -29,6 +29,16 @@ int disk_merged_extent(struct blk *const *layers, unsigned count, uint64_t offse
  * makes it durable. */
 int disk_merge_layers(struct blk *const *layers, unsigned count, struct blk *target,
 		      const struct disk_progress *progress, struct error *err);
+
+/* The same for a part of the disk (cut at its end), without the last step. */
+int disk_merge_range(struct blk *const *layers, unsigned count, struct blk *target, uint64_t offset,
+		     uint64_t length, struct error *err);
+/* What has to be done with the files of a chain that is not open, before the copying: checks, the
+ * announcement of *ret_id, which the target has to be opened with (data_write_id), and its size. */
+int disk_merge_begin(const struct disk_merge_options *options, struct guid *ret_id,
+		     struct error *err);
+/* And after it: size, sector size, the link above the merged layers. */
+int disk_merge_end(const struct disk_merge_options *options, struct error *err);
 
 int disk_merge(const struct disk_merge_options *options, const struct disk_progress *progress,
 	       struct error *err);

@@ -8,6 +8,7 @@
 #include "base/macros.h"
 #include "blk/sync.h"
 #include "disk/disk.h"
+#include "disk/live.h"
 #include "disk/maintain.h"
 #include "disk/merge.h"
 
@@ -55,6 +56,9 @@ struct world {
 	struct content now;
 	struct job jobs[IN_FLIGHT];
 	uint64_t random, next_tag;
+	bool live;    /* the chain changes under the requests */
+	bool merging; /* live: [merge_first, merge_into) */
+	unsigned merge_first, merge_into;
 	uint64_t done[16]; /* how often each kind of step was taken */
 };
 
@@ -100,6 +104,7 @@ static void check_all(struct world *w)
 {
 	uint8_t *buf = malloc(MIB);
 
+	blk_drain(w->disk);
 	assert_int_equal(blk_info(w->disk)->size_bytes, w->now.size_bytes);
 	for (uint64_t at = 0; at < w->now.size_bytes; at += MIB) {
 		uint64_t len = MIN(MIB, w->now.size_bytes - at);
@@ -241,7 +246,9 @@ static void open_chain(struct world *w)
 
 	for (unsigned i = 0; i < w->depth; i++)
 		fds[i] = dup(w->fds[w->depth - 1 - i]);
-	must(disk_open_chain(w->loop, fds, w->depth, &options, &w->disk, &err), &err);
+	must((w->live ? live_open : disk_open_chain)(w->loop, fds, w->depth, &options, &w->disk,
+						     &err),
+	     &err);
 }
 
 static void close_chain(struct world *w)
@@ -298,12 +305,27 @@ static bool done(int rc, const struct error *err)
 	return true;
 }
 
-/* Layers [first, into), counted from the leaf, go into layer `into`. */
+/* Layers [first, into), counted from the leaf, are in layer `into` now. */
+static void merged(struct world *w, unsigned first, unsigned into)
+{
+	unsigned target = w->depth - 1 - into, top = w->depth - 1 - first;
+
+	for (unsigned i = target + 1; i <= top; i++)
+		close(w->fds[i]);
+	for (unsigned i = target; i < top; i++)
+		free(w->below[i].tag);
+	for (unsigned i = top; i < w->depth; i++) {
+		w->below[i - top + target] = w->below[i];
+		if (i > top)
+			w->fds[i - top + target] = w->fds[i];
+	}
+	w->depth -= top - target;
+}
+
 static void merge(struct world *w)
 {
 	unsigned first = (unsigned)rnd(w, w->depth - 1);
 	unsigned into = first + 1 + (unsigned)rnd(w, w->depth - 1 - first);
-	unsigned target = w->depth - 1 - into, top = w->depth - 1 - first;
 	int fds[MAX_DEPTH];
 	struct error err;
 
@@ -317,16 +339,7 @@ static void merge(struct world *w)
 			     NULL, &err),
 		  &err))
 		return;
-	for (unsigned i = target + 1; i <= top; i++)
-		close(w->fds[i]);
-	for (unsigned i = target; i < top; i++)
-		free(w->below[i].tag);
-	for (unsigned i = top; i < w->depth; i++) {
-		w->below[i - top + target] = w->below[i];
-		if (i > top)
-			w->fds[i - top + target] = w->fds[i];
-	}
-	w->depth -= top - target;
+	merged(w, first, into);
 }
 
 static void resize(struct world *w)
@@ -337,7 +350,8 @@ static void resize(struct world *w)
 
 	if (w->format == DISK_VHD && w->depth > 1)
 		return;
-	options.size_bytes = w->format == DISK_VHDX && size > 4 * MIB && rnd(w, 2)
+	/* A child that was made smaller shows its parent's content when it becomes larger again. */
+	options.size_bytes = w->format == DISK_VHDX && w->depth == 1 && size > 4 * MIB && rnd(w, 2)
 				 ? size - change
 				 : MIN(size + change, MAX_DISK);
 	if (!done(disk_resize(w->fds[w->depth - 1], &options, NULL, &err), &err))
@@ -400,6 +414,9 @@ static void restructure(struct world *w)
 	unsigned kind = (unsigned)rnd(w, 10);
 
 	w->done[1 + kind]++;
+	if (getenv("OYAKO_MODEL_TRACE"))
+		print_message("step %lu: change %u at depth %u, %lu bytes\n", w->done[0], kind,
+			      w->depth, w->now.size_bytes);
 	if (kind < 3 && w->depth < MAX_DEPTH)
 		add_child(w);
 	else if (kind == 3 && w->depth > 1)
@@ -416,11 +433,74 @@ static void restructure(struct world *w)
 		check_files(w);
 }
 
+/* ---- changes under the requests ---- */
+
+static void push(struct world *w)
+{
+	struct error err;
+
+	if (w->depth == MAX_DEPTH || w->merging)
+		return;
+	add_child(w);
+	must(live_push(w->disk, dup(w->fds[w->depth - 1]), &err), &err);
+}
+
+static void live_merged(void *user, const struct error *err)
+{
+	struct world *w = user;
+
+	w->merging = false;
+	if (!err)
+		merged(w, w->merge_first, w->merge_into);
+	else if (err->code != ERR_CANCELLED)
+		fail_msg("%s", err->text);
+}
+
+static void merge_live(struct world *w)
+{
+	struct live_merge merge = { .relative = ".\\merged", .done = live_merged, .user = w };
+	struct live_file files[3];
+	struct error err;
+
+	if (w->depth < 2 || w->merging)
+		return;
+	merge.first = w->merge_first = (unsigned)rnd(w, w->depth - 1);
+	merge.into = w->merge_into = merge.first + 1 + (unsigned)rnd(w, w->depth - 1 - merge.first);
+	merge.files = files;
+	for (unsigned i = merge.first ? merge.first - 1 : 0; i <= merge.into; i++)
+		if (i + 1 == merge.first || i + 1 == merge.into || i == merge.into)
+			files[merge.file_count++] =
+			    (struct live_file){ i, dup(w->fds[w->depth - 1 - i]) };
+	w->merging = true;
+	must(live_merge_start(w->disk, &merge, &err), &err);
+}
+
+static void change_live(struct world *w)
+{
+	unsigned kind = (unsigned)rnd(w, 8);
+
+	w->done[1 + kind]++;
+	if (getenv("OYAKO_MODEL_TRACE"))
+		print_message("step %lu: live change %u at depth %u\n", w->done[0], kind, w->depth);
+	if (kind < 3)
+		push(w);
+	else if (kind < 6)
+		merge_live(w);
+	else if (kind == 6 && w->merging && rnd(w, 4) == 0)
+		live_merge_cancel(w->disk);
+	else if (kind == 7)
+		check_all(w);
+}
+
 static void step(struct world *w)
 {
 	w->done[0]++;
 	if (rnd(w, 400) > 0) {
 		start_request(w);
+		return;
+	}
+	if (w->live && rnd(w, 8)) {
+		change_live(w);
 		return;
 	}
 	close_chain(w);
@@ -430,8 +510,8 @@ static void step(struct world *w)
 		check_all(w);
 }
 
-static void run(enum disk_format format, enum disk_type type, uint64_t size_bytes,
-		uint32_t block_bytes, uint64_t seed)
+static void run_as(enum disk_format format, enum disk_type type, uint64_t size_bytes,
+		   uint32_t block_bytes, uint64_t seed, bool live)
 {
 	struct world *w = calloc(1, sizeof(*w));
 	const char *wanted = getenv("OYAKO_MODEL_STEPS"), *other_seed = getenv("OYAKO_MODEL_SEED");
@@ -442,6 +522,7 @@ static void run(enum disk_format format, enum disk_type type, uint64_t size_byte
 	assert_non_null(w);
 	w->format = format;
 	w->sector_bytes = SECTOR;
+	w->live = live;
 	w->random = (seed + (other_seed ? strtoull(other_seed, NULL, 0) : 0)) * 0x9E3779B97F4A7C15;
 	w->next_tag = MIB;
 	w->now = (struct content){ size_bytes, calloc(MAX_DISK / SECTOR, sizeof(uint64_t)) };
@@ -469,6 +550,12 @@ static void run(enum disk_format format, enum disk_type type, uint64_t size_byte
 	free(w);
 }
 
+static void run(enum disk_format format, enum disk_type type, uint64_t size_bytes,
+		uint32_t block_bytes, uint64_t seed)
+{
+	run_as(format, type, size_bytes, block_bytes, seed, false);
+}
+
 static void test_vhd_dynamic(void **state)
 {
 	run(DISK_VHD, DISK_DYNAMIC, 9 * MIB + 3 * SECTOR, 512 * KIB, 1);
@@ -489,13 +576,22 @@ static void test_vhdx_dynamic(void **state)
 	run(DISK_VHDX, DISK_DYNAMIC, 13 * MIB + 3 * SECTOR, 1 * MIB, 4);
 }
 
+static void test_vhd_live(void **state)
+{
+	run_as(DISK_VHD, DISK_DYNAMIC, 12 * MIB + SECTOR, 512 * KIB, 5, true);
+}
+
+static void test_vhdx_live(void **state)
+{
+	run_as(DISK_VHDX, DISK_DYNAMIC, 12 * MIB + SECTOR, 1 * MIB, 6, true);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_vhd_dynamic),
-		cmocka_unit_test(test_vhd_fixed),
-		cmocka_unit_test(test_vhd_large_blocks),
-		cmocka_unit_test(test_vhdx_dynamic),
+		cmocka_unit_test(test_vhd_dynamic),      cmocka_unit_test(test_vhd_fixed),
+		cmocka_unit_test(test_vhd_large_blocks), cmocka_unit_test(test_vhdx_dynamic),
+		cmocka_unit_test(test_vhd_live),         cmocka_unit_test(test_vhdx_live),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

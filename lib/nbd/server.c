@@ -131,11 +131,17 @@ static void send_some(struct client *client)
 	}
 }
 
-/* Beyond its allowance a client is not read from until its answers have gone. */
+/* Beyond its allowance a client is not read from until its answers have gone; but the rest of a
+ * request that has begun is. */
+static bool may_receive(const struct client *client)
+{
+	return !client->ending && (client->request || (client->in_flight < MAX_IN_FLIGHT &&
+						       client->held_bytes < NBD_CLIENT_BYTES));
+}
+
 static void set_events(struct client *client)
 {
-	bool reads = !client->ending && client->in_flight < MAX_IN_FLIGHT &&
-		     client->held_bytes < NBD_CLIENT_BYTES;
+	bool reads = may_receive(client);
 
 	if (!client->closed)
 		loop_fd_set(client->lfd, (reads ? EPOLLIN : 0u) | (client->first ? EPOLLOUT : 0u));
@@ -210,8 +216,7 @@ static void receive_some(struct client *client)
 {
 	bool more = true;
 
-	while (more && !client->ending && client->in_flight < MAX_IN_FLIGHT &&
-	       client->held_bytes < NBD_CLIENT_BYTES) {
+	while (more && may_receive(client)) {
 		if (client->have < client->wanted)
 			more = receive_piece(client);
 		if (!client->closed && client->have == client->wanted)

@@ -416,6 +416,23 @@ static void test_read_only(void **state)
 	get(f, data, 512);
 }
 
+/* As much as a client may hold, in one request, twice. */
+static void test_largest_request(void **state)
+{
+	AUTO_FREE uint8_t *data = calloc(1, NBD_MAX_PAYLOAD);
+	struct fixture *f = *state;
+
+	go(f, false);
+	for (unsigned i = 0; i < 2; i++) {
+		put_request(f, NBD_CMD_WRITE, 0, 0, NBD_MAX_PAYLOAD);
+		put(f, data, NBD_MAX_PAYLOAD);
+		assert_int_equal(get_simple(f), NBD_ENOSPC); /* the disk is smaller */
+	}
+	put_request(f, NBD_CMD_WRITE, 0, 0, SIZE);
+	put(f, data, SIZE);
+	assert_int_equal(get_simple(f), 0);
+}
+
 static void test_too_large_a_request(void **state)
 {
 	struct fixture *f = *state;
@@ -479,6 +496,7 @@ int main(void)
 		TEST(test_structured_replies),
 		TEST(test_old_way_in),
 		cmocka_unit_test_setup_teardown(test_read_only, setup_read_only, teardown),
+		TEST(test_largest_request),
 		TEST(test_too_large_a_request),
 		TEST(test_client_that_does_not_listen),
 		TEST(test_many_clients),

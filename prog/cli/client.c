@@ -337,6 +337,11 @@ int client_run(struct client *client, const char *cmdlet, const json_t *params,
 
 		if (what && progress)
 			progress(user, what);
+		/* It may have come while nothing was waited for. */
+		if (client->interrupted && *client->interrupted) {
+			r = cancel(client, &answer, err);
+			continue;
+		}
 		r = look_again(client, &answer, err);
 		if (r < 0 && interrupted && *interrupted)
 			r = cancel(client, &answer, err);

@@ -327,6 +327,173 @@ void cmdlet_test_vhd(struct request *request)
 	disk_task_run(request, paths_of(request, "Path"), &test_ops);
 }
 
+/* ---- Resize-VHD, Optimize-VHD, Set-VHD ---- */
+
+static int begin_resize(struct disk_task *task, json_t **ret, struct error *err)
+{
+	*ret = json_pack("{s:s, s:s, s:I, s:b}", "op", "resize", "path", task->path, "size",
+			 request_integer(task->request, "SizeBytes", 0), "to_minimum",
+			 request_switch(task->request, "ToMinimumSize"));
+	return 0;
+}
+
+static const struct disk_task_ops resize_ops = {
+	.activity = "resizing it",
+	.begin = begin_resize,
+	.end = show_vhd,
+};
+
+void cmdlet_resize_vhd(struct request *request)
+{
+	disk_task_run(request, paths_of(request, "Path"), &resize_ops);
+}
+
+/* Which blocks the guest has given up is known by themselves here: Retrim and Pretrimmed ask for no
+ * more than Quick does. Full and Prezeroed also look for blocks that hold only zeros. */
+static int begin_optimize(struct disk_task *task, json_t **ret, struct error *err)
+{
+	const char *mode = request_string(task->request, "Mode");
+
+	*ret = json_pack("{s:s, s:s, s:b}", "op", "compact", "path", task->path, "quick",
+			 strcmp(mode, "Full") != 0 && strcmp(mode, "Prezeroed") != 0);
+	return 0;
+}
+
+static const struct disk_task_ops optimize_ops = {
+	.activity = "compacting it",
+	.begin = begin_optimize,
+	.end = show_vhd,
+};
+
+void cmdlet_optimize_vhd(struct request *request)
+{
+	disk_task_run(request, paths_of(request, "Path"), &optimize_ops);
+}
+
+static int begin_set(struct disk_task *task, json_t **ret, struct error *err)
+{
+	const struct request *request = task->request;
+
+	*ret = json_pack("{s:s, s:s, s:s*, s:b, s:I, s:b}", "op", "set", "path", task->path,
+			 "parent", request_string(request, "ParentPath"), "ignore_mismatch",
+			 request_switch(request, "IgnoreIdMismatch"), "physical",
+			 request_integer(request, "PhysicalSectorSizeBytes", 0), "reset_id",
+			 request_switch(request, "ResetDiskIdentifier"));
+	return 0;
+}
+
+static const struct disk_task_ops set_ops = {
+	.activity = "changing it",
+	.begin = begin_set,
+	.end = show_vhd,
+};
+
+void cmdlet_set_vhd(struct request *request)
+{
+	disk_task_run(request, paths_of(request, "Path"), &set_ops);
+}
+
+/* ---- Merge-VHD ---- */
+
+/* First the chain's names are asked for, then it is merged: docs/disk-protocol.md. */
+static int begin_merge(struct disk_task *task, json_t **ret, struct error *err)
+{
+	*ret = json_pack("{s:s, s:s}", "op", "parents", "path", task->path);
+	return 0;
+}
+
+static bool same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* The names come out of the images: they must be of disks, and not more than there can be. The
+ * index of the ancestor that is merged into. */
+static int judge_chain(const struct request *request, const json_t *parents, size_t *ret,
+		       struct error *err)
+{
+	const char *target = request_string(request, "DestinationPath"), *format;
+	size_t found = target ? SIZE_MAX : 0;
+
+	if (json_array_size(parents) == 0)
+		return error_set(err, ERR_INVALID, "it is no differencing disk: it has no parent");
+	for (size_t i = 0; i < json_array_size(parents); i++) {
+		const char *path = json_string_value(json_array_get(parents, i));
+
+		if (!path || path[0] != '/')
+			return error_set(err, ERR_INVALID, "its parent has an impossible name");
+		if (format_of(path, &format, err) < 0)
+			return error_prefix(err, "its parent '%.200s'", path);
+		if (target && found == SIZE_MAX && same_file(path, target))
+			found = i;
+	}
+	if (found == SIZE_MAX)
+		return error_set(err, ERR_INVALID, "'%.300s' is none of its parents", target);
+	*ret = found;
+	return 0;
+}
+
+static int ask_for_merge(struct disk_task *task, const json_t *parents, json_t **ret,
+			 struct error *err)
+{
+	json_t *paths;
+	size_t target = 0;
+	int r = judge_chain(task->request, parents, &target, err);
+
+	if (r < 0)
+		return r;
+	paths = json_pack("[s]", task->path);
+	json_array_extend(paths, (json_t *)parents);
+	/* What has to be deleted afterwards, and what is left. */
+	task->context = json_pack("{s:O, s:I}", "paths", paths, "into", (json_int_t)target + 1);
+	*ret = json_pack("{s:s, s:s, s:o, s:I}", "op", "merge", "path", task->path, "paths", paths,
+			 "into", (json_int_t)target + 1);
+	return 1;
+}
+
+static void merge_over(struct disk_task *task)
+{
+	json_decref(task->context);
+	task->context = NULL;
+}
+
+static int end_merge(struct disk_task *task, const json_t *result, struct process *process,
+		     json_t **ret, struct error *err)
+{
+	const json_t *paths = json_object_get(task->context, "paths");
+	size_t into = (size_t)json_integer_value(json_object_get(task->context, "into"));
+	int r = 0;
+
+	if (task->step == 0)
+		return ask_for_merge(task, json_object_get(result, "parents"), ret, err);
+	*ret = object_vhd(task->request->daemon, json_string_value(json_array_get(paths, into)),
+			  result);
+	for (size_t i = 0; r == 0 && i < into; i++) {
+		const char *path = json_string_value(json_array_get(paths, i));
+
+		if (unlink(path) < 0)
+			r = error_set_errno(err, errno,
+					    "it was merged, but deleting '%.300s' failed", path);
+	}
+	if (r == 0)
+		merge_over(task);
+	return r;
+}
+
+static const struct disk_task_ops merge_ops = {
+	.activity = "merging it",
+	.begin = begin_merge,
+	.end = end_merge,
+	.failed = merge_over,
+};
+
+void cmdlet_merge_vhd(struct request *request)
+{
+	disk_task_run(request, paths_of(request, "Path"), &merge_ops);
+}
+
 /* ---- Mount-VHD ---- */
 
 static int begin_mount(struct disk_task *task, json_t **ret, struct error *err)

@@ -62,6 +62,10 @@ static const struct {
 	{ "Test-VHD", cmdlet_test_vhd },
 	{ "Convert-VHD", cmdlet_convert_vhd },
 	{ "Mount-VHD", cmdlet_mount_vhd },
+	{ "Resize-VHD", cmdlet_resize_vhd },
+	{ "Optimize-VHD", cmdlet_optimize_vhd },
+	{ "Set-VHD", cmdlet_set_vhd },
+	{ "Merge-VHD", cmdlet_merge_vhd },
 	{ "Dismount-VHD", cmdlet_dismount_vhd },
 };
 

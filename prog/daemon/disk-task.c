@@ -87,45 +87,72 @@ static void on_progress(void *user, uint64_t done, uint64_t total)
 			 (unsigned)(MIN(done, total) * 100.0 / total));
 }
 
+static int start(struct disk_task *task, json_t *message, struct error *err);
+
+/* The job succeeded. 0: so did the path; 1: another job has begun. */
+static int finish(struct disk_task *task, const json_t *result, struct process *process,
+		  struct error *err)
+{
+	json_t *object = NULL;
+	int r = 0;
+
+	if (task->output.fd >= 0)
+		r = output_commit(&task->output, err);
+	if (r == 0)
+		r = task->ops->end(task, result, process, &object, err);
+	task->step++;
+	if (r == 1)
+		return start(task, object, err) < 0 ? -(int)err->code : 1;
+	/* What is done is shown, even if its end was not as it should be. */
+	if (object)
+		request_result(task->request, object);
+	return r;
+}
+
 static void on_done(void *user, const json_t *result, struct process *process,
 		    const struct error *err)
 {
 	struct disk_task *task = user;
 	struct error failure;
-	json_t *object = NULL;
 	int r = 0;
 
-	if (!err && task->output.fd >= 0)
-		r = output_commit(&task->output, &failure);
-	if (!err && r == 0)
-		r = task->ops->end(task, result, process, &object, &failure);
+	if (!err)
+		r = finish(task, result, process, &failure);
 	if (err || r < 0) {
 		report(task, err ? err : &failure);
 		let_go(task);
 	}
-	if (object)
-		request_result(task->request, object);
-	end_one(task);
+	if (r != 1)
+		end_one(task);
 }
 
-static int begin(struct disk_task *task, struct error *err)
+/* Takes message. */
+static int start(struct disk_task *task, json_t *message, struct error *err)
 {
 	static const struct disk_job_events events = { on_progress, on_done };
-	json_t *message = NULL;
-	int fds[DISK_JOB_MAX_FDS], r;
+	int fds[DISK_JOB_MAX_FDS];
 	unsigned count = 0;
 
-	r = task->ops->begin(task, &message, err);
-	if (r < 0) {
-		json_decref(message);
-		return r;
-	}
 	if (task->output.fd >= 0)
 		fds[count++] = task->output.fd;
 	if (task->fd >= 0)
 		fds[count++] = task->fd;
 	return disk_job_start(task->request->daemon, message, fds, count, task->ops->flags, &events,
 			      task, &task->job, err);
+}
+
+static int begin(struct disk_task *task, struct error *err)
+{
+	json_t *message = NULL;
+	int r;
+
+	task->step = 0;
+	r = task->ops->begin(task, &message, err);
+	if (r < 0) {
+		json_decref(message);
+		return r;
+	}
+	return start(task, message, err);
 }
 
 static void next(struct disk_task *task)

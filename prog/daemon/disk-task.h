@@ -18,7 +18,8 @@ struct disk_task_ops {
 	/* What is asked of oyako-disk; may open task->output and set task->fd. */
 	int (*begin)(struct disk_task *task, json_t **ret, struct error *err);
 	/* The job succeeded, and task->output has been committed. *ret: what the cmdlet shows; may
-	 * stay NULL. process: as disk_job_events.done has it. */
+	 * stay NULL. process: as disk_job_events.done has it. 1: the path needs another job, and
+	 * *ret is its request. */
 	int (*end)(struct disk_task *task, const json_t *result, struct process *process,
 		   json_t **ret, struct error *err);
 	/* What begin has set up besides is not needed: the job failed. May be NULL. */
@@ -32,6 +33,7 @@ struct disk_task {
 	size_t index;
 	const char *path; /* the one at work */
 	struct disk_job *job;
+	unsigned step;        /* how many jobs of the path are over */
 	struct output output; /* goes to the job as its descriptor */
 	int fd;               /* of another one that does; -1: none. Closed by the task */
 	bool cancelled;

@@ -150,16 +150,16 @@ int image_find(const char *path, unsigned flags, struct image *ret, struct error
 /* ---- opening ---- */
 
 /* One layer over those below it. */
-static int open_layer(struct image *image, struct loop *loop, unsigned index, struct error *err)
+static int open_layer(struct image *image, struct loop *loop, unsigned index, bool writes,
+		      struct error *err)
 {
 	const struct chain_layer *layer = &image->chain.layers[index];
-	bool writes = index == 0 && image->fd >= 0;
 	struct disk_options options = {
 		.format = layer->details.format,
 		.read_only = !writes,
 		.parent = index + 1 < image->chain.count ? image->layers[index + 1] : NULL,
 	};
-	int fd = writes ? TAKE_FD(image->fd) : fcntl(layer->fd, F_DUPFD_CLOEXEC, 0);
+	int fd = fcntl(writes ? image->fd : layer->fd, F_DUPFD_CLOEXEC, 0);
 	int r;
 
 	if (fd < 0)
@@ -171,7 +171,7 @@ static int open_layer(struct image *image, struct loop *loop, unsigned index, st
 	return r < 0 && index > 0 ? error_prefix(err, "its parent '%.200s'", layer->path) : r;
 }
 
-int image_open(struct image *image, struct loop *loop, struct error *err)
+int image_open(struct image *image, struct loop *loop, bool writes, struct error *err)
 {
 	unsigned count = image->chain.count;
 	int r = 0;
@@ -185,13 +185,13 @@ int image_open(struct image *image, struct loop *loop, struct error *err)
 	if (!image->layers)
 		return error_set(err, ERR_NO_MEMORY, "no memory for a chain of %u images", count);
 	for (unsigned i = count; r == 0 && i-- > 0;)
-		r = open_layer(image, loop, i, err);
+		r = open_layer(image, loop, i, writes && i == 0, err);
 	if (r == 0)
 		image->disk = (struct blk_layers){ image->layers, count };
 	return r;
 }
 
-int image_close(struct image *image, struct error *err)
+int image_shut(struct image *image, struct error *err)
 {
 	struct blk *top = NULL;
 	int r = 0;
@@ -202,6 +202,14 @@ int image_close(struct image *image, struct error *err)
 	if (top)
 		r = blk_close(top, err);
 	free(image->layers);
+	image->layers = NULL;
+	return r;
+}
+
+int image_close(struct image *image, struct error *err)
+{
+	int r = image_shut(image, err);
+
 	if (image->fd >= 0)
 		close(image->fd);
 	chain_done(&image->chain);

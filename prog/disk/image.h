@@ -32,7 +32,10 @@ struct image {
 
 /* Enters the opening sandbox, too. */
 int image_find(const char *path, unsigned flags, struct image *ret, struct error *err);
-int image_open(struct image *image, struct loop *loop, struct error *err);
+/* writes: the leaf is for writing (of an image that was found with IMAGE_WRITES). */
+int image_open(struct image *image, struct loop *loop, bool writes, struct error *err);
+/* Ends image_open; it may be opened again. An error: what was written may not be durable. */
+int image_shut(struct image *image, struct error *err);
 /* Closes and frees everything. An error: what was written may not be durable. */
 int image_close(struct image *image, struct error *err);
 

@@ -77,7 +77,7 @@ static int set_up(struct service *service, int listen_fd, struct error *err)
 	if (r == 0)
 		r = watch_signal(service, err);
 	if (r == 0)
-		r = image_open(&service->image, service->loop, err);
+		r = image_open(&service->image, service->loop, service->image.fd >= 0, err);
 	if (r == 0)
 		r = nbd_server_new(service->loop, &service->image.disk, NULL, NULL,
 				   &service->server, err);

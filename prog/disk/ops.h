@@ -12,6 +12,10 @@ int op_describe(struct job *job, json_t **ret, struct error *err);
 int op_parents(struct job *job, json_t **ret, struct error *err);
 int op_convert(struct job *job, json_t **ret, struct error *err);
 int op_serve(struct job *job, json_t **ret, struct error *err);
+int op_resize(struct job *job, json_t **ret, struct error *err);
+int op_compact(struct job *job, json_t **ret, struct error *err);
+int op_set(struct job *job, json_t **ret, struct error *err);
+int op_merge(struct job *job, json_t **ret, struct error *err);
 int op_check(struct job *job, json_t **ret, struct error *err);
 int op_copy_file(struct job *job, json_t **ret, struct error *err);
 

@@ -3,12 +3,17 @@ import json
 import os
 import random
 import signal
+import struct
 import subprocess
+import sys
 import uuid
 
 import pytest
 
-from conftest import is_alive, wait_for
+from conftest import TOP, is_alive, wait_for
+
+sys.path.insert(0, os.path.join(TOP, "tests", "lib"))
+import gpt
 
 MIB = 1 << 20
 
@@ -365,3 +370,142 @@ def test_mounts_outlive_the_service(host):
     wait_for(lambda: not host.json("get-vhd", "a.vhdx")[0]["Attached"])
     wait_for(lambda: host.json("get-vhd", "a.vhdx")[0]["DiskNumber"] is None)
     assert "not mounted" in host.run("dismount-vhd", "a.vhdx", status=1)
+
+
+def disk_with_gpt(host, name, size, last, *options):
+    """A disk with one partition that ends at a sector, and some data in it."""
+    raw = path_of(host, "gpt.img")
+    write_some(raw, size, pieces=20)
+    with open(raw, "r+b") as f:
+        for offset, data in gpt.make(size, [(2048, last)]):
+            f.seek(offset)
+            f.write(data)
+    host.run("convert-vhd", "gpt.img", name, "-VHDType", "Dynamic", *options)
+    return raw
+
+
+def bytes_of(host, name):
+    out = path_of(host, "content.img")
+    host.run("convert-vhd", name, "content.img")
+    with open(out, "rb") as f:
+        data = f.read()
+    os.unlink(out)
+    return data
+
+
+def check_gpt(data):
+    return gpt.check(lambda offset, length: data[offset:offset + length], len(data))
+
+
+def test_resize(host):
+    end = 40 * 2048  # sectors: 40 MiB
+    for kind in ("vhdx", "vhd"):
+        name = "a." + kind
+        disk_with_gpt(host, name, 100 * MIB, end - 1)
+        before = bytes_of(host, name)
+        vhd = host.json("resize-vhd", name, "300MB", "-Passthru")[0]
+        assert vhd["Size"] == 300 * MIB and host.json("get-vhd", name)[0] == vhd
+        data = bytes_of(host, name)
+        assert len(data) == 300 * MIB and data[2048 * 512:40 * MIB] == before[2048 * 512:40 * MIB]
+        assert check_gpt(data) == [(2048, end - 1)]
+    assert "smaller" in host.run("resize-vhd", "a.vhd", "100MB", status=1)
+    assert "can't have less than" in host.run("resize-vhd", "a.vhdx", "20MB", status=1)
+    host.run("resize-vhd", "a.vhdx", "60MB")
+    assert check_gpt(bytes_of(host, "a.vhdx")) == [(2048, end - 1)]
+    vhd = host.json("resize-vhd", "a.vhdx", "-ToMinimumSize", "-Passthru")[0]
+    assert vhd["Size"] == 40 * MIB + 33 * 512
+    data = bytes_of(host, "a.vhdx")
+    assert check_gpt(data) == [(2048, end - 1)] and data[2048 * 512:40 * MIB] == before[2048 * 512:40 * MIB]
+    host.run("new-vhd", "empty.vhdx", "100MB")
+    assert "partition table" in host.run("resize-vhd", "empty.vhdx", "50MB", status=1)
+    host.run("resize-vhd", "empty.vhdx", "200MB")
+    host.run("mount-vhd", "empty.vhdx")
+    assert "mounted as disk 1" in host.run("resize-vhd", "empty.vhdx", "300MB", status=1)
+
+
+def test_resize_by_mbr(host):
+    raw = path_of(host, "a.img")
+    write_some(raw, 100 * MIB)
+    with open(raw, "r+b") as f:
+        f.seek(446)
+        f.write(struct.pack("<8BII", 0x80, 0, 0, 0, 0x83, 0, 0, 0, 2048, 50 * 2048 - 2048) + bytes(48) + b"\x55\xaa")
+    host.run("convert-vhd", "a.img", "a.vhdx", "-VHDType", "Dynamic")
+    vhd = host.json("resize-vhd", "a.vhdx", "-ToMinimumSize", "-Passthru")[0]
+    assert vhd["Size"] == 50 * MIB
+    # What is no table must not be taken for one.
+    with open(raw, "r+b") as f:
+        f.write(os.urandom(510) + b"\x55\xaa")
+    host.run("convert-vhd", "a.img", "b.vhdx", "-VHDType", "Dynamic")
+    assert "partition table" in host.run("resize-vhd", "b.vhdx", "-ToMinimumSize", status=1)
+
+
+def test_optimize(host):
+    raw = path_of(host, "a.img")
+    with open(raw, "wb") as f:
+        for _ in range(64):
+            f.write(os.urandom(MIB))
+    for end in ("vhdx", "vhd"):
+        host.run("convert-vhd", "a.img", "a." + end, "-VHDType", "Dynamic",
+                 *(["-BlockSizeBytes", "1MB"] if end == "vhdx" else []))
+        mount = host.json("mount-vhd", "a." + end)[0]
+        run_tool("qemu-io", "-f", "raw", "-c", "write -P 0 0 32M", uri_of(mount))
+        host.run("dismount-vhd", "a." + end)
+        before = os.path.getsize(path_of(host, "a." + end))
+        vhd = host.json("optimize-vhd", "a." + end, "-Mode", "Full", "-Passthru")[0]
+        assert vhd["FileSize"] < before - 25 * MIB
+        run_tool("qemu-img", "check", path_of(host, "a." + end), status=0 if end == "vhdx" else 63)
+        with open(raw, "rb") as f:
+            assert bytes_of(host, "a." + end) == bytes(32 * MIB) + f.read()[32 * MIB:]
+    host.run("new-vhd", "fixed.vhdx", "10MB", "-Fixed")
+    host.run("optimize-vhd", "fixed.vhdx", status=1)
+
+
+def test_set(host):
+    host.run("new-vhd", "a.vhdx", "64MB")
+    host.run("new-vhd", "b.vhdx", "-ParentPath", "a.vhdx")
+    os.mkdir(path_of(host, "sub"))
+    os.rename(path_of(host, "a.vhdx"), path_of(host, "sub/c.vhdx"))
+    assert "Set-VHD -ParentPath" in host.run("convert-vhd", "b.vhdx", "x.img", status=1)
+    vhd = host.json("set-vhd", "b.vhdx", "-ParentPath", "sub/c.vhdx", "-Passthru")[0]
+    assert vhd["ParentPath"] == path_of(host, "sub/c.vhdx") and host.json("get-vhd", "b.vhdx")[0] == vhd
+    host.run("convert-vhd", "b.vhdx", "x.img")
+    host.run("new-vhd", "other.vhdx", "64MB")
+    assert "IgnoreIdMismatch" in host.run("set-vhd", "b.vhdx", "-ParentPath", "other.vhdx", status=1)
+    host.run("set-vhd", "b.vhdx", "-ParentPath", "other.vhdx", "-IgnoreIdMismatch")
+    assert host.json("get-vhd", "b.vhdx")[0]["ParentPath"] == path_of(host, "other.vhdx")
+    assert "no parent" in host.run("set-vhd", "other.vhdx", "-ParentPath", "b.vhdx", status=1)
+    old = host.json("get-vhd", "other.vhdx")[0]
+    new = host.json("set-vhd", "other.vhdx", "-ResetDiskIdentifier", "-Force", "-Passthru")[0]
+    assert old["DiskIdentifier"] != new["DiskIdentifier"]
+    assert host.json("set-vhd", "other.vhdx", "-PhysicalSectorSizeBytes", 512, "-Passthru")[0][
+        "PhysicalSectorSize"] == 512
+    assert "512 or 4096" in host.run("set-vhd", "other.vhdx", "-PhysicalSectorSizeBytes", 1024, status=1)
+
+
+def test_merge(host):
+    raw = path_of(host, "a.img")
+    write_some(raw, 64 * MIB)
+    for end in ("vhdx", "vhd"):
+        names = [n + "." + end for n in ("base", "one", "two", "three")]
+        host.run("convert-vhd", "a.img", names[0], "-VHDType", "Dynamic")
+        expected = bytearray(open(raw, "rb").read())
+        for i, name in enumerate(names[1:]):
+            host.run("new-vhd", name, "-ParentPath", names[i])
+            mount = host.json("mount-vhd", name)[0]
+            at = (i + 1) * 3 * MIB + 512
+            run_tool("qemu-io", "-f", "raw", "-c", "write -P %d %d 2M" % (i + 1, at), uri_of(mount))
+            host.run("dismount-vhd", name)
+            expected[at:at + 2 * MIB] = bytes([i + 1]) * (2 * MIB)
+        assert "none of its parents" in host.run("merge-vhd", names[2], "-DestinationPath", names[3], status=1)
+        assert "no parent" in host.run("merge-vhd", names[0], status=1)
+        vhd = host.json("merge-vhd", names[3], "-Passthru")[0]
+        assert vhd["Path"] == path_of(host, names[2]) and vhd["ParentPath"] == path_of(host, names[1])
+        assert not os.path.exists(path_of(host, names[3]))
+        assert bytes_of(host, names[2]) == expected
+        mount = host.json("mount-vhd", names[0], "-ReadOnly")[0]
+        assert "in use" in host.run("merge-vhd", names[2], "-DestinationPath", names[0], status=1)
+        host.run("dismount-vhd", names[0])
+        vhd = host.json("merge-vhd", names[2], "-DestinationPath", names[0], "-Passthru")[0]
+        assert vhd["VhdType"] == "Dynamic" and vhd["ParentPath"] is None
+        assert bytes_of(host, names[0]) == expected
+        assert [n for n in files_of(host) if n.endswith(end)] == [names[0]]

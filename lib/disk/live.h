@@ -1,0 +1,53 @@
+/*
+ * A disk that a guest runs on while the chain below it changes: a block device that passes requests
+ * to the chain's leaf and can hold them for a moment, in which the chain is closed and opened anew.
+ *
+ * Belongs to the loop. One change at a time. Where the chain can't be opened again (which takes a
+ * file that somebody damages meanwhile) the disk answers everything with I/O errors.
+ */
+#ifndef DISK_LIVE_H
+#define DISK_LIVE_H
+
+#include "disk/merge.h"
+
+/* As disk_open_chain; ret is closed by blk_close, which ends a merge, too (it can be begun again).
+ */
+int live_open(struct loop *loop, const int *fds, unsigned count, const struct disk_options *options,
+	      struct blk **ret, struct error *err);
+/* Files in the chain. */
+unsigned live_layers(const struct blk *disk);
+
+/* done (on the loop, not from within the call): err NULL, or why the chain is as it was. */
+typedef void live_done(void *user, const struct error *err);
+
+/* Puts a new, empty differencing image (fd, taken, open for writing) above the leaf, whose content
+ * as of the last request before it then stays: a checkpoint. Its link to the leaf is made here; the
+ * paths in it stay. Blocks for a moment. On failure fd is closed, and the chain as it was. */
+int live_push(struct blk *disk, int fd, struct error *err);
+
+/* A descriptor for a layer that has to be written for a merge. */
+struct live_file {
+	unsigned layer;
+	int fd;
+};
+
+struct live_merge {
+	/* As in disk_merge_options. Needed for writing: layers into, into - 1, and first - 1 if
+	 * first > 0. The leaf is already. All are taken. */
+	unsigned first, into;
+	const struct live_file *files;
+	unsigned file_count;
+	const char *absolute, *relative, *volume;
+	/* done of total bytes; may be NULL */
+	void (*progress)(void *user, uint64_t done, uint64_t total);
+	live_done *done;
+	void *user;
+};
+
+/* Merges behind the running guest. When done without error the layers [first, into) are no longer
+ * open, and their files can go. */
+int live_merge_start(struct blk *disk, const struct live_merge *merge, struct error *err);
+/* done follows with ERR_CANCELLED, unless it is too late. */
+void live_merge_cancel(struct blk *disk);
+
+#endif

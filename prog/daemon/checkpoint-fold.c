@@ -74,13 +74,16 @@ static int take_merged(struct folding *folding, struct error *err)
 {
 	struct config_disk *disk = &folding->config->disks[folding->index];
 	const json_t *base = json_array_get(folding->paths, folding->into);
+	int r = config_set_string(&disk->path, json_string_value(base), err);
 
+	if (r < 0)
+		return r;
 	for (size_t i = 0; i < folding->into; i++)
 		json_array_append(folding->merged, json_array_get(folding->paths, i));
 	json_decref(folding->paths);
 	folding->paths = NULL;
 	folding->index++;
-	return config_set_string(&disk->path, json_string_value(base), err);
+	return 0;
 }
 
 static void step_done(void *user, const json_t *result, struct process *process,
@@ -144,7 +147,7 @@ static void step_done(void *user, const json_t *result, struct process *process,
 static void next(struct folding *folding)
 {
 	const struct config_vm *config = folding->config;
-	const struct config_disk *disk;
+	const struct config_disk *disk = NULL;
 	struct error err;
 
 	for (; folding->index < config->disk_count; folding->index++) {

@@ -195,8 +195,8 @@ static int commit(struct taking *taking, struct vm *vm, struct config_vm *config
 
 	if (r < 0)
 		return r;
-	vm_event(vm, EVENT_VM_CHECKPOINT, pause_of(vm),
-		 "The checkpoint '%s' of '%s' was taken.", taking->name, vm->config->name);
+	vm_event(vm, EVENT_VM_CHECKPOINT, pause_of(vm), "The checkpoint '%s' of '%s' was taken.",
+		 taking->name, vm->config->name);
 	show_checkpoint(taking->request, vm, taking->id);
 	return 0;
 }

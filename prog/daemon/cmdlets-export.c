@@ -12,7 +12,6 @@
 #include "cmdlets.h"
 
 #include "base/macros.h"
-#include "checkpoint-disks.h"
 #include "config/config-json.h"
 #include "disk-job.h"
 #include "files.h"
@@ -68,11 +67,6 @@ static int copy_to(struct export *export, char **field, const char *folder, stru
 
 static int check_names(const struct config_vm *config, struct error *err)
 {
-	for (unsigned i = 0; i < config->disk_count; i++)
-		if (config->disks[i].path && checkpoint_disk_was_made_here(config->disks[i].path))
-			return error_set(err, ERR_UNSUPPORTED,
-					 "a virtual machine with checkpoints can't be exported so "
-					 "far: removing them merges their disks");
 	for (unsigned i = 0; i < config->disk_count; i++)
 		for (unsigned k = 0; k < i; k++) {
 			const char *one = config->disks[i].path, *other = config->disks[k].path;

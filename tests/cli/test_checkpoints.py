@@ -167,8 +167,3 @@ def test_one_disk_fails(host):
         f.write(b"rubbish!" * 100000)
     assert "e.vhdx" in host.run("checkpoint-vm", "-Name", "a", status=1)
     assert disk_of(host) == disk and layers(host) == [] and tree(host) == {}
-
-
-def test_export_is_refused(host):
-    vm_with_two(host)
-    assert "checkpoints" in host.run("export-vm", "-Name", "a", "-Path", host.folder + "/out", status=1)

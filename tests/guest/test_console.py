@@ -74,9 +74,9 @@ def test_typed_text_is_on_the_screen(host, console):
     assert (width, height) == (1024, 768)
     host.run("send-vmtext", "t", "echo 'Aa1 {}|\"?' >/tmp/typed; for i in 1 2 3 4; do ls /; done", "-Enter")
     assert wait_for(lambda: console.command("cat /tmp/typed").strip() == "Aa1 {}|\"?", 60)
-    assert wait_for(lambda: lit(screenshot(host)[2]) > lit(before) + 20000, 30)
+    assert wait_for(lambda: lit(screenshot(host)[2]) > lit(before) + 20000, 120)
     host.run("send-vmkey", "t", "Ctrl+l")
-    assert wait_for(lambda: lit(screenshot(host)[2]) < 20000, 30)
+    assert wait_for(lambda: lit(screenshot(host)[2]) < 20000, 120)
     failed = host.run("send-vmtext", "t", "\u00fc", check=False)
     assert failed.returncode == 1 and "no key" in failed.stderr
     failed = host.run("send-vmkey", "t", "Ctrl+Nokey", check=False)

@@ -347,7 +347,8 @@ static const struct cmdlet_param convert_vhd_params[] = {
 	  .flags = CMDLET_MANDATORY,
 	  .position = 2,
 	  .offer = CMDLET_OFFER_FILE,
-	  .help = "File to make: .vhdx, .vhd, .img or .raw says which format." },
+	  .help = "File to make: .vhdx, .vhd, .img or .raw says which format; .qcow2, .vmdk and "
+		  ".vdi are written by qemu-img, where it is installed." },
 	{ .name = "VHDType",
 	  .type = CMDLET_ENUM,
 	  .values = "Dynamic Fixed",
@@ -375,6 +376,8 @@ static const struct cmdlet_example convert_vhd_examples[] = {
 	{ "convert-vhd web.vhdx upload.vhd -ForAzure", "A disk to upload to Azure." },
 	{ "convert-vhd web_1234.avhdx whole.vhdx",
 	  "A checkpoint's disk and its parents in one file." },
+	{ "convert-vhd appliance.vmdk appliance.vhdx -VHDType Dynamic",
+	  "A disk of VMware's, read by qemu-img." },
 	{ "convert-vhd debian.raw debian.vhdx -VHDType Dynamic -DeleteSource",
 	  "An image for other programs becomes a virtual hard disk." },
 	END_EXAMPLES,

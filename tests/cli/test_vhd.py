@@ -122,7 +122,7 @@ def write_some(path, size, seed=1, pieces=100):
 
 
 def format_of(path):
-    return {"vhdx": "vhdx", "avhdx": "vhdx", "vhd": "vpc", "qcow2": "qcow2", "vmdk": "vmdk"}.get(
+    return {"vhdx": "vhdx", "avhdx": "vhdx", "vhd": "vpc", "qcow2": "qcow2", "vmdk": "vmdk", "vdi": "vdi"}.get(
         path.rpartition(".")[2], "raw")
 
 
@@ -509,3 +509,48 @@ def test_merge(host):
         assert vhd["VhdType"] == "Dynamic" and vhd["ParentPath"] is None
         assert bytes_of(host, names[0]) == expected
         assert [n for n in files_of(host) if n.endswith(end)] == [names[0]]
+
+
+def test_foreign_formats(host):
+    raw = path_of(host, "a.img")
+    write_some(raw, 100 * MIB)
+    host.run("convert-vhd", "a.img", "a.vhdx", "-VHDType", "Dynamic")
+    for end in ("qcow2", "vmdk", "vdi"):
+        made = host.json("convert-vhd", "a.vhdx", "b." + end, "-Passthru")[0]
+        assert made["Path"] == path_of(host, "b." + end) and made["VhdFormat"] == end
+        assert qemu_info(made["Path"])["format"] == end and same(raw, made["Path"])
+        vhd = host.json("convert-vhd", "b." + end, "c.vhdx", "-DeleteSource", "-Passthru")[0]
+        assert vhd["VhdType"] == "Dynamic" and vhd["Size"] == 100 * MIB and same(raw, vhd["Path"])
+        os.unlink(vhd["Path"])
+    assert files_of(host) == ["a.img", "a.vhdx"]
+    # A VMDK of two files, into what Azure takes.
+    run_tool("qemu-img", "convert", "-O", "vmdk", "-o", "subformat=monolithicFlat", raw, path_of(host, "d.vmdk"))
+    vhd = host.json("convert-vhd", "d.vmdk", "d.vhd", "-ForAzure", "-Passthru")[0]
+    assert vhd["VhdType"] == "Fixed" and same(raw, vhd["Path"])
+    assert os.listdir(os.path.join(host.runtime, "disk")) == []
+
+
+def test_foreign_formats_are_judged(host):
+    def says(*args):
+        return host.run("convert-vhd", *args, status=1)
+
+    host.run("new-vhd", "a.vhdx", "64MB")
+    run_tool("qemu-img", "create", "-f", "qcow2", "-F", "raw", "-b", "/etc/passwd", path_of(host, "evil.qcow2"), "1M")
+    assert "stands on another file" in says("evil.qcow2", "b.vhdx")
+    with open(path_of(host, "evil.vmdk"), "w") as f:
+        f.write("# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n"
+                "RW 1 FLAT \"/etc/passwd\" 0\n")
+    assert "not in its own folder" in says("evil.vmdk", "b.vhdx")
+    with open(path_of(host, "junk.qcow2"), "w") as f:
+        f.write("junk")
+    assert "qemu-img" in says("junk.qcow2", "b.vhdx")
+    assert "qemu-img convert" in says("junk.qcow2", "b.vmdk")
+    assert "No such file" in says("nosuch.qcow2", "b.vhdx")
+    assert "No such file" in says("nosuch.vhdx", "b.qcow2")
+    assert "already" in says("a.vhdx", "junk.qcow2")
+    assert "-VHDType" in says("a.vhdx", "b.qcow2", "-VHDType", "Fixed")
+    # Without qemu-img.
+    host.end_daemon()
+    host.env["PATH"] = "/nowhere"
+    assert "needs the program qemu-img" in says("a.vhdx", "b.qcow2")
+    assert files_of(host) == ["a.vhdx", "evil.qcow2", "evil.vmdk", "junk.qcow2"]

@@ -16,19 +16,26 @@ struct pattern {
 	struct blk_request *first, **tail;
 };
 
+/* Up to the end of the sector or of the bytes; returns how many. */
+static size_t fill_sector(const struct pattern *p, uint64_t at, uint8_t *bytes, size_t len)
+{
+	uint64_t value = p->value_of(ALIGN_DOWN(at, (uint64_t)SECTOR)), word[SECTOR / 8];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(word); i++)
+		word[i] = value;
+	len = MIN(len, SECTOR - at % SECTOR);
+	memcpy(bytes, (const uint8_t *)word + at % SECTOR, len);
+	return len;
+}
+
 static void fill(const struct pattern *p, const struct blk_request *req)
 {
 	uint64_t at = req->offset;
 
-	for (unsigned i = 0; i < req->iov_count; i++) {
-		uint8_t *bytes = req->iov[i].iov_base;
-
-		for (size_t b = 0; b < req->iov[i].iov_len; b++, at++) {
-			uint64_t value = p->value_of(ALIGN_DOWN(at, (uint64_t)SECTOR));
-
-			bytes[b] = (uint8_t)(value >> (at % 8 * 8));
-		}
-	}
+	for (unsigned i = 0; i < req->iov_count; i++)
+		for (size_t done = 0, n; done < req->iov[i].iov_len; done += n, at += n)
+			n = fill_sector(p, at, (uint8_t *)req->iov[i].iov_base + done,
+					req->iov[i].iov_len - done);
 }
 
 static void complete_one(struct pattern *p)

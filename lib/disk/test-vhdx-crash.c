@@ -11,6 +11,7 @@
 #include "disk/vhd.h"
 #include "disk/vhdx.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -39,7 +40,8 @@ static uint64_t next_random(void)
 struct change {
 	struct blk_request req;
 	uint64_t value;
-	uint64_t submitted, completed;
+	uint64_t submitted, completed; /* completed 0: it is not, or it failed */
+	bool ended;
 	struct iovec iov;
 };
 
@@ -54,6 +56,10 @@ struct world {
 	uint64_t spots[64];
 	unsigned spot_count;
 	bool frees_often;
+	/* The n-th operation on the file, counted down, fails; 0: none. */
+	long fault_after;
+	bool faulty;
+	uint64_t cut_seed;
 	uint32_t block_bytes; /* 0: 1 MiB */
 	bool differencing;    /* over a parent that holds parent_value */
 	bool vhd;
@@ -72,14 +78,18 @@ static uint64_t initial_value(const struct world *w, uint64_t offset)
 	return w->differencing ? parent_value(offset) : 0;
 }
 
-static struct world *the_world; /* done() has no other way to find it */
+static unsigned long cut_points; /* that were checked */
+static struct world *the_world;  /* done() has no other way to find it */
 
 static void change_done(struct blk_request *req, enum blk_result result)
 {
 	struct change *c = container_of(req, struct change, req);
 
-	assert_int_equal(result, BLK_OK);
-	c->completed = cut_tick(the_world->cut);
+	if (!the_world->faulty)
+		assert_int_equal(result, BLK_OK);
+	if (result == BLK_OK)
+		c->completed = cut_tick(the_world->cut);
+	c->ended = true;
 	the_world->in_flight--;
 	free(c->iov.iov_base);
 }
@@ -89,7 +99,7 @@ static bool overlaps_in_flight(const struct world *w, uint64_t offset, uint64_t 
 	for (size_t i = 0; i < w->change_count; i++) {
 		const struct change *c = w->changes[i];
 
-		if (!c->completed && offset < c->req.offset + c->req.length &&
+		if (!c->ended && offset < c->req.offset + c->req.length &&
 		    c->req.offset < offset + length)
 			return true;
 	}
@@ -276,7 +286,7 @@ static struct file *file_after_cut(struct world *w, uint64_t moment, enum cut_st
 {
 	const struct file_mem_options options = { .max_bytes = FILE_MAX_BYTES };
 
-	return cut_file(w->cut, w->loop, moment, style, moment, &options);
+	return cut_file(w->cut, w->loop, moment, style, moment + (w->cut_seed << 32), &options);
 }
 
 /* Reads it without writing, then for writing (which replays), changes something, reads it again. */
@@ -285,6 +295,7 @@ static void check_cut(struct world *w, uint64_t moment, enum cut_style style)
 	struct file *file = file_after_cut(w, moment, style), *again;
 	struct blk *disk = open_or_fail(w, file, true, moment);
 
+	cut_points++;
 	check_content(w, disk, moment);
 	blk_close(disk, NULL);
 	again = file_after_cut(w, moment, style);
@@ -332,11 +343,21 @@ static void load_new_disk(struct world *w, uint64_t disk_bytes, bool fixed)
 	close(fd);
 }
 
+static int fault(void *user, const struct file_request *req)
+{
+	struct world *w = the_world;
+
+	if (!w->fault_after || --w->fault_after > 0)
+		return 0;
+	return w->change_count % 2 ? -EIO : -ENOSPC;
+}
+
 static void start(struct world *w, uint64_t disk_bytes, unsigned spots, bool fixed)
 {
 	struct file_mem_options options = { .max_bytes = FILE_MAX_BYTES,
 					    .seed = next_random(),
-					    .observe = cut_observe };
+					    .observe = cut_observe,
+					    .fault = fault };
 
 	the_world = w;
 	w->cut = cut_new(NULL);
@@ -365,10 +386,12 @@ static void run_scenario_on(struct world w, uint64_t seed, uint64_t disk_bytes, 
 	start(&w, disk_bytes, spots, fixed);
 	work(&w, changes);
 	assert_int_equal(blk_close(w.disk, NULL), 0);
-	/* OYAKO_LONG: many more moments, and each in all styles. */
-	cuts *= getenv("OYAKO_LONG") ? 30 : 1;
-	for (unsigned i = 0; i <= cuts; i++)
+	/* OYAKO_LONG: more than 100,000 cut points in all. */
+	cuts *= getenv("OYAKO_LONG") ? 80 : 1;
+	for (unsigned i = 0; i <= cuts; i++) {
+		w.cut_seed = i;
 		check_cut(&w, cut_now(w.cut) * i / cuts, i % CUT_STYLES);
+	}
 	finish(&w);
 }
 
@@ -423,6 +446,35 @@ static void test_differencing_large_blocks(void **state)
 {
 	run_scenario_on((struct world){ .differencing = true, .block_bytes = 32 * MIB }, 161803,
 			160 * MIB, 24, false, 200, 100);
+}
+
+/* The host fails once. What was flushed before, or is flushed later, is there in any case. */
+static void run_with_fault(struct world w, long n, bool *ret_reached)
+{
+	w.faulty = true;
+	random_state = 1000 + (uint64_t)n;
+	start(&w, 14 * MIB, 12, false);
+	w.fault_after = n;
+	work(&w, 60);
+	*ret_reached = w.fault_after == 0;
+	w.fault_after = 0;
+	blk_close(w.disk, NULL);
+	for (enum cut_style style = 0; style < CUT_STYLES; style++)
+		check_cut(&w, cut_now(w.cut), style);
+	finish(&w);
+}
+
+static void test_faults(void **state)
+{
+	long step = getenv("OYAKO_LONG") ? 1 : 9;
+	bool reached = true;
+
+	for (long n = 1; reached; n += step)
+		run_with_fault((struct world){ .frees_often = true }, n, &reached);
+	reached = true;
+	for (long n = 1; reached; n += step)
+		run_with_fault((struct world){ .differencing = true, .frees_often = n % 2 }, n,
+			       &reached);
 }
 
 /* More dirty BAT pages at a flush than one log entry takes. */
@@ -491,11 +543,15 @@ int main(void)
 		cmocka_unit_test(test_differencing),
 		cmocka_unit_test(test_differencing_frees),
 		cmocka_unit_test(test_differencing_large_blocks),
+		cmocka_unit_test(test_faults),
 		cmocka_unit_test(test_vhd),
 		cmocka_unit_test(test_vhd_frees),
 		cmocka_unit_test(test_vhd_differencing),
 		cmocka_unit_test(test_vhd_fixed),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	int rc = cmocka_run_group_tests(tests, NULL, NULL);
+
+	print_message("%lu cut points\n", cut_points);
+	return rc;
 }

@@ -24,6 +24,7 @@
 #define DISK_BYTES (24 * MIB)
 #define SECTOR     512u
 
+static unsigned long cut_points; /* that were checked */
 static uint64_t random_state = 20201;
 
 static uint64_t next_random(void)
@@ -210,6 +211,7 @@ static uint64_t change_and_cut(struct world *w, change_fn change)
 	check_content(w, file, true);
 	for (uint64_t m = 0; m <= cut_now(w->cut); m += 1 + next_random() % step)
 		for (enum cut_style style = 0; style < CUT_STYLES; style++) {
+			cut_points++;
 			file = cut_file(w->cut, w->loop, m, style, m, &plain);
 			check_structure(file);
 			check_content(w, file, false);
@@ -502,5 +504,8 @@ int main(void)
 		cmocka_unit_test(test_repairs),    cmocka_unit_test(test_damage_is_told),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	int rc = cmocka_run_group_tests(tests, NULL, NULL);
+
+	print_message("%lu cut points\n", cut_points);
+	return rc;
 }

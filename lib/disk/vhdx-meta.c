@@ -211,7 +211,8 @@ static void choose_pages(struct vhdx *vhdx)
 		take_page(meta, bat_pages <= meta->max_pages - meta->page_count
 				    ? cache->dirty[VHDX_PAGE_BAT]
 				    : last_of(cache->dirty[VHDX_PAGE_BAT]));
-	qsort(meta->round, meta->page_count, sizeof(struct vhdx_page *), by_offset);
+	if (meta->page_count)
+		qsort(meta->round, meta->page_count, sizeof(struct vhdx_page *), by_offset);
 }
 
 static void copy_dirty_pages(struct vhdx *vhdx)

@@ -11,6 +11,7 @@
 #include "base/loop.h"
 #include "base/macros.h"
 #include "blk/sync.h"
+#include "disk/blk-pattern.h"
 #include "disk/crc32c.h"
 #include "disk/file-mem.h"
 #include "disk/vhdx-format.h"
@@ -37,23 +38,51 @@ enum option {
 	WITH_LOG = 8, /* the file was not closed */
 	CUT_FILE = 16,
 	LARGE_SECTORS = 32,
+	DIFFERENCING = 64,
+	MAINTAIN = 128,
 };
 
 static struct loop *loop;
 static uint8_t *memory;
 
-/* An image without its zeros; [1] has sectors of 4096 bytes. */
+/* An image without its zeros; [1] has sectors of 4096 bytes, [2] a parent. */
 static struct base {
 	uint64_t file_bytes;
 	unsigned page_count;
 	uint64_t page_offset[64];
 	uint8_t page[64][4096];
-} bases[2];
+} bases[3];
 
 static void die(const char *what)
 {
 	fprintf(stderr, "fuzz-vhdx: %s\n", what);
 	abort();
+}
+
+static uint64_t parent_value(uint64_t offset)
+{
+	return ~offset;
+}
+
+static struct disk_options open_options(unsigned kind, bool read_only)
+{
+	return (struct disk_options){
+		.read_only = read_only,
+		.parent = kind == 2 ? blk_pattern_new(loop, DISK_BYTES, 512, parent_value) : NULL
+	};
+}
+
+/* False if it is refused: then the file is given back. */
+static bool try_open(struct file *file, unsigned kind, bool read_only, struct blk **ret,
+		     struct error *err)
+{
+	struct disk_options options = open_options(kind, read_only);
+
+	if (vhdx_open(file, &options, ret, err) == 0)
+		return true;
+	blk_close(options.parent, NULL);
+	file_abandon(file);
+	return false;
 }
 
 static void keep_pages(struct base *base, int fd)
@@ -77,16 +106,25 @@ static void keep_pages(struct base *base, int fd)
 /* A disk with some blocks in use. */
 static void make_base(unsigned kind)
 {
+	struct disk_details parent = { .format = DISK_VHDX,
+				       .size_bytes = DISK_BYTES,
+				       .logical_sector_bytes = 512,
+				       .physical_sector_bytes = 512,
+				       .link_id = { { 1 } } };
 	struct disk_create_options options = { .format = DISK_VHDX,
-					       .type = DISK_DYNAMIC,
+					       .type = kind == 2 ? DISK_DIFFERENCING : DISK_DYNAMIC,
 					       .size_bytes = DISK_BYTES,
 					       .block_bytes = MIB,
-					       .logical_sector_bytes = kind ? 4096 : 512 };
+					       .logical_sector_bytes = kind == 1 ? 4096 : 512,
+					       .parent = &parent,
+					       .parent_relative = ".\\parent.vhdx",
+					       .parent_absolute = "C:\\parent.vhdx" };
+	struct disk_options how = open_options(kind, false);
 	int fd = memfd_create("vhdx", 0);
 	uint8_t buf[4096];
 	struct blk *disk;
 
-	if (disk_create(fd, &options, NULL) < 0 || disk_open(loop, dup(fd), NULL, &disk, NULL) < 0)
+	if (disk_create(fd, &options, NULL) < 0 || disk_open(loop, dup(fd), &how, &disk, NULL) < 0)
 		die("no base image");
 	for (unsigned block = 0; block < 5; block += 2) {
 		memset(buf, 0x11 * (int)(block + 1), sizeof(buf));
@@ -174,7 +212,7 @@ static void damage(uint8_t *image, const uint8_t *record, const uint8_t *bytes, 
 		{ VHDX_REGION_TABLE_OFFSET(0), 65536 },
 		{ VHDX_REGION_TABLE_OFFSET(1), 65536 },
 		{ META_OFFSET, 2 * 65536 },
-		{ BAT_OFFSET, 4096 },
+		{ BAT_OFFSET, 65536 }, /* the bitmap's entry is the 4096th */
 		{ LOG_OFFSET, 65536 },
 	};
 	unsigned kind = record[0] % 8;
@@ -261,40 +299,34 @@ static void operate_all(struct blk *disk, const uint8_t *data, size_t size)
 	}
 }
 
-static void open_for_reading(struct file *file)
+static void open_for_reading(struct file *file, unsigned kind)
 {
 	struct error err = { 0 };
 	struct blk *disk;
 
-	if (vhdx_open(file, &(struct disk_options){ .read_only = true }, &disk, &err) < 0) {
+	if (!try_open(file, kind, true, &disk, &err)) {
 		if (!err.text[0] || err.code == ERR_OK)
 			die("refused without a reason");
-		file_abandon(file);
 		return;
 	}
 	content_of(disk);
 	blk_close(disk, NULL);
 }
 
-static void open_for_writing(struct file *file, const uint8_t *data, size_t size)
+static void open_for_writing(struct file *file, unsigned kind, const uint8_t *data, size_t size)
 {
 	struct blk *disk, *again;
 	struct error err;
-	struct file *copy;
 	uint32_t content;
 
-	if (vhdx_open(file, &(struct disk_options){ .read_only = false }, &disk, &err) < 0) {
-		file_abandon(file);
+	if (!try_open(file, kind, false, &disk, &err))
 		return;
-	}
 	operate_all(disk, data, size);
 	content = content_of(disk);
 	/* what is on disk after a flush is what a cut would leave */
 	if (blk_flush_now(disk) == BLK_OK && file->size_bytes <= MAX_BYTES) {
 		blk_drain(disk);
-		copy = open_memory(file->size_bytes);
-		if (vhdx_open(copy, &(struct disk_options){ .read_only = true }, &again, &err) <
-		    0) {
+		if (!try_open(open_memory(file->size_bytes), kind, true, &again, &err)) {
 			fprintf(stderr, "%s\n", err.text);
 			die("does not open again");
 		}
@@ -305,9 +337,45 @@ static void open_for_writing(struct file *file, const uint8_t *data, size_t size
 	blk_close(disk, NULL);
 }
 
+/* Check, repair and compaction change no content of what opens. */
+static void maintain(struct file *file, unsigned kind)
+{
+	const struct disk_check_options repair = { .repair = true };
+	struct disk_details details;
+	enum disk_severity worst;
+	uint32_t content = 0;
+	struct blk *disk;
+	bool opens;
+
+	opens = try_open(open_memory(file->size_bytes), kind, true, &disk, NULL);
+	if (opens) {
+		content = content_of(disk);
+		blk_close(disk, NULL);
+	}
+	if (vhdx_describe(file, &details, NULL) == 0)
+		disk_details_done(&details);
+	vhdx_check(file, &repair, &worst, NULL);
+	vhdx_compact(file, DISK_COMPACT_FULL, NULL, NULL);
+	if (!try_open(file, kind, true, &disk, NULL)) {
+		if (opens)
+			die("maintenance broke the disk");
+		return;
+	}
+	if (opens && content_of(disk) != content)
+		die("maintenance changed the content");
+	blk_close(disk, NULL);
+}
+
+static struct file *damaged_file(unsigned kind, const uint8_t *data, size_t size)
+{
+	struct file *file = new_file(kind);
+
+	apply_input(file, data, size);
+	return file;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct file *file;
 	unsigned kind;
 
 	if (size < 1)
@@ -319,16 +387,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (memory == MAP_FAILED)
 			die("no memory");
-		make_base(0);
-		make_base(1);
+		for (unsigned i = 0; i < ARRAY_SIZE(bases); i++)
+			make_base(i);
 	}
-	kind = data[0] & LARGE_SECTORS ? 1 : 0;
-	file = new_file(kind);
-	apply_input(file, data, size);
-	open_for_reading(file);
-	file = new_file(kind);
-	apply_input(file, data, size);
-	open_for_writing(file, data, size);
+	kind = data[0] & DIFFERENCING ? 2 : data[0] & LARGE_SECTORS ? 1 : 0;
+	open_for_reading(damaged_file(kind, data, size), kind);
+	open_for_writing(damaged_file(kind, data, size), kind, data, size);
+	if (data[0] & MAINTAIN)
+		maintain(damaged_file(kind, data, size), kind);
 	loop_step(loop, 0);
 	return 0;
 }

@@ -148,19 +148,22 @@ class Host:
         got = self.json("get-vm", "-Name", name)
         return got[0] if isinstance(got, list) else got
 
-    def workers(self):
-        """Process ids of this host's workers."""
+    def processes(self, program):
+        """Process ids of this host's processes that run program."""
         found = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open("/proc/%s/environ" % pid, "rb") as f:
                     mine = self.folder.encode() in f.read()
                 with open("/proc/%s/comm" % pid) as f:
-                    if mine and f.read().strip() == "oyako-worker":
+                    if mine and f.read().strip() == program:
                         found.append(int(pid))
             except OSError:
                 continue
         return found
+
+    def workers(self):
+        return self.processes("oyako-worker")
 
     def new_vm(self, kernel, name="t", *, initrd=None, memory="512MB", processors=1, cmdline="",
                options=()):

@@ -1,6 +1,7 @@
 """A whole Debian with systemd on its VHDX: what an administrator expects of a Hyper-V guest.
 
-OYAKO_LONG=1 boots it with four processors and 4 GB, too.
+OYAKO_LONG=1 boots it with four processors and 4 GB, too, and runs the stress on all kernels, one and four processors,
+256 MB and 4 GB.
 """
 import os
 import re
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import LONG, Console, dmesg_problems, wait_for
+from conftest import LONG, Console, dmesg_problems, kernel_of, wait_for
 
 
 @pytest.fixture
@@ -20,10 +21,13 @@ def debian_vm(host, debian, tmp_path):
     disk = tmp_path / "web.vhdx"
     shutil.copyfile(os.path.join(debian, "disk.vhdx"), disk)
 
-    def start(memory="1GB", processors=2, cmdline="root=LABEL=oyako-root ro console=ttyS0"):
-        host.new_vm(os.path.join(debian, "vmlinuz"), "web",
-                    initrd=os.path.join(debian, "initrd.img"), memory=memory,
-                    processors=processors, cmdline=cmdline,
+    def start(memory="1GB", processors=2, kernel=None):
+        """kernel: another one than the disk's own, with the initramfs of the tests."""
+        image, initrd, root = ((kernel.image, kernel.initrd, "/dev/sda") if kernel else
+                               (os.path.join(debian, "vmlinuz"),
+                                os.path.join(debian, "initrd.img"), "LABEL=oyako-root"))
+        host.new_vm(image, "web", initrd=initrd, memory=memory, processors=processors,
+                    cmdline="root=%s ro console=ttyS0" % root,
                     options=("-VHDPath", disk, "-SwitchName", "Default Switch"))
         host.run("start-vm", "-Name", "web")
         return Console(host, "web")
@@ -109,14 +113,28 @@ def test_debian_of_other_sizes_reboots(host, debian_vm, tmp_path, processors, me
     assert fsck(debian_vm.disk, str(tmp_path)).returncode == 0
 
 
-def test_stress_finds_no_error(debian_vm):
-    console = debian_vm(memory="1GB", processors=2)
+# For each kernel one combination on every submission; with OYAKO_LONG all of them.
+COMBINATIONS = [(flavour, processors, memory) for flavour in ("cloud", "rt", "cloud-backports")
+                for processors in (1, 4) for memory in ("256MB", "4GB")]
+OFTEN = [("cloud", 4, "4GB"), ("rt", 4, "256MB"), ("cloud-backports", 1, "256MB")]
+
+
+@pytest.mark.parametrize("flavour,processors,memory", COMBINATIONS if LONG else OFTEN)
+def test_stress_finds_no_error(host, debian_vm, tmp_path, flavour, processors, memory):
+    """A minute of work on processors, memory and disk, under each kernel."""
+    kernel = kernel_of(flavour)
+    console = debian_vm(memory=memory, processors=processors, kernel=kernel)
     console.login(600)
-    report = console.command("stress-ng --verify --cpu 2 --vm 1 --vm-bytes 128M --hdd 1 "
-                             "--hdd-bytes 64M --timeout 60s --metrics-brief; echo status $?", 600)
+    assert console.command("uname -r; nproc") == "%s\n%d" % (kernel.release, processors)
+    assert console.command("systemd-detect-virt") == "microsoft"
+    report = console.command("stress-ng --verify --cpu 2 --vm 1 --vm-bytes 64M --hdd 1 --hdd-bytes 64M "
+                             "--temp-path /root --timeout 60s --metrics-brief; echo status $?", 600)
     assert "status 0" in report, report
     assert dmesg_problems(console.command("dmesg -r")) == []
     console.close()
+    host.run("stop-vm", "-Name", "web", timeout=300)
+    done = fsck(debian_vm.disk, str(tmp_path))
+    assert done.returncode == 0, done.stdout
 
 
 def test_killed_worker_leaves_a_clean_host(host, debian_vm, tmp_path):

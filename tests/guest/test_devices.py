@@ -254,11 +254,11 @@ def test_two_guests_at_once(host, kernel):
         addresses[name] = re.search(r"lease of ([\d.]+) obtained from ([\d.]+)", got).groups()
     assert addresses["one"][0] != addresses["two"][0]
     for name, console in consoles.items():
-        assert "0% packet loss" in console.command("ping -c 3 -W 5 " + addresses[name][1])
+        assert ", 0% packet loss" in console.command("ping -c 3 -W 5 " + addresses[name][1])
         assert host.vm(name)["State"] == "Running"
     host.run("stop-vm", "-Name", "one", "-TurnOff")
     assert host.vm("one")["State"] == "Off" and host.vm("two")["State"] == "Running"
-    assert "0% packet loss" in consoles["two"].command("ping -c 3 -W 5 " + addresses["two"][1])
+    assert ", 0% packet loss" in consoles["two"].command("ping -c 3 -W 5 " + addresses["two"][1])
     consoles["two"].send("poweroff -f\n")
     assert wait_for(lambda: host.vm("two")["State"] == "Off", 60)
     assert host.vm("two")["LastStopCode"] == "guest-shutdown"

@@ -383,6 +383,16 @@ static const struct cmdlet_example convert_vhd_examples[] = {
 	END_EXAMPLES,
 };
 
+static const struct cmdlet_param new_vfd_params[] = {
+	PATHS(0, "Files to make; their names end in .vfd."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example new_vfd_examples[] = {
+	{ "new-vfd drivers.vfd", "An empty floppy disk of 1.44 MB." },
+	END_EXAMPLES,
+};
+
 /* ---- the table ---- */
 
 const struct cmdlet cmdlet_table_disk[] = {
@@ -488,6 +498,12 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .params = test_vhd_params,
 	  .output = &check_output,
 	  .examples = test_vhd_examples },
+	{ .name = "New-VFD",
+	  .synopsis = "Makes an empty floppy disk",
+	  .description = "Makes files of 1.44 MB that hold zeros. Virtual machines have no floppy "
+			 "drive yet; any tool can format them.",
+	  .params = new_vfd_params,
+	  .examples = new_vfd_examples },
 };
 
 const size_t cmdlet_table_disk_count = ARRAY_SIZE(cmdlet_table_disk);

@@ -646,3 +646,39 @@ void cmdlet_dismount_vhd(struct request *request)
 	}
 	json_decref(paths);
 }
+
+/* ---- New-VFD ---- */
+
+#define FLOPPY_BYTES (1440 * KIB)
+
+static int make_floppy(const char *path, struct error *err)
+{
+	struct output output;
+	int r;
+
+	if (!ends_with(path, ".vfd"))
+		return error_set(err, ERR_INVALID, "a virtual floppy disk's name ends in .vfd");
+	r = output_open(path, &output, err);
+	if (r < 0)
+		return r;
+	if (ftruncate(output.fd, FLOPPY_BYTES) < 0 || fsync(output.fd) < 0)
+		r = error_set_errno(err, errno, "writing it");
+	else
+		r = output_commit(&output, err);
+	output_done(&output);
+	return r;
+}
+
+void cmdlet_new_vfd(struct request *request)
+{
+	json_t *paths = paths_of(request, "Path");
+
+	for (size_t i = 0; i < json_array_size(paths); i++) {
+		const char *path = json_string_value(json_array_get(paths, i));
+		struct error err;
+
+		if (make_floppy(path, &err) < 0)
+			request_error(request, path, &err);
+	}
+	json_decref(paths);
+}

@@ -55,6 +55,7 @@ void cmdlet_mount_vhd(struct request *request);
 void cmdlet_resize_vhd(struct request *request);
 void cmdlet_optimize_vhd(struct request *request);
 void cmdlet_set_vhd(struct request *request);
+void cmdlet_new_vfd(struct request *request);
 void cmdlet_merge_vhd(struct request *request);
 void cmdlet_dismount_vhd(struct request *request);
 void cmdlet_export_vm(struct request *request);

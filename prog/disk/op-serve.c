@@ -75,7 +75,7 @@ static int serve(void *user)
 static int open_image(struct service *service, struct error *err)
 {
 	struct image *image = &service->image;
-	int r = image_open(image, service->loop, image->fd >= 0, err);
+	int r = image_open(image, service->loop, image->fd >= 0 ? IMAGE_WRITES : 0, err);
 
 	if (r == 0)
 		service->disk = image->disk;

@@ -74,14 +74,18 @@ static void last_line(char *text)
 /* Over when the process and both its streams have ended. */
 static void check_end(struct tool *tool)
 {
+	size_t name_len = strlen(tool->name);
 	struct error err, *failure = NULL;
+	const char *said;
 
 	if (tool->watch || tool->out.fd >= 0 || tool->err.fd >= 0)
 		return;
 	if (strcmp(tool->how, "ended with status 0") != 0) {
 		last_line(tool->err.text);
-		error_set(&err, ERR_IO, "%s: %.400s", tool->name,
-			  tool->err.text[0] ? tool->err.text : tool->how);
+		said = tool->err.text;
+		if (strncmp(said, tool->name, name_len) == 0 && said[name_len] == ':')
+			said += name_len + 1 + strspn(said + name_len + 1, " ");
+		error_set(&err, ERR_IO, "%s: %.400s", tool->name, said[0] ? said : tool->how);
 		failure = &err;
 	}
 	tool->events->done(tool->user, tool->out.text, failure);

@@ -3,9 +3,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "dev/hvsock.h"
 #include "dev/netvsp.h"
 #include "dev/storvsp.h"
-#include "disk/disk.h"
+#include "disk/live.h"
 #include "ic/ic.h"
 
 #include <stdio.h>
@@ -23,7 +24,9 @@ struct synthetic {
 	struct machine *machine;
 	struct storvsp *scsi[MAX_SCSI];
 	struct blk *disks[CONFIG_MAX_DISKS]; /* lent to storvsp */
+	bool live[CONFIG_MAX_DISKS];         /* opened by live_open: its chain can change */
 	struct netvsp *nics[CONFIG_MAX_NICS];
+	struct hvsock *sockets;
 	struct ic *ic;
 	struct loop_timer *watch;
 	struct ic_status seen_status[IC_SERVICE_COUNT];
@@ -56,6 +59,14 @@ static void on_ejected(void *user, unsigned lun, struct blk *medium)
 	}
 }
 
+static bool can_have_layers(const struct config_disk *disk, int fd)
+{
+	enum disk_format format;
+
+	return disk->kind == CONFIG_DISK_HARD && !disk->read_only &&
+	       disk_probe(fd, &format, NULL) == 0 && format != DISK_RAW;
+}
+
 static int open_disk(struct synthetic *synthetic, unsigned index, struct error *err)
 {
 	const struct config_disk *disk = &synthetic->machine->config->disks[index];
@@ -74,8 +85,10 @@ static int open_disk(struct synthetic *synthetic, unsigned index, struct error *
 	chain[0] = *fd;
 	if (parents->count > 0)
 		memcpy(chain + 1, parents->fds, parents->count * sizeof(*chain));
-	r = disk_open_chain(synthetic->machine->loop, chain, 1 + parents->count, &options,
-			    &synthetic->disks[index], err);
+	synthetic->live[index] = can_have_layers(disk, *fd);
+	r = (synthetic->live[index] ? live_open : disk_open_chain)(synthetic->machine->loop, chain,
+								   1 + parents->count, &options,
+								   &synthetic->disks[index], err);
 	if (r < 0)
 		return error_prefix(err, "disk '%s'", disk->path);
 	*fd = -1; /* the disk's now, like its parents' */
@@ -148,6 +161,26 @@ static int new_nics(struct synthetic *synthetic, struct error *err)
 			error_prefix(err, "network adapter '%s'", nic->name);
 	}
 	return r;
+}
+
+/* ---- sockets ---- */
+
+static void on_socket_asked(void *user, uint64_t ticket, const struct guid *service)
+{
+	const struct machine_events *events = &((struct machine *)user)->events;
+
+	events->socket_asked(events->user, ticket, service);
+}
+
+static int new_sockets(struct synthetic *synthetic, struct error *err)
+{
+	struct machine *machine = synthetic->machine;
+	const struct hvsock_config config = { .loop = machine->loop,
+					      .bus = machine->vmbus,
+					      .user = machine,
+					      .asked = on_socket_asked };
+
+	return hvsock_new(&config, &synthetic->sockets, err);
 }
 
 /* ---- integration services ---- */
@@ -273,6 +306,8 @@ int synthetic_new(struct machine *machine, struct synthetic **ret, struct error 
 	if (r == 0)
 		r = new_nics(synthetic, err);
 	if (r == 0)
+		r = new_sockets(synthetic, err);
+	if (r == 0)
 		r = new_services(synthetic, err);
 	if (r < 0) {
 		synthetic_free(synthetic);
@@ -289,6 +324,7 @@ void synthetic_free(struct synthetic *synthetic)
 	loop_timer_free(synthetic->watch);
 	ic_free(synthetic->ic);
 	free_kvp(synthetic);
+	hvsock_free(synthetic->sockets);
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		netvsp_free(synthetic->nics[i]);
 	for (unsigned i = 0; i < MAX_SCSI; i++)
@@ -296,6 +332,26 @@ void synthetic_free(struct synthetic *synthetic)
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		close_disk(synthetic->disks[i]);
 	free(synthetic);
+}
+
+/* ---- machine.h: sockets ---- */
+
+int machine_socket_connect(struct machine *machine, const struct guid *service, int fd,
+			   uint64_t timeout_ns, void (*done)(void *user, int result), void *user,
+			   struct error *err)
+{
+	return hvsock_connect(machine->synthetic->sockets, service, fd, timeout_ns, done, user,
+			      err);
+}
+
+int machine_socket_accept(struct machine *machine, uint64_t ticket, int fd, struct error *err)
+{
+	return hvsock_accept(machine->synthetic->sockets, ticket, fd, err);
+}
+
+void machine_socket_refuse(struct machine *machine, uint64_t ticket)
+{
+	hvsock_refuse(machine->synthetic->sockets, ticket);
 }
 
 /* ---- state ---- */
@@ -361,6 +417,57 @@ int synthetic_restore_finish(struct synthetic *synthetic, struct error *err)
 	return r;
 }
 
+/* ---- machine.h: disks ---- */
+
+static int find_live(struct machine *machine, unsigned index, struct blk **ret, struct error *err)
+{
+	struct synthetic *synthetic = machine->synthetic;
+
+	if (index >= machine->config->disk_count || !synthetic->disks[index])
+		return error_set(err, ERR_NOT_FOUND, "there is no disk %u", index);
+	if (!synthetic->live[index])
+		return error_set(err, ERR_INVALID,
+				 "disk '%s' is no writable VHD or VHDX: its chain can't change",
+				 machine->config->disks[index].path);
+	*ret = synthetic->disks[index];
+	return 0;
+}
+
+int machine_disk_push(struct machine *machine, unsigned index, int fd, struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine, index, &disk, err);
+
+	if (r < 0)
+		close(fd);
+	else
+		r = live_push(disk, fd, err);
+	return r;
+}
+
+int machine_disk_merge(struct machine *machine, unsigned index, const struct live_merge *merge,
+		       struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine, index, &disk, err);
+
+	if (r == 0)
+		return live_merge_start(disk, merge, err);
+	for (unsigned i = 0; i < merge->file_count; i++)
+		close(merge->files[i].fd);
+	return r;
+}
+
+int machine_disk_merge_cancel(struct machine *machine, unsigned index, struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine, index, &disk, err);
+
+	if (r == 0)
+		live_merge_cancel(disk);
+	return r;
+}
+
 /* ---- machine.h: services ---- */
 
 /* If it agreed, the power-off comes by itself. */
@@ -387,6 +494,11 @@ int machine_shutdown_guest(struct machine *machine, bool reboot, bool force, str
 	};
 
 	return ic_shutdown(machine->synthetic->ic, &request, err);
+}
+
+struct ic *machine_ic(struct machine *machine)
+{
+	return machine->synthetic->ic;
 }
 
 int machine_set_service(struct machine *machine, enum config_ic service, bool enabled,

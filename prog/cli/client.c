@@ -36,20 +36,31 @@ static int connect_again(struct client *client, struct error *err)
 	return client->fd < 0 ? client->fd : 0;
 }
 
+/* Root's command line speaks to the service of the whole machine where there is one. */
+static bool is_for_system(void)
+{
+	const char *wanted = getenv("OYAKO_SYSTEM");
+
+	if (wanted && wanted[0])
+		return strcmp(wanted, "0") != 0;
+	return geteuid() == 0 && access("/run/oyako/api.sock", F_OK) == 0;
+}
+
 int client_open(bool start, struct client **ret, struct error *err)
 {
 	struct client *client = calloc(1, sizeof(*client));
+	bool system = is_for_system();
 	struct config_paths paths;
 	int r;
 
 	if (!client)
 		return error_set(err, ERR_NO_MEMORY, "no memory");
-	r = config_paths_init(&paths, false, err);
+	r = config_paths_init(&paths, system, err);
 	if (r < 0) {
 		free(client);
 		return r;
 	}
-	client->start = start;
+	client->start = start && !system; /* systemd starts that one */
 	client->fd = -1;
 	client->socket_path = TAKE(paths.socket);
 	config_paths_done(&paths);
@@ -354,7 +365,7 @@ int client_run(struct client *client, const char *cmdlet, const json_t *params,
 	return r;
 }
 
-/* ---- the console ---- */
+/* ---- sockets that are handed over ---- */
 
 /* Everything but letters, digits and -._~ as %XX. */
 static char *escape(const char *text)
@@ -372,7 +383,7 @@ static char *escape(const char *text)
 	return escaped;
 }
 
-static int take_console(struct client *client, struct response *response, struct error *err)
+static int take_socket(struct client *client, struct response *response, struct error *err)
 {
 	json_t *answer;
 	int r;
@@ -393,24 +404,41 @@ static int take_console(struct client *client, struct response *response, struct
 	close(client->fd);
 	client->fd = -1;
 	if (response->fd < 0)
-		return error_set(err, ERR_CORRUPT, "the service did not hand over the console");
+		return error_set(err, ERR_CORRUPT, "the service did not hand over the socket");
 	return response->fd;
+}
+
+static int upgrade(struct client *client, const char *path, const char *protocol, struct error *err)
+{
+	struct response *response = malloc(sizeof(*response));
+	int r = client->fd < 0 ? connect_again(client, err) : 0;
+	char headers[80];
+
+	if (!response)
+		abort();
+	snprintf(headers, sizeof(headers), "Connection: Upgrade\r\nUpgrade: %s\r\n", protocol);
+	if (r == 0)
+		r = exchange(client, "GET", path, headers, NULL, response, err);
+	if (r == 0)
+		r = take_socket(client, response, err);
+	free(response);
+	return r;
 }
 
 int client_console(struct client *client, const char *vm, struct error *err)
 {
 	AUTO_FREE char *name = escape(vm), *path = NULL;
-	struct response *response = malloc(sizeof(*response));
-	int r = client->fd < 0 ? connect_again(client, err) : 0;
 
-	if (!name || !response || asprintf(&path, "/v1/console/%s", name) < 0)
+	if (!name || asprintf(&path, "/v1/console/%s", name) < 0)
 		abort();
-	if (r == 0)
-		r = exchange(client, "GET", path,
-			     "Connection: Upgrade\r\nUpgrade: oyako-console\r\n", NULL, response,
-			     err);
-	if (r == 0)
-		r = take_console(client, response, err);
-	free(response);
-	return r;
+	return upgrade(client, path, "oyako-console", err);
+}
+
+int client_socket(struct client *client, const char *vm, const char *service, struct error *err)
+{
+	AUTO_FREE char *name = escape(vm), *which = escape(service), *path = NULL;
+
+	if (!name || !which || asprintf(&path, "/v1/socket/%s?service=%s", name, which) < 0)
+		abort();
+	return upgrade(client, path, "oyako-socket", err);
 }

@@ -23,6 +23,7 @@ enum vm_state { VM_OFF, VM_STARTING, VM_RUNNING, VM_STOPPING, VM_PAUSED, VM_SAVE
 enum vm_wait { VM_WAIT_STARTED, VM_WAIT_OFF, VM_WAIT_CHANGED, VM_WAIT_SAVED };
 
 struct vm_waiter;
+struct request;
 struct run;
 
 struct vm {
@@ -33,11 +34,13 @@ struct vm {
 	char id[GUID_TEXT_SIZE];
 	char *folder;
 	enum vm_state state;
-	struct run *run;     /* NULL: off */
-	json_t *last_stop;   /* "reason", "text", "time", perhaps "crash"; NULL: never ran */
-	bool host_stops;     /* it is stopped with the host, not by somebody */
-	bool console_wanted; /* by whoever starts it */
-	int early_console;   /* COM1, connected before the start; -1: none */
+	struct run *run;           /* NULL: off */
+	json_t *last_stop;         /* "reason", "text", "time", perhaps "crash"; NULL: never ran */
+	bool host_stops;           /* it is stopped with the host, not by somebody */
+	bool console_wanted;       /* by whoever starts it */
+	int early_console;         /* COM1, connected before the start; -1: none */
+	struct request *copying;   /* Copy-VMFile that is under way */
+	unsigned refused_sign_ins; /* Direct, since the daemon started */
 	struct vm_waiter *waiters;
 };
 

@@ -1,8 +1,9 @@
-#include "control.h"
+#include "control-impl.h"
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "disk/live.h"
 #include "ipc/ipc.h"
 
 #include <stdlib.h>
@@ -13,25 +14,6 @@
 #include <sys/time.h>
 #include <sys/resource.h>
 #include <unistd.h>
-
-#define MAX_CLIENTS 8
-
-struct client {
-	struct control *control;
-	int fd;
-	struct loop_fd *lfd;
-};
-
-struct control {
-	struct loop *loop;
-	int listen_fd;
-	struct loop_fd *listen_lfd;
-	const struct config_vm *config;
-	struct machine *machine;
-	struct client *clients[MAX_CLIENTS];
-	unsigned client_count;
-	int fd; /* that came with the request which is being carried out; -1: none */
-};
 
 static void client_free(struct client *client)
 {
@@ -190,11 +172,11 @@ static void on_saved(void *user, const struct machine_saved *saved, const struct
 static int op_save(struct control *control, json_t *request, json_t **ret, struct error *err)
 {
 	bool stop = json_is_true(json_object_get(request, "stop"));
-	int r;
+	int r, fd = control_take_fd(control, err);
 
-	if (control->fd < 0)
-		return error_set(err, ERR_INVALID, "\"save\" without a descriptor");
-	r = machine_save(control->machine, TAKE_FD(control->fd), stop, on_saved, control, err);
+	if (fd < 0)
+		return fd;
+	r = machine_save(control->machine, fd, stop, on_saved, control, err);
 	if (r == 0)
 		control_event(control, state_event(control->machine));
 	return r;
@@ -216,48 +198,232 @@ static int op_set_integration(struct control *control, json_t *request, json_t *
 			 name ? name : "");
 }
 
-static const struct {
-	const char *name;
-	int (*run)(struct control *control, json_t *request, json_t **ret, struct error *err);
-} operations[] = {
-	{ "status", op_status }, { "shutdown", op_shutdown },
-	{ "reboot", op_reboot }, { "turn-off", op_turn_off },
-	{ "reset", op_reset },   { "pause", op_pause },
-	{ "resume", op_resume }, { "nmi", op_nmi },
-	{ "save", op_save },     { "set-integration", op_set_integration },
+/* ---- disks ---- */
+
+#define PROGRESS_NS (NS_PER_SEC / 4)
+
+struct merge_watch {
+	struct control *control;
+	json_int_t disk;
+	uint64_t told_ns;
 };
+
+static void on_merge_progress(void *user, uint64_t done, uint64_t total)
+{
+	struct merge_watch *watch = user;
+
+	if (clock_now_ns() - watch->told_ns < PROGRESS_NS)
+		return;
+	watch->told_ns = clock_now_ns();
+	control_event(watch->control,
+		      json_pack("{s:s, s:I, s:I, s:I}", "event", "disk-merging", "disk",
+				watch->disk, "done", (json_int_t)done, "total", (json_int_t)total));
+}
+
+static void on_merged(void *user, const struct error *err)
+{
+	struct merge_watch *watch = user;
+	json_t *event = json_pack("{s:s, s:I}", "event", "disk-merged", "disk", watch->disk);
+
+	if (err)
+		json_object_set_new(
+		    event, "error",
+		    json_pack("{s:s, s:s}", "code", err_code_name(err->code), "text", err->text));
+	control_event(watch->control, event);
+	free(watch);
+}
+
+/* Its own descriptors: those of the request, one for each layer that is named. */
+static int take_layers(struct control *control, const json_t *request, struct live_file *files,
+		       unsigned *ret_count, struct error *err)
+{
+	const json_t *layers = json_object_get(request, "layers");
+	size_t count = json_array_size(layers);
+
+	if (count > MAX_FDS)
+		return error_set(err, ERR_INVALID, "%zu layers can't be merged with", count);
+	for (size_t i = 0; i < count; i++) {
+		json_int_t layer = json_integer_value(json_array_get(layers, i));
+
+		if (control->fds[i] < 0 || layer < 0 || layer >= DISK_CHAIN_MAX)
+			return error_set(err, ERR_INVALID, "a layer without a descriptor");
+	}
+	for (size_t i = 0; i < count; i++)
+		files[i] =
+		    (struct live_file){ (unsigned)json_integer_value(json_array_get(layers, i)),
+					TAKE_FD(control->fds[i]) };
+	*ret_count = (unsigned)count;
+	return 0;
+}
+
+static unsigned number_of(const json_t *request, const char *name)
+{
+	json_int_t number = json_integer_value(json_object_get(request, name));
+
+	return number >= 0 && number < UINT32_MAX ? (unsigned)number : UINT32_MAX;
+}
+
+static int op_merge_disk(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	struct merge_watch *watch = malloc(sizeof(*watch));
+	struct live_file files[MAX_FDS];
+	struct live_merge merge = {
+		.first = number_of(request, "first"),
+		.into = number_of(request, "into"),
+		.files = files,
+		.absolute = json_string_value(json_object_get(request, "absolute")),
+		.relative = json_string_value(json_object_get(request, "relative")),
+		.progress = on_merge_progress,
+		.done = on_merged,
+		.user = watch,
+	};
+	int r = watch ? take_layers(control, request, files, &merge.file_count, err)
+		      : error_set(err, ERR_NO_MEMORY, "no memory to merge disks");
+
+	if (r == 0) {
+		*watch =
+		    (struct merge_watch){ .control = control, .disk = number_of(request, "disk") };
+		r = machine_disk_merge(control->machine, number_of(request, "disk"), &merge, err);
+	}
+	if (r < 0)
+		free(watch);
+	return r;
+}
+
+static int op_cancel_merge(struct control *control, json_t *request, json_t **ret,
+			   struct error *err)
+{
+	return machine_disk_merge_cancel(control->machine, number_of(request, "disk"), err);
+}
+
+static int op_push_disk(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	int fd = control_take_fd(control, err);
+
+	return fd < 0 ? fd
+		      : machine_disk_push(control->machine, number_of(request, "disk"), fd, err);
+}
+
+static const struct control_operation operations[] = {
+	{ "status", op_status },
+	{ "shutdown", op_shutdown },
+	{ "reboot", op_reboot },
+	{ "turn-off", op_turn_off },
+	{ "reset", op_reset },
+	{ "pause", op_pause },
+	{ "resume", op_resume },
+	{ "nmi", op_nmi },
+	{ "save", op_save },
+	{ "set-integration", op_set_integration },
+	{ "push-disk", op_push_disk },
+	{ "merge-disk", op_merge_disk },
+	{ "cancel-merge-disk", op_cancel_merge },
+};
+
+static const struct control_operation *find_operation(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(operations); i++)
+		if (strcmp(operations[i].name, name) == 0)
+			return &operations[i];
+	for (size_t i = 0; i < control_guest_operation_count; i++)
+		if (strcmp(control_guest_operations[i].name, name) == 0)
+			return &control_guest_operations[i];
+	return NULL;
+}
 
 static int run_request(struct control *control, json_t *request, json_t **ret, struct error *err)
 {
 	const char *op = json_string_value(json_object_get(request, "op"));
+	const struct control_operation *operation = op ? find_operation(op) : NULL;
 
 	if (!op)
 		return error_set(err, ERR_INVALID, "a request without \"op\"");
 	if (!control->machine)
 		return error_set(err, ERR_STATE, "the virtual machine is not running yet");
-	for (size_t i = 0; i < ARRAY_SIZE(operations); i++)
-		if (strcmp(operations[i].name, op) == 0)
-			return operations[i].run(control, request, ret, err);
-	return error_set(err, ERR_UNSUPPORTED, "the worker knows no operation '%s'", op);
+	if (!operation)
+		return error_set(err, ERR_UNSUPPORTED, "the worker knows no operation '%s'", op);
+	return operation->run(control, request, ret, err);
 }
 
-static void answer(struct client *client, json_t *request)
-{
-	json_t *result = NULL, *reply = NULL;
-	json_t *id = json_object_get(request, "id");
-	struct error err;
+/* ---- answers ---- */
 
-	if (run_request(client->control, request, &result, &err) < 0) {
-		reply = json_pack("{s:{s:s, s:s}}", "error", "code", err_code_name(err.code),
-				  "text", err.text);
-	} else {
-		reply = result ? result : json_object();
+static struct client *find_client(struct control *control, uint64_t number)
+{
+	for (unsigned i = 0; i < control->client_count; i++)
+		if (control->clients[i]->number == number)
+			return control->clients[i];
+	return NULL;
+}
+
+/* Takes result, which may be NULL; err NULL: it went well. */
+static void send_answer(struct client *client, json_t *id, json_t *result, const struct error *err)
+{
+	json_t *reply = result ? result : json_object();
+
+	if (err)
+		json_object_set_new(
+		    reply, "error",
+		    json_pack("{s:s, s:s}", "code", err_code_name(err->code), "text", err->text));
+	else
 		json_object_set_new(reply, "ok", json_true());
-	}
 	if (id)
 		json_object_set(reply, "id", id);
 	ipc_send(client->fd, reply, NULL, 0, NULL);
 	json_decref(reply);
+}
+
+struct control_later *control_later(struct control *control)
+{
+	struct control_later *later = malloc(sizeof(*later));
+
+	if (!later)
+		abort(); /* a few bytes: the host is beyond help */
+	*later =
+	    (struct control_later){ control, control->calling, json_incref(control->calling_id) };
+	return later;
+}
+
+void control_answer(struct control_later *later, json_t *result, const struct error *err)
+{
+	struct client *client = find_client(later->control, later->client);
+
+	if (client)
+		send_answer(client, later->id, result, err);
+	else
+		json_decref(result);
+	json_decref(later->id);
+	free(later);
+}
+
+void control_later_drop(struct control_later *later)
+{
+	json_decref(later->id);
+	free(later);
+}
+
+int control_take_fd(struct control *control, struct error *err)
+{
+	if (control->fds[0] < 0)
+		return error_set(err, ERR_INVALID, "this needs a descriptor");
+	return TAKE_FD(control->fds[0]);
+}
+
+static void answer(struct client *client, json_t *request)
+{
+	struct control *control = client->control;
+	json_t *result = NULL;
+	struct error err;
+	int r;
+
+	control->calling = client->number;
+	control->calling_id = json_object_get(request, "id");
+	r = run_request(control, request, &result, &err);
+	/* An event that the operation caused may have cut the client off. */
+	client = find_client(control, control->calling);
+	if (r != CONTROL_LATER && client)
+		send_answer(client, control->calling_id, result, r < 0 ? &err : NULL);
+	else
+		json_decref(result);
 }
 
 static void client_ready(void *user, uint32_t events)
@@ -270,12 +436,14 @@ static void client_ready(void *user, uint32_t events)
 	int r = ipc_recv(client->fd, &request, fds, &fd_count, NULL);
 
 	if (r == 1) {
-		control->fd = fd_count ? fds[0] : -1;
-		for (unsigned i = 1; i < fd_count; i++)
+		for (unsigned i = 0; i < MAX_FDS; i++)
+			control->fds[i] = i < fd_count ? fds[i] : -1;
+		for (unsigned i = MAX_FDS; i < fd_count; i++)
 			close(fds[i]);
 		answer(client, request);
-		if (control->fd >= 0)
-			close(control->fd);
+		for (unsigned i = 0; i < MAX_FDS; i++)
+			if (control->fds[i] >= 0)
+				close(control->fds[i]);
 		json_decref(request);
 	} else if (r != -ERR_BUSY) {
 		client_free(client);
@@ -312,6 +480,7 @@ static void on_connect(void *user, uint32_t events)
 		return;
 	}
 	client->control = control;
+	client->number = ++control->last_client;
 	client->fd = fd;
 	if (loop_fd_add(control->loop, fd, EPOLLIN, client_ready, client, &client->lfd, NULL) < 0) {
 		close(fd);
@@ -332,7 +501,6 @@ int control_new(struct loop *loop, int listen_fd, const struct config_vm *config
 	control->loop = loop;
 	control->listen_fd = listen_fd;
 	control->config = config;
-	control->fd = -1;
 	if (loop_fd_add(loop, listen_fd, EPOLLIN, on_connect, control, &control->listen_lfd, err) <
 	    0) {
 		free(control);

@@ -154,15 +154,15 @@ def test_integration_services(host):
     wait_for(lambda: host.json("get-vmintegrationservice", "a")[0]["PrimaryStatusDescription"] == "OK")
     services = {s["Name"]: s for s in host.json("get-vmintegrationservice", "a")}
     assert list(services) == ["Shutdown", "Time Synchronization", "Heartbeat",
-                              "Key-Value Pair Exchange"]
-    assert all(s["Enabled"] for s in services.values())
+                              "Key-Value Pair Exchange", "VSS", "Guest Service Interface"]
+    assert [s["Enabled"] for s in services.values()] == [True, True, True, True, True, False]
     host.run("disable-vmintegrationservice", "-Name", "heartbeat,time*", "-VMName", "a")
     assert [s["Enabled"] for s in host.json("get-vmintegrationservice", "a")] == [
-        True, False, False, True]
+        True, False, False, True, True, False]
     host.run("enable-vmintegrationservice", "Heartbeat", "a")
     host.kill_daemon()
     assert [s["Enabled"] for s in host.json("get-vmintegrationservice", "a")] == [
-        True, False, True, True]
+        True, False, True, True, True, False]
     assert "no integration service" in host.run("enable-vmintegrationservice", "VSS2", "a", status=1)
 
 
@@ -284,3 +284,8 @@ def test_manual_pages(host):
     for name in os.listdir(folder):
         for line in open(os.path.join(folder, name)):
             assert not line.startswith(".") or line.split()[0] in known, line
+
+
+def test_status_document_is_current(host):
+    with open(os.path.join(TOP, "docs", "cmdlet-status.md")) as f:
+        assert f.read() == host.run("__status"), "run tools/cmdlet-status"

@@ -34,6 +34,7 @@ struct vm {
 	char id[GUID_TEXT_SIZE];
 	char *folder;
 	enum vm_state state;
+	const char *busy;          /* why it can be neither started nor changed; NULL: it can */
 	struct run *run;           /* NULL: off */
 	json_t *last_stop;         /* "reason", "text", "time", perhaps "crash"; NULL: never ran */
 	bool host_stops;           /* it is stopped with the host, not by somebody */
@@ -62,6 +63,8 @@ int vm_create(struct daemon *daemon, struct config_vm *config, const char *folde
 int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder,
 		struct vm **ret, struct error *err);
 int vm_remove(struct vm *vm, struct error *err);
+/* ERR_BUSY where it is. */
+int vm_check_busy(const struct vm *vm, struct error *err);
 /* Writes a changed description (taken, also on failure) and makes it the VM's. */
 int vm_change(struct vm *vm, struct config_vm *config, struct error *err);
 /* A copy to change. NULL: no memory. */

@@ -606,6 +606,7 @@ static void a_saved_freeze_is_undone(void **state)
 static void state_tables(void **state)
 {
 	STATE_CHECK(struct ic_vss_saved, ic_vss_saved_desc);
+	STATE_CHECK(struct ic_link_saved, ic_link_saved_desc);
 }
 
 /* ---- file copy ---- */

@@ -1,7 +1,7 @@
 # A thin front for meson: what a newcomer types. Options go to meson: `meson configure build`.
 BUILD ?= build
 
-.PHONY: all demo test bench install coverage format clean packages-build
+.PHONY: all demo test bench install deb coverage format clean packages-build
 
 all: packages-build
 	@test -e $(BUILD)/build.ninja || meson setup $(BUILD) >/dev/null
@@ -24,6 +24,11 @@ bench: all
 
 install: all
 	@meson install -C $(BUILD) --no-rebuild $(if $(DESTDIR),--destdir $(DESTDIR))
+
+# A Debian package, build-deb/oyako_*.deb
+deb: packages-build
+	@tools/install-packages package
+	@tools/deb
 
 # What the unit tests reach: build-coverage/meson-logs/coveragereport/index.html
 coverage:

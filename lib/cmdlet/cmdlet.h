@@ -163,6 +163,8 @@ char *cmdlet_overview_text(void);
 char *cmdlet_syntax_text(const struct cmdlet *cmdlet, unsigned set);
 /* roff; for oyako itself with cmdlet NULL. */
 char *cmdlet_man_page(const struct cmdlet *cmdlet);
+/* Markdown: what is there of Hyper-V's cmdlets and their parameters, and what is not. */
+char *cmdlet_status_text(void);
 /* The completion script of "bash", "zsh" or "fish"; NULL: no such shell. */
 char *cmdlet_completion_script(const char *shell);
 /* Results as a table of at most `width` columns (0: no limit), or as a list. */

@@ -259,10 +259,10 @@ static const struct cmdlet_param new_vm_params[] = {
 	{ .name = "Backend",
 	  .type = CMDLET_ENUM,
 	  .flags = CMDLET_OURS,
-	  .values = "auto kvm soft",
+	  .values = "auto kvm soft soft-interpreter",
 	  .dflt = "auto",
 	  .help = "What runs the guest's instructions: kvm, or soft, the software CPU; auto takes "
-		  "kvm where the host has it." },
+		  "kvm where the host has it. soft-interpreter is slow, and there for comparing." },
 	{ .name = "LinuxKernelPath",
 	  .type = CMDLET_FILE,
 	  .flags = CMDLET_OURS,
@@ -361,7 +361,7 @@ static const struct cmdlet_param set_vm_params[] = {
 	{ .name = "Backend",
 	  .type = CMDLET_ENUM,
 	  .flags = CMDLET_OURS,
-	  .values = "auto kvm soft",
+	  .values = "auto kvm soft soft-interpreter",
 	  .help = "What runs the guest's instructions; see New-VM. Takes effect at the next "
 		  "start." },
 	{ .name = "LinuxKernelPath",

@@ -19,6 +19,7 @@ static const char *const backend_names[] = {
 	[CONFIG_BACKEND_AUTO] = "auto",
 	[CONFIG_BACKEND_KVM] = "kvm",
 	[CONFIG_BACKEND_SOFT] = "soft",
+	[CONFIG_BACKEND_SOFT_INTERPRETER] = "soft-interpreter",
 };
 
 static const char *const start_actions[] = { "Nothing", "StartIfRunning", "Start" };

@@ -29,7 +29,12 @@
 #define CONFIG_MIN_MEMORY_BYTES   (UINT64_C(32) << 20)
 #define CONFIG_MAX_MEMORY_BYTES   (UINT64_C(240) << 40) /* generation 2 */
 
-enum config_backend { CONFIG_BACKEND_AUTO, CONFIG_BACKEND_KVM, CONFIG_BACKEND_SOFT };
+enum config_backend {
+	CONFIG_BACKEND_AUTO,
+	CONFIG_BACKEND_KVM,
+	CONFIG_BACKEND_SOFT,
+	CONFIG_BACKEND_SOFT_INTERPRETER,
+};
 enum config_disk_kind { CONFIG_DISK_HARD, CONFIG_DISK_DVD };
 enum config_bus { CONFIG_BUS_SCSI, CONFIG_BUS_IDE };
 
@@ -139,7 +144,7 @@ const char *config_start_action_name(enum config_start_action action);
 const char *config_stop_action_name(enum config_stop_action action);
 bool config_start_action_from_name(const char *name, enum config_start_action *ret);
 bool config_stop_action_from_name(const char *name, enum config_stop_action *ret);
-const char *config_backend_name(enum config_backend backend); /* "auto", "kvm", "soft" */
+const char *config_backend_name(enum config_backend backend); /* as -Backend has them */
 bool config_backend_from_name(const char *name, enum config_backend *ret);
 
 #define CONFIG_MAC_TEXT_SIZE 18

@@ -785,6 +785,12 @@ void storvsp_quiesce(struct storvsp *sp)
 	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++)
 		if (sp->luns[i].blk)
 			blk_drain(sp->luns[i].blk);
+	/* A signal that is still owed would be owed for ever by whoever is restored from here. */
+	for (unsigned i = 0; i <= MAX_SUB_CHANNELS; i++) {
+		coalesce_told(&sp->channels[i].coalesce);
+		if (sp->channels[i].open)
+			vmbus_channel_unplug(sp->channels[i].vmbus);
+	}
 }
 
 void storvsp_unquiesce(struct storvsp *sp)
@@ -893,6 +899,7 @@ static int restore_channels(struct storvsp *sp, struct error *err)
 			return rc;
 		channel->open = channel->vmbus && vmbus_channel_is_open(channel->vmbus);
 		channel->session = ++sp->sessions;
+		coalesce_reset(&channel->coalesce);
 	}
 	return 0;
 }

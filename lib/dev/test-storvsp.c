@@ -669,6 +669,34 @@ static void test_many_in_flight(void **state)
 		expect_answer_on(f->channel, 1000 + i, &answer);
 }
 
+/* The guest is told of what is finished before its state can be saved. */
+static void test_quiesce_owes_no_signal(void **state)
+{
+	struct fixture *f = *state;
+	struct storvsp_packet packet, answer;
+	uint8_t cdb[16];
+
+	open_and_initialize(f);
+	cdb_rw_10(cdb, 0x28, 9, 1);
+	packet = srb_packet(0, cdb, 10, STORVSP_READ, 512);
+	f->disk->held = true;
+	for (unsigned i = 0; i < 2; i++)
+		assert_true(post_command(f, f->channel, 1000 + i, &packet, 0));
+	for (unsigned i = 0; i < 20; i++)
+		vmbus_guest_step(f->guest);
+	test_disk_release(f->disk);
+	expect_answer_on(f->channel, 1000, &answer);
+	expect_answer_on(f->channel, 1001, &answer);
+	vmbus_guest_take_event(f->channel);
+	/* Two at a time are expected now: news of one would wait for the other. */
+	assert_true(post_command(f, f->channel, 1002, &packet, 0));
+	vmbus_guest_step(f->guest);
+	storvsp_quiesce(f->sp);
+	assert_true(vmbus_guest_take_event(f->channel));
+	storvsp_unquiesce(f->sp);
+	expect_answer_on(f->channel, 1002, &answer);
+}
+
 static void test_sub_channels(void **state)
 {
 	struct fixture *f = *state;
@@ -864,6 +892,7 @@ int main(void)
 		TEST(test_detach_in_flight),
 		TEST(test_ring_full),
 		TEST(test_many_in_flight),
+		TEST(test_quiesce_owes_no_signal),
 		cmocka_unit_test_setup_teardown(test_sub_channels, setup_4_vps, teardown),
 		TEST(test_unload_with_io),
 		TEST(test_dvd),

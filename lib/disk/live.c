@@ -31,6 +31,7 @@ struct copying {
 	struct live *live;
 	struct live_merge what;
 	char *absolute, *relative, *volume;
+	uint64_t size_bytes;
 	uint64_t *todo; /* one bit per chunk */
 	uint64_t chunk_count, todo_count, next, copied;
 	unsigned passes;
@@ -462,7 +463,7 @@ static void start_run(struct live *live)
 static bool next_chunk(struct live *live)
 {
 	struct copying *c = live->copying;
-	uint64_t size = live->blk.info.size_bytes;
+	uint64_t size = c->size_bytes;
 
 	if (c->next == c->chunk_count) {
 		c->next = 0;
@@ -547,7 +548,9 @@ static struct copying *new_copying(struct live *live, const struct live_merge *m
 	c->live = live;
 	c->what = *merge;
 	c->what.files = NULL;
-	c->chunk_count = (live->blk.info.size_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;
+	/* The target has (begin) or gets (end) the size of the uppermost merged layer. */
+	c->size_bytes = blk_info(live->layers[merge->first])->size_bytes;
+	c->chunk_count = (c->size_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;
 	c->todo = calloc((c->chunk_count + 63) / 64, sizeof(uint64_t));
 	c->buf = malloc(CHUNK_BYTES);
 	if (!c->todo || !c->buf || !copy_text(&c->absolute, merge->absolute) ||

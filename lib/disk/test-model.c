@@ -58,6 +58,8 @@ struct world {
 	uint64_t random, next_tag;
 	bool live;    /* the chain changes under the requests */
 	bool merging; /* live: [merge_first, merge_into) */
+	/* That merge was ended: its target is neither what it was nor what it will be. */
+	bool unfinished;
 	unsigned merge_first, merge_into;
 	uint64_t done[16]; /* how often each kind of step was taken */
 };
@@ -322,24 +324,28 @@ static void merged(struct world *w, unsigned first, unsigned into)
 	w->depth -= top - target;
 }
 
-static void merge(struct world *w)
+static void merge_range(struct world *w, unsigned first, unsigned into)
 {
-	unsigned first = (unsigned)rnd(w, w->depth - 1);
-	unsigned into = first + 1 + (unsigned)rnd(w, w->depth - 1 - first);
 	int fds[MAX_DEPTH];
 	struct error err;
 
 	for (unsigned i = 0; i < w->depth; i++)
 		fds[i] = w->fds[w->depth - 1 - i];
-	if (!done(disk_merge(&(struct disk_merge_options){ .fds = fds,
-							   .count = w->depth,
-							   .first = first,
-							   .into = into,
-							   .relative = ".\\merged" },
-			     NULL, &err),
-		  &err))
-		return;
-	merged(w, first, into);
+	if (done(disk_merge(&(struct disk_merge_options){ .fds = fds,
+							  .count = w->depth,
+							  .first = first,
+							  .into = into,
+							  .relative = ".\\merged" },
+			    NULL, &err),
+		 &err))
+		merged(w, first, into);
+}
+
+static void merge(struct world *w)
+{
+	unsigned first = (unsigned)rnd(w, w->depth - 1);
+
+	merge_range(w, first, first + 1 + (unsigned)rnd(w, w->depth - 1 - first));
 }
 
 static void resize(struct world *w)
@@ -413,6 +419,9 @@ static void restructure(struct world *w)
 {
 	unsigned kind = (unsigned)rnd(w, 10);
 
+	if (w->unfinished)
+		merge_range(w, w->merge_first, w->merge_into);
+	w->unfinished = false;
 	w->done[1 + kind]++;
 	if (getenv("OYAKO_MODEL_TRACE"))
 		print_message("step %lu: change %u at depth %u, %lu bytes\n", w->done[0], kind,
@@ -439,7 +448,7 @@ static void push(struct world *w)
 {
 	struct error err;
 
-	if (w->depth == MAX_DEPTH || w->merging)
+	if (w->depth == MAX_DEPTH || w->merging || w->unfinished)
 		return;
 	add_child(w);
 	must(live_push(w->disk, dup(w->fds[w->depth - 1]), &err), &err);
@@ -450,6 +459,7 @@ static void live_merged(void *user, const struct error *err)
 	struct world *w = user;
 
 	w->merging = false;
+	w->unfinished = err;
 	if (!err)
 		merged(w, w->merge_first, w->merge_into);
 	else if (err->code != ERR_CANCELLED)
@@ -464,8 +474,13 @@ static void merge_live(struct world *w)
 
 	if (w->depth < 2 || w->merging)
 		return;
-	merge.first = w->merge_first = (unsigned)rnd(w, w->depth - 1);
-	merge.into = w->merge_into = merge.first + 1 + (unsigned)rnd(w, w->depth - 1 - merge.first);
+	if (!w->unfinished) {
+		w->merge_first = (unsigned)rnd(w, w->depth - 1);
+		w->merge_into =
+		    w->merge_first + 1 + (unsigned)rnd(w, w->depth - 1 - w->merge_first);
+	}
+	merge.first = w->merge_first;
+	merge.into = w->merge_into;
 	merge.files = files;
 	for (unsigned i = merge.first ? merge.first - 1 : 0; i <= merge.into; i++)
 		if (i + 1 == merge.first || i + 1 == merge.into || i == merge.into)

@@ -193,6 +193,8 @@ static enum part_backend wanted_backend(const struct config_vm *config)
 		return PART_KVM;
 	case CONFIG_BACKEND_SOFT:
 		return PART_SOFT;
+	case CONFIG_BACKEND_SOFT_INTERPRETER:
+		return PART_SOFT_INTERPRETER;
 	default:
 		return PART_AUTO;
 	}
@@ -225,7 +227,7 @@ static int new_partition(struct machine *machine, struct error *err)
 		snprintf(machine->backend_reason, sizeof(machine->backend_reason),
 			 "asked for by the VM's configuration");
 	features.synthetic_timers =
-	    (part.backend == PART_AUTO ? detected : part.backend) == PART_SOFT;
+	    (part.backend == PART_AUTO ? detected : part.backend) != PART_KVM;
 	if (machine->restore) {
 		features = machine->restore->features;
 		part.saved = &machine->restore->part;

@@ -123,6 +123,17 @@ bool machine_saving(const struct machine *machine);
 /* Of the memory, how much has been written: 0 to 100. */
 unsigned machine_save_percent(const struct machine *machine);
 
+/* ---- disks of a running machine: index in the description; disk/live.h says what each does ----
+ */
+
+struct live_merge;
+/* Takes fd. */
+int machine_disk_push(struct machine *machine, unsigned index, int fd, struct error *err);
+/* Takes the descriptors of merge. */
+int machine_disk_merge(struct machine *machine, unsigned index, const struct live_merge *merge,
+		       struct error *err);
+int machine_disk_merge_cancel(struct machine *machine, unsigned index, struct error *err);
+
 /* ---- state for the administrator ---- */
 
 const char *machine_backend_name(const struct machine *machine); /* "kvm", "soft" */

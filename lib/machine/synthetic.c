@@ -5,7 +5,7 @@
 #include "base/macros.h"
 #include "dev/netvsp.h"
 #include "dev/storvsp.h"
-#include "disk/disk.h"
+#include "disk/live.h"
 #include "ic/ic.h"
 
 #include <stdio.h>
@@ -23,6 +23,7 @@ struct synthetic {
 	struct machine *machine;
 	struct storvsp *scsi[MAX_SCSI];
 	struct blk *disks[CONFIG_MAX_DISKS]; /* lent to storvsp */
+	bool live[CONFIG_MAX_DISKS];         /* opened by live_open: its chain can change */
 	struct netvsp *nics[CONFIG_MAX_NICS];
 	struct ic *ic;
 	struct loop_timer *watch;
@@ -56,6 +57,14 @@ static void on_ejected(void *user, unsigned lun, struct blk *medium)
 	}
 }
 
+static bool can_have_layers(const struct config_disk *disk, int fd)
+{
+	enum disk_format format;
+
+	return disk->kind == CONFIG_DISK_HARD && !disk->read_only &&
+	       disk_probe(fd, &format, NULL) == 0 && format != DISK_RAW;
+}
+
 static int open_disk(struct synthetic *synthetic, unsigned index, struct error *err)
 {
 	const struct config_disk *disk = &synthetic->machine->config->disks[index];
@@ -74,8 +83,10 @@ static int open_disk(struct synthetic *synthetic, unsigned index, struct error *
 	chain[0] = *fd;
 	if (parents->count > 0)
 		memcpy(chain + 1, parents->fds, parents->count * sizeof(*chain));
-	r = disk_open_chain(synthetic->machine->loop, chain, 1 + parents->count, &options,
-			    &synthetic->disks[index], err);
+	synthetic->live[index] = can_have_layers(disk, *fd);
+	r = (synthetic->live[index] ? live_open : disk_open_chain)(synthetic->machine->loop, chain,
+								   1 + parents->count, &options,
+								   &synthetic->disks[index], err);
 	if (r < 0)
 		return error_prefix(err, "disk '%s'", disk->path);
 	*fd = -1; /* the disk's now, like its parents' */
@@ -358,6 +369,57 @@ int synthetic_restore_finish(struct synthetic *synthetic, struct error *err)
 	for (unsigned i = 0; r == 0 && i < IC_SERVICE_COUNT; i++)
 		r = ic_enable(synthetic->ic, (enum ic_service)i,
 			      synthetic->machine->config->ic_enabled[i], err);
+	return r;
+}
+
+/* ---- machine.h: disks ---- */
+
+static int find_live(struct machine *machine, unsigned index, struct blk **ret, struct error *err)
+{
+	struct synthetic *synthetic = machine->synthetic;
+
+	if (index >= machine->config->disk_count || !synthetic->disks[index])
+		return error_set(err, ERR_NOT_FOUND, "there is no disk %u", index);
+	if (!synthetic->live[index])
+		return error_set(err, ERR_INVALID,
+				 "disk '%s' is no writable VHD or VHDX: its chain can't change",
+				 machine->config->disks[index].path);
+	*ret = synthetic->disks[index];
+	return 0;
+}
+
+int machine_disk_push(struct machine *machine, unsigned index, int fd, struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine, index, &disk, err);
+
+	if (r < 0)
+		close(fd);
+	else
+		r = live_push(disk, fd, err);
+	return r;
+}
+
+int machine_disk_merge(struct machine *machine, unsigned index, const struct live_merge *merge,
+		       struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine, index, &disk, err);
+
+	if (r == 0)
+		return live_merge_start(disk, merge, err);
+	for (unsigned i = 0; i < merge->file_count; i++)
+		close(merge->files[i].fd);
+	return r;
+}
+
+int machine_disk_merge_cancel(struct machine *machine, unsigned index, struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine, index, &disk, err);
+
+	if (r == 0)
+		live_merge_cancel(disk);
 	return r;
 }
 

@@ -23,6 +23,7 @@ enum part_phase { PART_NEW, PART_RUNNING, PART_PAUSED, PART_STOPPED };
 
 struct part {
 	const struct part_backend_ops *ops;
+	enum part_backend backend;
 	struct mem *mem;
 	unsigned vp_count;
 	struct part_host host;

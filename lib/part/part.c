@@ -11,7 +11,14 @@
 
 const char *part_backend_name(enum part_backend backend)
 {
-	return backend == PART_KVM ? "kvm" : backend == PART_SOFT ? "soft" : "auto";
+	static const char *const names[] = {
+		[PART_AUTO] = "auto",
+		[PART_KVM] = "kvm",
+		[PART_SOFT] = "soft",
+		[PART_SOFT_INTERPRETER] = "soft-interpreter",
+	};
+
+	return names[backend];
 }
 
 enum part_backend part_backend_detect(int kvm_fd, char *reason, size_t reason_size)
@@ -28,8 +35,9 @@ static const struct part_backend_ops *backend_ops(enum part_backend backend, int
 						  struct error *err)
 {
 	char why[256];
+	bool soft = backend == PART_SOFT || backend == PART_SOFT_INTERPRETER;
 
-	if (backend != PART_SOFT && host_kvm_usable(kvm_fd, why, sizeof(why)))
+	if (!soft && host_kvm_usable(kvm_fd, why, sizeof(why)))
 		return &kvm_backend_ops;
 	if (backend == PART_KVM) {
 		error_set(err, ERR_UNSUPPORTED, "%s", why);
@@ -53,6 +61,7 @@ int part_new(const struct part_config *config, struct part **ret, struct error *
 	if (!part)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the partition");
 	part->ops = ops;
+	part->backend = config->backend == PART_SOFT_INTERPRETER ? config->backend : ops->backend;
 	part->mem = config->mem;
 	part->vp_count = config->vp_count;
 	part->host = config->host;
@@ -78,7 +87,7 @@ void part_free(struct part *part)
 
 enum part_backend part_backend(const struct part *part)
 {
-	return part->ops->backend;
+	return part->backend;
 }
 
 /* ---- life cycle ---- */

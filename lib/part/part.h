@@ -30,12 +30,13 @@
 
 struct part;
 
-enum part_backend { PART_AUTO, PART_KVM, PART_SOFT };
+/* PART_SOFT_INTERPRETER: the software CPU without its translator. */
+enum part_backend { PART_AUTO, PART_KVM, PART_SOFT, PART_SOFT_INTERPRETER };
 
 /* What PART_AUTO would take on this host, and in reason (may be NULL) a sentence why. kvm_fd: as in
  * struct part_config. */
 enum part_backend part_backend_detect(int kvm_fd, char *reason, size_t reason_size);
-const char *part_backend_name(enum part_backend backend); /* "kvm", "soft" */
+const char *part_backend_name(enum part_backend backend); /* as -Backend has them */
 
 /* 64-bit and 32-bit callers: registers as the hypercall convention names them (TLFS section 3). */
 struct part_hypercall {

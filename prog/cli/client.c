@@ -36,20 +36,31 @@ static int connect_again(struct client *client, struct error *err)
 	return client->fd < 0 ? client->fd : 0;
 }
 
+/* Root's command line speaks to the service of the whole machine where there is one. */
+static bool is_for_system(void)
+{
+	const char *wanted = getenv("OYAKO_SYSTEM");
+
+	if (wanted && wanted[0])
+		return strcmp(wanted, "0") != 0;
+	return geteuid() == 0 && access("/run/oyako/api.sock", F_OK) == 0;
+}
+
 int client_open(bool start, struct client **ret, struct error *err)
 {
 	struct client *client = calloc(1, sizeof(*client));
+	bool system = is_for_system();
 	struct config_paths paths;
 	int r;
 
 	if (!client)
 		return error_set(err, ERR_NO_MEMORY, "no memory");
-	r = config_paths_init(&paths, false, err);
+	r = config_paths_init(&paths, system, err);
 	if (r < 0) {
 		free(client);
 		return r;
 	}
-	client->start = start;
+	client->start = start && !system; /* systemd starts that one */
 	client->fd = -1;
 	client->socket_path = TAKE(paths.socket);
 	config_paths_done(&paths);

@@ -506,6 +506,8 @@ int main(int argc, char **argv)
 		return complete(argc - 2, argv + 2);
 	if (strcmp(word, "__man") == 0 && argc == 3)
 		return write_man_pages(argv[2]);
+	if (strcmp(word, "__status") == 0)
+		return print_text(cmdlet_status_text());
 	if (strcmp(word, "--version") == 0) {
 		printf("oyako %s\n", OYAKO_VERSION);
 		return EXIT_DONE;

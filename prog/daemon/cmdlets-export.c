@@ -5,11 +5,16 @@
  *	PATH/NAME/Virtual Machines/ID/vm.json, boot/ (kernel and initial RAM disk)
  *	PATH/NAME/Virtual Hard Disks/
  *	PATH/NAME/Snapshots/
+ *
+ * A differencing disk goes with its parents. Checkpoints stay behind: what is exported is the VM as
+ *it is now.
  */
 #include "cmdlets.h"
 
 #include "base/macros.h"
 #include "config/config-json.h"
+#include "disk-job.h"
+#include "files.h"
 #include "objects.h"
 #include "transfer.h"
 
@@ -28,6 +33,8 @@ struct export
 	size_t count, index;
 	struct transfer *transfer;
 	struct config_vm *config; /* of the copy */
+	json_t *parents;          /* of its disks, the direct one first: a list for each disk */
+	struct disk_job *job;     /* finds them */
 	char *folder;             /* of its description */
 };
 
@@ -75,15 +82,50 @@ static int check_names(const struct config_vm *config, struct error *err)
 	return 0;
 }
 
+static bool same_folder(const char *one, const char *other)
+{
+	AUTO_FREE char *real_one = realpath(one, NULL);
+	AUTO_FREE char *real_other = realpath(other, NULL);
+	size_t length = real_one ? (size_t)(base_name(real_one) - real_one) : 0;
+
+	return real_other && length == (size_t)(base_name(real_other) - real_other) &&
+	       strncmp(real_one, real_other, length) == 0;
+}
+
+/* A child names its parent by the way from its own folder: that way must be the same in the copy.
+ */
+static int copy_parents(struct export *export, unsigned disk, const char *folder, struct error *err)
+{
+	const char *child = export->config->disks[disk].path;
+	const json_t *parents = json_array_get(export->parents, disk);
+
+	for (size_t i = 0; i < json_array_size(parents); i++) {
+		const char *parent = json_string_value(json_array_get(parents, i));
+		AUTO_FREE char *to = parent ? join(folder, base_name(parent)) : NULL;
+
+		if (!parent || !same_folder(child, parent))
+			return error_set(err, ERR_UNSUPPORTED,
+					 "the parent '%.150s' of '%.150s' lies in another folder; "
+					 "Convert-VHD makes one disk of them",
+					 parent ? parent : "", child);
+		transfer_file(export->transfer, parent, to);
+	}
+	return 0;
+}
+
 /* ISO images stay where they are, as Hyper-V leaves them. */
 static int copy_disks(struct export *export, const char *folder, struct error *err)
 {
 	struct config_vm *config = export->config;
 	int r = check_names(config, err);
 
-	for (unsigned i = 0; r == 0 && i < config->disk_count; i++)
-		if (config->disks[i].kind == CONFIG_DISK_HARD)
+	for (unsigned i = 0; r == 0 && i < config->disk_count; i++) {
+		if (config->disks[i].kind != CONFIG_DISK_HARD)
+			continue;
+		r = copy_parents(export, i, folder, err);
+		if (r == 0)
 			r = copy_to(export, &config->disks[i].path, folder, err);
+	}
 	return r;
 }
 
@@ -154,6 +196,8 @@ static void end_one(struct export *export)
 	vm_unref(export->vms[export->index]);
 	config_vm_free(export->config);
 	export->config = NULL;
+	json_decref(export->parents);
+	export->parents = NULL;
 	free(export->folder);
 	export->folder = NULL;
 	export->index++;
@@ -192,30 +236,92 @@ static int copied(void *user, const struct error *err)
 	return r;
 }
 
+static void copy_all(struct export *export)
+{
+	struct vm *vm = export->vms[export->index];
+	struct error err;
+
+	export->transfer = transfer_new(export->request);
+	if (prepare(export, vm, &err) == 0) {
+		transfer_run(export->transfer, copied, export);
+		return;
+	}
+	transfer_free(export->transfer);
+	request_error(export->request, vm->config->name, &err);
+	end_one(export);
+	next(export);
+}
+
+/* ---- the parents of its disks, one disk after the other ---- */
+
+static void find_parents(struct export *export);
+
+static void skip(struct export *export, const struct error *err)
+{
+	request_error(export->request, export->vms[export->index]->config->name, err);
+	end_one(export);
+	next(export);
+}
+
+static void parents_found(void *user, const json_t *result, struct process *process,
+			  const struct error *err)
+{
+	struct export *export = user;
+	struct error failure;
+
+	export->job = NULL;
+	if (err) {
+		failure = *err;
+		error_prefix(&failure, "disk '%.200s'",
+			     export->config->disks[json_array_size(export->parents)].path);
+		skip(export, &failure);
+		return;
+	}
+	json_array_append(export->parents, json_object_get(result, "parents"));
+	find_parents(export);
+}
+
+static void find_parents(struct export *export)
+{
+	static const struct disk_job_events events = { NULL, parents_found };
+	size_t disk;
+	struct error err;
+
+	while ((disk = json_array_size(export->parents)) < export->config->disk_count) {
+		const struct config_disk *config = &export->config->disks[disk];
+
+		if (!files_may_have_parent(config)) {
+			json_array_append_new(export->parents, json_array());
+			continue;
+		}
+		if (disk_job_start(export->request->daemon,
+				   json_pack("{s:s, s:s}", "op", "parents", "path", config->path),
+				   NULL, 0, 0, &events, export, &export->job, &err) < 0)
+			skip(export, &err);
+		return;
+	}
+	copy_all(export);
+}
+
 static void next(struct export *export)
 {
-	while (export->index < export->count) {
-		struct vm *vm = export->vms[export->index];
-		struct error err;
-		int r = 0;
+	struct error err;
 
-		export->config = vm_config_copy(vm, &err);
-		if (!export->config)
-			r = -(int)err.code;
-		export->transfer = transfer_new(export->request);
-		if (r == 0)
-			r = prepare(export, vm, &err);
-		if (r == 0) {
-			transfer_run(export->transfer, copied, export);
-			return;
-		}
-		transfer_free(export->transfer);
-		request_error(export->request, vm->config->name, &err);
-		end_one(export);
+	if (export->index == export->count) {
+		request_release(export->request);
+		free(export->vms);
+		free(export);
+		return;
 	}
-	request_release(export->request);
-	free(export->vms);
-	free(export);
+	export->config = vm_config_copy(export->vms[export->index], &err);
+	export->parents = json_array();
+	if (!export->config) {
+		skip(export, &err);
+		return;
+	}
+	config_set_string(&export->config->saved_state, NULL, NULL);
+	config_set_string(&export->config->parent_checkpoint, NULL, NULL);
+	find_parents(export);
 }
 
 static void add_vm(struct request *request, struct vm *vm)

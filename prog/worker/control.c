@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "disk/live.h"
 #include "ipc/ipc.h"
 
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #define MAX_CLIENTS 8
+#define MAX_FDS     4
 
 struct client {
 	struct control *control;
@@ -30,7 +32,8 @@ struct control {
 	struct machine *machine;
 	struct client *clients[MAX_CLIENTS];
 	unsigned client_count;
-	int fd; /* that came with the request which is being carried out; -1: none */
+	/* That came with the request which is being carried out; -1: none, or taken. */
+	int fds[MAX_FDS];
 };
 
 static void client_free(struct client *client)
@@ -192,9 +195,9 @@ static int op_save(struct control *control, json_t *request, json_t **ret, struc
 	bool stop = json_is_true(json_object_get(request, "stop"));
 	int r;
 
-	if (control->fd < 0)
+	if (control->fds[0] < 0)
 		return error_set(err, ERR_INVALID, "\"save\" without a descriptor");
-	r = machine_save(control->machine, TAKE_FD(control->fd), stop, on_saved, control, err);
+	r = machine_save(control->machine, TAKE_FD(control->fds[0]), stop, on_saved, control, err);
 	if (r == 0)
 		control_event(control, state_event(control->machine));
 	return r;
@@ -216,15 +219,129 @@ static int op_set_integration(struct control *control, json_t *request, json_t *
 			 name ? name : "");
 }
 
+/* ---- disks ---- */
+
+#define PROGRESS_NS (NS_PER_SEC / 4)
+
+struct merge_watch {
+	struct control *control;
+	json_int_t disk;
+	uint64_t told_ns;
+};
+
+static void on_merge_progress(void *user, uint64_t done, uint64_t total)
+{
+	struct merge_watch *watch = user;
+
+	if (clock_now_ns() - watch->told_ns < PROGRESS_NS)
+		return;
+	watch->told_ns = clock_now_ns();
+	control_event(watch->control,
+		      json_pack("{s:s, s:I, s:I, s:I}", "event", "disk-merging", "disk",
+				watch->disk, "done", (json_int_t)done, "total", (json_int_t)total));
+}
+
+static void on_merged(void *user, const struct error *err)
+{
+	struct merge_watch *watch = user;
+	json_t *event = json_pack("{s:s, s:I}", "event", "disk-merged", "disk", watch->disk);
+
+	if (err)
+		json_object_set_new(
+		    event, "error",
+		    json_pack("{s:s, s:s}", "code", err_code_name(err->code), "text", err->text));
+	control_event(watch->control, event);
+	free(watch);
+}
+
+/* Its own descriptors: those of the request, one for each layer that is named. */
+static int take_layers(struct control *control, const json_t *request, struct live_file *files,
+		       unsigned *ret_count, struct error *err)
+{
+	const json_t *layers = json_object_get(request, "layers");
+	size_t count = json_array_size(layers);
+
+	if (count > MAX_FDS)
+		return error_set(err, ERR_INVALID, "%zu layers can't be merged with", count);
+	for (size_t i = 0; i < count; i++) {
+		json_int_t layer = json_integer_value(json_array_get(layers, i));
+
+		if (control->fds[i] < 0 || layer < 0 || layer >= DISK_CHAIN_MAX)
+			return error_set(err, ERR_INVALID, "a layer without a descriptor");
+	}
+	for (size_t i = 0; i < count; i++)
+		files[i] =
+		    (struct live_file){ (unsigned)json_integer_value(json_array_get(layers, i)),
+					TAKE_FD(control->fds[i]) };
+	*ret_count = (unsigned)count;
+	return 0;
+}
+
+static unsigned number_of(const json_t *request, const char *name)
+{
+	json_int_t number = json_integer_value(json_object_get(request, name));
+
+	return number >= 0 && number < UINT32_MAX ? (unsigned)number : UINT32_MAX;
+}
+
+static int op_merge_disk(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	struct merge_watch *watch = malloc(sizeof(*watch));
+	struct live_file files[MAX_FDS];
+	struct live_merge merge = {
+		.first = number_of(request, "first"),
+		.into = number_of(request, "into"),
+		.files = files,
+		.absolute = json_string_value(json_object_get(request, "absolute")),
+		.relative = json_string_value(json_object_get(request, "relative")),
+		.progress = on_merge_progress,
+		.done = on_merged,
+		.user = watch,
+	};
+	int r = watch ? take_layers(control, request, files, &merge.file_count, err)
+		      : error_set(err, ERR_NO_MEMORY, "no memory to merge disks");
+
+	if (r == 0) {
+		*watch =
+		    (struct merge_watch){ .control = control, .disk = number_of(request, "disk") };
+		r = machine_disk_merge(control->machine, number_of(request, "disk"), &merge, err);
+	}
+	if (r < 0)
+		free(watch);
+	return r;
+}
+
+static int op_cancel_merge(struct control *control, json_t *request, json_t **ret,
+			   struct error *err)
+{
+	return machine_disk_merge_cancel(control->machine, number_of(request, "disk"), err);
+}
+
+static int op_push_disk(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	if (control->fds[0] < 0)
+		return error_set(err, ERR_INVALID, "\"push-disk\" without a descriptor");
+	return machine_disk_push(control->machine, number_of(request, "disk"),
+				 TAKE_FD(control->fds[0]), err);
+}
+
 static const struct {
 	const char *name;
 	int (*run)(struct control *control, json_t *request, json_t **ret, struct error *err);
 } operations[] = {
-	{ "status", op_status }, { "shutdown", op_shutdown },
-	{ "reboot", op_reboot }, { "turn-off", op_turn_off },
-	{ "reset", op_reset },   { "pause", op_pause },
-	{ "resume", op_resume }, { "nmi", op_nmi },
-	{ "save", op_save },     { "set-integration", op_set_integration },
+	{ "status", op_status },
+	{ "shutdown", op_shutdown },
+	{ "reboot", op_reboot },
+	{ "turn-off", op_turn_off },
+	{ "reset", op_reset },
+	{ "pause", op_pause },
+	{ "resume", op_resume },
+	{ "nmi", op_nmi },
+	{ "save", op_save },
+	{ "set-integration", op_set_integration },
+	{ "push-disk", op_push_disk },
+	{ "merge-disk", op_merge_disk },
+	{ "cancel-merge-disk", op_cancel_merge },
 };
 
 static int run_request(struct control *control, json_t *request, json_t **ret, struct error *err)
@@ -270,12 +387,14 @@ static void client_ready(void *user, uint32_t events)
 	int r = ipc_recv(client->fd, &request, fds, &fd_count, NULL);
 
 	if (r == 1) {
-		control->fd = fd_count ? fds[0] : -1;
-		for (unsigned i = 1; i < fd_count; i++)
+		for (unsigned i = 0; i < MAX_FDS; i++)
+			control->fds[i] = i < fd_count ? fds[i] : -1;
+		for (unsigned i = MAX_FDS; i < fd_count; i++)
 			close(fds[i]);
 		answer(client, request);
-		if (control->fd >= 0)
-			close(control->fd);
+		for (unsigned i = 0; i < MAX_FDS; i++)
+			if (control->fds[i] >= 0)
+				close(control->fds[i]);
 		json_decref(request);
 	} else if (r != -ERR_BUSY) {
 		client_free(client);
@@ -332,7 +451,6 @@ int control_new(struct loop *loop, int listen_fd, const struct config_vm *config
 	control->loop = loop;
 	control->listen_fd = listen_fd;
 	control->config = config;
-	control->fd = -1;
 	if (loop_fd_add(loop, listen_fd, EPOLLIN, on_connect, control, &control->listen_lfd, err) <
 	    0) {
 		free(control);

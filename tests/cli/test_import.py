@@ -60,6 +60,20 @@ def test_export_has_hyper_vs_folders(host):
     assert "already" in host.run("export-vm", "web", "-Path", host.folder + "/out", status=1)
 
 
+def test_export_of_a_differencing_disk(host):
+    host.run("new-vhd", "base.vhdx", "-SizeBytes", "64MB")
+    host.run("new-vhd", "child.vhdx", "-ParentPath", "base.vhdx")
+    host.new_vm("web", "", "-VHDPath", "child.vhdx")
+    host.run("export-vm", "web", "-Path", host.folder + "/out")
+    disks = os.path.join(host.folder, "out", "web", "Virtual Hard Disks")
+    assert sorted(os.listdir(disks)) == ["base.vhdx", "child.vhdx"]
+    os.rename(os.path.join(host.folder, "base.vhdx"), os.path.join(host.folder, "gone"))
+    assert host.json("get-vhd", disks + "/child.vhdx")[0]["ParentPath"] == disks + "/base.vhdx"
+    host.run("test-vhd", disks + "/child.vhdx")
+    error = host.run("export-vm", "web", "-Path", host.folder + "/more", status=1)
+    assert "base.vhdx" in error and not os.path.exists(os.path.join(host.folder, "more"))
+
+
 def test_export_of_several_and_what_fails(host):
     host.new_vm("a")
     host.new_vm("b", "", "-VHDPath", sparse_disk(host, "b.vhdx"))

@@ -62,6 +62,7 @@ struct cpu_outcome {
 	/* How it ended: VECTOR_BP is the INT3 behind the code; RIP is that of the INT3. */
 	unsigned vector, error_code;
 	uint64_t fault_address; /* VECTOR_PF */
+	bool stale_flags;       /* at a fault, flags that nothing reads may be old */
 };
 
 struct cpu_case {
@@ -132,7 +133,8 @@ struct subject {
 	bool (*run)(void *subject, const struct cpu_case *c, struct cpu_outcome *ret);
 };
 
-extern const struct subject subject_hostop, subject_softcpu, subject_softcpu_blocks;
+extern const struct subject subject_hostop, subject_softcpu, subject_softcpu_blocks,
+    subject_translator, subject_translator_live;
 
 /* Reports to stdout and returns false if the two differ. */
 bool compare_outcomes(const struct cpu_case *c, const struct cpu_outcome *native,

@@ -1,8 +1,8 @@
 /*
  * cpu-diff: random instructions on the real processor and on a processor under test, compared.
  *
- *	cpu-diff [--subject softcpu|softcpu-blocks|hostop] [--seed N] [--count N | --seconds N]
- *		 [--mode 64|32|16] [--sequences] [--case ID]
+ *	cpu-diff [--subject softcpu|softcpu-blocks|translator|translator-live|hostop] [--seed N]
+ *		 [--count N | --seconds N] [--mode 64|32|16] [--sequences] [--case ID]
  *
  * Exits with 1 if anything differed. The line "--case ..." of a report repeats that case alone.
  */
@@ -34,6 +34,7 @@ struct run {
 };
 
 static const struct subject *const subjects[] = { &subject_softcpu, &subject_softcpu_blocks,
+						  &subject_translator, &subject_translator_live,
 						  &subject_hostop };
 
 static const struct subject *find_subject(const char *name)

@@ -1,7 +1,7 @@
 /*
  * The interpreter: a partition with one VP in user mode, whose page tables show it the pages where
  * the native process has them. As "softcpu" it decodes each instruction for itself, as
- * "softcpu-blocks" whole blocks as it does in earnest.
+ * "softcpu-blocks" whole blocks as it does in earnest. As "translator" it executes translated code.
  */
 #include "case.h"
 
@@ -37,6 +37,7 @@ struct softcpu_subject {
 	struct part *part;
 	struct part_vp_state user; /* what all cases have in common */
 	uint64_t count;
+	bool live_flags_only;
 };
 
 /* ---- a host that has nothing ---- */
@@ -169,10 +170,10 @@ static void make_user_state(struct part_vp_state *state)
 	state->halted = state->wait_for_sipi = false;
 }
 
-static void *create_with(uint64_t count)
+static struct softcpu_subject *create_with(uint64_t count, enum part_backend backend)
 {
 	struct softcpu_subject *s = calloc(1, sizeof(*s));
-	struct part_config config = { .backend = PART_SOFT, .vp_count = 1, .host = host };
+	struct part_config config = { .backend = backend, .vp_count = 1, .host = host };
 	struct error err;
 
 	if (!s || mem_new(RAM_SIZE, &s->mem, &err) < 0)
@@ -193,12 +194,33 @@ static void *create_with(uint64_t count)
 
 static void *create_steps(void)
 {
-	return create_with(ENOUGH);
+	return create_with(ENOUGH, PART_SOFT_INTERPRETER);
 }
 
 static void *create_blocks(void)
 {
-	return create_with(SOFTCPU_BLOCKS);
+	return create_with(SOFTCPU_BLOCKS, PART_SOFT_INTERPRETER);
+}
+
+static struct softcpu_subject *create_translating(bool exact_flags)
+{
+	struct softcpu_subject *s = create_with(SOFTCPU_BLOCKS, PART_SOFT);
+
+	softcpu_tune(s->part, 0, 1, exact_flags);
+	s->live_flags_only = !exact_flags;
+	return s;
+}
+
+/* Everything is translated at once, and flags are kept where nobody would see them, */
+static void *create_translator(void)
+{
+	return create_translating(true);
+}
+
+/* or not, as in earnest. */
+static void *create_translator_live(void)
+{
+	return create_translating(false);
 }
 
 static void destroy(void *subject)
@@ -268,6 +290,7 @@ static void save_outcome(struct softcpu_subject *s, const struct softcpu_result 
 		abort();
 	ret->vector = result->reason == SOFTCPU_EXCEPTION ? result->vector : 1000u + result->reason;
 	ret->error_code = result->has_error ? result->error : 0;
+	ret->stale_flags = s->live_flags_only && ret->vector != VECTOR_BP;
 	ret->fault_address = ret->vector == VECTOR_PF ? result->cr2 : 0;
 }
 
@@ -287,3 +310,6 @@ static bool run(void *subject, const struct cpu_case *c, struct cpu_outcome *ret
 
 const struct subject subject_softcpu = { "softcpu", create_steps, destroy, run };
 const struct subject subject_softcpu_blocks = { "softcpu-blocks", create_blocks, destroy, run };
+const struct subject subject_translator = { "translator", create_translator, destroy, run };
+const struct subject subject_translator_live = { "translator-live", create_translator_live, destroy,
+						 run };

@@ -1,7 +1,11 @@
 """Disks as a stock kernel's hv_storvsc and sd see them: attributes, content, discard, DVD."""
 import hashlib
+import json
 import os
+import socket
 import subprocess
+import threading
+import time
 
 import pytest
 
@@ -150,3 +154,89 @@ echo "== end"
     os.rename(middle, middle + ".away")
     failed = host.run("start-vm", "three", check=False)
     assert failed.returncode != 0 and "leaf." + ending in failed.stderr and "-ParentPath" in failed.stderr
+
+
+class Worker:
+    """The control socket of a running VM's worker, as the daemon uses it."""
+
+    def __init__(self, host, name):
+        folder = os.path.join(host.env["XDG_RUNTIME_DIR"], "oyako", "vm", host.vm(name)["VMId"])
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(180)
+        deadline = time.monotonic() + 120
+        while True:
+            try:  # the path as it is may be too long for an address
+                fd = os.open(folder, os.O_PATH)
+                self.socket.connect("/proc/self/fd/%d/control" % fd)
+                os.close(fd)
+                return
+            except OSError:
+                assert time.monotonic() < deadline, "no worker in " + folder
+                time.sleep(0.1)
+
+    def receive(self, wanted):
+        while True:
+            message = json.loads(self.socket.recv(1 << 17))
+            if wanted(message):
+                return message
+
+    def request(self, files=(), **request):
+        fds = [os.open(path, os.O_RDWR) for path in files]
+        socket.send_fds(self.socket, [json.dumps(dict(request, id=7)).encode()], fds)
+        for fd in fds:
+            os.close(fd)
+        reply = self.receive(lambda message: message.get("id") == 7)
+        assert reply.get("ok"), reply
+
+    def merge(self, files, layers, first, into):
+        self.request(files, op="merge-disk", disk=0, first=first, into=into, layers=layers,
+                     relative=".\\base")
+        end = self.receive(lambda message: message.get("event") == "disk-merged")
+        assert "error" not in end, end
+
+
+@pytest.mark.parametrize("ending", ["vhdx", "vhd"])
+def test_layers_change_under_the_guest(host, kernel, tmp_path, ending):
+    """While the guest writes, its disk gets a new leaf, and all layers are merged into the first one."""
+    base, middle, leaf = (str(tmp_path / (name + "." + ending)) for name in ("base", "middle", "leaf"))
+    host.run("new-vhd", base, "64MB")
+    host.run("new-vhd", middle, "-ParentPath", base)
+    host.run("new-vhd", leaf, "-ParentPath", middle)  # linked once more when it is put on top
+    problems = []
+
+    def change_layers():
+        try:
+            worker = Worker(host, "t")
+            worker.receive(lambda message: message.get("event") == "state")
+            time.sleep(5)
+            worker.request([leaf], op="push-disk", disk=0)
+            time.sleep(2)
+            worker.merge([middle, base], [1, 2], 1, 2)
+            time.sleep(1)
+            worker.merge([base], [1], 0, 1)
+        except BaseException as problem:  # the test shows it when the guest is off
+            problems.append(problem)
+
+    thread = threading.Thread(target=change_layers)
+    output = host.boot_script(kernel, """
+i=0
+while [ $i -lt 150 ]; do
+	dd if=/dev/zero bs=64k count=4 2>/dev/null | tr '\\000' "\\\\$(printf %o $((i % 64 + 48)))" >/tmp/piece
+	dd if=/tmp/piece of=/dev/sda bs=256k seek=$((i * 37 % 256)) conv=notrunc,fsync 2>/dev/null || echo FAILED
+	i=$((i + 1))
+	sleep 0.1
+done
+echo 3 >/proc/sys/vm/drop_caches
+echo "sum $(sha256sum </dev/sda | cut -d' ' -f1)"
+dmesg | grep -i -E 'I/O error|Sense'
+echo "== end"
+""", vm_options=("-VHDPath", middle), before_start=thread.start)
+    thread.join()
+    assert not problems, problems
+    assert "FAILED" not in output and "I/O error" not in output
+    wanted = [line.split()[1] for line in output.split("\n") if line.startswith("sum ")]
+    raw = str(tmp_path / "content.raw")
+    subprocess.run(["qemu-img", "convert", "-f", "vpc" if ending == "vhd" else "vhdx", "-O", "raw", base,
+                    raw], check=True)
+    with open(raw, "rb") as f:
+        assert [hashlib.sha256(f.read()).hexdigest()] == wanted

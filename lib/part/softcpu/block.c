@@ -15,6 +15,7 @@
  */
 #include "part/softcpu/cpu.h"
 #include "part/softcpu/fast.h"
+#include "part/softcpu/translate.h"
 
 #include <linux/membarrier.h>
 #include <string.h>
@@ -111,7 +112,7 @@ static uint64_t code_address(struct vp *c)
 struct block *sc_lookup(struct vp *c, unsigned key_flags)
 {
 	uint64_t gpa = sc_fetch_gpa(c, code_address(c), NULL);
-	unsigned key = c->mode | (c->flat ? KEY_FLAT : 0) | key_flags;
+	unsigned key = c->key | key_flags;
 	struct block *b = *bucket(c, gpa, key);
 
 	while (b && !(b->gpa == gpa && b->key == key && b->live))
@@ -210,6 +211,8 @@ void sc_blocks_flush(struct vp *c)
 	c->arena_used = 0;
 	c->link = NULL;
 	c->flushes++;
+	sc_translations_flush(c);
+	sc_xtlb_new_versions(c);
 }
 
 /* ---- coherence ---- */
@@ -268,14 +271,17 @@ static void make_stale(struct vp *c, struct block *b)
 	if (*link)
 		*link = b->hash_next;
 	b->live = false;
+	sc_translations_drop(c, b);
 	for (unsigned i = 0; i < b->uop_count; i++)
 		b->uops[i].fn = sc_uop_stale;
 }
 
 static bool touches(const struct block *b, uint64_t gpa, uint64_t end)
 {
-	uint64_t page_end = (b->gpa | (MEM_PAGE_SIZE - 1)) + 1;
+	uint64_t page_end = (b->gpa | (MEM_PAGE_SIZE - 1)) + 1, page = page_end - MEM_PAGE_SIZE;
 
+	if (b->xls)
+		return page + b->seen_from < end && page + b->seen_to > gpa;
 	if (b->gpa2 == GPA_NONE)
 		return b->gpa < end && b->gpa + b->len > gpa;
 	if (b->gpa < end && page_end > gpa)
@@ -332,6 +338,11 @@ static void post(struct vp *c, uint64_t gpa, uint64_t len)
 	sc_attention(c, ATT_INVALIDATE);
 }
 
+void sc_invalidate_all(struct vp *c)
+{
+	post(c, 0, UINT64_MAX);
+}
+
 void sc_device_written(struct sc_vm *vm, uint64_t gpa)
 {
 	uint64_t mask;
@@ -340,7 +351,7 @@ void sc_device_written(struct sc_vm *vm, uint64_t gpa)
 	if (likely(!(atomic_load_explicit(word, memory_order_relaxed) & mask)))
 		return;
 	for (unsigned i = 0; i < vm->vp_count; i++)
-		post(vm->vps[i], 0, UINT64_MAX); /* everything */
+		sc_invalidate_all(vm->vps[i]);
 }
 
 void sc_invalidate_posted(struct vp *c)

@@ -171,9 +171,11 @@ struct uop {
 enum sc_mode { MODE_16, MODE_32, MODE_64 };
 
 /* block.key */
-#define KEY_MODE 3u /* enum sc_mode */
-#define KEY_STEP 4u /* exactly one instruction */
-#define KEY_FLAT 8u /* MODE_32 with vp.flat */
+#define KEY_MODE  3u  /* enum sc_mode */
+#define KEY_STEP  4u  /* exactly one instruction */
+#define KEY_FLAT  8u  /* MODE_32 with vp.flat */
+#define KEY_USER  16u /* CPL 3: translated code knows its TLB */
+#define KEY_ALIGN 32u /* vp.align_check: never translated */
 
 #define BLOCK_MAX_INSNS 48
 
@@ -187,8 +189,13 @@ struct block {
 	uint8_t insns;
 	uint8_t key;
 	bool live; /* false: its code was written; only to be left */
-	bool fetched_from_ram;
 	uint8_t uop_count;
+	/* Bytes of the page of gpa, its own included, that its translations were made from. */
+	uint16_t seen_from, seen_to;
+	uint16_t heat;    /* times that the loop began it before it was to be translated */
+	uint16_t misses;  /* times that there was no translation for the address */
+	struct xl *xls;   /* translations, by address (translate.h) */
+	sc_fn *interpret; /* of uops[0], when uops[0].fn enters translations */
 	struct uop uops[];
 };
 
@@ -202,8 +209,8 @@ struct block {
 /* A tag is a page's linear address; a free one is an address of another slot. */
 struct sc_tlb_entry {
 	uint64_t rtag, wtag;
-	uint64_t addend; /* host address = linear address + addend */
-	uint8_t *flags;  /* the page's byte in mem_page_flags */
+	uint64_t page;  /* the page's host address */
+	uint8_t *flags; /* the page's byte in mem_page_flags */
 };
 
 #define TLB_GLOBAL 1
@@ -218,12 +225,19 @@ struct sc_tlb {
 	unsigned largest; /* log2 of the largest page of which a part is there */
 };
 
-#define XTLB_SIZE 512u
+#define XTLB_SIZE 2048u
+
+#define XTLB_SHIFT 4
 
 /* The translations of instruction fetches. tag: page address | 1 for user mode; free: all ones. */
 struct sc_xtlb_entry {
 	uint64_t tag;
-	uint64_t gpa_attr; /* page address | TLB_GLOBAL | TLB_LARGE */
+	uint64_t gpa_attr; /* page address | log2 of the size of the guest's page << XTLB_SHIFT |
+			      TLB_GLOBAL */
+	/* Names tag and page while the entry is valid, else 0. Whoever kept it needs to compare
+	 * nothing else. It comes back when the same translation does. */
+	uint32_t version, last_version;
+	uint64_t last_tag, last_gpa;
 };
 
 /* Bytes inside one page after translation. */
@@ -240,6 +254,18 @@ struct sc_jcache_entry {
 	uint64_t rip;
 	struct block *block; /* never NULL */
 };
+
+/* The same for translated code. */
+struct sc_jump {
+	uint64_t rip;        /* JUMP_FREE: none */
+	const uint8_t *code; /* where flags are expected in vp.flags */
+	uint32_t xtlb;       /* offset in the VP of the version of the target's page, */
+	uint32_t version;    /* and what it must be */
+	uint64_t unused;     /* the size is a power of two */
+};
+#define JUMP_BITS 12
+#define JUMPS     (1u << JUMP_BITS)
+#define JUMP_FREE UINT64_C(0x8000000000000000) /* not canonical */
 
 enum sc_access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 
@@ -291,7 +317,9 @@ struct vp {
 	/* MODE_32, and CS, DS, ES and SS span 4 GiB from 0: accesses through them can't violate a
 	 * segment, and blocks are chained as in 64-bit mode. */
 	bool flat;
+	bool sse_loaded; /* translated code has the guest's XMM registers and MXCSR in the host's */
 	_Atomic uint32_t attention;
+	unsigned key;        /* block.key of what runs now */
 	struct sc_tlb *tlb;  /* tlbs[0] for supervisor accesses, [1] for user accesses */
 	uint64_t segbase[8]; /* FS, GS as in seg[]; the others 0 in 64-bit mode; [6] always 0 */
 	uint64_t rip_mask;   /* of RIP in direct branches */
@@ -342,8 +370,20 @@ struct vp {
 	struct sc_vm *vm;
 	unsigned index;
 	struct lapic *lapic;
-	struct sc_tlb *tlbs; /* [0] supervisor, [1] user, [2] always empty */
+	struct sc_tlb tlbs[3]; /* [0] supervisor, [1] user, [2] always empty */
 	struct sc_xtlb_entry xtlb[XTLB_SIZE];
+	uint32_t xtlb_versions; /* given out */
+	/* As in struct sc_tlb. */
+	uint16_t xtlb_local[XTLB_SIZE];
+	unsigned xtlb_local_count;
+
+	/* translated code (translate.h) reaches these relative to GS */
+	struct translator *translator;  /* NULL: interpreter only */
+	struct sc_jump jumps[2][JUMPS]; /* [1] of user mode */
+	uint64_t scratch[4];
+	uint32_t host_mxcsr;
+	struct vp *self;
+	const void *call_slow, *call_stored, *call_exit;
 
 	/* block cache (block.c) */
 	struct sc_jcache_entry jcache[JCACHE_SIZE];
@@ -369,6 +409,13 @@ struct vp {
 	_Atomic uint64_t deadline; /* of the APIC timer, vm time: for the timer thread */
 	bool parked;               /* vm->lock: not executing guest code */
 };
+
+/* After mode, flat, CPL or alignment checking changed. */
+static inline void sc_key_changed(struct vp *c)
+{
+	c->key = c->mode | (c->flat ? KEY_FLAT : 0) | (c->cpl == 3 ? KEY_USER : 0) |
+		 (c->align_check ? KEY_ALIGN : 0);
+}
 
 #define REG64(c, o) (*(uint64_t *)((char *)(c) + (o)))
 #define REG32(c, o) (*(uint32_t *)((char *)(c) + (o)))
@@ -398,6 +445,7 @@ struct sc_vm {
 	    rom_filter[ROM_FILTER_BITS / 64]; /* pages outside RAM, hashed: code decoded */
 	uint8_t always_slow;                  /* 0xff: the flag byte of bounce buffers */
 	pthread_mutex_t bus_lock; /* held over locked accesses that have no host address */
+	bool interpret_only;      /* no translators */
 	unsigned phys_bits;
 	uint64_t cr4_valid; /* bits that may be set */
 	const struct profile *profile;
@@ -426,8 +474,7 @@ struct sc_vm {
 
 /* ---- mmu.c ---- */
 
-int sc_mmu_init(struct vp *c, struct error *err);
-void sc_mmu_done(struct vp *c);
+void sc_mmu_init(struct vp *c);
 /* CR0, CR3, CR4 or EFER changed in a way that matters for translation; flushes everything. */
 void sc_mmu_mode_changed(struct vp *c);
 /* CPL or RFLAGS.AC changed: selects the TLB. */
@@ -435,6 +482,8 @@ void sc_mmu_cpl_changed(struct vp *c);
 void sc_tlb_flush_all(struct vp *c);
 void sc_tlb_flush_local(struct vp *c); /* keeps global translations */
 void sc_tlb_flush_page(struct vp *c, uint64_t va);
+/* Forgets all instruction fetch translations and begins with their versions anew. */
+void sc_xtlb_new_versions(struct vp *c);
 /* PAE without long mode: reads the four entries; false: a reserved bit is set. */
 bool sc_load_pdptes(struct vp *c, uint64_t cr3);
 
@@ -538,6 +587,8 @@ void sc_load_tr(struct vp *c, struct uop *u, uint16_t selector);
 /* ---- decode.c ---- */
 
 int sc_decode_init(void);
+/* The decoder of enum sc_mode as this CPU wants it; for zydis_decode. */
+const ZydisDecoder *sc_decoder(unsigned mode);
 /* Decodes at RIP into a new block. Raises fetch faults. */
 struct block *sc_decode(struct vp *c, uint64_t gpa, unsigned key);
 
@@ -560,6 +611,8 @@ void sc_mark_code(struct vp *c, uint64_t gpa, unsigned len);
 /* Own and others' blocks in the range are stale. Any thread; self is NULL or the calling VP. */
 void sc_code_written(struct sc_vm *vm, struct vp *self, uint64_t gpa, uint64_t len);
 void sc_invalidate_posted(struct vp *c);
+/* Everything goes at the VP's next look at its attention. */
+void sc_invalidate_all(struct vp *c);
 /* A guest wrote device memory: it may be where code was decoded from. */
 void sc_device_written(struct sc_vm *vm, uint64_t gpa);
 sc_fn sc_uop_stale;

@@ -56,6 +56,11 @@ int sc_decode_init(void)
 	return 0;
 }
 
+const ZydisDecoder *sc_decoder(unsigned mode)
+{
+	return &decoders[mode];
+}
+
 /* ---- operands ---- */
 
 static uint8_t reg_offset(ZydisRegister reg)
@@ -566,8 +571,10 @@ static void emit_jcc(struct decoder *d, unsigned cc)
 	set_imm(&u, &d->op[0]);
 	u.aux = (uint8_t)cc;
 	u.disp = masks[cc >> 1];
-	if (fast_direct(d) && d->fusable)
+	if (fast_direct(d) && d->fusable) {
 		d->uops[d->count - 1].fn = d->fusable;
+		d->uops[d->count - 1].aux = UOP_FUSED;
+	}
 	add_end(d, u, fast_direct(d) ? sc_jcc64[cc] : sc_jcc);
 }
 

@@ -25,6 +25,7 @@ enum sc_alu {
 };
 extern sc_fn *const sc_alu[ALU_COUNT][FORM_COUNT][4];
 /* With the Jcc whose uop follows, which then isn't executed by itself; NULL where there is none. */
+#define UOP_FUSED 0x80 /* uop.aux of an ALU instruction: its handler is one of these */
 extern sc_fn *const sc_alu_jcc[ALU_COUNT][FORM_COUNT][4];
 extern sc_fn *const sc_alu_locked[ALU_COUNT][2][4]; /* MR, MI */
 

@@ -41,7 +41,7 @@ static inline struct sc_tlb_entry *sc_tlb_slot(struct vp *c, uint64_t va)
 		uint##N##_t v;                                                                     \
                                                                                                    \
 		if (likely((va ^ e->rtag) <= MEM_PAGE_SIZE - N / 8))                               \
-			return HOST(N, va + e->addend);                                            \
+			return HOST(N, e->page + (va ^ e->rtag));                                  \
 		sc_load_slow(c, u, va, &v, N / 8);                                                 \
 		return v;                                                                          \
 	}                                                                                          \
@@ -50,9 +50,9 @@ static inline struct sc_tlb_entry *sc_tlb_slot(struct vp *c, uint64_t va)
 		struct sc_tlb_entry *e = sc_tlb_slot(c, va);                                       \
                                                                                                    \
 		if (likely((va ^ e->wtag) <= MEM_PAGE_SIZE - N / 8)) {                             \
-			HOST(N, va + e->addend) = v;                                               \
+			HOST(N, e->page + (va ^ e->wtag)) = v;                                     \
 			if (unlikely(*(volatile uint8_t *)e->flags))                               \
-				sc_stored(c, (uint8_t *)(va + e->addend), N / 8);                  \
+				sc_stored(c, (uint8_t *)(e->page + (va ^ e->wtag)), N / 8);        \
 			return;                                                                    \
 		}                                                                                  \
 		sc_store_slow(c, u, va, &v, N / 8);                                                \
@@ -89,7 +89,7 @@ static inline bool sc_fast_ea(struct vp *c, struct uop *u, uint64_t *ret)
                                                                                                    \
 		if (unlikely((va ^ e->rtag) > MEM_PAGE_SIZE - N / 8))                              \
 			return false;                                                              \
-		*ret = HOST(N, va + e->addend);                                                    \
+		*ret = HOST(N, e->page + (va ^ e->rtag));                                          \
 		return true;                                                                       \
 	}
 SC_FAST_LOAD(8)
@@ -105,7 +105,7 @@ static inline uint8_t *sc_fast_write(struct vp *c, uint64_t va, unsigned size, u
 	if (unlikely((va ^ e->wtag) > MEM_PAGE_SIZE - size))
 		return NULL;
 	*flags = e->flags;
-	return (uint8_t *)(va + e->addend);
+	return (uint8_t *)(e->page + (va ^ e->wtag));
 }
 
 /* After the write: NEXT, or what the page's flags ask for before. */
@@ -189,7 +189,7 @@ static inline uint8_t *sc_rmw(struct vp *c, struct uop *u, uint64_t va, unsigned
 
 	if (likely((va ^ e->wtag) <= MEM_PAGE_SIZE - size)) {
 		*flags = e->flags;
-		return (uint8_t *)(va + e->addend);
+		return (uint8_t *)(e->page + (va ^ e->wtag));
 	}
 	return sc_rmw_slow(c, u, va, size, flags);
 }
@@ -378,6 +378,12 @@ static inline struct block *sc_jcc_masked(struct vp *c, struct uop *u)
 	return sc_goto(c, 0, next);
 }
 
+/* In user and supervisor mode the same address may be different code. */
+static inline struct sc_jump *sc_jump_slot(struct vp *c, unsigned key, uint64_t rip)
+{
+	return &c->jumps[(key & KEY_USER) != 0][(rip ^ (rip >> JUMP_BITS)) & (JUMPS - 1)];
+}
+
 static inline struct sc_jcache_entry *sc_jcache_slot(struct vp *c, uint64_t rip)
 {
 	return &c->jcache[(rip ^ (rip >> JCACHE_BITS)) & (JCACHE_SIZE - 1)];
@@ -388,7 +394,8 @@ static inline struct block *sc_jcache_find(struct vp *c, uint64_t target)
 {
 	struct sc_jcache_entry *e = sc_jcache_slot(c, target);
 
-	if (likely(e->rip == target && e->block->live && sc_xtlb_maps(c, target, e->block)))
+	if (likely(e->rip == target && e->block->live && e->block->key == c->key &&
+		   sc_xtlb_maps(c, target, e->block)))
 		return e->block;
 	return NULL;
 }

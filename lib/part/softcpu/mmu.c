@@ -66,25 +66,53 @@ static void tlb_clear_local(struct sc_tlb *t)
 	t->local_count = 0;
 }
 
-static void xtlb_clear(struct vp *c, bool keep_global)
+static void xtlb_drop(struct sc_xtlb_entry *e)
+{
+	e->tag = UINT64_MAX;
+	e->version = 0;
+}
+
+static void xtlb_clear(struct vp *c)
 {
 	for (unsigned i = 0; i < XTLB_SIZE; i++)
-		if (!keep_global || !(c->xtlb[i].gpa_attr & TLB_GLOBAL))
-			c->xtlb[i].tag = UINT64_MAX;
+		xtlb_drop(&c->xtlb[i]);
+	c->xtlb_local_count = 0;
+}
+
+static void xtlb_clear_local(struct vp *c)
+{
+	for (unsigned i = 0; i < c->xtlb_local_count; i++) {
+		struct sc_xtlb_entry *e = &c->xtlb[c->xtlb_local[i]];
+
+		if (!(e->gpa_attr & TLB_GLOBAL))
+			xtlb_drop(e);
+	}
+	c->xtlb_local_count = 0;
+}
+
+/* All parts of the page around va, however large the guest mapped it. */
+static void xtlb_flush_page(struct vp *c, uint64_t va)
+{
+	for (unsigned i = 0; i < XTLB_SIZE; i++) {
+		struct sc_xtlb_entry *e = &c->xtlb[i];
+
+		if ((e->tag ^ va) >> (e->gpa_attr >> XTLB_SHIFT & 63) == 0)
+			xtlb_drop(e);
+	}
 }
 
 void sc_tlb_flush_all(struct vp *c)
 {
 	tlb_clear(&c->tlbs[0]);
 	tlb_clear(&c->tlbs[1]);
-	xtlb_clear(c, false);
+	xtlb_clear(c);
 }
 
 void sc_tlb_flush_local(struct vp *c)
 {
 	tlb_clear_local(&c->tlbs[0]);
 	tlb_clear_local(&c->tlbs[1]);
-	xtlb_clear(c, true);
+	xtlb_clear_local(c);
 }
 
 static void tlb_clear_large(struct sc_tlb *t)
@@ -121,26 +149,14 @@ void sc_tlb_flush_page(struct vp *c, uint64_t va)
 {
 	tlb_flush_page(&c->tlbs[0], va);
 	tlb_flush_page(&c->tlbs[1], va);
-	for (unsigned i = 0; i < XTLB_SIZE; i++)
-		if ((c->xtlb[i].gpa_attr & TLB_LARGE) || ((c->xtlb[i].tag ^ va) & PAGE_MASK) == 0)
-			c->xtlb[i].tag = UINT64_MAX;
+	xtlb_flush_page(c, va);
 }
 
-int sc_mmu_init(struct vp *c, struct error *err)
+void sc_mmu_init(struct vp *c)
 {
-	c->tlbs = sc_map(3 * sizeof(struct sc_tlb));
-	if (!c->tlbs)
-		return error_set(err, ERR_NO_MEMORY, "no memory for the software CPU's TLB");
 	c->tlb = &c->tlbs[0];
 	tlb_clear(&c->tlbs[2]);
 	sc_tlb_flush_all(c);
-	return 0;
-}
-
-void sc_mmu_done(struct vp *c)
-{
-	sc_unmap(c->tlbs, 3 * sizeof(struct sc_tlb));
-	c->tlbs = NULL;
 }
 
 static uint8_t paging_mode(const struct vp *c)
@@ -167,6 +183,7 @@ void sc_mmu_cpl_changed(struct vp *c)
 	/* With alignment checks on, every access takes the slow path, which does them. */
 	c->align_check = c->cpl == 3 && (c->cr0 & CR0_AM) && (c->rf & RF_AC);
 	c->tlb = &c->tlbs[c->align_check ? 2 : c->cpl == 3];
+	sc_key_changed(c);
 }
 
 /* The TLB that accesses at the current privilege fill. */
@@ -426,7 +443,7 @@ static uint8_t *fill(struct vp *c, struct sc_tlb *t, uint64_t va, const struct t
 	}
 	e->rtag = va & PAGE_MASK;
 	e->wtag = x->writable ? va & PAGE_MASK : free_tag(slot);
-	e->addend = (uint64_t)host - (va & PAGE_MASK);
+	e->page = (uint64_t)host;
 	e->flags = &c->vm->page_flags[sc_page_of(c->vm, host)];
 	t->attr[slot] = (x->global ? TLB_GLOBAL : 0) | (x->shift > 12 ? TLB_LARGE : 0);
 	if (x->shift > t->largest)
@@ -450,6 +467,37 @@ static struct sc_target resolve(struct vp *c, struct uop *u, struct sc_tlb *t, u
 	return r;
 }
 
+/* Versions are never given out twice: before they run out everything that kept one is dropped. */
+#define LAST_VERSIONS 0xffff0000u
+
+static void xtlb_fill(struct vp *c, struct sc_xtlb_entry *e, uint64_t tag,
+		      const struct translation *x)
+{
+	if (!x->global) {
+		if (c->xtlb_local_count == XTLB_SIZE)
+			xtlb_clear_local(c);
+		c->xtlb_local[c->xtlb_local_count++] = (uint16_t)(e - c->xtlb);
+	}
+	e->tag = tag;
+	e->gpa_attr = x->page | (uint64_t)x->shift << XTLB_SHIFT | (x->global ? TLB_GLOBAL : 0);
+	if (e->last_tag != tag || e->last_gpa != x->page || !e->last_version) {
+		e->last_tag = tag;
+		e->last_gpa = x->page;
+		e->last_version = ++c->xtlb_versions;
+		if (unlikely(c->xtlb_versions == LAST_VERSIONS))
+			sc_invalidate_all(c);
+	}
+	e->version = e->last_version;
+}
+
+void sc_xtlb_new_versions(struct vp *c)
+{
+	c->xtlb_versions = 0;
+	c->xtlb_local_count = 0;
+	for (unsigned i = 0; i < XTLB_SIZE; i++)
+		c->xtlb[i] = (struct sc_xtlb_entry){ .tag = UINT64_MAX };
+}
+
 uint64_t sc_fetch_gpa(struct vp *c, uint64_t va, struct uop *u)
 {
 	uint64_t tag = (va & PAGE_MASK) | (c->cpl == 3);
@@ -458,8 +506,7 @@ uint64_t sc_fetch_gpa(struct vp *c, uint64_t va, struct uop *u)
 
 	if (unlikely(e->tag != tag)) {
 		translate_or_fault(c, u, va, ACCESS_EXEC, c->cpl == 3, &x);
-		e->tag = tag;
-		e->gpa_attr = x.page | (x.global ? TLB_GLOBAL : 0) | (x.shift > 12 ? TLB_LARGE : 0);
+		xtlb_fill(c, e, tag, &x);
 	}
 	return (e->gpa_attr & PAGE_MASK) | (va & ~PAGE_MASK);
 }
@@ -711,7 +758,7 @@ uint8_t *sc_bulk(struct vp *c, struct uop *u, uint64_t va, bool write, unsigned 
 	e = &own_tlb(c)->e[(va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1)];
 	*ret_len = MEM_PAGE_SIZE - (unsigned)(va & ~PAGE_MASK);
 	if (((va ^ (write ? e->wtag : e->rtag)) & PAGE_MASK) == 0)
-		return (uint8_t *)(va + e->addend);
+		return (uint8_t *)(e->page + (va & ~PAGE_MASK));
 	return resolve(c, u, own_tlb(c), va, write ? ACCESS_WRITE : ACCESS_READ).host;
 }
 

@@ -6,6 +6,7 @@
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
 #include "part/softcpu/softcpu.h"
+#include "part/softcpu/translate.h"
 
 #include <string.h>
 
@@ -225,7 +226,7 @@ static __attribute__((noinline)) struct block *next_block(struct vp *c)
 	if (c->link)
 		*c->link = b;
 	c->link = NULL;
-	if (b->key == MODE_64) {
+	if ((b->key & ~KEY_USER) == MODE_64) {
 		struct sc_jcache_entry *e = sc_jcache_slot(c, RIP(c));
 
 		e->rip = RIP(c);
@@ -241,6 +242,10 @@ static void run_blocks(struct vp *c)
 	while (likely(!atomic_load_explicit(&c->attention, memory_order_relaxed))) {
 		if (!b)
 			b = next_block(c);
+		if (unlikely(!sc_translate_hot(c, b))) {
+			b = NULL;
+			continue;
+		}
 		c->blk = b;
 		c->icount += b->insns;
 		b = b->uops[0].fn(c, b->uops);
@@ -278,6 +283,8 @@ void sc_run_budget(struct vp *c, uint64_t count)
 		if (atomic_load(&c->attention) && !serve(c))
 			break;
 		b = next_block(c);
+		if (!sc_translate_hot(c, b))
+			continue;
 		c->blk = b;
 		c->icount += b->insns;
 		/* makes repeated instructions leave after each chunk */

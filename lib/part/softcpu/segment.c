@@ -48,6 +48,7 @@ void sc_segs_changed(struct vp *c)
 		c->stack_mask = c->seg[PART_SS].attributes & SEG_DB ? UINT32_MAX : 0xffff;
 	c->flat = is_flat(c);
 	c->rip_mask = c->mode == MODE_64 ? UINT64_MAX : UINT32_MAX;
+	sc_key_changed(c);
 }
 
 /* ---- descriptors ---- */

@@ -5,6 +5,7 @@
 #include "part/softcpu/softcpu.h"
 #include "base/clock.h"
 #include "part/softcpu/cpu.h"
+#include "part/softcpu/translate.h"
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -429,23 +430,32 @@ static int new_lapics(struct sc_vm *vm, uint64_t apic_hz, struct error *err)
 	return lapic_bus_new(&config, &vm->lapics, err);
 }
 
+#define TRANSLATOR_TOTAL (256 * MIB) /* of all VPs */
+#define TRANSLATOR_MAX   (40 * MIB)
+#define TRANSLATOR_MIN   (8 * MIB)
+
+static size_t translator_bytes(const struct sc_vm *vm)
+{
+	return MIN(MAX(TRANSLATOR_TOTAL / vm->vp_count, TRANSLATOR_MIN), TRANSLATOR_MAX);
+}
+
 static int new_vp(struct sc_vm *vm, unsigned index, struct error *err)
 {
-	struct vp *c = aligned_alloc(64, ALIGN_UP(sizeof(struct vp), 64));
+	struct vp *c = sc_map(sizeof(*c));
 	int rc;
 
 	if (!c)
 		return error_set(err, ERR_NO_MEMORY, "no memory for VP %u", index);
-	memset(c, 0, sizeof(*c));
 	vm->vps[index] = c;
 	c->vm = vm;
 	c->index = index;
 	c->lapic = lapic_bus_get(vm->lapics, index);
 	atomic_store(&c->deadline, LAPIC_NEVER);
 	pthread_mutex_init(&c->inv_lock, NULL);
-	rc = sc_mmu_init(c, err);
-	if (rc == 0)
-		rc = sc_blocks_init(c, err);
+	sc_mmu_init(c);
+	rc = sc_blocks_init(c, err);
+	if (rc == 0 && !vm->interpret_only)
+		rc = sc_translator_init(c, translator_bytes(vm), err);
 	if (rc == 0)
 		sc_vp_power_on(c);
 	return rc;
@@ -463,6 +473,7 @@ static int softcpu_init(struct part *part, const struct part_config *config, str
 	vm->vp_count = part->vp_count;
 	vm->profile = &part->profile;
 	vm->always_slow = 0xff;
+	vm->interpret_only = config->backend == PART_SOFT_INTERPRETER;
 	profile_cpu_soft(&cpu);
 	rc = profile_init(&part->profile, &cpu, config, err);
 	if (rc < 0)
@@ -495,10 +506,10 @@ static int softcpu_init(struct part *part, const struct part_config *config, str
 
 static void free_vp(struct vp *c)
 {
+	sc_translator_done(c);
 	sc_blocks_done(c);
-	sc_mmu_done(c);
 	pthread_mutex_destroy(&c->inv_lock);
-	free(c);
+	sc_unmap(c, sizeof(*c));
 }
 
 static void softcpu_done(struct part *part)
@@ -838,7 +849,22 @@ void softcpu_stats(struct part *part, unsigned vp, struct softcpu_stats *ret)
 {
 	const struct vp *c = vm_of(part)->vps[vp];
 
+	*ret = (struct softcpu_stats){ 0 };
 	ret->instructions = c->icount;
 	ret->decoded = c->decoded_insns;
 	ret->flushes = c->flushes;
+	if (c->translator) {
+		ret->translated = c->translator->translated_insns;
+		ret->translate_ns = c->translator->ns;
+	}
+}
+
+void softcpu_tune(struct part *part, unsigned vp, unsigned hot, bool exact_flags)
+{
+	struct translator *t = vm_of(part)->vps[vp]->translator;
+
+	if (!t)
+		return;
+	t->hot = hot;
+	t->exact_flags = exact_flags;
 }

@@ -49,13 +49,18 @@ void softcpu_run(struct part *part, unsigned vp, uint64_t count, bool deliver,
 /* As a running VP does it: whole blocks, everything delivered. Ends after about count instructions,
  * a chunk of a repeated one counting as one, or when the VP idles. Never SOFTCPU_EXCEPTION. */
 void softcpu_run_blocks(struct part *part, unsigned vp, uint64_t count, struct softcpu_result *ret);
+/* How often a block is interpreted before it is translated; exact_flags: arithmetic flags are right
+ * at every fault, at the price of speed. */
+void softcpu_tune(struct part *part, unsigned vp, unsigned hot, bool exact_flags);
 struct hostop_fpu *softcpu_fpu(struct part *part, unsigned vp);
 
 /* Counters of a VP; while it runs they may be a little old. */
 struct softcpu_stats {
-	uint64_t instructions; /* begun */
+	uint64_t instructions; /* begun by the interpreter's loop */
 	uint64_t decoded;      /* instructions decoded */
 	uint64_t flushes;      /* of the whole block cache */
+	uint64_t translated;   /* instructions translated, and the time that it took */
+	uint64_t translate_ns;
 };
 void softcpu_stats(struct part *part, unsigned vp, struct softcpu_stats *ret);
 

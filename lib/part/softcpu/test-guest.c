@@ -193,6 +193,8 @@ struct guest *guest_new(unsigned vps)
 	config.mem = g->mem;
 	if (part_new(&config, &g->part, &err) < 0)
 		abort();
+	for (unsigned i = 0; i < vps && getenv("OYAKO_TRANSLATE_AT_ONCE"); i++)
+		softcpu_tune(g->part, i, 1, true);
 	make_gdt(g);
 	make_page_tables(g);
 	return g;

@@ -64,6 +64,7 @@ struct guest {
 	unsigned hypercalls;
 };
 
+/* With OYAKO_TRANSLATE_AT_ONCE in the environment blocks are translated when they run first. */
 struct guest *guest_new(unsigned vps);
 void guest_free(struct guest *g);
 void guest_load(struct guest *g, uint64_t gpa, const void *bytes, size_t len);

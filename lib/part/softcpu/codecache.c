@@ -1,0 +1,63 @@
+/*
+ * Memory of the translator: code in one memfd that is mapped twice, writable and executable, and
+ * the tables that go with it. Both are filled from one end and emptied as a whole.
+ */
+#include "part/softcpu/translate.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static int map_twice(struct code_cache *cache, struct error *err)
+{
+	int fd = memfd_create("oyako-translations", MFD_CLOEXEC), saved;
+
+	if (fd < 0)
+		return error_set_errno(err, errno, "creating memory for translated code");
+	if (ftruncate(fd, (off_t)cache->size) == 0) {
+		cache->rw = mmap(NULL, cache->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		cache->rx = mmap(NULL, cache->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	}
+	saved = errno;
+	close(fd);
+	if (cache->rw == MAP_FAILED || cache->rx == MAP_FAILED)
+		return error_set_errno(err, saved, "mapping memory for translated code");
+	return 0;
+}
+
+/* Three fifths for code: it is about that much larger than what is kept of it. */
+int code_cache_init(struct code_cache *cache, size_t bytes, struct error *err)
+{
+	int rc;
+
+	*cache = (struct code_cache){ .rw = MAP_FAILED, .rx = MAP_FAILED };
+	cache->size = ALIGN_UP(bytes / 5 * 3, MEM_PAGE_SIZE);
+	cache->data_size = ALIGN_UP(bytes - cache->size, MEM_PAGE_SIZE);
+	rc = map_twice(cache, err);
+	if (rc < 0)
+		return rc;
+	cache->data = sc_map(cache->data_size);
+	if (!cache->data)
+		return error_set(err, ERR_NO_MEMORY, "no memory for the translator's tables");
+	return 0;
+}
+
+void code_cache_done(struct code_cache *cache)
+{
+	if (cache->rw != MAP_FAILED)
+		munmap(cache->rw, cache->size);
+	if (cache->rx != MAP_FAILED)
+		munmap(cache->rx, cache->size);
+	sc_unmap(cache->data, cache->data_size);
+}
+
+void *code_cache_data(struct code_cache *cache, size_t size)
+{
+	void *p = cache->data + cache->data_used;
+
+	size = ALIGN_UP(size, 8);
+	if (cache->data_used + size > cache->data_size)
+		return NULL;
+	cache->data_used += size;
+	return p;
+}

@@ -1,0 +1,311 @@
+/* What only translated code can get wrong: links, flags across blocks, faults inside a block,
+ * polls. */
+#include "base/macros.h"
+#include "part/softcpu/test-guest.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static int setup(void **state)
+{
+	struct guest *g = guest_new(1);
+
+	/* liveness of flags is on, unlike with OYAKO_TRANSLATE_AT_ONCE alone */
+	softcpu_tune(g->part, 0, 2, false);
+	guest_long(g);
+	*state = g;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	guest_free(*state);
+	return 0;
+}
+
+static void run_code(struct guest *g, const uint8_t *code, const uint8_t *end)
+{
+	guest_load(g, GUEST_CODE, code, (size_t)(end - code));
+	assert_true(guest_start_and_wait_halt(g));
+	assert_int_equal(g->triple_faults, 0);
+}
+
+#define RUN(g, name) run_code(g, name, name##_end)
+
+static void expect_translated(struct guest *g)
+{
+	struct softcpu_stats stats;
+
+	softcpu_stats(g->part, 0, &stats);
+	assert_true(stats.translated > 0);
+}
+
+/* ---- registers and flags ---- */
+
+/* Every register in every role, those without a host register too. */
+GUEST(code_registers, 64,
+      "mov $8, %ecx\n"
+      "1: mov %rcx, %r10; lea 3(%r10,%rcx,4), %r11; mov %r11, %r15\n"
+      "xchg %r10, %r15; add %r15, %r11; push %r11; pop %r10\n"
+      "imul %r10, %r11; movzbl %r11b, %r10d; add %r10d, %r15d\n"
+      "mov %r15, 0x10000; add 0x10000, %r10; xadd %r10, 0x10000; lea 0x10000, %r11\n"
+      "add %rsp, (%r11); sub (%r11), %rsp; add (%r11), %rsp; mov %rsp, %r10; sub %rsp, (%r11)\n"
+      "add (%r11), %rax; bt %r10, %r15; adc %r11, %rax; mov %ah, %bl; add %bl, %sil\n"
+      "loop 1b\n"
+      "hlt");
+
+static void same_as_the_interpreter(struct guest *g, const uint8_t *code, const uint8_t *end)
+{
+	struct guest *i = guest_new(1);
+
+	softcpu_tune(i->part, 0, UINT16_MAX, false);
+	guest_long(i);
+	run_code(i, code, end);
+	run_code(g, code, end);
+	expect_translated(g);
+	assert_memory_equal(g->s.gpr, i->s.gpr, sizeof(g->s.gpr));
+	assert_int_equal(g->s.rflags, i->s.rflags);
+	assert_int_equal(guest_read(g, 0x10000, 8), guest_read(i, 0x10000, 8));
+	guest_free(i);
+}
+
+static void all_registers(void **state)
+{
+	same_as_the_interpreter(*state, code_registers, code_registers_end);
+}
+
+/* Carry through memory accesses, a back edge and a call. */
+GUEST(code_carry, 64,
+      "mov $0x10000, %edi; mov $20, %ecx; movq $-3, (%rdi); movq $-1, 8(%rdi); clc\n"
+      "1: mov (%rdi), %rax; adc 8(%rdi), %rax; mov %rax, 16(%rdi); lea 8(%rdi), %rdi\n"
+      "inc %rdx; dec %rcx; jnz 1b\n"
+      "setc %bl; stc; call 2f; adc $0, %ebx; hlt\n"
+      "2: push %rax; pop %rax; ret");
+
+static void carry_survives(void **state)
+{
+	same_as_the_interpreter(*state, code_carry, code_carry_end);
+}
+
+/* A jump's target that did not read flags is changed into code that does. */
+GUEST(code_flags_smc, 64,
+      "mov $6, %ecx\n"
+      "1: cmp $3, %ecx\n"
+      "jne 3f\n"
+      "movl $0x90c0920f, 2f(%rip)\n" /* setc %al */
+      "3: cmp $100, %ecx\n"
+      "jmp 2f\n"
+      ".fill 40, 1, 0x90\n"
+      "2: nop; nop; nop; nop\n"
+      "mov %al, %bl\n"
+      "mov 0x10000, %rdx\n"
+      "test %eax, %eax\n"
+      "loop 1b\n"
+      "hlt");
+
+static void flags_of_changed_successor(void **state)
+{
+	struct guest *g = *state;
+
+	RUN(g, code_flags_smc);
+	assert_int_equal(g->s.gpr[PART_RBX] & 0xff, 1);
+}
+
+/* ---- faults inside a block ---- */
+
+GUEST(code_fault, 64,
+      "mov $5, %ecx\n"
+      "1: mov $0x40000, %edi\n"
+      "cmp $1, %ecx; jne 2f; mov $0x41ff8, %edi; 2:\n"
+      "inc %eax; mov %ecx, (%rdi); add $1, %edx; movq %rcx, 4(%rdi); inc %ebx\n"
+      "loop 1b\n"
+      "hlt");
+GUEST(handler_halt, 64, "mov (%rsp), %rax; mov 8(%rsp), %rbp; mov %cr2, %rsi; hlt");
+
+/* The second page of the crossing store is missing: nothing of it is done. */
+static void page_fault_at_the_second_page(void **state)
+{
+	struct guest *g = *state;
+
+	guest_load(g, 0x9000, handler_halt, (size_t)(handler_halt_end - handler_halt));
+	guest_gate(g, 14, 0x9000, 0, 0);
+	guest_set_pte(g, 0x42000, 0);
+	RUN(g, code_fault);
+	assert_int_equal(g->s.gpr[PART_RAX], 2); /* error code */
+	assert_int_equal(g->s.gpr[PART_RSI], 0x42000);
+	assert_int_equal(g->s.gpr[PART_RDX], 5);
+	assert_int_equal(g->s.gpr[PART_RBX], 4);
+	assert_int_equal(guest_read(g, 0x41ff8, 4), 1);
+	assert_int_equal(guest_read(g, 0x41ffc, 4), 0);
+}
+
+GUEST(code_divide, 64,
+      "mov $6, %ecx\n"
+      "1: xor %edx, %edx; mov $1000, %eax; dec %ecx; div %ecx; add %eax, %ebx\n"
+      "mov $-1000, %eax; cltd; lea (%rcx,%rcx), %esi; idiv %esi; add %eax, %ebx; jmp 1b");
+GUEST(handler_count, 64, "mov %rbx, %rax; mov (%rsp), %rsi; hlt");
+
+static void divide_error(void **state)
+{
+	struct guest *g = *state;
+	int expected = 0;
+
+	guest_load(g, 0x9000, handler_count, (size_t)(handler_count_end - handler_count));
+	guest_gate(g, 0, 0x9000, 0, 0);
+	RUN(g, code_divide);
+	for (int i = 5; i > 0; i--)
+		expected += 1000 / i + -1000 / (2 * i);
+	assert_int_equal((int)g->s.gpr[PART_RAX], expected);
+	assert_int_equal(g->s.gpr[PART_RCX], 0);
+}
+
+GUEST(code_sse, 64,
+      "mov $4, %ecx; mov $0x10000, %edi\n"
+      "1: movd %ecx, %xmm1; paddd %xmm1, %xmm0; movaps %xmm0, (%rdi); movups (%rdi), %xmm2\n"
+      "cvtsi2sd %ecx, %xmm3; addsd %xmm3, %xmm4; cmp $1, %ecx; jne 2f; lea 8(%rdi), %rdi; 2:\n"
+      "movaps (%rdi), %xmm5; loop 1b; hlt");
+
+static void misaligned_sse(void **state)
+{
+	struct guest *g = *state;
+	double sum;
+
+	guest_load(g, 0x9000, handler_halt, (size_t)(handler_halt_end - handler_halt));
+	guest_gate(g, 13, 0x9000, 0, 0);
+	RUN(g, code_sse);
+	assert_int_equal(g->s.gpr[PART_RCX], 1);
+	assert_int_equal(guest_read(g, 0x10000, 4), 10);
+	memcpy(&sum, softcpu_fpu(g->part, 0)->xmm[4], 8);
+	assert_true(sum == 10.0);
+	expect_translated(g);
+}
+
+/* Division by zero is unmasked meanwhile: #XM, and the translator leaves SSE to the interpreter. */
+GUEST(code_unmasked, 64,
+      "mov $6, %ecx\n"
+      "1: cvtsi2sd %ecx, %xmm0; addsd %xmm0, %xmm1; cmp $2, %ecx; jne 2f\n"
+      "movl $0x1d80, 0x10000; ldmxcsr 0x10000; xorps %xmm2, %xmm2; divsd %xmm2, %xmm0\n"
+      "2: loop 1b; hlt");
+
+static void unmasked_sse_exception(void **state)
+{
+	struct guest *g = *state;
+
+	guest_load(g, 0x9000, handler_halt, (size_t)(handler_halt_end - handler_halt));
+	guest_gate(g, 19, 0x9000, 0, 0);
+	RUN(g, code_unmasked);
+	assert_int_equal(g->s.gpr[PART_RCX], 2);
+	assert_int_equal(softcpu_fpu(g->part, 0)->mxcsr & 4, 4);
+}
+
+/* ---- links and mappings ---- */
+
+/* A function on another page, called directly and by register, while its page is mapped to and fro.
+ */
+GUEST(code_remap, 64,
+      "mov $9, %ecx; mov $0x60000, %esi\n"
+      "1: mov $0x60000, %eax; call *%rax; mov $0x60000, %eax; lea 2f(%rip), %rdx; push %rdx; push "
+      "%rax; ret; 2:\n"
+      ".byte 0xe8; .long 0x60000 - (0x8000 + 3f - code_remap); 3:\n"
+      "xorq $0x3000, 0x103300; invlpg (%rsi)\n"
+      "loop 1b; hlt");
+GUEST(function_a, 64, "add $1, %rbx; ret");
+GUEST(function_b, 64, "add $0x100, %rbx; ret");
+
+static void target_mapped_elsewhere(void **state)
+{
+	struct guest *g = *state;
+
+	guest_load(g, 0x60000, function_a, (size_t)(function_a_end - function_a));
+	guest_load(g, 0x63000, function_b, (size_t)(function_b_end - function_b));
+	RUN(g, code_remap);
+	assert_int_equal(g->s.gpr[PART_RBX], 5 * 3 + 0x100 * 4 * 3);
+	expect_translated(g);
+}
+
+/* The return address is pushed over the immediate of an instruction of the function called. */
+GUEST(code_push_on_code, 64,
+      "mov $5, %ecx\n"
+      "1: mov $0x60006, %eax; cmp $2, %ecx; jne 2f; mov $0x60010, %esp; 2:\n"
+      "call *%rax; 3: mov $0x7000, %esp; add %rdx, %rbx; loop 1b\n"
+      "lea 3b(%rip), %rsi; hlt");
+GUEST(function_immediate, 64, "movabs $0x10000, %rdx; ret");
+
+static void return_address_on_code(void **state)
+{
+	struct guest *g = *state;
+
+	guest_load(g, 0x60006, function_immediate,
+		   (size_t)(function_immediate_end - function_immediate));
+	RUN(g, code_push_on_code);
+	assert_int_equal(g->s.gpr[PART_RBX], 3 * 0x10000 + 2 * g->s.gpr[PART_RSI]);
+	expect_translated(g);
+}
+
+/* ---- leaving loops ---- */
+
+static void expect_pausable(struct guest *g, const uint8_t *code, const uint8_t *end)
+{
+	struct error err;
+	uint64_t rip;
+
+	guest_load(g, GUEST_CODE, code, (size_t)(end - code));
+	part_vp_set_state(g->part, 0, &g->s);
+	assert_int_equal(part_start(g->part, &err), 0);
+	for (unsigned i = 0; i < 20; i++) {
+		part_pause(g->part);
+		part_vp_get_state(g->part, 0, &g->s);
+		rip = g->s.rip;
+		assert_in_range(rip, GUEST_CODE, GUEST_CODE + (uint64_t)(end - code));
+		part_resume(g->part);
+	}
+}
+
+GUEST(loop_jmp, 64, "1: jmp 1b");
+GUEST(loop_carry, 64, "1: adc %rax, %rbx; inc %rcx; jmp 1b");
+GUEST(loop_ret, 64, "1: lea 1b(%rip), %rax; push %rax; ret");
+GUEST(loop_call, 64, "1: mov $0x7000, %esp; call 1b");
+GUEST(loop_register, 64, "lea 1f(%rip), %rax; 1: jmp *%rax");
+
+static void loops_can_be_paused(void **state)
+{
+	static const struct {
+		const uint8_t *code, *end;
+	} loops[] = { { loop_jmp, loop_jmp_end },
+		      { loop_carry, loop_carry_end },
+		      { loop_ret, loop_ret_end },
+		      { loop_call, loop_call_end },
+		      { loop_register, loop_register_end } };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(loops); i++) {
+		struct guest *g = guest_new(1);
+
+		softcpu_tune(g->part, 0, 2, false);
+		guest_long(g);
+		expect_pausable(g, loops[i].code, loops[i].end);
+		guest_free(g);
+	}
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(all_registers),
+		TEST(carry_survives),
+		TEST(flags_of_changed_successor),
+		TEST(page_fault_at_the_second_page),
+		TEST(divide_error),
+		TEST(misaligned_sse),
+		TEST(unmasked_sse_exception),
+		TEST(target_mapped_elsewhere),
+		TEST(return_address_on_code),
+		cmocka_unit_test(loops_can_be_paused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,362 @@
+/*
+ * What the translator needs to know of one instruction, from its bytes alone.
+ */
+#include "part/softcpu/translate-gen.h"
+#include "part/softcpu/zydis.h"
+
+static enum xl_kind integer_kind(ZydisMnemonic mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_OR:
+	case ZYDIS_MNEMONIC_ADC:
+	case ZYDIS_MNEMONIC_SBB:
+	case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_SUB:
+	case ZYDIS_MNEMONIC_XOR:
+	case ZYDIS_MNEMONIC_CMP:
+	case ZYDIS_MNEMONIC_TEST:
+	case ZYDIS_MNEMONIC_INC:
+	case ZYDIS_MNEMONIC_DEC:
+	case ZYDIS_MNEMONIC_NEG:
+	case ZYDIS_MNEMONIC_NOT:
+	case ZYDIS_MNEMONIC_ROL:
+	case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_RCL:
+	case ZYDIS_MNEMONIC_RCR:
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD:
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVZX:
+	case ZYDIS_MNEMONIC_MOVSX:
+	case ZYDIS_MNEMONIC_MOVSXD:
+	case ZYDIS_MNEMONIC_LEA:
+	case ZYDIS_MNEMONIC_XCHG:
+	case ZYDIS_MNEMONIC_XADD:
+	case ZYDIS_MNEMONIC_CMPXCHG:
+	case ZYDIS_MNEMONIC_CMPXCHG8B:
+	case ZYDIS_MNEMONIC_CMPXCHG16B:
+	case ZYDIS_MNEMONIC_IMUL:
+	case ZYDIS_MNEMONIC_MUL:
+	case ZYDIS_MNEMONIC_BT:
+	case ZYDIS_MNEMONIC_BTS:
+	case ZYDIS_MNEMONIC_BTR:
+	case ZYDIS_MNEMONIC_BTC:
+	case ZYDIS_MNEMONIC_BSF:
+	case ZYDIS_MNEMONIC_BSR:
+	case ZYDIS_MNEMONIC_BSWAP:
+	case ZYDIS_MNEMONIC_POPCNT:
+	case ZYDIS_MNEMONIC_CRC32:
+	case ZYDIS_MNEMONIC_CBW:
+	case ZYDIS_MNEMONIC_CWDE:
+	case ZYDIS_MNEMONIC_CDQE:
+	case ZYDIS_MNEMONIC_CWD:
+	case ZYDIS_MNEMONIC_CDQ:
+	case ZYDIS_MNEMONIC_CQO:
+	case ZYDIS_MNEMONIC_CLC:
+	case ZYDIS_MNEMONIC_STC:
+	case ZYDIS_MNEMONIC_CMC:
+	case ZYDIS_MNEMONIC_LAHF:
+	case ZYDIS_MNEMONIC_SAHF:
+	case ZYDIS_MNEMONIC_MFENCE:
+		return XL_PLAIN;
+	case ZYDIS_MNEMONIC_NOP:
+	case ZYDIS_MNEMONIC_ENDBR32:
+	case ZYDIS_MNEMONIC_ENDBR64:
+	case ZYDIS_MNEMONIC_PREFETCH:
+	case ZYDIS_MNEMONIC_PREFETCHW:
+	case ZYDIS_MNEMONIC_PREFETCHT0:
+	case ZYDIS_MNEMONIC_PREFETCHT1:
+	case ZYDIS_MNEMONIC_PREFETCHT2:
+	case ZYDIS_MNEMONIC_PREFETCHNTA:
+	case ZYDIS_MNEMONIC_PREFETCHWT1:
+	case ZYDIS_MNEMONIC_LFENCE:
+	case ZYDIS_MNEMONIC_SFENCE:
+		return XL_NOTHING;
+	case ZYDIS_MNEMONIC_DIV:
+	case ZYDIS_MNEMONIC_IDIV:
+		return XL_DIVIDE;
+	case ZYDIS_MNEMONIC_PUSH:
+		return XL_PUSH;
+	case ZYDIS_MNEMONIC_POP:
+		return XL_POP;
+	case ZYDIS_MNEMONIC_LEAVE:
+		return XL_LEAVE_FRAME;
+	default:
+		return XL_INTERPRET;
+	}
+}
+
+/* SSE to SSE4.2 on XMM registers; those with operands that nothing names, or that set modes, aren't
+ * for us. MMX registers are found by their operands. */
+static bool is_sse(const ZydisDecodedInstruction *in)
+{
+	switch (in->meta.isa_ext) {
+	case ZYDIS_ISA_EXT_SSE:
+	case ZYDIS_ISA_EXT_SSE2:
+	case ZYDIS_ISA_EXT_SSE3:
+	case ZYDIS_ISA_EXT_SSSE3:
+	case ZYDIS_ISA_EXT_SSE4:
+		break;
+	default:
+		return false;
+	}
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_LDMXCSR:
+	case ZYDIS_MNEMONIC_STMXCSR:
+	case ZYDIS_MNEMONIC_CRC32:
+	case ZYDIS_MNEMONIC_POPCNT:
+	case ZYDIS_MNEMONIC_MONITOR:
+	case ZYDIS_MNEMONIC_MWAIT:
+	case ZYDIS_MNEMONIC_PAUSE:
+	case ZYDIS_MNEMONIC_CLFLUSH:
+		return false;
+	default:
+		return true;
+	}
+}
+
+static enum xl_kind kind_of(const ZydisDecodedInstruction *in, struct xl_insn *x)
+{
+	enum xl_kind kind = integer_kind(in->mnemonic);
+
+	if (kind != XL_INTERPRET)
+		return kind;
+	switch (in->meta.category) {
+	case ZYDIS_CATEGORY_SETCC:
+	case ZYDIS_CATEGORY_CMOV:
+		return XL_PLAIN;
+	case ZYDIS_CATEGORY_COND_BR: /* not LOOP, JCXZ */
+		return in->opcode_map == ZYDIS_OPCODE_MAP_0F || (in->opcode & 0xf0) == 0x70
+			   ? XL_JCC
+			   : XL_INTERPRET;
+	default:
+		break;
+	}
+	if (in->mnemonic == ZYDIS_MNEMONIC_JMP && (in->opcode == 0xe9 || in->opcode == 0xeb))
+		return XL_JMP;
+	x->sse = is_sse(in);
+	return x->sse ? XL_PLAIN : XL_INTERPRET;
+}
+
+/* Flags, for all that is not interpreted. */
+static void find_flags(const ZydisDecodedInstruction *in, struct xl_insn *x)
+{
+	const ZydisAccessedFlags *f = in->cpu_flags;
+
+	if (!f)
+		return;
+	x->use = f->tested & RF_ARITH;
+	x->kill = (f->modified | f->set_0 | f->set_1 | f->undefined) & RF_ARITH;
+	x->writes_flags = x->kill != 0;
+}
+
+/* Shifts and rotates by 0 change nothing; those by CL may be by 0. */
+static bool may_not_write(const ZydisDecodedInstruction *in, const struct xl_insn *x)
+{
+	unsigned mask = in->operand_width == 64 ? 63 : 31;
+
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_ROL:
+	case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_RCL:
+	case ZYDIS_MNEMONIC_RCR:
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+		if (in->opcode == 0xd0 || in->opcode == 0xd1)
+			return false;
+		return !x->imm_len || !(x->imm[0] & mask);
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD:
+		return !x->imm_len || !(x->imm[0] & mask);
+	default:
+		return false;
+	}
+}
+
+static void find_prefixes(const ZydisDecodedInstruction *in, struct xl_insn *x)
+{
+	for (unsigned i = 0; i < in->raw.prefix_count; i++) {
+		uint8_t v = in->raw.prefixes[i].value;
+
+		if (v == 0x66)
+			x->op.size66 = 0x66;
+		else if ((v == 0xf2 || v == 0xf3) &&
+			 in->raw.prefixes[i].type == ZYDIS_PREFIX_TYPE_MANDATORY)
+			x->op.prefix = v;
+	}
+	x->op.lock = in->attributes & ZYDIS_ATTRIB_HAS_LOCK;
+	x->op.w = in->raw.rex.W;
+}
+
+static bool find_opcode(const ZydisDecodedInstruction *in, struct xl_insn *x)
+{
+	switch (in->opcode_map) {
+	case ZYDIS_OPCODE_MAP_DEFAULT:
+		x->op.map = MAP_ONE;
+		break;
+	case ZYDIS_OPCODE_MAP_0F:
+		x->op.map = MAP_0F;
+		break;
+	case ZYDIS_OPCODE_MAP_0F38:
+		x->op.map = MAP_0F38;
+		break;
+	case ZYDIS_OPCODE_MAP_0F3A:
+		x->op.map = MAP_0F3A;
+		break;
+	default:
+		return false;
+	}
+	x->op.op = in->opcode;
+	x->modrm = in->attributes & ZYDIS_ATTRIB_HAS_MODRM;
+	x->extension = in->raw.modrm.reg;
+	return true;
+}
+
+static bool find_register(const ZydisDecodedOperand *op, struct xl_operand *ret)
+{
+	ZydisRegister reg = op->reg.value;
+
+	switch (ZydisRegisterGetClass(reg)) {
+	case ZYDIS_REGCLASS_GPR8:
+		if (reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH) {
+			ret->class = OPERAND_HIGH;
+			ret->number = (uint8_t)(reg - ZYDIS_REGISTER_AH + 4);
+			break;
+		}
+		ret->class = OPERAND_GPR;
+		ret->number = (uint8_t)(reg <= ZYDIS_REGISTER_BL ? reg - ZYDIS_REGISTER_AL
+								 : reg - ZYDIS_REGISTER_SPL + 4);
+		break;
+	case ZYDIS_REGCLASS_GPR16:
+	case ZYDIS_REGCLASS_GPR32:
+	case ZYDIS_REGCLASS_GPR64:
+		ret->class = OPERAND_GPR;
+		ret->number = (uint8_t)ZydisRegisterGetId(reg);
+		break;
+	case ZYDIS_REGCLASS_XMM:
+		ret->class = OPERAND_XMM;
+		ret->number = (uint8_t)ZydisRegisterGetId(reg);
+		break;
+	default:
+		return false;
+	}
+	ret->size = (uint8_t)(op->size / 8);
+	ret->read = op->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
+	ret->write = op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	return true;
+}
+
+static bool find_memory(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+			struct xl_insn *x)
+{
+	if (op->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || in->address_width == 16)
+		return false;
+	if (op->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
+		return true;
+	if (op->mem.type != ZYDIS_MEMOP_TYPE_MEM || op->size > 128)
+		return false;
+	x->mem_size = (uint8_t)(op->size / 8);
+	x->mem_read = op->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
+	x->mem_write = op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	x->mem_aligned = in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+	return true;
+}
+
+/* Operands that ModRM or the opcode name; the others stay what they are. */
+static bool find_operands(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+			  struct xl_insn *x)
+{
+	for (unsigned i = 0; i < in->operand_count; i++, op++) {
+		bool named = op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG ||
+			     op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ||
+			     op->encoding == ZYDIS_OPERAND_ENCODING_OPCODE;
+
+		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			if (i < in->operand_count_visible && !find_memory(in, op, x))
+				return false;
+		} else if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && named) {
+			bool reg = op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG;
+
+			if (!find_register(op, reg ? &x->reg : &x->rm))
+				return false;
+			x->plus_r |= op->encoding == ZYDIS_OPERAND_ENCODING_OPCODE;
+		}
+	}
+	return true;
+}
+
+/* BT and its kin with a register as index reach beyond the operand in memory. */
+static bool is_bit_string(const struct xl_insn *x)
+{
+	return x->op.map == MAP_0F && x->mem_size &&
+	       (x->op.op == 0xa3 || x->op.op == 0xab || x->op.op == 0xb3 || x->op.op == 0xbb);
+}
+
+/* In 32-bit code 40 to 4F are INC and DEC, which are REX prefixes to us. */
+static void replace_short_inc(struct xl_insn *x)
+{
+	if (x->op.map != MAP_ONE || (x->op.op & 0xf0) != 0x40)
+		return;
+	x->extension = x->op.op & 8 ? 1 : 0;
+	x->op.op = 0xff;
+	x->modrm = true;
+	x->plus_r = false;
+}
+
+static void find_immediate(const ZydisDecodedInstruction *in, const uint8_t *code,
+			   struct xl_insn *x)
+{
+	if (!in->raw.imm[0].size)
+		return;
+	x->imm_len = (uint8_t)(in->length - in->raw.imm[0].offset);
+	if (x->imm_len <= sizeof(x->imm))
+		memcpy(x->imm, code + in->raw.imm[0].offset, x->imm_len);
+	x->rel = (int32_t)in->raw.imm[0].value.s;
+}
+
+static bool find_all(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+		     const uint8_t *code, struct xl_insn *x)
+{
+	find_prefixes(in, x);
+	find_immediate(in, code, x);
+	if (!find_opcode(in, x) || x->imm_len > sizeof(x->imm))
+		return false;
+	if (x->kind != XL_NOTHING && !find_operands(in, op, x))
+		return false;
+	if (is_bit_string(x) || (x->op.map == MAP_ONE && x->op.op == 0x82))
+		return false;
+	if (in->mnemonic == ZYDIS_MNEMONIC_BSWAP && x->rm.size == 2) /* undefined */
+		return false;
+	replace_short_inc(x);
+	return true;
+}
+
+bool xl_decode(unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x)
+{
+	ZydisDecodedInstruction in;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+
+	if (!ZYAN_SUCCESS(zydis_decode(sc_decoder(mode), code, MIN(len, 15u), &in, op)))
+		return false;
+	x->len = in.length;
+	x->mnemonic = in.mnemonic;
+	x->kind = (uint8_t)kind_of(&in, x);
+	if (in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+		x->kind = XL_INTERPRET;
+	if (x->kind != XL_INTERPRET && !find_all(&in, op, code, x))
+		x->kind = XL_INTERPRET;
+	if (x->kind == XL_INTERPRET) {
+		x->use = RF_ARITH;
+		return true;
+	}
+	find_flags(&in, x);
+	if (may_not_write(&in, x))
+		x->kill = 0;
+	return true;
+}

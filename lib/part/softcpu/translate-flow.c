@@ -1,0 +1,297 @@
+/*
+ * How a translation is left: direct branches, which are linked to the next translation, and
+ * computed ones, which look into vp.jumps.
+ */
+#include "part/softcpu/exec.h"
+#include "part/softcpu/fast.h"
+#include "part/softcpu/translate-gen.h"
+
+#define JUMP_SHIFT 5
+_Static_assert(sizeof(struct sc_jump) == 1 << JUMP_SHIFT, "index by shift");
+
+/* ---- direct ---- */
+
+static struct xl_exit *new_exit(struct gen *g, unsigned which, uint64_t target)
+{
+	struct xl_exit *x = code_cache_data(&g->t->cache, sizeof(*x));
+	static struct xl_exit spare;
+
+	if (!x) {
+		g->full = true;
+		return &spare;
+	}
+	*x = (struct xl_exit){ .from = g->xl, .target = target, .which = (uint8_t)which };
+	return x;
+}
+
+static bool same_page(const struct gen *g, uint64_t target)
+{
+	return (g->xl->va ^ target) < MEM_PAGE_SIZE;
+}
+
+/* The code that an exit without link runs; jump: where the link goes. */
+static void gen_exit_stub(struct gen *g, struct xl_exit *x, uint8_t *const *from, unsigned count)
+{
+	struct emitter *e = &g->e;
+
+	x->stub = e->p;
+	for (unsigned i = 0; i < count; i++)
+		emit_here(e, from[i]);
+	emit_plus_r(e, OP(.op = 0xb8), SCRATCH1);
+	emit32(e, code_cache_id(&g->t->cache, x));
+	emit_jmp(e, x->flags ? g->t->exit_flags : g->t->exit);
+}
+
+/* To a target on another page: as long as that page is where it was when the link was made. */
+static uint8_t *gen_guard(struct gen *g, struct xl_exit *x)
+{
+	const struct sc_xtlb_entry *page =
+	    &g->c->xtlb[(x->target >> MEM_PAGE_SHIFT) & (XTLB_SIZE - 1)];
+	struct emitter *e = &g->e;
+
+	emit_rm(e, OP(.op = 0x81), 7,
+		AT_GS((uint8_t *)&page->version - (uint8_t *)g->c)); /* cmp dword, imm */
+	x->guard = e->p;
+	emit32(e, UINT32_MAX);
+	return emit_jcc(e, CC_NE);
+}
+
+static void emit_cmp_attention(struct emitter *e)
+{
+	emit_rm(e, OP(.op = 0x83), 7, AT_GS(VP_FIELD(attention)));
+	emit8(e, 0);
+}
+
+/* The same without touching flags. Returns the rel32 of the jump taken on attention. */
+static uint8_t *gen_poll_flags(struct gen *g)
+{
+	struct emitter *e = &g->e;
+	uint8_t *stub;
+
+	emit_mov64(e, SCRATCH0, H_RCX);
+	emit_load32(e, H_RCX, AT_GS(VP_FIELD(attention)));
+	emit8(e, 0xe3); /* jrcxz over the next two */
+	emit8(e, 8);
+	emit_mov64(e, H_RCX, SCRATCH0);
+	emit8(e, 0xe9);
+	emit32(e, 0);
+	stub = e->p - 4;
+	emit_mov64(e, H_RCX, SCRATCH0);
+	return stub;
+}
+
+/* Leaves for target, with flags as g->flags says; live: those that are read there. */
+static void gen_exit(struct gen *g, unsigned which, uint64_t target, uint32_t live)
+{
+	struct emitter *e = &g->e;
+	struct xl_exit *x = new_exit(g, which, target);
+	bool back = target < g->xl->va + g->b->len, far = !same_page(g, target);
+	uint8_t *from[2];
+	unsigned count = 0;
+
+	if (far)
+		gen_flags_lost(g, live);
+	x->flags = live && (g->flags == FLAGS_HOST || g->flags == FLAGS_BOTH);
+	if (back && x->flags) {
+		from[count++] = gen_poll_flags(g);
+	} else if (back) {
+		emit_cmp_attention(e);
+		from[count++] = emit_jcc(e, CC_NE);
+	}
+	if (far)
+		from[count++] = gen_guard(g, x);
+	emit8(e, 0xe9);
+	x->jump = e->p;
+	emit32(e, 0);
+	gen_exit_stub(g, x, from, count);
+	emit_set_rel32(x->jump, x->stub);
+}
+
+void gen_fall_through(struct gen *g, uint64_t va)
+{
+	gen_exit(g, 0, va & g->c->rip_mask, g->live_out[0]);
+}
+
+static uint64_t next_va(const struct gen *g, const struct xl_insn *x)
+{
+	return g->xl->va + x->off + x->len;
+}
+
+static uint64_t target_va(const struct gen *g, const struct xl_insn *x)
+{
+	return (next_va(g, x) + (uint64_t)(int64_t)x->u->imm) & g->c->rip_mask;
+}
+
+static void gen_jcc(struct gen *g, struct xl_insn *x)
+{
+	enum flags_place at_branch;
+	uint8_t *not_taken;
+
+	gen_flags_wanted(g);
+	at_branch = g->flags;
+	not_taken = emit_jcc(&g->e, (x->u->aux & 15) ^ 1);
+	gen_exit(g, 1, target_va(g, x), g->live_out[1]);
+	emit_here(&g->e, not_taken);
+	g->flags = at_branch;
+	gen_exit(g, 0, next_va(g, x) & g->c->rip_mask, g->live_out[0]);
+}
+
+/* ---- the stack of calls ---- */
+
+/* Stores the return address at the new top of the stack; the page's flags are not looked at yet. */
+static void gen_push_return(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+	uint64_t va = next_va(g, x);
+
+	emit_lea64(e, SCRATCH0, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
+	gen_translate(g, x, 8, true, false);
+	gen_page_flags(g);
+	if (fits_s32((int64_t)va)) {
+		emit_store_imm64(e, AT_REG(SCRATCH0), (int32_t)va);
+	} else {
+		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+		emit_mov_imm(e, SCRATCH1, va);
+		emit_store64(e, SCRATCH1, AT_REG(SCRATCH0));
+		emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+	}
+	emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
+}
+
+static void gen_call(struct gen *g, struct xl_insn *x)
+{
+	gen_flags_lost(g, RF_ARITH);
+	gen_push_return(g, x);
+	gen_written(g, x, 8, XL_GO_ON);
+	gen_slow_end(g);
+	gen_exit(g, 1, target_va(g, x), RF_ARITH);
+}
+
+/* ---- computed ---- */
+
+static uint32_t jump_field(const struct gen *g, size_t offset)
+{
+	return VP_FIELD(jumps) + (g->b->key & KEY_USER ? sizeof(g->c->jumps[0]) : 0) +
+	       (uint32_t)offset;
+}
+
+/* SCRATCH0: target; SCRATCH1 becomes the index of its entry. Without one the handler does it all.
+ */
+static void gen_find_jump(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+
+	emit_mov64(e, SCRATCH1, SCRATCH0);
+	emit_rr(e, OP(.op = 0xc1, .w = true), 5, SCRATCH1); /* shr */
+	emit8(e, JUMP_BITS);
+	emit_rr(e, OP(.op = 0x31), SCRATCH0, SCRATCH1); /* xor */
+	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1);        /* and */
+	emit32(e, JUMPS - 1);
+	emit_rr(e, OP(.op = 0xc1), 4, SCRATCH1); /* shl */
+	emit8(e, JUMP_SHIFT);
+	emit_rm(e, OP(.op = 0x3b, .w = true), SCRATCH0,
+		AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, rip))));
+	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
+	emit_load32(e, SCRATCH0,
+		    AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, xtlb))));
+	emit_load32(e, SCRATCH0, AT_GS_REG(SCRATCH0, 0));
+	emit_rm(e, OP(.op = 0x3b), SCRATCH0,
+		AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, version))));
+	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
+	emit_cmp_attention(e);
+	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
+}
+
+static void emit_jmp_code(struct gen *g)
+{
+	emit_rm(&g->e, OP(.op = 0xff), 4,
+		AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, code))));
+}
+
+static void gen_ret(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+
+	gen_flags_lost(g, RF_ARITH);
+	emit_mov64(e, SCRATCH0, GUEST_RSP);
+	gen_translate(g, x, 8, false, false);
+	emit_load64(e, SCRATCH0, AT_REG(SCRATCH0));
+	gen_find_jump(g, x);
+	emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, 8 + x->u->imm });
+	emit_jmp_code(g);
+	gen_slow_end(g);
+}
+
+/* The target, from a register or memory, to SCRATCH0. */
+static void gen_target(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+	unsigned guest, host;
+
+	if (x->u->rm == OFF_NONE) {
+		gen_address(g, x);
+		gen_translate(g, x, 8, false, false);
+		emit_load64(e, SCRATCH0, AT_REG(SCRATCH0));
+		return;
+	}
+	guest = x->u->rm / 8u;
+	host = host_gpr(guest);
+	if (host == H_NONE)
+		emit_load64(e, SCRATCH0, AT_GS(VP_GPR(guest)));
+	else
+		emit_mov64(e, SCRATCH0, host);
+}
+
+static void gen_jmp_computed(struct gen *g, struct xl_insn *x)
+{
+	gen_flags_lost(g, RF_ARITH);
+	gen_target(g, x);
+	gen_find_jump(g, x);
+	emit_jmp_code(g);
+	gen_slow_end(g);
+}
+
+/* The target is looked up first: after the push nothing may fault. When the push wrote to a page
+ * that somebody watches, what was looked up may be gone, and the loop looks again. */
+static void gen_call_computed(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+
+	gen_flags_lost(g, RF_ARITH);
+	gen_target(g, x);
+	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[1])));
+	gen_find_jump(g, x);
+	emit_load64(e, SCRATCH0,
+		    AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, code))));
+	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[2])));
+	gen_push_return(g, x);
+	gen_written(g, x, 8, XL_LEAVE_JUMPED);
+	emit_rm(e, OP(.op = 0xff), 4, AT_GS(VP_FIELD(scratch[2])));
+	gen_slow_end(g);
+}
+
+void gen_flow(struct gen *g, struct xl_insn *x)
+{
+	switch (x->kind) {
+	case XL_JCC:
+		gen_jcc(g, x);
+		break;
+	case XL_JMP:
+		gen_exit(g, 1, target_va(g, x), g->live_out[1]);
+		break;
+	case XL_CALL:
+		gen_call(g, x);
+		break;
+	case XL_RET:
+		gen_ret(g, x);
+		break;
+	case XL_JMP_COMPUTED:
+		gen_jmp_computed(g, x);
+		break;
+	case XL_CALL_COMPUTED:
+		gen_call_computed(g, x);
+		break;
+	default:
+		gen_fall_through(g, g->xl->va + x->off);
+	}
+}

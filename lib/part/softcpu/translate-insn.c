@@ -1,0 +1,582 @@
+/*
+ * One instruction that is no branch: encoded anew with the host's registers, and with the host
+ * address of its memory operand.
+ */
+#include "part/softcpu/exec.h"
+#include "part/softcpu/translate-gen.h"
+
+#define TLB_ENTRY_SHIFT 5 /* log2 of its size */
+_Static_assert(sizeof(struct sc_tlb_entry) == 1 << TLB_ENTRY_SHIFT, "index by shift");
+
+#define TLB_FIELD(g, field) ((g)->tlb + (uint32_t)offsetof(struct sc_tlb_entry, field))
+
+/* ---- flags ---- */
+
+void gen_flags_lost(struct gen *g, uint32_t live)
+{
+	if (g->flags == FLAGS_HOST && live)
+		emit_save_flags(&g->e);
+	g->flags = live && g->flags != FLAGS_NOWHERE ? FLAGS_VP : FLAGS_NOWHERE;
+}
+
+void gen_flags_wanted(struct gen *g)
+{
+	if (g->flags != FLAGS_VP)
+		return;
+	emit_restore_flags(&g->e);
+	g->flags = FLAGS_BOTH;
+}
+
+/* For C code. */
+static void gen_flags_to_vp(struct gen *g, uint32_t live)
+{
+	if (g->flags == FLAGS_HOST && live)
+		emit_save_flags(&g->e);
+	g->flags = FLAGS_VP;
+}
+
+/* ---- slow paths ---- */
+
+/* How many uops the handler of u looks at. ENTER's aux may be anything. */
+static unsigned uops_read(const struct uop *u)
+{
+	if (u->fn == sc_hostop)
+		return 1 + HOSTOP_UOPS;
+	return u->aux == UOP_FUSED && u->fn != sc_enter ? 2 : 1;
+}
+
+uint32_t gen_site(struct gen *g, const struct xl_insn *x, enum xl_after after, bool with_uop)
+{
+	unsigned uops = 0;
+	struct xl_site *s;
+
+	if (with_uop)
+		uops = uops_read(x->u);
+	s = code_cache_data(&g->t->cache, sizeof(*s) + uops * sizeof(struct uop) + sizeof(sc_fn *));
+	if (!s) {
+		g->full = true;
+		return 0;
+	}
+	*s = (struct xl_site){ .xl = g->xl,
+			       .off = x->off,
+			       .next_off = (uint16_t)(x->off + x->len),
+			       .size = x->mem_size,
+			       .after = (uint8_t)after };
+	if (uops) {
+		memcpy(s->u, x->u, uops * sizeof(struct uop));
+		s->u[uops].fn = sc_uop_done;
+	}
+	return code_cache_id(&g->t->cache, s);
+}
+
+static struct cold *new_cold(struct gen *g, uint8_t *from, const uint8_t *call, uint32_t site)
+{
+	struct cold *k = &g->colds[g->cold_count++];
+
+	*k = (struct cold){ .from = { from }, .from_count = 1, .call = call, .site = site };
+	return k;
+}
+
+void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from)
+{
+	if (g->slow)
+		g->slow->from[g->slow->from_count++] = from;
+	else
+		g->slow = new_cold(g, from, g->t->slow, gen_site(g, x, XL_GO_ON, true));
+}
+
+void gen_slow_end(struct gen *g)
+{
+	if (!g->slow)
+		return;
+	g->slow->back = g->e.p;
+	if (g->flags == FLAGS_HOST || g->flags == FLAGS_BOTH)
+		g->slow->call = g->t->slow_flags;
+	g->slow = NULL;
+}
+
+void gen_interpret(struct gen *g, struct xl_insn *x)
+{
+	gen_flags_to_vp(g, RF_ARITH);
+	emit_plus_r(&g->e, OP(.op = 0xb8), SCRATCH1);
+	emit32(&g->e, gen_site(g, x, XL_GO_ON, true));
+	emit_call(&g->e, g->t->slow);
+	g->sse_ready = false;
+}
+
+/* ---- memory ---- */
+
+static unsigned guest_of(uint8_t offset)
+{
+	return offset / 8u;
+}
+
+/* The host register that holds a guest register for reading; scratch is used if it is in the VP. */
+static unsigned gen_get(struct gen *g, unsigned guest, unsigned scratch)
+{
+	unsigned host = host_gpr(guest);
+
+	if (host != H_NONE)
+		return host;
+	emit_load64(&g->e, scratch, AT_GS(VP_GPR(guest)));
+	return scratch;
+}
+
+void gen_address(struct gen *g, struct xl_insn *x)
+{
+	const struct uop *u = x->u;
+	struct host_mem m = { H_NONE, H_NONE, u->scale, false, (int32_t)u->disp };
+	struct emitter *e = &g->e;
+	bool narrow = u->ea & EA_A32;
+
+	if (u->base == OFF_RIP) {
+		uint64_t va = g->xl->va + (uint64_t)u->disp;
+
+		emit_mov_imm(e, SCRATCH0, narrow ? (uint32_t)va : va);
+	} else {
+		if (u->base != OFF_ZERO)
+			m.base = (uint8_t)gen_get(g, guest_of(u->base), SCRATCH0);
+		if (u->index != OFF_ZERO)
+			m.index = (uint8_t)gen_get(g, guest_of(u->index), SCRATCH1);
+		emit_rm(e, OP(.op = 0x8d, .w = !narrow), SCRATCH0, &m);
+	}
+	if (u->seg == PART_FS || u->seg == PART_GS)
+		emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0,
+			AT_GS(VP_FIELD(segbase) + 8u * u->seg));
+}
+
+void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, bool aligned)
+{
+	struct emitter *e = &g->e;
+
+	emit_mov32(e, SCRATCH1, SCRATCH0);
+	emit_rr(e, OP(.op = 0xc1), 5, SCRATCH1); /* shr */
+	emit8(e, MEM_PAGE_SHIFT - TLB_ENTRY_SHIFT);
+	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1); /* and */
+	emit32(e, (TLB_SIZE - 1) << TLB_ENTRY_SHIFT);
+	emit_rm(e, OP(.op = 0x33, .w = true), SCRATCH0,
+		AT_GS_REG(SCRATCH1, write ? TLB_FIELD(g, wtag) : TLB_FIELD(g, rtag)));
+	emit_rr(e, OP(.op = 0x81, .w = true), 7, SCRATCH0); /* cmp */
+	emit32(e, MEM_PAGE_SIZE - size);
+	gen_slow_jump(g, x, emit_jcc(e, CC_A));
+	if (aligned) {
+		emit_rr(e, OP(.op = 0xf6), 0, SCRATCH0); /* test r10b, 15 */
+		emit8(e, 15);
+		gen_slow_jump(g, x, emit_jcc(e, CC_NE));
+	}
+	emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
+}
+
+void gen_page_flags(struct gen *g)
+{
+	emit_load64(&g->e, SCRATCH1, AT_GS_REG(SCRATCH1, TLB_FIELD(g, flags)));
+}
+
+void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after after)
+{
+	bool keep = (g->flags == FLAGS_HOST || g->flags == FLAGS_BOTH) && x->live;
+	struct emitter *e = &g->e;
+	struct cold *k;
+	uint8_t saved = x->mem_size;
+
+	x->mem_size = (uint8_t)size;
+	if (keep) { /* JRCXZ looks without touching flags */
+		emit_store64(e, H_RCX, AT_GS(VP_FIELD(scratch[3])));
+		emit_rm(e, OP(.map = MAP_0F, .op = 0xb6), H_RCX, AT_REG(SCRATCH1));
+		emit8(e, 0xe3);
+		emit8(e, 5);
+		emit8(e, 0xe9);
+		emit32(e, 0);
+		k = new_cold(g, e->p - 4, g->t->stored_flags, gen_site(g, x, after, false));
+		emit_load64(e, H_RCX, AT_GS(VP_FIELD(scratch[3])));
+		k->rcx_saved = true;
+	} else {
+		emit_rm(e, OP(.op = 0x80), 7, AT_REG(SCRATCH1)); /* cmp byte, 0 */
+		emit8(e, 0);
+		k = new_cold(g, emit_jcc(e, CC_NE), g->t->stored, gen_site(g, x, after, false));
+		if (g->flags != FLAGS_VP)
+			g->flags = x->live && g->flags == FLAGS_BOTH ? FLAGS_VP : FLAGS_NOWHERE;
+	}
+	k->back = e->p;
+	x->mem_size = saved;
+}
+
+/* ---- SSE ---- */
+
+/* Once before the first SSE instruction in a row. */
+static void gen_load_sse(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+	uint8_t *ready;
+
+	if (g->sse_ready)
+		return;
+	gen_flags_lost(g, live_before(x));
+	emit_rm(e, OP(.op = 0x80), 7, AT_GS(VP_FIELD(sse_loaded)));
+	emit8(e, 0);
+	ready = emit_jcc8(e, CC_NE);
+	emit_call(e, g->t->load_sse);
+	new_cold(g, emit_jcc(e, 2 /* CF */), g->t->slow, gen_site(g, x, XL_LEAVE, true));
+	emit_here8(e, ready);
+	g->sse_ready = true;
+}
+
+/* ---- the instruction itself ---- */
+
+/* How the operands are reached on the host. */
+struct placed {
+	unsigned reg, rm;             /* host registers */
+	bool memory;                  /* rm is [SCRATCH0] */
+	bool rm_in_vp;                /* rm is its place in the VP */
+	bool reg_spilled, rm_spilled; /* their host register must go back to the VP */
+};
+
+static bool has_high(const struct xl_insn *x)
+{
+	return x->reg.class == OPERAND_HIGH || x->rm.class == OPERAND_HIGH;
+}
+
+static bool needs_rex(const struct xl_operand *o)
+{
+	return o->class == OPERAND_GPR && (o->number >= 8 || o->number == PART_RSP);
+}
+
+/* AH to BH can't be encoded beside what needs a REX prefix, which SCRATCH0 does. */
+static bool encodable(const struct xl_insn *x)
+{
+	if (!has_high(x))
+		return true;
+	return !x->mem_size && !needs_rex(&x->reg) && !needs_rex(&x->rm) && !x->op.w &&
+	       !(x->reg.class == OPERAND_GPR && x->reg.size == 1 && x->reg.number >= 4) &&
+	       !(x->rm.class == OPERAND_GPR && x->rm.size == 1 && x->rm.number >= 4);
+}
+
+static bool overwrites(const struct xl_insn *x, const struct xl_operand *o)
+{
+	return o->size >= 4 && o->write && !o->read &&
+	       (x->mnemonic == ZYDIS_MNEMONIC_MOV || x->mnemonic == ZYDIS_MNEMONIC_MOVZX ||
+		x->mnemonic == ZYDIS_MNEMONIC_MOVSX || x->mnemonic == ZYDIS_MNEMONIC_MOVSXD);
+}
+
+static unsigned place(struct gen *g, const struct xl_insn *x, const struct xl_operand *o,
+		      unsigned scratch, bool *spilled)
+{
+	unsigned host;
+
+	if (o->class != OPERAND_GPR)
+		return o->number;
+	host = host_gpr(o->number);
+	if (host != H_NONE)
+		return host;
+	if (!overwrites(x, o))
+		emit_load64(&g->e, scratch, AT_GS(VP_GPR(o->number)));
+	*spilled = o->write;
+	return scratch;
+}
+
+/* Its rm operand is only read, and may as well be memory (BT's may not). */
+static bool reads_like_memory(const struct xl_insn *x)
+{
+	if (x->rm.write || x->plus_r || x->sse)
+		return false;
+	switch (x->mnemonic) {
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_OR:
+	case ZYDIS_MNEMONIC_ADC:
+	case ZYDIS_MNEMONIC_SBB:
+	case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_SUB:
+	case ZYDIS_MNEMONIC_XOR:
+	case ZYDIS_MNEMONIC_CMP:
+	case ZYDIS_MNEMONIC_TEST:
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVZX:
+	case ZYDIS_MNEMONIC_MOVSX:
+	case ZYDIS_MNEMONIC_MOVSXD:
+	case ZYDIS_MNEMONIC_IMUL:
+	case ZYDIS_MNEMONIC_MUL:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static struct placed place_operands(struct gen *g, const struct xl_insn *x)
+{
+	struct placed p = { .reg = x->extension, .memory = x->mem_size != 0 };
+
+	if (x->reg.class != OPERAND_ABSENT)
+		p.reg = place(g, x, &x->reg, SCRATCH1, &p.reg_spilled);
+	if (x->rm.class == OPERAND_GPR && host_gpr(x->rm.number) == H_NONE && reads_like_memory(x))
+		p.rm_in_vp = true;
+	else if (x->rm.class != OPERAND_ABSENT)
+		p.rm = place(g, x, &x->rm, SCRATCH0, &p.rm_spilled);
+	return p;
+}
+
+static bool byte_needs_rex(const struct xl_operand *o)
+{
+	return o->class == OPERAND_GPR && o->size == 1 && o->number >= 4;
+}
+
+static void emit_it(struct gen *g, const struct xl_insn *x, const struct placed *p)
+{
+	struct emitter *e = &g->e;
+	struct opcode o = x->op;
+
+	o.rex = byte_needs_rex(&x->reg) || byte_needs_rex(&x->rm);
+	if (x->plus_r)
+		o.op &= 0xf8;
+	if (p->memory)
+		emit_rm(e, &o, p->reg, AT_REG(SCRATCH0));
+	else if (p->rm_in_vp)
+		emit_rm(e, &o, p->reg, AT_GS(VP_GPR(x->rm.number)));
+	else if (x->plus_r)
+		emit_plus_r(e, &o, p->rm);
+	else if (x->modrm)
+		emit_rr(e, &o, p->reg, p->rm);
+	else
+		emit_head(e, &o, 0, 0, 0);
+	for (unsigned i = 0; i < x->imm_len; i++)
+		emit8(e, x->imm[i]);
+}
+
+static void put_back(struct gen *g, const struct xl_insn *x, const struct placed *p)
+{
+	if (p->reg_spilled)
+		emit_store64(&g->e, p->reg, AT_GS(VP_GPR(x->reg.number)));
+	if (p->rm_spilled)
+		emit_store64(&g->e, p->rm, AT_GS(VP_GPR(x->rm.number)));
+}
+
+/* Flags that the instruction itself needs in the host's. */
+static void gen_flags_for(struct gen *g, const struct xl_insn *x)
+{
+	if (x->writes_flags ? live_before(x) : x->use)
+		gen_flags_wanted(g);
+}
+
+static void gen_flags_after(struct gen *g, const struct xl_insn *x)
+{
+	if (x->writes_flags)
+		g->flags = FLAGS_HOST;
+}
+
+/* The address of the page's flags must wait in the VP while SCRATCH1 is needed. */
+static void gen_memory_insn(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+	struct placed p;
+	bool busy;
+
+	gen_flags_lost(g, live_before(x));
+	gen_address(g, x);
+	gen_translate(g, x, x->mem_size, x->mem_write, x->mem_aligned);
+	busy = (x->reg.class == OPERAND_GPR && host_gpr(x->reg.number) == H_NONE) ||
+	       (g->flags == FLAGS_VP && (x->writes_flags ? live_before(x) : x->use));
+	if (x->mem_write)
+		gen_page_flags(g);
+	if (x->mem_write && busy)
+		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+	gen_flags_for(g, x);
+	p = place_operands(g, x);
+	emit_it(g, x, &p);
+	put_back(g, x, &p);
+	gen_flags_after(g, x);
+	if (x->mem_write && busy)
+		emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+	if (x->mem_write)
+		gen_written(g, x, x->mem_size, XL_GO_ON);
+	gen_slow_end(g);
+}
+
+static void gen_register_insn(struct gen *g, struct xl_insn *x)
+{
+	struct placed p;
+
+	gen_flags_for(g, x);
+	p = place_operands(g, x);
+	emit_it(g, x, &p);
+	put_back(g, x, &p);
+	gen_flags_after(g, x);
+}
+
+/* LEA: the address itself, without segment. */
+static void gen_lea(struct gen *g, struct xl_insn *x)
+{
+	unsigned host = host_gpr(x->reg.number), dst = host == H_NONE ? SCRATCH0 : host;
+	struct uop *u = x->u, plain = *u;
+	struct emitter *e = &g->e;
+	bool direct =
+	    u->base != OFF_RIP && (x->reg.size == 4 || (x->reg.size == 8 && !(u->ea & EA_A32)));
+	struct host_mem m = { H_NONE, H_NONE, u->scale, false, (int32_t)u->disp };
+
+	if (direct) {
+		if (u->base != OFF_ZERO)
+			m.base = (uint8_t)gen_get(g, guest_of(u->base), SCRATCH0);
+		if (u->index != OFF_ZERO)
+			m.index = (uint8_t)gen_get(g, guest_of(u->index), SCRATCH1);
+		emit_rm(e, OP(.op = 0x8d, .w = x->reg.size == 8), dst, &m);
+	} else {
+		plain.seg = PART_DS;
+		x->u = &plain;
+		gen_address(g, x);
+		x->u = u;
+		if (x->reg.size == 2) {
+			if (host == H_NONE)
+				emit_load64(e, SCRATCH1, AT_GS(VP_GPR(x->reg.number)));
+			dst = host == H_NONE ? SCRATCH1 : host;
+			emit_rr(e, OP(.op = 0x89, .prefix = 0x66), SCRATCH0, dst);
+		} else if (x->reg.size == 4) {
+			emit_mov32(e, dst, SCRATCH0);
+		} else if (dst != SCRATCH0) {
+			emit_mov64(e, dst, SCRATCH0);
+		}
+	}
+	if (host == H_NONE)
+		emit_store64(e, dst, AT_GS(VP_GPR(x->reg.number)));
+}
+
+static void gen_plain(struct gen *g, struct xl_insn *x)
+{
+	if (!encodable(x)) {
+		gen_interpret(g, x);
+		return;
+	}
+	if (x->sse)
+		gen_load_sse(g, x);
+	if (x->mnemonic == ZYDIS_MNEMONIC_LEA)
+		gen_lea(g, x);
+	else if (x->mem_size)
+		gen_memory_insn(g, x);
+	else
+		gen_register_insn(g, x);
+}
+
+/* ---- division ---- */
+
+/* DIV raises #DE unless the upper half is below the divisor; then the host won't either. IDIV is
+ * done here when the dividend is a sign-extended single and the divisor not 0 or -1. */
+static void gen_divide(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+	unsigned size = x->mem_size ? x->mem_size : x->rm.size, divisor = SCRATCH0;
+	bool wide = size == 8, is_signed = x->mnemonic == ZYDIS_MNEMONIC_IDIV;
+
+	if (size < 4 || x->op.lock) {
+		gen_interpret(g, x);
+		return;
+	}
+	gen_flags_lost(g, live_before(x));
+	if (x->mem_size) {
+		gen_address(g, x);
+		gen_translate(g, x, size, false, false);
+		emit_rm(e, OP(.op = 0x8b, .w = wide), SCRATCH0, AT_REG(SCRATCH0));
+	} else {
+		divisor = gen_get(g, x->rm.number, SCRATCH0);
+	}
+	if (is_signed) {
+		emit_rm(e, OP(.op = 0x8d, .w = wide), SCRATCH1,
+			&(struct host_mem){ (uint8_t)divisor, H_NONE, 0, false, 1 });
+		emit_rr(e, OP(.op = 0x83, .w = wide), 7, SCRATCH1); /* cmp divisor + 1, 1 */
+		emit8(e, 1);
+		gen_slow_jump(g, x, emit_jcc(e, 6 /* BE */));
+		emit_rr(e, OP(.op = 0x89, .w = wide), H_RAX, SCRATCH1);
+		emit_rr(e, OP(.op = 0xc1, .w = wide), 7, SCRATCH1); /* sar */
+		emit8(e, wide ? 63 : 31);
+		emit_rr(e, OP(.op = 0x39, .w = wide), SCRATCH1, H_RDX);
+		gen_slow_jump(g, x, emit_jcc(e, CC_NE));
+	} else {
+		emit_rr(e, OP(.op = 0x39, .w = wide), divisor, H_RDX); /* cmp rdx, divisor */
+		gen_slow_jump(g, x, emit_jcc(e, CC_AE));
+	}
+	emit_rr(e, OP(.op = 0xf7, .w = wide), is_signed ? 7 : 6, divisor);
+	g->flags = FLAGS_HOST;
+	gen_slow_end(g);
+}
+
+/* ---- stack ---- */
+
+static void gen_push(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+	unsigned guest = x->rm.number, host = H_NONE;
+	bool is_register = x->u->fn == sc_push64_r;
+
+	if (is_register)
+		host = host_gpr(guest);
+	gen_flags_lost(g, live_before(x));
+	emit_lea64(e, SCRATCH0, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
+	gen_translate(g, x, 8, true, false);
+	gen_page_flags(g);
+	if (!is_register) {
+		emit_store_imm64(e, AT_REG(SCRATCH0), x->u->imm);
+	} else if (host != H_NONE) {
+		emit_store64(e, host, AT_REG(SCRATCH0));
+	} else {
+		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+		emit_load64(e, SCRATCH1, AT_GS(VP_GPR(guest)));
+		emit_store64(e, SCRATCH1, AT_REG(SCRATCH0));
+		emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+	}
+	emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
+	gen_written(g, x, 8, XL_GO_ON);
+	gen_slow_end(g);
+}
+
+static void gen_pop(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+	unsigned guest = x->rm.number, host = host_gpr(guest);
+
+	gen_flags_lost(g, live_before(x));
+	emit_mov64(e, SCRATCH0, GUEST_RSP);
+	gen_translate(g, x, 8, false, false);
+	emit_load64(e, host == H_NONE ? SCRATCH1 : host, AT_REG(SCRATCH0));
+	if (host == H_NONE)
+		emit_store64(e, SCRATCH1, AT_GS(VP_GPR(guest)));
+	if (guest != PART_RSP)
+		emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, 8 });
+	gen_slow_end(g);
+}
+
+static void gen_leave_frame(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+
+	gen_flags_lost(g, live_before(x));
+	emit_mov64(e, SCRATCH0, H_RBP);
+	gen_translate(g, x, 8, false, false);
+	emit_lea64(e, GUEST_RSP, &(struct host_mem){ H_RBP, H_NONE, 0, false, 8 });
+	emit_load64(e, H_RBP, AT_REG(SCRATCH0));
+	gen_slow_end(g);
+}
+
+void gen_insn(struct gen *g, struct xl_insn *x)
+{
+	g->slow = NULL;
+	switch (x->kind) {
+	case XL_NOTHING:
+		break;
+	case XL_PLAIN:
+		gen_plain(g, x);
+		break;
+	case XL_DIVIDE:
+		gen_divide(g, x);
+		break;
+	case XL_PUSH:
+		gen_push(g, x);
+		break;
+	case XL_POP:
+		gen_pop(g, x);
+		break;
+	case XL_LEAVE_FRAME:
+		gen_leave_frame(g, x);
+		break;
+	case XL_INTERPRET:
+		gen_interpret(g, x);
+		break;
+	default:
+		gen_flow(g, x);
+	}
+}

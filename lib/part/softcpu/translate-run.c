@@ -1,0 +1,203 @@
+/*
+ * The C side of running translations: slow paths, exits and their links, and dropping translations.
+ */
+#include "part/softcpu/fast.h"
+#include "part/softcpu/translate.h"
+
+#include <asm/prctl.h>
+#include <immintrin.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* What the handler of one instruction returns when it is done and nothing else happened. */
+static struct block done_block;
+
+#define LEAVE_FOR_LOOP 1 /* no block */
+
+struct block *sc_uop_done(struct vp *c, struct uop *u)
+{
+	return &done_block;
+}
+
+static uintptr_t leave_at(struct vp *c, uint64_t rip)
+{
+	RIP(c) = rip & c->rip_mask;
+	c->link = NULL;
+	return LEAVE_FOR_LOOP;
+}
+
+uintptr_t translate_slow(struct vp *c, uint32_t site)
+{
+	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
+	struct block *b = s->xl->block, *next;
+
+	RIP(c) = s->xl->va;
+	c->blk = b;
+	next = s->u[0].fn(c, s->u);
+	if (next != &done_block)
+		return (uintptr_t)next + 1;
+	if (likely(s->after == XL_GO_ON && b->live))
+		return 0;
+	return leave_at(c, s->xl->va + s->next_off);
+}
+
+uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
+{
+	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
+
+	sc_stored(c, host, s->size);
+	if (s->after == XL_LEAVE_JUMPED)
+		return leave_at(c, c->scratch[1]);
+	if (likely(s->xl->block->live))
+		return 0;
+	return leave_at(c, s->xl->va + s->next_off);
+}
+
+/* ---- links ---- */
+
+static struct xl *translation_at(const struct block *b, uint64_t va)
+{
+	struct xl *x = b->xls;
+
+	while (x && x->va != va)
+		x = x->next;
+	return x;
+}
+
+static void unlink_exit(struct xl_exit *x)
+{
+	struct xl_exit **p = &x->to->incoming;
+
+	while (*p != x)
+		p = &(*p)->next_into;
+	*p = x->next_into;
+	x->to = NULL;
+	emit_set_rel32(x->jump, x->stub);
+}
+
+static void link_exit(struct vp *c, struct xl_exit *x, struct xl *to)
+{
+	const struct code_cache *cache = &c->translator->cache;
+	const uint8_t *entry = x->flags ? to->entry_flags : to->entry;
+	uint32_t version = c->xtlb[(x->target >> MEM_PAGE_SHIFT) & (XTLB_SIZE - 1)].version;
+
+	if (x->guard)
+		memcpy(x->guard, &version, sizeof(version));
+	if (x->to == to)
+		return;
+	if (x->to)
+		unlink_exit(x);
+	x->to = to;
+	x->next_into = to->incoming;
+	to->incoming = x;
+	emit_set_rel32(x->jump, cache->rw + (entry - cache->rx));
+}
+
+struct block *translate_exit(struct vp *c, uint32_t exit)
+{
+	struct xl_exit *x = (struct xl_exit *)(c->translator->cache.data + exit);
+	struct block *from = x->from->block, *next = from->chain[x->which];
+	struct xl *to;
+
+	RIP(c) = x->target;
+	c->link = NULL;
+	if (unlikely(atomic_load_explicit(&c->attention, memory_order_relaxed)))
+		return NULL;
+	if (!next || !next->live || (x->guard && !sc_xtlb_maps(c, x->target, next))) {
+		c->link = &from->chain[x->which];
+		return NULL;
+	}
+	to = from->live ? translation_at(next, x->target) : NULL;
+	if (to)
+		link_exit(c, x, to);
+	return next;
+}
+
+/* ---- GS ---- */
+
+#define HWCAP2_FSGSBASE BIT(1)
+
+static __attribute__((target("fsgsbase"))) void write_gs_base(uint64_t base)
+{
+	_writegsbase_u64(base);
+}
+
+void translate_bind_thread(struct vp *c)
+{
+	static _Thread_local const struct vp *bound;
+
+	if (likely(bound == c))
+		return;
+	bound = c;
+	if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE)
+		write_gs_base((uint64_t)c);
+	else
+		syscall(SYS_arch_prctl, ARCH_SET_GS, c);
+}
+
+/* ---- dropping ---- */
+
+void sc_translations_drop(struct vp *c, struct block *b)
+{
+	for (struct xl *x = b->xls; x; x = x->next) {
+		struct sc_jump *j = sc_jump_slot(c, b->key, x->va);
+
+		while (x->incoming)
+			unlink_exit(x->incoming);
+		if (j->code == x->entry)
+			j->rip = JUMP_FREE;
+	}
+}
+
+static void clear_jumps(struct vp *c)
+{
+	for (unsigned u = 0; u < 2; u++)
+		for (unsigned i = 0; i < JUMPS; i++)
+			c->jumps[u][i].rip = JUMP_FREE;
+}
+
+void sc_translations_flush(struct vp *c)
+{
+	struct translator *t = c->translator;
+
+	if (!t)
+		return;
+	clear_jumps(c);
+	t->cache.used = t->cache.shared_end;
+	t->cache.data_used = 0;
+}
+
+int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err)
+{
+	struct translator *t = calloc(1, sizeof(*t));
+	int rc;
+
+	if (!t)
+		return error_set(err, ERR_NO_MEMORY, "no memory for the translator");
+	t->hot = TRANSLATE_HOT;
+	rc = code_cache_init(&t->cache, cache_bytes, err);
+	if (rc < 0) {
+		code_cache_done(&t->cache);
+		free(t);
+		return rc;
+	}
+	c->translator = t;
+	c->self = c;
+	c->call_slow = translate_slow;
+	c->call_stored = translate_stored;
+	c->call_exit = translate_exit;
+	translate_shared_code(c, t);
+	sc_translations_flush(c);
+	return 0;
+}
+
+void sc_translator_done(struct vp *c)
+{
+	if (!c->translator)
+		return;
+	code_cache_done(&c->translator->cache);
+	free(c->translator);
+	c->translator = NULL;
+}

@@ -1,0 +1,389 @@
+/*
+ * Translating one block: decoding its instructions once more, finding out which flags are live
+ * where, and laying out code and slow paths.
+ */
+#include "part/softcpu/translate.h"
+#include "base/clock.h"
+#include "part/softcpu/exec.h"
+#include "part/softcpu/fast.h"
+#include "part/softcpu/translate-gen.h"
+#include "part/softcpu/zydis.h"
+
+#define LOOKAHEAD_INSNS 8
+#define LOOKAHEAD_DEPTH 2
+
+/* ---- the block's instructions ---- */
+
+/* How many uops an instruction takes. */
+static unsigned uops_of(const struct uop *u)
+{
+	return u->fn == sc_hostop ? 1 + HOSTOP_UOPS : 1;
+}
+
+static bool is_end(const struct gen *g, const struct uop *u)
+{
+	return u->fn == sc_block_end && u == &g->b->uops[g->b->uop_count - 1];
+}
+
+static void classify_flow(struct gen *g, struct xl_insn *x)
+{
+	sc_fn *fn = x->u->fn;
+	bool direct = (g->b->key & KEY_MODE) == MODE_64 || (g->b->key & KEY_FLAT);
+
+	x->kind = XL_INTERPRET;
+	if (fn == sc_jcc64[x->u->aux & 15] && direct)
+		x->kind = XL_JCC;
+	else if (fn == sc_jmp64 && direct)
+		x->kind = XL_JMP;
+	else if (fn == sc_call64)
+		x->kind = XL_CALL;
+	else if (fn == sc_ret64)
+		x->kind = XL_RET;
+	else if (fn == sc_jmp64_r || fn == sc_jmp64_m)
+		x->kind = XL_JMP_COMPUTED;
+	else if (fn == sc_call64_r || fn == sc_call64_m)
+		x->kind = XL_CALL_COMPUTED;
+}
+
+/* The interpreter's choice of handler says more than the bytes: whether the guest has the
+ * instruction at all, and 64-bit forms. */
+static void classify_by_handler(struct gen *g, struct xl_insn *x)
+{
+	sc_fn *fn = x->u->fn;
+	const struct hostop *op = (const struct hostop *)(x->u + 1);
+
+	switch (x->kind) {
+	case XL_PUSH:
+		if (fn != sc_push64_r && fn != sc_push64_i)
+			x->kind = XL_INTERPRET;
+		break;
+	case XL_POP:
+		if (fn != sc_pop64_r)
+			x->kind = XL_INTERPRET;
+		break;
+	case XL_LEAVE_FRAME:
+		if (fn != sc_leave64)
+			x->kind = XL_INTERPRET;
+		break;
+	case XL_PLAIN:
+		if (fn == sc_raise_uop || (x->mem_size && x->u->ea & ~EA_A32))
+			x->kind = XL_INTERPRET;
+		if (x->sse && (fn != sc_hostop || op->unit != HOSTOP_SSE))
+			x->kind = XL_INTERPRET;
+		if (x->sse && x->kind == XL_PLAIN && x->mem_size) {
+			x->mem_size = (uint8_t)op->mem_size;
+			x->mem_aligned = op->mem_align > 1;
+		}
+		break;
+	case XL_DIVIDE:
+	case XL_NOTHING:
+		if (fn == sc_raise_uop || (x->mem_size && x->u->ea & ~EA_A32))
+			x->kind = XL_INTERPRET;
+		break;
+	default:
+		classify_flow(g, x);
+	}
+	if (x->kind == XL_INTERPRET) {
+		x->use = RF_ARITH;
+		x->kill = 0;
+	}
+}
+
+/* False: the bytes are not any more what the block was made from. */
+static bool decode_block(struct gen *g, const uint8_t *code)
+{
+	struct block *b = g->b;
+	struct uop *u = b->uops, *end = b->uops + b->uop_count;
+
+	while (u < end && g->count <= BLOCK_MAX_INSNS) {
+		struct xl_insn *x = &g->insns[g->count];
+
+		*x = (struct xl_insn){ .u = u, .off = u->off, .len = u->len };
+		if (is_end(g, u)) {
+			x->kind = XL_END;
+		} else if (!xl_decode(b->key & KEY_MODE, code + u->off, b->len - u->off, x) ||
+			   x->len != u->len) {
+			if (u->fn != sc_raise_uop)
+				return false;
+			x->kind = XL_INTERPRET;
+			x->use = RF_ARITH;
+		} else {
+			classify_by_handler(g, x);
+		}
+		g->count++;
+		u += uops_of(u);
+	}
+	return u == end;
+}
+
+/* ---- liveness of flags ---- */
+
+/* What of the page the translation depends on. */
+static void note_seen(struct gen *g, unsigned from, unsigned to)
+{
+	struct block *b = g->b;
+
+	if (from < b->seen_from)
+		b->seen_from = (uint16_t)from;
+	if (to > b->seen_to)
+		b->seen_to = (uint16_t)to;
+}
+
+/* The flags that code at va reads before it writes them; what isn't known counts as read. Only
+ * inside the block's page. */
+static uint32_t flags_read_at(struct gen *g, uint64_t va, unsigned depth)
+{
+	struct xl_insn x;
+	uint32_t read = 0, open = RF_ARITH;
+	unsigned at = va & (MEM_PAGE_SIZE - 1);
+	const uint8_t *page = sc_ram(g->c->vm, g->b->gpa & ~(uint64_t)(MEM_PAGE_SIZE - 1));
+
+	if (g->t->exact_flags || (va ^ g->xl->va) >= MEM_PAGE_SIZE)
+		return RF_ARITH;
+	for (unsigned n = 0; n < LOOKAHEAD_INSNS && open; n++) {
+		x = (struct xl_insn){ .u = NULL };
+		if (!xl_decode(g->b->key & KEY_MODE, page + at, MEM_PAGE_SIZE - at, &x))
+			break;
+		note_seen(g, at, at + x.len);
+		at += x.len;
+		va += x.len;
+		read |= x.use & open;
+		open &= ~x.kill;
+		if (x.kind == XL_JCC || x.kind == XL_JMP) {
+			uint64_t target = va + (uint64_t)(int64_t)x.rel;
+			uint32_t beyond = RF_ARITH;
+
+			if (depth) {
+				beyond = flags_read_at(g, target, depth - 1);
+				if (x.kind == XL_JCC)
+					beyond |= flags_read_at(g, va, depth - 1);
+			}
+			return read | (beyond & open);
+		}
+		if (x.kind == XL_INTERPRET || at >= MEM_PAGE_SIZE)
+			break;
+	}
+	return read | open;
+}
+
+static uint64_t branch_target(const struct gen *g, const struct xl_insn *x)
+{
+	uint64_t next = g->xl->va + x->off + x->len;
+
+	return (next + (uint64_t)(int64_t)x->u->imm) & g->c->rip_mask;
+}
+
+static uint32_t flags_read_after(struct gen *g, const struct xl_insn *last)
+{
+	uint64_t next = g->xl->va + last->off + last->len;
+
+	g->live_out[0] = g->live_out[1] = RF_ARITH;
+	switch (last->kind) {
+	case XL_JCC:
+		g->live_out[0] = flags_read_at(g, next, LOOKAHEAD_DEPTH);
+		/* fall through */
+	case XL_JMP:
+		g->live_out[1] = flags_read_at(g, branch_target(g, last), LOOKAHEAD_DEPTH);
+		return last->kind == XL_JMP ? g->live_out[1] : g->live_out[0] | g->live_out[1];
+	case XL_END:
+		g->live_out[0] = flags_read_at(g, g->xl->va + last->off, LOOKAHEAD_DEPTH);
+		return g->live_out[0];
+	default:
+		return RF_ARITH;
+	}
+}
+
+static void find_live_flags(struct gen *g)
+{
+	uint32_t live = flags_read_after(g, &g->insns[g->count - 1]);
+
+	for (unsigned i = g->count; i-- > 0;) {
+		struct xl_insn *x = &g->insns[i];
+
+		if (g->t->exact_flags && x->kind != XL_END)
+			x->use = RF_ARITH;
+		x->live = live;
+		live = live_before(x);
+	}
+}
+
+/* What is looked at must be marked as code before it is read: until the range doesn't grow. */
+static void find_live_flags_watched(struct gen *g, uint64_t page_gpa)
+{
+	struct block *b = g->b;
+	unsigned from, to;
+
+	do {
+		from = b->seen_from;
+		to = b->seen_to;
+		sc_mark_code(g->c, page_gpa + from, to - from);
+		find_live_flags(g);
+	} while (b->seen_from < from || b->seen_to > to);
+}
+
+/* ---- laying it out ---- */
+
+static void emit_cold(struct gen *g, const struct cold *k)
+{
+	struct emitter *e = &g->e;
+
+	for (unsigned i = 0; i < k->from_count; i++)
+		emit_here(e, k->from[i]);
+	if (k->rcx_saved)
+		emit_load64(e, H_RCX, AT_GS(VP_FIELD(scratch[3])));
+	emit_plus_r(e, OP(.op = 0xb8), SCRATCH1);
+	emit32(e, k->site);
+	emit_call(e, k->call);
+	if (k->back)
+		emit_jmp(e, k->back);
+}
+
+static void emit_block(struct gen *g)
+{
+	uint32_t live_in = live_before(&g->insns[0]);
+	const uint8_t *flags_here;
+
+	g->xl->entry = code_cache_rx(&g->t->cache, g->e.p);
+	if (live_in)
+		emit_restore_flags(&g->e);
+	flags_here = g->e.p;
+	g->xl->entry_flags = code_cache_rx(&g->t->cache, flags_here);
+	g->flags = live_in ? FLAGS_HOST : FLAGS_NOWHERE;
+	for (unsigned i = 0; i < g->count; i++)
+		gen_insn(g, &g->insns[i]);
+	for (unsigned i = 0; i < g->cold_count; i++)
+		emit_cold(g, &g->colds[i]);
+}
+
+/* ---- the whole ---- */
+
+static bool translatable(const struct vp *c, const struct block *b)
+{
+	unsigned mode = b->key & KEY_MODE;
+
+	return b->live && b->gpa2 == GPA_NONE && sc_ram(c->vm, b->gpa) &&
+	       !(b->key & (KEY_STEP | KEY_ALIGN)) &&
+	       (mode == MODE_64 || (mode == MODE_32 && (b->key & KEY_FLAT)));
+}
+
+static struct block *enter(struct vp *c, struct uop *u);
+
+/* Makes the translation known; from now on the block's first handler enters it. */
+static void publish(struct gen *g)
+{
+	struct block *b = g->b;
+	struct code_cache *cache = &g->t->cache;
+
+	cache->used = ALIGN_UP((size_t)(g->e.p - cache->rw), 16);
+	g->xl->next = b->xls;
+	b->xls = g->xl;
+	if (b->uops[0].fn != enter) {
+		b->interpret = b->uops[0].fn;
+		b->uops[0].fn = enter;
+	}
+	g->t->translations++;
+	g->t->translated_insns += b->insns;
+}
+
+static struct gen *begin(struct vp *c, struct block *b, struct gen *g)
+{
+	struct code_cache *cache = &c->translator->cache;
+
+	g->c = c;
+	g->t = c->translator;
+	g->b = b;
+	g->count = g->cold_count = 0;
+	g->sse_ready = g->full = false;
+	g->slow = NULL;
+	g->tlb = (uint32_t)((uint8_t *)&c->tlbs[b->key & KEY_USER ? 1 : 0] - (uint8_t *)c);
+	g->e = (struct emitter){ cache->rw + cache->used, cache->rw + cache->size };
+	g->xl = code_cache_data(cache, sizeof(*g->xl));
+	if (!g->xl || !emit_room(&g->e, (b->insns + 1) * INSN_CODE_MAX + BLOCK_CODE_MAX))
+		return NULL;
+	*g->xl = (struct xl){ .block = b, .va = RIP(c) };
+	return g;
+}
+
+static bool translate(struct vp *c, struct block *b)
+{
+	uint64_t page_gpa = b->gpa & ~(uint64_t)(MEM_PAGE_SIZE - 1);
+	unsigned at = (unsigned)(b->gpa - page_gpa);
+	struct gen g;
+
+	if (!begin(c, b, &g))
+		return false;
+	if (b->interpret) /* decode_block looks at it */
+		b->uops[0].fn = b->interpret;
+	if (!b->xls) {
+		b->seen_from = (uint16_t)at;
+		b->seen_to = (uint16_t)(at + b->len);
+	}
+	if (decode_block(&g, sc_ram(c->vm, b->gpa))) {
+		find_live_flags_watched(&g, page_gpa);
+		emit_block(&g);
+		if (!g.full)
+			publish(&g);
+	}
+	if (b->xls)
+		b->uops[0].fn = enter;
+	return !g.full;
+}
+
+bool sc_translate(struct vp *c, struct block *b)
+{
+	uint64_t start = clock_now_ns();
+	bool done;
+
+	if (!translatable(c, b))
+		return true;
+	done = translate(c, b);
+	if (!done)
+		sc_blocks_flush(c);
+	c->translator->ns += clock_now_ns() - start;
+	return done;
+}
+
+/* ---- entering ---- */
+
+static struct xl *find(const struct block *b, uint64_t va)
+{
+	struct xl *x = b->xls;
+
+	while (x && x->va != va)
+		x = x->next;
+	return x;
+}
+
+/* So that computed jumps find it. */
+static void note_jump(struct vp *c, const struct xl *x)
+{
+	struct sc_xtlb_entry *page = &c->xtlb[(x->va >> MEM_PAGE_SHIFT) & (XTLB_SIZE - 1)];
+
+	if ((x->block->key & ~KEY_USER) != MODE_64 || !sc_xtlb_maps(c, x->va, x->block))
+		return;
+	*sc_jump_slot(c, x->block->key, x->va) =
+	    (struct sc_jump){ .rip = x->va,
+			      .code = x->entry,
+			      .xtlb = (uint32_t)((uint8_t *)&page->version - (uint8_t *)c),
+			      .version = page->version };
+}
+
+static struct block *enter(struct vp *c, struct uop *u)
+{
+	struct block *b = c->blk;
+	struct xl *x = find(b, RIP(c));
+
+	if (unlikely(!x)) {
+		if (++b->misses < c->translator->hot)
+			return b->interpret(c, u);
+		b->misses = 0;
+		if (!sc_translate(c, b))
+			return NULL;
+		x = find(b, RIP(c));
+		if (!x)
+			return b->interpret(c, u);
+	}
+	note_jump(c, x);
+	translate_bind_thread(c);
+	return c->translator->enter(x->entry);
+}

@@ -1,0 +1,148 @@
+/*
+ * The translator: blocks that run often become host code. docs/translator.md has the design.
+ *
+ *	sc_translator_init(c, ...)		once per VP
+ *	if (++b->heat == HEAT_TRANSLATE)	in the loop of run.c
+ *		sc_translate(c, b);
+ *
+ * After that the block's first handler enters the code, and everything else is as before: the
+ *handler returns the next block, or NULL. All here belongs to one VP and is called by its thread
+ *only.
+ */
+#ifndef PART_SOFTCPU_TRANSLATE_H
+#define PART_SOFTCPU_TRANSLATE_H
+
+#include "part/softcpu/cpu.h"
+#include "part/softcpu/emit.h"
+#include "part/softcpu/fast.h"
+
+/* translator.hot as a rule */
+#define TRANSLATE_HOT 16
+
+/* A block's translation for one linear address. */
+struct xl {
+	struct xl *next; /* of the same block */
+	struct block *block;
+	uint64_t va;
+	/* In the executable mapping: the guest's flags are in vp.flags, or in the host's. */
+	const uint8_t *entry, *entry_flags;
+	struct xl_exit *incoming; /* exits that are linked to it */
+};
+
+/* Where translated code calls C for one instruction. */
+struct xl_site {
+	struct xl *xl;
+	uint16_t off, next_off; /* of this and of the next instruction in the block */
+	uint8_t size;           /* of the operand that was written */
+	uint8_t after;          /* enum xl_after */
+	struct uop u[];         /* the instruction, then sc_uop_done */
+};
+
+enum xl_after {
+	XL_GO_ON,
+	XL_LEAVE,        /* for the loop, with RIP at the next instruction */
+	XL_LEAVE_JUMPED, /* for the loop, with RIP as vp.scratch[1] has it */
+};
+
+/* A direct branch out of a translation. Code addresses are those of the writable mapping. */
+struct xl_exit {
+	struct xl *from;
+	struct xl *to;             /* linked, or NULL */
+	struct xl_exit *next_into; /* next in to->incoming */
+	uint64_t target;
+	uint8_t *jump;  /* the rel32 to be set */
+	uint8_t *stub;  /* where it leads when not linked */
+	uint8_t *guard; /* the version that is compared first, or NULL: same page */
+	uint8_t which;  /* of block.chain */
+	bool flags;     /* left with the guest's flags in the host's: for entry_flags */
+};
+
+struct code_cache {
+	uint8_t *rw, *rx; /* the two mappings */
+	size_t size, used, shared_end;
+	uint8_t *data; /* struct xl, xl_site, xl_exit */
+	size_t data_size, data_used;
+};
+
+struct translator {
+	struct code_cache cache;
+	/* Shared code, writable mapping. _flags: gives or takes the guest's flags in the host's. */
+	uint8_t *slow, *slow_flags;     /* R11D: site */
+	uint8_t *stored, *stored_flags; /* R11D: site, R10: host address written */
+	uint8_t *exit, *exit_flags;     /* R11D: exit */
+	uint8_t *load_sse;              /* CF: not possible */
+	struct block *(*enter)(const uint8_t *code);
+	bool exact_flags;
+	unsigned hot; /* how often a block is interpreted first */
+	uint64_t translated_insns, translations, ns;
+};
+
+/* cache_bytes: for code and tables. */
+int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err);
+void sc_translator_done(struct vp *c);
+/* Translates the block for the address in RIP(c). It may flush all blocks, this one too, when there
+ * is no room: false then. */
+bool sc_translate(struct vp *c, struct block *b);
+/* For the loop, before it begins a block: counts, and translates when it is time. False: all blocks
+ * were flushed. */
+static inline bool sc_translate_hot(struct vp *c, struct block *b)
+{
+	const struct translator *t = c->translator;
+
+	if (!t || likely(b->heat >= t->hot) || ++b->heat < t->hot)
+		return true;
+	return sc_translate(c, b);
+}
+/* The block's code was written: its translations are cut off. They may be running. */
+void sc_translations_drop(struct vp *c, struct block *b);
+/* All blocks are gone; no translation runs. */
+void sc_translations_flush(struct vp *c);
+
+/* ---- between the translator's files ---- */
+
+/* codecache.c */
+int code_cache_init(struct code_cache *cache, size_t bytes, struct error *err);
+void code_cache_done(struct code_cache *cache);
+void *code_cache_data(struct code_cache *cache, size_t size); /* NULL: full */
+static inline const uint8_t *code_cache_rx(const struct code_cache *cache, const uint8_t *rw)
+{
+	return cache->rx + (rw - cache->rw);
+}
+static inline uint32_t code_cache_id(const struct code_cache *cache, const void *data)
+{
+	return (uint32_t)((const uint8_t *)data - cache->data);
+}
+void translate_shared_code(struct vp *c, struct translator *t);
+
+/* The thread's GS base, which all emitted code uses. */
+void translate_bind_thread(struct vp *c);
+
+/* translate-run.c: called by the shared code. The block to go on with plus 1, or 0: go on in the
+ * translation. */
+uintptr_t translate_slow(struct vp *c, uint32_t site);
+uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host);
+struct block *translate_exit(struct vp *c, uint32_t exit);
+sc_fn sc_uop_done;
+
+/* ---- host code that guest registers and flags live in ---- */
+
+#define SCRATCH0  H_R10
+#define SCRATCH1  H_R11
+#define GUEST_RSP H_R15
+
+#define VP_FIELD(field) ((uint32_t)offsetof(struct vp, field))
+#define VP_GPR(number)  ((uint32_t)(offsetof(struct vp, gpr) + 8u * (number)))
+
+/* The host register of a guest register, or H_NONE: in the VP. */
+static inline unsigned host_gpr(unsigned guest)
+{
+	if (guest == PART_RSP)
+		return GUEST_RSP;
+	return guest == 10 || guest == 11 || guest == 15 ? H_NONE : guest;
+}
+
+/* vp.flags from the host's flags and back; SCRATCH1 is lost. */
+void emit_save_flags(struct emitter *e);
+void emit_restore_flags(struct emitter *e);
+
+#endif

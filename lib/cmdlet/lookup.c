@@ -16,6 +16,7 @@ const struct cmdlet *cmdlet_at(size_t n)
 		{ cmdlet_table_vm, cmdlet_table_vm_count },
 		{ cmdlet_table_disk, cmdlet_table_disk_count },
 		{ cmdlet_table_import, cmdlet_table_import_count },
+		{ cmdlet_table_guest, cmdlet_table_guest_count },
 		{ cmdlet_table_state, cmdlet_table_state_count },
 	};
 

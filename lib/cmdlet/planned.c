@@ -216,7 +216,6 @@ const struct cmdlet_name cmdlet_planned_table[] = {
 	{ "Remove-VMGroup", "groups" },
 	{ "Remove-VMGroupMember", "groups" },
 	{ "Rename-VMGroup", "groups" },
-	{ "Copy-VMFile", "guest services" },
 	{ "Disable-VMEventing", "host settings" },
 	{ "Enable-VMEventing", "host settings" },
 	{ "Get-VMHostCluster", "host settings" },

@@ -8,14 +8,7 @@
 
 /* ---- parameters that several have ---- */
 
-#define VMS(param, other)                                                                          \
-	{                                                                                          \
-		.name = (param), .aliases = other " VM", .type = CMDLET_STRING,                    \
-		.flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,       \
-		.position = 1, .offer = CMDLET_OFFER_VM,                                           \
-		.help = "Names of the virtual machines; * and ? match."                            \
-	}
-#define ONE_VM                                                                                     \
+#define CHECKPOINTED_VM                                                                            \
 	{                                                                                          \
 		.name = "VMName", .aliases = "VM", .type = CMDLET_STRING,                          \
 		.flags = CMDLET_MANDATORY | CMDLET_PIPELINE, .position = 2,                        \
@@ -128,7 +121,7 @@ static const struct cmdlet_example get_examples[] = {
 
 static const struct cmdlet_param rename_params[] = {
 	CHECKPOINT_NAME,
-	ONE_VM,
+	CHECKPOINTED_VM,
 	{ .name = "NewName",
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_MANDATORY,
@@ -165,7 +158,7 @@ static const struct cmdlet_example remove_examples[] = {
 };
 
 static const struct cmdlet_param restore_params[] = {
-	CHECKPOINT_NAME, ONE_VM, PASSTHRU, COMPUTER_NAME, END_PARAMS,
+	CHECKPOINT_NAME, CHECKPOINTED_VM, PASSTHRU, COMPUTER_NAME, END_PARAMS,
 };
 static const struct cmdlet_example restore_examples[] = {
 	{ "restore-vmsnapshot 'before update' -VMName web", "Back to how it was then." },

@@ -5,16 +5,6 @@
 
 #include <stddef.h>
 
-/* The VMs that a cmdlet works on, by the name Name or VMName. */
-#define VMS(param, other)                                                                          \
-	{                                                                                          \
-		.name = (param), .aliases = other " VM", .type = CMDLET_STRING,                    \
-		.flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,       \
-		.position = 1, .offer = CMDLET_OFFER_VM,                                           \
-		.help = "Names of the virtual machines; * and ? match."                            \
-	}
-#define VM_BY_NAME   VMS("Name", "VMName")
-#define VM_BY_VMNAME VMS("VMName", "")
 #define CONTROLLER_TYPE                                                                            \
 	{                                                                                          \
 		.name = "ControllerType", .type = CMDLET_ENUM, .values = "SCSI IDE",               \
@@ -416,9 +406,9 @@ static const struct cmdlet_param stop_vm_params[] = {
 	  .help = "As pulling the plug: at once, and the guest does not know." },
 	{ .name = "Save",
 	  .type = CMDLET_SWITCH,
-	  .flags = CMDLET_MANDATORY | CMDLET_NOT_YET,
+	  .flags = CMDLET_MANDATORY,
 	  .sets = SET(2),
-	  .help = "Saves the state. Not there yet." },
+	  .help = "Saves its memory and state, as Save-VM does; Start-VM goes on from there." },
 	{ .name = "HostStops",
 	  .type = CMDLET_SWITCH,
 	  .flags = CMDLET_MANDATORY | CMDLET_OURS,
@@ -631,13 +621,6 @@ static const struct cmdlet_example get_disk_examples[] = {
 	{ "get-vmharddiskdrive '*'", "Every attached disk." },
 	END_EXAMPLES,
 };
-
-#define ONE_VM                                                                                     \
-	{                                                                                          \
-		.name = "VMName", .aliases = "VM", .type = CMDLET_STRING,                          \
-		.flags = CMDLET_MANDATORY | CMDLET_PIPELINE, .position = 1,                        \
-		.offer = CMDLET_OFFER_VM, .help = "Name of the virtual machine."                   \
-	}
 
 static const struct cmdlet_param remove_disk_params[] = {
 	ONE_VM,

@@ -35,14 +35,31 @@
 	{                                                                                          \
 		.name = "Force", .type = CMDLET_SWITCH, .help = (text)                             \
 	}
+/* The VMs that a cmdlet works on, by the name Name or VMName. */
+#define VMS(param, other)                                                                          \
+	{                                                                                          \
+		.name = (param), .aliases = other " VM", .type = CMDLET_STRING,                    \
+		.flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,       \
+		.position = 1, .offer = CMDLET_OFFER_VM,                                           \
+		.help = "Names of the virtual machines; * and ? match."                            \
+	}
+#define VM_BY_NAME   VMS("Name", "VMName")
+#define VM_BY_VMNAME VMS("VMName", "")
+#define ONE_VM                                                                                     \
+	{                                                                                          \
+		.name = "VMName", .aliases = "VM", .type = CMDLET_STRING,                          \
+		.flags = CMDLET_MANDATORY | CMDLET_PIPELINE, .position = 1,                        \
+		.offer = CMDLET_OFFER_VM, .help = "Name of the virtual machine."                   \
+	}
 
 /* ---- the files ---- */
 
 extern const struct cmdlet cmdlet_table_vm[];     /* table.c */
 extern const struct cmdlet cmdlet_table_disk[];   /* table-disk.c */
 extern const struct cmdlet cmdlet_table_import[]; /* table-import.c */
+extern const struct cmdlet cmdlet_table_guest[];  /* table-guest.c */
 extern const struct cmdlet cmdlet_table_state[];  /* table-state.c */
 extern const size_t cmdlet_table_vm_count, cmdlet_table_disk_count, cmdlet_table_state_count,
-    cmdlet_table_import_count;
+    cmdlet_table_import_count, cmdlet_table_guest_count;
 
 #endif

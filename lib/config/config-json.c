@@ -251,6 +251,31 @@ static int read_nics(struct config_vm *vm, const json_t *list, struct error *err
 	return 0;
 }
 
+static int read_socket(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	static const struct member members[] = { { "service", 's', false },
+						 { "name", 's', false },
+						 { "path", 's', true } };
+	struct config_socket socket = { 0 };
+	int r = check_object(json, members, ARRAY_SIZE(members), err);
+
+	if (r == 0)
+		r = read_guid(json, "service", &socket.service, err);
+	if (r < 0)
+		return r;
+	socket.name = (char *)json_string_value(json_object_get(json, "name"));
+	socket.path = (char *)json_string_value(json_object_get(json, "path"));
+	return config_add_socket(vm, &socket, err);
+}
+
+static int read_sockets(struct config_vm *vm, const json_t *list, struct error *err)
+{
+	for (size_t i = 0; i < json_array_size(list); i++)
+		if (read_socket(vm, json_array_get(list, i), err) < 0)
+			return error_prefix(err, "communication service %zu", i);
+	return 0;
+}
+
 static int read_services(struct config_vm *vm, const json_t *json, struct error *err)
 {
 	struct member members[CONFIG_IC_COUNT];
@@ -309,6 +334,7 @@ static const struct member top_members[] = {
 	{ "scsi_controllers", 'a', true },
 	{ "network_adapters", 'a', true },
 	{ "integration_services", 'o', true },
+	{ "communication_services", 'a', true },
 	{ "checkpoint_type", 's', true },
 	{ "parent_checkpoint", 's', true },
 	{ "saved_state", 's', true },
@@ -427,6 +453,8 @@ int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error
 	if (r == 0)
 		r = read_services(vm, json_object_get(json, "integration_services"), err);
 	if (r == 0)
+		r = read_sockets(vm, json_object_get(json, "communication_services"), err);
+	if (r == 0)
 		r = read_checkpoints(vm, json, err);
 	if (r == 0)
 		r = read_actions(vm, json_object_get(json, "automatic_actions"), err);
@@ -527,6 +555,21 @@ static json_t *services_json(const struct config_vm *vm)
 	return json;
 }
 
+static json_t *sockets_json(const struct config_vm *vm)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < vm->socket_count; i++) {
+		const struct config_socket *socket = &vm->sockets[i];
+		json_t *json = json_pack("{s:o, s:s}", "service", guid_json(&socket->service),
+					 "name", socket->name);
+
+		put(json, "path", socket->path);
+		json_array_append_new(list, json);
+	}
+	return list;
+}
+
 static json_t *boot_json(const struct config_vm *vm)
 {
 	json_t *linux_boot = json_object();
@@ -555,6 +598,8 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	json_object_set_new(json, "scsi_controllers", controllers_json(vm));
 	json_object_set_new(json, "network_adapters", nics_json(vm));
 	json_object_set_new(json, "integration_services", services_json(vm));
+	if (vm->socket_count)
+		json_object_set_new(json, "communication_services", sockets_json(vm));
 	put(json, "checkpoint_type", config_checkpoint_type_name(vm->checkpoint_type));
 	put(json, "parent_checkpoint", vm->parent_checkpoint);
 	put(json, "saved_state", vm->saved_state);

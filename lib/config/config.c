@@ -13,6 +13,8 @@ static const char *const ic_names[CONFIG_IC_COUNT] = {
 	[CONFIG_IC_TIME_SYNC] = "Time Synchronization",
 	[CONFIG_IC_HEARTBEAT] = "Heartbeat",
 	[CONFIG_IC_KVP] = "Key-Value Pair Exchange",
+	[CONFIG_IC_VSS] = "VSS",
+	[CONFIG_IC_COPY] = "Guest Service Interface",
 };
 
 static const char *const backend_names[] = {
@@ -162,7 +164,7 @@ struct config_vm *config_vm_new(const char *name)
 	guid_generate(&vm->scsi_ids[0]);
 	vm->scsi_count = 1;
 	for (int i = 0; i < CONFIG_IC_COUNT; i++)
-		vm->ic_enabled[i] = true;
+		vm->ic_enabled[i] = i != CONFIG_IC_COPY;
 	vm->start_action = CONFIG_START_IF_RUNNING;
 	vm->stop_action = CONFIG_STOP_SAVE;
 	if (!vm->name) {
@@ -178,6 +180,12 @@ static void nic_done(struct config_nic *nic)
 	free(nic->switch_name);
 }
 
+static void socket_done(struct config_socket *socket)
+{
+	free(socket->name);
+	free(socket->path);
+}
+
 void config_vm_free(struct config_vm *vm)
 {
 	if (!vm)
@@ -186,8 +194,11 @@ void config_vm_free(struct config_vm *vm)
 		free(vm->disks[i].path);
 	for (unsigned i = 0; i < vm->nic_count; i++)
 		nic_done(&vm->nics[i]);
+	for (unsigned i = 0; i < vm->socket_count; i++)
+		socket_done(&vm->sockets[i]);
 	free(vm->disks);
 	free(vm->nics);
+	free(vm->sockets);
 	free(vm->name);
 	free(vm->notes);
 	free(vm->saved_state);
@@ -365,6 +376,64 @@ void config_remove_nic(struct config_vm *vm, unsigned index)
 	vm->nic_count--;
 	memmove(&vm->nics[index], &vm->nics[index + 1],
 		(vm->nic_count - index) * sizeof(*vm->nics));
+}
+
+/* ---- sockets ---- */
+
+const struct config_socket *config_find_socket(const struct config_vm *vm,
+					       const struct guid *service)
+{
+	for (unsigned i = 0; i < vm->socket_count; i++)
+		if (guid_equal(&vm->sockets[i].service, service))
+			return &vm->sockets[i];
+	return NULL;
+}
+
+static int check_socket(const struct config_vm *vm, const struct config_socket *socket,
+			struct error *err)
+{
+	char text[GUID_TEXT_SIZE];
+
+	if (config_check_name(socket->name, "a communication service's name", err) < 0)
+		return -ERR_INVALID;
+	if (socket->path && socket->path[0] != '/')
+		return error_set(err, ERR_INVALID, "the socket '%.200s' is no absolute path",
+				 socket->path);
+	if (config_find_socket(vm, &socket->service))
+		return error_set(err, ERR_EXISTS, "there is a communication service %s already",
+				 guid_format(&socket->service, text));
+	if (vm->socket_count >= CONFIG_MAX_SOCKETS)
+		return error_set(err, ERR_LIMIT,
+				 "a virtual machine has at most %d communication services",
+				 CONFIG_MAX_SOCKETS);
+	return 0;
+}
+
+int config_add_socket(struct config_vm *vm, const struct config_socket *socket, struct error *err)
+{
+	struct config_socket copy = { .service = socket->service }, *sockets;
+	int r = check_socket(vm, socket, err);
+
+	if (r < 0)
+		return r;
+	sockets = reallocarray(vm->sockets, vm->socket_count + 1, sizeof(*sockets));
+	if (sockets)
+		vm->sockets = sockets;
+	if (!sockets || config_set_string(&copy.name, socket->name, err) < 0 ||
+	    config_set_string(&copy.path, socket->path, err) < 0) {
+		socket_done(&copy);
+		return error_set(err, ERR_NO_MEMORY, "no memory for a communication service");
+	}
+	sockets[vm->socket_count++] = copy;
+	return 0;
+}
+
+void config_remove_socket(struct config_vm *vm, unsigned index)
+{
+	socket_done(&vm->sockets[index]);
+	vm->socket_count--;
+	memmove(&vm->sockets[index], &vm->sockets[index + 1],
+		(vm->socket_count - index) * sizeof(*vm->sockets));
 }
 
 /* ---- rules ---- */

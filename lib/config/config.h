@@ -21,6 +21,7 @@
 #define CONFIG_CMDLINE_MAX        2047 /* what x86 Linux takes */
 #define CONFIG_MAX_DISKS          256
 #define CONFIG_MAX_NICS           8
+#define CONFIG_MAX_SOCKETS        64
 #define CONFIG_MAX_SCSI           4
 #define CONFIG_LOCATIONS_PER_SCSI 64
 #define CONFIG_MAX_IDE            2 /* generation 1 only */
@@ -60,7 +61,17 @@ enum config_ic {
 	CONFIG_IC_TIME_SYNC, /* "Time Synchronization"    */
 	CONFIG_IC_HEARTBEAT, /* "Heartbeat"               */
 	CONFIG_IC_KVP,       /* "Key-Value Pair Exchange" */
+	CONFIG_IC_VSS,       /* "VSS"                     */
+	CONFIG_IC_COPY,      /* "Guest Service Interface" */
 	CONFIG_IC_COUNT
+};
+
+/* A service of the host that programs in the guest may connect to (AF_VSOCK), or a name for one in
+ * the guest. */
+struct config_socket {
+	struct guid service;
+	char *name; /* for people */
+	char *path; /* Unix socket of the host's program; NULL: the guest is not let in */
 };
 
 /* What Checkpoint-VM takes. Production needs the guest's help (VSS), and falls back to Standard. */
@@ -95,6 +106,8 @@ struct config_vm {
 	struct config_nic *nics;
 	unsigned nic_count;
 	bool ic_enabled[CONFIG_IC_COUNT];
+	struct config_socket *sockets;
+	unsigned socket_count;
 	enum config_checkpoint_type checkpoint_type;
 	/* GUIDs as text. The saved state that it goes on from; the checkpoint that it comes from.
 	 */
@@ -107,7 +120,7 @@ struct config_vm {
 };
 
 /* A generation 2 VM with Hyper-V's defaults: 512 MiB, one processor, one SCSI controller, all
- * integration services of enum config_ic; a new id. NULL: no memory. */
+ * integration services of enum config_ic but file copy; a new id. NULL: no memory. */
 struct config_vm *config_vm_new(const char *name);
 void config_vm_free(struct config_vm *vm);
 
@@ -131,6 +144,11 @@ int config_free_location(const struct config_vm *vm, int controller, unsigned *r
 			 unsigned *ret_lun, struct error *err);
 void config_remove_disk(struct config_vm *vm, unsigned index);
 void config_remove_nic(struct config_vm *vm, unsigned index);
+/* ERR_EXISTS: the service is there already. */
+int config_add_socket(struct config_vm *vm, const struct config_socket *socket, struct error *err);
+void config_remove_socket(struct config_vm *vm, unsigned index);
+const struct config_socket *config_find_socket(const struct config_vm *vm,
+					       const struct guid *service);
 /* Replaces an owned string; value may be NULL. */
 int config_set_string(char **field, const char *value, struct error *err);
 

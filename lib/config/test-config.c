@@ -22,6 +22,7 @@ static struct config_vm *full_vm(void)
 	struct config_nic nic = { .name = (char *)"Network Adapter",
 				  .switch_name = (char *)"Default Switch",
 				  .mac = { 0x00, 0x15, 0x5d, 1, 2, 3 } };
+	struct config_socket socket = { .name = (char *)"Log", .path = (char *)"/run/log" };
 
 	vm->memory_bytes = 4 * GIB;
 	vm->processor_count = 3;
@@ -36,6 +37,8 @@ static struct config_vm *full_vm(void)
 	assert_non_null(config_add_disk(vm, &dvd, NULL));
 	guid_generate(&nic.id);
 	assert_non_null(config_add_nic(vm, &nic, NULL));
+	guid_generate(&socket.service);
+	assert_int_equal(config_add_socket(vm, &socket, NULL), 0);
 	return vm;
 }
 
@@ -111,6 +114,12 @@ static void test_what_is_refused(void **state)
 	expect_refused("network_adapters", json_pack("[i]", 1), "not an object");
 	expect_refused("boot", json_pack("{s:{s:s}}", "linux", "kernel", "vmlinuz"), "absolute");
 	expect_refused("integration_services", json_pack("{s:b}", "Tea", 1), "'Tea'");
+	expect_refused("communication_services",
+		       json_pack("[{s:s,s:s}]", "service", "5", "name", "x"), "GUID");
+	expect_refused("communication_services",
+		       json_pack("[{s:s,s:s,s:s}]", "service",
+				 "f8615163-df3e-46c5-913f-f2d2f965ed0e", "name", "x", "path", "y"),
+		       "absolute");
 }
 
 static void test_limits_of_adding(void **state)

@@ -4,7 +4,9 @@
 #include "base/bytes.h"
 #include "base/macros.h"
 #include "dev/netvsp.h"
+#include "dev/netvsp-state.h"
 #include "net/port.h"
+#include "state/check-state.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -929,6 +931,16 @@ static void test_bad_nvsp(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+static void test_state_tables(void **state)
+{
+	STATE_CHECK(struct netvsp_buffer_state, netvsp_buffer_state_desc);
+	STATE_CHECK(struct netvsp_lent_state, netvsp_lent_state_desc);
+	STATE_CHECK(struct netvsp_staged_state, netvsp_staged_state_desc);
+	STATE_CHECK(struct netvsp_completion_state, netvsp_completion_state_desc);
+	STATE_CHECK(struct netvsp_response_state, netvsp_response_state_desc);
+	STATE_CHECK(struct netvsp_state, netvsp_state_desc);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -955,6 +967,7 @@ int main(void)
 		TEST(test_mac),
 		TEST(test_bad_requests),
 		TEST(test_bad_nvsp),
+		TEST(test_state_tables),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,7 +3,9 @@
 #include "base/macros.h"
 #include "blk/blk-backend.h"
 #include "dev/storvsp.h"
+#include "dev/storvsp-state.h"
 #include "spec/storvsp.h"
+#include "state/check-state.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -873,6 +875,14 @@ static void test_odd_packets(void **state)
 
 #define TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
+static void test_state_tables(void **state)
+{
+	STATE_CHECK(struct scsi_unit_state, scsi_unit_state_desc);
+	STATE_CHECK(struct storvsp_unsent_state, storvsp_unsent_state_desc);
+	STATE_CHECK(struct storvsp_lun_state, storvsp_lun_state_desc);
+	STATE_CHECK(struct storvsp_state, storvsp_state_desc);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -898,6 +908,7 @@ int main(void)
 		TEST(test_dvd),
 		TEST(test_64_luns),
 		TEST(test_odd_packets),
+		TEST(test_state_tables),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

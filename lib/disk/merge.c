@@ -78,12 +78,14 @@ static int announce(const struct disk_merge_options *options, struct guid *ret_i
 	int rc = disk_describe(options->fds[options->into], &target, err);
 
 	memset(ret_id, 0, sizeof(*ret_id));
-	if (rc < 0 || target.format != DISK_VHDX)
+	if (rc < 0)
 		return rc;
-	guid_generate(ret_id);
-	rc = disk_set_parent(options->fds[options->into - 1],
-			     &(struct disk_parent_link){ .parent = &target, .second_id = *ret_id },
-			     err);
+	if (target.format == DISK_VHDX) {
+		guid_generate(ret_id);
+		rc = disk_set_parent(
+		    options->fds[options->into - 1],
+		    &(struct disk_parent_link){ .parent = &target, .second_id = *ret_id }, err);
+	}
 	disk_details_done(&target);
 	return rc;
 }

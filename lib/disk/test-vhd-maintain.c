@@ -11,6 +11,7 @@
 #include "disk/vhd-format.h"
 #include "disk/vhd.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -355,6 +356,155 @@ static void test_merge(void **state)
 	teardown(&source);
 }
 
+/* ---- the host fails ---- */
+
+#define SPOTS  40u
+#define VALUES 16u
+
+struct faults {
+	uint64_t countdown;
+	int error;
+	uint64_t file_bytes;
+};
+
+/* A sector, and what it may hold: the last is what was written last. */
+struct spot {
+	uint64_t possible[VALUES];
+	unsigned count;
+	bool failed; /* the last change of it */
+};
+
+static int fail_once(void *user, const struct file_request *req)
+{
+	struct faults *f = user;
+
+	return f->countdown && --f->countdown == 0 ? f->error : 0;
+}
+
+static void note_size(void *user, enum file_mem_event event, const struct file_request *req,
+		      uint64_t size_bytes)
+{
+	struct faults *f = user;
+
+	f->file_bytes = size_bytes;
+}
+
+static uint64_t spot_offset(unsigned spot)
+{
+	return (uint64_t)spot * 150 * SECTOR;
+}
+
+static void change_spot(struct blk *disk, struct spot *spots, unsigned number, uint64_t value)
+{
+	struct spot *spot = &spots[number];
+	uint64_t sector[SECTOR / 8];
+	enum blk_result result;
+
+	for (unsigned k = 0; k < SECTOR / 8; k++)
+		sector[k] = value;
+	result = value ? blk_write_now(disk, spot_offset(number), sector, SECTOR)
+		       : blk_run_now(disk, BLK_WRITE_ZEROES, BLK_MAY_UNMAP, spot_offset(number),
+				     NULL, SECTOR);
+	assert_true(spot->count < VALUES);
+	spot->possible[spot->count++] = value;
+	spot->failed = result != BLK_OK;
+}
+
+/* What succeeded last is what there is. */
+static void flushed(struct spot *spots)
+{
+	for (unsigned i = 0; i < SPOTS; i++) {
+		if (spots[i].failed)
+			continue;
+		spots[i].possible[0] = spots[i].possible[spots[i].count - 1];
+		spots[i].count = 1;
+	}
+}
+
+static void work_with_fault(struct blk *disk, struct spot *spots)
+{
+	for (unsigned i = 0; i < 100; i++) {
+		change_spot(disk, spots, i * 7 % SPOTS, i % 9 == 4 ? 0 : 1000 + i);
+		if (i % 8 == 7 && blk_flush_now(disk) == BLK_OK)
+			flushed(spots);
+	}
+}
+
+static void check_spots(struct world *w, struct blk *disk, const struct spot *spots, uint64_t nth)
+{
+	uint64_t sector[SECTOR / 8];
+
+	for (unsigned i = 0; i < SPOTS; i++) {
+		bool found = false;
+
+		assert_int_equal(blk_read_now(disk, spot_offset(i), sector, SECTOR), BLK_OK);
+		for (unsigned k = 0; k < spots[i].count; k++)
+			found |= spots[i].possible[k] == sector[0];
+		if (!found)
+			fail_msg("operation %lu failed: spot %u holds %lu", nth, i, sector[0]);
+	}
+}
+
+static void use_with_fault(struct world *w, struct file *file, struct spot *spots)
+{
+	struct disk_options options = { 0 };
+	struct blk *disk;
+
+	if (w->type == DISK_DIFFERENCING)
+		options.parent = blk_pattern_new(w->loop, w->size_bytes, SECTOR, parent_value);
+	if (vhd_open(file, &options, &disk, NULL) < 0) {
+		blk_close(options.parent, NULL);
+		file_close(file);
+		return;
+	}
+	work_with_fault(disk, spots);
+	blk_close(disk, NULL);
+}
+
+/* False if there was no nth operation. */
+static bool fail_nth(struct world *w, uint64_t nth, int error)
+{
+	struct faults faults = { nth, error, w->file_bytes };
+	struct file_mem_options options = {
+		.max_bytes = MAX_FILE, .fault = fail_once, .observe = note_size, .user = &faults
+	};
+	struct spot spots[SPOTS];
+	struct file *file;
+	struct blk *disk;
+
+	options.bytes = mmap(NULL, MAX_FILE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	memcpy(options.bytes, w->file, w->file_bytes);
+	for (unsigned i = 0; i < SPOTS; i++)
+		spots[i] = (struct spot){ { value_at(w, spot_offset(i)) }, 1, false };
+	assert_int_equal(file_mem_new(w->loop, &options, w->file_bytes, &file), 0);
+	use_with_fault(w, file, spots);
+	options.fault = NULL;
+	assert_int_equal(file_mem_new(w->loop, &options, faults.file_bytes, &file), 0);
+	disk = open_file(w, file, true);
+	check_spots(w, disk, spots, nth);
+	assert_int_equal(blk_close(disk, NULL), 0);
+	munmap(options.bytes, MAX_FILE);
+	return faults.countdown == 0;
+}
+
+static void fail_each(enum disk_type type)
+{
+	struct world w;
+
+	setup(&w, type, 4 * MIB, true);
+	for (uint64_t nth = 1; fail_nth(&w, nth, nth % 2 ? -EIO : -ENOSPC); nth++)
+		;
+	teardown(&w);
+}
+
+static void test_each_operation_fails(void **state)
+{
+	fail_each(DISK_DYNAMIC);
+	fail_each(DISK_DIFFERENCING);
+	fail_each(DISK_FIXED);
+}
+
 /* ---- damage ---- */
 
 static void test_damage_is_found(void **state)
@@ -384,13 +534,10 @@ static void test_damage_is_found(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_grow_fixed),
-		cmocka_unit_test(test_grow_dynamic),
-		cmocka_unit_test(test_grow_moves_blocks),
-		cmocka_unit_test(test_compact),
-		cmocka_unit_test(test_set_parent),
-		cmocka_unit_test(test_set_id),
-		cmocka_unit_test(test_merge),
+		cmocka_unit_test(test_grow_fixed),           cmocka_unit_test(test_grow_dynamic),
+		cmocka_unit_test(test_grow_moves_blocks),    cmocka_unit_test(test_compact),
+		cmocka_unit_test(test_set_parent),           cmocka_unit_test(test_set_id),
+		cmocka_unit_test(test_each_operation_fails), cmocka_unit_test(test_merge),
 		cmocka_unit_test(test_damage_is_found),
 	};
 

@@ -146,6 +146,11 @@ static int check_table(const struct vhd_geometry *g, struct error *err)
 		return error_set(err, ERR_CORRUPT,
 				 "VHD dynamic header at %#lx: the block table can't be at %#lx",
 				 g->header_offset, g->table_offset);
+	if (g->table_offset < g->header_offset + sizeof(struct vhd_header) &&
+	    g->header_offset < g->table_offset + (uint64_t)g->block_count * VHD_BAT_ENTRY_BYTES)
+		return error_set(err, ERR_CORRUPT,
+				 "VHD dynamic header at %#lx: the block table at %#lx overlaps it",
+				 g->header_offset, g->table_offset);
 	if (g->table_entries < g->block_count)
 		return error_set(err, ERR_CORRUPT,
 				 "VHD dynamic header at %#lx: the block table has %u entries; the "

@@ -241,8 +241,11 @@ static void find_structures(struct vhd *vhd, const struct vhd_header *header)
 
 	vhd->structures[0] = (struct vhd_range){ 0, VHD_FOOTER_BYTES };
 	vhd->structures[1] = (struct vhd_range){ g->header_offset, sizeof(*header) };
+	/* A table that claims more than there can be has what the disk needs. */
 	vhd->structures[2] =
 	    (struct vhd_range){ g->table_offset, (uint64_t)g->table_entries * VHD_BAT_ENTRY_BYTES };
+	if (!RANGE_OK(g->table_offset, vhd->structures[2].length, vhd->footer_offset))
+		vhd->structures[2].length = (uint64_t)g->block_count * VHD_BAT_ENTRY_BYTES;
 	for (unsigned i = 0; i < VHD_LOCATORS && g->type == VHD_DIFFERENCING; i++) {
 		struct vhd_range range = { be64toh(header->locators[i].data_offset),
 					   be32toh(header->locators[i].data_length) };

@@ -95,6 +95,7 @@ struct ic_kvp_job {
 	char *key, *value;
 	uint32_t index;            /* IC_KVP_ENUMERATE: next item */
 	struct ic_pairs collected; /* so far */
+	struct ic_spec_kvp_ip *ip; /* IC_KVP_SET_IP_INFO; owned */
 	ic_kvp_done *done;
 	void *user;
 };
@@ -109,6 +110,48 @@ struct ic_kvp_state {
 	struct ic_pairs known[2]; /* pools 1 and 2 */
 };
 
+enum ic_vss_phase {
+	IC_VSS_IDLE,
+	IC_VSS_ASKING,
+	IC_VSS_FREEZING,
+	IC_VSS_FROZEN,
+	IC_VSS_THAWING,
+	IC_VSS_COMPLETING,
+};
+
+struct ic_vss_state {
+	struct ic_link link;
+	struct loop_timer *timer; /* of what is asked for, then of being frozen */
+	enum ic_vss_phase phase;
+	bool given_up; /* nobody waits for the freeze any more: it is to be undone */
+	bool expired;  /* it was thawed because it took too long */
+	void (*done)(void *user, int result);
+	void *user;
+};
+
+struct ic_vss_saved {
+	uint8_t phase; /* enum ic_vss_phase */
+};
+extern const struct state_desc ic_vss_saved_desc;
+
+enum ic_copy_phase {
+	IC_COPY_IDLE,
+	IC_COPY_STARTING,
+	IC_COPY_WRITING,
+	IC_COPY_COMPLETING,
+	IC_COPY_CANCELLING,
+};
+
+struct ic_copy_state {
+	struct ic_link link;
+	enum ic_copy_phase phase;
+	struct ic_copy_request request;
+	uint64_t offset; /* the guest has what is before it */
+	uint32_t under_way;
+	bool cancelled;
+	int result; /* told when the guest has cancelled */
+};
+
 struct ic {
 	struct loop *loop;
 	struct vmbus *bus;
@@ -116,6 +159,8 @@ struct ic {
 	struct ic_time_state time;
 	struct ic_heartbeat_state heartbeat;
 	struct ic_kvp_state kvp;
+	struct ic_vss_state vss;
+	struct ic_copy_state copy;
 };
 
 int ic_shutdown_init(struct ic *ic, struct error *err);
@@ -126,5 +171,10 @@ int ic_heartbeat_init(struct ic *ic, struct error *err);
 void ic_heartbeat_done(struct ic *ic);
 int ic_kvp_init(struct ic *ic, const struct ic_config *config, struct error *err);
 void ic_kvp_finish(struct ic *ic);
+int ic_vss_init(struct ic *ic, struct error *err);
+void ic_vss_done(struct ic *ic);
+void ic_vss_save(struct ic *ic, struct state_out *out);
+int ic_vss_restore(struct ic *ic, struct state_in *in, struct error *err);
+void ic_copy_init(struct ic *ic);
 
 #endif

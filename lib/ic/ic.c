@@ -11,6 +11,8 @@ const char *ic_service_name(enum ic_service service)
 		[IC_TIME_SYNC] = "Time Synchronization",
 		[IC_HEARTBEAT] = "Heartbeat",
 		[IC_KVP] = "Key-Value Pair Exchange",
+		[IC_VSS] = "VSS",
+		[IC_COPY] = "Guest Service Interface",
 	};
 
 	return names[service];
@@ -35,6 +37,8 @@ struct ic_link *ic_link_of(struct ic *ic, enum ic_service service)
 		[IC_TIME_SYNC] = &ic->time.link,
 		[IC_HEARTBEAT] = &ic->heartbeat.link,
 		[IC_KVP] = &ic->kvp.link,
+		[IC_VSS] = &ic->vss.link,
+		[IC_COPY] = &ic->copy.link,
 	};
 
 	return links[service];
@@ -60,6 +64,9 @@ static int init_services(struct ic *ic, const struct ic_config *config, struct e
 		rc = ic_heartbeat_init(ic, err);
 	if (rc == 0)
 		rc = ic_kvp_init(ic, config, err);
+	if (rc == 0)
+		rc = ic_vss_init(ic, err);
+	ic_copy_init(ic);
 	return rc;
 }
 
@@ -87,6 +94,7 @@ void ic_free(struct ic *ic)
 		return;
 	for (unsigned i = 0; i < IC_SERVICE_COUNT; i++)
 		ic_enable(ic, i, false, NULL);
+	ic_vss_done(ic);
 	ic_kvp_finish(ic);
 	ic_heartbeat_done(ic);
 	ic_time_done(ic);

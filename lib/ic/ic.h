@@ -1,6 +1,6 @@
 /*
- * Integration services: shutdown, time synchronization, heartbeat and key-value pair exchange
- *(KVP), the host's side of the guest's hv_utils and daemons.
+ * Integration services: shutdown, time synchronization, heartbeat, key-value pair exchange (KVP),
+ * backup (VSS) and file copy, the host's side of the guest's hv_utils and daemons.
  *
  * A service that is enabled is offered on the bus; disabling it rescinds the offer. Each may be
  * changed while the VM runs. Everything belongs to the loop; callbacks run on it, and exactly once
@@ -25,10 +25,18 @@
 struct ic;
 
 /* In the order of config_vm.ic_enabled. */
-enum ic_service { IC_SHUTDOWN_SERVICE, IC_TIME_SYNC, IC_HEARTBEAT, IC_KVP, IC_SERVICE_COUNT };
+enum ic_service {
+	IC_SHUTDOWN_SERVICE,
+	IC_TIME_SYNC,
+	IC_HEARTBEAT,
+	IC_KVP,
+	IC_VSS,
+	IC_COPY,
+	IC_SERVICE_COUNT
+};
 
 /* As Hyper-V names them: "Shutdown", "Time Synchronization", "Heartbeat",
- * "Key-Value Pair Exchange". */
+ * "Key-Value Pair Exchange", "VSS", "Guest Service Interface". */
 const char *ic_service_name(enum ic_service service);
 
 struct ic_pair {
@@ -130,8 +138,55 @@ int ic_kvp_enumerate(struct ic *ic, enum ic_kvp_pool pool, ic_kvp_done *done, vo
 int ic_kvp_get_ip(struct ic *ic, const uint8_t mac[static 6], ic_kvp_done *done, void *user,
 		  struct error *err);
 
+struct ic_ip_config {
+	const struct guid *adapter; /* instance of the network adapter */
+	bool dhcp;                  /* the lists are of no account then */
+	/* Lists separated by ';', NULL: none. */
+	const char *addresses, *subnets, *gateways, *dns_servers;
+};
+/* Lets the guest configure an adapter. -ERR_NOT_FOUND: it has no such adapter; -ERR_DENIED: its
+ * daemon can't (Debian's has no script for it). */
+int ic_kvp_set_ip(struct ic *ic, const struct ic_ip_config *config, ic_kvp_done *done, void *user,
+		  struct error *err);
+
 /* What the guest said last in IC_POOL_GUEST or IC_POOL_INTRINSIC (read every few seconds while it
  * is in contact). Borrowed until the loop runs on. Returns the count. */
 unsigned ic_kvp_known(const struct ic *ic, enum ic_kvp_pool pool, const struct ic_pair **ret);
+
+/* ---- VSS: file systems that stand still for a snapshot ---- */
+
+/* After so long the guest is thawed, whoever forgot it: longer nothing in it could write. */
+#define IC_VSS_FROZEN_MAX_NS (60 * UINT64_C(1000000000))
+
+/*
+ * Freezes the guest's file systems. done: 0, now take the snapshot and call ic_vss_thaw;
+ * -ERR_DENIED, the guest has no daemon or could not; -ERR_TIMEOUT, not in time (what it does late
+ * is undone); -ERR_CANCELLED. -ERR_STATE: no contact; -ERR_BUSY: a backup is under way.
+ */
+int ic_vss_freeze(struct ic *ic, uint64_t timeout_ns, void (*done)(void *user, int result),
+		  void *user, struct error *err);
+/* -ERR_TIMEOUT: it was thawed already, after IC_VSS_FROZEN_MAX_NS: the snapshot may not be
+ * consistent. -ERR_STATE: it is not frozen. done may be NULL. */
+int ic_vss_thaw(struct ic *ic, void (*done)(void *user, int result), void *user, struct error *err);
+
+/* ---- file copy, to the guest ---- */
+
+struct ic_copy_request {
+	const char *folder, *name; /* in the guest; folder with a slash at its end */
+	bool overwrite, create_folder;
+	uint64_t size;
+	/* Fills buf with the file's bytes: 0, or a negative code. */
+	int (*read)(void *user, uint64_t offset, void *buf, uint32_t len);
+	void (*progress)(void *user, uint64_t bytes); /* the guest has so many; may be NULL */
+	/* 0, -ERR_EXISTS, -ERR_NO_SPACE, -ERR_DENIED (no daemon, or it could not), -ERR_CANCELLED,
+	 * or what `read` returned. */
+	void (*done)(void *user, int result);
+	void *user;
+};
+
+/* One file at a time: else -ERR_BUSY. -ERR_STATE: no contact. Texts are copied. */
+int ic_copy_file(struct ic *ic, const struct ic_copy_request *request, struct error *err);
+/* The guest removes what it has. done follows, with -ERR_CANCELLED. */
+void ic_copy_cancel(struct ic *ic);
 
 #endif

@@ -53,6 +53,7 @@ static void job_free(struct ic_kvp_job *job)
 	pairs_clear(&job->collected);
 	free(job->key);
 	free(job->value);
+	free(job->ip);
 	free(job);
 }
 
@@ -111,7 +112,10 @@ static void send_ip_operation(struct ic_kvp_state *kvp, const struct ic_kvp_job 
 {
 	struct ic_spec_kvp_ip packet = { .operation = job->operation, .pool = job->pool };
 
-	utf16_from_utf8(job->key, packet.adapter_id, sizeof(packet.adapter_id));
+	if (job->ip)
+		packet = *job->ip;
+	else
+		utf16_from_utf8(job->key, packet.adapter_id, sizeof(packet.adapter_id));
 	packet.address_family = 3; /* IPv4 and IPv6 */
 	ic_link_send(&kvp->link, &packet, sizeof(packet));
 }
@@ -121,7 +125,7 @@ static void run_first(struct ic_kvp_state *kvp)
 	if (!kvp->jobs || kvp->running || !ic_link_can_send(&kvp->link))
 		return;
 	kvp->running = true;
-	if (kvp->jobs->operation == IC_KVP_GET_IP_INFO)
+	if (kvp->jobs->operation >= IC_KVP_GET_IP_INFO)
 		send_ip_operation(kvp, kvp->jobs);
 	else
 		send_key_operation(kvp, kvp->jobs);
@@ -141,12 +145,14 @@ static int add_job(struct ic_kvp_state *kvp, const struct ic_kvp_job *model, con
 		return error_set(err, ERR_NO_MEMORY, "no memory for a key-value request");
 	*job = *model;
 	job->next = NULL;
+	job->ip = NULL;
 	job->key = key ? strdup(key) : NULL;
 	job->value = value ? strdup(value) : NULL;
 	if ((key && !job->key) || (value && !job->value)) {
 		job_free(job);
 		return error_set(err, ERR_NO_MEMORY, "no memory for a key-value request");
 	}
+	job->ip = model->ip;
 	*kvp->jobs_tail = job;
 	kvp->jobs_tail = &job->next;
 	kvp->job_count++;
@@ -214,6 +220,57 @@ int ic_kvp_get_ip(struct ic *ic, const uint8_t mac[static 6], ic_kvp_done *done,
 	snprintf(adapter, sizeof(adapter), "%02X:%02X:%02X:%02X:%02X:%02X", mac[0], mac[1], mac[2],
 		 mac[3], mac[4], mac[5]);
 	return add_job(&ic->kvp, &job, adapter, NULL, err);
+}
+
+static int put_list(const char *list, uint8_t *ret, uint32_t size, const char *what,
+		    struct error *err)
+{
+	if (list && !utf16_from_utf8(list, ret, size))
+		return error_set(err, ERR_INVALID, "%s are not UTF-8 or longer than %u characters",
+				 what, size / 2 - 1);
+	return 0;
+}
+
+static int fill_ip(const struct ic_ip_config *config, struct ic_spec_kvp_ip *ip, struct error *err)
+{
+	char adapter[GUID_TEXT_SIZE + 2], id[GUID_TEXT_SIZE];
+	int rc;
+
+	snprintf(adapter, sizeof(adapter), "{%s}", guid_format(config->adapter, id));
+	ip->operation = IC_KVP_SET_IP_INFO;
+	ip->dhcp_enabled = config->dhcp;
+	utf16_from_utf8(adapter, ip->adapter_id, sizeof(ip->adapter_id));
+	if (config->dhcp)
+		return 0;
+	rc = put_list(config->addresses, ip->ip_addresses, sizeof(ip->ip_addresses),
+		      "the IP addresses", err);
+	if (rc == 0)
+		rc =
+		    put_list(config->subnets, ip->subnets, sizeof(ip->subnets), "the subnets", err);
+	if (rc == 0)
+		rc = put_list(config->gateways, ip->gateways, sizeof(ip->gateways), "the gateways",
+			      err);
+	if (rc == 0)
+		rc = put_list(config->dns_servers, ip->dns_servers, sizeof(ip->dns_servers),
+			      "the DNS servers", err);
+	return rc;
+}
+
+int ic_kvp_set_ip(struct ic *ic, const struct ic_ip_config *config, ic_kvp_done *done, void *user,
+		  struct error *err)
+{
+	struct ic_kvp_job job = { .operation = IC_KVP_SET_IP_INFO, .done = done, .user = user };
+	int rc;
+
+	job.ip = calloc(1, sizeof(*job.ip));
+	if (!job.ip)
+		return error_set(err, ERR_NO_MEMORY, "no memory for a key-value request");
+	rc = fill_ip(config, job.ip, err);
+	if (rc == 0)
+		rc = add_job(&ic->kvp, &job, NULL, NULL, err);
+	if (rc < 0)
+		free(job.ip);
+	return rc;
 }
 
 /* ---- answers ---- */

@@ -47,6 +47,7 @@ void ic_save(struct ic *ic, struct state_out *out)
 {
 	for (unsigned i = 0; i < IC_SERVICE_COUNT; i++)
 		save_link(ic_link_of(ic, i), ic_service_name(i), out);
+	ic_vss_save(ic, out);
 }
 
 /* A service that came after the state was saved is not in it, and was not there for the guest. */
@@ -110,5 +111,5 @@ int ic_restore(struct ic *ic, struct state_in *in, struct error *err)
 		if (rc < 0)
 			return rc;
 	}
-	return 0;
+	return ic_vss_restore(ic, in, err);
 }

@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include "state/check-state.h"
+
 static const struct guid class_of[IC_SERVICE_COUNT] = {
 	[IC_SHUTDOWN_SERVICE] =
 	    GUID_INIT(0x0e0b6031, 0x5213, 0x4934, 0x81, 0x8b, 0x38, 0xd9, 0x0c, 0xed, 0x39, 0xdb),
@@ -21,6 +23,10 @@ static const struct guid class_of[IC_SERVICE_COUNT] = {
 	    GUID_INIT(0x57164f39, 0x9115, 0x4e78, 0xab, 0x55, 0x38, 0x2f, 0x3b, 0xd5, 0x42, 0x2d),
 	[IC_KVP] =
 	    GUID_INIT(0xa9a0f4e7, 0x5a45, 0x4d96, 0xb8, 0x27, 0x8a, 0x84, 0x1e, 0x8c, 0x03, 0xe6),
+	[IC_VSS] =
+	    GUID_INIT(0x35fa2e29, 0xea23, 0x4236, 0x96, 0xae, 0x3a, 0x6e, 0xba, 0xcb, 0xa4, 0x40),
+	[IC_COPY] =
+	    GUID_INIT(0x34d14be3, 0xdee4, 0x41c8, 0x9a, 0xe7, 0x6b, 0x17, 0x49, 0x77, 0xc1, 0x92),
 };
 
 struct fixture {
@@ -449,6 +455,322 @@ static void kvp_requests_end_with_the_service(void **state)
 	assert_int_equal(f->result, -ERR_CANCELLED);
 }
 
+/* ---- VSS ---- */
+
+static void next_vss(struct fixture *f, enum ic_spec_vss_operation operation, uint32_t status)
+{
+	struct ic_spec_vss packet;
+
+	next_request(f, IC_MSG_VSS, sizeof(packet));
+	memcpy(&packet, f->packet.payload, sizeof(packet));
+	assert_int_equal(packet.operation, operation);
+	answer(f, status);
+}
+
+static void contact_vss(struct fixture *f)
+{
+	contact(f, IC_VSS);
+	negotiate(f, 1, 5, 0);
+}
+
+static int freeze(struct fixture *f, uint64_t timeout_ns)
+{
+	f->results = 0;
+	return ic_vss_freeze(f->ic, timeout_ns, note_result, f, NULL);
+}
+
+static void backup_freezes_and_thaws(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(freeze(f, NS_PER_SEC), -ERR_STATE);
+	contact_vss(f);
+	for (int round = 0; round < 2; round++) {
+		assert_int_equal(freeze(f, NS_PER_SEC), 0);
+		assert_int_equal(ic_vss_freeze(f->ic, NS_PER_SEC, note_result, f, NULL), -ERR_BUSY);
+		next_vss(f, IC_VSS_HOT_BACKUP, IC_S_OK);
+		assert_int_equal(f->results, 0);
+		next_vss(f, IC_VSS_FREEZE, IC_S_OK);
+		assert_int_equal(f->results, 1);
+		assert_int_equal(f->result, 0);
+		assert_int_equal(ic_vss_thaw(f->ic, note_result, f, NULL), 0);
+		next_vss(f, IC_VSS_THAW, IC_S_OK);
+		assert_int_equal(f->results, 2);
+		assert_int_equal(f->result, 0);
+		next_vss(f, IC_VSS_BACKUP_COMPLETE, IC_S_OK);
+		assert_int_equal(ic_vss_thaw(f->ic, note_result, f, NULL), -ERR_STATE);
+	}
+}
+
+static void no_backup_without_a_daemon(void **state)
+{
+	struct fixture *f = *state;
+
+	contact_vss(f);
+	assert_int_equal(freeze(f, NS_PER_SEC), 0);
+	next_vss(f, IC_VSS_HOT_BACKUP, IC_E_FAIL);
+	assert_int_equal(f->result, -ERR_DENIED);
+	/* A freeze that fails half-way is undone. */
+	assert_int_equal(freeze(f, NS_PER_SEC), 0);
+	next_vss(f, IC_VSS_HOT_BACKUP, IC_S_OK);
+	next_vss(f, IC_VSS_FREEZE, IC_E_FAIL);
+	assert_int_equal(f->result, -ERR_DENIED);
+	next_vss(f, IC_VSS_THAW, IC_S_OK);
+	next_vss(f, IC_VSS_BACKUP_COMPLETE, IC_S_OK);
+	assert_int_equal(f->results, 1);
+}
+
+static void a_late_freeze_is_undone(void **state)
+{
+	struct fixture *f = *state;
+
+	contact_vss(f);
+	assert_int_equal(freeze(f, 1 * NS_PER_MSEC), 0);
+	next_vss(f, IC_VSS_HOT_BACKUP, IC_S_OK);
+	while (!f->results)
+		vmbus_guest_step(f->guest);
+	assert_int_equal(f->result, -ERR_TIMEOUT);
+	next_vss(f, IC_VSS_FREEZE, IC_S_OK);
+	next_vss(f, IC_VSS_THAW, IC_S_OK);
+	assert_int_equal(f->results, 1);
+}
+
+static void a_forgotten_freeze_is_undone(void **state)
+{
+	struct fixture *f = *state;
+
+	contact_vss(f);
+	assert_int_equal(freeze(f, NS_PER_SEC), 0);
+	next_vss(f, IC_VSS_HOT_BACKUP, IC_S_OK);
+	next_vss(f, IC_VSS_FREEZE, IC_S_OK);
+	loop_timer_arm(f->ic->vss.timer, clock_now_ns()); /* as if a minute had passed */
+	next_vss(f, IC_VSS_THAW, IC_S_OK);
+	assert_int_equal(ic_vss_thaw(f->ic, note_result, f, NULL), -ERR_TIMEOUT);
+	next_vss(f, IC_VSS_BACKUP_COMPLETE, IC_S_OK);
+	assert_int_equal(freeze(f, NS_PER_SEC), 0);
+	vmbus_guest_close(TAKE(f->channel));
+	assert_int_equal(f->result, -ERR_CANCELLED);
+}
+
+static void save_services(void *user, struct state_out *out)
+{
+	ic_save(((struct fixture *)user)->ic, out);
+}
+
+static void end_services(void *user)
+{
+	ic_free(((struct fixture *)user)->ic);
+}
+
+static void begin_services(void *user, struct vmbus_guest *guest)
+{
+	struct fixture *f = user;
+	struct ic_config config = { .loop = guest->loop, .bus = guest->bus };
+
+	assert_int_equal(ic_new(&config, &f->ic, NULL), 0);
+	/* As ic_restore_begin does, which needs the state before the bus has it. */
+	assert_int_equal(ic_enable(f->ic, IC_VSS, true, NULL), 0);
+}
+
+static int restore_services(void *user, struct state_in *in, struct error *err)
+{
+	return ic_restore(((struct fixture *)user)->ic, in, err);
+}
+
+/* Where a guest goes on that was saved in the middle of a backup, nobody thaws it but us. */
+static void a_saved_freeze_is_undone(void **state)
+{
+	static const struct vmbus_guest_move move = { save_services, end_services, begin_services,
+						      restore_services };
+	struct fixture *f = *state;
+	struct error err;
+
+	contact_vss(f);
+	assert_int_equal(freeze(f, NS_PER_SEC), 0);
+	next_vss(f, IC_VSS_HOT_BACKUP, IC_S_OK);
+	next_vss(f, IC_VSS_FREEZE, IC_S_OK);
+	if (!vmbus_guest_move(f->guest, &move, f, &err))
+		fail_msg("%s", err.text);
+	next_vss(f, IC_VSS_THAW, IC_S_OK);
+	next_vss(f, IC_VSS_BACKUP_COMPLETE, IC_S_OK);
+	/* And when the freeze itself was under way. */
+	assert_int_equal(freeze(f, NS_PER_SEC), 0);
+	next_vss(f, IC_VSS_HOT_BACKUP, IC_S_OK);
+	if (!vmbus_guest_move(f->guest, &move, f, &err))
+		fail_msg("%s", err.text);
+	next_vss(f, IC_VSS_FREEZE, IC_S_OK);
+	next_vss(f, IC_VSS_THAW, IC_S_OK);
+	next_vss(f, IC_VSS_BACKUP_COMPLETE, IC_S_OK);
+}
+
+static void state_tables(void **state)
+{
+	STATE_CHECK(struct ic_vss_saved, ic_vss_saved_desc);
+	STATE_CHECK(struct ic_link_saved, ic_link_saved_desc);
+}
+
+/* ---- file copy ---- */
+
+#define FILE_BYTES (2 * IC_COPY_DATA_BYTES + 100)
+
+static int read_file(void *user, uint64_t offset, void *buf, uint32_t len)
+{
+	uint8_t *bytes = buf;
+
+	for (uint32_t i = 0; i < len; i++)
+		bytes[i] = (uint8_t)(offset + i);
+	return offset + len > FILE_BYTES ? -ERR_IO : 0;
+}
+
+static int start_copy(struct fixture *f, uint64_t size)
+{
+	const struct ic_copy_request request = {
+		.folder = "/tmp",
+		.name = "file",
+		.overwrite = true,
+		.size = size,
+		.read = read_file,
+		.done = note_result,
+		.user = f,
+	};
+
+	f->results = 0;
+	return ic_copy_file(f->ic, &request, NULL);
+}
+
+static void contact_copy(struct fixture *f)
+{
+	contact(f, IC_COPY);
+	negotiate(f, 1, 1, 1);
+}
+
+static void next_plain(struct fixture *f, enum ic_spec_copy_operation operation)
+{
+	struct ic_spec_copy packet;
+
+	next_request(f, IC_MSG_FILE_COPY, sizeof(packet));
+	memcpy(&packet, f->packet.payload, sizeof(packet));
+	assert_int_equal(packet.operation, operation);
+	answer(f, IC_S_OK);
+}
+
+static void next_start(struct fixture *f, uint32_t status)
+{
+	struct ic_spec_copy_start packet;
+
+	next_request(f, IC_MSG_FILE_COPY, sizeof(packet));
+	memcpy(&packet, f->packet.payload, sizeof(packet));
+	assert_int_equal(packet.copy.operation, IC_COPY_START);
+	assert_int_equal(packet.flags, IC_COPY_OVERWRITE);
+	assert_memory_equal(packet.file_name, "f\0i\0l\0e\0\0", 10);
+	assert_memory_equal(packet.path_name, "/\0t\0m\0p\0\0", 10);
+	answer(f, status);
+}
+
+static void next_write(struct fixture *f, uint64_t offset, uint32_t size, uint32_t status)
+{
+	struct ic_spec_copy_write packet;
+
+	next_request(f, IC_MSG_FILE_COPY, sizeof(packet));
+	memcpy(&packet, f->packet.payload, sizeof(packet));
+	assert_int_equal(packet.copy.operation, IC_COPY_WRITE);
+	assert_int_equal(packet.offset, offset);
+	assert_int_equal(packet.size, size);
+	for (uint32_t i = 0; i < size; i++)
+		assert_int_equal(packet.data[i], (uint8_t)(offset + i));
+	answer(f, status);
+}
+
+static void a_file_is_copied(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(start_copy(f, FILE_BYTES), -ERR_STATE);
+	contact_copy(f);
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
+	assert_int_equal(start_copy(f, FILE_BYTES), -ERR_BUSY);
+	next_start(f, IC_S_OK);
+	next_write(f, 0, IC_COPY_DATA_BYTES, IC_S_OK);
+	next_write(f, IC_COPY_DATA_BYTES, IC_COPY_DATA_BYTES, IC_S_OK);
+	next_write(f, 2 * IC_COPY_DATA_BYTES, 100, IC_S_OK);
+	assert_int_equal(f->results, 0);
+	next_plain(f, IC_COPY_COMPLETE);
+	assert_int_equal(f->results, 1);
+	assert_int_equal(f->result, 0);
+	/* An empty one has no pieces. */
+	assert_int_equal(start_copy(f, 0), 0);
+	next_start(f, IC_S_OK);
+	next_plain(f, IC_COPY_COMPLETE);
+	assert_int_equal(f->result, 0);
+}
+
+static void a_copy_fails_as_the_guest_says(void **state)
+{
+	struct fixture *f = *state;
+
+	contact_copy(f);
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
+	next_start(f, IC_E_FILE_EXISTS);
+	assert_int_equal(f->result, -ERR_EXISTS);
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
+	next_start(f, IC_S_OK);
+	next_write(f, 0, IC_COPY_DATA_BYTES, IC_E_DISK_FULL);
+	assert_int_equal(f->results, 0);
+	next_plain(f, IC_COPY_CANCEL);
+	assert_int_equal(f->result, -ERR_NO_SPACE);
+	/* The host can't read what it promised. */
+	assert_int_equal(start_copy(f, 2 * FILE_BYTES), 0);
+	next_start(f, IC_S_OK);
+	for (uint64_t at = 0; at + IC_COPY_DATA_BYTES <= FILE_BYTES; at += IC_COPY_DATA_BYTES)
+		next_write(f, at, IC_COPY_DATA_BYTES, IC_S_OK);
+	next_plain(f, IC_COPY_CANCEL);
+	assert_int_equal(f->result, -ERR_IO);
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
+	next_start(f, IC_S_OK);
+	ic_copy_cancel(f->ic);
+	next_write(f, 0, IC_COPY_DATA_BYTES, IC_S_OK);
+	next_plain(f, IC_COPY_CANCEL);
+	assert_int_equal(f->result, -ERR_CANCELLED);
+}
+
+static void kvp_sets_addresses(void **state)
+{
+	struct fixture *f = *state;
+	struct guid adapter =
+	    GUID_INIT(0xf8615163, 0xdf3e, 0x46c5, 0x91, 0x3f, 0xf2, 0xd2, 0xf9, 0x65, 0xed, 0x0e);
+	struct ic_ip_config config = { .adapter = &adapter,
+				       .addresses = "10.0.0.2;fd00::2",
+				       .subnets = "255.255.255.0",
+				       .gateways = "10.0.0.1" };
+	struct ic_spec_kvp_ip *packet = malloc(sizeof(*packet));
+
+	f->ic->kvp.facts.count = 0;
+	contact(f, IC_KVP);
+	negotiate(f, 3, 4, 0);
+	for (int i = 0; i < 2; i++) { /* what it reads by itself */
+		next_request(f, IC_MSG_KVP, sizeof(struct ic_spec_kvp));
+		answer(f, IC_E_NO_MORE_ITEMS);
+	}
+	assert_int_equal(ic_kvp_set_ip(f->ic, &config, NULL, NULL, NULL), 0);
+	next_request(f, IC_MSG_KVP, sizeof(*packet));
+	memcpy(packet, f->packet.payload, sizeof(*packet));
+	assert_int_equal(packet->operation, IC_KVP_SET_IP_INFO);
+	assert_int_equal(packet->address_family, 3);
+	assert_int_equal(packet->dhcp_enabled, 0);
+	assert_memory_equal(packet->adapter_id,
+			    "{\0f\0"
+			    "8\0",
+			    6);
+	assert_memory_equal(packet->ip_addresses,
+			    "1\0"
+			    "0\0"
+			    ".\0",
+			    6);
+	answer(f, IC_S_OK);
+	free(packet);
+	f->ic->kvp.facts.count = 1;
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -458,7 +780,11 @@ int main(void)
 		TEST(shutdown_asks_and_reports),         TEST(time_is_synced_then_sampled),
 		TEST(old_guests_get_the_old_layout),     TEST(kvp_reads_and_writes_at_the_start),
 		TEST(kvp_requests_wait_their_turn),      TEST(kvp_ip_info),
-		TEST(kvp_requests_end_with_the_service),
+		TEST(kvp_requests_end_with_the_service), TEST(backup_freezes_and_thaws),
+		TEST(no_backup_without_a_daemon),        TEST(a_late_freeze_is_undone),
+		TEST(a_forgotten_freeze_is_undone),      TEST(a_file_is_copied),
+		TEST(a_saved_freeze_is_undone),          cmocka_unit_test(state_tables),
+		TEST(a_copy_fails_as_the_guest_says),    TEST(kvp_sets_addresses),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,8 +10,10 @@
 #define MACHINE_MACHINE_H
 
 #include "base/error.h"
+#include "base/guid.h"
 #include "base/loop.h"
 #include "config/config.h"
+#include "ic/ic.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -55,6 +57,8 @@ struct machine_events {
 	void (*console_output)(void *user, unsigned port, const void *data, size_t len);
 	/* The guest can take input again after machine_console_input() took less than all. */
 	void (*console_room)(void *user, unsigned port);
+	/* The guest wants to connect to a service of the host: machine_socket_accept/refuse. */
+	void (*socket_asked)(void *user, uint64_t ticket, const struct guid *service);
 };
 
 /* Descriptors that the description's paths stand for, in the order of the description. They are
@@ -96,6 +100,17 @@ int machine_set_service(struct machine *machine, enum config_ic service, bool en
 /* Returns how many bytes the guest's UART could take. */
 size_t machine_console_input(struct machine *machine, unsigned port, const void *data, size_t len);
 
+/* The integration services, for what goes to the guest by them; the machine's. */
+struct ic *machine_ic(struct machine *machine);
+
+/* ---- sockets between programs of host and guest (dev/hvsock.h, which says more) ---- */
+
+/* Each takes fd, a connected stream socket. */
+int machine_socket_connect(struct machine *machine, const struct guid *service, int fd,
+			   uint64_t timeout_ns, void (*done)(void *user, int result), void *user,
+			   struct error *err);
+int machine_socket_accept(struct machine *machine, uint64_t ticket, int fd, struct error *err);
+void machine_socket_refuse(struct machine *machine, uint64_t ticket);
 /* ---- save ---- */
 
 struct machine_saved {

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "dev/hvsock.h"
 #include "dev/netvsp.h"
 #include "dev/storvsp.h"
 #include "disk/live.h"
@@ -25,6 +26,7 @@ struct synthetic {
 	struct blk *disks[CONFIG_MAX_DISKS]; /* lent to storvsp */
 	bool live[CONFIG_MAX_DISKS];         /* opened by live_open: its chain can change */
 	struct netvsp *nics[CONFIG_MAX_NICS];
+	struct hvsock *sockets;
 	struct ic *ic;
 	struct loop_timer *watch;
 	struct ic_status seen_status[IC_SERVICE_COUNT];
@@ -161,6 +163,26 @@ static int new_nics(struct synthetic *synthetic, struct error *err)
 	return r;
 }
 
+/* ---- sockets ---- */
+
+static void on_socket_asked(void *user, uint64_t ticket, const struct guid *service)
+{
+	const struct machine_events *events = &((struct machine *)user)->events;
+
+	events->socket_asked(events->user, ticket, service);
+}
+
+static int new_sockets(struct synthetic *synthetic, struct error *err)
+{
+	struct machine *machine = synthetic->machine;
+	const struct hvsock_config config = { .loop = machine->loop,
+					      .bus = machine->vmbus,
+					      .user = machine,
+					      .asked = on_socket_asked };
+
+	return hvsock_new(&config, &synthetic->sockets, err);
+}
+
 /* ---- integration services ---- */
 
 static bool status_changed(struct synthetic *synthetic)
@@ -284,6 +306,8 @@ int synthetic_new(struct machine *machine, struct synthetic **ret, struct error 
 	if (r == 0)
 		r = new_nics(synthetic, err);
 	if (r == 0)
+		r = new_sockets(synthetic, err);
+	if (r == 0)
 		r = new_services(synthetic, err);
 	if (r < 0) {
 		synthetic_free(synthetic);
@@ -300,6 +324,7 @@ void synthetic_free(struct synthetic *synthetic)
 	loop_timer_free(synthetic->watch);
 	ic_free(synthetic->ic);
 	free_kvp(synthetic);
+	hvsock_free(synthetic->sockets);
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		netvsp_free(synthetic->nics[i]);
 	for (unsigned i = 0; i < MAX_SCSI; i++)
@@ -307,6 +332,26 @@ void synthetic_free(struct synthetic *synthetic)
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		close_disk(synthetic->disks[i]);
 	free(synthetic);
+}
+
+/* ---- machine.h: sockets ---- */
+
+int machine_socket_connect(struct machine *machine, const struct guid *service, int fd,
+			   uint64_t timeout_ns, void (*done)(void *user, int result), void *user,
+			   struct error *err)
+{
+	return hvsock_connect(machine->synthetic->sockets, service, fd, timeout_ns, done, user,
+			      err);
+}
+
+int machine_socket_accept(struct machine *machine, uint64_t ticket, int fd, struct error *err)
+{
+	return hvsock_accept(machine->synthetic->sockets, ticket, fd, err);
+}
+
+void machine_socket_refuse(struct machine *machine, uint64_t ticket)
+{
+	hvsock_refuse(machine->synthetic->sockets, ticket);
 }
 
 /* ---- state ---- */
@@ -449,6 +494,11 @@ int machine_shutdown_guest(struct machine *machine, bool reboot, bool force, str
 	};
 
 	return ic_shutdown(machine->synthetic->ic, &request, err);
+}
+
+struct ic *machine_ic(struct machine *machine)
+{
+	return machine->synthetic->ic;
 }
 
 int machine_set_service(struct machine *machine, enum config_ic service, bool enabled,

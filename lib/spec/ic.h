@@ -20,6 +20,8 @@ enum ic_spec_message_type {
 	IC_MSG_KVP = 2,
 	IC_MSG_SHUTDOWN = 3,
 	IC_MSG_TIME_SYNC = 4,
+	IC_MSG_VSS = 5,
+	IC_MSG_FILE_COPY = 7,
 };
 
 #define IC_FLAG_TRANSACTION 1
@@ -32,6 +34,8 @@ enum ic_spec_message_type {
 #define IC_E_FAIL          0x80004005u
 #define IC_E_NO_MORE_ITEMS 0x80070103u
 #define IC_E_NOT_FOUND     0x80041002u
+#define IC_E_FILE_EXISTS   0x80070050u
+#define IC_E_DISK_FULL     0x80070070u
 
 struct ic_spec_version {
 	uint16_t major, minor;
@@ -178,5 +182,61 @@ struct ic_spec_kvp_ip {
 	uint8_t dns_servers[2048];
 } IC_SPEC_PACKED;
 IC_SPEC_SIZE(ic_spec_kvp_ip, 7456);
+
+enum ic_spec_vss_operation {
+	IC_VSS_HOT_BACKUP = 2, /* can it be done? */
+	IC_VSS_BACKUP_COMPLETE = 4,
+	IC_VSS_FREEZE = 5,
+	IC_VSS_THAW = 6,
+};
+
+struct ic_spec_vss {
+	struct ic_spec_header header;
+	uint8_t operation;
+	uint8_t reserved[7];
+	uint32_t flags; /* of the answer to HOT_BACKUP */
+} IC_SPEC_PACKED;
+IC_SPEC_SIZE(ic_spec_vss, 40);
+
+enum ic_spec_copy_operation {
+	IC_COPY_START = 0,
+	IC_COPY_WRITE = 1,
+	IC_COPY_COMPLETE = 2,
+	IC_COPY_CANCEL = 3,
+};
+
+#define IC_COPY_OVERWRITE   0x1u
+#define IC_COPY_CREATE_PATH 0x2u
+
+#define IC_COPY_NAME_BYTES 520 /* UTF-16LE with a terminating zero */
+#define IC_COPY_DATA_BYTES 6144
+
+/* COMPLETE and CANCEL are this alone. */
+struct ic_spec_copy {
+	struct ic_spec_header header;
+	uint32_t operation;
+	uint8_t service_id[2][16];
+} IC_SPEC_PACKED;
+IC_SPEC_SIZE(ic_spec_copy, 64);
+
+struct ic_spec_copy_start {
+	struct ic_spec_copy copy;
+	uint8_t file_name[IC_COPY_NAME_BYTES];
+	uint8_t path_name[IC_COPY_NAME_BYTES];
+	uint32_t flags;
+	uint64_t file_size;
+} IC_SPEC_PACKED;
+IC_SPEC_SIZE(ic_spec_copy_start, 1116);
+IC_SPEC_AT(ic_spec_copy_start, flags, 1104);
+
+struct ic_spec_copy_write {
+	struct ic_spec_copy copy;
+	uint32_t padding;
+	uint64_t offset;
+	uint32_t size;
+	uint8_t data[IC_COPY_DATA_BYTES];
+} IC_SPEC_PACKED;
+IC_SPEC_SIZE(ic_spec_copy_write, 6224);
+IC_SPEC_AT(ic_spec_copy_write, data, 80);
 
 #endif

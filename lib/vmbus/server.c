@@ -96,6 +96,11 @@ void vmbus_kick_channel(struct vmbus *bus, uint32_t relid)
 		loop_kick(bus->signal_kick);
 }
 
+void vmbus_look_again(struct vmbus_channel *channel)
+{
+	vmbus_kick_channel(channel->bus, channel->relid);
+}
+
 static void run_channels(struct vmbus *bus, uint32_t first_relid, uint64_t bits)
 {
 	while (bits) {
@@ -338,16 +343,35 @@ static void on_modify_channel(struct vmbus *bus, const uint8_t *bytes, uint32_t 
 	vmbus_channel_modify(bus, &msg);
 }
 
-/* A guest's socket wants to connect to a service of the host: there is none. */
+void vmbus_set_socket_handler(struct vmbus *bus,
+			      void (*asked)(void *user, const struct guid *endpoint_id,
+					    const struct guid *service_id),
+			      void *user)
+{
+	bus->socket_asked = asked;
+	bus->socket_user = user;
+}
+
+void vmbus_refuse_socket(struct vmbus *bus, const struct guid *endpoint_id,
+			 const struct guid *service_id)
+{
+	struct vmbus_spec_tl_connect_result result = { .endpoint_id = *endpoint_id,
+						       .service_id = *service_id,
+						       .status = VMBUS_STATUS_CONNECTION_REFUSED };
+
+	if (bus->version)
+		vmbus_post(bus, &result, sizeof(result), VMBUS_MSG_TL_CONNECT_RESULT);
+}
+
 static void on_tl_connect(struct vmbus *bus, const uint8_t *bytes, uint32_t len)
 {
 	struct vmbus_spec_tl_connect_request msg;
-	struct vmbus_spec_tl_connect_result result = { .status = VMBUS_STATUS_CONNECTION_REFUSED };
 
 	memcpy(&msg, bytes, sizeof(msg));
-	result.endpoint_id = msg.endpoint_id;
-	result.service_id = msg.service_id;
-	vmbus_post(bus, &result, sizeof(result), VMBUS_MSG_TL_CONNECT_RESULT);
+	if (bus->socket_asked)
+		bus->socket_asked(bus->socket_user, &msg.endpoint_id, &msg.service_id);
+	else
+		vmbus_refuse_socket(bus, &msg.endpoint_id, &msg.service_id);
 }
 
 static const struct handler {

@@ -29,7 +29,7 @@ static const struct state_field channel_fields[] = {
 	STATE(12, struct vmbus_channel_saved, in_masked),
 	STATE(13, struct vmbus_channel_saved, damaged),
 	STATE(14, struct vmbus_channel_saved, waits_for_room),
-	STATE(15, struct vmbus_channel_saved, reserved),
+	STATE(15, struct vmbus_channel_saved, socket),
 	STATE_END,
 };
 const struct state_desc vmbus_channel_saved_desc = { "channel", sizeof(struct vmbus_channel_saved),
@@ -133,6 +133,7 @@ static void save_channel(const struct vmbus_channel *channel, struct vmbus_chann
 		.subchannel_index = channel->offer.subchannel_index,
 		.offered = channel->offered,
 		.relid = channel->relid,
+		.socket = channel->offer.flags & VMBUS_OFFER_TLNPI,
 	};
 	if (channel->state != VMBUS_CHANNEL_OPEN)
 		return;
@@ -344,9 +345,29 @@ static int find_left_over(const struct vmbus_state *s, struct error *err)
 	return 0;
 }
 
+/* The host's ends of the sockets are gone: the guest hears that the connections are. */
+static void rescind_sockets(struct vmbus *bus, struct vmbus_state *s)
+{
+	for (uint32_t i = 0; i < s->channel_count; i++) {
+		struct vmbus_channel_saved *c = &s->channels[i];
+		struct vmbus_spec_relid msg = { .relid = c->relid };
+
+		if (!c->socket || !c->relid)
+			continue;
+		bus->relid_state[c->relid] = c->offered ? VMBUS_RELID_RESCINDED : VMBUS_RELID_FREE;
+		vmbus_gpadls_settle(bus, c->relid, true);
+		if (c->offered)
+			vmbus_post(bus, &msg, sizeof(msg), VMBUS_MSG_RESCIND);
+		c->relid = 0;
+	}
+}
+
 int vmbus_restore_finish(struct vmbus *bus, struct error *err)
 {
-	int rc = find_left_over(bus->restoring, err);
+	int rc;
+
+	rescind_sockets(bus, bus->restoring);
+	rc = find_left_over(bus->restoring, err);
 
 	vmbus_restore_forget(bus);
 	for (struct vmbus_channel *c = bus->channels; rc == 0 && c; c = c->next) {

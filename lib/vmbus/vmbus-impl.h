@@ -143,6 +143,10 @@ struct vmbus {
 	void (*reset_done)(void *user);             /* VMBUS_DRAIN_RESET */
 	void *reset_user;
 
+	void (*socket_asked)(void *user, const struct guid *endpoint_id,
+			     const struct guid *service_id);
+	void *socket_user;
+
 	struct vmbus_channel *channels;
 	struct vmbus_channel *by_relid[VMBUS_MAX_RELID + 1];
 	uint8_t relid_state[VMBUS_MAX_RELID + 1];

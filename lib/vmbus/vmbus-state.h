@@ -14,7 +14,7 @@ struct vmbus_channel_saved {
 	uint32_t ring_gpadl, downstream_page; /* of the GPADL: where the ring to the guest begins */
 	uint32_t in_index, out_index;         /* ours: what is read, what is written */
 	bool in_masked, damaged, waits_for_room;
-	uint8_t reserved;
+	bool socket; /* of dev/hvsock: one connection, which does not survive */
 };
 
 struct vmbus_gpadl_state {

@@ -137,6 +137,21 @@ bool vmbus_gpadl_write(struct vmbus_channel *channel, uint32_t gpadl_id, uint64_
 unsigned vmbus_gpadl_map(struct vmbus_channel *channel, uint32_t gpadl_id, uint64_t offset,
 			 size_t len, struct iovec *iov, uint64_t *gpa, unsigned max);
 
+/* `ready` is called soon again, as if the guest had signalled: for who stops before vmbus_recv
+ * returned 0, so that others have their turn. */
+void vmbus_look_again(struct vmbus_channel *channel);
+
+/* ---- sockets: the guest asks for a service of the host (dev/hvsock.h) ---- */
+
+/* The handler offers a channel of class service_id and instance endpoint_id, now or later, or
+ * refuses by vmbus_refuse_socket. NULL: everything is refused. */
+void vmbus_set_socket_handler(struct vmbus *bus,
+			      void (*asked)(void *user, const struct guid *endpoint_id,
+					    const struct guid *service_id),
+			      void *user);
+void vmbus_refuse_socket(struct vmbus *bus, const struct guid *endpoint_id,
+			 const struct guid *service_id);
+
 /*
  * Requests that are still in flight in the host (disk I/O into guest pages) hold the channel: a
  * CLOSECHANNEL or GPADL_TEARDOWN that follows is answered, and reset continues, only when the last

@@ -365,7 +365,7 @@ int client_run(struct client *client, const char *cmdlet, const json_t *params,
 	return r;
 }
 
-/* ---- the console ---- */
+/* ---- sockets that are handed over ---- */
 
 /* Everything but letters, digits and -._~ as %XX. */
 static char *escape(const char *text)
@@ -383,7 +383,7 @@ static char *escape(const char *text)
 	return escaped;
 }
 
-static int take_console(struct client *client, struct response *response, struct error *err)
+static int take_socket(struct client *client, struct response *response, struct error *err)
 {
 	json_t *answer;
 	int r;
@@ -404,24 +404,41 @@ static int take_console(struct client *client, struct response *response, struct
 	close(client->fd);
 	client->fd = -1;
 	if (response->fd < 0)
-		return error_set(err, ERR_CORRUPT, "the service did not hand over the console");
+		return error_set(err, ERR_CORRUPT, "the service did not hand over the socket");
 	return response->fd;
+}
+
+static int upgrade(struct client *client, const char *path, const char *protocol, struct error *err)
+{
+	struct response *response = malloc(sizeof(*response));
+	int r = client->fd < 0 ? connect_again(client, err) : 0;
+	char headers[80];
+
+	if (!response)
+		abort();
+	snprintf(headers, sizeof(headers), "Connection: Upgrade\r\nUpgrade: %s\r\n", protocol);
+	if (r == 0)
+		r = exchange(client, "GET", path, headers, NULL, response, err);
+	if (r == 0)
+		r = take_socket(client, response, err);
+	free(response);
+	return r;
 }
 
 int client_console(struct client *client, const char *vm, struct error *err)
 {
 	AUTO_FREE char *name = escape(vm), *path = NULL;
-	struct response *response = malloc(sizeof(*response));
-	int r = client->fd < 0 ? connect_again(client, err) : 0;
 
-	if (!name || !response || asprintf(&path, "/v1/console/%s", name) < 0)
+	if (!name || asprintf(&path, "/v1/console/%s", name) < 0)
 		abort();
-	if (r == 0)
-		r = exchange(client, "GET", path,
-			     "Connection: Upgrade\r\nUpgrade: oyako-console\r\n", NULL, response,
-			     err);
-	if (r == 0)
-		r = take_console(client, response, err);
-	free(response);
-	return r;
+	return upgrade(client, path, "oyako-console", err);
+}
+
+int client_socket(struct client *client, const char *vm, const char *service, struct error *err)
+{
+	AUTO_FREE char *name = escape(vm), *which = escape(service), *path = NULL;
+
+	if (!name || !which || asprintf(&path, "/v1/socket/%s?service=%s", name, which) < 0)
+		abort();
+	return upgrade(client, path, "oyako-socket", err);
 }

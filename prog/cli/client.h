@@ -30,5 +30,7 @@ int client_run(struct client *client, const char *cmdlet, const json_t *params,
 
 /* The console of a VM: the descriptor of a stream socket, or -code. */
 int client_console(struct client *client, const char *vm, struct error *err);
+/* A connection to a program in a guest: service is an AF_VSOCK port or a GUID. The same result. */
+int client_socket(struct client *client, const char *vm, const char *service, struct error *err);
 
 #endif

@@ -6,6 +6,8 @@
  */
 #include "client.h"
 #include "console.h"
+#include "direct.h"
+#include "pump.h"
 
 #include "base/macros.h"
 #include "cmdlet/cmdlet.h"
@@ -243,6 +245,18 @@ static int connect_vm(struct client *client, const json_t *params)
 	return run_console(client, "Connect-VM", name);
 }
 
+static int connect_socket(struct client *client, const json_t *params)
+{
+	const char *name = json_string_value(json_object_get(params, "VMName"));
+	const char *service = json_string_value(json_object_get(params, "Service"));
+	struct error err;
+	int fd = client_socket(client, name, service, &err);
+
+	if (fd < 0)
+		return print_error("Connect-VMSocket", name, err.text);
+	return pump_run(fd, STDIN_FILENO, STDOUT_FILENO) == 0 ? EXIT_DONE : EXIT_FAILED;
+}
+
 static int start_with_console(struct client *client, const struct cmdlet *cmdlet,
 			      const struct cmdlet_invocation *invocation)
 {
@@ -362,8 +376,9 @@ static void offer_names(const char *cmdlet, const char *typed)
 
 static int complete(int count, char *const *words)
 {
-	static const char *const services[] = { "Shutdown", "Time Synchronization", "Heartbeat",
-						"Key-Value Pair Exchange" };
+	static const char *const services[] = { "Shutdown",  "Time Synchronization",
+						"Heartbeat", "Key-Value Pair Exchange",
+						"VSS",       "Guest Service Interface" };
 	const char *typed = count ? words[count - 1] : "";
 	struct cmdlet_candidates found;
 
@@ -437,9 +452,7 @@ static int run_with_daemon(const struct cmdlet *cmdlet, const struct cmdlet_invo
 
 	if (client_open(true, &client, &err) < 0)
 		return print_error(cmdlet->name, NULL, err.text);
-	if (strcmp(cmdlet->name, "Connect-VM") == 0)
-		status = connect_vm(client, invocation->params);
-	else if (json_is_true(json_object_get(invocation->params, "Console")))
+	if (json_is_true(json_object_get(invocation->params, "Console")))
 		status = start_with_console(client, cmdlet, invocation);
 	else
 		status = run_plain(client, cmdlet, invocation);
@@ -447,23 +460,47 @@ static int run_with_daemon(const struct cmdlet *cmdlet, const struct cmdlet_invo
 	return status;
 }
 
-/* What would be refused anyway is refused before a daemon is started for it. */
-static int check_early(const struct cmdlet *cmdlet, const json_t *params)
+/* The cmdlets of ours that need the daemon. */
+static int run_beside_daemon(const struct cmdlet *cmdlet,
+			     const struct cmdlet_invocation *invocation, const json_t *params)
 {
+	struct client *client;
 	struct error err;
-	json_t *checked;
+	int status;
 
-	if (cmdlet_check(cmdlet, params, &checked, &err) < 0) {
-		print_error(cmdlet->name, NULL, err.text);
-		return EXIT_USAGE;
-	}
-	json_decref(checked);
-	return EXIT_DONE;
+	if (client_open(true, &client, &err) < 0)
+		return print_error(cmdlet->name, NULL, err.text);
+	if (strcmp(cmdlet->name, "Connect-VM") == 0)
+		status = connect_vm(client, params);
+	else if (strcmp(cmdlet->name, "Connect-VMSocket") == 0)
+		status = connect_socket(client, params);
+	else if (strcmp(cmdlet->name, "Invoke-Command") == 0)
+		status = direct_invoke_command(client, params, invocation->json);
+	else if (strcmp(cmdlet->name, "Enter-PSSession") == 0)
+		status = direct_enter_session(client, params);
+	else
+		status = direct_copy_item(client, params);
+	client_close(client);
+	return status;
+}
+
+static int run_checked(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation,
+		       const json_t *params)
+{
+	static const char *const alone[] = { "Help", "Get-Command", "Completion" };
+
+	if (cmdlet->place == CMDLET_IN_DAEMON)
+		return run_with_daemon(cmdlet, invocation);
+	for (size_t i = 0; i < ARRAY_SIZE(alone); i++)
+		if (strcmp(cmdlet->name, alone[i]) == 0)
+			return run_in_client(cmdlet, invocation);
+	return run_beside_daemon(cmdlet, invocation, params);
 }
 
 static int run_cmdlet(const struct cmdlet *cmdlet, int argc, char *const *argv)
 {
 	struct cmdlet_invocation invocation;
+	json_t *checked = NULL;
 	struct error err;
 	int status;
 
@@ -471,14 +508,16 @@ static int run_cmdlet(const struct cmdlet *cmdlet, int argc, char *const *argv)
 		print_error(cmdlet->name, NULL, err.text);
 		return EXIT_USAGE;
 	}
-	if (invocation.help)
+	if (invocation.help) {
 		status = help(cmdlet->name);
-	else if (check_early(cmdlet, invocation.params) != EXIT_DONE)
+	} else if (cmdlet_check(cmdlet, invocation.params, &checked, &err) < 0) {
+		/* What would be refused anyway is refused before a daemon is started for it. */
+		print_error(cmdlet->name, NULL, err.text);
 		status = EXIT_USAGE;
-	else if (cmdlet->place == CMDLET_IN_CLIENT && strcmp(cmdlet->name, "Connect-VM") != 0)
-		status = run_in_client(cmdlet, &invocation);
-	else
-		status = run_with_daemon(cmdlet, &invocation);
+	} else {
+		status = run_checked(cmdlet, &invocation, checked);
+	}
+	json_decref(checked);
 	json_decref(invocation.params);
 	return status;
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define FOLDER      "checkpoints"
 #define DESCRIPTION "checkpoint.json"
@@ -252,30 +253,55 @@ static int set_parent(struct vm *vm, const char *id, struct error *err)
 	return vm_change(vm, config, err);
 }
 
-int checkpoint_commit(struct vm *vm, const char *id, const char *name, struct error *err)
+static void describe(struct checkpoint *checkpoint, char created[static 40])
 {
-	AUTO_FREE char *from = path_of(vm, id, ".new", NULL), *to = path_of(vm, id, NULL, NULL);
-	AUTO_FREE char *parent = path_of(vm, NULL, NULL, NULL);
-	struct checkpoint checkpoint = { .name = (char *)name,
-					 .parent = vm->config->parent_checkpoint };
 	struct timespec now;
-	char created[40];
 	struct tm tm;
-	int r;
 
 	clock_gettime(CLOCK_REALTIME, &now);
 	gmtime_r(&now.tv_sec, &tm);
-	strftime(created, sizeof(created), "%Y-%m-%dT%H:%M:%S", &tm);
+	strftime(created, 40, "%Y-%m-%dT%H:%M:%S", &tm);
 	snprintf(created + strlen(created), 8, ".%03uZ", (unsigned)(now.tv_nsec / 1000000) % 1000);
-	checkpoint.created = created;
-	snprintf(checkpoint.id, sizeof(checkpoint.id), "%s", id);
-	r = write_description(from, &checkpoint, err);
-	if (r < 0)
-		return r;
+	checkpoint->created = created;
+}
+
+static int settle(struct vm *vm, const char *id, struct error *err)
+{
+	AUTO_FREE char *from = path_of(vm, id, ".new", NULL), *to = path_of(vm, id, NULL, NULL);
+	AUTO_FREE char *parent = path_of(vm, NULL, NULL, NULL);
+
 	if (rename(from, to) < 0)
 		return error_set_errno(err, errno, "naming '%.200s'", to);
 	sync_folder(parent);
-	return set_parent(vm, id, err);
+	return 0;
+}
+
+int checkpoint_commit(struct vm *vm, const char *id, const char *name, struct config_vm *config,
+		      struct error *err)
+{
+	AUTO_FREE char *folder = path_of(vm, id, ".new", NULL);
+	AUTO_FREE char *parent = path_of(vm, NULL, NULL, NULL);
+	struct checkpoint checkpoint = { .name = (char *)name,
+					 .parent = vm->config->parent_checkpoint };
+	char created[40];
+	int r;
+
+	describe(&checkpoint, created);
+	snprintf(checkpoint.id, sizeof(checkpoint.id), "%s", id);
+	r = write_description(folder, &checkpoint, err);
+	if (r == 0)
+		r = config_set_string(&config->parent_checkpoint, id, err);
+	if (r < 0) {
+		config_vm_free(config);
+	} else {
+		sync_folder(folder);
+		sync_folder(parent);
+		r = vm_change(vm, config, err);
+	}
+	if (r == 0)
+		return settle(vm, id, err);
+	checkpoint_abandon(vm, id);
+	return r;
 }
 
 void checkpoint_abandon(struct vm *vm, const char *id)
@@ -342,6 +368,17 @@ int checkpoint_remove(struct vm *vm, const struct checkpoint *checkpoint, struct
 	return 0;
 }
 
+/* The service was interrupted between vm.json and the name. */
+static void settle_own(struct vm *vm)
+{
+	const char *id = vm->config->parent_checkpoint;
+	AUTO_FREE char *path = id ? path_of(vm, id, ".new", NULL) : NULL;
+	struct error err;
+
+	if (path && access(path, F_OK) == 0 && settle(vm, id, &err) < 0)
+		log_error("virtual machine '%s': %s", vm->config->name, err.text);
+}
+
 static void sweep(struct vm *vm, bool all)
 {
 	AUTO_FREE char *path = path_of(vm, NULL, NULL, NULL);
@@ -363,6 +400,7 @@ static void sweep(struct vm *vm, bool all)
 
 void checkpoints_clean_up(struct vm *vm)
 {
+	settle_own(vm);
 	sweep(vm, false);
 }
 

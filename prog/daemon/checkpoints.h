@@ -4,8 +4,8 @@
  *	vm.json		the description as it was
  *	memory		memory and state (lib/state/file.h), of a VM that ran or was saved
  * A folder comes into being under the name ID.new, and goes by the name ID.removed: what has such a
- * name after a restart of the service was interrupted, and is removed. The tree hangs together by
- *the parents' ids; the VM's own is in its vm.json.
+ * name after a restart of the service was interrupted, and is removed, unless vm.json says that the
+ * VM comes from it. The tree hangs together by the parents' ids; the VM's own is in its vm.json.
  */
 #ifndef DAEMON_CHECKPOINTS_H
 #define DAEMON_CHECKPOINTS_H
@@ -41,8 +41,11 @@ int checkpoint_begin(struct vm *vm, char ret_id[static GUID_TEXT_SIZE], struct e
 int checkpoint_make_memory(struct vm *vm, const char *id, struct error *err);
 /* The memory of the VM's saved state is the checkpoint's, too. */
 int checkpoint_link_memory(struct vm *vm, const char *id, struct error *err);
-/* From here on it exists, and the VM's present state comes from it. */
-int checkpoint_commit(struct vm *vm, const char *id, const char *name, struct error *err);
+/* From here on it exists, and the VM comes from it and goes on with config (taken, also on
+ * failure). vm.json decides: where that names a preliminary one as the VM's, it is one. On failure
+ * it is abandoned. */
+int checkpoint_commit(struct vm *vm, const char *id, const char *name, struct config_vm *config,
+		      struct error *err);
 void checkpoint_abandon(struct vm *vm, const char *id);
 
 /* The description that it has. The caller's. */

@@ -2,6 +2,7 @@
 #include "cmdlets.h"
 
 #include "base/macros.h"
+#include "checkpoint-disks.h"
 #include "checkpoints.h"
 #include "objects.h"
 #include "run.h"
@@ -122,45 +123,82 @@ static void show_checkpoint(struct request *request, struct vm *vm, const char *
 
 /* ---- Checkpoint-VM ---- */
 
+/*
+ * One Checkpoint-VM. The request is held until taking_end:
+ *
+ *	VM down:			begin, [link the saved memory], disks, commit
+ *	VM running, no disks:		begin, the worker writes the memory, commit; it runs on
+ *	VM running, with disks:		saved, then as one that is down, started again
+ */
 struct taking {
 	struct request *request;
 	char id[GUID_TEXT_SIZE];
 	char *name;
+	bool starts_again;
 };
 
-static void taking_free(struct taking *taking)
+static void taking_end(struct taking *taking, struct vm *vm, const struct error *err)
 {
+	if (err)
+		request_error(taking->request, vm->config->name, err);
+	request_release(taking->request);
 	free(taking->name);
 	free(taking);
 }
 
-static int commit(struct taking *taking, struct vm *vm, struct error *err)
-{
-	int r = checkpoint_commit(vm, taking->id, taking->name, err);
-
-	if (r < 0) {
-		checkpoint_abandon(vm, taking->id);
-		return r;
-	}
-	vm_event(vm, EVENT_VM_CHECKPOINT, NULL, "The checkpoint '%s' of '%s' was taken.",
-		 taking->name, vm->config->name);
-	show_checkpoint(taking->request, vm, taking->id);
-	return 0;
-}
-
-static void taken(void *user, struct vm *vm, const struct error *err)
+static void started_again(void *user, struct vm *vm, const struct error *err)
 {
 	struct taking *taking = user;
 	struct error failure;
 
-	if (err)
-		checkpoint_abandon(vm, taking->id);
-	else if (commit(taking, vm, &failure) < 0)
-		err = &failure;
+	if (err) {
+		failure = *err;
+		error_prefix(&failure, "it has been saved for the checkpoint; starting it again");
+	}
+	taking_end(taking, vm, err ? &failure : NULL);
+}
+
+/* The guest goes on, whatever became of the checkpoint. */
+static void let_go_on(struct taking *taking, struct vm *vm, const struct error *err)
+{
+	struct error failure;
+
+	if (!taking->starts_again) {
+		taking_end(taking, vm, err);
+		return;
+	}
 	if (err)
 		request_error(taking->request, vm->config->name, err);
-	request_release(taking->request);
-	taking_free(taking);
+	if (run_start(vm, &failure) < 0) {
+		started_again(taking, vm, &failure);
+		return;
+	}
+	vm_wait(vm, VM_WAIT_STARTED, started_again, taking, taking->request);
+}
+
+/* For the event: how long the guest stood still, where it ran on. */
+static json_t *pause_of(const struct vm *vm)
+{
+	const json_t *save = vm->run ? vm->run->last_save : NULL;
+	json_t *pause = json_object_get(save, "pause_ns");
+
+	return pause ? json_pack("{s:f, s:O*}", "PauseMilliseconds",
+				 (double)json_integer_value(pause) / 1e6, "BytesWritten",
+				 json_object_get(save, "ram_bytes_written"))
+		     : NULL;
+}
+
+/* Takes config: what the VM goes on with. */
+static int commit(struct taking *taking, struct vm *vm, struct config_vm *config, struct error *err)
+{
+	int r = checkpoint_commit(vm, taking->id, taking->name, config, err);
+
+	if (r < 0)
+		return r;
+	vm_event(vm, EVENT_VM_CHECKPOINT, pause_of(vm), "The checkpoint '%s' of '%s' was taken.",
+		 taking->name, vm->config->name);
+	show_checkpoint(taking->request, vm, taking->id);
+	return 0;
 }
 
 static int check_type(const struct vm *vm, struct error *err)
@@ -176,22 +214,6 @@ static int check_type(const struct vm *vm, struct error *err)
 	default:
 		return 0;
 	}
-}
-
-/* The disks' part of a checkpoint is a differencing disk under each: not there yet. A disk that the
- * guest can't write stays as it is. */
-static int check_disks(const struct vm *vm, struct error *err)
-{
-	for (unsigned i = 0; i < vm->config->disk_count; i++) {
-		const struct config_disk *disk = &vm->config->disks[i];
-
-		if (disk->kind == CONFIG_DISK_HARD && !disk->read_only)
-			return error_set(err, ERR_UNSUPPORTED,
-					 "checkpoints of virtual machines with hard disks are not "
-					 "there yet (it has '%.200s')",
-					 disk->path ? disk->path : "");
-	}
-	return 0;
 }
 
 static int check_count(const struct vm *vm, struct error *err)
@@ -212,31 +234,104 @@ static int check_can_take(const struct vm *vm, const char *name, struct error *e
 	int r = check_type(vm, err);
 
 	if (r == 0)
-		r = check_disks(vm, err);
-	if (r == 0)
 		r = check_count(vm, err);
 	if (r == 0 && name)
 		r = config_check_name(name, "the checkpoint's name", err);
 	return r;
 }
 
-/* 1: the worker writes the memory, and `taken` ends it. */
-static int take(struct taking *taking, struct vm *vm, struct error *err)
+static void disks_made(void *user, struct vm *vm, struct config_vm *config, const struct error *err)
 {
-	int r = 0, fd;
+	struct taking *taking = user;
+	struct error failure;
 
+	if (err)
+		checkpoint_abandon(vm, taking->id);
+	else if (commit(taking, vm, config, &failure) < 0)
+		err = &failure;
+	let_go_on(taking, vm, err);
+}
+
+static int begin_of_down(struct taking *taking, struct vm *vm, struct config_vm **ret,
+			 struct error *err)
+{
+	int r = vm_check_busy(vm, err);
+
+	if (r == 0)
+		r = checkpoint_begin(vm, taking->id, err);
+	if (r < 0)
+		return r;
 	if (vm->state == VM_SAVED)
 		r = checkpoint_link_memory(vm, taking->id, err);
-	if (r < 0 || vm_is_down(vm))
-		return r;
-	fd = checkpoint_make_memory(vm, taking->id, err);
+	*ret = r == 0 ? vm_config_copy(vm, err) : NULL;
+	if (!*ret)
+		checkpoint_abandon(vm, taking->id);
+	return *ret ? 0 : -(int)err->code;
+}
+
+static void take_of_down(struct taking *taking, struct vm *vm)
+{
+	struct config_vm *config;
+	struct error err;
+
+	if (begin_of_down(taking, vm, &config, &err) < 0)
+		let_go_on(taking, vm, &err);
+	else
+		checkpoint_disks_make(vm, config, taking->request, disks_made, taking);
+}
+
+static void saved_for_it(void *user, struct vm *vm, const struct error *err)
+{
+	struct taking *taking = user;
+
+	if (err) {
+		taking_end(taking, vm, err);
+		return;
+	}
+	taking->starts_again = true;
+	take_of_down(taking, vm);
+}
+
+static void written(void *user, struct vm *vm, const struct error *err)
+{
+	struct taking *taking = user;
+	struct config_vm *config;
+	struct error failure;
+
+	config = err ? NULL : vm_config_copy(vm, &failure);
+	if (!config)
+		checkpoint_abandon(vm, taking->id);
+	else if (commit(taking, vm, config, &failure) == 0)
+		failure.code = ERR_OK;
+	if (!err && failure.code)
+		err = &failure;
+	taking_end(taking, vm, err);
+}
+
+static int take_of_running(struct taking *taking, struct vm *vm, struct error *err)
+{
+	bool stops = checkpoint_disks_any(vm->config);
+	int r = 0, fd;
+
+	if (stops && vm->state == VM_PAUSED)
+		return error_set(err, ERR_STATE,
+				 "it is paused and has disks; Resume-VM or Save-VM comes first");
+	if (stops) {
+		fd = saved_begin(vm, taking->id, err);
+	} else {
+		r = checkpoint_begin(vm, taking->id, err);
+		fd = r < 0 ? r : checkpoint_make_memory(vm, taking->id, err);
+		if (r == 0 && fd < 0)
+			checkpoint_abandon(vm, taking->id);
+	}
 	if (fd < 0)
 		return fd;
-	request_hold(taking->request);
 	request_progress(taking->request, vm->config->name, "taking the checkpoint");
-	vm_wait(vm, VM_WAIT_SAVED, taken, taking, taking->request);
-	run_save(vm, fd, taking->id, false);
-	return 1;
+	/* A VM that was saved only for this is not left so: cancelling does not end that wait. */
+	vm_wait(vm, VM_WAIT_SAVED, stops ? saved_for_it : written, taking,
+		stops ? (void *)taking : taking->request);
+	run_save(vm, fd, taking->id, stops);
+	return 0;
 }
 
 static void checkpoint_vm(struct request *request, struct vm *vm)
@@ -244,7 +339,6 @@ static void checkpoint_vm(struct request *request, struct vm *vm)
 	const char *name = request_string(request, "SnapshotName");
 	struct taking *taking;
 	struct error err;
-	int r;
 
 	if (!vm_is_down(vm) && (!is_running(vm) || vm->run->saving_id[0])) {
 		refuse_state(request, vm);
@@ -255,20 +349,13 @@ static void checkpoint_vm(struct request *request, struct vm *vm)
 		abort();
 	taking->request = request;
 	taking->name = name && name[0] ? strdup(name) : checkpoint_default_name(vm);
-	r = check_can_take(vm, name && name[0] ? name : NULL, &err);
-	if (r == 0)
-		r = checkpoint_begin(vm, taking->id, &err);
-	if (r == 0) {
-		r = take(taking, vm, &err);
-		if (r == 0)
-			r = commit(taking, vm, &err);
-		else if (r < 0)
-			checkpoint_abandon(vm, taking->id);
-	}
-	if (r < 0)
-		request_error(request, vm->config->name, &err);
-	if (r != 1)
-		taking_free(taking);
+	request_hold(request);
+	if (check_can_take(vm, name && name[0] ? name : NULL, &err) < 0)
+		taking_end(taking, vm, &err);
+	else if (vm_is_down(vm))
+		take_of_down(taking, vm);
+	else if (take_of_running(taking, vm, &err) < 0)
+		taking_end(taking, vm, &err);
 }
 
 void cmdlet_checkpoint_vm(struct request *request)
@@ -367,6 +454,35 @@ void cmdlet_rename_checkpoint(struct request *request)
 	request_for_vms(request, "VMName", rename_checkpoint);
 }
 
+/* Does anything come from it? Then its disks lie under others. */
+static bool has_children(const struct vm *vm, const struct checkpoints *all, const char *id)
+{
+	if (vm->config->parent_checkpoint && strcmp(vm->config->parent_checkpoint, id) == 0)
+		return true;
+	for (size_t i = 0; i < all->count; i++)
+		if (all->list[i].parent && strcmp(all->list[i].parent, id) == 0)
+			return true;
+	return false;
+}
+
+static int remove_with_disks(struct vm *vm, const struct checkpoints *all,
+			     const struct checkpoint *checkpoint, struct error *err)
+{
+	bool under_others = has_children(vm, all, checkpoint->id);
+	struct config_vm *config;
+	int r = vm_check_busy(vm, err);
+
+	if (r == 0)
+		r = checkpoint_config(vm, checkpoint->id, &config, err);
+	if (r < 0)
+		return r;
+	r = checkpoint_remove(vm, checkpoint, err);
+	if (r == 0 && !under_others)
+		checkpoint_disks_remove(vm, config);
+	config_vm_free(config);
+	return r;
+}
+
 static int remove_with_children(struct vm *vm, const char *id, struct error *err)
 {
 	const struct checkpoint *checkpoint;
@@ -377,9 +493,11 @@ static int remove_with_children(struct vm *vm, const char *id, struct error *err
 	for (size_t i = 0; r == 0 && i < all.count; i++)
 		if (all.list[i].parent && strcmp(all.list[i].parent, id) == 0)
 			r = remove_with_children(vm, all.list[i].id, err);
+	checkpoints_done(&all);
+	checkpoints_load(vm, &all);
 	checkpoint = checkpoints_find(&all, id);
 	if (r == 0 && checkpoint)
-		r = checkpoint_remove(vm, checkpoint, err);
+		r = remove_with_disks(vm, &all, checkpoint, err);
 	checkpoints_done(&all);
 	return r;
 }
@@ -398,7 +516,7 @@ static int remove_one(struct request *request, struct vm *vm, const struct check
 		checkpoints_load(vm, &now);
 		checkpoint = checkpoints_find(&now, checkpoint->id);
 		if (checkpoint)
-			r = checkpoint_remove(vm, checkpoint, err);
+			r = remove_with_disks(vm, &now, checkpoint, err);
 		checkpoints_done(&now);
 	}
 	if (r == 0)
@@ -406,6 +524,27 @@ static int remove_one(struct request *request, struct vm *vm, const struct check
 	else
 		json_decref(object);
 	return r;
+}
+
+static void folded(void *user, struct vm *vm, const struct error *err)
+{
+	struct request *request = user;
+
+	if (err)
+		request_error(request, vm->config->name, err);
+}
+
+/* With the last one go the layers over the disks, where nobody has them open. */
+static void fold_disks(struct request *request, struct vm *vm)
+{
+	struct checkpoints all;
+	size_t count;
+
+	checkpoints_load(vm, &all);
+	count = all.count;
+	checkpoints_done(&all);
+	if (!count && vm_is_down(vm) && !vm->busy)
+		checkpoint_disks_fold(vm, request, folded, request);
 }
 
 static void remove_checkpoint(struct request *request, struct vm *vm)
@@ -417,6 +556,7 @@ static void remove_checkpoint(struct request *request, struct vm *vm)
 	for (size_t i = 0; i < json_array_size(names); i++)
 		for_named(request, vm, json_string_value(json_array_get(names, i)), false,
 			  remove_one);
+	fold_disks(request, vm);
 }
 
 void cmdlet_remove_checkpoint(struct request *request)
@@ -448,76 +588,119 @@ static int restored_config(struct vm *vm, const struct checkpoint *checkpoint, c
 	return r;
 }
 
-/* The VM is down. vm.json is what decides: before it is replaced nothing has changed. */
-static int apply(struct vm *vm, const struct checkpoint *checkpoint, struct error *err)
-{
-	AUTO_FREE char *old = vm->config->saved_state ? strdup(vm->config->saved_state) : NULL;
-	AUTO_FREE char *memory = checkpoint_memory_path(vm, checkpoint->id);
-	char id[GUID_TEXT_SIZE] = "";
-	struct config_vm *config;
-	int r = checkpoint->has_memory ? saved_link(vm, memory, id, err) : 0;
-
-	if (r == 0)
-		r = restored_config(vm, checkpoint, id[0] ? id : NULL, &config, err);
-	if (r == 0)
-		r = vm_change(vm, config, err);
-	if (r < 0) {
-		if (id[0])
-			saved_remove(vm, id);
-		return r;
-	}
-	if (id[0])
-		r = saved_mark(vm, id, err);
-	if (old)
-		saved_remove(vm, old);
-	run_set_state(vm, id[0] ? VM_SAVED : VM_OFF);
-	vm_event(vm, EVENT_VM_CHECKPOINT, NULL, "The checkpoint '%s' was applied to '%s'.",
-		 checkpoint->name, vm->config->name);
-	return r;
-}
-
+/* One Restore-VMSnapshot. The request is held until applying_end. */
 struct applying {
 	struct request *request;
-	char id[GUID_TEXT_SIZE];
+	char id[GUID_TEXT_SIZE];       /* of the checkpoint */
+	char saved_id[GUID_TEXT_SIZE]; /* of the new saved state; "": off */
 };
 
-static void is_down(void *user, struct vm *vm, const struct error *err)
+static void applying_end(struct applying *applying, struct vm *vm, const struct error *err)
 {
-	struct applying *applying = user;
-	const struct checkpoint *checkpoint;
-	struct checkpoints all;
-	struct error failure;
-
-	checkpoints_load(vm, &all);
-	checkpoint = checkpoints_find(&all, applying->id);
-	if (!err && !checkpoint) {
-		error_set(&failure, ERR_NOT_FOUND, "the checkpoint is gone");
-		err = &failure;
-	} else if (!err && apply(vm, checkpoint, &failure) < 0) {
-		err = &failure;
-	}
 	if (err)
 		request_error(applying->request, vm->config->name, err);
 	else
 		show_checkpoint(applying->request, vm, applying->id);
-	checkpoints_done(&all);
 	request_release(applying->request);
 	free(applying);
+}
+
+/* What the VM no longer goes on from. */
+static void drop_old(struct vm *vm, const struct config_vm *old)
+{
+	if (old->saved_state)
+		saved_remove(vm, old->saved_state);
+	checkpoint_disks_remove(vm, old);
+}
+
+/* Takes config. vm.json is what decides: before it is replaced nothing has changed. */
+static int apply(struct applying *applying, struct vm *vm, struct config_vm *config,
+		 struct error *err)
+{
+	const char *saved_id = applying->saved_id;
+	struct config_vm *old = vm_config_copy(vm, err);
+	int r;
+
+	if (!old) {
+		config_vm_free(config);
+		return -(int)err->code;
+	}
+	r = vm_change(vm, config, err);
+	if (r == 0) {
+		r = saved_id[0] ? saved_mark(vm, saved_id, err) : 0;
+		drop_old(vm, old);
+		run_set_state(vm, saved_id[0] ? VM_SAVED : VM_OFF);
+		vm_event(vm, EVENT_VM_CHECKPOINT, NULL, "A checkpoint was applied to '%s'.",
+			 vm->config->name);
+	} else if (saved_id[0]) {
+		saved_remove(vm, saved_id);
+	}
+	config_vm_free(old);
+	return r;
+}
+
+static void apply_with_disks(void *user, struct vm *vm, struct config_vm *config,
+			     const struct error *err)
+{
+	struct applying *applying = user;
+	struct error failure;
+
+	if (err) {
+		if (applying->saved_id[0])
+			saved_remove(vm, applying->saved_id);
+	} else if (apply(applying, vm, config, &failure) < 0) {
+		err = &failure;
+	}
+	applying_end(applying, vm, err);
+}
+
+static int begin_apply(struct applying *applying, struct vm *vm, struct config_vm **ret,
+		       struct error *err)
+{
+	const struct checkpoint *checkpoint;
+	struct checkpoints all;
+	int r = vm_check_busy(vm, err);
+
+	checkpoints_load(vm, &all);
+	checkpoint = checkpoints_find(&all, applying->id);
+	if (r == 0 && !checkpoint)
+		r = error_set(err, ERR_NOT_FOUND, "the checkpoint is gone");
+	if (r == 0 && checkpoint->has_memory) {
+		AUTO_FREE char *memory = checkpoint_memory_path(vm, checkpoint->id);
+
+		r = saved_link(vm, memory, applying->saved_id, err);
+	}
+	if (r == 0) {
+		const char *saved_id = applying->saved_id;
+
+		r = restored_config(vm, checkpoint, saved_id[0] ? saved_id : NULL, ret, err);
+		if (r < 0 && saved_id[0])
+			saved_remove(vm, saved_id);
+	}
+	checkpoints_done(&all);
+	return r;
+}
+
+static void is_down(void *user, struct vm *vm, const struct error *err)
+{
+	struct applying *applying = user;
+	struct config_vm *config = NULL;
+	struct error failure;
+
+	if (!err && begin_apply(applying, vm, &config, &failure) < 0)
+		err = &failure;
+	if (err)
+		applying_end(applying, vm, err);
+	else
+		checkpoint_disks_make(vm, config, applying->request, apply_with_disks, applying);
 }
 
 static int restore_one(struct request *request, struct vm *vm, const struct checkpoints *all,
 		       const struct checkpoint *checkpoint, struct error *err)
 {
 	struct applying *applying;
-	int r;
 
-	if (vm_is_down(vm)) {
-		r = apply(vm, checkpoint, err);
-		if (r == 0)
-			show_checkpoint(request, vm, checkpoint->id);
-		return r;
-	}
-	if (!is_running(vm) || vm->run->saving_id[0])
+	if (!vm_is_down(vm) && (!is_running(vm) || vm->run->saving_id[0]))
 		return error_set(err, ERR_STATE, "this is not possible in its present state (%s)",
 				 vm_state_name(vm->state));
 	applying = calloc(1, sizeof(*applying));
@@ -526,6 +709,10 @@ static int restore_one(struct request *request, struct vm *vm, const struct chec
 	applying->request = request;
 	memcpy(applying->id, checkpoint->id, sizeof(applying->id));
 	request_hold(request);
+	if (vm_is_down(vm)) {
+		is_down(applying, vm, NULL);
+		return 0;
+	}
 	vm_wait(vm, VM_WAIT_OFF, is_down, applying, request);
 	run_turn_off(vm);
 	return 0;

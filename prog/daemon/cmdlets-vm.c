@@ -454,6 +454,10 @@ static void stop_vm(struct request *request, struct vm *vm)
 		return;
 	}
 	vm->host_stops = request_switch(request, "HostStops");
+	if (request_switch(request, "Save")) {
+		cmdlets_save_vm(request, vm);
+		return;
+	}
 	if (vm->state == VM_SAVED) {
 		if (vm->host_stops)
 			show_vm(request, vm); /* nothing of it runs */

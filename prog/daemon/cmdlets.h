@@ -47,6 +47,14 @@ void cmdlet_set_memory(struct request *request);
 void cmdlet_get_host(struct request *request);
 void cmdlet_get_switch(struct request *request);
 void cmdlet_get_event(struct request *request);
+void cmdlet_add_socket(struct request *request);
+void cmdlet_get_socket(struct request *request);
+void cmdlet_remove_socket(struct request *request);
+void cmdlet_get_pair(struct request *request);
+void cmdlet_set_pair(struct request *request);
+void cmdlet_remove_pair(struct request *request);
+void cmdlet_set_guest_adapter(struct request *request);
+void cmdlet_copy_file(struct request *request);
 void cmdlet_new_vhd(struct request *request);
 void cmdlet_get_vhd(struct request *request);
 void cmdlet_test_vhd(struct request *request);
@@ -61,6 +69,8 @@ void cmdlet_export_vm(struct request *request);
 void cmdlet_import_vm(struct request *request);
 void cmdlet_compare_vm(struct request *request);
 
+/* The worker says how far a copy is. */
+void cmdlets_copy_progress(struct vm *vm, const json_t *event);
 /* Lets describe add its results for each selected VM, once those that run have told their state. */
 void cmdlets_show_fresh(struct request *request, const char *name,
 			void (*describe)(struct request *request, struct vm *vm));

@@ -50,6 +50,7 @@ static const struct {
 	[EVENT_SERVICE_STARTED] = { "service-started", 0, EVENT_INFORMATION },
 	[EVENT_SERVICE_STOPPED] = { "service-stopped", 0, EVENT_INFORMATION },
 	[EVENT_REQUEST_REFUSED] = { "request-refused", 0, EVENT_WARNING },
+	[EVENT_SIGN_IN_REFUSED] = { "sign-in-refused", 0, EVENT_WARNING },
 };
 
 static const char *const level_names[] = { "Information", "Warning", "Error" };

@@ -3,6 +3,7 @@
 #include "base/host.h"
 #include "base/macros.h"
 #include "run.h"
+#include "spec/hvsock.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -240,6 +241,20 @@ json_t *object_service(const struct vm *vm, enum config_ic service)
 	put_text(object, "PrimaryStatusDescription", enabled && status ? status : "");
 	put_text(object, "SecondaryStatusDescription", "");
 	put(object, "Version", json_object_get(running, "version"));
+	return object;
+}
+
+json_t *object_socket(const struct vm *vm, const struct config_socket *socket)
+{
+	json_t *object = part(vm);
+	char id[GUID_TEXT_SIZE];
+	uint32_t port;
+
+	put_text(object, "Name", socket->name);
+	put_text(object, "ServiceId", guid_format(&socket->service, id));
+	if (hvsock_port_of_service(&socket->service, &port))
+		json_object_set_new(object, "Port", json_integer(port));
+	put_text(object, "Path", socket->path ? socket->path : "");
 	return object;
 }
 

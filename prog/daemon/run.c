@@ -4,10 +4,12 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "cmdlets.h"
 #include "config/config-json.h"
 #include "checkpoints.h"
 #include "disk-job.h"
 #include "files.h"
+#include "guest-sockets.h"
 #include "saved.h"
 #include "ipc/ipc.h"
 #include "sockets.h"
@@ -453,6 +455,16 @@ static void on_guest_crash(struct run *run, const json_t *event)
 		 json_is_string(message) ? crash_cause(json_string_value(message)) : "");
 }
 
+static void on_socket_asked(struct run *run, const json_t *event)
+{
+	guest_socket_asked(run->vm, event);
+}
+
+static void on_copy_progress(struct run *run, const json_t *event)
+{
+	cmdlets_copy_progress(run->vm, event);
+}
+
 static void on_off(struct run *run, const json_t *event)
 {
 	take_text(run->off_reason, sizeof(run->off_reason), json_object_get(event, "reason"));
@@ -475,6 +487,8 @@ static void on_event(void *user, const char *name, const json_t *event)
 		{ "saved", on_saved },
 		{ "save-failed", on_save_failed },
 		{ "off", on_off },
+		{ "socket-asked", on_socket_asked },
+		{ "copy-progress", on_copy_progress },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(events); i++)
@@ -837,6 +851,8 @@ int run_start(struct vm *vm, struct error *err)
 	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
+	if (vm_check_busy(vm, err) < 0)
+		return -(int)err->code;
 	if (vm->early_console >= 0)
 		close(vm->early_console);
 	vm->early_console = -1;

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "guest-sockets.h"
 #include "request.h"
 #include "run.h"
 #include "sockets.h"
@@ -44,8 +45,18 @@ struct call {
 	unsigned seen_version; /* answers when the request's is another one */
 	bool whole;            /* answers only when it is done */
 	bool suspended;
+	/* Waiting for a program in a guest: NULL, or its result. */
+	struct guest_call *guest;
 	struct loop_timer *timer;
 	struct call *next;
+};
+
+/* Outlives its call where that ends first. */
+struct guest_call {
+	struct call *call; /* NULL: gone */
+	bool done;
+	int fd;
+	struct error err;
 };
 
 typedef enum MHD_Result result_t;
@@ -281,9 +292,9 @@ static result_t delete_job(struct call *call, const char *id)
 	return answer_request(call);
 }
 
-/* ---- GET /v1/console/NAME ---- */
+/* ---- sockets that are handed over ---- */
 
-/* Hands the console's socket itself to the client: it goes on when the daemon is restarted. */
+/* Hands the socket itself to the client: it goes on when the daemon is restarted. */
 static void send_descriptor(int to, int fd)
 {
 	union {
@@ -303,7 +314,7 @@ static void send_descriptor(int to, int fd)
 	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
 	if (sendmsg(to, &msg, MSG_NOSIGNAL) < 0)
-		log_warn("a console could not be handed over: %s", strerror(errno));
+		log_warn("a socket could not be handed over: %s", strerror(errno));
 }
 
 struct handover {
@@ -321,6 +332,40 @@ static void upgraded(void *user, struct MHD_Connection *connection, void *call, 
 	MHD_upgrade_action(handle, MHD_UPGRADE_ACTION_CLOSE);
 }
 
+/* Takes fd. */
+static result_t hand_over(struct call *call, const char *protocol, int fd)
+{
+	struct handover *handover = malloc(sizeof(*handover));
+	struct MHD_Response *response;
+	result_t r;
+
+	if (!handover)
+		abort();
+	handover->fd = fd;
+	response = MHD_create_response_for_upgrade(upgraded, handover);
+	MHD_add_response_header(response, "Upgrade", protocol);
+	r = MHD_queue_response(call->connection, MHD_HTTP_SWITCHING_PROTOCOLS, response);
+	MHD_destroy_response(response);
+	return r;
+}
+
+static bool wants(struct call *call, const char *protocol)
+{
+	const char *wanted =
+	    MHD_lookup_connection_value(call->connection, MHD_HEADER_KIND, "Upgrade");
+
+	return wanted && strcasecmp(wanted, protocol) == 0;
+}
+
+static struct vm *find_vm(struct call *call, const char *name)
+{
+	struct vm *vm = vm_find(call->server->daemon, name);
+
+	return vm ? vm : vm_find_id(call->server->daemon, name);
+}
+
+/* ---- GET /v1/console/NAME ---- */
+
 static int open_console(struct vm *vm, struct error *err)
 {
 	AUTO_FREE char *path = NULL;
@@ -337,34 +382,104 @@ static int open_console(struct vm *vm, struct error *err)
 
 static result_t get_console(struct call *call, const char *name)
 {
-	const char *wanted =
-	    MHD_lookup_connection_value(call->connection, MHD_HEADER_KIND, "Upgrade");
-	struct vm *vm = vm_find(call->server->daemon, name);
-	struct MHD_Response *response;
-	struct handover *handover;
+	struct vm *vm = find_vm(call, name);
 	struct error err;
-	result_t r;
 	int fd;
 
 	if (!vm)
-		vm = vm_find_id(call->server->daemon, name);
-	if (!vm)
 		return refuse(call, 0, ERR_NOT_FOUND, "there is no virtual machine of this name");
-	if (!wanted || strcasecmp(wanted, "oyako-console") != 0)
+	if (!wants(call, "oyako-console"))
 		return refuse(call, MHD_HTTP_UPGRADE_REQUIRED, ERR_INVALID,
 			      "a console needs 'Upgrade: oyako-console'");
 	fd = open_console(vm, &err);
-	if (fd < 0)
+	return fd < 0 ? answer_error(call, 0, &err) : hand_over(call, "oyako-console", fd);
+}
+
+/* ---- GET /v1/socket/NAME?service=PORT-OR-GUID ---- */
+
+static void guest_connected(void *user, int fd, const struct error *err)
+{
+	struct guest_call *guest = user;
+
+	if (!guest->call) {
+		if (fd >= 0)
+			close(fd);
+		free(guest);
+		return;
+	}
+	guest->done = true;
+	guest->fd = fd;
+	if (err)
+		guest->err = *err;
+	wake_call(guest->call);
+}
+
+static result_t answer_guest(struct call *call)
+{
+	struct guest_call *guest = call->guest;
+
+	return guest->fd < 0 ? answer_error(call, 0, &guest->err)
+			     : hand_over(call, "oyako-socket", TAKE_FD(guest->fd));
+}
+
+static void detach_guest(struct call *call)
+{
+	struct guest_call *guest = TAKE(call->guest);
+
+	if (!guest)
+		return;
+	guest->call = NULL;
+	if (!guest->done)
+		return;
+	if (guest->fd >= 0)
+		close(guest->fd);
+	free(guest);
+}
+
+static result_t get_socket(struct call *call, const char *name)
+{
+	const char *text =
+	    MHD_lookup_connection_value(call->connection, MHD_GET_ARGUMENT_KIND, "service");
+	struct vm *vm = find_vm(call, name);
+	struct guid service;
+	struct error err;
+
+	if (!vm)
+		return refuse(call, 0, ERR_NOT_FOUND, "there is no virtual machine of this name");
+	if (!wants(call, "oyako-socket"))
+		return refuse(call, MHD_HTTP_UPGRADE_REQUIRED, ERR_INVALID,
+			      "a guest's socket needs 'Upgrade: oyako-socket'");
+	if (guest_socket_parse(text ? text : "", &service, &err) < 0)
 		return answer_error(call, 0, &err);
-	handover = malloc(sizeof(*handover));
-	if (!handover)
+	call->guest = calloc(1, sizeof(*call->guest));
+	if (!call->guest)
 		abort();
-	handover->fd = fd;
-	response = MHD_create_response_for_upgrade(upgraded, handover);
-	MHD_add_response_header(response, "Upgrade", "oyako-console");
-	r = MHD_queue_response(call->connection, MHD_HTTP_SWITCHING_PROTOCOLS, response);
-	MHD_destroy_response(response);
-	return r;
+	*call->guest = (struct guest_call){ .call = call, .fd = -1 };
+	guest_socket_connect(vm, &service, guest_connected, call->guest);
+	return suspend(call, 0);
+}
+
+/* ---- POST /v1/refused/NAME ---- */
+
+/* A client that a guest refused to sign in says so, for the event log. */
+static result_t post_refused(struct call *call, const char *name)
+{
+	struct vm *vm = find_vm(call, name);
+	json_t *body = json_loadb(call->body ? call->body : "", call->body_len, 0, NULL);
+	const char *user = json_string_value(json_object_get(body, "user"));
+
+	if (!vm || !user) {
+		json_decref(body);
+		return refuse(call, 0, ERR_INVALID, "no such virtual machine, or no \"user\"");
+	}
+	vm->refused_sign_ins++;
+	vm_event(
+	    vm, EVENT_SIGN_IN_REFUSED,
+	    json_pack("{s:s, s:i}", "user", user, "count", (int)vm->refused_sign_ins),
+	    "The guest of '%s' refused to sign in '%.60s'; %u times since the service started.",
+	    vm->config->name, user, vm->refused_sign_ins);
+	json_decref(body);
+	return answer(call, MHD_HTTP_OK, json_object());
 }
 
 static result_t get_version(struct call *call)
@@ -396,6 +511,10 @@ static result_t dispatch(struct call *call, const char *url, const char *method)
 		return delete_job(call, rest);
 	if ((rest = after(url, "/v1/console/")) && get)
 		return get_console(call, rest);
+	if ((rest = after(url, "/v1/socket/")) && get)
+		return get_socket(call, rest);
+	if ((rest = after(url, "/v1/refused/")) && strcmp(method, "POST") == 0)
+		return post_refused(call, rest);
 	if (strcmp(url, "/v1/version") == 0 && get)
 		return get_version(call);
 	return refuse(call, MHD_HTTP_NOT_FOUND, ERR_NOT_FOUND, "there is nothing here");
@@ -473,6 +592,8 @@ static result_t on_request(void *user, struct MHD_Connection *connection, const 
 	}
 	if (call->request) /* resumed */
 		return answer_request(call);
+	if (call->guest)
+		return answer_guest(call);
 	if (!is_trusted(call))
 		return refuse(call, 0, ERR_DENIED, "this service is another user's");
 	if (call->too_large)
@@ -493,6 +614,7 @@ static void on_completed(void *user, struct MHD_Connection *connection, void **s
 		;
 	*link = call->next;
 	detach(call);
+	detach_guest(call);
 	loop_timer_free(call->timer);
 	free(call->body);
 	free(call);

@@ -316,8 +316,17 @@ int vm_register(struct daemon *daemon, struct config_vm *config, const char *fol
 	return 0;
 }
 
+int vm_check_busy(const struct vm *vm, struct error *err)
+{
+	return vm->busy ? error_set(err, ERR_BUSY, "%s", vm->busy) : 0;
+}
+
 int vm_remove(struct vm *vm, struct error *err)
 {
+	int r = vm_check_busy(vm, err);
+
+	if (r < 0)
+		return r;
 	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
@@ -345,8 +354,10 @@ struct config_vm *vm_config_copy(const struct vm *vm, struct error *err)
 
 int vm_change(struct vm *vm, struct config_vm *config, struct error *err)
 {
-	int r = config_vm_check(config, err);
+	int r = vm_check_busy(vm, err);
 
+	if (r == 0)
+		r = config_vm_check(config, err);
 	if (r == 0)
 		r = save(vm, config, err);
 	if (r < 0) {

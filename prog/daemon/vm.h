@@ -23,6 +23,7 @@ enum vm_state { VM_OFF, VM_STARTING, VM_RUNNING, VM_STOPPING, VM_PAUSED, VM_SAVE
 enum vm_wait { VM_WAIT_STARTED, VM_WAIT_OFF, VM_WAIT_CHANGED, VM_WAIT_SAVED };
 
 struct vm_waiter;
+struct request;
 struct run;
 
 struct vm {
@@ -33,11 +34,14 @@ struct vm {
 	char id[GUID_TEXT_SIZE];
 	char *folder;
 	enum vm_state state;
-	struct run *run;     /* NULL: off */
-	json_t *last_stop;   /* "reason", "text", "time", perhaps "crash"; NULL: never ran */
-	bool host_stops;     /* it is stopped with the host, not by somebody */
-	bool console_wanted; /* by whoever starts it */
-	int early_console;   /* COM1, connected before the start; -1: none */
+	const char *busy;          /* why it can be neither started nor changed; NULL: it can */
+	struct run *run;           /* NULL: off */
+	json_t *last_stop;         /* "reason", "text", "time", perhaps "crash"; NULL: never ran */
+	bool host_stops;           /* it is stopped with the host, not by somebody */
+	bool console_wanted;       /* by whoever starts it */
+	int early_console;         /* COM1, connected before the start; -1: none */
+	struct request *copying;   /* Copy-VMFile that is under way */
+	unsigned refused_sign_ins; /* Direct, since the daemon started */
 	struct vm_waiter *waiters;
 };
 
@@ -59,6 +63,8 @@ int vm_create(struct daemon *daemon, struct config_vm *config, const char *folde
 int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder,
 		struct vm **ret, struct error *err);
 int vm_remove(struct vm *vm, struct error *err);
+/* ERR_BUSY where it is. */
+int vm_check_busy(const struct vm *vm, struct error *err);
 /* Writes a changed description (taken, also on failure) and makes it the VM's. */
 int vm_change(struct vm *vm, struct config_vm *config, struct error *err);
 /* A copy to change. NULL: no memory. */

@@ -1,4 +1,4 @@
-#include "control.h"
+#include "control-impl.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -14,27 +14,6 @@
 #include <sys/time.h>
 #include <sys/resource.h>
 #include <unistd.h>
-
-#define MAX_CLIENTS 8
-#define MAX_FDS     4
-
-struct client {
-	struct control *control;
-	int fd;
-	struct loop_fd *lfd;
-};
-
-struct control {
-	struct loop *loop;
-	int listen_fd;
-	struct loop_fd *listen_lfd;
-	const struct config_vm *config;
-	struct machine *machine;
-	struct client *clients[MAX_CLIENTS];
-	unsigned client_count;
-	/* That came with the request which is being carried out; -1: none, or taken. */
-	int fds[MAX_FDS];
-};
 
 static void client_free(struct client *client)
 {
@@ -193,11 +172,11 @@ static void on_saved(void *user, const struct machine_saved *saved, const struct
 static int op_save(struct control *control, json_t *request, json_t **ret, struct error *err)
 {
 	bool stop = json_is_true(json_object_get(request, "stop"));
-	int r;
+	int r, fd = control_take_fd(control, err);
 
-	if (control->fds[0] < 0)
-		return error_set(err, ERR_INVALID, "\"save\" without a descriptor");
-	r = machine_save(control->machine, TAKE_FD(control->fds[0]), stop, on_saved, control, err);
+	if (fd < 0)
+		return fd;
+	r = machine_save(control->machine, fd, stop, on_saved, control, err);
 	if (r == 0)
 		control_event(control, state_event(control->machine));
 	return r;
@@ -319,16 +298,13 @@ static int op_cancel_merge(struct control *control, json_t *request, json_t **re
 
 static int op_push_disk(struct control *control, json_t *request, json_t **ret, struct error *err)
 {
-	if (control->fds[0] < 0)
-		return error_set(err, ERR_INVALID, "\"push-disk\" without a descriptor");
-	return machine_disk_push(control->machine, number_of(request, "disk"),
-				 TAKE_FD(control->fds[0]), err);
+	int fd = control_take_fd(control, err);
+
+	return fd < 0 ? fd
+		      : machine_disk_push(control->machine, number_of(request, "disk"), fd, err);
 }
 
-static const struct {
-	const char *name;
-	int (*run)(struct control *control, json_t *request, json_t **ret, struct error *err);
-} operations[] = {
+static const struct control_operation operations[] = {
 	{ "status", op_status },
 	{ "shutdown", op_shutdown },
 	{ "reboot", op_reboot },
@@ -344,37 +320,110 @@ static const struct {
 	{ "cancel-merge-disk", op_cancel_merge },
 };
 
+static const struct control_operation *find_operation(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(operations); i++)
+		if (strcmp(operations[i].name, name) == 0)
+			return &operations[i];
+	for (size_t i = 0; i < control_guest_operation_count; i++)
+		if (strcmp(control_guest_operations[i].name, name) == 0)
+			return &control_guest_operations[i];
+	return NULL;
+}
+
 static int run_request(struct control *control, json_t *request, json_t **ret, struct error *err)
 {
 	const char *op = json_string_value(json_object_get(request, "op"));
+	const struct control_operation *operation = op ? find_operation(op) : NULL;
 
 	if (!op)
 		return error_set(err, ERR_INVALID, "a request without \"op\"");
 	if (!control->machine)
 		return error_set(err, ERR_STATE, "the virtual machine is not running yet");
-	for (size_t i = 0; i < ARRAY_SIZE(operations); i++)
-		if (strcmp(operations[i].name, op) == 0)
-			return operations[i].run(control, request, ret, err);
-	return error_set(err, ERR_UNSUPPORTED, "the worker knows no operation '%s'", op);
+	if (!operation)
+		return error_set(err, ERR_UNSUPPORTED, "the worker knows no operation '%s'", op);
+	return operation->run(control, request, ret, err);
 }
 
-static void answer(struct client *client, json_t *request)
-{
-	json_t *result = NULL, *reply = NULL;
-	json_t *id = json_object_get(request, "id");
-	struct error err;
+/* ---- answers ---- */
 
-	if (run_request(client->control, request, &result, &err) < 0) {
-		reply = json_pack("{s:{s:s, s:s}}", "error", "code", err_code_name(err.code),
-				  "text", err.text);
-	} else {
-		reply = result ? result : json_object();
+static struct client *find_client(struct control *control, uint64_t number)
+{
+	for (unsigned i = 0; i < control->client_count; i++)
+		if (control->clients[i]->number == number)
+			return control->clients[i];
+	return NULL;
+}
+
+/* Takes result, which may be NULL; err NULL: it went well. */
+static void send_answer(struct client *client, json_t *id, json_t *result, const struct error *err)
+{
+	json_t *reply = result ? result : json_object();
+
+	if (err)
+		json_object_set_new(
+		    reply, "error",
+		    json_pack("{s:s, s:s}", "code", err_code_name(err->code), "text", err->text));
+	else
 		json_object_set_new(reply, "ok", json_true());
-	}
 	if (id)
 		json_object_set(reply, "id", id);
 	ipc_send(client->fd, reply, NULL, 0, NULL);
 	json_decref(reply);
+}
+
+struct control_later *control_later(struct control *control)
+{
+	struct control_later *later = malloc(sizeof(*later));
+
+	if (!later)
+		abort(); /* a few bytes: the host is beyond help */
+	*later =
+	    (struct control_later){ control, control->calling, json_incref(control->calling_id) };
+	return later;
+}
+
+void control_answer(struct control_later *later, json_t *result, const struct error *err)
+{
+	struct client *client = find_client(later->control, later->client);
+
+	if (client)
+		send_answer(client, later->id, result, err);
+	else
+		json_decref(result);
+	json_decref(later->id);
+	free(later);
+}
+
+void control_later_drop(struct control_later *later)
+{
+	json_decref(later->id);
+	free(later);
+}
+
+int control_take_fd(struct control *control, struct error *err)
+{
+	if (control->fds[0] < 0)
+		return error_set(err, ERR_INVALID, "this needs a descriptor");
+	return TAKE_FD(control->fds[0]);
+}
+
+static void answer(struct client *client, json_t *request)
+{
+	struct control *control = client->control;
+	json_t *result = NULL;
+	struct error err;
+	int r;
+
+	control->calling = client->number;
+	control->calling_id = json_object_get(request, "id");
+	r = run_request(control, request, &result, &err);
+	/* An event that the operation caused may have cut the client off. */
+	client = find_client(control, control->calling);
+	if (r != CONTROL_LATER && client)
+		send_answer(client, control->calling_id, result, r < 0 ? &err : NULL);
+	else
+		json_decref(result);
 }
 
 static void client_ready(void *user, uint32_t events)
@@ -431,6 +480,7 @@ static void on_connect(void *user, uint32_t events)
 		return;
 	}
 	client->control = control;
+	client->number = ++control->last_client;
 	client->fd = fd;
 	if (loop_fd_add(control->loop, fd, EPOLLIN, client_ready, client, &client->lfd, NULL) < 0) {
 		close(fd);

@@ -23,6 +23,9 @@ void control_set_machine(struct control *control, struct machine *machine);
 /* Sends to all clients; takes event. */
 void control_event(struct control *control, json_t *event);
 
+/* Asks the clients whether the guest may connect to a service of the host. */
+void control_socket_asked(struct control *control, uint64_t ticket, const struct guid *service);
+
 /* The events that have content. */
 json_t *control_kvp_event(struct machine *machine);
 json_t *control_services_event(struct machine *machine);

@@ -107,6 +107,13 @@ static void on_console_room(void *user, unsigned port)
 		console_resume_input(worker->consoles[port]);
 }
 
+static void on_socket_asked(void *user, uint64_t ticket, const struct guid *service)
+{
+	struct worker *worker = user;
+
+	control_socket_asked(worker->control, ticket, service);
+}
+
 static size_t type_com1(void *user, const void *data, size_t len)
 {
 	struct worker *worker = user;
@@ -136,6 +143,7 @@ static int build(struct worker *worker, struct error *err)
 		.services_changed = on_services_changed,
 		.console_output = on_console_output,
 		.console_room = on_console_room,
+		.socket_asked = on_socket_asked,
 	};
 	int r = loop_new(&worker->loop, err);
 

@@ -39,7 +39,7 @@ def test_wrong_command_lines(host):
     assert "none of: auto kvm soft soft-interpreter" in says("new-vm", "a", "-Backend", "fast")
     assert "not between 1 and 64" in says("new-vm", "a", "-ProcessorCount", "65")
     assert "can't be used with" in says("new-vm", "a", "-NoVHD", "-VHDPath", "x")
-    assert "not there yet" in says("stop-vm", "a", "-Save")
+    assert "not there yet" in says("set-vm", "a", "-AutomaticCheckpointsEnabled", "true")
     assert "not there yet" in says("stop-vm", "a", "-WhatIf")
     assert "not there yet" in says("get-vm", "-ComputerName", "other")
     assert "needs -Name" in says("start-vm")
@@ -154,15 +154,15 @@ def test_integration_services(host):
     wait_for(lambda: host.json("get-vmintegrationservice", "a")[0]["PrimaryStatusDescription"] == "OK")
     services = {s["Name"]: s for s in host.json("get-vmintegrationservice", "a")}
     assert list(services) == ["Shutdown", "Time Synchronization", "Heartbeat",
-                              "Key-Value Pair Exchange"]
-    assert all(s["Enabled"] for s in services.values())
+                              "Key-Value Pair Exchange", "VSS", "Guest Service Interface"]
+    assert [s["Enabled"] for s in services.values()] == [True, True, True, True, True, False]
     host.run("disable-vmintegrationservice", "-Name", "heartbeat,time*", "-VMName", "a")
     assert [s["Enabled"] for s in host.json("get-vmintegrationservice", "a")] == [
-        True, False, False, True]
+        True, False, False, True, True, False]
     host.run("enable-vmintegrationservice", "Heartbeat", "a")
     host.kill_daemon()
     assert [s["Enabled"] for s in host.json("get-vmintegrationservice", "a")] == [
-        True, False, True, True]
+        True, False, True, True, True, False]
     assert "no integration service" in host.run("enable-vmintegrationservice", "VSS2", "a", status=1)
 
 

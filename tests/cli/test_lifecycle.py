@@ -514,3 +514,17 @@ def test_console_on_a_terminal(host):
     assert os.waitpid(pid, 0)[1] == 0
     os.close(fd)
     assert host.vm("a")["State"] == "Running"
+
+
+def test_save_and_start(host):
+    host.running_vm("a")
+    host.run("save-vm", "a")
+    assert host.vm("a")["State"] == "Saved" and host.runtime_folders() == []
+    host.kill_daemon()
+    assert host.vm("a")["State"] == "Saved"
+    host.run("start-vm", "a")
+    assert host.vm("a")["State"] == "Running"
+    host.run("stop-vm", "a", "-Save")
+    assert host.vm("a")["State"] == "Saved"
+    host.run("remove-vmsavedstate", "a")
+    assert host.vm("a")["State"] == "Off"

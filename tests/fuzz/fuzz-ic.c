@@ -5,6 +5,7 @@
  */
 #include "vmbus-guest.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
 #include "ic/ic.h"
@@ -26,6 +27,10 @@ static const struct guid class_of[IC_SERVICE_COUNT] = {
 	    GUID_INIT(0x57164f39, 0x9115, 0x4e78, 0xab, 0x55, 0x38, 0x2f, 0x3b, 0xd5, 0x42, 0x2d),
 	[IC_KVP] =
 	    GUID_INIT(0xa9a0f4e7, 0x5a45, 0x4d96, 0xb8, 0x27, 0x8a, 0x84, 0x1e, 0x8c, 0x03, 0xe6),
+	[IC_VSS] =
+	    GUID_INIT(0x35fa2e29, 0xea23, 0x4236, 0x96, 0xae, 0x3a, 0x6e, 0xba, 0xcb, 0xa4, 0x40),
+	[IC_COPY] =
+	    GUID_INIT(0x34d14be3, 0xdee4, 0x41c8, 0x9a, 0xe7, 0x6b, 0x17, 0x49, 0x77, 0xc1, 0x92),
 };
 
 static uint64_t take(struct input *in, unsigned bytes)
@@ -57,6 +62,33 @@ static void on_kvp(void *user, int result, const struct ic_pair *pairs, unsigned
 	owed--;
 }
 
+static int read_file(void *user, uint64_t offset, void *buf, uint32_t len)
+{
+	memset(buf, 7, len);
+	return offset > 15000 ? -ERR_IO : 0;
+}
+
+static int copy_file(struct ic *ic, uint64_t op)
+{
+	const struct ic_copy_request request = {
+		.folder = "/tmp",
+		.name = "file",
+		.overwrite = op & 8,
+		.size = op * 100,
+		.read = read_file,
+		.done = on_shutdown,
+	};
+
+	return ic_copy_file(ic, &request, NULL);
+}
+
+static int use_vss(struct ic *ic, uint64_t op)
+{
+	if (op & 8)
+		return ic_vss_freeze(ic, NS_PER_SEC, on_shutdown, NULL, NULL);
+	return ic_vss_thaw(ic, on_shutdown, NULL, NULL);
+}
+
 static void host_acts(struct ic *ic, uint64_t op, size_t *sum)
 {
 	static const uint8_t mac[6] = { 0 };
@@ -80,7 +112,16 @@ static void host_acts(struct ic *ic, uint64_t op, size_t *sum)
 		rc = ic_kvp_get_ip(ic, mac, on_kvp, sum, NULL);
 		break;
 	case 5:
-		ic_time_resync(ic);
+		if (op & 8)
+			ic_time_resync(ic);
+		else
+			ic_copy_cancel(ic);
+		break;
+	case 6:
+		rc = use_vss(ic, op);
+		break;
+	case 7:
+		rc = copy_file(ic, op);
 		break;
 	}
 	if (rc == 0)
@@ -166,12 +207,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = { data, size };
 	uint64_t first = take(&in, 1);
-	enum ic_service service = first & 3;
+	enum ic_service service = (first & 3) | (first & 0x10 ? 4 : 0);
 	struct vmbus_guest *guest = vmbus_guest_new(1, 4 * MIB);
 	struct ic_config config = { .loop = guest->loop, .bus = guest->bus };
 	struct vmbus_guest_channel *channel;
 	struct ic *ic;
 
+	if (service >= IC_SERVICE_COUNT)
+		service -= 2;
 	log_set_level(LOG_ERROR);
 	owed = 0;
 	if (ic_new(&config, &ic, NULL) < 0 || ic_enable(ic, service, true, NULL) < 0)

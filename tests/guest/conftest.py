@@ -92,7 +92,7 @@ def kernel():
 def debian():
     """Folder of a Debian guest (tools/guest-disk) with what the tests run in it."""
     folder = os.path.join(GUESTS, "debian-12")
-    tool("guest-disk", folder, "stress-ng")
+    tool("guest-disk", folder, "stress-ng", "openssh-server")
     return folder
 
 

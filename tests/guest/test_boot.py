@@ -108,7 +108,6 @@ fi
     assert "boot number 2" in output
 
 
-@pytest.mark.rig
 def test_panic_is_told_with_its_parameters(host, kernel, tmp_path):
     folder = tmp_path / "crash"
     folder.mkdir()

@@ -22,11 +22,8 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
-#define HASH_BITS   18
-#define HASH_SIZE   (1u << HASH_BITS)
-#define ARENA_TOTAL (512 * MIB) /* of all VPs */
-#define ARENA_MAX   (64 * MIB)
-#define ARENA_MIN   (16 * MIB)
+#define HASH_BITS 18
+#define HASH_SIZE (1u << HASH_BITS)
 
 #define HUGE_PAGE (2 * MIB)
 
@@ -70,7 +67,8 @@ int sc_blocks_init(struct vp *c, struct error *err)
 {
 	clear_jcache(c);
 	c->hash = sc_map(HASH_SIZE * sizeof(c->hash[0]));
-	c->arena_size = MIN(MAX(ARENA_TOTAL / c->vm->vp_count, ARENA_MIN), ARENA_MAX);
+	/* the translator has most of the rest, the VP's tables the last sixteenth */
+	c->arena_size = c->vm->code_cache_bytes / 16 * (c->vm->interpret_only ? 15 : 6);
 	c->arena = sc_map(c->arena_size);
 	c->page_blocks = map_sparse(c->vm->page_count * sizeof(c->page_blocks[0]));
 	if (!c->hash || !c->arena || !c->page_blocks)

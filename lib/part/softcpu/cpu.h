@@ -203,7 +203,7 @@ struct block {
 
 /* ---- the software TLB ---- */
 
-#define TLB_BITS 12
+#define TLB_BITS 14
 #define TLB_SIZE (1u << TLB_BITS)
 
 /* A tag is a page's linear address; a free one is an address of another slot. */
@@ -446,6 +446,7 @@ struct sc_vm {
 	uint8_t always_slow;                  /* 0xff: the flag byte of bounce buffers */
 	pthread_mutex_t bus_lock; /* held over locked accesses that have no host address */
 	bool interpret_only;      /* no translators */
+	size_t code_cache_bytes;  /* of each VP */
 	unsigned phys_bits;
 	uint64_t cr4_valid; /* bits that may be set */
 	const struct profile *profile;

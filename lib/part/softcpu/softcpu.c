@@ -430,13 +430,16 @@ static int new_lapics(struct sc_vm *vm, uint64_t apic_hz, struct error *err)
 	return lapic_bus_new(&config, &vm->lapics, err);
 }
 
-#define TRANSLATOR_TOTAL (256 * MIB) /* of all VPs */
-#define TRANSLATOR_MAX   (40 * MIB)
-#define TRANSLATOR_MIN   (8 * MIB)
+#define CODE_CACHE_TOTAL (1024 * MIB) /* of all VPs */
+#define CODE_CACHE_MAX   (64 * MIB)
+#define CODE_CACHE_MIN   (16 * MIB)
+#define CODE_CACHE_LEAST (1 * MIB) /* when asked for */
 
-static size_t translator_bytes(const struct sc_vm *vm)
+static size_t code_cache_bytes(const struct sc_vm *vm, size_t wanted)
 {
-	return MIN(MAX(TRANSLATOR_TOTAL / vm->vp_count, TRANSLATOR_MIN), TRANSLATOR_MAX);
+	if (wanted)
+		return MAX(wanted, CODE_CACHE_LEAST);
+	return MIN(MAX(CODE_CACHE_TOTAL / vm->vp_count, CODE_CACHE_MIN), CODE_CACHE_MAX);
 }
 
 static int new_vp(struct sc_vm *vm, unsigned index, struct error *err)
@@ -455,7 +458,7 @@ static int new_vp(struct sc_vm *vm, unsigned index, struct error *err)
 	sc_mmu_init(c);
 	rc = sc_blocks_init(c, err);
 	if (rc == 0 && !vm->interpret_only)
-		rc = sc_translator_init(c, translator_bytes(vm), err);
+		rc = sc_translator_init(c, vm->code_cache_bytes / 16 * 9, err);
 	if (rc == 0)
 		sc_vp_power_on(c);
 	return rc;
@@ -473,6 +476,7 @@ static int softcpu_init(struct part *part, const struct part_config *config, str
 	vm->vp_count = part->vp_count;
 	vm->profile = &part->profile;
 	vm->always_slow = 0xff;
+	vm->code_cache_bytes = code_cache_bytes(vm, config->code_cache_bytes);
 	vm->interpret_only = config->backend == PART_SOFT_INTERPRETER;
 	profile_cpu_soft(&cpu);
 	rc = profile_init(&part->profile, &cpu, config, err);

@@ -177,12 +177,15 @@ void guest_gate32(struct guest *g, unsigned vector, uint32_t handler, unsigned d
 
 /* ---- life cycle ---- */
 
+size_t guest_code_cache_bytes;
+
 struct guest *guest_new(unsigned vps)
 {
 	struct guest *g = calloc(1, sizeof(*g));
 	struct part_config config = {
 		.backend = PART_SOFT,
 		.vp_count = vps,
+		.code_cache_bytes = guest_code_cache_bytes,
 		.host = { g, pio_read, pio_write, mmio_read, mmio_write, msr_read, msr_write,
 			  hypercall, eoi, extint_ack, triple_fault, vp_reset, fatal },
 	};

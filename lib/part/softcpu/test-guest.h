@@ -66,6 +66,7 @@ struct guest {
 
 /* With OYAKO_TRANSLATE_AT_ONCE in the environment blocks are translated when they run first. */
 struct guest *guest_new(unsigned vps);
+extern size_t guest_code_cache_bytes; /* of the partitions made from now on; 0: as usual */
 void guest_free(struct guest *g);
 void guest_load(struct guest *g, uint64_t gpa, const void *bytes, size_t len);
 #define GUEST_LOAD(g, name) guest_load(g, GUEST_CODE, name, (size_t)(name##_end - name))

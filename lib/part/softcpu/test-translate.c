@@ -246,6 +246,46 @@ static void return_address_on_code(void **state)
 	expect_translated(g);
 }
 
+/* ---- a full cache ---- */
+
+#define PIECE_SIZE 32
+#define PIECES     (0x100000u / PIECE_SIZE)
+#define PIECES_GPA 0x200000u
+
+/* A MiB of blocks, each of which adds its number and jumps to the next: more than fits, thrice. */
+static void cache_overflows(void **state)
+{
+	static const uint8_t last[] = { 0xff, 0xc9,                         /* dec %ecx */
+					0x0f, 0x85, 0xf8, 0xff, 0xef, 0xff, /* jnz to the first */
+					0xf4 };                             /* hlt */
+	struct softcpu_stats stats;
+	struct guest *g;
+	uint64_t sum = 0;
+
+	guest_code_cache_bytes = 1;
+	g = guest_new(1);
+	guest_code_cache_bytes = 0;
+	softcpu_tune(g->part, 0, 1, false);
+	guest_long(g);
+	for (uint32_t i = 0; i < PIECES; i++) {
+		/* add $i, %rbx; jmp to the next */
+		uint8_t piece[] = { 0x48, 0x81, 0xc3, 0, 0, 0, 0, 0xe9, PIECE_SIZE - 12, 0, 0, 0 };
+
+		memcpy(piece + 3, &i, sizeof(i));
+		guest_load(g, PIECES_GPA + i * PIECE_SIZE, piece, sizeof(piece));
+		sum += i;
+	}
+	guest_load(g, PIECES_GPA + PIECES * PIECE_SIZE, last, sizeof(last));
+	guest_write(g, GUEST_PD + 8, PIECES_GPA | 0x83, 8); /* a page of 2 MiB */
+	g->s.rip = PIECES_GPA;
+	g->s.gpr[PART_RCX] = 3;
+	assert_true(guest_start_and_wait_halt(g));
+	softcpu_stats(g->part, 0, &stats);
+	assert_int_equal(g->s.gpr[PART_RBX], 3 * sum);
+	assert_true(stats.flushes > 3);
+	guest_free(g);
+}
+
 /* ---- leaving loops ---- */
 
 static void expect_pausable(struct guest *g, const uint8_t *code, const uint8_t *end)
@@ -304,6 +344,7 @@ int main(void)
 		TEST(unmasked_sse_exception),
 		TEST(target_mapped_elsewhere),
 		TEST(return_address_on_code),
+		cmocka_unit_test(cache_overflows),
 		cmocka_unit_test(loops_can_be_paused),
 	};
 

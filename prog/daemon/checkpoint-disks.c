@@ -1,0 +1,275 @@
+#include "checkpoint-disks.h"
+
+#include "base/log.h"
+#include "base/macros.h"
+#include "checkpoints.h"
+#include "disk-job.h"
+#include "output.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+/* "_" and a GUID, between a disk's name and its ending */
+#define MARK_LEN (1 + GUID_TEXT_SIZE - 1)
+
+struct layering {
+	struct vm *vm;
+	struct config_vm *config;
+	struct request *request;
+	checkpoint_disks_done done;
+	void *user;
+	unsigned index; /* of the disk at work */
+	char **made;    /* by disk: the new one's path; NULL: has none */
+	struct output output;
+	struct disk_job *job;
+};
+
+static void next(struct layering *layering);
+
+/* ---- names ---- */
+
+static bool needs_one(const struct config_disk *disk)
+{
+	return disk->kind == CONFIG_DISK_HARD && !disk->read_only && disk->path;
+}
+
+bool checkpoint_disks_any(const struct config_vm *config)
+{
+	for (unsigned i = 0; i < config->disk_count; i++)
+		if (needs_one(&config->disks[i]))
+			return true;
+	return false;
+}
+
+/* VHD under VHD, VHDX under VHDX. */
+static const char *format_of(const char *path)
+{
+	const char *dot = strrchr(path, '.');
+
+	if (dot && (strcasecmp(dot, ".vhdx") == 0 || strcasecmp(dot, ".avhdx") == 0))
+		return "vhdx";
+	if (dot && (strcasecmp(dot, ".vhd") == 0 || strcasecmp(dot, ".avhd") == 0))
+		return "vhd";
+	return NULL;
+}
+
+/* Length of path without ending and mark. *ret_marked: it had one. */
+static size_t stem(const char *path, bool *ret_marked)
+{
+	size_t len = (size_t)(strrchr(path, '.') - path);
+	char text[GUID_TEXT_SIZE];
+	struct guid guid;
+
+	*ret_marked = false;
+	if (len <= MARK_LEN || path[len - MARK_LEN] != '_')
+		return len;
+	snprintf(text, sizeof(text), "%.*s", GUID_TEXT_SIZE - 1, path + len - MARK_LEN + 1);
+	*ret_marked = guid_parse(text, &guid);
+	return *ret_marked ? len - MARK_LEN : len;
+}
+
+bool checkpoint_disk_was_made_here(const char *path)
+{
+	const char *dot = strrchr(path, '.');
+	bool marked = false;
+
+	if (!dot || (strcasecmp(dot, ".avhdx") != 0 && strcasecmp(dot, ".avhd") != 0))
+		return false;
+	stem(path, &marked);
+	return marked;
+}
+
+bool checkpoint_disk_is_below(const char *above, const char *path)
+{
+	const char *dot = strrchr(path, '.');
+	bool marked;
+	size_t len = stem(above, &marked);
+
+	return dot && format_of(path) && stem(path, &marked) == len &&
+	       strncmp(above, path, len) == 0;
+}
+
+static char *new_path(const char *path, const char *format)
+{
+	char text[GUID_TEXT_SIZE];
+	struct guid guid;
+	char *ret = NULL;
+	bool marked;
+
+	guid_generate(&guid);
+	guid_format(&guid, text);
+	if (asprintf(&ret, "%.*s_%s.a%s", (int)stem(path, &marked), path, text, format) < 0)
+		abort();
+	return ret;
+}
+
+/* ---- making them ---- */
+
+static void finish(struct layering *layering, const struct error *err)
+{
+	struct config_vm *config = layering->config;
+	struct vm *vm = layering->vm;
+
+	vm->busy = NULL;
+	for (unsigned i = 0; i < config->disk_count; i++) {
+		if (err && layering->made[i])
+			unlink(layering->made[i]);
+		free(layering->made[i]);
+	}
+	if (err) {
+		config_vm_free(config);
+		config = NULL;
+	}
+	layering->done(layering->user, vm, config, err);
+	request_release(layering->request);
+	vm_unref(vm);
+	free(layering->made);
+	free(layering);
+}
+
+static void fail(struct layering *layering, struct error *err)
+{
+	output_done(&layering->output);
+	error_prefix(err, "a new disk over '%.200s'",
+		     layering->config->disks[layering->index].path);
+	finish(layering, err);
+}
+
+static void made_one(void *user, const json_t *result, struct process *process,
+		     const struct error *err)
+{
+	struct layering *layering = user;
+	struct config_disk *disk = &layering->config->disks[layering->index];
+	char *path = layering->made[layering->index];
+	struct error failure;
+	int r;
+
+	layering->made[layering->index] = NULL;
+	if (err)
+		failure = *err;
+	r = err ? -(int)err->code : output_commit(&layering->output, &failure);
+	if (r < 0) {
+		free(path);
+		fail(layering, &failure);
+		return;
+	}
+	output_done(&layering->output);
+	layering->made[layering->index] = path;
+	r = config_set_string(&disk->path, path, &failure);
+	if (r < 0) {
+		fail(layering, &failure);
+		return;
+	}
+	layering->index++;
+	next(layering);
+}
+
+static void progress(void *user, uint64_t done, uint64_t total)
+{
+}
+
+static int begin_one(struct layering *layering, struct error *err)
+{
+	static const struct disk_job_events events = { progress, made_one };
+	const char *parent = layering->config->disks[layering->index].path, *path;
+	const char *format = format_of(parent);
+	json_t *message;
+	int r;
+
+	if (!format)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "it is no virtual hard disk by its name (.vhdx or .vhd), and "
+				 "others can't have checkpoints");
+	path = layering->made[layering->index] = new_path(parent, format);
+	r = output_open(path, &layering->output, err);
+	if (r < 0)
+		return r;
+	message = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:s}", "op", "create", "path",
+			    path, "format", format, "type", "differencing", "size", 0, "block", 0,
+			    "logical", 0, "physical", 0, "parent", parent);
+	return disk_job_start(layering->vm->daemon, message, &layering->output.fd, 1, 0, &events,
+			      layering, &layering->job, err);
+}
+
+static void next(struct layering *layering)
+{
+	const struct config_vm *config = layering->config;
+	struct error err;
+
+	while (layering->index < config->disk_count && !needs_one(&config->disks[layering->index]))
+		layering->index++;
+	if (layering->index == config->disk_count) {
+		finish(layering, NULL);
+	} else if (begin_one(layering, &err) < 0) {
+		free(layering->made[layering->index]);
+		layering->made[layering->index] = NULL;
+		fail(layering, &err);
+	}
+}
+
+void checkpoint_disks_make(struct vm *vm, struct config_vm *config, struct request *request,
+			   checkpoint_disks_done done, void *user)
+{
+	struct layering *layering = calloc(1, sizeof(*layering));
+
+	if (!layering)
+		abort();
+	*layering = (struct layering){ .vm = vm_ref(vm),
+				       .config = config,
+				       .request = request,
+				       .done = done,
+				       .user = user,
+				       .made = calloc(config->disk_count + 1, sizeof(char *)),
+				       .output = { .fd = -1, .folder_fd = -1 } };
+	if (!layering->made)
+		abort();
+	vm->busy = "its disks are being made for a checkpoint";
+	request_hold(request);
+	next(layering);
+}
+
+/* ---- removing them ---- */
+
+static bool has_disk(const struct config_vm *config, const char *path)
+{
+	for (unsigned i = 0; i < config->disk_count; i++)
+		if (config->disks[i].path && strcmp(config->disks[i].path, path) == 0)
+			return true;
+	return false;
+}
+
+/* A checkpoint that can't be read may have it. */
+static bool is_needed(const struct vm *vm, const struct checkpoints *all, const char *path)
+{
+	bool needed = has_disk(vm->config, path);
+
+	for (size_t i = 0; !needed && i < all->count; i++) {
+		struct config_vm *config;
+
+		if (checkpoint_config(vm, all->list[i].id, &config, NULL) < 0)
+			return true;
+		needed = has_disk(config, path);
+		config_vm_free(config);
+	}
+	return needed;
+}
+
+void checkpoint_disks_remove(const struct vm *vm, const struct config_vm *config)
+{
+	struct checkpoints all;
+
+	checkpoints_load(vm, &all);
+	for (unsigned i = 0; i < config->disk_count; i++) {
+		const char *path = config->disks[i].path;
+
+		if (needs_one(&config->disks[i]) && checkpoint_disk_was_made_here(path) &&
+		    !is_needed(vm, &all, path) && unlink(path) < 0)
+			log_error("virtual machine '%s': '%s' is not needed any more, but "
+				  "deleting it failed: %s",
+				  vm->config->name, path, strerror(errno));
+	}
+	checkpoints_done(&all);
+}

@@ -1,0 +1,35 @@
+/*
+ * The disks' part of checkpoints. Each writable hard disk of a VM gets a differencing disk over it,
+ * NAME_GUID.avhdx beside it (as Hyper-V names it), to which the guest writes from then on; the disk
+ * under it belongs to the checkpoint and is not written any more.
+ */
+#ifndef DAEMON_CHECKPOINT_DISKS_H
+#define DAEMON_CHECKPOINT_DISKS_H
+
+#include "request.h"
+
+/* config: the changed description, the callee's; NULL with err, and then nothing was made. */
+typedef void (*checkpoint_disks_done)(void *user, struct vm *vm, struct config_vm *config,
+				      const struct error *err);
+
+/* Is there any that needs it? */
+bool checkpoint_disks_any(const struct config_vm *config);
+/* By its name, one of those differencing disks; and whether path can be the name of one under it.
+ */
+bool checkpoint_disk_was_made_here(const char *path);
+bool checkpoint_disk_is_below(const char *above, const char *path);
+/* Makes the new ones over those of config (taken) and puts them in their places there. The VM is
+ * down, and busy until done is called, which may be at once. Progress goes to request. */
+void checkpoint_disks_make(struct vm *vm, struct config_vm *config, struct request *request,
+			   checkpoint_disks_done done, void *user);
+/* Deletes those of config's disks that were made here and that neither the VM nor one of its
+ * checkpoints has. */
+void checkpoint_disks_remove(const struct vm *vm, const struct config_vm *config);
+
+typedef void (*checkpoint_disks_folded)(void *user, struct vm *vm, const struct error *err);
+/* The VM is down and has no checkpoints: what lies over its disks is merged into them, and they are
+ * its own again. What fails leaves all as it was. */
+void checkpoint_disks_fold(struct vm *vm, struct request *request, checkpoint_disks_folded done,
+			   void *user);
+
+#endif

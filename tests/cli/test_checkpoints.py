@@ -1,0 +1,169 @@
+"""Checkpoints of a VM that is off: their tree, and what becomes of its disks."""
+import glob
+import os
+import subprocess
+import time
+
+from conftest import wait_for
+
+MIB = 1 << 20
+
+
+def disk_io(host, path, *commands):
+    """What qemu-io says to commands on the disk, opened with all that lies under it."""
+    socket = host.json("mount-vhd", path)[0]["NbdSocket"]
+    done = subprocess.run(["qemu-io", "-f", "raw", *(word for c in commands for word in ("-c", c)),
+                           "nbd+unix:///?socket=" + socket], capture_output=True, text=True)
+    host.run("dismount-vhd", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def write(host, path, pattern, *offsets):
+    disk_io(host, path, *("write -P %d %d 65536" % (pattern, at) for at in offsets))
+
+
+def check(host, path, pattern, offset):
+    said = disk_io(host, path, "read -P %d %d 65536" % (pattern, offset))
+    assert "verification failed" not in said, said
+
+
+def disk_of(host):
+    return host.json("get-vmharddiskdrive", "-VMName", "a")[0]["Path"]
+
+
+def layers(host):
+    return sorted(glob.glob(host.folder + "/*.avhdx"))
+
+
+def tree(host):
+    return {c["Name"]: c["ParentSnapshotName"] for c in host.json("get-vmcheckpoint", "-VMName", "a")}
+
+
+def vm_with_two(host):
+    disk = host.folder + "/d.vhdx"
+    host.run("new-vhd", disk, "64MB")
+    write(host, disk, 1, 0)
+    host.new_vm("a", "", "-VHDPath", disk)
+    for name, pattern, offsets in (("one", 2, (0, MIB)), ("two", 3, (0,))):
+        host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", name)
+        write(host, disk_of(host), pattern, *offsets)
+    return disk
+
+
+def test_disks_follow_the_tree(host):
+    disk = vm_with_two(host)
+    assert tree(host) == {"one": None, "two": "one"} and len(layers(host)) == 2
+    leaf = disk_of(host)
+    check(host, leaf, 3, 0)
+    host.run("restore-vmcheckpoint", "-VMName", "a", "-Name", "one", "-Confirm:false")
+    assert disk_of(host) != leaf and not os.path.exists(leaf)
+    check(host, disk_of(host), 1, 0)
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "three")
+    assert tree(host) == {"one": None, "two": "one", "three": "one"}
+    leaf = disk_of(host)
+    host.run("restore-vmcheckpoint", "-VMName", "a", "-Name", "two", "-Confirm:false")
+    assert not os.path.exists(leaf)
+    check(host, disk_of(host), 2, 0)
+    # Nothing comes from "three", so its disk goes with it; others lie on that of "one".
+    before = layers(host)
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", "three", "-Confirm:false")
+    assert len(layers(host)) == len(before) - 1
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", "one", "-Confirm:false")
+    assert tree(host) == {"two": None} and os.path.exists(disk)
+    check(host, disk_of(host), 2, MIB)
+    # The last one: the VM has its one disk again, with what it read before.
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", "two", "-Confirm:false")
+    assert disk_of(host) == disk and layers(host) == []
+    check(host, disk, 2, 0)
+    check(host, disk, 2, MIB)
+
+
+def test_with_all_children(host):
+    disk = vm_with_two(host)
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", "one", "-IncludeAllChildSnapshots",
+             "-Confirm:false")
+    assert tree(host) == {} and disk_of(host) == disk and layers(host) == []
+    check(host, disk, 3, 0)
+    check(host, disk, 2, MIB)
+
+
+def test_interrupted_between_description_and_name(host):
+    """vm.json says that the VM comes from it: then it is one."""
+    vm_with_two(host)
+    two = next(c["Id"] for c in host.json("get-vmcheckpoint", "-VMName", "a") if c["Name"] == "two")
+    folder = os.path.join(host.vm_folder("a"), "checkpoints")
+    host.kill_daemon()
+    os.rename(os.path.join(folder, two), os.path.join(folder, two + ".new"))
+    os.mkdir(os.path.join(folder, "11111111-2222-3333-4444-555555555555.new"))
+    assert tree(host) == {"one": None, "two": "one"}
+    assert sorted(os.listdir(folder)) == sorted(c["Id"] for c in host.json(
+        "get-vmcheckpoint", "-VMName", "a"))
+
+
+def disk_programs(host):
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open("/proc/%s/environ" % pid) as f, open("/proc/%s/comm" % pid) as comm:
+                if host.env["XDG_RUNTIME_DIR"] in f.read() and comm.read().strip() == "oyako-disk":
+                    found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def interrupted(host, delay, *args):
+    at_work = subprocess.Popen(host.command(*args), env=host.env, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(delay)
+    host.kill_daemon()
+    at_work.wait(30)
+    # What was at work on a disk ends by itself, soon, but not at once.
+    wait_for(lambda: not disk_programs(host))
+
+
+def test_killed_in_the_middle(host):
+    """kill -9 of the service leaves the old or the new state, and the same disk either way."""
+    vm_with_two(host)
+    for delay in (0, 0.01, 0.02, 0.03, 0.05, 0.1):
+        before, disk = tree(host), disk_of(host)
+        interrupted(host, delay, "checkpoint-vm", "-Name", "a", "-SnapshotName", str(delay))
+        after = tree(host)
+        if after == before:
+            assert disk_of(host) == disk
+        else:
+            assert len(after) == len(before) + 1 and disk_of(host) != disk
+        check(host, disk_of(host), 3, 0)
+        check(host, disk_of(host), 2, MIB)
+    for delay in (0, 0.01, 0.02, 0.03, 0.05, 0.1):
+        interrupted(host, delay, "remove-vmcheckpoint", "-VMName", "a", "-Confirm:false")
+        check(host, disk_of(host), 3, 0)
+        check(host, disk_of(host), 2, MIB)
+        host.run("checkpoint-vm", "-Name", "a")
+
+
+def test_refused(host):
+    image = host.folder + "/d.img"
+    with open(image, "wb") as f:
+        f.truncate(MIB)
+    host.new_vm("a", "", "-VHDPath", image)
+    assert "no virtual hard disk" in host.run("checkpoint-vm", "-Name", "a", status=1)
+    assert tree(host) == {} and disk_of(host) == image
+    assert os.listdir(os.path.join(host.vm_folder("a"), "checkpoints")) == []
+    host.run("set-vm", "-Name", "a", "-CheckpointType", "Disabled")
+    assert "Disabled" in host.run("checkpoint-vm", "-Name", "a", status=1)
+
+
+def test_one_disk_fails(host):
+    """Of two disks the second can't have a new one: the first keeps its place, and nothing is left."""
+    disk = host.folder + "/d.vhdx"
+    host.run("new-vhd", disk, "64MB")
+    host.new_vm("a", "", "-VHDPath", disk)
+    bad = host.folder + "/e.vhdx"
+    host.run("new-vhd", bad, "64MB")
+    host.run("add-vmharddiskdrive", "-VMName", "a", "-Path", bad)
+    with open(bad, "r+b") as f:
+        f.write(b"rubbish!" * 100000)
+    assert "e.vhdx" in host.run("checkpoint-vm", "-Name", "a", status=1)
+    assert disk_of(host) == disk and layers(host) == [] and tree(host) == {}

@@ -1,0 +1,157 @@
+"""Integration services of a stock Debian guest with its hyperv-daemons, by what the guest itself says."""
+import hashlib
+import json
+import os
+import shutil
+import socket
+
+import pytest
+
+from conftest import GUESTS, Console, Host, wait_for
+
+SERVICES = ("Shutdown", "Time Synchronization", "Heartbeat", "Key-Value Pair Exchange", "VSS",
+            "Guest Service Interface")
+COPY = "Guest Service Interface"
+
+
+class Debian:
+    def __init__(self, host, folder):
+        self.host = host
+        self.folder = str(folder)
+        debian = os.path.join(GUESTS, "debian-12")
+        disk = os.path.join(self.folder, "web.vhdx")
+        shutil.copyfile(os.path.join(debian, "disk.vhdx"), disk)
+        host.new_vm(os.path.join(debian, "vmlinuz"), "web", memory="768MB", processors=2,
+                    initrd=os.path.join(debian, "initrd.img"), options=("-VHDPath", disk),
+                    cmdline="root=LABEL=oyako-root ro console=ttyS0")
+        host.run("start-vm", "-Name", "web")
+        self.console = Console(host, "web")
+        self.console.login(900)
+
+    def status(self, name):
+        return self.host.json("get-vmintegrationservice", "web", name)[0]["PrimaryStatusDescription"]
+
+    def control(self, *requests):
+        """Answers of the worker itself, as the management service gets them."""
+        path = os.path.join(self.host.env["XDG_RUNTIME_DIR"], "oyako", "vm",
+                            self.host.vm("web")["VMId"], "control")
+        answers = []
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
+            control.connect(path)
+            for number, request in enumerate(requests):
+                control.send(json.dumps({"id": number, **request}).encode())
+                while (answer := json.loads(control.recv(1 << 17))).get("id") != number:
+                    pass
+                answers.append(answer)
+        return answers
+
+
+@pytest.fixture(scope="module")
+def web(debian, tmp_path_factory):
+    host = Host(tmp_path_factory.mktemp("host"))
+    guest = Debian(host, tmp_path_factory.mktemp("services"))
+    yield guest
+    guest.console.close()
+    host.clean_up()
+
+
+def test_each_is_disabled_and_enabled_live(web):
+    listed = web.host.json("get-vmintegrationservice", "web")
+    assert [s["Name"] for s in listed] == list(SERVICES)
+    assert {s["Name"]: s["Enabled"] for s in listed} == {name: name != COPY for name in SERVICES}
+    for name in SERVICES:
+        if name != COPY:
+            assert wait_for(lambda: web.status(name) == "OK", 120), (name, web.status(name))
+            web.host.run("disable-vmintegrationservice", name, "web")
+            assert wait_for(lambda: web.status(name) in ("Disabled", ""), 10)
+        web.host.run("enable-vmintegrationservice", name, "web")
+    for name in SERVICES:
+        assert wait_for(lambda: web.status(name) == "OK", 120), (name, web.status(name))
+    assert web.console.command("ls /dev/vmbus").split() == ["hv_fcopy", "hv_kvp", "hv_vss"]
+
+
+def test_files_are_copied(web, tmp_path):
+    web.host.run("enable-vmintegrationservice", COPY, "web")
+    source = tmp_path / "some file"
+    source.write_bytes(os.urandom(1234567))
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    copy = ("copy-vmfile", "web", source)
+    assert wait_for(lambda: web.console.command("systemctl is-active hv-fcopy-daemon") == "active", 60)
+    first = web.host.run(*copy, "/root/new/place/", "Host", "-CreateFullPath", check=False, timeout=300)
+    assert first.returncode == 0, (first.stderr, web.console.command("journalctl -n 30 -u hv-fcopy-daemon | cat"))
+    assert web.console.command("sha256sum <'/root/new/place/some file'").split()[0] == digest
+    again = web.host.run(*copy, "/root/new/place/", "Host", check=False)
+    assert again.returncode == 1 and "there already" in again.stderr
+    web.host.run(*copy, "/root/new/place/some file", "Host", "-Force", timeout=300)
+    assert web.console.command("sha256sum <'/root/new/place/some file'").split()[0] == digest
+    web.console.command("systemctl stop hv-fcopy-daemon")
+    done = web.host.run(*copy, "/root/x", "Host", check=False)
+    assert done.returncode == 1 and "daemon does not run" in done.stderr
+    web.console.command("systemctl start hv-fcopy-daemon")
+    web.host.run("disable-vmintegrationservice", COPY, "web")
+    done = web.host.run(*copy, "/root/x", "Host", check=False)
+    assert done.returncode == 1 and "disabled" in done.stderr
+    web.host.run("enable-vmintegrationservice", COPY, "web")
+
+
+def test_pairs_go_both_ways(web):
+    def pairs(pool):
+        return {p["Key"]: p["Value"] for p in web.host.json("get-vmkeyvaluepair", "web", pool)}
+    assert wait_for(lambda: web.status("Key-Value Pair Exchange") == "OK", 120)
+    web.host.run("set-vmkeyvaluepair", "web", "Role", "straße")
+    web.host.run("set-vmkeyvaluepair", "web", "Role2", "x")
+    web.host.run("set-vmkeyvaluepair", "web", "Role", "front")
+    web.host.run("remove-vmkeyvaluepair", "web", "Role2")
+    assert pairs("External") == {"Role": "front"}
+    # Records of 512 and 2048 bytes; behind the zero stands anything.
+    for skip, text in ((0, "Role"), (512, "front")):
+        assert web.console.command("tail -c +%d /var/lib/hyperv/.kvp_pool_0 | tr '\\0' '\\n' | head -n 1"
+                                   % (skip + 1)) == text
+    assert web.console.command("tr -d '\\0' </var/lib/hyperv/.kvp_pool_3 | grep -c VirtualMachineName") == "1"
+    assert pairs("Intrinsic")["OSName"] == "Debian GNU/Linux"
+    # A program in the guest tells the host something.
+    web.console.command("printf 'Load%508s%s%2045s' '' low '' | tr ' ' '\\0' >/var/lib/hyperv/.kvp_pool_1")
+    assert wait_for(lambda: pairs("Guest") == {"Load": "low"}, 60), pairs("Guest")
+    missing = web.host.run("remove-vmkeyvaluepair", "web", "NoSuchKey", check=False)
+    assert missing.returncode == 1
+
+
+def test_addresses_are_injected(web):
+    """Debian's daemon has no script for it, and says so; with one the addresses arrive."""
+    assert wait_for(lambda: web.status("Key-Value Pair Exchange") == "OK", 120)
+    set_it = ("set-vmguestnetworkadapter", "web", "-IPAddress", "192.168.7.2,fd00::2", "-Subnet",
+              "255.255.255.0,64", "-DefaultGateway", "192.168.7.1", "-DNSServer", "192.168.7.53")
+    web.console.command("mkdir -p /usr/libexec/hypervkvpd; cat >/usr/libexec/hypervkvpd/hv_set_ifconfig"
+                        " <<'END'\n#!/bin/sh\ncp \"$1\" /var/lib/hyperv/injected\nEND")
+    web.console.command("chmod 755 /usr/libexec/hypervkvpd/hv_set_ifconfig; rm -f /var/lib/hyperv/injected")
+    done = web.host.run(*set_it, check=False)
+    injected = web.console.command("cat /var/lib/hyperv/injected")
+    assert done.returncode == 0, (done.stderr, injected)
+    for line in ("IPADDR0=192.168.7.2", "NETMASK0=255.255.255.0", "GATEWAY=192.168.7.1", "DNS1=192.168.7.53",
+                 "IPV6ADDR=fd00:0000"):
+        assert line in injected, injected
+    wrong = web.host.run("set-vmguestnetworkadapter", "web", "-Name", "other", "-DHCP", check=False)
+    assert wrong.returncode == 1 and "no network adapter 'other'" in wrong.stderr
+
+
+def test_file_systems_stand_still_for_a_snapshot(web):
+    """What a production checkpoint is built on: no write between freeze and thaw."""
+    assert wait_for(lambda: web.status("VSS") == "OK", 120)
+    assert wait_for(lambda: web.console.command("systemctl is-active hv-vss-daemon") == "active", 60)
+    web.console.command("(while sleep 0.1; do date >>/root/ticks; done) & ticker=$!")
+    freeze, thaw = {"op": "vss-freeze"}, {"op": "vss-thaw"}
+    assert web.control(freeze)[0].get("ok"), web.control(thaw)
+    # Reading goes on, writing waits.
+    first = web.console.command("wc -l </root/ticks")
+    assert web.console.command("sleep 3; wc -l </root/ticks") == first
+    assert web.control(freeze)[0]["error"]["code"] == "busy"
+    assert web.control(thaw)[0].get("ok")
+    assert wait_for(lambda: web.console.command("wc -l </root/ticks") != first, 60)
+    assert web.control(thaw)[0]["error"]["code"] == "state"
+    web.console.command("kill $ticker; systemctl stop hv-vss-daemon")
+    answer = web.control(freeze)[0]
+    assert answer["error"]["code"] == "denied" and "daemon does not run" in answer["error"]["text"]
+    web.console.command("systemctl start hv-vss-daemon")
+    assert wait_for(lambda: web.control(freeze)[0].get("ok"), 60)
+    assert web.control(thaw)[0].get("ok")
+    assert "WARNING" not in web.console.command("dmesg -r")

@@ -35,7 +35,9 @@ coverage:
 	@tools/install-packages build test coverage
 	@test -e build-coverage/build.ninja || meson setup build-coverage -Db_coverage=true >/dev/null
 	@meson test -C build-coverage --suite unit --suite cpu
-	@ninja -C build-coverage coverage-html coverage-text
+	@# One after the other: both write gcov's files to the same places.
+	@ninja -C build-coverage coverage-html
+	@ninja -C build-coverage coverage-text
 	@cat build-coverage/meson-logs/coverage.txt
 
 format:

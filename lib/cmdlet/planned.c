@@ -323,7 +323,6 @@ const struct cmdlet_name cmdlet_planned_table[] = {
 	{ "Unprotect-ShieldedVMRecoveryKey", "security and shielded VMs" },
 	{ "Get-VHDSet", "virtual hard disk files" },
 	{ "Get-VHDSnapshot", "virtual hard disk files" },
-	{ "New-VFD", "virtual hard disk files" },
 	{ "Optimize-VHDSet", "virtual hard disk files" },
 	{ "Remove-VHDSnapshot", "virtual hard disk files" },
 	{ "Add-VMSwitchExtensionPortFeature", "virtual switches" },

@@ -347,7 +347,8 @@ static const struct cmdlet_param convert_vhd_params[] = {
 	  .flags = CMDLET_MANDATORY,
 	  .position = 2,
 	  .offer = CMDLET_OFFER_FILE,
-	  .help = "File to make: .vhdx, .vhd, .img or .raw says which format." },
+	  .help = "File to make: .vhdx, .vhd, .img or .raw says which format; .qcow2, .vmdk and "
+		  ".vdi are written by qemu-img, where it is installed." },
 	{ .name = "VHDType",
 	  .type = CMDLET_ENUM,
 	  .values = "Dynamic Fixed",
@@ -375,8 +376,20 @@ static const struct cmdlet_example convert_vhd_examples[] = {
 	{ "convert-vhd web.vhdx upload.vhd -ForAzure", "A disk to upload to Azure." },
 	{ "convert-vhd web_1234.avhdx whole.vhdx",
 	  "A checkpoint's disk and its parents in one file." },
+	{ "convert-vhd appliance.vmdk appliance.vhdx -VHDType Dynamic",
+	  "A disk of VMware's, read by qemu-img." },
 	{ "convert-vhd debian.raw debian.vhdx -VHDType Dynamic -DeleteSource",
 	  "An image for other programs becomes a virtual hard disk." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param new_vfd_params[] = {
+	PATHS(0, "Files to make; their names end in .vfd."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example new_vfd_examples[] = {
+	{ "new-vfd drivers.vfd", "An empty floppy disk of 1.44 MB." },
 	END_EXAMPLES,
 };
 
@@ -485,6 +498,12 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .params = test_vhd_params,
 	  .output = &check_output,
 	  .examples = test_vhd_examples },
+	{ .name = "New-VFD",
+	  .synopsis = "Makes an empty floppy disk",
+	  .description = "Makes files of 1.44 MB that hold zeros. Virtual machines have no floppy "
+			 "drive yet; any tool can format them.",
+	  .params = new_vfd_params,
+	  .examples = new_vfd_examples },
 };
 
 const size_t cmdlet_table_disk_count = ARRAY_SIZE(cmdlet_table_disk);

@@ -89,7 +89,7 @@ int disk_open(struct loop *loop, int fd, const struct disk_options *options, str
 	format = options->format;
 	if (format == DISK_PROBE && (rc = disk_probe(fd, &format, err)) < 0)
 		return rc;
-	rc = file_lock(fd, !options->read_only, err);
+	rc = options->unlocked ? 0 : file_lock(fd, !options->read_only, err);
 	if (rc < 0)
 		return rc;
 	rc = open_file(loop, fd, options->engine, &file, err);

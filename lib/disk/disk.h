@@ -40,6 +40,9 @@ struct disk_options {
 	/* Go past the host's page cache (direct I/O) where its file system can do that in units of
 	 * 512 bytes; elsewhere, and for the parents of a chain that are shared, through it. */
 	bool bypass_cache;
+	/* With read_only: takes no lock. For a look at a disk that others may be changing: what it
+	 * reads may be half of the old and half of the new. */
+	bool unlocked;
 	/* Raw only; 0: 512. (2048 for ISO images.) */
 	uint32_t logical_sector_bytes, physical_sector_bytes;
 	/* The open parent (and its own parents below it) of a differencing image, of the same

@@ -193,6 +193,9 @@ static void uring_free(struct file *file, bool close_fd)
 	loop_fd_remove(f->watch);
 	loop_kick_free(f->retry);
 	file_done(&f->file);
+	/* The kernel ends a ring some time later; the file must not be held, locked or full until
+	 * then. */
+	io_uring_unregister_files(&f->ring);
 	io_uring_queue_exit(&f->ring);
 	file_unlock(f->fd);
 	if (close_fd)

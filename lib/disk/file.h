@@ -11,6 +11,7 @@
  * System calls, for the worker's seccomp filter (open: disk_open; run: until blk_close):
  *   io_uring  open: io_uring_setup io_uring_register mmap munmap lseek fstat fcntl epoll_ctl close
  *             run:  io_uring_enter ftruncate (growing a VHDX) fcntl epoll_ctl munmap close
+ *             io_uring_register (when it is closed)
  *   threads   open: clone3 (or clone) mmap mprotect set_robust_list rseq rt_sigprocmask lseek fstat
  * fcntl run:  preadv pwritev fdatasync fallocate ftruncate futex; at close madvise munmap exit
  */

@@ -109,6 +109,11 @@ static const struct disk_task_ops get_ops = {
 	.end = show_vhd,
 };
 
+void cmdlets_show_vhd(struct request *request, const char *path)
+{
+	disk_task_run(request, json_pack("[s]", path), &get_ops);
+}
+
 static void add_paths_of_vm(struct request *request, json_t *paths, const char *id)
 {
 	const struct vm *vm = vm_find_id(request->daemon, id);
@@ -219,7 +224,7 @@ void cmdlet_new_vhd(struct request *request)
 
 /* ---- Convert-VHD ---- */
 
-static bool is_raw(const char *path)
+bool cmdlets_is_raw(const char *path)
 {
 	struct stat st;
 
@@ -229,16 +234,17 @@ static bool is_raw(const char *path)
 }
 
 /* Of a file to be made; raw ones, too. */
-static int target_format(const struct request *request, const char *path, const char **ret,
-			 struct error *err)
+int cmdlets_target_format(const struct request *request, const char *path, const char **ret,
+			  struct error *err)
 {
 	int r = 0;
 
-	if (is_raw(path))
+	if (cmdlets_is_raw(path))
 		*ret = "raw";
 	else if (format_of(path, ret, NULL) < 0)
 		r = error_set(err, ERR_INVALID,
-			      "the new file's name ends in .vhdx, .vhd, .img or .raw");
+			      "the new file's name ends in .vhdx, .vhd, .img, .raw, .qcow2, .vmdk "
+			      "or .vdi");
 	if (r == 0 && request_switch(request, "ForAzure") && strcmp(*ret, "vhd") != 0)
 		r = error_set(err, ERR_INVALID,
 			      "Azure takes only VHD: the new file's name ends in .vhd");
@@ -250,8 +256,8 @@ static json_t *convert_message(const struct request *request, const char *source
 {
 	const char *type = request_string(request, "VHDType");
 	json_t *message = json_pack("{s:s, s:s, s:s, s:b, s:I, s:b}", "op", "convert", "source",
-				    source, "format", format, "source_raw", is_raw(source), "block",
-				    request_integer(request, "BlockSizeBytes", 0), "azure",
+				    source, "format", format, "source_raw", cmdlets_is_raw(source),
+				    "block", request_integer(request, "BlockSizeBytes", 0), "azure",
 				    request_switch(request, "ForAzure"));
 
 	if (type)
@@ -264,7 +270,7 @@ static int begin_convert(struct disk_task *task, json_t **ret, struct error *err
 {
 	const char *target = request_string(task->request, "DestinationPath");
 	const char *format = NULL;
-	int r = target_format(task->request, target, &format, err);
+	int r = cmdlets_target_format(task->request, target, &format, err);
 
 	if (r == 0)
 		r = output_open(target, &task->output, err);
@@ -291,7 +297,11 @@ static const struct disk_task_ops convert_ops = {
 
 void cmdlet_convert_vhd(struct request *request)
 {
-	disk_task_run(request, paths_of(request, "Path"), &convert_ops);
+	if (cmdlets_foreign_format(request_string(request, "Path")) ||
+	    cmdlets_foreign_format(request_string(request, "DestinationPath")))
+		cmdlets_convert_foreign(request);
+	else
+		disk_task_run(request, paths_of(request, "Path"), &convert_ops);
 }
 
 /* ---- Test-VHD ---- */
@@ -507,7 +517,7 @@ static int begin_mount(struct disk_task *task, json_t **ret, struct error *err)
 		return r;
 	task->context = mount;
 	*ret = json_pack("{s:s, s:s, s:b, s:b}", "op", "serve", "path", task->path, "read_only",
-			 read_only, "raw", is_raw(task->path));
+			 read_only, "raw", cmdlets_is_raw(task->path));
 	return 0;
 }
 
@@ -633,6 +643,42 @@ void cmdlet_dismount_vhd(struct request *request)
 			error_set(&err, ERR_NOT_FOUND, "it is not mounted");
 			request_error(request, path, &err);
 		}
+	}
+	json_decref(paths);
+}
+
+/* ---- New-VFD ---- */
+
+#define FLOPPY_BYTES (1440 * KIB)
+
+static int make_floppy(const char *path, struct error *err)
+{
+	struct output output;
+	int r;
+
+	if (!ends_with(path, ".vfd"))
+		return error_set(err, ERR_INVALID, "a virtual floppy disk's name ends in .vfd");
+	r = output_open(path, &output, err);
+	if (r < 0)
+		return r;
+	if (ftruncate(output.fd, FLOPPY_BYTES) < 0 || fsync(output.fd) < 0)
+		r = error_set_errno(err, errno, "writing it");
+	else
+		r = output_commit(&output, err);
+	output_done(&output);
+	return r;
+}
+
+void cmdlet_new_vfd(struct request *request)
+{
+	json_t *paths = paths_of(request, "Path");
+
+	for (size_t i = 0; i < json_array_size(paths); i++) {
+		const char *path = json_string_value(json_array_get(paths, i));
+		struct error err;
+
+		if (make_floppy(path, &err) < 0)
+			request_error(request, path, &err);
 	}
 	json_decref(paths);
 }

@@ -73,6 +73,7 @@ static const struct {
 	{ "Resize-VHD", cmdlet_resize_vhd },
 	{ "Optimize-VHD", cmdlet_optimize_vhd },
 	{ "Set-VHD", cmdlet_set_vhd },
+	{ "New-VFD", cmdlet_new_vfd },
 	{ "Merge-VHD", cmdlet_merge_vhd },
 	{ "Dismount-VHD", cmdlet_dismount_vhd },
 };

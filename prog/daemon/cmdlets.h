@@ -63,6 +63,7 @@ void cmdlet_mount_vhd(struct request *request);
 void cmdlet_resize_vhd(struct request *request);
 void cmdlet_optimize_vhd(struct request *request);
 void cmdlet_set_vhd(struct request *request);
+void cmdlet_new_vfd(struct request *request);
 void cmdlet_merge_vhd(struct request *request);
 void cmdlet_dismount_vhd(struct request *request);
 void cmdlet_export_vm(struct request *request);
@@ -90,6 +91,16 @@ bool cmdlets_mac_in_use(const struct daemon *daemon, const struct config_vm *als
 			const uint8_t mac[6]);
 int cmdlets_add_disk_file(struct config_vm *config, const struct config_disk *disk, bool unverified,
 			  struct error *err);
+/* Adds Get-VHD's object of a disk. */
+void cmdlets_show_vhd(struct request *request, const char *path);
+/* By name or kind of file: it holds a disk as it is. */
+bool cmdlets_is_raw(const char *path);
+/* The format of the file that Convert-VHD is to make, as oyako-disk calls it. */
+int cmdlets_target_format(const struct request *request, const char *path, const char **ret,
+			  struct error *err);
+/* Convert-VHD by qemu-img; the format is qemu-img's name of it, by the file's name, or NULL. */
+const char *cmdlets_foreign_format(const char *path);
+void cmdlets_convert_foreign(struct request *request);
 /* A disk_task_ops.begin: a new disk, as New-VHD's or New-VM's parameters describe it. */
 int cmdlets_begin_new_disk(struct disk_task *task, json_t **ret, struct error *err);
 

@@ -150,13 +150,15 @@ int image_find(const char *path, unsigned flags, struct image *ret, struct error
 /* ---- opening ---- */
 
 /* One layer over those below it. */
-static int open_layer(struct image *image, struct loop *loop, unsigned index, bool writes,
+static int open_layer(struct image *image, struct loop *loop, unsigned index, unsigned flags,
 		      struct error *err)
 {
+	bool writes = index == 0 && (flags & IMAGE_WRITES);
 	const struct chain_layer *layer = &image->chain.layers[index];
 	struct disk_options options = {
 		.format = layer->details.format,
 		.read_only = !writes,
+		.unlocked = flags & IMAGE_LOOKS,
 		.parent = index + 1 < image->chain.count ? image->layers[index + 1] : NULL,
 	};
 	int fd = fcntl(writes ? image->fd : layer->fd, F_DUPFD_CLOEXEC, 0);
@@ -171,7 +173,7 @@ static int open_layer(struct image *image, struct loop *loop, unsigned index, bo
 	return r < 0 && index > 0 ? error_prefix(err, "its parent '%.200s'", layer->path) : r;
 }
 
-int image_open(struct image *image, struct loop *loop, bool writes, struct error *err)
+int image_open(struct image *image, struct loop *loop, unsigned flags, struct error *err)
 {
 	unsigned count = image->chain.count;
 	int r = 0;
@@ -185,7 +187,7 @@ int image_open(struct image *image, struct loop *loop, bool writes, struct error
 	if (!image->layers)
 		return error_set(err, ERR_NO_MEMORY, "no memory for a chain of %u images", count);
 	for (unsigned i = count; r == 0 && i-- > 0;)
-		r = open_layer(image, loop, i, writes && i == 0, err);
+		r = open_layer(image, loop, i, flags, err);
 	if (r == 0)
 		image->disk = (struct blk_layers){ image->layers, count };
 	return r;

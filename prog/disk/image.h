@@ -20,6 +20,8 @@
 #define IMAGE_LOOSE 2u
 /* It is raw, whatever stands in it: a guest may write there what looks like an image. */
 #define IMAGE_RAW 4u
+/* Only to look, while others may write: nothing is locked. */
+#define IMAGE_LOOKS 8u
 
 struct image {
 	struct chain chain;
@@ -32,8 +34,8 @@ struct image {
 
 /* Enters the opening sandbox, too. */
 int image_find(const char *path, unsigned flags, struct image *ret, struct error *err);
-/* writes: the leaf is for writing (of an image that was found with IMAGE_WRITES). */
-int image_open(struct image *image, struct loop *loop, bool writes, struct error *err);
+/* flags: IMAGE_WRITES (of an image that was found with it) or IMAGE_LOOKS. */
+int image_open(struct image *image, struct loop *loop, unsigned flags, struct error *err);
 /* Ends image_open; it may be opened again. An error: what was written may not be durable. */
 int image_shut(struct image *image, struct error *err);
 /* Closes and frees everything. An error: what was written may not be durable. */

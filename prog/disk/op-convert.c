@@ -82,7 +82,7 @@ static int convert(struct job *job, struct image *source, int fd, json_t **ret, 
 	if (r == 0)
 		r = loop_new(&loop, err);
 	if (r == 0)
-		r = image_open(source, loop, false, err);
+		r = image_open(source, loop, 0, err);
 	if (r == 0) {
 		complete_options(job, image_details(source), &options);
 		r = disk_create(fd, &options, err);

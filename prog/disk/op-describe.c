@@ -3,8 +3,25 @@
 #include "image.h"
 #include "sandbox.h"
 
-/* MinimumSize is looked for only where nobody uses the disk: elsewhere it could change meanwhile,
- * and looking would lock it. */
+#include "base/loop.h"
+#include "disk/maintain.h"
+
+/* 0: not known. Of VHDX only, as Hyper-V: nothing else can be made smaller. */
+static uint64_t minimum_of(struct image *image)
+{
+	uint64_t minimum = 0;
+	struct loop *loop;
+
+	if (image_details(image)->format != DISK_VHDX || loop_new(&loop, NULL) < 0)
+		return 0;
+	if (image_open(image, loop, IMAGE_LOOKS, NULL) == 0 &&
+	    disk_minimum_bytes(image->layers[0], &minimum, NULL) < 0)
+		minimum = 0;
+	image_shut(image, NULL);
+	loop_free(loop);
+	return minimum;
+}
+
 int op_describe(struct job *job, json_t **ret, struct error *err)
 {
 	struct image image;
@@ -17,7 +34,7 @@ int op_describe(struct job *job, json_t **ret, struct error *err)
 		return r;
 	r = sandbox_enter_working(err);
 	if (r == 0)
-		*ret = json_pack("{s:o}", "vhd", image_describe(&image, 0));
+		*ret = json_pack("{s:o}", "vhd", image_describe(&image, minimum_of(&image)));
 	image_close(&image, NULL);
 	return r;
 }

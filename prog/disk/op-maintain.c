@@ -48,7 +48,7 @@ static int end(struct image *image, int r, json_t **ret, struct error *err)
 /* ---- resize ---- */
 
 /* Work on the disk itself, before or after its size changes. */
-static int with_disk(struct image *image, bool writes,
+static int with_disk(struct image *image, unsigned flags,
 		     int (*work)(struct blk *disk, uint64_t *size_bytes, struct error *err),
 		     uint64_t *size_bytes, struct error *err)
 {
@@ -57,7 +57,7 @@ static int with_disk(struct image *image, bool writes,
 
 	if (r < 0)
 		return r;
-	r = image_open(image, loop, writes, err);
+	r = image_open(image, loop, flags, err);
 	if (r == 0)
 		r = work(image->layers[0], size_bytes, err);
 	if (r < 0)
@@ -87,17 +87,17 @@ static int resize(struct job *job, struct image *image, struct error *err)
 	int r = 0;
 
 	if (to_minimum || options.size_bytes < now)
-		r = with_disk(image, false, find_minimum, &options.minimum_bytes, err);
+		r = with_disk(image, 0, find_minimum, &options.minimum_bytes, err);
 	if (r < 0)
 		return r;
 	if (to_minimum)
 		options.size_bytes = options.minimum_bytes;
 	if (options.size_bytes < now && options.size_bytes >= options.minimum_bytes)
-		r = with_disk(image, true, move_gpt, &options.size_bytes, err);
+		r = with_disk(image, IMAGE_WRITES, move_gpt, &options.size_bytes, err);
 	if (r == 0)
 		r = disk_resize(image->fd, &options, &progress, err);
 	if (r == 0 && options.size_bytes > now)
-		r = with_disk(image, true, move_gpt, &options.size_bytes, err);
+		r = with_disk(image, IMAGE_WRITES, move_gpt, &options.size_bytes, err);
 	return r;
 }
 

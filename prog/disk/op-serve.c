@@ -17,7 +17,9 @@
 
 struct service {
 	struct loop *loop;
-	struct image image;
+	struct image image; /* that is there, or */
+	struct blk *made;   /* that has just been made */
+	struct blk_layers disk;
 	struct nbd_server *server;
 	int signal_fd;
 };
@@ -25,6 +27,7 @@ struct service {
 static void service_done(struct service *service)
 {
 	nbd_server_free(service->server);
+	blk_close(service->made, NULL);
 	image_close(&service->image, NULL);
 	loop_free(service->loop);
 	if (service->signal_fd >= 0)
@@ -63,53 +66,93 @@ static int serve(void *user)
 	loop_run(service->loop);
 	nbd_server_free(service->server);
 	service->server = NULL;
-	r = image_close(&service->image, NULL);
+	r = service->made ? blk_close(service->made, NULL) : image_close(&service->image, NULL);
+	service->made = NULL;
 	service_done(service);
 	return r;
 }
 
-static int set_up(struct service *service, int listen_fd, struct error *err)
+static int open_image(struct service *service, struct error *err)
 {
-	int r = sandbox_enter_working(err);
+	struct image *image = &service->image;
+	int r = image_open(image, service->loop, image->fd >= 0 ? IMAGE_WRITES : 0, err);
+
+	if (r == 0)
+		service->disk = image->disk;
+	return r;
+}
+
+/* A new disk, to be filled by a client. */
+static int make_disk(struct service *service, struct job *job, struct error *err)
+{
+	AUTO_CLOSE int fd = job_take_fd(job, 0, err);
+	struct disk_options open_options = { 0 };
+	struct disk_create_options options;
+	int r = fd < 0 ? fd : ops_new_disk(job, &options, err);
+
+	if (r == 0)
+		r = disk_create(fd, &options, err);
+	if (r < 0)
+		return r;
+	open_options.format = options.format;
+	r = disk_open(service->loop, fd, &open_options, &service->made, err);
+	if (r < 0)
+		return r;
+	fd = -1;
+	service->disk = (struct blk_layers){ &service->made, 1 };
+	return 0;
+}
+
+static int set_up(struct service *service, struct job *job, bool makes, struct error *err)
+{
+	int listen_fd = job_take_fd(job, makes ? 1 : 0, err);
+	int r = listen_fd < 0 ? listen_fd : sandbox_enter_working(err);
 
 	if (r == 0)
 		r = loop_new(&service->loop, err);
 	if (r == 0)
 		r = watch_signal(service, err);
 	if (r == 0)
-		r = image_open(&service->image, service->loop, service->image.fd >= 0, err);
+		r = makes ? make_disk(service, job, err) : open_image(service, err);
 	if (r == 0)
-		r = nbd_server_new(service->loop, &service->image.disk, NULL, NULL,
-				   &service->server, err);
-	return r < 0 ? r : nbd_server_listen(service->server, listen_fd, err);
+		r = nbd_server_new(service->loop, &service->disk, NULL, NULL, &service->server,
+				   err);
+	if (r == 0)
+		return nbd_server_listen(service->server, listen_fd, err);
+	if (listen_fd >= 0)
+		close(listen_fd);
+	return r;
+}
+
+static int find(struct service *service, struct job *job, struct error *err)
+{
+	unsigned flags = job_flag(job, "read_only") ? 0 : IMAGE_WRITES;
+	const char *path;
+	int r = job_path(job, "path", &path, err);
+
+	if (job_flag(job, "raw"))
+		flags |= IMAGE_RAW;
+	return r < 0 ? r : image_find(path, flags, &service->image, err);
 }
 
 int op_serve(struct job *job, json_t **ret, struct error *err)
 {
-	unsigned flags = job_flag(job, "read_only") ? 0 : IMAGE_WRITES;
+	bool makes = job_text(job, "format") != NULL;
 	struct service *service = calloc(1, sizeof(*service));
-	AUTO_CLOSE int fd = job_take_fd(job, 0, err);
-	const char *path;
 	int r;
 
 	if (!service)
 		return error_set(err, ERR_NO_MEMORY, "no memory to serve a disk");
 	service->signal_fd = service->image.fd = -1;
-	r = fd < 0 ? fd : job_path(job, "path", &path, err);
-	if (r == 0 && job_flag(job, "raw"))
-		flags |= IMAGE_RAW;
+	r = makes ? sandbox_enter_opening(err) : find(service, job, err);
 	if (r == 0)
-		r = image_find(path, flags, &service->image, err);
-	if (r < 0) {
-		free(service);
-		return r;
-	}
-	r = set_up(service, TAKE_FD(fd), err);
+		r = set_up(service, job, makes, err);
 	if (r < 0) {
 		service_done(service);
 		return r;
 	}
-	*ret = json_pack("{s:o}", "vhd", image_describe(&service->image, 0));
+	*ret =
+	    makes ? json_object() : json_pack("{s:o}", "vhd", image_describe(&service->image, 0));
 	job->then = serve;
 	job->then_user = service;
 	return 0;

@@ -108,8 +108,11 @@ static int prove(struct session *session, const struct direct_credential *creden
 	struct direct_frame frame;
 	int r;
 
-	if (!credential->key_file)
-		return direct_send_text(session->fd, DIRECT_PASSWORD, credential->password) ? 0 : 0;
+	/* Whether it can still be sent shows in the answer. */
+	if (!credential->key_file) {
+		direct_send_text(session->fd, DIRECT_PASSWORD, credential->password);
+		return 0;
+	}
 	direct_send(session->fd, DIRECT_KEY, NULL, 0);
 	r = expect(session, DIRECT_CHALLENGE, &frame, err);
 	if (r == 0)

@@ -11,9 +11,10 @@ import time
 
 import pytest
 
-from conftest import LONG, kernel_of, wait_for
+from conftest import BUILD, LONG, kernel_of, wait_for
 
 MEGABYTES = 1024 if LONG else 64
+VSOCK = os.path.join(BUILD, "tests", "guest", "vsock")
 LISTEN = """
 vsock listen 7 cat &
 vsock listen 8 sh -c 'sha256sum | cut -d" " -f1' &
@@ -23,19 +24,11 @@ while true; do sleep 1; done
 """
 
 
-@pytest.fixture(scope="session")
-def vsock(tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("vsock") / "vsock")
-    source = os.path.join(os.path.dirname(__file__), "vsock.c")
-    subprocess.run(["gcc", "-static", "-O", "-o", path, source], check=True)
-    return path
-
-
 @pytest.fixture
-def guest(host, vsock, tmp_path):
+def guest(host, tmp_path):
     """Starts a guest with the listeners above; returns when they are there."""
     def start(kernel, processors=1):
-        initrd = kernel.initrd_with(str(tmp_path), LISTEN, [(vsock, "/bin/vsock")])
+        initrd = kernel.initrd_with(str(tmp_path), LISTEN, [(VSOCK, "/bin/vsock")])
         host.new_vm(kernel.image, "t", initrd=initrd, processors=processors,
                     cmdline="console=ttyS0 panic=-1 cryptomgr.notests")
         host.run("start-vm", "-Name", "t")
@@ -154,3 +147,21 @@ def test_connections_end_with_the_guest(host, guest, kernel):
     assert wait_for(lambda: host.vm("t")["State"] == "Off", 60)
     done = host.run("connect-vmsocket", "t", 7, check=False)
     assert done.returncode == 1 and "not running" in done.stderr
+
+
+def test_connections_end_with_a_saved_state(host, guest, kernel):
+    """A guest that goes on from a saved state hears that its connections are gone, and makes new ones."""
+    guest(kernel)
+    open_one = subprocess.Popen(host.command("connect-vmsocket", "t", 10), env=host.env,
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    open_one.stdin.write(b"trap '' PIPE; echo here; cat >/dev/null; echo gone >/tmp/heard\n")
+    open_one.stdin.flush()
+    assert open_one.stdout.readline() == b"here\n"
+    host.run("save-vm", "t", timeout=300)
+    assert open_one.stdout.read() == b""
+    open_one.stdin.close()
+    open_one.wait()
+    host.run("start-vm", "t")
+    assert wait_for(lambda: ask(host, 7, b"again") == b"again", 120)
+    assert wait_for(lambda: "gone" in shell(host, "cat /tmp/heard"), 30)
+    assert "WARNING" not in shell(host, "dmesg -r")

@@ -32,6 +32,9 @@ static int64_t perform(int fd, struct file_request *req)
 	case FILE_WRITE:
 		n = pwritev(fd, iov, (int)iov_count, (off_t)offset);
 		break;
+	case FILE_WRITE_DURABLE:
+		n = pwritev2(fd, iov, (int)iov_count, (off_t)offset, RWF_DSYNC);
+		break;
 	case FILE_SYNC:
 		n = fdatasync(fd);
 		break;

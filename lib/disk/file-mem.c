@@ -72,7 +72,7 @@ static int64_t perform(struct file_mem *f, struct file_request *req)
 		return 0;
 	if (!RANGE_OK(req->offset, req->length, f->options.max_bytes))
 		return req->op == FILE_READ ? 0 : -ENOSPC;
-	if (req->op == FILE_READ || req->op == FILE_WRITE)
+	if (req->op == FILE_READ || req->op == FILE_WRITE || req->op == FILE_WRITE_DURABLE)
 		return transfer(f, req);
 	zero_range(f, req->offset, req->length);
 	return 0;

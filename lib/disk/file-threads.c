@@ -45,6 +45,8 @@ static int64_t run_piece(int fd, struct file_request *req)
 		return result_of(preadv(fd, iov, (int)iov_count, (off_t)offset));
 	case FILE_WRITE:
 		return result_of(pwritev(fd, iov, (int)iov_count, (off_t)offset));
+	case FILE_WRITE_DURABLE:
+		return result_of(pwritev2(fd, iov, (int)iov_count, (off_t)offset, RWF_DSYNC));
 	case FILE_SYNC:
 		return result_of(fdatasync(fd));
 	case FILE_ZERO:

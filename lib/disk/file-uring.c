@@ -66,6 +66,9 @@ static void prepare(struct file_uring *f, struct file_request *req)
 		else
 			io_uring_prep_writev(sqe, FIXED, iov, iov_count, offset);
 		break;
+	case FILE_WRITE_DURABLE:
+		io_uring_prep_writev2(sqe, FIXED, iov, iov_count, offset, RWF_DSYNC);
+		break;
 	case FILE_SYNC:
 		io_uring_prep_fsync(sqe, FIXED, IORING_FSYNC_DATASYNC);
 		break;

@@ -16,7 +16,7 @@ static const uint8_t zeros[ZEROS_BYTES];
 
 static bool moves_bytes(enum file_op op)
 {
-	return op == FILE_READ || op == FILE_WRITE;
+	return op == FILE_READ || op == FILE_WRITE || op == FILE_WRITE_DURABLE;
 }
 
 /* One at a time: a callback may wait for another request of the list. */
@@ -117,7 +117,7 @@ static void copy(struct file_request *req, bool out)
 static void bounce(struct file *file, struct file_request *req)
 {
 	req->bounce = bounce_get(file->bounces, req->length);
-	if (req->bounce && req->op == FILE_WRITE)
+	if (req->bounce && req->op != FILE_READ)
 		copy(req, false);
 }
 
@@ -403,6 +403,11 @@ int file_read_now(struct file *file, uint64_t offset, void *buf, size_t len)
 int file_write_now(struct file *file, uint64_t offset, const void *buf, size_t len)
 {
 	return run_now(file, FILE_WRITE, offset, (void *)buf, len);
+}
+
+int file_write_durable_now(struct file *file, uint64_t offset, const void *buf, size_t len)
+{
+	return run_now(file, FILE_WRITE_DURABLE, offset, (void *)buf, len);
 }
 
 int file_zero_now(struct file *file, uint64_t offset, uint64_t len)

@@ -27,8 +27,9 @@
 enum file_op {
 	FILE_READ,
 	FILE_WRITE,
-	FILE_SYNC,    /* data and what is needed to find it is durable */
-	FILE_ZERO,    /* the range reads as zeros; its space stays reserved */
+	FILE_WRITE_DURABLE, /* this write alone is durable before done() */
+	FILE_SYNC,          /* data and what is needed to find it is durable */
+	FILE_ZERO,          /* the range reads as zeros; its space stays reserved */
 	FILE_PUNCH,   /* the range reads as zeros; its space is given back where the host can */
 	FILE_DISCARD, /* as FILE_PUNCH, but fails with -EOPNOTSUPP where the host can't */
 };
@@ -117,6 +118,7 @@ void file_abandon(struct file *file);
 /* Blocking forms for opening and closing: 0 or -errno. */
 int file_read_now(struct file *file, uint64_t offset, void *buf, size_t len);
 int file_write_now(struct file *file, uint64_t offset, const void *buf, size_t len);
+int file_write_durable_now(struct file *file, uint64_t offset, const void *buf, size_t len);
 int file_zero_now(struct file *file, uint64_t offset, uint64_t len);
 int file_punch_now(struct file *file, uint64_t offset, uint64_t len);
 int file_sync_now(struct file *file);

@@ -115,7 +115,7 @@ static void record_submit(struct cut *cut, const struct file_request *req)
 	record->offset = req->offset;
 	record->length = req->length;
 	record->req = req;
-	if (req->op != FILE_WRITE)
+	if (req->op != FILE_WRITE && req->op != FILE_WRITE_DURABLE)
 		return;
 	record->data = must(malloc(req->length));
 	for (unsigned i = 0; i < req->iov_count; at += req->iov[i].iov_len, i++)
@@ -187,8 +187,10 @@ static void settle(struct cut *cut)
 		while (next < cut->count &&
 		       cut->records[next].submitted < cut->records[i].completed)
 			next++;
-		cut->records[i].durable =
-		    cut->records[i].completed == NEVER ? NEVER : best_sync[next];
+		cut->records[i].durable = cut->records[i].completed == NEVER ? NEVER
+					  : cut->records[i].op == FILE_WRITE_DURABLE
+					      ? cut->records[i].completed
+					      : best_sync[next];
 	}
 	free(best_sync);
 	cut->settled = true;

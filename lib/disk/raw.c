@@ -40,7 +40,8 @@ static void io_done(struct file_request *file_req, int result)
 	struct raw_io *io = container_of(file_req, struct raw_io, file_req);
 	struct raw *raw = container_of(io->req->blk, struct raw, blk);
 
-	if (result == 0 && file_req->op != FILE_SYNC && (io->req->flags & BLK_FUA)) {
+	if (result == 0 && (io->req->flags & BLK_FUA) && file_req->op != FILE_SYNC &&
+	    file_req->op != FILE_WRITE_DURABLE) {
 		file_req->op = FILE_SYNC;
 		file_submit(raw->file, file_req);
 		return;
@@ -61,7 +62,7 @@ static enum file_op file_op_of(const struct blk_request *req)
 	case BLK_READ:
 		return FILE_READ;
 	case BLK_WRITE:
-		return FILE_WRITE;
+		return req->flags & BLK_FUA ? FILE_WRITE_DURABLE : FILE_WRITE;
 	case BLK_UNMAP:
 		return FILE_PUNCH;
 	case BLK_WRITE_ZEROES:

@@ -781,7 +781,7 @@ static void test_faults(void **state)
 			break;
 	}
 	assert_true(finished && finished_with_fault);
-	assert_true(n > 50);
+	assert_true(n > 30); /* there was something to fail */
 	free(saved);
 }
 

@@ -145,8 +145,8 @@ static void loaded(struct file_request *req, int result)
 	while ((io = vhdx_list_take(&page->waiters)))
 		vhdx_io_resume(vhdx, io, ok);
 	page->pins--;
-	/* The host's failure to read may pass. */
-	if (result < 0)
+	/* The host's failure to read may pass. (A pin: vhdx_page_now looks first.) */
+	if (result < 0 && !page->pins)
 		drop(&vhdx->cache, page);
 }
 
@@ -185,36 +185,30 @@ struct vhdx_page *vhdx_page_want(struct vhdx *vhdx, enum vhdx_page_kind kind, ui
 	return NULL;
 }
 
+/* Requests that want the page meanwhile wait for the same read. */
 int vhdx_page_now(struct vhdx *vhdx, enum vhdx_page_kind kind, uint64_t offset,
 		  struct vhdx_page **ret, struct error *err)
 {
 	struct vhdx_page *page = find(&vhdx->cache, offset);
-	int rc;
 
 	if (!page) {
 		page = new_page(vhdx, kind, offset);
 		if (!page)
 			return error_set(err, ERR_NO_MEMORY, "no memory for VHDX metadata");
-		rc = file_read_now(vhdx->file, offset, page->word, sizeof(page->word));
-		if (rc == 0 && zeroed_by_log(vhdx, offset))
-			memset(page->word, 0, sizeof(page->word));
-		if (rc < 0)
-			rc = error_set_errno(err, -rc, "reading the VHDX file at %#lx", offset);
-		else if (kind == VHDX_PAGE_BAT)
-			rc = vhdx_bat_check_page(vhdx, page, err);
-		if (rc < 0) {
-			drop(&vhdx->cache, page);
-			return rc;
-		}
-		page->state = VHDX_PAGE_READY;
+		start_loading(page);
 	}
+	page->pins++;
 	while (page->state == VHDX_PAGE_LOADING)
 		file_wait(vhdx->file);
+	page->pins--;
 	page->used_lately = true;
-	if (page->state == VHDX_PAGE_BAD)
-		return error_set(err, ERR_CORRUPT, "the VHDX metadata at %#lx is damaged", offset);
 	*ret = page;
-	return 0;
+	if (page->state == VHDX_PAGE_READY)
+		return 0;
+	if (may_go(page))
+		drop(&vhdx->cache, page);
+	return error_set(err, ERR_CORRUPT, "the VHDX metadata at %#lx is damaged or can't be read",
+			 offset);
 }
 
 /* ---- dirty pages ---- */

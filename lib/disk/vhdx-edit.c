@@ -86,12 +86,13 @@ static int write_log(struct vhdx *vhdx, const struct vhdx_log_entry *entry)
 	if (!bytes)
 		return -ENOMEM;
 	vhdx_log_compose(entry, bytes);
-	rc = file_write_now(vhdx->file, vhdx->log_region.offset + meta->log_next, bytes, first);
+	rc = file_write_durable_now(vhdx->file, vhdx->log_region.offset + meta->log_next, bytes,
+				    first);
 	if (rc == 0 && first < len)
-		rc =
-		    file_write_now(vhdx->file, vhdx->log_region.offset, bytes + first, len - first);
+		rc = file_write_durable_now(vhdx->file, vhdx->log_region.offset, bytes + first,
+					    len - first);
 	meta->log_next = (meta->log_next + len) % log_len;
-	return rc == 0 ? file_sync_now(vhdx->file) : rc;
+	return rc;
 }
 
 static struct vhdx_log_entry new_entry(struct vhdx *vhdx)

@@ -120,6 +120,7 @@ struct vhdx_meta {
 
 	/* The log. */
 	bool log_open;
+	uint8_t first_entry[VHDX_SECTOR_BYTES];
 	struct guid log_guid;
 	uint32_t log_next; /* log offset of the next entry */
 	uint64_t log_sequence;

@@ -263,11 +263,11 @@ static struct segment *new_segment(struct vhdx *vhdx, struct vhdx_io *io, uint64
 	return segment;
 }
 
-static void start_segment(struct segment *segment)
+static void start_segment(struct segment *segment, struct file *file)
 {
 	segment->io->pending++;
 	(*busy_slot(segment->vhdx, segment->block))++;
-	file_submit(segment->vhdx->file, &segment->req);
+	file_submit(file, &segment->req);
 }
 
 /* The iovec of len bytes from the cursor on; returns how many bytes fitted. */
@@ -300,8 +300,8 @@ static uint64_t slice_sectors(struct segment *segment, uint64_t len, const struc
 }
 
 /* Starts a transfer of at most len bytes of the request; returns how many, 0 without memory. */
-static uint64_t start_transfer(struct vhdx *vhdx, struct vhdx_io *io, enum file_op op,
-			       uint64_t block, uint64_t file_offset, uint64_t len)
+static uint64_t start_transfer(struct vhdx *vhdx, struct vhdx_io *io, struct file *file,
+			       enum file_op op, uint64_t block, uint64_t file_offset, uint64_t len)
 {
 	struct segment *segment = new_segment(vhdx, io, block);
 
@@ -311,7 +311,7 @@ static uint64_t start_transfer(struct vhdx *vhdx, struct vhdx_io *io, enum file_
 	segment->req.offset = file_offset;
 	len = slice(segment, len, &segment->req.iov, &segment->req.iov_count);
 	segment->req.length = len;
-	start_segment(segment);
+	start_segment(segment, file);
 	return len;
 }
 
@@ -326,33 +326,99 @@ static uint64_t start_zeroing(struct vhdx *vhdx, struct vhdx_io *io, enum file_o
 	segment->req.op = op;
 	segment->req.offset = file_offset;
 	segment->req.length = len;
-	start_segment(segment);
+	start_segment(segment, vhdx->file);
 	return len;
 }
 
-/* Reads from the parent; what it lacks at its end is zeros. */
+static bool reads_parent(const struct vhdx *vhdx, uint64_t entry)
+{
+	return vhdx->parent && VHDX_BAT_STATE(entry) == VHDX_BLOCK_NOT_PRESENT;
+}
+
+/* Where the bytes of a range come from, below the leaf. */
+struct source {
+	struct blk *layer; /* it knows; NULL: they are zeros */
+	struct file *file; /* they lie in the layer's file here; NULL: the layer must be asked */
+	uint64_t file_offset;
+	uint64_t len; /* for so much of the range */
+};
+
+/* What a layer under this one says of the range, as far as it says it at once: true if its own
+ * parent is to be asked. */
+static bool look_into(struct blk *blk, uint64_t offset, struct source *source)
+{
+	struct vhdx *vhdx = container_of(blk, struct vhdx, blk);
+	uint64_t block = offset >> vhdx->geometry.block_shift;
+	uint64_t in_block = offset & (vhdx->geometry.block_bytes - 1), entry;
+	uint64_t index = vhdx_bat_index(&vhdx->geometry, block);
+	struct vhdx_page *page = vhdx_page_find(vhdx, vhdx_bat_page_offset(vhdx, index));
+
+	/* A layer that is written to (by a merge) has more to consider than its entries. */
+	if (!page || !vhdx->blk.info.read_only)
+		return false;
+	page->used_lately = true;
+	entry = page->word[index % VHDX_PAGE_ENTRIES];
+	if (VHDX_BAT_STATE(entry) == VHDX_BLOCK_PARTIALLY_PRESENT)
+		return false;
+	source->len = MIN(source->len, vhdx->geometry.block_bytes - in_block);
+	if (present(entry)) {
+		source->file = vhdx->file;
+		source->file_offset = VHDX_BAT_FILE_OFFSET(entry) + in_block;
+	} else if (!reads_parent(vhdx, entry)) {
+		source->layer = NULL;
+	}
+	return source->layer && !source->file;
+}
+
+/* Goes down the chain at once, past the layers that only pass a request on: so a deep chain costs
+ * look-ups, not requests. */
+static struct source find_source(const struct vhdx *vhdx, uint64_t offset, uint64_t len)
+{
+	struct source source = { .layer = vhdx->parent, .len = len };
+	bool deeper = true;
+
+	while (source.layer && deeper) {
+		uint64_t size = source.layer->info.size_bytes;
+
+		/* what a parent lacks at its end is zeros */
+		if (offset >= size) {
+			source.layer = NULL;
+			break;
+		}
+		source.len = MIN(source.len, size - offset);
+		deeper =
+		    source.layer->ops == &vhdx_blk_ops && look_into(source.layer, offset, &source);
+		if (deeper)
+			source.layer = container_of(source.layer, struct vhdx, blk)->parent;
+	}
+	return source;
+}
+
 static uint64_t start_parent_read(struct vhdx *vhdx, struct vhdx_io *io, uint64_t block,
 				  uint64_t len)
 {
 	uint64_t offset = io->req->offset + io->cursor;
-	uint64_t parent_bytes = blk_info(vhdx->parent)->size_bytes;
+	struct source source = find_source(vhdx, offset, len);
 	struct segment *segment;
 
-	if (offset >= parent_bytes) {
-		blk_iov_zero(io->req->iov, io->req->iov_count, io->cursor, len);
-		return len;
+	if (!source.layer) {
+		blk_iov_zero(io->req->iov, io->req->iov_count, io->cursor, source.len);
+		return source.len;
 	}
+	if (source.file)
+		return start_transfer(vhdx, io, source.file, FILE_READ, block, source.file_offset,
+				      source.len);
 	segment = new_segment(vhdx, io, block);
 	if (!segment)
 		return 0;
 	segment->parent_req =
 	    (struct blk_request){ .op = BLK_READ, .offset = offset, .done = parent_done };
-	len = slice_sectors(segment, MIN(len, parent_bytes - offset), &segment->parent_req.iov,
+	len = slice_sectors(segment, source.len, &segment->parent_req.iov,
 			    &segment->parent_req.iov_count);
 	segment->parent_req.length = len;
 	io->pending++;
 	(*busy_slot(vhdx, block))++;
-	blk_submit(vhdx->parent, &segment->parent_req);
+	blk_submit(source.layer, &segment->parent_req);
 	return len;
 }
 
@@ -552,11 +618,6 @@ static enum progress allocate_partial(struct vhdx *vhdx, struct vhdx_io *io, str
 	return STARTED;
 }
 
-static bool reads_parent(const struct vhdx *vhdx, uint64_t entry)
-{
-	return vhdx->parent && VHDX_BAT_STATE(entry) == VHDX_BLOCK_NOT_PRESENT;
-}
-
 /* ---- freeing ---- */
 
 static bool remember_place(struct vhdx_places *places, uint64_t offset)
@@ -680,7 +741,7 @@ static enum progress run_partial_read(struct vhdx *vhdx, struct vhdx_io *io,
 	len =
 	    (uint64_t)vhdx_bits_run(page, at.bit, (unsigned)(piece->len / sector), &here) * sector;
 	if (here)
-		len = start_transfer(vhdx, io, FILE_READ, piece->block,
+		len = start_transfer(vhdx, io, vhdx->file, FILE_READ, piece->block,
 				     VHDX_BAT_FILE_OFFSET(entry) + piece->in_block, len);
 	else
 		len = start_parent_read(vhdx, io, piece->block, len);
@@ -695,7 +756,7 @@ static enum progress run_read(struct vhdx *vhdx, struct vhdx_io *io, const struc
 	if (VHDX_BAT_STATE(entry) == VHDX_BLOCK_PARTIALLY_PRESENT)
 		return run_partial_read(vhdx, io, piece, entry);
 	if (present(entry))
-		len = start_transfer(vhdx, io, FILE_READ, piece->block,
+		len = start_transfer(vhdx, io, vhdx->file, FILE_READ, piece->block,
 				     VHDX_BAT_FILE_OFFSET(entry) + piece->in_block, len);
 	else if (reads_parent(vhdx, entry))
 		len = start_parent_read(vhdx, io, piece->block, len);
@@ -733,7 +794,7 @@ static enum progress run_partial_change(struct vhdx *vhdx, struct vhdx_io *io,
 	segment->bit = at.bit;
 	segment->bit_count = (unsigned)(len / sector);
 	page->pins++;
-	start_segment(segment);
+	start_segment(segment, vhdx->file);
 	return advance(io, len) ? STARTED : FAILED;
 }
 
@@ -769,7 +830,7 @@ static enum progress run_write(struct vhdx *vhdx, struct vhdx_io *io, const stru
 		return progress;
 	if (!present(*entry))
 		return run_partial_change(vhdx, io, piece, *entry, FILE_WRITE);
-	len = start_transfer(vhdx, io, FILE_WRITE, piece->block,
+	len = start_transfer(vhdx, io, vhdx->file, FILE_WRITE, piece->block,
 			     VHDX_BAT_FILE_OFFSET(*entry) + piece->in_block, piece->len);
 	return advance(io, len) ? STARTED : FAILED;
 }

@@ -2,8 +2,10 @@
  * How the metadata of a VHDX gets onto the disk so that a power cut at any point leaves a valid
  * file that holds everything flushed before.
  *
- * Activation, once per open, before the first change: both headers get a new FileWriteGuid and
- * DataWriteGuid (others see by them that the file was changed).
+ * Activation, once per open, before the first change: an empty entry with a new LogGuid is written
+ * into the still unused log, then both headers get that LogGuid (so a header never names a log
+ * without a valid entry), a new FileWriteGuid and DataWriteGuid (others see by them that the file
+ * was changed).
  *
  * Flush. One round serves all flushes that wait when it begins:
  *   1. Copy the dirty pages. Every block that the copies name was zeroed, or lies beyond the old
@@ -12,11 +14,9 @@
  *   2. Sync. Now that data is durable - and so are the in-place pages of the round before, whose
  *      log entry is therefore no longer needed.
  *   3. If there are dirty pages: write one log entry with all of them, its tail pointing to itself,
- *      and sync. The flushes are done here. (Before the first entry the log is opened: an empty
- *      entry with a new LogGuid is written into the still unused log, synced, then both headers get
- *      that LogGuid. So a header never names a log without a valid entry.)
+ *      durably. The flushes are done here.
  *   4. Write the pages to their places; give freed blocks back to the host.
- * A guest's flush costs one sync when no block was allocated or freed since the last, else two.
+ * A guest's flush costs one sync, and one small durable write if blocks were allocated or freed.
  *
  * When there are more dirty pages than an entry takes, a cut may come between two entries. So bits
  * go first, then the BAT from its end: what a block's entry relies on - its bits are right, its
@@ -83,6 +83,13 @@ static void add_write(struct vhdx_steps *steps, uint64_t offset, const void *buf
 	steps->step[steps->count++] = (struct vhdx_step){ FILE_WRITE, offset, buf, len };
 }
 
+static void add_durable_write(struct vhdx_steps *steps, uint64_t offset, const void *buf,
+			      size_t len)
+{
+	add_write(steps, offset, buf, len);
+	steps->step[steps->count - 1].op = FILE_WRITE_DURABLE;
+}
+
 static void add_sync(struct vhdx_steps *steps)
 {
 	assert(steps->count < VHDX_MAX_STEPS);
@@ -109,31 +116,31 @@ static unsigned next_header(struct vhdx *vhdx)
 	return slot;
 }
 
-/* Both slots, one after the other, get the same content with consecutive numbers. */
+/* Both slots, one after the other, get the same content with consecutive numbers. Only the first
+ * must be durable at once: if the second is torn, the first counts. A sync comes before either is
+ * written again. */
 static void add_headers(struct vhdx *vhdx, struct vhdx_steps *steps)
 {
-	for (int i = 0; i < 2; i++) {
-		unsigned slot = next_header(vhdx);
+	unsigned slot = next_header(vhdx);
 
-		add_write(steps, VHDX_HEADER_OFFSET(slot), &vhdx->header_image[slot],
+	add_durable_write(steps, VHDX_HEADER_OFFSET(slot), &vhdx->header_image[slot],
 			  sizeof(vhdx->header_image[slot]));
-		add_sync(steps);
-	}
+	slot = next_header(vhdx);
+	add_write(steps, VHDX_HEADER_OFFSET(slot), &vhdx->header_image[slot],
+		  sizeof(vhdx->header_image[slot]));
 }
 
 int vhdx_write_headers_now(struct vhdx *vhdx)
 {
-	int rc = 0;
+	unsigned slot = next_header(vhdx);
+	int rc = file_write_durable_now(vhdx->file, VHDX_HEADER_OFFSET(slot), &vhdx->header,
+					sizeof(vhdx->header));
 
-	for (int i = 0; i < 2 && rc == 0; i++) {
-		unsigned slot = next_header(vhdx);
-
-		rc = file_write_now(vhdx->file, VHDX_HEADER_OFFSET(slot), &vhdx->header,
-				    sizeof(vhdx->header));
-		if (rc == 0)
-			rc = file_sync_now(vhdx->file);
-	}
-	return rc;
+	if (rc < 0)
+		return rc;
+	slot = next_header(vhdx);
+	return file_write_now(vhdx->file, VHDX_HEADER_OFFSET(slot), &vhdx->header,
+			      sizeof(vhdx->header));
 }
 
 /* ---- activation ---- */
@@ -147,12 +154,31 @@ static void activated(struct vhdx *vhdx, int result)
 		list.tail = &list.first;
 	vhdx_list_init(&vhdx->waiting_activation);
 	vhdx->write_state = result == 0 ? VHDX_WRITABLE : VHDX_FAILED;
+	vhdx->meta.log_open = result == 0 && vhdx->log_region.length > 0;
 	while ((io = vhdx_list_take(&list))) {
 		if (result == 0)
 			vhdx_io_start(vhdx, io);
 		else
 			vhdx_io_finish(vhdx, io, BLK_IO_ERROR);
 	}
+}
+
+static void add_first_entry(struct vhdx *vhdx)
+{
+	struct vhdx_meta *meta = &vhdx->meta;
+	struct vhdx_log_entry entry = {
+		.sequence_number = ++meta->log_sequence,
+		.flushed_file_bytes = ALIGN_DOWN(vhdx->file_bytes, VHDX_MIB),
+		.last_file_bytes = ALIGN_UP(vhdx->file->size_bytes, VHDX_MIB),
+	};
+
+	guid_generate(&meta->log_guid);
+	vhdx->header.log_guid = entry.guid = meta->log_guid;
+	vhdx->header.log_version = htole16(VHDX_LOG_VERSION);
+	vhdx_log_compose(&entry, meta->first_entry);
+	meta->log_next = sizeof(meta->first_entry);
+	add_durable_write(&vhdx->activation, vhdx->log_region.offset, meta->first_entry,
+			  sizeof(meta->first_entry));
 }
 
 void vhdx_activate(struct vhdx *vhdx)
@@ -166,6 +192,8 @@ void vhdx_activate(struct vhdx *vhdx)
 	else
 		vhdx->header.data_write_guid = vhdx->data_write_id;
 	begin_steps(vhdx, &vhdx->activation);
+	if (vhdx->log_region.length)
+		add_first_entry(vhdx);
 	add_headers(vhdx, &vhdx->activation);
 	start_steps(&vhdx->activation, activated);
 }
@@ -352,9 +380,11 @@ static void add_entry_writes(struct vhdx *vhdx, unsigned page_count)
 	uint32_t first = MIN(len, log_len - meta->log_next);
 
 	compose_entry(vhdx, page_count);
-	add_write(&meta->steps, vhdx->log_region.offset + meta->log_next, meta->entry, first);
+	add_durable_write(&meta->steps, vhdx->log_region.offset + meta->log_next, meta->entry,
+			  first);
 	if (first < len)
-		add_write(&meta->steps, vhdx->log_region.offset, meta->entry + first, len - first);
+		add_durable_write(&meta->steps, vhdx->log_region.offset, meta->entry + first,
+				  len - first);
 	meta->log_next = (meta->log_next + len) % log_len;
 }
 
@@ -366,25 +396,9 @@ static void write_entry(struct vhdx *vhdx, int result)
 		round_failed(vhdx);
 		return;
 	}
-	meta->log_open = true;
 	begin_steps(vhdx, &meta->steps);
 	add_entry_writes(vhdx, meta->page_count);
-	add_sync(&meta->steps);
 	start_steps(&meta->steps, entry_logged);
-}
-
-static void open_log(struct vhdx *vhdx)
-{
-	struct vhdx_meta *meta = &vhdx->meta;
-
-	guid_generate(&meta->log_guid);
-	vhdx->header.log_guid = meta->log_guid;
-	vhdx->header.log_version = htole16(VHDX_LOG_VERSION);
-	begin_steps(vhdx, &meta->steps);
-	add_entry_writes(vhdx, 0);
-	add_sync(&meta->steps);
-	add_headers(vhdx, &meta->steps);
-	start_steps(&meta->steps, write_entry);
 }
 
 /* 2 is done. */
@@ -394,8 +408,6 @@ static void data_synced(struct vhdx *vhdx, int result)
 		round_failed(vhdx);
 	else if (vhdx->meta.page_count == 0)
 		round_durable(vhdx);
-	else if (!vhdx->meta.log_open)
-		open_log(vhdx);
 	else
 		write_entry(vhdx, 0);
 }

@@ -20,6 +20,9 @@ struct blk_ops {
 	/* May be NULL. */
 	void (*plug)(struct blk *blk);
 	void (*unplug)(struct blk *blk);
+	/* Nothing is in flight. Makes the disk so large that info.size_bytes is the new size. May
+	 * be NULL: the format can't. */
+	int (*grow)(struct blk *blk, uint64_t size_bytes, struct error *err);
 	/* blk_extent, after its checks. NULL: everything is data. */
 	int (*extent)(struct blk *blk, uint64_t offset, uint64_t max_bytes, struct blk_extent *ret,
 		      struct error *err);

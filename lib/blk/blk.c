@@ -203,6 +203,23 @@ void blk_drain(struct blk *blk)
 		blk->ops->wait(blk);
 }
 
+int blk_grow(struct blk *blk, uint64_t size_bytes, struct error *err)
+{
+	if (size_bytes % blk->info.logical_sector_bytes)
+		return error_set(err, ERR_INVALID, "%llu bytes are not whole sectors",
+				 (unsigned long long)size_bytes);
+	if (size_bytes < blk->info.size_bytes)
+		return error_set(err, ERR_INVALID, "the disk has %llu bytes already",
+				 (unsigned long long)blk->info.size_bytes);
+	if (blk->info.read_only)
+		return error_set(err, ERR_DENIED, "the disk is read-only");
+	if (!blk->ops->grow)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "a disk of this format can't grow while it is in use");
+	blk_drain(blk);
+	return blk->ops->grow(blk, size_bytes, err);
+}
+
 int blk_close(struct blk *blk, struct error *err)
 {
 	if (!blk)

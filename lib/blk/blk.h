@@ -84,6 +84,11 @@ void blk_submit(struct blk *blk, struct blk_request *req);
 void blk_plug(struct blk *blk);
 void blk_unplug(struct blk *blk);
 
+/* Makes the disk larger: what is new reads as zeros. Waits for what is in flight. ERR_INVALID: not
+ * in whole sectors, or smaller than it is; ERR_UNSUPPORTED: its format can't; ERR_DENIED:
+ * read-only. */
+int blk_grow(struct blk *blk, uint64_t size_bytes, struct error *err);
+
 /* Waits until nothing is in flight; done() callbacks run inside, and may submit more. */
 void blk_drain(struct blk *blk);
 /* Drains, makes what was written durable, and frees. NULL is allowed. A negative result: what was

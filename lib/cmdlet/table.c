@@ -36,7 +36,12 @@ static const struct cmdlet_output vm_output = {
 					{ "VMId", NULL, CMDLET_SHOW_TEXT },
 					{ "Generation", NULL, CMDLET_SHOW_TEXT },
 					{ "ProcessorCount", NULL, CMDLET_SHOW_TEXT },
+					{ "MemoryDemand", NULL, CMDLET_SHOW_TEXT },
+					{ "MemoryStatus", NULL, CMDLET_SHOW_TEXT },
+					{ "DynamicMemoryEnabled", NULL, CMDLET_SHOW_TEXT },
+					{ "MemoryMinimum", NULL, CMDLET_SHOW_TEXT },
 					{ "MemoryStartup", NULL, CMDLET_SHOW_TEXT },
+					{ "MemoryMaximum", NULL, CMDLET_SHOW_TEXT },
 					{ "CheckpointType", NULL, CMDLET_SHOW_TEXT },
 					{ "ParentSnapshotId", NULL, CMDLET_SHOW_TEXT },
 					{ "Notes", NULL, CMDLET_SHOW_TEXT },
@@ -89,6 +94,18 @@ static const struct cmdlet_output hard_disk_output = {
 	    END_COLUMNS },
 };
 
+static const struct cmdlet_output controller_output = {
+	"VMScsiController",
+	(const struct cmdlet_column[]){
+	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    { "ControllerNumber", "ControllerNumber", CMDLET_SHOW_TEXT },
+	    { "Drives", "Drives", CMDLET_SHOW_TEXT },
+	    { "Name", NULL, CMDLET_SHOW_TEXT },
+	    { "Id", NULL, CMDLET_SHOW_TEXT },
+	    { "VMId", NULL, CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
+};
+
 static const struct cmdlet_output dvd_output = {
 	"DvdDrive",
 	(const struct cmdlet_column[]){
@@ -128,7 +145,11 @@ static const struct cmdlet_output memory_output = {
 	(const struct cmdlet_column[]){
 	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
 	    { "DynamicMemoryEnabled", "DynamicMemoryEnabled", CMDLET_SHOW_TEXT },
+	    { "Minimum", "Minimum(M)", CMDLET_SHOW_MB },
 	    { "Startup", "Startup(M)", CMDLET_SHOW_MB },
+	    { "Maximum", "Maximum(M)", CMDLET_SHOW_MB },
+	    { "Buffer", NULL, CMDLET_SHOW_TEXT },
+	    { "Priority", NULL, CMDLET_SHOW_TEXT },
 	    END_COLUMNS },
 };
 
@@ -318,11 +339,16 @@ static const struct cmdlet_param set_vm_params[] = {
 	{ .name = "MemoryStartupBytes", .type = CMDLET_SIZE, .help = MEMORY_HELP },
 	{ .name = "StaticMemory",
 	  .type = CMDLET_SWITCH,
-	  .help = "The memory does not change while the guest runs. This is the default." },
+	  .help = "The guest keeps the memory that it is given. This is the default." },
 	{ .name = "DynamicMemory",
 	  .type = CMDLET_SWITCH,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help = "The memory follows the guest's demand; see Set-VMMemory." },
+	{ .name = "MemoryMinimumBytes",
+	  .type = CMDLET_SIZE,
+	  .help = "Least memory with dynamic memory." },
+	{ .name = "MemoryMaximumBytes",
+	  .type = CMDLET_SIZE,
+	  .help = "Most memory with dynamic memory." },
 	{ .name = "NewVMName", .type = CMDLET_STRING, .help = "Gives it another name." },
 	{ .name = "Notes", .type = CMDLET_STRING, .help = "Text kept with the virtual machine." },
 	{ .name = "AutomaticStartAction",
@@ -638,6 +664,84 @@ static const struct cmdlet_example remove_disk_examples[] = {
 	END_EXAMPLES,
 };
 
+#define TO_CONTROLLER_NUMBER                                                                       \
+	{                                                                                          \
+		.name = "ToControllerNumber", .type = CMDLET_INTEGER, .min = 0, .max = 3,          \
+		.help = "Moves it to this controller."                                             \
+	}
+#define TO_CONTROLLER_LOCATION                                                                     \
+	{                                                                                          \
+		.name = "ToControllerLocation", .type = CMDLET_INTEGER, .min = 0, .max = 63,       \
+		.help = "Moves it to this location."                                               \
+	}
+#define UNVERIFIED_PATHS                                                                           \
+	{                                                                                          \
+		.name = "AllowUnverifiedPaths", .type = CMDLET_SWITCH,                             \
+		.help = "Does not check that the file is there."                                   \
+	}
+
+static const struct cmdlet_param set_disk_params[] = {
+	ONE_VM,
+	CONTROLLER_TYPE,
+	CONTROLLER_NUMBER(0),
+	CONTROLLER_LOCATION(0),
+	{ .name = "Path",
+	  .type = CMDLET_FILE,
+	  .position = 5,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Disk file to attach in place of the present one." },
+	{ .name = "ToControllerType",
+	  .type = CMDLET_ENUM,
+	  .values = "SCSI IDE",
+	  .help = "Kind of controller to move to. IDE is not there yet." },
+	TO_CONTROLLER_NUMBER,
+	TO_CONTROLLER_LOCATION,
+	{ .name = "SizeBytes",
+	  .type = CMDLET_SIZE,
+	  .flags = CMDLET_OURS,
+	  .min = 1,
+	  .max = INT64_MAX,
+	  .help = "Makes the disk of a running virtual machine larger; raw disk files only." },
+	{ .name = "MaximumIOPS",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "MinimumIOPS",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	UNVERIFIED_PATHS,
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example set_disk_examples[] = {
+	{ "set-vmharddiskdrive -VMName web -ControllerLocation 1 -Path data2.vhdx",
+	  "Takes the disk at location 1 away and attaches another one there." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param controller_params[] = { VM_BY_VMNAME, PASSTHRU, COMPUTER_NAME,
+							 END_PARAMS };
+static const struct cmdlet_param get_controller_params[] = { VM_BY_VMNAME, CONTROLLER_NUMBER(0),
+							     COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param remove_controller_params[] = {
+	VM_BY_VMNAME, CONTROLLER_NUMBER(CMDLET_MANDATORY), PASSTHRU, COMPUTER_NAME, END_PARAMS,
+};
+static const struct cmdlet_example add_controller_examples[] = {
+	{ "add-vmscsicontroller web", "One more, four at most." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example get_controller_examples[] = {
+	{ "get-vmscsicontroller web -ControllerNumber 0", "The first one with its drives." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example remove_controller_examples[] = {
+	{ "remove-vmscsicontroller web -ControllerNumber 1",
+	  "The second one with its drives; the files stay." },
+	END_EXAMPLES,
+};
+
 static const struct cmdlet_param add_dvd_params[] = {
 	VM_BY_VMNAME,
 	CONTROLLER_NUMBER(0),
@@ -676,6 +780,9 @@ static const struct cmdlet_param set_dvd_params[] = {
 	  .position = 4,
 	  .offer = CMDLET_OFFER_FILE,
 	  .help = "ISO file to insert; '' ejects." },
+	TO_CONTROLLER_NUMBER,
+	TO_CONTROLLER_LOCATION,
+	UNVERIFIED_PATHS,
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -818,23 +925,25 @@ static const struct cmdlet_param set_memory_params[] = {
 	{ .name = "StartupBytes", .type = CMDLET_SIZE, .help = MEMORY_HELP },
 	{ .name = "DynamicMemoryEnabled",
 	  .type = CMDLET_BOOLEAN,
-	  .help = "Only false is there yet." },
+	  .help = "Whether the memory follows the guest's demand. Only while it is off." },
 	{ .name = "MinimumBytes",
 	  .type = CMDLET_SIZE,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help = "Dynamic memory never takes more from the guest; 512 MB unless set. While the "
+		  "guest runs it can only be lowered." },
 	{ .name = "MaximumBytes",
 	  .type = CMDLET_SIZE,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help = "Dynamic memory never gives it more; 1 TB unless set. While the guest runs it "
+		  "can only be raised." },
 	{ .name = "Buffer",
 	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .min = 5,
+	  .max = 2000,
+	  .help = "Percentage of its demand that the guest is to have spare; 20 unless set." },
 	{ .name = "Priority",
 	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .min = 0,
+	  .max = 100,
+	  .help = "Who gets memory when it is scarce; 50 unless set." },
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -844,7 +953,143 @@ static const struct cmdlet_example get_memory_examples[] = {
 	END_EXAMPLES,
 };
 static const struct cmdlet_example set_memory_examples[] = {
-	{ "set-vmmemory web -StartupBytes 2GB", "2 GB from the next start on." },
+	{ "set-vmmemory web -StartupBytes 2GB", "2 GB." },
+	{ "set-vmmemory web -DynamicMemoryEnabled true -MinimumBytes 256MB -MaximumBytes 4GB",
+	  "As much as it needs, within these bounds." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_output video_output = {
+	"VMVideo",
+	(const struct cmdlet_column[]){
+	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    { "Enabled", "Enabled", CMDLET_SHOW_TEXT },
+	    { "ResolutionType", "ResolutionType", CMDLET_SHOW_TEXT },
+	    { "HorizontalResolution", "HorizontalResolution", CMDLET_SHOW_TEXT },
+	    { "VerticalResolution", "VerticalResolution", CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
+};
+static const struct cmdlet_param set_video_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "ResolutionType",
+	  .type = CMDLET_ENUM,
+	  .values = "Maximum Single Default",
+	  .position = 2,
+	  .help = "Maximum: the guest chooses up to the resolution; Single: only that one; "
+		  "Default: up to 1920 x 1080." },
+	{ .name = "HorizontalResolution",
+	  .type = CMDLET_INTEGER,
+	  .position = 3,
+	  .min = 640,
+	  .max = 7680,
+	  .help = "Pixels across; an even number." },
+	{ .name = "VerticalResolution",
+	  .type = CMDLET_INTEGER,
+	  .position = 4,
+	  .min = 480,
+	  .max = 4320,
+	  .help = "Pixels down." },
+	{ .name = "Enabled",
+	  .type = CMDLET_BOOLEAN,
+	  .flags = CMDLET_OURS,
+	  .help = "Whether it has a screen, a keyboard and a mouse at all; not unless set, since "
+		  "a Linux that is started directly has its console on COM1." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example get_video_examples[] = {
+	{ "get-vmvideo web", "What it has." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example set_video_examples[] = {
+	{ "set-vmvideo web Single 1280 1024 -Enabled true", "A screen of that size." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param send_text_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "Text",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 2,
+	  .help = "What to type, as on a US keyboard; ASCII only." },
+	{ .name = "Enter", .type = CMDLET_SWITCH, .help = "Presses Enter at the end." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example send_text_examples[] = {
+	{ "send-vmtext web root -Enter", "Types root and Enter." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_param send_key_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "Key",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST,
+	  .position = 2,
+	  .help = "Keys to press one after the other; those joined by + together: F2, "
+		  "Ctrl+Alt+Delete, Alt+F4, a." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example send_key_examples[] = {
+	{ "send-vmkey web Ctrl+Alt+Delete", "The three at once." },
+	{ "send-vmkey web Down,Down,Enter", "One after the other." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_param send_mouse_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "X",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 2,
+	  .min = 0,
+	  .max = 65535,
+	  .help = "Pixels from the left edge." },
+	{ .name = "Y",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 3,
+	  .min = 0,
+	  .max = 65535,
+	  .help = "Pixels from the upper edge." },
+	{ .name = "Button",
+	  .type = CMDLET_ENUM,
+	  .values = "Left Right Middle",
+	  .help = "Clicks there." },
+	{ .name = "Wheel",
+	  .type = CMDLET_INTEGER,
+	  .min = -100,
+	  .max = 100,
+	  .help = "Turns the wheel; up is positive." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example send_mouse_examples[] = {
+	{ "send-vmmouse web 100 200 -Button Left", "Clicks there." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_param screenshot_params[] = {
+	ONE_VM,
+	{ .name = "Path",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 2,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "PNG file to write." },
+	FORCE("Overwrites a file that is there."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_output screenshot_output = {
+	"VMScreenshot",
+	(const struct cmdlet_column[]){ { "VMName", "VMName", CMDLET_SHOW_TEXT },
+					{ "Path", "Path", CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+static const struct cmdlet_example screenshot_examples[] = {
+	{ "save-vmscreenshot web web.png", "What its screen shows." },
 	END_EXAMPLES,
 };
 
@@ -976,8 +1221,8 @@ const struct cmdlet cmdlet_table_vm[] = {
 	{ .name = "Set-VM",
 	  .synopsis = "Changes a virtual machine",
 	  .description =
-	      "Changes settings of virtual machines. Processors and memory can be changed "
-	      "only while it is off.",
+	      "Changes settings of virtual machines. Processors can be changed only while it is "
+	      "off; for memory see Set-VMMemory.",
 	  .params = set_vm_params,
 	  .output = &vm_output,
 	  .examples = set_vm_examples,
@@ -1078,7 +1323,9 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .output_if_passthru = true },
 	{ .name = "Add-VMHardDiskDrive",
 	  .synopsis = "Attaches a disk file",
-	  .description = "Attaches a VHDX or raw disk file to a SCSI controller.",
+	  .description =
+	      "Attaches a VHDX or raw disk file to a SCSI controller; the virtual machine may be "
+	      "running.",
 	  .params = add_disk_params,
 	  .output = &hard_disk_output,
 	  .examples = add_disk_examples,
@@ -1091,10 +1338,41 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .examples = get_disk_examples },
 	{ .name = "Remove-VMHardDiskDrive",
 	  .synopsis = "Detaches a disk; its file stays",
-	  .description = "Detaches the disk at a place.",
+	  .description = "Detaches the disk at a place. A guest that is using it loses it at once.",
 	  .params = remove_disk_params,
 	  .output = &hard_disk_output,
 	  .examples = remove_disk_examples,
+	  .output_if_passthru = true },
+	{ .name = "Set-VMHardDiskDrive",
+	  .synopsis = "Changes the file or the place of a disk",
+	  .description = "Attaches another file in place of a disk, moves a disk to another place, "
+			 "or makes it larger. To a running guest, a change of file or place is a "
+			 "disk that goes and one that comes.",
+	  .params = set_disk_params,
+	  .output = &hard_disk_output,
+	  .examples = set_disk_examples,
+	  .output_if_passthru = true },
+	{ .name = "Add-VMScsiController",
+	  .synopsis = "Adds a SCSI controller",
+	  .description = "Adds a SCSI controller; the virtual machine may be running.",
+	  .params = controller_params,
+	  .output = &controller_output,
+	  .examples = add_controller_examples,
+	  .output_if_passthru = true },
+	{ .name = "Get-VMScsiController",
+	  .synopsis = "Lists SCSI controllers with their drives",
+	  .description = "Shows the SCSI controllers of virtual machines.",
+	  .params = get_controller_params,
+	  .output = &controller_output,
+	  .examples = get_controller_examples },
+	{ .name = "Remove-VMScsiController",
+	  .synopsis = "Takes a SCSI controller away, with its drives",
+	  .description =
+	      "Removes a SCSI controller and detaches its drives; the virtual machine may "
+	      "be running. The numbers of the controllers behind it move up.",
+	  .params = remove_controller_params,
+	  .output = &controller_output,
+	  .examples = remove_controller_examples,
 	  .output_if_passthru = true },
 	{ .name = "Add-VMDvdDrive",
 	  .synopsis = "Adds a DVD drive",
@@ -1126,7 +1404,7 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .output_if_passthru = true },
 	{ .name = "Add-VMNetworkAdapter",
 	  .synopsis = "Adds a network adapter",
-	  .description = "Adds a synthetic network adapter to a virtual machine that is off.",
+	  .description = "Adds a synthetic network adapter; the virtual machine may be running.",
 	  .sets = add_adapter_sets,
 	  .params = add_adapter_params,
 	  .output = &adapter_output,
@@ -1141,21 +1419,21 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .examples = get_adapter_examples },
 	{ .name = "Remove-VMNetworkAdapter",
 	  .synopsis = "Takes a network adapter away",
-	  .description = "Removes adapters of virtual machines that are off.",
+	  .description = "Removes adapters; the virtual machine may be running.",
 	  .params = adapter_params,
 	  .output = &adapter_output,
 	  .examples = remove_adapter_examples,
 	  .output_if_passthru = true },
 	{ .name = "Connect-VMNetworkAdapter",
 	  .synopsis = "Plugs a network adapter into a switch",
-	  .description = "Connects adapters of virtual machines that are off.",
+	  .description = "Connects adapters; the virtual machine may be running.",
 	  .params = connect_adapter_params,
 	  .output = &adapter_output,
 	  .examples = connect_adapter_examples,
 	  .output_if_passthru = true },
 	{ .name = "Disconnect-VMNetworkAdapter",
 	  .synopsis = "Unplugs a network adapter from its switch",
-	  .description = "Disconnects adapters of virtual machines that are off.",
+	  .description = "Disconnects adapters; the virtual machine may be running.",
 	  .params = adapter_params,
 	  .output = &adapter_output,
 	  .examples = disconnect_adapter_examples,
@@ -1181,11 +1459,58 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .examples = get_memory_examples },
 	{ .name = "Set-VMMemory",
 	  .synopsis = "Changes the memory of virtual machines",
-	  .description = "Changes the memory while it is off.",
+	  .description =
+	      "Changes the memory. Of a running virtual machine it changes how much a static one "
+	      "has, as far as its guest goes along (Get-VM shows what it has), and of a dynamic "
+	      "one the bounds, buffer and priority.",
 	  .params = set_memory_params,
 	  .output = &memory_output,
 	  .examples = set_memory_examples,
 	  .output_if_passthru = true },
+	{ .name = "Get-VMVideo",
+	  .synopsis = "Shows the screens of virtual machines",
+	  .description = "Shows whether it has a screen, and which resolutions it may have.",
+	  .params = by_vmname_params,
+	  .output = &video_output,
+	  .examples = get_video_examples },
+	{ .name = "Set-VMVideo",
+	  .synopsis = "Changes the screens of virtual machines",
+	  .description =
+	      "Changes the screen while it is off. With the screen come keyboard and mouse.",
+	  .params = set_video_params,
+	  .output = &video_output,
+	  .examples = set_video_examples,
+	  .output_if_passthru = true },
+	{ .name = "Send-VMText",
+	  .synopsis = "Types a text on a virtual machine's keyboard",
+	  .description =
+	      "Types a text. The counterpart of TypeText of Hyper-V's Msvm_Keyboard; the "
+	      "name is ours.",
+	  .params = send_text_params,
+	  .examples = send_text_examples,
+	  .ours = true },
+	{ .name = "Send-VMKey",
+	  .synopsis = "Presses keys on a virtual machine's keyboard",
+	  .description = "Presses keys and lets them go. The counterpart of TypeKey and "
+			 "TypeCtrlAltDel of Hyper-V's Msvm_Keyboard; the name is ours.",
+	  .params = send_key_params,
+	  .examples = send_key_examples,
+	  .ours = true },
+	{ .name = "Send-VMMouse",
+	  .synopsis = "Moves a virtual machine's mouse",
+	  .description = "Puts the pointer somewhere, and clicks. The counterpart of Hyper-V's "
+			 "Msvm_SyntheticMouse; the name is ours.",
+	  .params = send_mouse_params,
+	  .examples = send_mouse_examples,
+	  .ours = true },
+	{ .name = "Save-VMScreenshot",
+	  .synopsis = "Writes what a virtual machine's screen shows to a file",
+	  .description = "Writes a PNG file. The counterpart of Hyper-V's "
+			 "GetVirtualSystemThumbnailImage; the name is ours.",
+	  .params = screenshot_params,
+	  .output = &screenshot_output,
+	  .examples = screenshot_examples,
+	  .ours = true },
 	{ .name = "Get-VMHost",
 	  .synopsis = "Shows the host",
 	  .description =

@@ -327,6 +327,8 @@ static const struct member top_members[] = {
 	{ "notes", 's', true },
 	{ "generation", 'n', false },
 	{ "memory_bytes", 'n', false },
+	{ "dynamic_memory", 'o', true },
+	{ "video", 'o', true },
 	{ "processor_count", 'n', false },
 	{ "backend", 's', true },
 	{ "boot", 'o', true },
@@ -428,6 +430,51 @@ static int read_plain(struct config_vm *vm, const json_t *json, struct error *er
 	return r;
 }
 
+static int read_dynamic_memory(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	static const struct member members[] = { { "enabled", 'b', false },
+						 { "minimum_bytes", 'n', false },
+						 { "maximum_bytes", 'n', false },
+						 { "buffer_percent", 'n', false },
+						 { "priority", 'n', false } };
+	struct config_dynamic_memory *dynamic = &vm->dynamic_memory;
+	int r;
+
+	if (!json)
+		return 0;
+	r = check_object(json, members, ARRAY_SIZE(members), err);
+	if (r < 0)
+		return error_prefix(err, "dynamic_memory");
+	dynamic->enabled = json_is_true(json_object_get(json, "enabled"));
+	dynamic->minimum_bytes =
+	    (uint64_t)json_integer_value(json_object_get(json, "minimum_bytes"));
+	dynamic->maximum_bytes =
+	    (uint64_t)json_integer_value(json_object_get(json, "maximum_bytes"));
+	r = read_unsigned(json, "buffer_percent", &dynamic->buffer_percent, err);
+	return r < 0 ? r : read_unsigned(json, "priority", &dynamic->priority, err);
+}
+
+static int read_video(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	static const struct member members[] = { { "enabled", 'b', false },
+						 { "type", 's', false },
+						 { "width", 'n', false },
+						 { "height", 'n', false } };
+	int r;
+
+	if (!json)
+		return 0;
+	r = check_object(json, members, ARRAY_SIZE(members), err);
+	if (r < 0)
+		return error_prefix(err, "video");
+	vm->video.enabled = json_is_true(json_object_get(json, "enabled"));
+	if (!config_video_type_from_name(json_string_value(json_object_get(json, "type")),
+					 &vm->video.type))
+		return error_set(err, ERR_INVALID, "video: there is no such type");
+	r = read_unsigned(json, "width", &vm->video.width, err);
+	return r < 0 ? r : read_unsigned(json, "height", &vm->video.height, err);
+}
+
 int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error *err)
 {
 	struct config_vm *vm;
@@ -442,6 +489,10 @@ int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error
 		return error_set(err, ERR_NO_MEMORY, "no memory for a description");
 	vm->scsi_count = 0;
 	r = read_plain(vm, json, err);
+	if (r == 0)
+		r = read_dynamic_memory(vm, json_object_get(json, "dynamic_memory"), err);
+	if (r == 0)
+		r = read_video(vm, json_object_get(json, "video"), err);
 	if (r == 0)
 		r = read_linux(vm, json_object_get(json, "boot"), err);
 	if (r == 0)
@@ -555,6 +606,23 @@ static json_t *services_json(const struct config_vm *vm)
 	return json;
 }
 
+static json_t *dynamic_memory_json(const struct config_vm *vm)
+{
+	const struct config_dynamic_memory *dynamic = &vm->dynamic_memory;
+
+	return json_pack("{s:b, s:I, s:I, s:i, s:i}", "enabled", dynamic->enabled, "minimum_bytes",
+			 (json_int_t)dynamic->minimum_bytes, "maximum_bytes",
+			 (json_int_t)dynamic->maximum_bytes, "buffer_percent",
+			 (int)dynamic->buffer_percent, "priority", (int)dynamic->priority);
+}
+
+static json_t *video_json(const struct config_vm *vm)
+{
+	return json_pack("{s:b, s:s, s:i, s:i}", "enabled", vm->video.enabled, "type",
+			 config_video_type_name(vm->video.type), "width", (int)vm->video.width,
+			 "height", (int)vm->video.height);
+}
+
 static json_t *sockets_json(const struct config_vm *vm)
 {
 	json_t *list = json_array();
@@ -591,6 +659,8 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	if (!json)
 		return NULL;
 	put(json, "notes", vm->notes);
+	json_object_set_new(json, "dynamic_memory", dynamic_memory_json(vm));
+	json_object_set_new(json, "video", video_json(vm));
 	if (vm->kernel_path)
 		json_object_set_new(json, "boot", boot_json(vm));
 	if (vm->generation == 1)

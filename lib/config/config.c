@@ -24,10 +24,30 @@ static const char *const backend_names[] = {
 	[CONFIG_BACKEND_SOFT_INTERPRETER] = "soft-interpreter",
 };
 
+static const char *const video_type_names[] = {
+	[CONFIG_VIDEO_MAXIMUM] = "Maximum",
+	[CONFIG_VIDEO_SINGLE] = "Single",
+	[CONFIG_VIDEO_DEFAULT] = "Default",
+};
 static const char *const start_actions[] = { "Nothing", "StartIfRunning", "Start" };
 static const char *const stop_actions[] = { "TurnOff", "Save", "ShutDown" };
 
 /* ---- names ---- */
+
+const char *config_video_type_name(enum config_video_type type)
+{
+	return video_type_names[type];
+}
+
+bool config_video_type_from_name(const char *name, enum config_video_type *ret)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(video_type_names); i++)
+		if (strcasecmp(name, video_type_names[i]) == 0) {
+			*ret = (enum config_video_type)i;
+			return true;
+		}
+	return false;
+}
 
 const char *config_ic_name(enum config_ic ic)
 {
@@ -160,6 +180,13 @@ struct config_vm *config_vm_new(const char *name)
 	vm->name = strdup(name);
 	vm->generation = 2;
 	vm->memory_bytes = 512 * MIB;
+	vm->dynamic_memory = (struct config_dynamic_memory){ .minimum_bytes = 512 * MIB,
+							     .maximum_bytes = GIB << 10,
+							     .buffer_percent = 20,
+							     .priority = 50 };
+	vm->video = (struct config_video){ .type = CONFIG_VIDEO_DEFAULT,
+					   .width = CONFIG_VIDEO_WIDTH,
+					   .height = CONFIG_VIDEO_HEIGHT };
 	vm->processor_count = 1;
 	guid_generate(&vm->scsi_ids[0]);
 	vm->scsi_count = 1;
@@ -290,10 +317,19 @@ static int check_disk(const struct config_vm *vm, const struct config_disk *disk
 	return 0;
 }
 
+/* The order of the file, which counts drives for whoever goes by their number. */
+static bool comes_before(const struct config_disk *a, const struct config_disk *b)
+{
+	if (a->bus != b->bus)
+		return a->bus < b->bus;
+	return a->controller_number < b->controller_number;
+}
+
 struct config_disk *config_add_disk(struct config_vm *vm, const struct config_disk *disk,
 				    struct error *err)
 {
 	struct config_disk *disks;
+	unsigned at = vm->disk_count;
 	char *path = NULL;
 
 	if (vm->disk_count >= CONFIG_MAX_DISKS) {
@@ -317,9 +353,12 @@ struct config_disk *config_add_disk(struct config_vm *vm, const struct config_di
 		return NULL;
 	}
 	vm->disks = disks;
-	disks[vm->disk_count] = *disk;
-	disks[vm->disk_count].path = path;
-	return &disks[vm->disk_count++];
+	while (at > 0 && comes_before(disk, &disks[at - 1]))
+		at--;
+	memmove(&disks[at + 1], &disks[at], (vm->disk_count++ - at) * sizeof(*disks));
+	disks[at] = *disk;
+	disks[at].path = path;
+	return &disks[at];
 }
 
 static int check_nic(const struct config_nic *nic, struct error *err)
@@ -368,6 +407,31 @@ void config_remove_disk(struct config_vm *vm, unsigned index)
 	vm->disk_count--;
 	memmove(&vm->disks[index], &vm->disks[index + 1],
 		(vm->disk_count - index) * sizeof(*vm->disks));
+}
+
+int config_add_controller(struct config_vm *vm, struct error *err)
+{
+	if (vm->scsi_count >= CONFIG_MAX_SCSI)
+		return error_set(err, ERR_LIMIT,
+				 "a virtual machine has at most %d SCSI controllers",
+				 CONFIG_MAX_SCSI);
+	guid_generate(&vm->scsi_ids[vm->scsi_count++]);
+	return 0;
+}
+
+void config_remove_controller(struct config_vm *vm, unsigned number)
+{
+	for (unsigned i = vm->disk_count; i-- > 0;) {
+		struct config_disk *disk = &vm->disks[i];
+
+		if (disk->bus == CONFIG_BUS_SCSI && disk->controller_number == number)
+			config_remove_disk(vm, i);
+		else if (disk->bus == CONFIG_BUS_SCSI && disk->controller_number > number)
+			disk->controller_number--;
+	}
+	vm->scsi_count--;
+	memmove(&vm->scsi_ids[number], &vm->scsi_ids[number + 1],
+		(vm->scsi_count - number) * sizeof(*vm->scsi_ids));
 }
 
 void config_remove_nic(struct config_vm *vm, unsigned index)
@@ -456,19 +520,61 @@ int config_check_name(const char *name, const char *what, struct error *err)
 	return 0;
 }
 
+static int check_size(uint64_t bytes, uint64_t max, const char *what, struct error *err)
+{
+	if (bytes % (2 * MIB))
+		return error_set(err, ERR_INVALID,
+				 "the %s memory of %llu bytes is not a multiple of 2 MB", what,
+				 (unsigned long long)bytes);
+	if (bytes < CONFIG_MIN_MEMORY_BYTES || bytes > max)
+		return error_set(
+		    err, ERR_LIMIT, "the %s memory of %llu MB is not between 32 MB and %llu TB",
+		    what, (unsigned long long)(bytes / MIB), (unsigned long long)(max >> 40));
+	return 0;
+}
+
+static int check_dynamic_memory(const struct config_vm *vm, uint64_t max, struct error *err)
+{
+	const struct config_dynamic_memory *dynamic = &vm->dynamic_memory;
+	int r = check_size(dynamic->minimum_bytes, max, "minimum", err);
+
+	if (r == 0)
+		r = check_size(dynamic->maximum_bytes, max, "maximum", err);
+	if (r == 0 && (dynamic->buffer_percent < 5 || dynamic->buffer_percent > 2000))
+		r = error_set(err, ERR_LIMIT, "a memory buffer of %u %% is not between 5 and 2000",
+			      dynamic->buffer_percent);
+	if (r == 0 && dynamic->priority > 100)
+		r = error_set(err, ERR_LIMIT, "a memory priority of %u is not between 0 and 100",
+			      dynamic->priority);
+	if (r < 0 || !dynamic->enabled)
+		return r;
+	if (vm->memory_bytes < dynamic->minimum_bytes || vm->memory_bytes > dynamic->maximum_bytes)
+		return error_set(err, ERR_INVALID,
+				 "the startup memory of %llu MB is not between the minimum of %llu "
+				 "MB and the maximum of %llu MB",
+				 (unsigned long long)(vm->memory_bytes / MIB),
+				 (unsigned long long)(dynamic->minimum_bytes / MIB),
+				 (unsigned long long)(dynamic->maximum_bytes / MIB));
+	return 0;
+}
+
 static int check_memory(const struct config_vm *vm, struct error *err)
 {
 	uint64_t max = vm->generation == 1 ? UINT64_C(1) << 40 : CONFIG_MAX_MEMORY_BYTES;
+	int r = check_size(vm->memory_bytes, max, "startup", err);
 
-	if (vm->memory_bytes % (2 * MIB))
-		return error_set(err, ERR_INVALID,
-				 "the startup memory of %llu bytes is not a multiple of 2 MB",
-				 (unsigned long long)vm->memory_bytes);
-	if (vm->memory_bytes < CONFIG_MIN_MEMORY_BYTES || vm->memory_bytes > max)
+	return r < 0 ? r : check_dynamic_memory(vm, max, err);
+}
+
+static int check_video(const struct config_vm *vm, struct error *err)
+{
+	unsigned width = vm->video.width, height = vm->video.height;
+
+	if (width < 640 || width > 7680 || height < 480 || height > 4320 || width % 2)
 		return error_set(err, ERR_LIMIT,
-				 "the startup memory of %llu MB is not between 32 MB and %llu TB",
-				 (unsigned long long)(vm->memory_bytes / MIB),
-				 (unsigned long long)(max >> 40));
+				 "a screen of %u x %u pixels is not between 640 x 480 and 7680 x "
+				 "4320, with an even width",
+				 width, height);
 	return 0;
 }
 
@@ -532,6 +638,8 @@ int config_vm_check(const struct config_vm *vm, struct error *err)
 		r = error_set(err, ERR_LIMIT, "the automatic start's delay is longer than a day");
 	if (r == 0)
 		r = check_memory(vm, err);
+	if (r == 0)
+		r = check_video(vm, err);
 	if (r == 0)
 		r = check_boot(vm, err);
 	if (r == 0)

@@ -26,6 +26,8 @@
 #define CONFIG_LOCATIONS_PER_SCSI 64
 #define CONFIG_MAX_IDE            2 /* generation 1 only */
 #define CONFIG_LOCATIONS_PER_IDE  2
+#define CONFIG_VIDEO_WIDTH        1920 /* by default */
+#define CONFIG_VIDEO_HEIGHT       1080
 #define CONFIG_MAX_PROCESSORS     64
 #define CONFIG_MIN_MEMORY_BYTES   (UINT64_C(32) << 20)
 #define CONFIG_MAX_MEMORY_BYTES   (UINT64_C(240) << 40) /* generation 2 */
@@ -66,6 +68,23 @@ enum config_ic {
 	CONFIG_IC_COUNT
 };
 
+/* Dynamic memory, with Hyper-V's defaults. Bounds hold only where it is enabled. */
+struct config_dynamic_memory {
+	bool enabled;
+	uint64_t minimum_bytes, maximum_bytes;
+	unsigned buffer_percent; /* kept spare, of the demand */
+	unsigned priority;       /* 0..100: who gets scarce memory */
+};
+
+/* Keyboard, mouse and screen. Width and height bound what a guest may choose, or are the only
+ * resolution that it is offered. */
+enum config_video_type { CONFIG_VIDEO_MAXIMUM, CONFIG_VIDEO_SINGLE, CONFIG_VIDEO_DEFAULT };
+struct config_video {
+	bool enabled;
+	enum config_video_type type; /* DEFAULT: bound by 1920 x 1080 */
+	unsigned width, height;
+};
+
 /* A service of the host that programs in the guest may connect to (AF_VSOCK), or a name for one in
  * the guest. */
 struct config_socket {
@@ -93,15 +112,17 @@ struct config_vm {
 	unsigned version; /* of this description; 1 */
 	struct guid id;
 	char *name;
-	char *notes;         /* NULL: none */
-	unsigned generation; /* 1 or 2 */
-	uint64_t memory_bytes;
+	char *notes;           /* NULL: none */
+	unsigned generation;   /* 1 or 2 */
+	uint64_t memory_bytes; /* at the start */
+	struct config_dynamic_memory dynamic_memory;
+	struct config_video video;
 	unsigned processor_count;
 	enum config_backend backend;
 	char *kernel_path, *initrd_path, *kernel_cmdline; /* direct boot; NULL: firmware */
 	struct guid scsi_ids[CONFIG_MAX_SCSI]; /* instance GUID of each SCSI controller */
 	unsigned scsi_count;
-	struct config_disk *disks;
+	struct config_disk *disks; /* in the order of their controllers, as in the file */
 	unsigned disk_count;
 	struct config_nic *nics;
 	unsigned nic_count;
@@ -143,6 +164,10 @@ const char *config_bus_name(enum config_bus bus); /* "SCSI", "IDE" */
 int config_free_location(const struct config_vm *vm, int controller, unsigned *ret_controller,
 			 unsigned *ret_lun, struct error *err);
 void config_remove_disk(struct config_vm *vm, unsigned index);
+/* A SCSI controller behind the others. ERR_LIMIT where there are four. */
+int config_add_controller(struct config_vm *vm, struct error *err);
+/* With its drives; the controllers behind it move up by one. */
+void config_remove_controller(struct config_vm *vm, unsigned number);
 void config_remove_nic(struct config_vm *vm, unsigned index);
 /* ERR_EXISTS: the service is there already. */
 int config_add_socket(struct config_vm *vm, const struct config_socket *socket, struct error *err);
@@ -153,6 +178,9 @@ const struct config_socket *config_find_socket(const struct config_vm *vm,
 int config_set_string(char **field, const char *value, struct error *err);
 
 const char *config_ic_name(enum config_ic ic);
+const char *
+config_video_type_name(enum config_video_type type); /* "Maximum", "Single", "Default" */
+bool config_video_type_from_name(const char *name, enum config_video_type *ret);
 /* "Production", "ProductionOnly", "Standard", "Disabled" */
 const char *config_checkpoint_type_name(enum config_checkpoint_type type);
 bool config_checkpoint_type_from_name(const char *name, enum config_checkpoint_type *ret);

@@ -9,6 +9,10 @@
  * Completions that find the ring full wait in the channel's list and no further request is taken
  * from the guest until they are gone. So what a guest can make us hold is bounded: MAX_IN_FLIGHT
  * requests per channel.
+ *
+ * A LUN that lost its unit stays empty to the guest until it has noticed: until a command was
+ * refused and none came for SETTLE_NS. A unit attached there meanwhile is shown then. Otherwise a
+ * guest could take the new disk for the old one, and write on it what belongs on the other.
  */
 #include "dev/storvsp.h"
 #include "dev/storvsp-state.h"
@@ -28,12 +32,18 @@
 #define MAX_SUB_CHANNELS   7u
 #define MAX_TRANSFER_BYTES (512u * 1024)
 #define MAX_REQUEST_IOV    257u /* 1 MiB that begins inside a page */
+#define SETTLE_NS          NS_PER_SEC
+#define SETTLE_POLL_NS     (SETTLE_NS / 4)
+#define SETTLE_MAX_NS      (60 * NS_PER_SEC) /* of a guest that never asks */
 
 enum init_state { INIT_NONE, INIT_BEGUN, INIT_DONE };
 
 struct lun {
 	bool attached;
-	struct blk *blk; /* NULL: an empty drive */
+	bool leaving;        /* the guest may still know the unit that was here before */
+	bool missed;         /* and has found it gone */
+	uint64_t quiet_from; /* the detaching, or the last command that found nothing */
+	struct blk *blk;     /* NULL: an empty drive */
 	struct scsi_unit unit;
 };
 
@@ -93,6 +103,9 @@ struct storvsp {
 	struct channel channels[1 + MAX_SUB_CHANNELS];
 	struct lun luns[STORVSP_MAX_LUNS];
 	uint64_t plugged; /* LUNs whose disks collect requests just now */
+	struct loop_timer *settle_timer;
+	void (*settled)(void *user); /* storvsp_retire */
+	void *settled_user;
 	struct request *resets;
 	struct pool pool;
 };
@@ -443,14 +456,25 @@ static void run_command(struct request *r, struct scsi_command *command, unsigne
 	}
 }
 
-static uint64_t attached_luns(const struct storvsp *sp)
+static bool is_visible(const struct lun *lun)
+{
+	return lun->attached && !lun->leaving;
+}
+
+static uint64_t visible_luns(const struct storvsp *sp)
 {
 	uint64_t luns = 0;
 
 	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++)
-		if (sp->luns[i].attached)
+		if (is_visible(&sp->luns[i]))
 			luns |= BIT(i);
 	return luns;
+}
+
+static void note_miss(struct lun *lun)
+{
+	lun->missed = true;
+	lun->quiet_from = clock_now_ns();
 }
 
 /* Commands that don't reach a unit: the target's own, and those to LUNs that are not there. */
@@ -458,12 +482,15 @@ static bool run_target_command(struct request *r, const struct scsi_command *com
 {
 	const struct storvsp_srb *srb = &r->packet.srb;
 	bool our_target = srb->path == 0 && srb->target == 0;
+	struct lun *lun = our_target && srb->lun < STORVSP_MAX_LUNS ? &r->sp->luns[srb->lun] : NULL;
 
 	if (command->cdb[0] == SCSI_REPORT_LUNS) {
-		scsi_report_luns(command, our_target ? attached_luns(r->sp) : 0, &r->reply);
-	} else if (our_target && srb->lun < STORVSP_MAX_LUNS && r->sp->luns[srb->lun].attached) {
+		scsi_report_luns(command, our_target ? visible_luns(r->sp) : 0, &r->reply);
+	} else if (lun && is_visible(lun)) {
 		return false;
 	} else if (!scsi_absent_unit(command, &r->reply)) {
+		if (lun)
+			note_miss(lun);
 		finish_srb_status(r, STORVSP_SRB_INVALID_LUN);
 		return true;
 	}
@@ -737,8 +764,10 @@ static int channel_opened(void *dev, struct vmbus_channel *vmbus, const uint8_t 
 		return 0;
 	sp->init_state = INIT_NONE;
 	sp->enumerate_wanted = false;
-	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++)
+	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++) {
+		sp->luns[i].leaving = false;
 		scsi_unit_power_on(&sp->luns[i].unit);
+	}
 	return 0;
 }
 
@@ -775,6 +804,48 @@ static const struct vmbus_channel_ops channel_ops = {
 	.closed = channel_closed,
 	.ready = channel_ready,
 };
+
+/* ---- LUNs that lost their unit ---- */
+
+static bool has_settled(const struct lun *lun, uint64_t now)
+{
+	return now - lun->quiet_from >= (lun->missed ? SETTLE_NS : SETTLE_MAX_NS);
+}
+
+static void settle(void *user)
+{
+	struct storvsp *sp = user;
+	uint64_t now = clock_now_ns();
+	bool shown = false, waiting = false;
+
+	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++) {
+		struct lun *lun = &sp->luns[i];
+
+		if (lun->leaving && has_settled(lun, now)) {
+			lun->leaving = false;
+			shown |= lun->attached;
+		}
+		waiting |= lun->leaving;
+	}
+	if (shown)
+		send_enumerate(sp);
+	if (waiting)
+		loop_timer_arm(sp->settle_timer, now + SETTLE_POLL_NS);
+	else if (sp->settled)
+		sp->settled(sp->settled_user); /* frees sp */
+}
+
+/* Only to a guest that has found its disks: any other has nothing to forget. */
+static void begin_leaving(struct storvsp *sp, struct lun *lun)
+{
+	if (!sp->channels[0].open || sp->init_state != INIT_DONE)
+		return;
+	if (!lun->leaving)
+		lun->missed = false;
+	lun->leaving = true;
+	lun->quiet_from = clock_now_ns();
+	loop_timer_arm(sp->settle_timer, lun->quiet_from + SETTLE_POLL_NS);
+}
 
 /* ---- state ---- */
 
@@ -965,9 +1036,12 @@ int storvsp_new(struct vmbus *bus, struct loop *loop, struct mem *mem,
 	pool_init(&sp->pool, sizeof(struct request));
 	rc = loop_timer_new(loop, hold_is_over, sp, &sp->hold_timer, err);
 	if (rc == 0)
+		rc = loop_timer_new(loop, settle, sp, &sp->settle_timer, err);
+	if (rc == 0)
 		rc = offer(sp, 0, err);
 	if (rc < 0) {
 		loop_timer_free(sp->hold_timer);
+		loop_timer_free(sp->settle_timer);
 		free(sp);
 		return error_prefix(err, "SCSI controller");
 	}
@@ -983,6 +1057,7 @@ void storvsp_free(struct storvsp *sp)
 	loop_timer_free(sp->hold_timer);
 	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++)
 		release_blk(sp, i);
+	loop_timer_free(sp->settle_timer);
 	pool_done(&sp->pool);
 	free(sp);
 }
@@ -1052,8 +1127,19 @@ int storvsp_detach(struct storvsp *sp, unsigned index, struct error *err)
 		return rc;
 	lun->attached = false;
 	release_blk(sp, index);
+	begin_leaving(sp, lun);
 	send_enumerate(sp);
 	return 0;
+}
+
+void storvsp_retire(struct storvsp *sp, void (*settled)(void *user), void *user)
+{
+	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++)
+		if (sp->luns[i].attached)
+			storvsp_detach(sp, i, NULL);
+	sp->settled = settled;
+	sp->settled_user = user;
+	loop_timer_arm(sp->settle_timer, clock_now_ns());
 }
 
 int storvsp_set_medium(struct storvsp *sp, unsigned index, struct blk *blk, struct error *err)

@@ -33,12 +33,21 @@ int storvsp_new(struct vmbus *bus, struct loop *loop, struct mem *mem,
  */
 void storvsp_free(struct storvsp *sp);
 
-/* Puts a unit at a free LUN; a running guest is told to look. blk may be NULL for a DVD drive: an
- * empty one. ERR_INVALID: no such LUN, or a disk without blk; ERR_EXISTS: the LUN is taken. */
+/* Puts a unit at a free LUN; a running guest is told to look. Where another unit was taken away
+ * just before, the guest sees the new one only once it has let the old one go (a second or two).
+ * blk may be NULL for a DVD drive: an empty one. ERR_INVALID: no such LUN, or a disk without blk;
+ * ERR_EXISTS: the LUN is taken. */
 int storvsp_attach(struct storvsp *sp, unsigned lun, struct blk *blk, enum scsi_kind kind,
 		   struct error *err);
 /* Takes the unit away; a running guest is told to look. ERR_NOT_FOUND. */
 int storvsp_detach(struct storvsp *sp, unsigned lun, struct error *err);
+/*
+ * The controller is going to be taken from a running guest: takes all units away, and calls
+ * settled(user), from the loop, when the guest has let them go and storvsp_free may follow. A guest
+ * whose channel is withdrawn under a disk that it still knows waits minutes for an answer to its
+ * last command.
+ */
+void storvsp_retire(struct storvsp *sp, void (*settled)(void *user), void *user);
 /* Changes a DVD drive's medium (NULL: empties it). The old one is the caller's alone afterwards. */
 int storvsp_set_medium(struct storvsp *sp, unsigned lun, struct blk *blk, struct error *err);
 /* The disk's size (blk_info) was changed: the guest is told. */

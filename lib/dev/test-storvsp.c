@@ -10,6 +10,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <vmbus-guest.h>
 
@@ -552,6 +553,36 @@ static void test_hot_remove(void **state)
 	assert_int_equal(storvsp_detach(f->sp, 0, &err), -ERR_NOT_FOUND);
 }
 
+/* A disk that takes the place of another one is not shown to a guest that still writes to that. */
+static void test_replaced(void **state)
+{
+	static const uint8_t test_unit_ready[6];
+	struct fixture *f = *state;
+	struct vmbus_guest_packet news;
+	struct storvsp_packet answer;
+	unsigned waited = 0;
+
+	open_and_initialize(f);
+	assert_int_equal(storvsp_detach(f->sp, 0, NULL), 0);
+	assert_true(vmbus_guest_recv(f->channel, &news));
+	assert_int_equal(storvsp_attach(f->sp, 0, &f->disk->blk, SCSI_KIND_DISK, NULL), 0);
+	assert_true(vmbus_guest_recv(f->channel, &news));
+	for (int i = 0; i < 3; i++) {
+		answer = command(f, 0, test_unit_ready, 6, STORVSP_NO_DATA, 0);
+		assert_int_equal(answer.srb.srb_status, STORVSP_SRB_INVALID_LUN);
+		assert_false(vmbus_guest_try_recv(f->channel, &news));
+	}
+	/* It has been left alone: now it is there, and the guest is told. */
+	while (!vmbus_guest_try_recv(f->channel, &news)) {
+		vmbus_guest_step(f->guest);
+		usleep(10000);
+		assert_true(waited++ < 1000);
+	}
+	assert_int_equal(load_le32(news.payload), STORVSP_ENUMERATE_BUS);
+	answer = command(f, 0, test_unit_ready, 6, STORVSP_NO_DATA, 0);
+	assert_int_equal(answer.srb.srb_status, STORVSP_SRB_SUCCESS);
+}
+
 /* A reset is answered after what came before it, and not before. */
 static void test_reset_waits(void **state)
 {
@@ -897,6 +928,7 @@ int main(void)
 		TEST(test_flush_and_unmap),
 		TEST(test_resize_is_told),
 		TEST(test_hot_remove),
+		TEST(test_replaced),
 		TEST(test_reset_waits),
 		TEST(test_close_in_flight),
 		TEST(test_detach_in_flight),

@@ -120,6 +120,17 @@ static void raw_unplug(struct blk *blk)
 	file_unplug(container_of(blk, struct raw, blk)->file);
 }
 
+static int raw_grow(struct blk *blk, uint64_t size_bytes, struct error *err)
+{
+	struct raw *raw = container_of(blk, struct raw, blk);
+	int rc = file_set_size(raw->file, size_bytes);
+
+	if (rc < 0)
+		return error_set_errno(err, -rc, "making the raw image larger");
+	blk->info.size_bytes = size_bytes;
+	return 0;
+}
+
 /* A file may end within its last sector, or on a block device where there are no holes. */
 static int raw_extent(struct blk *blk, uint64_t offset, uint64_t max_bytes, struct blk_extent *ret,
 		      struct error *err)
@@ -159,6 +170,7 @@ static const struct blk_ops raw_ops = {
 	.submit = raw_submit,
 	.defer = raw_defer,
 	.wait = raw_wait,
+	.grow = raw_grow,
 	.plug = raw_plug,
 	.unplug = raw_unplug,
 	.extent = raw_extent,

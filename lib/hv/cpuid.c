@@ -42,7 +42,8 @@ void hv_cpuid(unsigned vp_count, const struct hv_features *features,
 				      .ebx = MAJOR_VERSION << 16 | MINOR_VERSION };
 	ret[3] = (struct part_cpuid){ .leaf = HV_CPUID_FEATURES,
 				      .eax = privileges_low(features),
-				      .ebx = HV_POST_MESSAGES | HV_SIGNAL_EVENTS,
+				      .ebx = HV_POST_MESSAGES | HV_SIGNAL_EVENTS |
+					     (features->memory_hints ? HV_EXTENDED_HYPERCALLS : 0),
 				      .edx = misc_features(features) };
 	ret[4] = (struct part_cpuid){ .leaf = HV_CPUID_RECOMMENDATIONS,
 				      .eax = HV_RECOMMEND_RELAXED_TIMING | HV_RECOMMEND_NO_AUTO_EOI,

@@ -10,6 +10,7 @@ struct hv_state {
 	uint64_t reference_time;
 	uint32_t tsc_sequence;
 	bool reference_tsc_offered, tsc_invariant_offered, synthetic_timers_offered;
+	bool memory_hints_offered;
 	uint8_t reserved;
 };
 

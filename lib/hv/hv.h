@@ -33,6 +33,7 @@ struct hv;
 struct hv_features {
 	bool reference_tsc;    /* TSC is constant and equal on all VPs: the reference TSC page */
 	bool tsc_invariant;    /* the guest may keep the raw TSC as its clock */
+	bool memory_hints;     /* the guest may name pages that it doesn't use: mem_release */
 	bool synthetic_timers; /* costs an exit per arming: worse than a local APIC timer in KVM */
 };
 

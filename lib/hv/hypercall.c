@@ -9,6 +9,8 @@ struct call {
 	unsigned vp;
 	bool fast;
 	uint64_t input; /* a GPA, or the first eight bytes themselves when fast */
+	uint64_t output;
+	unsigned reps;
 };
 
 /* 8-byte aligned, within one page, RAM. */
@@ -67,21 +69,66 @@ static enum hv_status notify_long_spin_wait(const struct call *call)
 	return HV_STATUS_SUCCESS;
 }
 
+static enum hv_status ext_capabilities(const struct call *call)
+{
+	uint8_t capabilities[8];
+
+	if (!call->hv->features.memory_hints)
+		return HV_STATUS_INVALID_HYPERCALL_CODE;
+	store_le64(capabilities, HV_EXT_COLD_DISCARD_HINT);
+	if (call->output % 8 || !mem_write(call->hv->mem, call->output, capabilities, 8))
+		return HV_STATUS_INVALID_ALIGNMENT;
+	return HV_STATUS_SUCCESS;
+}
+
+/* Pages that the guest has in no use: what is no RAM of it is passed over. */
+static void release_range(struct mem *mem, uint64_t range)
+{
+	bool large = range & HV_GPA_RANGE_LARGE;
+	uint64_t unit = !large ? MEM_PAGE_SIZE : range & HV_GPA_RANGE_GIB ? GIB : 2 * MIB;
+
+	mem_release(mem, ALIGN_DOWN(range, large ? 2 * MIB : (uint64_t)MEM_PAGE_SIZE),
+		    HV_GPA_RANGE_PAGES(range) * unit);
+}
+
+static enum hv_status memory_heat_hint(const struct call *call)
+{
+	struct hv_spec_memory_hint hint;
+	enum hv_status status;
+	uint8_t range[8];
+
+	if (!call->hv->features.memory_hints)
+		return HV_STATUS_INVALID_HYPERCALL_CODE;
+	status = read_input(call, 0, &hint, sizeof(hint));
+	if (status)
+		return status;
+	if (hint.type != HV_MEMORY_HINT_COLD_DISCARD)
+		return HV_STATUS_INVALID_PARAMETER;
+	for (unsigned i = 0; i < call->reps && !status; i++) {
+		status = read_input(call, sizeof(hint) + 8 * i, range, sizeof(range));
+		if (!status)
+			release_range(call->hv->mem, load_le64(range));
+	}
+	return status;
+}
+
 static const struct {
 	uint16_t code;
-	bool slow_form, fast_form;
+	bool slow_form, fast_form, repeats;
 	enum hv_status (*run)(const struct call *call);
 } calls[] = {
-	{ HV_CALL_NOTIFY_LONG_SPIN_WAIT, false, true, notify_long_spin_wait },
-	{ HV_CALL_POST_MESSAGE, true, false, post_message },
-	{ HV_CALL_SIGNAL_EVENT, true, true, signal_event },
+	{ HV_CALL_NOTIFY_LONG_SPIN_WAIT, false, true, false, notify_long_spin_wait },
+	{ HV_CALL_POST_MESSAGE, true, false, false, post_message },
+	{ HV_CALL_SIGNAL_EVENT, true, true, false, signal_event },
+	{ HV_CALL_EXT_CAPABILITIES, true, false, false, ext_capabilities },
+	{ HV_CALL_EXT_MEMORY_HEAT_HINT, true, false, true, memory_heat_hint },
 };
 
-/* None of ours repeats or has a variable header. */
-static bool is_simple(uint64_t control)
+/* None of ours has a variable header, or begins in the middle: all repetitions are done at once. */
+static bool is_well_formed(uint64_t control, bool repeats)
 {
 	return !(control & HV_CONTROL_RESERVED) && !HV_CONTROL_VAR_HEADER(control) &&
-	       !HV_CONTROL_REP_COUNT(control) && !HV_CONTROL_REP_START(control);
+	       (HV_CONTROL_REP_COUNT(control) != 0) == repeats && !HV_CONTROL_REP_START(control);
 }
 
 static enum hv_status dispatch(const struct call *call, uint64_t control)
@@ -89,7 +136,7 @@ static enum hv_status dispatch(const struct call *call, uint64_t control)
 	for (unsigned i = 0; i < ARRAY_SIZE(calls); i++) {
 		if (calls[i].code != HV_CONTROL_CODE(control))
 			continue;
-		if (!is_simple(control))
+		if (!is_well_formed(control, calls[i].repeats))
 			return HV_STATUS_INVALID_HYPERCALL_INPUT;
 		if (call->fast ? !calls[i].fast_form : !calls[i].slow_form)
 			return HV_STATUS_INVALID_HYPERCALL_INPUT;
@@ -103,7 +150,11 @@ void hv_hypercall(struct hv *hv, unsigned vp, struct part_hypercall *part_call)
 	struct call call = { .hv = hv,
 			     .vp = vp,
 			     .fast = part_call->control & HV_CONTROL_FAST,
-			     .input = part_call->input };
+			     .input = part_call->input,
+			     .output = part_call->output,
+			     .reps = HV_CONTROL_REP_COUNT(part_call->control) };
 
 	part_call->result = dispatch(&call, part_call->control);
+	if (part_call->result == HV_STATUS_SUCCESS)
+		part_call->result |= HV_RESULT_REPS(call.reps);
 }

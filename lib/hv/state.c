@@ -22,6 +22,7 @@ static const struct state_field hv_fields[] = {
 	STATE(9, struct hv_state, tsc_invariant_offered),
 	STATE(10, struct hv_state, synthetic_timers_offered),
 	STATE(11, struct hv_state, reserved),
+	STATE(12, struct hv_state, memory_hints_offered),
 	STATE_END,
 };
 const struct state_desc hv_state_desc = { "hypervisor", sizeof(struct hv_state), hv_fields, NULL };
@@ -138,6 +139,7 @@ void hv_save(struct hv *hv, struct state_out *out)
 		.reference_tsc_offered = hv->features.reference_tsc,
 		.tsc_invariant_offered = hv->features.tsc_invariant,
 		.synthetic_timers_offered = hv->features.synthetic_timers,
+		.memory_hints_offered = hv->features.memory_hints,
 	};
 
 	pthread_mutex_lock(&hv->lock);
@@ -164,7 +166,8 @@ int hv_saved_features(struct state_in *in, struct hv_features *ret, struct error
 		return rc;
 	*ret = (struct hv_features){ .reference_tsc = s.reference_tsc_offered,
 				     .tsc_invariant = s.tsc_invariant_offered,
-				     .synthetic_timers = s.synthetic_timers_offered };
+				     .synthetic_timers = s.synthetic_timers_offered,
+				     .memory_hints = s.memory_hints_offered };
 	return 0;
 }
 

@@ -76,7 +76,7 @@ static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 	struct hv_config config = { .vp_count = 2,
-				    .features = { true, true, true },
+				    .features = { true, true, true, true },
 				    .events = { f, on_reset, on_crash } };
 	struct hv_ports ports = { f, on_post, on_signal };
 
@@ -225,14 +225,22 @@ static void hypercall_page_follows_the_os_id(void **state)
 	assert_int_equal(rd(f, HV_MSR_HYPERCALL), 0);
 }
 
-static unsigned call(struct fixture *f, uint64_t control, uint64_t input)
+static uint64_t call_with_output(struct fixture *f, uint64_t control, uint64_t input,
+				 uint64_t output)
 {
-	struct part_hypercall part_call = {
-		.long_mode = true, .control = control, .input = input, .result = 0xDEAD
-	};
+	struct part_hypercall part_call = { .long_mode = true,
+					    .control = control,
+					    .input = input,
+					    .output = output,
+					    .result = 0xDEAD };
 
 	hv_hypercall(f->hv, 0, &part_call);
-	return (unsigned)part_call.result;
+	return part_call.result;
+}
+
+static unsigned call(struct fixture *f, uint64_t control, uint64_t input)
+{
+	return (unsigned)call_with_output(f, control, input, 0);
 }
 
 static void post_message_is_checked(void **state)
@@ -297,7 +305,41 @@ static void other_codes(void **state)
 			 HV_STATUS_SUCCESS);
 	assert_int_equal(call(f, 0x0046, 0), HV_STATUS_INVALID_HYPERCALL_CODE);
 	assert_int_equal(call(f, 0x0002 | HV_CONTROL_FAST, 0), HV_STATUS_INVALID_HYPERCALL_CODE);
-	assert_int_equal(call(f, 0x8001, 0), HV_STATUS_INVALID_HYPERCALL_CODE);
+	assert_int_equal(call(f, 0x8002, 0), HV_STATUS_INVALID_HYPERCALL_CODE);
+}
+
+static uint64_t hint(struct fixture *f, uint64_t type, const uint64_t *ranges, unsigned count)
+{
+	mem_write(f->mem, INPUT, &type, 8);
+	mem_write(f->mem, INPUT + 8, ranges, count * 8);
+	return call_with_output(f, HV_CALL_EXT_MEMORY_HEAT_HINT | (uint64_t)count << 32, INPUT, 0);
+}
+
+/* Pages that the guest reports are given back to the host, and nothing else is. */
+static void reported_pages_are_released(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t capabilities = 0, byte = 0x55;
+	/* four pages from 0x100000 on; outside RAM; far too many */
+	const uint64_t ranges[] = { 0x100000 | 3, OUTSIDE, HV_GPA_RANGE_LARGE | 0x1FFF };
+
+	assert_int_equal(call_with_output(f, HV_CALL_EXT_CAPABILITIES, 0, PAGE), 0);
+	mem_read(f->mem, PAGE, &capabilities, 8);
+	assert_int_equal(capabilities, 1 << 8);
+	assert_int_equal(call_with_output(f, HV_CALL_EXT_CAPABILITIES, 0, OUTSIDE),
+			 HV_STATUS_INVALID_ALIGNMENT);
+	for (uint64_t gpa = 0xFF000; gpa <= 0x104000; gpa += 0x1000)
+		mem_write(f->mem, gpa, &byte, 1);
+	assert_int_equal(hint(f, 2, ranges, 3), HV_RESULT_REPS(3));
+	for (uint64_t gpa = 0xFF000; gpa <= 0x104000; gpa += 0x1000) {
+		mem_read(f->mem, gpa, &byte, 1);
+		assert_int_equal(byte, gpa < 0x100000 || gpa == 0x104000 ? 0x55 : 0);
+	}
+	assert_int_equal((unsigned)hint(f, 1, ranges, 1), HV_STATUS_INVALID_PARAMETER);
+	assert_int_equal((unsigned)hint(f, 2, ranges, 0), HV_STATUS_INVALID_HYPERCALL_INPUT);
+	assert_int_equal((unsigned)call_with_output(
+			     f, HV_CALL_EXT_MEMORY_HEAT_HINT | UINT64_C(511) << 32, INPUT + 8, 0),
+			 HV_STATUS_INVALID_PARAMETER);
 }
 
 /* ---- SynIC ---- */
@@ -713,6 +755,7 @@ int main(void)
 		TEST(post_message_is_checked),
 		TEST(signal_event_both_forms),
 		TEST(other_codes),
+		TEST(reported_pages_are_released),
 		TEST(messages_keep_their_order),
 		TEST(eom_delivers_without_the_flag),
 		TEST(messages_wait_for_the_synic),

@@ -2,7 +2,11 @@
  * The machine's inside, shared by the files of this folder:
  * machine.c   life cycle: build, start, reset, power-off; the partition's callbacks
  * platform.c  what stands on ports and MMIO, firmware tables and the boot image
- * synthetic.c what is offered on VMBus
+ * display.c   keyboard, mouse, video
+ * memory.c    RAM that grows and shrinks
+ * storage.c   SCSI controllers and their drives
+ * adapters.c  network adapters
+ * synthetic.c integration services
  * state.c     what is saved, and in which order it is restored
  * save.c      memory and state into a file, behind the running guest
  *
@@ -20,7 +24,11 @@
 #include "part/part.h"
 #include "vmbus/vmbus-server.h"
 
+struct balloon;
+struct display;
 struct platform;
+struct storage;
+struct adapters;
 struct synthetic;
 struct save;
 struct restore;
@@ -35,6 +43,10 @@ struct machine {
 	struct hv *hv;
 	struct vmbus *vmbus;
 	struct platform *platform;
+	struct balloon *balloon;
+	struct display *display; /* NULL: none wanted */
+	struct storage *storage;
+	struct adapters *adapters;
 	struct synthetic *synthetic;
 	char backend_reason[256];
 	uint64_t started_ns; /* clock_boottime_ns() */
@@ -68,6 +80,40 @@ int platform_extint_ack(struct platform *platform);
 size_t platform_console_input(struct platform *platform, unsigned port, const void *data,
 			      size_t len);
 
+/* Is all of it in a window for the memory of VMBus devices? */
+bool platform_in_window(const struct machine *machine, uint64_t gpa, uint64_t len);
+
+/* ---- display.c: keyboard, mouse and video, where the description wants them ---- */
+
+int display_new(struct machine *machine, struct display **ret, struct error *err);
+void display_free(struct display *display);
+void display_save(const struct display *display, struct state_out *out);
+int display_restore(struct display *display, struct state_in *in, struct error *err);
+
+/* ---- memory.c ---- */
+
+int memory_new(struct machine *machine, struct error *err);
+/* Offers dynamic memory. */
+int memory_offer(struct machine *machine, struct error *err);
+/* All RAM is what it was at the start. VPs are paused. */
+int memory_reset(struct machine *machine, struct error *err);
+
+/* ---- storage.c, adapters.c: those of the description; their descriptors are taken ---- */
+
+int storage_new(struct machine *machine, struct storage **ret, struct error *err);
+void storage_free(struct storage *storage);
+int adapters_new(struct machine *machine, struct adapters **ret, struct error *err);
+void adapters_free(struct adapters *adapters);
+/* As of the synthetic devices below. */
+void storage_quiesce(struct storage *storage);
+void storage_unquiesce(struct storage *storage);
+void storage_save(struct storage *storage, struct state_out *out);
+int storage_restore(struct storage *storage, struct state_in *in, struct error *err);
+void adapters_quiesce(struct adapters *adapters);
+void adapters_unquiesce(struct adapters *adapters);
+void adapters_save(struct adapters *adapters, struct state_out *out);
+int adapters_restore(struct adapters *adapters, struct state_in *in, struct error *err);
+
 /* ---- synthetic.c ---- */
 
 int synthetic_new(struct machine *machine, struct synthetic **ret, struct error *err);
@@ -97,7 +143,7 @@ struct restore {
 	int fd;
 	uint8_t *stream;
 	struct state_in *in;
-	uint64_t ram_bytes;
+	uint64_t ram_bytes, reach_bytes;
 	struct part_state part;
 	struct hv_features features;
 };

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "dev/balloon.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -204,7 +205,7 @@ static int new_partition(struct machine *machine, struct error *err)
 {
 	const struct config_vm *config = machine->config;
 	/* The timers of the SynIC replace the local APIC's only where an arming costs no exit. */
-	struct hv_features features = { .reference_tsc = true };
+	struct hv_features features = { .reference_tsc = true, .memory_hints = true };
 	struct part_cpuid leaves[HV_CPUID_COUNT];
 	struct part_config part = {
 		.backend = wanted_backend(config),
@@ -255,13 +256,21 @@ static int build(struct machine *machine, struct error *err)
 	if (machine->files.saved >= 0)
 		r = restore_begin(machine->files.saved, &machine->restore, err);
 	if (r == 0)
-		r = mem_new(machine->config->memory_bytes, &machine->mem, err);
+		r = memory_new(machine, err);
 	if (r == 0)
 		r = new_partition(machine, err);
 	if (r == 0)
 		r = platform_new(machine, &machine->platform, err);
 	if (r == 0)
 		r = vmbus_new(machine->loop, machine->mem, machine->hv, &machine->vmbus, err);
+	if (r == 0)
+		r = memory_offer(machine, err);
+	if (r == 0 && machine->config->video.enabled)
+		r = display_new(machine, &machine->display, err);
+	if (r == 0)
+		r = storage_new(machine, &machine->storage, err);
+	if (r == 0)
+		r = adapters_new(machine, &machine->adapters, err);
 	if (r == 0)
 		r = synthetic_new(machine, &machine->synthetic, err);
 	if (r == 0 && machine->restore)
@@ -338,6 +347,10 @@ void machine_free(struct machine *machine)
 		part_stop(machine->part);
 	restore_free(machine->restore);
 	synthetic_free(machine->synthetic);
+	adapters_free(machine->adapters);
+	storage_free(machine->storage);
+	display_free(machine->display);
+	balloon_free(machine->balloon);
 	vmbus_free(machine->vmbus);
 	platform_free(machine->platform);
 	hv_free(machine->hv);
@@ -396,8 +409,7 @@ static void finish_reset(void *user)
 	hv_reset(machine->hv);
 	platform_reset(machine->platform);
 	part_reset(machine->part);
-	mem_clear(machine->mem);
-	if (platform_load(machine->platform, &err) < 0) {
+	if (memory_reset(machine, &err) < 0 || platform_load(machine->platform, &err) < 0) {
 		machine_go_off(machine, MACHINE_OFF_ERROR, err.text);
 		return;
 	}

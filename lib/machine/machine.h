@@ -46,9 +46,16 @@ struct machine_events {
 	void *user;
 	void (*off)(void *user, enum machine_off_reason reason, const char *text);
 	void (*guest_reset)(void *user);
+	/* The guest opened that DVD drive: its medium is closed already. */
+	void (*ejected)(void *user, const struct guid *controller, unsigned location);
 	/* P0..P4 of the crash MSRs; message may be NULL. */
 	void (*guest_crash)(void *user, const uint64_t parameters[5], const char *message);
 	/* What the guest says of itself (KVP pool 2), or its services, changed. */
+	/* machine_memory() has news; at most some per second. */
+	void (*memory_changed)(void *user);
+	/* The screen has another mode; something was drawn on it. */
+	void (*display_changed)(void *user);
+	void (*display_damaged)(void *user);
 	void (*kvp_changed)(void *user);
 	void (*services_changed)(void *user);
 	/* The guest will not do what machine_shutdown_guest asked for; text says what is known. */
@@ -100,6 +107,91 @@ int machine_set_service(struct machine *machine, enum config_ic service, bool en
 /* Returns how many bytes the guest's UART could take. */
 size_t machine_console_input(struct machine *machine, unsigned port, const void *data, size_t len);
 
+/* ---- memory ---- */
+
+struct machine_memory {
+	uint32_t version; /* of the protocol with the guest, (major << 16) + minor; 0: no driver */
+	uint64_t assigned_bytes;                /* RAM that the guest has */
+	uint64_t target_bytes;                  /* and shall have */
+	uint64_t demand_bytes, available_bytes; /* as the guest says; demand 0: it hasn't yet */
+	uint64_t backed_bytes;                  /* what its RAM costs the host */
+};
+
+void machine_memory(const struct machine *machine, struct machine_memory *ret);
+/* Gives the guest so much, or takes it away, as far as the guest goes along (dev/balloon.h). */
+void machine_set_memory(struct machine *machine, uint64_t bytes);
+
+/*
+ * ---- keyboard, mouse and screen ----
+ *
+ * ERR_STATE where the VM has none (config_video), or its guest has no driver at work.
+ */
+
+/* Types a text on a US keyboard: all of it or nothing. ERR_INVALID: a character that has no key;
+ * ERR_BUSY: the guest has not taken enough of what was typed before. */
+int machine_type(struct machine *machine, const char *text, struct error *err);
+/* Presses keys together and lets them go: "Ctrl+Alt+Delete" (dev/keymap.h). */
+int machine_press(struct machine *machine, const char *keys, struct error *err);
+/* x and y in pixels; buttons bit 0: left, 1: right, 2: middle. */
+int machine_point(struct machine *machine, unsigned x, unsigned y, unsigned buttons, int wheel,
+		  struct error *err);
+
+struct machine_screen {
+	unsigned width, height, pitch_bytes; /* 32-bit pixels, XRGB */
+	const uint8_t *pixels;               /* borrowed; the guest draws meanwhile */
+	int memory_fd;                       /* borrowed: video memory, */
+	uint64_t offset;                     /* where the pixels begin in it */
+};
+int machine_screen(struct machine *machine, struct machine_screen *ret, struct error *err);
+struct machine_rect {
+	unsigned x1, y1, x2, y2; /* right and bottom exclusive */
+};
+#define MACHINE_MAX_DAMAGE 16
+/* What was drawn since the last call; returns how many. */
+unsigned machine_take_damage(struct machine *machine,
+			     struct machine_rect rects[static MACHINE_MAX_DAMAGE]);
+
+/*
+ * ---- devices that come and go ----
+ *
+ * At any time after machine_new, whether the guest runs, is paused or starts over. The description
+ * stays as it was at the start: the caller keeps the present one. Descriptors are taken, also on
+ * failure. A controller is named by its instance GUID, a drive by controller and location.
+ */
+
+struct machine_drive {
+	struct guid controller;
+	unsigned location;
+	enum config_disk_kind kind;
+	bool read_only;
+	const char *path; /* what errors call it; NULL: an empty DVD drive */
+};
+
+int machine_add_controller(struct machine *machine, const struct guid *id, struct error *err);
+/* With its drives, whose images are closed at once; the guest loses the controller when it has let
+ * the drives go. */
+int machine_remove_controller(struct machine *machine, const struct guid *id, struct error *err);
+/* fd -1: an empty DVD drive. A differencing disk is refused: it would need its parents, too. */
+int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
+		      struct error *err);
+/* Returns when the host has nothing more in flight and the image is closed. */
+int machine_remove_drive(struct machine *machine, const struct guid *controller, unsigned location,
+			 struct error *err);
+/* Puts the medium of drive (fd -1: none) into the DVD drive that is in its place. */
+int machine_set_medium(struct machine *machine, const struct machine_drive *drive, int fd,
+		       struct error *err);
+/* Makes a disk larger, and tells the guest. */
+int machine_grow_drive(struct machine *machine, const struct guid *controller, unsigned location,
+		       uint64_t size_bytes, struct error *err);
+
+/* port_fd: of a switch; -1: not connected. */
+int machine_add_adapter(struct machine *machine, const struct config_nic *nic, int port_fd,
+			struct error *err);
+int machine_remove_adapter(struct machine *machine, const struct guid *id, struct error *err);
+/* Plugs it in elsewhere, or out. */
+int machine_plug_adapter(struct machine *machine, const struct guid *id, int port_fd,
+			 struct error *err);
+
 /* The integration services, for what goes to the guest by them; the machine's. */
 struct ic *machine_ic(struct machine *machine);
 
@@ -111,6 +203,7 @@ int machine_socket_connect(struct machine *machine, const struct guid *service, 
 			   struct error *err);
 int machine_socket_accept(struct machine *machine, uint64_t ticket, int fd, struct error *err);
 void machine_socket_refuse(struct machine *machine, uint64_t ticket);
+
 /* ---- save ---- */
 
 struct machine_saved {

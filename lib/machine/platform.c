@@ -197,9 +197,23 @@ static void enter_linux(struct machine *machine, const struct linux_entry *entry
 	prepare_waiting_vps(machine);
 }
 
+static uint64_t high_window(const struct machine *machine)
+{
+	return ALIGN_UP(MAX(mem_top_gpa(machine->mem), MEM_HIGH_BASE), GIB);
+}
+
+bool platform_in_window(const struct machine *machine, uint64_t gpa, uint64_t len)
+{
+	uint64_t high = high_window(machine);
+
+	return (gpa >= MEM_LOW_TOP &&
+		RANGE_OK(gpa - MEM_LOW_TOP, len, LOW_WINDOW_END - MEM_LOW_TOP)) ||
+	       (gpa >= high && RANGE_OK(gpa - high, len, HIGH_WINDOW_BYTES));
+}
+
 static uint64_t install_tables(struct machine *machine)
 {
-	uint64_t high = ALIGN_UP(MAX(mem_top_gpa(machine->mem), MEM_HIGH_BASE), GIB);
+	uint64_t high = high_window(machine);
 	const struct acpi_config config = {
 		.vp_count = machine->config->processor_count,
 		.legacy = has_legacy_devices(machine),

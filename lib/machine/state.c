@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/macros.h"
+#include "dev/balloon.h"
 #include "state/file.h"
 
 #include <stdio.h>
@@ -62,6 +63,8 @@ static int read_outline(struct restore *restore, struct error *err)
 				 err);
 	if (r == 0)
 		r = state_get(restore->in, &part_desc, NULL, &restore->part, err);
+	if (r == 0)
+		r = balloon_saved_reach(restore->in, &restore->reach_bytes, err);
 	if (r == 0)
 		r = hv_saved_features(restore->in, &restore->features, err);
 	return r;

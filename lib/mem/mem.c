@@ -8,12 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct mem {
 	int fd;
 	uint8_t *base; /* the whole memfd */
-	uint64_t size_bytes, low_bytes;
+	uint64_t first_bytes, reach_bytes;
+	uint64_t low_top;    /* of the reach: where the memfd goes on at 4 GiB */
+	uint64_t size_bytes; /* atomic: changes while the loop's devices read it */
 	uint8_t *page_flags; /* one per page; written with atomics */
 	uint64_t *dirty;     /* NULL: no log. One bit per page */
 	void (*code_hook)(void *user, uint64_t gpa, uint64_t len);
@@ -22,7 +25,17 @@ struct mem {
 
 static uint64_t page_count(const struct mem *mem)
 {
-	return mem->size_bytes >> MEM_PAGE_SHIFT;
+	return mem->reach_bytes >> MEM_PAGE_SHIFT;
+}
+
+static uint64_t size_now(const struct mem *mem)
+{
+	return __atomic_load_n(&mem->size_bytes, __ATOMIC_RELAXED);
+}
+
+static uint64_t low_bytes(const struct mem *mem)
+{
+	return MIN(size_now(mem), mem->low_top);
 }
 
 static void *map_anonymous(uint64_t size)
@@ -35,25 +48,32 @@ static void *map_anonymous(uint64_t size)
 
 int mem_new(uint64_t size_bytes, struct mem **ret, struct error *err)
 {
+	return mem_new_growable(size_bytes, size_bytes, ret, err);
+}
+
+int mem_new_growable(uint64_t size_bytes, uint64_t reach_bytes, struct mem **ret, struct error *err)
+{
 	struct mem *mem = calloc(1, sizeof(*mem));
 
 	assert(size_bytes >= MIB && size_bytes % MIB == 0);
+	assert(reach_bytes >= size_bytes && reach_bytes % MIB == 0);
 	if (!mem)
 		return error_set(err, ERR_NO_MEMORY, "no memory for guest RAM's description");
-	mem->size_bytes = size_bytes;
-	mem->low_bytes = MIN(size_bytes, MEM_LOW_TOP);
+	mem->size_bytes = mem->first_bytes = size_bytes;
+	mem->reach_bytes = reach_bytes;
+	mem->low_top = MIN(reach_bytes, MEM_LOW_TOP);
 	mem->fd = memfd_create("guest-ram", MFD_CLOEXEC);
-	if (mem->fd < 0 || ftruncate(mem->fd, (off_t)size_bytes) < 0)
+	if (mem->fd < 0 || ftruncate(mem->fd, (off_t)reach_bytes) < 0)
 		goto fail;
 	mem->base =
-	    mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mem->fd, 0);
+	    mmap(NULL, reach_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mem->fd, 0);
 	if (mem->base == MAP_FAILED) {
 		mem->base = NULL;
 		goto fail;
 	}
 	/* Guest memory is large and touched at random; a core dump must not hold it. */
-	madvise(mem->base, size_bytes, MADV_HUGEPAGE);
-	madvise(mem->base, size_bytes, MADV_DONTDUMP);
+	madvise(mem->base, reach_bytes, MADV_HUGEPAGE);
+	madvise(mem->base, reach_bytes, MADV_DONTDUMP);
 	mem->page_flags = map_anonymous(page_count(mem));
 	if (!mem->page_flags)
 		goto fail;
@@ -74,20 +94,37 @@ void mem_free(struct mem *mem)
 	if (mem->page_flags)
 		munmap(mem->page_flags, page_count(mem));
 	if (mem->base)
-		munmap(mem->base, mem->size_bytes);
+		munmap(mem->base, mem->reach_bytes);
 	if (mem->fd >= 0)
 		close(mem->fd);
 	free(mem);
 }
 
+/* Reads as zeros afterwards. */
+static void punch(struct mem *mem, uint64_t offset, uint64_t len)
+{
+	if (fallocate(mem->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+		      (off_t)len) < 0)
+		memset(mem->base + offset, 0, len);
+}
+
 void mem_clear(struct mem *mem)
 {
-	if (fallocate(mem->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-		      (off_t)mem->size_bytes) < 0)
-		memset(mem->base, 0, mem->size_bytes);
-	mem_written(mem, 0, mem->low_bytes);
-	if (mem->size_bytes > mem->low_bytes)
-		mem_written(mem, MEM_HIGH_BASE, mem->size_bytes - mem->low_bytes);
+	struct mem_range ranges[2];
+	unsigned count = mem_ranges(mem, ranges);
+
+	for (unsigned i = 0; i < count; i++) {
+		punch(mem, ranges[i].file_offset, ranges[i].size_bytes);
+		mem_written(mem, ranges[i].gpa, ranges[i].size_bytes);
+	}
+	__atomic_store_n(&mem->size_bytes, mem->first_bytes, __ATOMIC_RELAXED);
+}
+
+void mem_grow(struct mem *mem, uint64_t size_bytes)
+{
+	assert(size_bytes >= size_now(mem) && size_bytes <= mem->reach_bytes);
+	assert(size_bytes % MIB == 0);
+	__atomic_store_n(&mem->size_bytes, size_bytes, __ATOMIC_RELAXED);
 }
 
 int mem_fd(const struct mem *mem)
@@ -97,34 +134,63 @@ int mem_fd(const struct mem *mem)
 
 uint64_t mem_size_bytes(const struct mem *mem)
 {
-	return mem->size_bytes;
+	return size_now(mem);
+}
+
+uint64_t mem_reach_bytes(const struct mem *mem)
+{
+	return mem->reach_bytes;
+}
+
+uint64_t mem_gpa_of(const struct mem *mem, uint64_t offset)
+{
+	return offset < mem->low_top ? offset : offset - mem->low_top + MEM_HIGH_BASE;
 }
 
 uint64_t mem_top_gpa(const struct mem *mem)
 {
-	return mem->size_bytes > mem->low_bytes ? MEM_HIGH_BASE + mem->size_bytes - mem->low_bytes
-						: mem->low_bytes;
+	return mem_gpa_of(mem, mem->reach_bytes - 1) + 1;
+}
+
+uint64_t mem_backed_bytes(const struct mem *mem)
+{
+	struct stat st;
+
+	return fstat(mem->fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
 }
 
 unsigned mem_ranges(const struct mem *mem, struct mem_range ranges[static 2])
 {
-	ranges[0] = (struct mem_range){ 0, mem->low_bytes, mem->base, 0 };
-	if (mem->size_bytes == mem->low_bytes)
+	uint64_t low = low_bytes(mem), high = size_now(mem) - low;
+
+	ranges[0] = (struct mem_range){ 0, low, mem->base, 0 };
+	if (!high)
 		return 1;
-	ranges[1] = (struct mem_range){ MEM_HIGH_BASE, mem->size_bytes - mem->low_bytes,
-					mem->base + mem->low_bytes, mem->low_bytes };
+	ranges[1] = (struct mem_range){ MEM_HIGH_BASE, high, mem->base + low, low };
 	return 2;
 }
 
 /* Offset in the memfd of a range, or UINT64_MAX if a byte of it is not RAM. */
 static uint64_t range_offset(const struct mem *mem, uint64_t gpa, uint64_t len)
 {
-	if (RANGE_OK(gpa, len, mem->low_bytes))
+	uint64_t low = low_bytes(mem);
+
+	if (RANGE_OK(gpa, len, low))
 		return gpa;
-	if (gpa >= MEM_HIGH_BASE &&
-	    RANGE_OK(gpa - MEM_HIGH_BASE, len, mem->size_bytes - mem->low_bytes))
-		return gpa - MEM_HIGH_BASE + mem->low_bytes;
+	if (gpa >= MEM_HIGH_BASE && RANGE_OK(gpa - MEM_HIGH_BASE, len, size_now(mem) - low))
+		return gpa - MEM_HIGH_BASE + low;
 	return UINT64_MAX;
+}
+
+void mem_release(struct mem *mem, uint64_t gpa, uint64_t len)
+{
+	uint64_t offset = range_offset(mem, gpa, len);
+
+	assert(gpa % MEM_PAGE_SIZE == 0 && len % MEM_PAGE_SIZE == 0);
+	if (offset == UINT64_MAX || !len)
+		return;
+	punch(mem, offset, len);
+	mem_written(mem, gpa, len);
 }
 
 void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len)
@@ -162,8 +228,7 @@ uint8_t *mem_page_flags(struct mem *mem)
 
 uint64_t mem_page_index(const struct mem *mem, uint64_t gpa)
 {
-	return (gpa < mem->low_bytes ? gpa : gpa - MEM_HIGH_BASE + mem->low_bytes) >>
-	       MEM_PAGE_SHIFT;
+	return (gpa < mem->low_top ? gpa : gpa - MEM_HIGH_BASE + mem->low_top) >> MEM_PAGE_SHIFT;
 }
 
 void mem_set_code_hook(struct mem *mem, void (*hook)(void *user, uint64_t gpa, uint64_t len),

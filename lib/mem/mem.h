@@ -4,6 +4,10 @@
  * Layout, as Hyper-V has it: RAM from 0 to at most MEM_LOW_TOP, then a hole for MMIO up to 4 GiB,
  * the rest of RAM from 4 GiB on. In the memfd the two parts follow each other without the hole.
  *
+ * RAM may grow while the VM runs (memory hot add): the memfd and the address space are as large as
+ * it may ever become, its reach; what lies between size and reach is no RAM to anybody yet. A
+ * sparse memfd costs the host what the guest has touched, and mem_release() gives that back.
+ *
  * Any thread may call everything but new and free. The guest's processors write the same bytes at
  * the same time: copy what you are going to check, check the copy, use the copy.
  *
@@ -36,15 +40,29 @@ struct mem_range {
 
 /* size_bytes: a multiple of 1 MiB, at least 1 MiB. */
 int mem_new(uint64_t size_bytes, struct mem **ret, struct error *err);
+/* The same, of size_bytes at first and reach_bytes at most. */
+int mem_new_growable(uint64_t size_bytes, uint64_t reach_bytes, struct mem **ret,
+		     struct error *err);
 void mem_free(struct mem *mem);
-/* Fills all RAM with zeros again and gives it back to the host (VM reset). */
+/* Fills all RAM with zeros again and gives it back to the host, and makes it as large as it was at
+ * first (VM reset). Only while no VP runs; part_memory_changed() has to follow. */
 void mem_clear(struct mem *mem);
+/* More RAM, up to the reach; multiple of 1 MiB, not less than now. As for mem_clear. */
+void mem_grow(struct mem *mem, uint64_t size_bytes);
+/* The guest does without these whole pages, which must be RAM, until it writes them again: they
+ * read as zeros and cost the host nothing. Any thread. */
+void mem_release(struct mem *mem, uint64_t gpa, uint64_t len);
+/* Bytes that RAM costs the host just now. */
+uint64_t mem_backed_bytes(const struct mem *mem);
 
 int mem_fd(const struct mem *mem);
 uint64_t mem_size_bytes(const struct mem *mem);
-/* One past the highest RAM GPA. */
+uint64_t mem_reach_bytes(const struct mem *mem);
+/* One past the highest GPA that ever can be RAM. */
 uint64_t mem_top_gpa(const struct mem *mem);
-/* Fills ranges[2]; returns how many (1 or 2). */
+/* GPA of the offset-th byte of RAM, in the order of the memfd; below the reach. */
+uint64_t mem_gpa_of(const struct mem *mem, uint64_t offset);
+/* What is RAM now. Fills ranges[2]; returns how many (1 or 2). */
 unsigned mem_ranges(const struct mem *mem, struct mem_range ranges[static 2]);
 
 /* Host address of [gpa, gpa + len), or NULL if a byte of it is not RAM. */
@@ -55,11 +73,11 @@ bool mem_write(struct mem *mem, uint64_t gpa, const void *buf, size_t len);
 void mem_written(struct mem *mem, uint64_t gpa, uint64_t len);
 
 /*
- * Page flags, one byte per RAM page, indexed by mem_page_index(). A write to a page goes through
- * mem_written() (the software CPU's own stores check the byte themselves and take their slow path
- * when it is not 0):
- * MEM_PAGE_CODE: decoded instructions exist; the code hook is called with the written range.
- * MEM_PAGE_CLEAN: the dirty log runs and has not seen a write to the page yet.
+ * Page flags, one byte per page up to the reach, indexed by mem_page_index(). A write to a page
+ * goes through mem_written() (the software CPU's own stores check the byte themselves and take
+ * their slow path when it is not 0): MEM_PAGE_CODE: decoded instructions exist; the code hook is
+ * called with the written range. MEM_PAGE_CLEAN: the dirty log runs and has not seen a write to the
+ * page yet.
  */
 #define MEM_PAGE_CODE  0x01
 #define MEM_PAGE_CLEAN 0x02

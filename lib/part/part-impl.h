@@ -55,6 +55,12 @@ struct part_backend_ops {
 	/* To power-on state; calls host.vp_reset for each VP, on the calling thread. */
 	void (*reset)(struct part *part);
 
+	/* While no VP runs: mem's ranges are others now. */
+	int (*memory_changed)(struct part *part, struct error *err);
+	/* See part_map_device; NULL: it can't. */
+	int (*map_device)(struct part *part, uint64_t gpa, void *host, uint64_t len,
+			  struct error *err);
+
 	void (*vp_get_state)(struct part *part, unsigned vp, struct part_vp_state *ret);
 	void (*vp_set_state)(struct part *part, unsigned vp, const struct part_vp_state *state);
 	/* regs of the context is got and set by the two above. */

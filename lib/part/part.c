@@ -133,6 +133,20 @@ void part_reset(struct part *part)
 	part->ops->reset(part);
 }
 
+int part_memory_changed(struct part *part, struct error *err)
+{
+	assert(part->phase != PART_RUNNING);
+	return part->ops->memory_changed(part, err);
+}
+
+int part_map_device(struct part *part, uint64_t gpa, void *host, uint64_t len, struct error *err)
+{
+	assert(part->phase != PART_RUNNING);
+	if (!part->ops->map_device)
+		return error_set(err, ERR_UNSUPPORTED, "device memory is reached by MMIO");
+	return part->ops->map_device(part, gpa, host, len, err);
+}
+
 bool part_stands(const struct part *part)
 {
 	return part->phase != PART_RUNNING;

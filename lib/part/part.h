@@ -103,6 +103,12 @@ int part_start(struct part *part, struct error *err);
 void part_pause(struct part *part); /* returns when no VP executes guest code or a callback */
 void part_resume(struct part *part);
 void part_stop(struct part *part);
+/* What is RAM has changed (mem_grow, mem_clear). Only while stopped or paused. */
+int part_memory_changed(struct part *part, struct error *err);
+/* Device memory that the guest shall reach without exits; one place, the last one counts; len 0:
+ * none. Only while stopped or paused. ERR_UNSUPPORTED: this backend can't, and accesses go on as
+ * MMIO. */
+int part_map_device(struct part *part, uint64_t gpa, void *host, uint64_t len, struct error *err);
 /* All VPs to their power-on state (VP 0 at the reset vector), APICs too. Only while paused. */
 void part_reset(struct part *part);
 /* New, paused or stopped: no VP runs. */

@@ -109,6 +109,20 @@ guest mmio
 	done
 guest_end mmio
 
+/* Looks at the address in GUEST_RESULT + 8 until the value of GUEST_RESULT + 16 is there, then writes
+ * what follows it to GUEST_RESULT, and puts a value of its own there. */
+guest poll
+	mov GUEST_RESULT + 8, %rdi
+	mov GUEST_RESULT + 16, %rsi
+1:	mov (%rdi), %rax
+	cmp %rsi, %rax
+	jne 1b
+	mov 8(%rdi), %rax
+	mov %rax, GUEST_RESULT
+	movq $0x1234, 16(%rdi)
+	done
+guest_end poll
+
 guest msr
 	mov $0x40000002, %ecx
 	rdmsr

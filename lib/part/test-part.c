@@ -25,6 +25,7 @@
 GUEST(handlers)
 GUEST(pio)
 GUEST(mmio)
+GUEST(poll)
 GUEST(msr)
 GUEST(cpuid)
 GUEST(hypercall64)
@@ -43,6 +44,7 @@ GUEST(timer)
 GUEST(deadline)
 
 #define RAM_SIZE           (64 * MIB)
+#define RAM_REACH          (256 * MIB)
 #define WAIT_SECONDS       60
 #define TEXT_SIZE          4096
 #define LOCAL_TIMER_VECTOR 0x50
@@ -206,7 +208,7 @@ static void make_saved(struct machine *m, unsigned vp_count, const struct part_s
 	*m = (struct machine){ .extint_vector = -1 };
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_cond_init(&m->changed, NULL);
-	assert_int_equal(mem_new(RAM_SIZE, &m->mem, &err), 0);
+	assert_int_equal(mem_new_growable(RAM_SIZE, RAM_REACH, &m->mem, &err), 0);
 	config.mem = m->mem;
 	if (part_new(&config, &m->part, &err) < 0)
 		fail_msg("%s", err.text);
@@ -434,6 +436,91 @@ static void test_mmio(void **state)
 	assert_int_equal(result64(&m, 8), 0x2213);
 	assert_int_equal(result64(&m, 16), 0x44332215);
 	assert_true(result64(&m, 24) == 0x8877665544332219);
+	unmake(&m);
+}
+
+#define POLLED UINT64_C(0x1122334455667788)
+
+/* A guest looks at gpa, where there is nothing yet. */
+static void start_polling(struct machine *m, uint64_t gpa)
+{
+	make(m, 1);
+	m->quiet = true;
+	LOAD(m, poll);
+	store64(m, GUEST_RESULT + 8, gpa);
+	store64(m, GUEST_RESULT + 16, POLLED);
+	start(m);
+	assert_false(wait_for(m, &m->done, 1, 20));
+	part_pause(m->part);
+}
+
+static void test_memory_grows(void **state)
+{
+	uint64_t gpa = 128 * MIB - 24, value;
+	struct machine m;
+	struct error err;
+
+	start_polling(&m, gpa);
+	mem_grow(m.mem, 128 * MIB);
+	assert_int_equal(part_memory_changed(m.part, &err), 0);
+	store64(&m, gpa, POLLED);
+	store64(&m, gpa + 8, 77);
+	part_resume(m.part);
+	expect(&m, &m.done, 1);
+	assert_int_equal(result64(&m, 0), 77);
+	assert_true(mem_read(m.mem, gpa + 16, &value, 8));
+	assert_int_equal(value, 0x1234);
+	/* As after a reset: it is gone again. */
+	part_pause(m.part);
+	mem_clear(m.mem);
+	assert_int_equal(part_memory_changed(m.part, &err), 0);
+	assert_false(mem_read(m.mem, gpa, &value, 8));
+	unmake(&m);
+}
+
+/* What is released while a guest looks at it reads as zeros, and what it writes then stays. */
+static void test_memory_released(void **state)
+{
+	uint64_t gpa = 32 * MIB;
+	struct machine m;
+	uint64_t value;
+
+	start_polling(&m, gpa);
+	store64(&m, gpa + 8, 1);
+	mem_release(m.mem, gpa, MEM_PAGE_SIZE);
+	part_resume(m.part);
+	assert_false(wait_for(&m, &m.done, 1, 20));
+	store64(&m, gpa + 8, 88);
+	store64(&m, gpa, POLLED);
+	expect(&m, &m.done, 1);
+	assert_int_equal(result64(&m, 0), 88);
+	assert_true(mem_read(m.mem, gpa + 16, &value, 8));
+	assert_int_equal(value, 0x1234);
+	unmake(&m);
+}
+
+static void test_device_memory(void **state)
+{
+	static uint64_t memory[512] __attribute__((aligned(4096)));
+	struct machine m;
+	struct error err;
+	int r;
+
+	start_polling(&m, GUEST_MMIO & ~UINT64_C(0xFFF));
+	memory[0] = POLLED;
+	memory[1] = 99;
+	r = part_map_device(m.part, GUEST_MMIO & ~UINT64_C(0xFFF), memory, sizeof(memory), &err);
+	if (r == -ERR_UNSUPPORTED) {
+		assert_int_equal(backend, PART_SOFT);
+	} else {
+		assert_int_equal(r, 0);
+		part_resume(m.part);
+		expect(&m, &m.done, 1);
+		assert_int_equal(result64(&m, 0), 99);
+		assert_int_equal(memory[2], 0x1234);
+		part_pause(m.part);
+		assert_int_equal(part_map_device(m.part, 0, NULL, 0, &err), 0);
+	}
 	unmake(&m);
 }
 
@@ -1164,6 +1251,9 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_pio),
 		cmocka_unit_test(test_mmio),
+		cmocka_unit_test(test_memory_grows),
+		cmocka_unit_test(test_memory_released),
+		cmocka_unit_test(test_device_memory),
 		cmocka_unit_test(test_msr),
 		cmocka_unit_test(test_cpuid),
 		cmocka_unit_test(test_hypercall64),

@@ -34,8 +34,9 @@
 #define HV_ACCESS_FREQUENCY_MSRS    (1u << 11)
 #define HV_ACCESS_TSC_INVARIANT     (1u << 15)
 /* HV_CPUID_FEATURES, EBX */
-#define HV_POST_MESSAGES (1u << 4)
-#define HV_SIGNAL_EVENTS (1u << 5)
+#define HV_POST_MESSAGES       (1u << 4)
+#define HV_SIGNAL_EVENTS       (1u << 5)
+#define HV_EXTENDED_HYPERCALLS (1u << 20)
 /* HV_CPUID_FEATURES, EDX */
 #define HV_FREQUENCY_MSRS_AVAILABLE (1u << 8)
 #define HV_CRASH_MSRS_AVAILABLE     (1u << 10)
@@ -148,6 +149,8 @@ _Static_assert(sizeof(struct hv_spec_tsc_page) == 24, "reference TSC page");
 #define HV_CALL_NOTIFY_LONG_SPIN_WAIT 0x0008
 #define HV_CALL_POST_MESSAGE          0x005C
 #define HV_CALL_SIGNAL_EVENT          0x005D
+#define HV_CALL_EXT_CAPABILITIES      0x8001 /* extended: TLFS 3.13 */
+#define HV_CALL_EXT_MEMORY_HEAT_HINT  0x8003
 
 #define HV_CONTROL_CODE(control) ((uint16_t)(control))
 #define HV_CONTROL_FAST          (UINT64_C(1) << 16)
@@ -156,6 +159,8 @@ _Static_assert(sizeof(struct hv_spec_tsc_page) == 24, "reference TSC page");
 #define HV_CONTROL_REP_START(c)  (((c) >> 48) & 0xFFF)
 /* 30:27, 31 (nested), 47:44, 63:60 */
 #define HV_CONTROL_RESERVED UINT64_C(0xF000F000F8000000)
+
+#define HV_RESULT_REPS(count) ((uint64_t)(count) << 32)
 
 enum hv_status {
 	HV_STATUS_SUCCESS = 0,
@@ -186,5 +191,20 @@ struct hv_spec_signal_event {
 	uint16_t reserved;
 };
 _Static_assert(sizeof(struct hv_spec_signal_event) == 8, "HvSignalEvent input");
+
+/* HvExtCallQueryCapabilities' answer. */
+#define HV_EXT_COLD_DISCARD_HINT (UINT64_C(1) << 8)
+
+/* HvExtCallMemoryHeatHint: a header, then one range for each repetition. */
+struct hv_spec_memory_hint {
+	uint64_t type; /* 1:0 */
+};
+#define HV_MEMORY_HINT_COLD_DISCARD 2
+/* A range: additional pages in 10:0, large page in 11; then the page's number from bit 12 on, or
+ * for large pages their size in 12 (0: 2 MiB, 1: 1 GiB) and the number of a 2 MiB page from bit 21
+ * on. */
+#define HV_GPA_RANGE_PAGES(range) (((range)&0x7FF) + 1)
+#define HV_GPA_RANGE_LARGE        (UINT64_C(1) << 11)
+#define HV_GPA_RANGE_GIB          (UINT64_C(1) << 12)
 
 #endif

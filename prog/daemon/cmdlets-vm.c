@@ -29,7 +29,7 @@ static int take_settings(struct request *request, struct config_vm *config, stru
 				      "Notes" };
 	char **const fields[] = { &config->kernel_path, &config->initrd_path,
 				  &config->kernel_cmdline, &config->notes };
-	int r = 0;
+	int r;
 
 	if (backend)
 		config_backend_from_name(backend, &config->backend);
@@ -41,8 +41,7 @@ static int take_settings(struct request *request, struct config_vm *config, stru
 	    (unsigned)request_integer(request, "AutomaticStartDelay", config->start_delay_seconds);
 	config->processor_count =
 	    (unsigned)request_integer(request, "ProcessorCount", config->processor_count);
-	config->memory_bytes =
-	    (uint64_t)request_integer(request, "MemoryStartupBytes", (int64_t)config->memory_bytes);
+	r = cmdlets_take_memory(request, config, err);
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(names); i++) {
 		const char *value = request_string(request, names[i]);
 
@@ -209,9 +208,11 @@ static int mutate_set(struct request *request, struct config_vm *config, struct 
 
 static void set_vm(struct request *request, struct vm *vm)
 {
-	bool needs_off = json_object_get(request->params, "ProcessorCount") ||
-			 json_object_get(request->params, "MemoryStartupBytes");
+	bool needs_off = json_object_get(request->params, "ProcessorCount");
 
+	/* While it runs, memory has rules of its own. */
+	if (vm->run && !cmdlets_change_memory(request, vm))
+		return;
 	if (!cmdlets_change(request, vm, needs_off, mutate_set))
 		return;
 	vm_event(vm, EVENT_VM_CHANGED, NULL, "The settings of '%s' were changed.",

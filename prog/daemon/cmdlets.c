@@ -38,10 +38,14 @@ static const struct {
 	{ "Add-VMHardDiskDrive", cmdlet_add_disk },
 	{ "Get-VMHardDiskDrive", cmdlet_get_disk },
 	{ "Remove-VMHardDiskDrive", cmdlet_remove_disk },
+	{ "Set-VMHardDiskDrive", cmdlet_set_disk },
 	{ "Add-VMDvdDrive", cmdlet_add_dvd },
 	{ "Get-VMDvdDrive", cmdlet_get_dvd },
 	{ "Set-VMDvdDrive", cmdlet_set_dvd },
 	{ "Remove-VMDvdDrive", cmdlet_remove_dvd },
+	{ "Add-VMScsiController", cmdlet_add_controller },
+	{ "Get-VMScsiController", cmdlet_get_controller },
+	{ "Remove-VMScsiController", cmdlet_remove_controller },
 	{ "Add-VMNetworkAdapter", cmdlet_add_adapter },
 	{ "Get-VMNetworkAdapter", cmdlet_get_adapter },
 	{ "Remove-VMNetworkAdapter", cmdlet_remove_adapter },
@@ -51,6 +55,12 @@ static const struct {
 	{ "Set-VMProcessor", cmdlet_set_processor },
 	{ "Get-VMMemory", cmdlet_get_memory },
 	{ "Set-VMMemory", cmdlet_set_memory },
+	{ "Get-VMVideo", cmdlet_get_video },
+	{ "Set-VMVideo", cmdlet_set_video },
+	{ "Send-VMText", cmdlet_send_text },
+	{ "Send-VMKey", cmdlet_send_key },
+	{ "Send-VMMouse", cmdlet_send_mouse },
+	{ "Save-VMScreenshot", cmdlet_save_screenshot },
 	{ "Get-VMHost", cmdlet_get_host },
 	{ "Get-VMSwitch", cmdlet_get_switch },
 	{ "Get-VMEvent", cmdlet_get_event },
@@ -146,6 +156,18 @@ void cmdlets_show_fresh(struct request *request, const char *name,
 	request->context = gather;
 	request_for_vms(request, name, gather_vm);
 	gather_one_there(gather);
+}
+
+bool cmdlets_list_matches(const struct request *request, const char *name, const char *text)
+{
+	const json_t *patterns = json_object_get(request->params, name);
+
+	if (json_is_string(patterns))
+		return cmdlet_wildcard_match(json_string_value(patterns), text);
+	for (size_t i = 0; i < json_array_size(patterns); i++)
+		if (cmdlet_wildcard_match(json_string_value(json_array_get(patterns, i)), text))
+			return true;
+	return false;
 }
 
 /* ---- changing a description ---- */

@@ -31,6 +31,10 @@ void cmdlet_disable_service(struct request *request);
 void cmdlet_add_disk(struct request *request);
 void cmdlet_get_disk(struct request *request);
 void cmdlet_remove_disk(struct request *request);
+void cmdlet_set_disk(struct request *request);
+void cmdlet_add_controller(struct request *request);
+void cmdlet_get_controller(struct request *request);
+void cmdlet_remove_controller(struct request *request);
 void cmdlet_add_dvd(struct request *request);
 void cmdlet_get_dvd(struct request *request);
 void cmdlet_set_dvd(struct request *request);
@@ -44,6 +48,12 @@ void cmdlet_get_processor(struct request *request);
 void cmdlet_set_processor(struct request *request);
 void cmdlet_get_memory(struct request *request);
 void cmdlet_set_memory(struct request *request);
+void cmdlet_get_video(struct request *request);
+void cmdlet_set_video(struct request *request);
+void cmdlet_send_text(struct request *request);
+void cmdlet_send_key(struct request *request);
+void cmdlet_send_mouse(struct request *request);
+void cmdlet_save_screenshot(struct request *request);
 void cmdlet_get_host(struct request *request);
 void cmdlet_get_switch(struct request *request);
 void cmdlet_get_event(struct request *request);
@@ -75,11 +85,17 @@ void cmdlets_copy_progress(struct vm *vm, const json_t *event);
 /* Lets describe add its results for each selected VM, once those that run have told their state. */
 void cmdlets_show_fresh(struct request *request, const char *name,
 			void (*describe)(struct request *request, struct vm *vm));
+/* Does a value of a list parameter, names and patterns, match text? */
+bool cmdlets_list_matches(const struct request *request, const char *name, const char *text);
 /* Changes a VM's description by mutate, which returns 0, 1 (nothing to change) or an error. An
  * error becomes the request's, and false is returned. needs_off: refuses while it runs. */
 bool cmdlets_change(struct request *request, struct vm *vm, bool needs_off,
 		    int (*mutate)(struct request *request, struct config_vm *config,
 				  struct error *err));
+/* Takes the memory settings that a request names into a description. */
+int cmdlets_take_memory(struct request *request, struct config_vm *config, struct error *err);
+/* The same for a VM, which may run; false: the request has its error. */
+bool cmdlets_change_memory(struct request *request, struct vm *vm);
 /* Adds an adapter to a description that is not stored yet or is about to be. */
 int cmdlets_add_nic(struct daemon *daemon, struct config_vm *config, const char *name,
 		    const char *switch_name, const char *mac, struct error *err);

@@ -13,6 +13,7 @@ struct vm;
 struct switches;
 struct mounts;
 struct requests;
+struct balancer;
 struct automatic;
 
 struct daemon {
@@ -22,6 +23,7 @@ struct daemon {
 	struct switches *switches;
 	struct mounts *mounts;
 	struct requests *requests;
+	struct balancer *balancer;
 	struct automatic *automatic; /* VMs that are to start after a delay */
 	char *worker_program, *switch_program, *disk_program;
 	int lock_fd;     /* of the state folder: one daemon at a time */

@@ -136,7 +136,7 @@ static int lock_disk(const struct vm *vm, const char *path, int fd, bool writes,
 	return error_prefix(err, "the disk '%.150s'", path);
 }
 
-static int open_disk(const struct vm *vm, const struct config_disk *disk, struct error *err)
+int files_open_disk(const struct vm *vm, const struct config_disk *disk, struct error *err)
 {
 	bool writes = disk->kind == CONFIG_DISK_HARD && !disk->read_only;
 	AUTO_CLOSE int fd = open_regular(disk->path, writes ? O_RDWR : O_RDONLY, err);
@@ -210,7 +210,7 @@ static int add_disks(struct vm *vm, const json_t *parents, struct files *files, 
 
 		if (!vm->config->disks[i].path)
 			continue;
-		fd = open_disk(vm, &vm->config->disks[i], err);
+		fd = files_open_disk(vm, &vm->config->disks[i], err);
 		if (fd < 0)
 			return fd;
 		files_add(files, "disk", "index", (int)i, fd);

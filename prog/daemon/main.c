@@ -3,6 +3,7 @@
  * answers the API; it owns no guest, and may end and start again while they run.
  */
 #include "automatic.h"
+#include "balancer.h"
 #include "daemon.h"
 #include "files.h"
 #include "mounts.h"
@@ -167,7 +168,8 @@ static void check_idle(struct service *service)
 {
 	uint64_t now = clock_now_ns();
 
-	if (!service->options.on_demand || !is_idle(service)) {
+	if (!service->options.on_demand || !is_idle(service) ||
+	    balancer_busy(service->daemon.balancer)) {
 		service->idle_since_ns = now;
 		return;
 	}
@@ -320,6 +322,8 @@ static int start(struct service *service, struct error *err)
 	r = server_new(daemon, fd, &service->server, err);
 	if (r == 0)
 		r = loop_timer_new(daemon->loop, tick, service, &service->timer, err);
+	if (r == 0)
+		r = balancer_new(daemon, &daemon->balancer, err);
 	return r;
 }
 
@@ -369,6 +373,7 @@ static void release(struct service *service)
 
 	server_free(service->server);
 	automatic_end(daemon);
+	balancer_free(daemon->balancer);
 	for (size_t i = 0; i < daemon->vm_count; i++)
 		run_detach(daemon->vms[i]);
 	switches_free(daemon->switches);

@@ -105,6 +105,45 @@ static void put_guest(json_t *object, const struct vm *vm)
 	put(object, "KeyValuePairs", vm->run ? vm->run->kvp : NULL);
 }
 
+static uint64_t memory(const struct vm *vm, const char *name)
+{
+	return vm->run ? run_memory(vm->run, name) : 0;
+}
+
+/* Hyper-V's words for how much of the buffer is there. */
+static const char *memory_status(const struct vm *vm)
+{
+	uint64_t assigned = memory(vm, "assigned_bytes"), demand = memory(vm, "demand_bytes");
+	uint64_t buffer = demand / 100 * vm->config->dynamic_memory.buffer_percent;
+
+	if (!vm->config->dynamic_memory.enabled || !demand)
+		return "";
+	if (assigned >= demand + buffer / 10 * 8 ||
+	    assigned >= vm->config->dynamic_memory.maximum_bytes)
+		return "OK";
+	return assigned > demand ? "Low" : "Warning";
+}
+
+static void put_bytes(json_t *object, const char *name, uint64_t bytes)
+{
+	json_object_set_new(object, name, json_integer((json_int_t)bytes));
+}
+
+static void put_memory(json_t *object, const struct vm *vm)
+{
+	const struct config_dynamic_memory *dynamic = &vm->config->dynamic_memory;
+
+	put_bytes(object, "MemoryDemand", memory(vm, "demand_bytes"));
+	put_text(object, "MemoryStatus", memory_status(vm));
+	put_bytes(object, "MemoryStartup", vm->config->memory_bytes);
+	json_object_set_new(object, "DynamicMemoryEnabled", json_boolean(dynamic->enabled));
+	put_bytes(object, "MemoryMinimum",
+		  dynamic->enabled ? dynamic->minimum_bytes : vm->config->memory_bytes);
+	put_bytes(object, "MemoryMaximum",
+		  dynamic->enabled ? dynamic->maximum_bytes : vm->config->memory_bytes);
+	put_bytes(object, "ResidentMemory", memory(vm, "backed_bytes"));
+}
+
 static void put_run(json_t *object, const struct vm *vm)
 {
 	const struct run *run = vm->run;
@@ -113,16 +152,13 @@ static void put_run(json_t *object, const struct vm *vm)
 
 	json_object_set_new(object, "CPUUsage",
 			    json_integer(vm->state == VM_RUNNING ? run->cpu_usage_percent : 0));
-	json_object_set_new(object, "MemoryAssigned",
-			    json_integer(runs ? (json_int_t)vm->config->memory_bytes : 0));
+	put_bytes(object, "MemoryAssigned", runs ? memory(vm, "assigned_bytes") : 0);
 	json_object_set_new(
 	    object, "Uptime",
 	    json_real((double)(status_integer(vm, "uptime_ns") / 1000000) / 1000.0));
 	put_text(object, "Backend",
 		 run && run->backend ? run->backend : config_backend_name(vm->config->backend));
 	put_text(object, "BackendReason", run ? run->backend_reason : NULL);
-	json_object_set_new(object, "ResidentMemory",
-			    json_integer(status_integer(vm, "resident_bytes")));
 	json_object_set_new(object, "WorkerProcessId",
 			    run ? json_integer(run->process.pid) : json_null());
 }
@@ -150,8 +186,7 @@ json_t *object_vm(const struct vm *vm)
 	put_text(object, "VMId", vm->id);
 	json_object_set_new(object, "Generation", json_integer(config->generation));
 	json_object_set_new(object, "ProcessorCount", json_integer(config->processor_count));
-	json_object_set_new(object, "MemoryStartup",
-			    json_integer((json_int_t)config->memory_bytes));
+	put_memory(object, vm);
 	put_text(object, "CheckpointType", config_checkpoint_type_name(config->checkpoint_type));
 	put_text(object, "ParentSnapshotId", config->parent_checkpoint);
 	put_text(object, "Notes", config->notes ? config->notes : "");
@@ -187,6 +222,23 @@ json_t *object_disk(const struct vm *vm, const struct config_disk *disk)
 	else
 		json_object_set_new(object, "ReadOnly", json_boolean(disk->read_only));
 	put_text(object, "Path", disk->path);
+	return object;
+}
+
+json_t *object_controller(const struct vm *vm, unsigned number)
+{
+	char id[GUID_TEXT_SIZE];
+	json_t *object = part(vm);
+	json_t *drives = json_array();
+
+	for (unsigned i = 0; i < vm->config->disk_count; i++)
+		if (vm->config->disks[i].bus == CONFIG_BUS_SCSI &&
+		    vm->config->disks[i].controller_number == number)
+			json_array_append_new(drives, object_disk(vm, &vm->config->disks[i]));
+	put_text(object, "Name", "SCSI Controller");
+	json_object_set_new(object, "ControllerNumber", json_integer(number));
+	json_object_set_new(object, "Drives", drives);
+	put_text(object, "Id", guid_format(&vm->config->scsi_ids[number], id));
 	return object;
 }
 
@@ -268,10 +320,27 @@ json_t *object_processor(const struct vm *vm)
 
 json_t *object_memory(const struct vm *vm)
 {
+	const struct config_dynamic_memory *dynamic = &vm->config->dynamic_memory;
 	json_t *object = part(vm);
 
-	json_object_set_new(object, "DynamicMemoryEnabled", json_false());
-	json_object_set_new(object, "Startup", json_integer((json_int_t)vm->config->memory_bytes));
+	json_object_set_new(object, "DynamicMemoryEnabled", json_boolean(dynamic->enabled));
+	put_bytes(object, "Minimum", dynamic->minimum_bytes);
+	put_bytes(object, "Startup", vm->config->memory_bytes);
+	put_bytes(object, "Maximum", dynamic->maximum_bytes);
+	json_object_set_new(object, "Buffer", json_integer(dynamic->buffer_percent));
+	json_object_set_new(object, "Priority", json_integer(dynamic->priority));
+	return object;
+}
+
+json_t *object_video(const struct vm *vm)
+{
+	const struct config_video *video = &vm->config->video;
+	json_t *object = part(vm);
+
+	json_object_set_new(object, "Enabled", json_boolean(video->enabled));
+	put_text(object, "ResolutionType", config_video_type_name(video->type));
+	json_object_set_new(object, "HorizontalResolution", json_integer(video->width));
+	json_object_set_new(object, "VerticalResolution", json_integer(video->height));
 	return object;
 }
 

@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -92,6 +93,7 @@ static void run_free(struct run *run)
 	json_decref(run->services);
 	json_decref(run->kvp);
 	json_decref(run->crash);
+	json_decref(run->memory);
 	json_decref(run->last_save);
 	free(run->backend);
 	free(run->backend_reason);
@@ -396,6 +398,22 @@ static void on_integration(struct run *run, const json_t *event)
 	vm_wake(run->vm, VM_WAIT_CHANGED, NULL);
 }
 
+static void on_memory(struct run *run, const json_t *event)
+{
+	const json_t *memory = json_object_get(event, "memory");
+
+	if (json_is_object(memory))
+		take_json(&run->memory, memory);
+	vm_wake(run->vm, VM_WAIT_CHANGED, NULL);
+}
+
+uint64_t run_memory(const struct run *run, const char *name)
+{
+	json_int_t value = json_integer_value(json_object_get(run->memory, name));
+
+	return value > 0 ? (uint64_t)value : 0;
+}
+
 static void on_kvp(struct run *run, const json_t *event)
 {
 	const json_t *items = json_object_get(event, "items");
@@ -422,6 +440,28 @@ static void on_guest_reset(struct run *run, const json_t *event)
 	run_note_reset(run);
 	vm_event(run->vm, EVENT_VM_RESET_BY_GUEST, NULL,
 		 "'%s' was reset by the guest operating system.", run->vm->config->name);
+}
+
+/* The drive is empty from now on, also after the next start. */
+static void on_ejected(struct run *run, const json_t *event)
+{
+	const char *id = json_string_value(json_object_get(event, "controller"));
+	json_int_t location = json_integer_value(json_object_get(event, "location"));
+	struct config_vm *copy = vm_config_copy(run->vm, NULL);
+	struct config_disk *disk = NULL;
+	char its_id[GUID_TEXT_SIZE];
+	struct error err;
+
+	for (unsigned i = 0; copy && id && i < copy->scsi_count; i++)
+		if (strcasecmp(guid_format(&copy->scsi_ids[i], its_id), id) == 0)
+			disk = config_find_disk(copy, CONFIG_BUS_SCSI, i, (unsigned)location);
+	if (!disk || disk->kind != CONFIG_DISK_DVD) {
+		config_vm_free(copy);
+		return;
+	}
+	if (config_set_string(&disk->path, NULL, &err) == 0 && vm_change(run->vm, copy, &err) < 0)
+		log_error("virtual machine '%s': noting that the guest ejected a DVD: %s",
+			  run->vm->config->name, err.text);
 }
 
 static void on_shutdown_failed(struct run *run, const json_t *event)
@@ -481,7 +521,9 @@ static void on_event(void *user, const char *name, const json_t *event)
 		{ "state", on_state },
 		{ "integration", on_integration },
 		{ "kvp", on_kvp },
+		{ "memory", on_memory },
 		{ "guest-reset", on_guest_reset },
+		{ "ejected", on_ejected },
 		{ "shutdown-failed", on_shutdown_failed },
 		{ "guest-crash", on_guest_crash },
 		{ "saved", on_saved },
@@ -1203,6 +1245,8 @@ static void status_answered(void *user, const json_t *reply, const struct error 
 		take_json(&run->status, reply);
 		if (json_is_array(json_object_get(reply, "integration")))
 			take_json(&run->services, json_object_get(reply, "integration"));
+		if (json_is_object(json_object_get(reply, "memory")))
+			take_json(&run->memory, json_object_get(reply, "memory"));
 		if (json_is_object(json_object_get(reply, "kvp")))
 			take_json(&run->kvp, json_object_get(reply, "kvp"));
 		take_text(run->heartbeat, sizeof(run->heartbeat),

@@ -33,7 +33,7 @@ struct run {
 	bool starting;
 	char *backend, *backend_reason;
 	/* What the worker last said. */
-	json_t *status, *services, *kvp, *crash;
+	json_t *status, *services, *kvp, *crash, *memory;
 	char heartbeat[32];
 	char off_reason[32];
 	char off_text[512];
@@ -70,6 +70,9 @@ void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns,
 /* As run_request with "turn-off"; a worker that does not obey is killed. */
 void run_turn_off(struct vm *vm);
 void run_set_state(struct vm *vm, enum vm_state state);
+/* A number of what the worker last said of the guest's memory (docs/worker-protocol.md); 0: it
+ * hasn't. */
+uint64_t run_memory(const struct run *run, const char *name);
 /* Has the worker write memory and state to fd (taken); id names the folder. stop: the VM is then
  * saved and its worker ends; else it goes on. VM_WAIT_SAVED tells the end. */
 void run_save(struct vm *vm, int fd, const char *id, bool stop);

@@ -24,6 +24,7 @@ struct control {
 	struct loop_fd *listen_lfd;
 	const struct config_vm *config;
 	struct machine *machine;
+	struct viewers *viewers;
 	struct client *clients[MAX_CLIENTS];
 	unsigned client_count;
 	uint64_t last_client;

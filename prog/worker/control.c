@@ -3,16 +3,16 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "devices.h"
 #include "disk/live.h"
 #include "ipc/ipc.h"
+#include "viewers.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 static void client_free(struct client *client)
@@ -67,13 +67,21 @@ static json_t *state_event(struct machine *machine)
 			 machine_saving(machine));
 }
 
-/* Resident memory of this process in bytes, guest RAM included. */
-static json_int_t resident_bytes(void)
+static json_t *memory_json(struct machine *machine)
 {
-	struct rusage usage;
+	struct machine_memory memory;
 
-	getrusage(RUSAGE_SELF, &usage);
-	return (json_int_t)usage.ru_maxrss * 1024;
+	machine_memory(machine, &memory);
+	return json_pack(
+	    "{s:i, s:I, s:I, s:I, s:I, s:I}", "version", (int)memory.version, "assigned_bytes",
+	    (json_int_t)memory.assigned_bytes, "target_bytes", (json_int_t)memory.target_bytes,
+	    "demand_bytes", (json_int_t)memory.demand_bytes, "available_bytes",
+	    (json_int_t)memory.available_bytes, "backed_bytes", (json_int_t)memory.backed_bytes);
+}
+
+json_t *control_memory_event(struct machine *machine)
+{
+	return json_pack("{s:s, s:o}", "event", "memory", "memory", memory_json(machine));
 }
 
 static json_t *status_json(struct control *control)
@@ -87,12 +95,11 @@ static json_t *status_json(struct control *control)
 		json_array_append_new(vps,
 				      json_integer((json_int_t)machine_vp_runtime_ns(machine, i)));
 	status = json_pack(
-	    "{s:s, s:b, s:i, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:o, s:O}", "state",
+	    "{s:s, s:b, s:i, s:s, s:s, s:I, s:o, s:s, s:o, s:o, s:O}", "state",
 	    machine_paused(machine) ? "paused" : "running", "saving", machine_saving(machine),
 	    "save_percent", (int)machine_save_percent(machine), "backend",
 	    machine_backend_name(machine), "backend_reason", machine_backend_reason(machine),
-	    "uptime_ns", (json_int_t)machine_uptime_ns(machine), "memory_bytes",
-	    (json_int_t)control->config->memory_bytes, "resident_bytes", resident_bytes(),
+	    "uptime_ns", (json_int_t)machine_uptime_ns(machine), "memory", memory_json(machine),
 	    "heartbeat", machine_heartbeat(machine), "vp_runtime_ns", vps, "integration",
 	    services_json(machine), "kvp", json_object_get(kvp, "items"));
 	json_decref(kvp);
@@ -150,6 +157,16 @@ static int op_nmi(struct control *control, json_t *request, json_t **ret, struct
 static int op_status(struct control *control, json_t *request, json_t **ret, struct error *err)
 {
 	*ret = status_json(control);
+	return 0;
+}
+
+static int op_set_memory(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	json_int_t bytes = json_integer_value(json_object_get(request, "bytes"));
+
+	if (bytes <= 0)
+		return error_set(err, ERR_INVALID, "'bytes' is no size");
+	machine_set_memory(control->machine, (uint64_t)bytes);
 	return 0;
 }
 
@@ -314,6 +331,7 @@ static const struct control_operation operations[] = {
 	{ "resume", op_resume },
 	{ "nmi", op_nmi },
 	{ "save", op_save },
+	{ "set-memory", op_set_memory },
 	{ "set-integration", op_set_integration },
 	{ "push-disk", op_push_disk },
 	{ "merge-disk", op_merge_disk },
@@ -340,6 +358,10 @@ static int run_request(struct control *control, json_t *request, json_t **ret, s
 		return error_set(err, ERR_INVALID, "a request without \"op\"");
 	if (!control->machine)
 		return error_set(err, ERR_STATE, "the virtual machine is not running yet");
+	if (devices_knows(op))
+		return devices_run(control->machine, op, request, &control->fds[0], err);
+	if (viewers_knows(op))
+		return viewers_run(control->viewers, op, request, &control->fds[0], err);
 	if (!operation)
 		return error_set(err, ERR_UNSUPPORTED, "the worker knows no operation '%s'", op);
 	return operation->run(control, request, ret, err);
@@ -453,13 +475,14 @@ static void client_ready(void *user, uint32_t events)
 static void greet(struct client *client)
 {
 	struct machine *machine = client->control->machine;
-	json_t *events[3];
+	json_t *events[4];
 
 	if (!machine)
 		return;
 	events[0] = state_event(machine);
 	events[1] = control_services_event(machine);
 	events[2] = control_kvp_event(machine);
+	events[3] = control_memory_event(machine);
 	for (size_t i = 0; i < ARRAY_SIZE(events); i++) {
 		ipc_send(client->fd, events[i], NULL, 0, NULL);
 		json_decref(events[i]);
@@ -492,7 +515,7 @@ static void on_connect(void *user, uint32_t events)
 }
 
 int control_new(struct loop *loop, int listen_fd, const struct config_vm *config,
-		struct control **ret, struct error *err)
+		struct viewers *viewers, struct control **ret, struct error *err)
 {
 	struct control *control = calloc(1, sizeof(*control));
 
@@ -501,6 +524,7 @@ int control_new(struct loop *loop, int listen_fd, const struct config_vm *config
 	control->loop = loop;
 	control->listen_fd = listen_fd;
 	control->config = config;
+	control->viewers = viewers;
 	if (loop_fd_add(loop, listen_fd, EPOLLIN, on_connect, control, &control->listen_lfd, err) <
 	    0) {
 		free(control);

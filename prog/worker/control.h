@@ -13,10 +13,11 @@
 #include <jansson.h>
 
 struct control;
+struct viewers;
 
-/* Takes listen_fd. */
+/* Takes listen_fd; borrows viewers. */
 int control_new(struct loop *loop, int listen_fd, const struct config_vm *config,
-		struct control **ret, struct error *err);
+		struct viewers *viewers, struct control **ret, struct error *err);
 void control_free(struct control *control);
 /* From here on requests reach the machine. */
 void control_set_machine(struct control *control, struct machine *machine);
@@ -29,5 +30,6 @@ void control_socket_asked(struct control *control, uint64_t ticket, const struct
 /* The events that have content. */
 json_t *control_kvp_event(struct machine *machine);
 json_t *control_services_event(struct machine *machine);
+json_t *control_memory_event(struct machine *machine);
 
 #endif

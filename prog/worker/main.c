@@ -6,6 +6,7 @@
 #include "control.h"
 #include "job.h"
 #include "sandbox.h"
+#include "viewers.h"
 
 #include "base/log.h"
 #include "base/macros.h"
@@ -27,6 +28,7 @@ struct worker {
 	struct loop *loop;
 	struct job job;
 	struct control *control;
+	struct viewers *viewers;
 	struct console *consoles[2];
 	struct machine *machine;
 	bool off;
@@ -50,6 +52,16 @@ static void on_guest_reset(void *user)
 	struct worker *worker = user;
 
 	control_event(worker->control, json_pack("{s:s}", "event", "guest-reset"));
+}
+
+static void on_ejected(void *user, const struct guid *controller, unsigned location)
+{
+	struct worker *worker = user;
+	char id[GUID_TEXT_SIZE];
+
+	control_event(worker->control,
+		      json_pack("{s:s, s:s, s:i}", "event", "ejected", "controller",
+				guid_format(controller, id), "location", (int)location));
 }
 
 static void on_shutdown_failed(void *user, const char *text)
@@ -82,6 +94,24 @@ static void on_kvp_changed(void *user)
 	struct worker *worker = user;
 
 	control_event(worker->control, control_kvp_event(worker->machine));
+}
+
+static void on_display_changed(void *user)
+{
+	viewers_screen_changed(((struct worker *)user)->viewers);
+}
+
+static void on_display_damaged(void *user)
+{
+	viewers_screen_damaged(((struct worker *)user)->viewers);
+}
+
+static void on_memory_changed(void *user)
+{
+	struct worker *worker = user;
+
+	if (worker->machine)
+		control_event(worker->control, control_memory_event(worker->machine));
 }
 
 static void on_services_changed(void *user)
@@ -137,7 +167,11 @@ static int build(struct worker *worker, struct error *err)
 		.user = worker,
 		.off = on_off,
 		.guest_reset = on_guest_reset,
+		.ejected = on_ejected,
 		.guest_crash = on_guest_crash,
+		.memory_changed = on_memory_changed,
+		.display_changed = on_display_changed,
+		.display_damaged = on_display_damaged,
 		.shutdown_failed = on_shutdown_failed,
 		.kvp_changed = on_kvp_changed,
 		.services_changed = on_services_changed,
@@ -148,8 +182,10 @@ static int build(struct worker *worker, struct error *err)
 	int r = loop_new(&worker->loop, err);
 
 	if (r == 0)
+		r = viewers_new(worker->loop, &worker->viewers, err);
+	if (r == 0)
 		r = control_new(worker->loop, worker->job.control_fd, worker->job.vm,
-				&worker->control, err);
+				worker->viewers, &worker->control, err);
 	if (r < 0)
 		return r;
 	worker->job.control_fd = -1; /* the control's now */
@@ -193,11 +229,14 @@ static void release(struct worker *worker)
 {
 	if (worker->control)
 		control_set_machine(worker->control, NULL);
+	if (worker->viewers)
+		viewers_set_machine(worker->viewers, NULL);
 	machine_free(worker->machine);
 	worker->machine = NULL;
 	for (unsigned i = 0; i < 2; i++)
 		console_free(worker->consoles[i]);
 	control_free(worker->control);
+	viewers_free(worker->viewers);
 	job_done(&worker->job);
 	loop_free(worker->loop);
 }
@@ -243,6 +282,7 @@ int main(int argc, char **argv)
 	job_started(JOB_FD, machine_backend_name(worker.machine),
 		    machine_backend_reason(worker.machine));
 	close(JOB_FD);
+	viewers_set_machine(worker.viewers, worker.machine);
 	control_set_machine(worker.control, worker.machine);
 	while (!worker.off)
 		loop_run(worker.loop);

@@ -3,6 +3,8 @@ import os
 import re
 import subprocess
 
+import pytest
+
 from conftest import TOP, wait_for
 
 
@@ -137,8 +139,17 @@ def test_adapters(host):
         ("Network Adapter", None), ("third", "Default Switch")]
     host.run("start-vm", "a")
     assert host.json("get-vmswitch")[0]["PortCount"] == 1
-    assert "only while it is off" in host.run("disconnect-vmnetworkadapter", "a", status=1)
-    host.run("stop-vm", "a")
+    # While it runs: the worker gets the port, and the switch one less.
+    host.run("connect-vmnetworkadapter", "a", "Network Adapter", "Default Switch")
+    host.run("add-vmnetworkadapter", "a", "-SwitchName", "Default Switch", "-Name", "fourth")
+    assert host.json("get-vmswitch")[0]["PortCount"] == 3
+    host.run("disconnect-vmnetworkadapter", "a", "third")
+    host.run("remove-vmnetworkadapter", "a", "fourth")
+    wait_for(lambda: host.json("get-vmswitch")[0]["PortCount"] == 1)
+    assert [(x["Name"], x["SwitchName"]) for x in host.json("get-vmnetworkadapter", "a")] == [
+        ("Network Adapter", "Default Switch"), ("third", None)]
+    host.run("stop-vm", "a", "-TurnOff")
+    wait_for(lambda: host.json("get-vmswitch")[0]["PortCount"] == 0)
     host.run("disconnect-vmnetworkadapter", "a")
     assert "no network adapter 'x'" in host.run("remove-vmnetworkadapter", "a", "-Name", "x",
                                                 status=1)
@@ -147,6 +158,93 @@ def test_adapters(host):
     assert len(host.json("get-vmnetworkadapter", "b")) == 7
     host.run("add-vmnetworkadapter", "b")
     assert "at most 8" in host.run("add-vmnetworkadapter", "b", status=1)
+
+
+def places(host, kind="harddisk"):
+    return [(d["ControllerNumber"], d["ControllerLocation"], d["Path"] and os.path.basename(d["Path"]))
+            for d in host.json("get-vm%sdrive" % kind, "a")]
+
+
+def test_controllers(host):
+    for name in ("one", "two", "three"):
+        open(os.path.join(host.folder, name), "w").close()
+    host.new_vm("a", "", "-VHDPath", "one")
+    for _ in range(3):
+        host.run("add-vmscsicontroller", "a")
+    assert "at most 4" in host.run("add-vmscsicontroller", "a", status=1)
+    host.run("add-vmharddiskdrive", "a", "-Path", "two", "-ControllerNumber", 2)
+    host.run("add-vmharddiskdrive", "a", "-Path", "three", "-ControllerNumber", 1)
+    assert places(host) == [(0, 0, "one"), (1, 0, "three"), (2, 0, "two")]
+    controllers = host.json("get-vmscsicontroller", "a")
+    assert [len(c["Drives"]) for c in controllers] == [1, 1, 1, 0]
+    host.run("remove-vmscsicontroller", "a", "-ControllerNumber", 1)
+    assert places(host) == [(0, 0, "one"), (1, 0, "two")]
+    assert host.json("get-vmscsicontroller", "a", "-ControllerNumber", 1)[0]["Id"] == controllers[2]["Id"]
+    assert "no SCSI controller 3" in host.run("remove-vmscsicontroller", "a", "-ControllerNumber", 3,
+                                              status=1)
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["off", "running"])
+def test_drives_are_set_and_moved(host, runs):
+    for name in ("one", "two", "cd.iso"):
+        open(os.path.join(host.folder, name), "w").close()
+    host.new_vm("a", "", "-VHDPath", "one")
+    host.run("add-vmscsicontroller", "a")
+    if runs:
+        host.run("start-vm", "a")
+    host.run("set-vmharddiskdrive", "a", "-Path", "two")
+    assert places(host) == [(0, 0, "two")]
+    host.run("set-vmharddiskdrive", "a", "-ToControllerNumber", 1, "-ToControllerLocation", 7)
+    assert places(host) == [(1, 7, "two")]
+    assert "No such file" in host.run("set-vmharddiskdrive", "a", "-Path", "nosuch", status=1)
+    host.run("add-vmharddiskdrive", "a", "-Path", "one")
+    assert "is taken" in host.run("set-vmharddiskdrive", "a", "-ControllerNumber", 0,
+                                  "-ToControllerNumber", 1, "-ToControllerLocation", 7, status=1)
+    assert places(host) == [(0, 0, "one"), (1, 7, "two")]
+    host.run("add-vmdvddrive", "a")
+    host.run("set-vmdvddrive", "a", "-Path", "cd.iso")
+    assert places(host, "dvd") == [(0, 1, "cd.iso")]
+    host.run("set-vmdvddrive", "a", "-ToControllerLocation", 9)
+    host.run("set-vmdvddrive", "a", "-Path", "")
+    assert places(host, "dvd") == [(0, 9, None)]
+    if not runs:
+        assert "running virtual machine" in host.run(
+            "set-vmharddiskdrive", "a", "-ControllerNumber", 0, "-SizeBytes", "1GB", status=1)
+        return
+    host.run("set-vmharddiskdrive", "a", "-ControllerNumber", 0, "-SizeBytes", "1GB")
+    host.run("remove-vmdvddrive", "a", "-ControllerNumber", 0, "-ControllerLocation", 9)
+    host.run("remove-vmharddiskdrive", "a", "-ControllerType", "SCSI", "-ControllerNumber", 0,
+             "-ControllerLocation", 0)
+    host.run("remove-vmscsicontroller", "a", "-ControllerNumber", 0)
+    assert places(host) == [(0, 7, "two")]
+
+
+def test_a_refused_change_is_not_in_the_description(host):
+    open(os.path.join(host.folder, "one"), "w").close()
+    host.running_vm("a", "nodevices")
+    before = open(os.path.join(host.vm_folder("a"), "vm.json")).read()
+    for cmdlet in (("add-vmharddiskdrive", "a", "-Path", "one"), ("add-vmdvddrive", "a"),
+                   ("add-vmscsicontroller", "a"), ("remove-vmscsicontroller", "a", "-ControllerNumber", 0),
+                   ("add-vmnetworkadapter", "a", "-Name", "x"), ("remove-vmnetworkadapter", "a"),
+                   ("connect-vmnetworkadapter", "a", "-SwitchName", "Default Switch")):
+        assert "as told" in host.run(*cmdlet, status=1)
+    assert open(os.path.join(host.vm_folder("a"), "vm.json")).read() == before
+
+
+def test_ejected_by_the_guest(host):
+    for name in ("one", "cd.iso"):
+        open(os.path.join(host.folder, name), "w").close()
+    host.new_vm("a", "", "-VHDPath", "one")
+    host.run("add-vmdvddrive", "a", "-Path", "cd.iso")
+    host.run("start-vm", "a")
+    console = subprocess.Popen(host.command("connect-vm", "a"), env=host.env, stdin=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL)
+    console.stdin.write(b"eject\n")
+    console.stdin.flush()
+    wait_for(lambda: places(host, "dvd") == [(0, 1, None)])
+    assert places(host) == [(0, 0, "one")]
+    console.terminate()
+    console.wait()
 
 
 def test_integration_services(host):
@@ -172,7 +270,38 @@ def test_processor_and_memory(host):
     host.run("set-vmmemory", "a", "-StartupBytes", "4GB")
     assert host.json("get-vmprocessor", "a")[0]["Count"] == 4
     assert host.json("get-vmmemory", "a")[0]["Startup"] == 4 << 30
-    assert "not there yet" in host.run("set-vmmemory", "a", "-DynamicMemoryEnabled", "true", status=1)
+
+
+def memory_of(host):
+    shown = host.json("get-vmmemory", "a")[0]
+    return [shown[name] >> 20 for name in ("Minimum", "Startup", "Maximum")]
+
+
+def test_dynamic_memory_settings(host):
+    host.new_vm("a", "demand=1000")
+    assert memory_of(host) == [512, 512, 1 << 20]
+    host.run("set-vmmemory", "a", "-DynamicMemoryEnabled", "true", "-MinimumBytes", "128MB",
+             "-MaximumBytes", "2GB", "-Buffer", 50, "-Priority", 80)
+    shown = host.json("get-vmmemory", "a")[0]
+    assert shown["DynamicMemoryEnabled"] and shown["Buffer"] == 50 and shown["Priority"] == 80
+    assert "not between the minimum" in host.run("set-vm", "a", "-MemoryMinimumBytes", "1GB", status=1)
+    host.run("start-vm", "a")
+    # 1000 MB and half of it once more, as soon as the balancer looks.
+    wait_for(lambda: host.vm("a")["MemoryAssigned"] == 1500 << 20)
+    assert host.vm("a")["MemoryStatus"] == "OK" and host.vm("a")["MemoryDemand"] == 1000 << 20
+    for refused in (("-DynamicMemoryEnabled", "false"), ("-StartupBytes", "1GB"),
+                    ("-MinimumBytes", "256MB"), ("-MaximumBytes", "1GB")):
+        assert "while it" in host.run("set-vmmemory", "a", *refused, status=1)
+    host.run("set-vmmemory", "a", "-MinimumBytes", "64MB", "-MaximumBytes", "3GB", "-Buffer", 100)
+    wait_for(lambda: host.vm("a")["MemoryAssigned"] == 2000 << 20)
+
+
+def test_memory_of_a_running_static_vm(host):
+    host.running_vm("a")
+    host.run("set-vmmemory", "a", "-StartupBytes", "1GB")
+    wait_for(lambda: host.vm("a")["MemoryAssigned"] == 1 << 30)
+    host.running_vm("b", "nodriver")
+    assert "no driver" in host.run("set-vm", "b", "-MemoryStartupBytes", "1GB", status=1)
 
 
 def test_host_and_switch(host):

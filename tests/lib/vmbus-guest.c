@@ -117,6 +117,12 @@ bool vmbus_guest_move(struct vmbus_guest *guest, const struct vmbus_guest_move *
 
 struct vmbus_guest *vmbus_guest_new(unsigned vp_count, uint64_t ram_bytes)
 {
+	return vmbus_guest_new_growable(vp_count, ram_bytes, ram_bytes);
+}
+
+struct vmbus_guest *vmbus_guest_new_growable(unsigned vp_count, uint64_t ram_bytes,
+					     uint64_t reach_bytes)
+{
 	struct vmbus_guest *guest = calloc(1, sizeof(*guest));
 	struct error err;
 
@@ -125,7 +131,7 @@ struct vmbus_guest *vmbus_guest_new(unsigned vp_count, uint64_t ram_bytes)
 	guest->next_page = 16 * VMBUS_PAGE_BYTES;
 	guest->next_gpadl = 0xE1E10;
 	require(loop_new(&guest->loop, &err) == 0, "%s", err.text);
-	require(mem_new(ram_bytes, &guest->mem, &err) == 0, "%s", err.text);
+	require(mem_new_growable(ram_bytes, reach_bytes, &guest->mem, &err) == 0, "%s", err.text);
 	new_host(guest);
 	guest->post_page = vmbus_guest_alloc(guest, 1);
 	guest->interrupt_page = vmbus_guest_alloc(guest, 1);

@@ -57,6 +57,8 @@ struct vmbus_guest {
 };
 
 struct vmbus_guest *vmbus_guest_new(unsigned vp_count, uint64_t ram_bytes);
+struct vmbus_guest *vmbus_guest_new_growable(unsigned vp_count, uint64_t ram_bytes,
+					     uint64_t reach_bytes);
 /* The devices must be gone from the bus. */
 void vmbus_guest_free(struct vmbus_guest *guest);
 

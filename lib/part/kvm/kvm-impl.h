@@ -88,6 +88,8 @@ struct kvm_part {
 		uint32_t data;
 	} route[KVM_IOAPIC_PINS];
 
+	uint64_t slot_bytes[2]; /* of RAM that KVM knows */
+	bool device_mapped;
 	bool dirty_log; /* KVM logs writes */
 	uint64_t *dirty_bitmap;
 

@@ -100,7 +100,60 @@ static int set_memory_flags(struct kvm_part *kvm, uint32_t flags, struct error *
 			return error_set_errno(err, errno, "KVM: %llu MiB of RAM at 0x%llx",
 					       (unsigned long long)(ranges[i].size_bytes / MIB),
 					       (unsigned long long)ranges[i].gpa);
+		kvm->slot_bytes[i] = ranges[i].size_bytes;
 	}
+	return 0;
+}
+
+static uint64_t range_bytes(const struct kvm_part *kvm, unsigned slot)
+{
+	struct mem_range ranges[2];
+
+	return slot < mem_ranges(kvm->part.mem, ranges) ? ranges[slot].size_bytes : 0;
+}
+
+/* KVM changes no slot's size: it goes, and comes again. */
+static int kvm_memory_changed(struct part *part, struct error *err)
+{
+	struct kvm_part *kvm = kvm_of(part);
+
+	/* What the slots have logged goes with them. */
+	if (kvm->dirty_log)
+		part_dirty_log_collect(part);
+	for (unsigned i = 0; i < ARRAY_SIZE(kvm->slot_bytes); i++) {
+		struct kvm_userspace_memory_region none = { .slot = i };
+
+		if (!kvm->slot_bytes[i] || kvm->slot_bytes[i] == range_bytes(kvm, i))
+			continue;
+		if (kvm_ioctl(kvm->vm_fd, KVM_SET_USER_MEMORY_REGION, &none) < 0)
+			return error_set_errno(err, errno, "KVM: taking RAM back");
+		kvm->slot_bytes[i] = 0;
+	}
+	return set_memory_flags(kvm, kvm->dirty_log ? KVM_MEM_LOG_DIRTY_PAGES : 0, err);
+}
+
+/* Behind the slots of RAM. */
+#define DEVICE_SLOT 2
+
+static int kvm_map_device(struct part *part, uint64_t gpa, void *host, uint64_t len,
+			  struct error *err)
+{
+	struct kvm_part *kvm = kvm_of(part);
+	struct kvm_userspace_memory_region region = { .slot = DEVICE_SLOT };
+
+	/* A slot that is there goes first. */
+	if (kvm->device_mapped && kvm_ioctl(kvm->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
+		return error_set_errno(err, errno, "KVM: taking device memory away");
+	kvm->device_mapped = false;
+	if (!len)
+		return 0;
+	region.guest_phys_addr = gpa;
+	region.memory_size = len;
+	region.userspace_addr = (uintptr_t)host;
+	if (kvm_ioctl(kvm->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
+		return error_set_errno(err, errno, "KVM: device memory at 0x%llx",
+				       (unsigned long long)gpa);
+	kvm->device_mapped = true;
 	return 0;
 }
 
@@ -315,7 +368,7 @@ static bool dirty_log_switch(struct kvm_part *kvm, bool on)
 
 	if (on && !kvm->dirty_bitmap)
 		kvm->dirty_bitmap =
-		    calloc(mem_size_bytes(kvm->part.mem) / MEM_PAGE_SIZE / 64 + 1, 8);
+		    calloc(mem_reach_bytes(kvm->part.mem) / MEM_PAGE_SIZE / 64 + 1, 8);
 	if ((on && !kvm->dirty_bitmap) ||
 	    set_memory_flags(kvm, on ? KVM_MEM_LOG_DIRTY_PAGES : 0, &err) < 0) {
 		log_error("the dirty log can't be switched %s", on ? "on" : "off");
@@ -374,6 +427,8 @@ const struct part_backend_ops kvm_backend_ops = {
 	.start = kvm_vps_start,
 	.pause = kvm_vps_pause,
 	.resume = kvm_vps_resume,
+	.memory_changed = kvm_memory_changed,
+	.map_device = kvm_map_device,
 	.stop = kvm_vps_stop,
 	.reset = kvm_reset,
 	.vp_get_state = kvm_vp_get_state,

@@ -333,17 +333,32 @@ static void written_by_others(void *user, uint64_t gpa, uint64_t len)
 	sc_code_written(user, NULL, gpa, len);
 }
 
-static void init_ram(struct sc_vm *vm)
+static void set_ram(struct sc_vm *vm)
 {
 	struct mem_range ranges[2];
 	unsigned count = mem_ranges(vm->mem, ranges);
 
-	vm->ram = ranges[0].host;
 	vm->ram_low = ranges[0].size_bytes;
-	if (count > 1)
-		vm->ram_high_end = ranges[1].gpa + ranges[1].size_bytes;
+	vm->ram_high_end = count > 1 ? ranges[1].gpa + ranges[1].size_bytes : 0;
+}
+
+static void init_ram(struct sc_vm *vm)
+{
+	vm->ram = mem_ptr(vm->mem, 0, MEM_PAGE_SIZE);
 	vm->page_flags = mem_page_flags(vm->mem);
-	vm->page_count = mem_size_bytes(vm->mem) >> MEM_PAGE_SHIFT;
+	vm->page_count = mem_reach_bytes(vm->mem) >> MEM_PAGE_SHIFT;
+	set_ram(vm);
+}
+
+/* Translations may lead to what was, or was not, RAM. */
+static int softcpu_memory_changed(struct part *part, struct error *err)
+{
+	struct sc_vm *vm = vm_of(part);
+
+	set_ram(vm);
+	for (unsigned i = 0; i < vm->vp_count; i++)
+		sc_tlb_flush_all(vm->vps[i]);
+	return 0;
 }
 
 /* Which of hostop's features the profile shows. */
@@ -788,6 +803,7 @@ const struct part_backend_ops softcpu_backend_ops = {
 	.start = softcpu_start,
 	.pause = softcpu_pause,
 	.resume = softcpu_resume,
+	.memory_changed = softcpu_memory_changed,
 	.stop = softcpu_stop,
 	.reset = softcpu_reset,
 	.vp_get_state = softcpu_vp_get_state,

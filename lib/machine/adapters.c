@@ -1,0 +1,148 @@
+#include "machine/machine-impl.h"
+
+#include "dev/netvsp.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct adapter {
+	struct guid id;
+	struct netvsp *vsp; /* NULL: a free place */
+};
+
+struct adapters {
+	struct adapter places[CONFIG_MAX_NICS];
+};
+
+static struct adapter *find_adapter(struct adapters *adapters, const struct guid *id,
+				    struct error *err)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (adapters->places[i].vsp && guid_equal(&adapters->places[i].id, id))
+			return &adapters->places[i];
+	error_set(err, ERR_NOT_FOUND, "there is no such network adapter");
+	return NULL;
+}
+
+static struct adapter *free_place(struct adapters *adapters, const struct guid *id,
+				  struct error *err)
+{
+	if (find_adapter(adapters, id, NULL)) {
+		error_set(err, ERR_EXISTS, "there is such a network adapter already");
+		return NULL;
+	}
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (!adapters->places[i].vsp)
+			return &adapters->places[i];
+	error_set(err, ERR_LIMIT, "a virtual machine has at most %d network adapters",
+		  CONFIG_MAX_NICS);
+	return NULL;
+}
+
+int machine_add_adapter(struct machine *machine, const struct config_nic *nic, int port_fd,
+			struct error *err)
+{
+	struct adapter *adapter = free_place(machine->adapters, &nic->id, err);
+	struct netvsp_config config = {
+		.bus = machine->vmbus,
+		.loop = machine->loop,
+		.instance = nic->id,
+		.vp_count = machine->config->processor_count,
+		.port_fd = port_fd,
+		.name = nic->name,
+	};
+
+	if (!adapter) {
+		if (port_fd >= 0)
+			close(port_fd);
+		return err ? -(int)err->code : -ERR_INVALID;
+	}
+	memcpy(config.mac, nic->mac, sizeof(config.mac));
+	if (netvsp_new(&config, &adapter->vsp, err) < 0)
+		return error_prefix(err, "network adapter '%s'", nic->name);
+	adapter->id = nic->id;
+	return 0;
+}
+
+int machine_remove_adapter(struct machine *machine, const struct guid *id, struct error *err)
+{
+	struct adapter *adapter = find_adapter(machine->adapters, id, err);
+
+	if (!adapter)
+		return -ERR_NOT_FOUND;
+	netvsp_free(adapter->vsp);
+	adapter->vsp = NULL;
+	return 0;
+}
+
+int machine_plug_adapter(struct machine *machine, const struct guid *id, int port_fd,
+			 struct error *err)
+{
+	struct adapter *adapter = find_adapter(machine->adapters, id, err);
+
+	if (adapter)
+		return netvsp_set_port(adapter->vsp, port_fd, err);
+	if (port_fd >= 0)
+		close(port_fd);
+	return -ERR_NOT_FOUND;
+}
+
+int adapters_new(struct machine *machine, struct adapters **ret, struct error *err)
+{
+	struct adapters *adapters = calloc(1, sizeof(*adapters));
+	int r = 0;
+
+	if (!adapters)
+		return error_set(err, ERR_NO_MEMORY, "no memory for the network adapters");
+	*ret = adapters; /* machine_free frees it, however far this comes */
+	for (unsigned i = 0; r == 0 && i < machine->config->nic_count; i++) {
+		int fd = machine->files.nics[i];
+
+		machine->files.nics[i] = -1;
+		r = machine_add_adapter(machine, &machine->config->nics[i], fd, err);
+	}
+	return r;
+}
+
+void adapters_free(struct adapters *adapters)
+{
+	if (!adapters)
+		return;
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		netvsp_free(adapters->places[i].vsp);
+	free(adapters);
+}
+
+/* ---- state ---- */
+
+void adapters_quiesce(struct adapters *adapters)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (adapters->places[i].vsp)
+			netvsp_quiesce(adapters->places[i].vsp);
+}
+
+void adapters_unquiesce(struct adapters *adapters)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (adapters->places[i].vsp)
+			netvsp_unquiesce(adapters->places[i].vsp);
+}
+
+void adapters_save(struct adapters *adapters, struct state_out *out)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (adapters->places[i].vsp)
+			netvsp_save(adapters->places[i].vsp, out);
+}
+
+int adapters_restore(struct adapters *adapters, struct state_in *in, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < CONFIG_MAX_NICS; i++)
+		if (adapters->places[i].vsp)
+			r = netvsp_restore(adapters->places[i].vsp, in, err);
+	return r;
+}

@@ -1,0 +1,429 @@
+#include "machine/machine-impl.h"
+
+#include "base/log.h"
+#include "base/macros.h"
+#include "dev/storvsp.h"
+#include "disk/disk.h"
+#include "disk/live.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct controller {
+	struct storage *storage;
+	struct guid id;
+	struct storvsp *vsp;
+	struct blk *disks[STORVSP_MAX_LUNS]; /* lent to vsp; NULL: no drive, or an empty one */
+	bool live[STORVSP_MAX_LUNS]; /* opened by live_open at the start: its chain can change */
+	struct controller *next;     /* among those that retire */
+};
+
+struct storage {
+	struct machine *machine;
+	struct controller *controllers[CONFIG_MAX_SCSI];
+	struct controller *retiring; /* gone for the administrator, not yet for the guest */
+};
+
+/* ---- images ---- */
+
+static void close_disk(struct blk *disk)
+{
+	struct error err;
+
+	if (blk_close(disk, &err) < 0)
+		log_error("closing a disk: %s", err.text);
+}
+
+static bool can_have_layers(const struct machine_drive *disk, int fd)
+{
+	enum disk_format format;
+
+	return disk->kind == CONFIG_DISK_HARD && !disk->read_only &&
+	       disk_probe(fd, &format, NULL) == 0 && format != DISK_RAW;
+}
+
+/* Takes fd, and on success parents (NULL: none: its chain will not change). */
+static int open_disk(struct machine *machine, const struct machine_drive *drive, int fd,
+		     struct machine_parents *parents, bool *ret_live, struct blk **ret,
+		     struct error *err)
+{
+	bool dvd = drive->kind == CONFIG_DISK_DVD;
+	const struct disk_options options = {
+		.format = dvd ? DISK_RAW : DISK_PROBE,
+		.read_only = drive->read_only || dvd,
+		.logical_sector_bytes = dvd ? 2048 : 0,
+	};
+	unsigned count = parents ? parents->count : 0;
+	AUTO_FREE int *chain = calloc(1 + count, sizeof(*chain));
+	int r = chain ? 0 : error_set(err, ERR_NO_MEMORY, "no memory for a disk");
+
+	if (r == 0) {
+		chain[0] = fd;
+		if (count)
+			memcpy(chain + 1, parents->fds, count * sizeof(*chain));
+		*ret_live = parents && can_have_layers(drive, fd);
+		r = (*ret_live ? live_open : disk_open_chain)(machine->loop, chain, 1 + count,
+							      &options, ret, err);
+	}
+	if (r < 0) {
+		close(fd);
+		return error_prefix(err, "disk '%s'", drive->path ? drive->path : "");
+	}
+	if (parents)
+		parents->count = 0;
+	return 0;
+}
+
+/* ---- controllers ---- */
+
+static struct controller *find_controller(struct storage *storage, const struct guid *id,
+					  struct error *err)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		if (storage->controllers[i] && guid_equal(&storage->controllers[i]->id, id))
+			return storage->controllers[i];
+	error_set(err, ERR_NOT_FOUND, "there is no such SCSI controller");
+	return NULL;
+}
+
+/* By value: the controller may be gone before the loop comes to it. */
+struct ejected {
+	struct machine *machine;
+	struct guid controller;
+	unsigned location;
+	struct blk *medium;
+};
+
+/* After the request that did it. */
+static void finish_eject(void *user)
+{
+	struct ejected *ejected = user;
+	const struct machine_events *events = &ejected->machine->events;
+
+	close_disk(ejected->medium);
+	events->ejected(events->user, &ejected->controller, ejected->location);
+	free(ejected);
+}
+
+static void on_ejected(void *user, unsigned location, struct blk *medium)
+{
+	struct controller *controller = user;
+	struct machine *machine = controller->storage->machine;
+	struct ejected *ejected = malloc(sizeof(*ejected));
+
+	if (!ejected)
+		abort(); /* a few bytes: the host is beyond help */
+	controller->disks[location] = NULL;
+	*ejected = (struct ejected){ machine, controller->id, location, medium };
+	loop_post(machine->loop, finish_eject, ejected);
+}
+
+static void close_disks(struct controller *controller)
+{
+	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++) {
+		close_disk(controller->disks[i]);
+		controller->disks[i] = NULL;
+	}
+}
+
+static void free_controller(struct controller *controller)
+{
+	storvsp_free(controller->vsp);
+	close_disks(controller);
+	free(controller);
+}
+
+static void retired(void *user)
+{
+	struct controller *controller = user, **link = &controller->storage->retiring;
+
+	while (*link != controller)
+		link = &(*link)->next;
+	*link = controller->next;
+	free_controller(controller);
+}
+
+static int new_controller(struct storage *storage, const struct guid *id, struct controller **ret,
+			  struct error *err)
+{
+	struct machine *machine = storage->machine;
+	struct controller *controller = calloc(1, sizeof(*controller));
+	int r;
+
+	if (!controller)
+		return error_set(err, ERR_NO_MEMORY, "no memory for a SCSI controller");
+	controller->storage = storage;
+	controller->id = *id;
+	r = storvsp_new(machine->vmbus, machine->loop, machine->mem, id,
+			machine->config->processor_count, &controller->vsp, err);
+	if (r < 0) {
+		free(controller);
+		return r;
+	}
+	storvsp_set_eject_hook(controller->vsp, on_ejected, controller);
+	*ret = controller;
+	return 0;
+}
+
+int machine_add_controller(struct machine *machine, const struct guid *id, struct error *err)
+{
+	struct storage *storage = machine->storage;
+
+	if (find_controller(storage, id, NULL))
+		return error_set(err, ERR_EXISTS, "there is such a SCSI controller already");
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		if (!storage->controllers[i])
+			return new_controller(storage, id, &storage->controllers[i], err);
+	return error_set(err, ERR_LIMIT, "a virtual machine has at most %d SCSI controllers",
+			 CONFIG_MAX_SCSI);
+}
+
+int machine_remove_controller(struct machine *machine, const struct guid *id, struct error *err)
+{
+	struct storage *storage = machine->storage;
+	struct controller *controller = find_controller(storage, id, err);
+
+	if (!controller)
+		return -ERR_NOT_FOUND;
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		if (storage->controllers[i] == controller)
+			storage->controllers[i] = NULL;
+	controller->next = storage->retiring;
+	storage->retiring = controller;
+	storvsp_retire(controller->vsp, retired, controller);
+	close_disks(controller);
+	return 0;
+}
+
+/* ---- drives ---- */
+
+static int add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
+		     struct machine_parents *parents, struct error *err)
+{
+	struct controller *controller = find_controller(machine->storage, &drive->controller, err);
+	struct blk *disk = NULL;
+	bool live = false;
+	int r = controller ? 0 : -ERR_NOT_FOUND;
+
+	if (fd < 0 && r == 0 && drive->kind == CONFIG_DISK_HARD)
+		return error_set(err, ERR_INVALID, "disk '%s' came without a descriptor",
+				 drive->path ? drive->path : "");
+	if (fd >= 0 && r == 0)
+		r = open_disk(machine, drive, fd, parents, &live, &disk, err);
+	else if (fd >= 0)
+		close(fd);
+	if (r == 0)
+		r = storvsp_attach(controller->vsp, drive->location, disk,
+				   drive->kind == CONFIG_DISK_DVD ? SCSI_KIND_DVD : SCSI_KIND_DISK,
+				   err);
+	if (r < 0) {
+		close_disk(disk);
+		return r;
+	}
+	controller->disks[drive->location] = disk;
+	controller->live[drive->location] = live;
+	return 0;
+}
+
+int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
+		      struct error *err)
+{
+	return add_drive(machine, drive, fd, NULL, err);
+}
+
+int machine_remove_drive(struct machine *machine, const struct guid *id, unsigned location,
+			 struct error *err)
+{
+	struct controller *controller = find_controller(machine->storage, id, err);
+	int r = controller ? storvsp_detach(controller->vsp, location, err) : -ERR_NOT_FOUND;
+
+	if (r < 0)
+		return r;
+	close_disk(controller->disks[location]);
+	controller->disks[location] = NULL;
+	controller->live[location] = false;
+	return 0;
+}
+
+int machine_set_medium(struct machine *machine, const struct machine_drive *drive, int fd,
+		       struct error *err)
+{
+	struct controller *controller = find_controller(machine->storage, &drive->controller, err);
+	struct blk *disk = NULL;
+	bool live = false;
+	int r = controller ? 0 : -ERR_NOT_FOUND;
+
+	if (fd >= 0 && r == 0)
+		r = open_disk(machine, drive, fd, NULL, &live, &disk, err);
+	else if (fd >= 0)
+		close(fd);
+	if (r == 0)
+		r = storvsp_set_medium(controller->vsp, drive->location, disk, err);
+	if (r < 0) {
+		close_disk(disk);
+		return r;
+	}
+	close_disk(controller->disks[drive->location]);
+	controller->disks[drive->location] = disk;
+	return 0;
+}
+
+int machine_grow_drive(struct machine *machine, const struct guid *id, unsigned location,
+		       uint64_t size_bytes, struct error *err)
+{
+	struct controller *controller = find_controller(machine->storage, id, err);
+	int r;
+
+	if (!controller)
+		return -ERR_NOT_FOUND;
+	if (location >= STORVSP_MAX_LUNS || !controller->disks[location])
+		return error_set(err, ERR_NOT_FOUND, "no disk is at location %u", location);
+	r = blk_grow(controller->disks[location], size_bytes, err);
+	return r < 0 ? r : storvsp_resized(controller->vsp, location, err);
+}
+
+/* ---- those of the description ---- */
+
+static int add_described(struct storage *storage, unsigned index, struct error *err)
+{
+	struct machine *machine = storage->machine;
+	const struct config_disk *disk = &machine->config->disks[index];
+	struct machine_drive drive = { .location = disk->lun,
+				       .kind = disk->kind,
+				       .read_only = disk->read_only,
+				       .path = disk->path };
+	int fd = machine->files.disks[index];
+
+	if (disk->bus != CONFIG_BUS_SCSI)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "disk '%s': IDE controllers are not there yet",
+				 disk->path ? disk->path : "");
+	if (disk->controller_number >= machine->config->scsi_count)
+		return error_set(err, ERR_INVALID, "there is no SCSI controller %u",
+				 disk->controller_number);
+	drive.controller = machine->config->scsi_ids[disk->controller_number];
+	machine->files.disks[index] = -1;
+	return add_drive(machine, &drive, fd, &machine->files.parents[index], err);
+}
+
+int storage_new(struct machine *machine, struct storage **ret, struct error *err)
+{
+	struct storage *storage = calloc(1, sizeof(*storage));
+	int r = 0;
+
+	if (!storage)
+		return error_set(err, ERR_NO_MEMORY, "no memory for the disks");
+	storage->machine = machine;
+	*ret = storage; /* machine_free frees it, however far this comes */
+	for (unsigned i = 0; r == 0 && i < machine->config->scsi_count; i++)
+		r = machine_add_controller(machine, &machine->config->scsi_ids[i], err);
+	for (unsigned i = 0; r == 0 && i < machine->config->disk_count; i++)
+		r = add_described(storage, i, err);
+	return r;
+}
+
+void storage_free(struct storage *storage)
+{
+	if (!storage)
+		return;
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		if (storage->controllers[i])
+			free_controller(storage->controllers[i]);
+	while (storage->retiring)
+		retired(storage->retiring);
+	free(storage);
+}
+
+/* ---- machine.h: disks ---- */
+
+static int find_live(struct machine *machine, unsigned index, struct blk **ret, struct error *err)
+{
+	const struct config_disk *disk;
+	struct controller *controller;
+
+	if (index >= machine->config->disk_count)
+		return error_set(err, ERR_NOT_FOUND, "there is no disk %u", index);
+	disk = &machine->config->disks[index];
+	controller = find_controller(machine->storage,
+				     &machine->config->scsi_ids[disk->controller_number], err);
+	if (!controller || !controller->disks[disk->lun])
+		return error_set(err, ERR_NOT_FOUND, "disk %u was taken away", index);
+	if (!controller->live[disk->lun])
+		return error_set(err, ERR_INVALID,
+				 "disk '%s' is no writable VHD or VHDX: its chain can't change",
+				 machine->config->disks[index].path);
+	*ret = controller->disks[disk->lun];
+	return 0;
+}
+
+int machine_disk_push(struct machine *machine, unsigned index, int fd, struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine, index, &disk, err);
+
+	if (r < 0)
+		close(fd);
+	else
+		r = live_push(disk, fd, err);
+	return r;
+}
+
+int machine_disk_merge(struct machine *machine, unsigned index, const struct live_merge *merge,
+		       struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine, index, &disk, err);
+
+	if (r == 0)
+		return live_merge_start(disk, merge, err);
+	for (unsigned i = 0; i < merge->file_count; i++)
+		close(merge->files[i].fd);
+	return r;
+}
+
+int machine_disk_merge_cancel(struct machine *machine, unsigned index, struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine, index, &disk, err);
+
+	if (r == 0)
+		live_merge_cancel(disk);
+	return r;
+}
+
+/* ---- state ---- */
+
+void storage_quiesce(struct storage *storage)
+{
+	/* What is on its way out is not saved: the guest loses it now. */
+	while (storage->retiring)
+		retired(storage->retiring);
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		if (storage->controllers[i])
+			storvsp_quiesce(storage->controllers[i]->vsp);
+}
+
+void storage_unquiesce(struct storage *storage)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		if (storage->controllers[i])
+			storvsp_unquiesce(storage->controllers[i]->vsp);
+}
+
+void storage_save(struct storage *storage, struct state_out *out)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		if (storage->controllers[i])
+			storvsp_save(storage->controllers[i]->vsp, out);
+}
+
+int storage_restore(struct storage *storage, struct state_in *in, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < CONFIG_MAX_SCSI; i++)
+		if (storage->controllers[i])
+			r = storvsp_restore(storage->controllers[i]->vsp, in, err);
+	return r;
+}

@@ -1,0 +1,19 @@
+/*
+ * Shares the host's memory between the running VMs that have dynamic memory, once a second: by
+ * their demand, and by priority where it is scarce (lib/balance). What the host itself needs stays
+ * free: a sixteenth of its memory, but 512 MB at least and a quarter at most.
+ *
+ * The environment variable OYAKO_MEMORY_LIMIT (bytes, or with MB, GB) bounds what all running VMs
+ * together are assigned.
+ */
+#ifndef DAEMON_BALANCER_H
+#define DAEMON_BALANCER_H
+
+#include "daemon.h"
+
+int balancer_new(struct daemon *daemon, struct balancer **ret, struct error *err);
+void balancer_free(struct balancer *balancer); /* NULL allowed */
+/* Is there a VM whose memory it looks after? */
+bool balancer_busy(const struct balancer *balancer);
+
+#endif

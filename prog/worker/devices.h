@@ -1,0 +1,17 @@
+/* The operations of the control socket that give devices to a VM and take them away
+ * (docs/worker-protocol.md). Belongs to the loop. */
+#ifndef WORKER_DEVICES_H
+#define WORKER_DEVICES_H
+
+#include "base/error.h"
+#include "machine/machine.h"
+
+#include <jansson.h>
+
+bool devices_knows(const char *op);
+/* Carries out a request that devices_knows. *fd: the descriptor that came with it, or -1; set to -1
+ * where it was taken. */
+int devices_run(struct machine *machine, const char *op, const json_t *request, int *fd,
+		struct error *err);
+
+#endif

@@ -1,0 +1,138 @@
+"""Devices that come to a running guest and go again, as its own drivers see it."""
+import hashlib
+import os
+
+from conftest import LONG, Console, wait_for
+from test_devices import NAT, blank, healthy, vhdx
+
+
+def start(host, kernel, *, name="t", processors=1, memory="512MB", options=()):
+    host.new_vm(kernel.image, name, initrd=kernel.initrd, memory=memory, processors=processors,
+                cmdline="console=ttyS0 panic=-1 cryptomgr.notests", options=options)
+    host.run("start-vm", name)
+    console = Console(host, name)
+    console.expect("init: ready", 240)
+    console.expect("# ", 60)
+    console.plain_shell()
+    return console
+
+
+def shows(console, command, wanted, seconds=60):
+    """Waits until the guest answers command so."""
+    got = wait_for(lambda: console.command(command).strip() == wanted, seconds)
+    assert got, "%s: %r, not %r" % (command, console.command(command), wanted)
+
+
+def disks(console):
+    return console.command("ls /sys/block | tr '\\n' ' '").split()
+
+
+def test_disks_come_and_go_under_load(host, kernel):
+    """One disk is written without a pause while others come and go at one and the same place: what
+    was written on each, and synced before it went, is on that one and on no other."""
+    rounds = 20 if LONG else 4
+    kept = vhdx(host, "kept.vhdx", 64)
+    console = start(host, kernel, options=("-VHDPath", kept))
+    console.command("dmesg -n 1; (while [ ! -e /tmp/stop ]; do dd if=/dev/zero of=/dev/sda bs=64k"
+                    " count=64 oflag=direct 2>/dev/null || echo bad >>/tmp/bad; done &)")
+    images = [blank(host, "disk%d" % n, 8 + n) for n in range(2)]
+    written = {}
+    for n in range(rounds):
+        image = images[n % 2]
+        host.run("add-vmharddiskdrive", "t", "-Path", image, "-ControllerLocation", 1)
+        shows(console, "cat /sys/block/sdb/size", str((8 + n % 2) * 2048))
+        console.command("seq %d %d >/tmp/data; cat /tmp/data >/dev/sdb; sync /dev/sdb"
+                        % (n * 1000, n * 1000 + 100000))
+        host.run("remove-vmharddiskdrive", "t", "-ControllerType", "SCSI", "-ControllerNumber", 0,
+                 "-ControllerLocation", 1)
+        written[image] = "".join("%d\n" % i for i in range(n * 1000, n * 1000 + 100001)).encode()
+        # The next one comes at once: the guest has to tell them apart.
+        for path, data in written.items():
+            with open(path, "rb") as f:
+                assert f.read(len(data)) == data, "round %d, %s" % (n, path)
+    shows(console, "ls -d /sys/block/sdb 2>/dev/null", "")
+    assert console.command("touch /tmp/stop; cat /tmp/bad 2>/dev/null").strip() == ""
+    assert "I/O error" not in console.command("dmesg | grep -w sda")
+    console.close()
+
+
+def test_disk_replaced_moved_and_grown(host, kernel):
+    first, second = blank(host, "first", 16), blank(host, "second", 24)
+    console = start(host, kernel, options=("-VHDPath", first))
+    console.command("dmesg -n 1")
+    host.run("set-vmharddiskdrive", "t", "-Path", second)
+    shows(console, "cat /sys/block/sd?/size", str(24 * 2048))
+    host.run("set-vmharddiskdrive", "t", "-ToControllerLocation", 9)
+    shows(console, "cat /sys/class/scsi_disk/0:0:0:9/device/block/sd?/size", str(24 * 2048))
+    host.run("set-vmharddiskdrive", "t", "-SizeBytes", "40MB")
+    shows(console, "cat /sys/class/scsi_disk/0:0:0:9/device/block/sd?/size", str(40 * 2048))
+    assert os.path.getsize(second) == 40 << 20
+    console.command("echo hello | dd of=$(ls -d /dev/sd?) bs=1M seek=39 conv=sync,fsync 2>/dev/null")
+    with open(second, "rb") as f:
+        f.seek(39 << 20)
+        assert f.read(6) == b"hello\n"
+    console.close()
+
+
+def test_controllers_and_64_disks(host, kernel):
+    count = 64 if LONG else 12
+    console = start(host, kernel)
+    console.command("dmesg -n 1")
+    host.run("add-vmscsicontroller", "t")
+    shows(console, "ls -d /sys/class/scsi_host/host* | wc -l", "2")
+    for n in range(count):
+        host.run("add-vmharddiskdrive", "t", "-Path", blank(host, "d%d" % n, 4),
+                 "-ControllerNumber", 1)
+    shows(console, "ls -d /sys/block/sd* | wc -l", str(count), 120)
+    for n in range(0, count, 2):
+        host.run("remove-vmharddiskdrive", "t", "-ControllerType", "SCSI", "-ControllerNumber", 1,
+                 "-ControllerLocation", n)
+    shows(console, "ls -d /sys/block/sd* | wc -l", str(count // 2), 120)
+    host.run("remove-vmscsicontroller", "t", "-ControllerNumber", 1)
+    shows(console, "ls -d /sys/block/sd* 2>/dev/null | wc -l", "0")
+    shows(console, "ls -d /sys/class/scsi_host/host* | wc -l", "1")
+    console.close()
+
+
+def test_dvd_is_changed(host, kernel):
+    discs = []
+    for n in (1, 2):
+        path = blank(host, "disc%d.iso" % n, n)
+        with open(path, "r+b") as f:
+            f.write(b"disc %d\n" % n)
+        discs.append(path)
+    console = start(host, kernel)
+    console.command("dmesg -n 1")
+    host.run("add-vmdvddrive", "t", "-Path", discs[0])
+    shows(console, "head -c 7 /dev/sr0 2>/dev/null", "disc 1")
+    host.run("set-vmdvddrive", "t", "-Path", discs[1])
+    shows(console, "head -c 7 /dev/sr0 2>/dev/null", "disc 2")
+    host.run("set-vmdvddrive", "t", "-Path", "")
+    shows(console, "head -c 7 /dev/sr0 2>&1 | grep -c -i medium", "1")
+    host.run("remove-vmdvddrive", "t", "-ControllerNumber", 0, "-ControllerLocation", 0)
+    shows(console, "ls -d /sys/block/sr0 2>/dev/null", "")
+    console.close()
+
+
+def test_adapters_come_and_go(host, kernel):
+    """Adapters that are added, unplugged, plugged in and taken away, with traffic on the first."""
+    rounds = 10 if LONG else 2
+    console = start(host, kernel, options=NAT)
+    console.command("dmesg -n 1; ip link set eth0 up; udhcpc -i eth0 -q -n -t 10 >/dev/null 2>&1")
+    gateway = console.command("ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p'").strip()
+    assert gateway
+    console.command("ping -i 1 %s >/tmp/ping & " % gateway)
+    for n in range(rounds):
+        for k in range(1, 8 if LONG else 4):
+            host.run("add-vmnetworkadapter", "t", "-Name", "extra%d" % k, "-SwitchName",
+                     "Default Switch")
+            shows(console, "ls /sys/class/net | grep -c eth", str(k + 1))
+        host.run("remove-vmnetworkadapter", "t", "extra*")
+        shows(console, "ls /sys/class/net | grep -c eth", "1")
+    host.run("disconnect-vmnetworkadapter", "t")
+    shows(console, "cat /sys/class/net/eth0/carrier", "0")
+    host.run("connect-vmnetworkadapter", "t", "-SwitchName", "Default Switch")
+    shows(console, "cat /sys/class/net/eth0/carrier", "1")
+    shows(console, "ping -c 1 -W 5 %s >/dev/null && echo yes" % gateway, "yes")
+    console.command("killall ping")
+    console.close()

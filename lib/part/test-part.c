@@ -1297,6 +1297,7 @@ int main(int argc, char **argv)
 	    part_new(&(struct part_config){ .backend = backend, .mem = m.mem, .vp_count = 1 },
 		     &m.part, &err) < 0) {
 		printf("skipped: %s\n", err.text);
+		mem_free(m.mem);
 		return err.code == ERR_UNSUPPORTED ? 77 : 1;
 	}
 	part_free(m.part);

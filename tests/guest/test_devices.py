@@ -6,6 +6,7 @@ OYAKO_LONG=1 adds more VMBus versions and a guest with 64 processors.
 import hashlib
 import os
 import re
+import signal
 import subprocess
 
 import pytest
@@ -263,6 +264,26 @@ def test_two_guests_at_once(host, kernel):
     assert host.vm("two")["LastStopCode"] == "guest-shutdown"
     for console in consoles.values():
         console.close()
+
+
+def test_a_new_switch_takes_the_place_of_a_dead_one(host, kernel):
+    """The guest's card loses its link for a moment and is on the network again, with the same address."""
+    host.new_vm(kernel.image, initrd=kernel.initrd, memory="256MB",
+                cmdline="console=ttyS0 cryptomgr.notests quiet", options=NAT)
+    host.run("start-vm", "-Name", "t")
+    console = Console(host, "t")
+    console.expect("/ # ", 120)
+    console.plain_shell()
+    lease = re.search(r"lease of ([\d.]+) obtained from ([\d.]+)",
+                      console.command("ip link set eth0 up; udhcpc -i eth0 -q -n 2>&1"))
+    assert ", 0% packet loss" in console.command("ping -c 2 -W 5 " + lease[2])
+    (switch,) = host.processes("oyako-switch")
+    os.kill(switch, signal.SIGKILL)
+    assert wait_for(lambda: host.processes("oyako-switch") not in ([], [switch]), 60)
+    assert wait_for(lambda: ", 0% packet loss" in console.command("ping -c 2 -W 5 " + lease[2]), 60)
+    again = console.command("udhcpc -i eth0 -q -n 2>&1")
+    assert "lease of %s obtained" % lease[1] in again
+    console.close()
 
 
 def own_kib(pid):

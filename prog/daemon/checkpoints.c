@@ -356,16 +356,54 @@ static int adopt_children(struct vm *vm, const struct checkpoint *gone, struct e
 
 int checkpoint_remove(struct vm *vm, const struct checkpoint *checkpoint, struct error *err)
 {
+	AUTO_FREE char *folder = path_of(vm, NULL, NULL, NULL);
 	AUTO_FREE char *path = path_of(vm, checkpoint->id, NULL, NULL);
 	AUTO_FREE char *removed = path_of(vm, checkpoint->id, ".removed", NULL);
-	int r = adopt_children(vm, checkpoint, err);
+	int r;
 
-	if (r < 0)
-		return r;
+	/* The name decides. Were the children given away before, an interruption would leave a
+	 * checkpoint that seems to have none, and whose disks then go although they lie on them. */
 	if (rename(path, removed) < 0)
 		return error_set_errno(err, errno, "removing '%.200s'", path);
+	sync_folder(folder);
+	r = adopt_children(vm, checkpoint, err);
+	if (r < 0) {
+		if (rename(removed, path) < 0)
+			log_error("virtual machine '%s': the removal of a checkpoint is finished "
+				  "when the service starts again",
+				  vm->config->name);
+		return r;
+	}
 	delete_folder(removed);
 	return 0;
+}
+
+/* Its removal was interrupted behind the name. */
+static void finish_removal(struct vm *vm, const char *name)
+{
+	struct checkpoint gone;
+	struct error err;
+
+	if (load_one(vm, name, &gone, &err) < 0)
+		return; /* its folder was being deleted: the children are away already */
+	if (adopt_children(vm, &gone, &err) < 0)
+		log_error("virtual machine '%s': %s", vm->config->name, err.text);
+	free(gone.name);
+	free(gone.created);
+	free(gone.parent);
+}
+
+static void finish_removals(struct vm *vm)
+{
+	AUTO_FREE char *path = path_of(vm, NULL, NULL, NULL);
+	DIR *folder = opendir(path);
+	struct dirent *entry;
+
+	while (folder && (entry = readdir(folder)))
+		if (strstr(entry->d_name, ".removed"))
+			finish_removal(vm, entry->d_name);
+	if (folder)
+		closedir(folder);
 }
 
 /* The service was interrupted between vm.json and the name. */
@@ -401,6 +439,7 @@ static void sweep(struct vm *vm, bool all)
 void checkpoints_clean_up(struct vm *vm)
 {
 	settle_own(vm);
+	finish_removals(vm);
 	sweep(vm, false);
 }
 

@@ -5,7 +5,8 @@
  *	memory		memory and state (lib/state/file.h), of a VM that ran or was saved
  * A folder comes into being under the name ID.new, and goes by the name ID.removed: what has such a
  * name after a restart of the service was interrupted, and is removed, unless vm.json says that the
- * VM comes from it. The tree hangs together by the parents' ids; the VM's own is in its vm.json.
+ * VM comes from it; the children of one that goes are its parent's then. The tree hangs together by
+ * the parents' ids; the VM's own is in its vm.json.
  */
 #ifndef DAEMON_CHECKPOINTS_H
 #define DAEMON_CHECKPOINTS_H

@@ -101,6 +101,24 @@ def test_interrupted_between_description_and_name(host):
         "get-vmcheckpoint", "-VMName", "a"))
 
 
+def test_interrupted_while_it_is_removed(host):
+    """Its name says that it goes: then its children are its parent's, and its disk stays under theirs."""
+    disk = vm_with_two(host)
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "three")
+    two = next(c["Id"] for c in host.json("get-vmcheckpoint", "-VMName", "a") if c["Name"] == "two")
+    folder = os.path.join(host.vm_folder("a"), "checkpoints")
+    host.kill_daemon()
+    os.rename(os.path.join(folder, two), os.path.join(folder, two + ".removed"))
+    assert tree(host) == {"one": None, "three": "one"}
+    assert not any(".removed" in name for name in os.listdir(folder))
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", "one", "-Confirm:false")
+    check(host, disk_of(host), 3, 0)
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", "three", "-Confirm:false")
+    assert disk_of(host) == disk and tree(host) == {}
+    check(host, disk, 3, 0)
+    check(host, disk, 2, MIB)
+
+
 def disk_programs(host):
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):

@@ -2,6 +2,7 @@
  * of it. After each message what it has adds up. */
 #include "vmbus-guest.h"
 
+#include "base/bytes.h"
 #include "base/log.h"
 #include "base/macros.h"
 #include "dev/balloon.h"
@@ -43,12 +44,22 @@ static void drain(struct vmbus_guest_channel *channel)
 		;
 }
 
+/* A guest may give away the pages of its own rings and then reads rubbish there, which our double takes
+ * for the host's mistake. So it keeps its first MiB, where they are. */
+static void keep_own_pages(uint8_t message[static 64])
+{
+	for (size_t at = sizeof(struct dynmem_balloon_response); at + 8 <= 64; at += 8)
+		store_le64(message + at, load_le64(message + at) | MIB / MEM_PAGE_SIZE);
+}
+
 /* A message of the guest's: its type, and up to 56 bytes. */
 static void say(struct vmbus_guest_channel *channel, uint8_t type, const uint8_t *data, size_t size)
 {
 	uint8_t message[64] = { type };
 
 	memcpy(message + 8, data, MIN(size, sizeof(message) - 8));
+	if (type == DYNMEM_BALLOON_RESPONSE)
+		keep_own_pages(message);
 	vmbus_guest_send(channel, 0, false, message, (uint32_t)MIN(size + 8, sizeof(message)));
 	loop_step(channel->guest->loop, 0);
 	drain(channel);

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/macros.h"
 #include "base/utf16.h"
+#include "spec/vmbus.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -183,6 +184,7 @@ static const struct ic_link_ops ops = {
 	    GUID_INIT(0x34d14be3, 0xdee4, 0x41c8, 0x9a, 0xe7, 0x6b, 0x17, 0x49, 0x77, 0xc1, 0x92),
 	.instance_id =
 	    GUID_INIT(0xeb765408, 0x105f, 0x49b6, 0xb4, 0xaa, 0xc1, 0x23, 0xb6, 0x4d, 0x17, 0xd4),
+	.min_vmbus_version = VMBUS_VERSION_3_0, /* as Linux has it: Windows 8.1 */
 	.message_type = IC_MSG_FILE_COPY,
 	.versions = versions,
 	.version_count = ARRAY_SIZE(versions),

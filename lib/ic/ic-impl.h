@@ -12,6 +12,7 @@ struct ic_link;
 
 struct ic_link_ops {
 	struct guid class_id, instance_id;
+	uint32_t min_vmbus_version; /* hosts of an older one do not have the service; 0: all do */
 	uint16_t message_type;
 	const struct ic_spec_version *versions; /* best first */
 	unsigned version_count;

@@ -200,6 +200,7 @@ static int offer(struct ic_link *link, struct error *err)
 		.class_id = link->ops->class_id,
 		.instance_id = link->ops->instance_id,
 		.flags = VMBUS_OFFER_ENUMERATE_DEVICE_INTERFACE | VMBUS_OFFER_NAMED_PIPE_MODE,
+		.min_version = link->ops->min_vmbus_version,
 		.user_defined = { 4 }, /* a message pipe */
 		.ops = &channel_ops,
 		.dev = link,

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "spec/vmbus.h"
 
 #include <string.h>
 
@@ -204,6 +205,7 @@ static const struct ic_link_ops ops = {
 	    GUID_INIT(0x35fa2e29, 0xea23, 0x4236, 0x96, 0xae, 0x3a, 0x6e, 0xba, 0xcb, 0xa4, 0x40),
 	.instance_id =
 	    GUID_INIT(0x2450ee40, 0x33bf, 0x4fbd, 0x89, 0x2e, 0x9f, 0xb0, 0x6e, 0x92, 0x14, 0xcf),
+	.min_vmbus_version = VMBUS_VERSION_3_0, /* as Linux has it: Windows 8.1 */
 	.message_type = IC_MSG_VSS,
 	.versions = versions,
 	.version_count = ARRAY_SIZE(versions),

@@ -120,6 +120,8 @@ void vmbus_channel_send_offer(struct vmbus_channel *channel)
 		.connection_id = VMBUS_CONNECTION_CHANNEL + channel->relid,
 	};
 
+	if (channel->bus->version < offer->min_version)
+		return;
 	memcpy(msg.user_defined, offer->user_defined, sizeof(msg.user_defined));
 	channel->offered = true;
 	vmbus_post(channel->bus, &msg, sizeof(msg), VMBUS_MSG_OFFERCHANNEL);

@@ -49,6 +49,7 @@ struct vmbus_offer {
 	uint16_t flags;            /* VMBUS_OFFER_* */
 	uint16_t mmio_megabytes;   /* video: size of VRAM */
 	uint16_t subchannel_index; /* 0: primary */
+	uint32_t min_version;      /* guests that speak an older one are not told; 0: all are */
 	uint8_t user_defined[120];
 	const struct vmbus_channel_ops *ops; /* borrowed */
 	void *dev;

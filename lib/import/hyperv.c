@@ -138,16 +138,6 @@ static void take_memory(struct import *in)
 
 /* ---- drives ---- */
 
-static const char *base_name(const char *path)
-{
-	const char *name = path;
-
-	for (; *path; path++)
-		if (*path == '\\' || *path == '/')
-			name = path + 1;
-	return name;
-}
-
 /* A disk that is not there stands in the way; the medium of a DVD drive does not. */
 static void take_drive(struct import *in, const struct key *drive, const struct config_disk *place)
 {
@@ -163,12 +153,12 @@ static void take_drive(struct import *in, const struct key *drive, const struct 
 	if (disk.kind == CONFIG_DISK_HARD && !found) {
 		note(in, IMPORT_BLOCKS, IMPORT_NO_DISK, path,
 		     "the hard disk image '%s' was not found; -VhdSourcePath names its folder",
-		     base_name(path));
+		     import_base_name(path));
 		return;
 	}
 	if (path[0] && !found)
 		note(in, IMPORT_CHANGED, 0, path,
-		     "the medium '%s' was not found: the drive is empty", base_name(path));
+		     "the medium '%s' was not found: the drive is empty", import_base_name(path));
 	if (!config_add_disk(in->vm->config, &disk, in->err))
 		note(in, IMPORT_BLOCKS, 0, path, "%s", in->err->text);
 	if (key_integer(drive, "iops_limit", 0) || key_integer(drive, "iops_reservation", 0))

@@ -70,5 +70,7 @@ const char *import_severity_name(enum import_severity severity);
  * beside that one's; then, if it is a path of this host, where it says. Case is ignored where
  * nothing has the exact name. NULL: nowhere. */
 char *import_find_file(const char *config_path, const char *vhd_folder, const char *windows_path);
+/* What stands behind the last separator, of this host or of Windows. */
+const char *import_base_name(const char *path);
 
 #endif

@@ -38,15 +38,6 @@ struct export
 	char *folder;             /* of its description */
 };
 
-static char *join(const char *folder, const char *name)
-{
-	char *path;
-
-	if (asprintf(&path, "%s/%s", folder, name) < 0)
-		abort();
-	return path;
-}
-
 static const char *base_name(const char *path)
 {
 	const char *slash = strrchr(path, '/');
@@ -59,7 +50,7 @@ static const char *base_name(const char *path)
 /* Replaces *field, the path of a file, by that of its copy in `folder`. */
 static int copy_to(struct export *export, char **field, const char *folder, struct error *err)
 {
-	AUTO_FREE char *to = join(folder, base_name(*field));
+	AUTO_FREE char *to = transfer_path(folder, base_name(*field));
 
 	transfer_file(export->transfer, *field, to);
 	return config_set_string(field, to, err);
@@ -101,7 +92,7 @@ static int copy_parents(struct export *export, unsigned disk, const char *folder
 
 	for (size_t i = 0; i < json_array_size(parents); i++) {
 		const char *parent = json_string_value(json_array_get(parents, i));
-		AUTO_FREE char *to = parent ? join(folder, base_name(parent)) : NULL;
+		AUTO_FREE char *to = parent ? transfer_path(folder, base_name(parent)) : NULL;
 
 		if (!parent || !same_folder(child, parent))
 			return error_set(err, ERR_UNSUPPORTED,
@@ -131,7 +122,7 @@ static int copy_disks(struct export *export, const char *folder, struct error *e
 
 static int copy_boot(struct export *export, struct error *err)
 {
-	AUTO_FREE char *folder = join(export->folder, "boot");
+	AUTO_FREE char *folder = transfer_path(export->folder, "boot");
 	int r;
 
 	if (!export->config->kernel_path)
@@ -147,7 +138,7 @@ static int copy_boot(struct export *export, struct error *err)
 /* A VM's name may hold what a folder's can't. */
 static char *top_folder(const char *path, const char *name)
 {
-	char *folder = join(path, name), *at = folder + strlen(path) + 1;
+	char *folder = transfer_path(path, name), *at = folder + strlen(path) + 1;
 
 	if (*at == '.')
 		*at = '_';
@@ -161,9 +152,9 @@ static int prepare(struct export *export, struct vm *vm, struct error *err)
 {
 	const char *path = request_string(export->request, "Path");
 	AUTO_FREE char *top = top_folder(path, vm->config->name);
-	AUTO_FREE char *machines = join(top, "Virtual Machines");
-	AUTO_FREE char *disks = join(top, "Virtual Hard Disks");
-	AUTO_FREE char *snapshots = join(top, "Snapshots");
+	AUTO_FREE char *machines = transfer_path(top, "Virtual Machines");
+	AUTO_FREE char *disks = transfer_path(top, "Virtual Hard Disks");
+	AUTO_FREE char *snapshots = transfer_path(top, "Snapshots");
 	const char *const folders[] = { path, top, machines, disks, snapshots };
 	struct stat st;
 	int r = 0;
@@ -177,7 +168,7 @@ static int prepare(struct export *export, struct vm *vm, struct error *err)
 		return error_set(err, ERR_EXISTS, "there is '%.300s' already", top);
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(folders); i++)
 		r = transfer_folder(export->transfer, folders[i], err);
-	export->folder = join(machines, vm->id);
+	export->folder = transfer_path(machines, vm->id);
 	if (r == 0)
 		r = transfer_folder(export->transfer, export->folder, err);
 	if (r == 0)

@@ -38,15 +38,6 @@ static void import_free(struct import *import)
 	free(import);
 }
 
-static char *join(const char *folder, const char *name)
-{
-	char *path;
-
-	if (asprintf(&path, "%s/%s", folder, name) < 0)
-		abort();
-	return path;
-}
-
 static char *folder_of(const char *path)
 {
 	char *folder = strdup(path), *slash;
@@ -69,7 +60,7 @@ static int find_config(struct import *import, struct error *err)
 
 	if (stat(path, &st) < 0)
 		return error_set_errno(err, errno, "'%.300s'", path);
-	import->path = S_ISDIR(st.st_mode) ? join(path, OUR_FILE) : strdup(path);
+	import->path = S_ISDIR(st.st_mode) ? transfer_path(path, OUR_FILE) : strdup(path);
 	if (!import->path)
 		abort();
 	import->ours = strcmp(strrchr(import->path, '/') + 1, OUR_FILE) == 0;
@@ -296,7 +287,7 @@ static char *machine_folder(const struct import *import)
 {
 	const char *path = request_string(import->request, "VirtualMachinePath");
 
-	return path ? join(path, import->vm->config->name) : NULL;
+	return path ? transfer_path(path, import->vm->config->name) : NULL;
 }
 
 static int create(struct import *import, struct error *err)
@@ -345,7 +336,7 @@ static int copied(void *user, const struct error *err)
 
 static int copy_to(struct import *import, char **field, const char *folder, struct error *err)
 {
-	AUTO_FREE char *to = join(folder, strrchr(*field, '/') + 1);
+	AUTO_FREE char *to = transfer_path(folder, strrchr(*field, '/') + 1);
 
 	transfer_file(import->transfer, *field, to);
 	return config_set_string(field, to, err);
@@ -370,7 +361,7 @@ static void import_copy(struct import *import)
 	const char *wanted = request_string(import->request, "VhdDestinationPath");
 	AUTO_FREE char *folder =
 	    wanted ? strdup(wanted)
-		   : join(import->request->daemon->paths.state, "Virtual Hard Disks");
+		   : transfer_path(import->request->daemon->paths.state, "Virtual Hard Disks");
 	struct error err;
 
 	import->transfer = transfer_new(import->request);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -30,6 +31,15 @@ struct transfer {
 	int (*done)(void *user, const struct error *err);
 	void *user;
 };
+
+char *transfer_path(const char *folder, const char *name)
+{
+	char *path;
+
+	if (asprintf(&path, "%s/%s", folder, name) < 0)
+		abort();
+	return path;
+}
 
 struct transfer *transfer_new(struct request *request)
 {

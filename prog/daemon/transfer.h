@@ -15,6 +15,8 @@
 
 struct transfer;
 
+/* FOLDER/NAME, the caller's. */
+char *transfer_path(const char *folder, const char *name);
 /* Holds the request until it is run or freed; one at a time for a request. */
 struct transfer *transfer_new(struct request *request);
 /* Makes a folder at once; one that is there is fine, and stays. */

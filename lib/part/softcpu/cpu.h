@@ -317,7 +317,9 @@ struct vp {
 	/* MODE_32, and CS, DS, ES and SS span 4 GiB from 0: accesses through them can't violate a
 	 * segment, and blocks are chained as in 64-bit mode. */
 	bool flat;
-	bool sse_loaded; /* translated code has the guest's XMM registers and MXCSR in the host's */
+	/* Translated code has the guest's XMM registers and MXCSR, or x87 registers, in the host's;
+	 * never while C code runs. Read together: adjacent. */
+	bool sse_loaded, x87_loaded;
 	_Atomic uint32_t attention;
 	unsigned key;        /* block.key of what runs now */
 	struct sc_tlb *tlb;  /* tlbs[0] for supervisor accesses, [1] for user accesses */

@@ -272,6 +272,7 @@ static void gen_call_computed(struct gen *g, struct xl_insn *x)
 
 void gen_flow(struct gen *g, struct xl_insn *x)
 {
+	gen_x87_note(g, &g->x87);
 	switch (x->kind) {
 	case XL_JCC:
 		gen_jcc(g, x);

@@ -16,6 +16,8 @@ enum xl_kind {
 	XL_INTERPRET, /* by the interpreter's handler */
 	XL_NOTHING,
 	XL_PLAIN, /* itself, with other registers and another address */
+	XL_X87,
+	XL_X87_FLDCW,
 	XL_DIVIDE,
 	XL_PUSH,
 	XL_POP,
@@ -29,7 +31,7 @@ enum xl_kind {
 	XL_END, /* the block ends before this: no instruction */
 };
 
-enum operand_class { OPERAND_ABSENT, OPERAND_GPR, OPERAND_HIGH, OPERAND_XMM };
+enum operand_class { OPERAND_ABSENT, OPERAND_GPR, OPERAND_HIGH, OPERAND_XMM, OPERAND_ST };
 
 struct xl_operand {
 	uint8_t class;  /* enum operand_class */
@@ -46,6 +48,7 @@ struct xl_insn {
 	uint16_t off;
 	uint32_t use, kill, live; /* arithmetic flags, RF_*; live: after it */
 	bool writes_flags, sse;
+	bool x87_control; /* leaves FIP, FOP and FDP alone */
 	struct opcode op;
 	bool modrm, plus_r;
 	uint8_t extension; /* ModRM.reg where that is part of the opcode */
@@ -59,13 +62,20 @@ struct xl_insn {
 /* Where the guest's flags are, as far as anybody will read them. */
 enum flags_place { FLAGS_NOWHERE, FLAGS_HOST, FLAGS_VP, FLAGS_BOTH };
 
+/* What the last x87 instruction was, as long as the VP's FIP and FOP don't say so yet. */
+struct x87_note {
+	bool pending;
+	uint16_t off, fop; /* of the instruction in the block; its opcode */
+};
+
 /* A slow path, emitted behind the block. */
 struct cold {
 	uint8_t *from[6]; /* rel32 of the jumps to it */
 	unsigned from_count;
 	const uint8_t *back, *call;
 	uint32_t site;
-	bool rcx_saved; /* in vp.scratch[3] */
+	bool rcx_saved;      /* in vp.scratch[3] */
+	struct x87_note x87; /* to be written first */
 };
 
 struct gen {
@@ -78,7 +88,9 @@ struct gen {
 	unsigned count;
 	uint32_t live_out[2]; /* at block.chain's successors */
 	enum flags_place flags;
-	bool sse_ready; /* the guest's SSE registers are loaded here */
+	bool sse_ready; /* the guest's SSE registers are loaded here, */
+	bool x87_ready; /* its x87 registers */
+	struct x87_note x87;
 	struct cold colds[2 * BLOCK_MAX_INSNS + 4];
 	unsigned cold_count;
 	struct cold *slow; /* of the instruction being translated */
@@ -90,9 +102,19 @@ struct gen {
  * bytes are no instruction. */
 bool xl_decode(unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x);
 
+/* translate-x87.c */
+void gen_x87(struct gen *g, struct xl_insn *x);
+/* Writes FIP and FOP, if they are pending; SCRATCH1 is lost, flags are kept. */
+void gen_x87_note(struct gen *g, struct x87_note *note);
+
 /* translate-insn.c */
 void gen_insn(struct gen *g, struct xl_insn *x);
 void gen_interpret(struct gen *g, struct xl_insn *x);
+/* The guest's x87 registers are in the host's from here on. */
+void gen_load_x87(struct gen *g, struct xl_insn *x);
+/* Flags that the instruction itself needs are in the host's; and what it leaves there. */
+void gen_flags_for(struct gen *g, const struct xl_insn *x);
+void gen_flags_after(struct gen *g, const struct xl_insn *x);
 /* Flags that must survive until before x's own work. */
 static inline uint32_t live_before(const struct xl_insn *x)
 {

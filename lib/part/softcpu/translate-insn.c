@@ -73,16 +73,20 @@ static struct cold *new_cold(struct gen *g, uint8_t *from, const uint8_t *call, 
 {
 	struct cold *k = &g->colds[g->cold_count++];
 
-	*k = (struct cold){ .from = { from }, .from_count = 1, .call = call, .site = site };
+	*k = (struct cold){
+		.from = { from }, .from_count = 1, .call = call, .site = site, .x87 = g->x87
+	};
 	return k;
 }
 
 void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from)
 {
+	enum xl_after after = x->kind == XL_X87_FLDCW ? XL_LEAVE : XL_GO_ON;
+
 	if (g->slow)
 		g->slow->from[g->slow->from_count++] = from;
 	else
-		g->slow = new_cold(g, from, g->t->slow, gen_site(g, x, XL_GO_ON, true));
+		g->slow = new_cold(g, from, g->t->slow, gen_site(g, x, after, true));
 }
 
 void gen_slow_end(struct gen *g)
@@ -98,10 +102,11 @@ void gen_slow_end(struct gen *g)
 void gen_interpret(struct gen *g, struct xl_insn *x)
 {
 	gen_flags_to_vp(g, RF_ARITH);
+	gen_x87_note(g, &g->x87);
 	emit_plus_r(&g->e, OP(.op = 0xb8), SCRATCH1);
 	emit32(&g->e, gen_site(g, x, XL_GO_ON, true));
 	emit_call(&g->e, g->t->slow);
-	g->sse_ready = false;
+	g->sse_ready = g->x87_ready = false;
 }
 
 /* ---- memory ---- */
@@ -201,24 +206,36 @@ void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after 
 	x->mem_size = saved;
 }
 
-/* ---- SSE ---- */
+/* ---- SSE and x87 registers ---- */
 
-/* Once before the first SSE instruction in a row. */
-static void gen_load_sse(struct gen *g, struct xl_insn *x)
+/* flag: whether it is there already; load: code that sees to it. */
+static void gen_load_unit(struct gen *g, struct xl_insn *x, uint32_t flag, const uint8_t *load)
 {
 	struct emitter *e = &g->e;
 	uint8_t *ready;
 
-	if (g->sse_ready)
-		return;
 	gen_flags_lost(g, live_before(x));
-	emit_rm(e, OP(.op = 0x80), 7, AT_GS(VP_FIELD(sse_loaded)));
+	emit_rm(e, OP(.op = 0x80), 7, AT_GS(flag));
 	emit8(e, 0);
 	ready = emit_jcc8(e, CC_NE);
-	emit_call(e, g->t->load_sse);
+	emit_call(e, load);
 	new_cold(g, emit_jcc(e, 2 /* CF */), g->t->slow, gen_site(g, x, XL_LEAVE, true));
 	emit_here8(e, ready);
+}
+
+/* Once before the first SSE instruction in a row. */
+static void gen_load_sse(struct gen *g, struct xl_insn *x)
+{
+	if (!g->sse_ready)
+		gen_load_unit(g, x, VP_FIELD(sse_loaded), g->t->load_sse);
 	g->sse_ready = true;
+}
+
+void gen_load_x87(struct gen *g, struct xl_insn *x)
+{
+	if (!g->x87_ready)
+		gen_load_unit(g, x, VP_FIELD(x87_loaded), g->t->load_x87);
+	g->x87_ready = true;
 }
 
 /* ---- the instruction itself ---- */
@@ -349,14 +366,13 @@ static void put_back(struct gen *g, const struct xl_insn *x, const struct placed
 		emit_store64(&g->e, p->rm, AT_GS(VP_GPR(x->rm.number)));
 }
 
-/* Flags that the instruction itself needs in the host's. */
-static void gen_flags_for(struct gen *g, const struct xl_insn *x)
+void gen_flags_for(struct gen *g, const struct xl_insn *x)
 {
 	if (x->writes_flags ? live_before(x) : x->use)
 		gen_flags_wanted(g);
 }
 
-static void gen_flags_after(struct gen *g, const struct xl_insn *x)
+void gen_flags_after(struct gen *g, const struct xl_insn *x)
 {
 	if (x->writes_flags)
 		g->flags = FLAGS_HOST;
@@ -560,6 +576,10 @@ void gen_insn(struct gen *g, struct xl_insn *x)
 		break;
 	case XL_PLAIN:
 		gen_plain(g, x);
+		break;
+	case XL_X87:
+	case XL_X87_FLDCW:
+		gen_x87(g, x);
 		break;
 	case XL_DIVIDE:
 		gen_divide(g, x);

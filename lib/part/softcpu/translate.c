@@ -75,6 +75,15 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 			x->mem_aligned = op->mem_align > 1;
 		}
 		break;
+	case XL_X87:
+	case XL_X87_FLDCW:
+		if (fn != sc_hostop || (op->unit != HOSTOP_X87 && op->unit != HOSTOP_FWAIT) ||
+		    (x->mem_size && (x->u->ea & ~EA_A32)) || x->u->seg == PART_FS ||
+		    x->u->seg == PART_GS)
+			x->kind = XL_INTERPRET;
+		else
+			x->mem_size = (uint8_t)op->mem_size;
+		break;
 	case XL_DIVIDE:
 	case XL_NOTHING:
 		if (fn == sc_raise_uop || (x->mem_size && x->u->ea & ~EA_A32))
@@ -223,7 +232,7 @@ static void find_live_flags_watched(struct gen *g, uint64_t page_gpa)
 
 /* ---- laying it out ---- */
 
-static void emit_cold(struct gen *g, const struct cold *k)
+static void emit_cold(struct gen *g, struct cold *k)
 {
 	struct emitter *e = &g->e;
 
@@ -231,6 +240,7 @@ static void emit_cold(struct gen *g, const struct cold *k)
 		emit_here(e, k->from[i]);
 	if (k->rcx_saved)
 		emit_load64(e, H_RCX, AT_GS(VP_FIELD(scratch[3])));
+	gen_x87_note(g, &k->x87);
 	emit_plus_r(e, OP(.op = 0xb8), SCRATCH1);
 	emit32(e, k->site);
 	emit_call(e, k->call);
@@ -293,7 +303,8 @@ static struct gen *begin(struct vp *c, struct block *b, struct gen *g)
 	g->t = c->translator;
 	g->b = b;
 	g->count = g->cold_count = 0;
-	g->sse_ready = g->full = false;
+	g->sse_ready = g->x87_ready = g->full = false;
+	g->x87.pending = false;
 	g->slow = NULL;
 	g->tlb = (uint32_t)((uint8_t *)&c->tlbs[b->key & KEY_USER ? 1 : 0] - (uint8_t *)c);
 	g->e = (struct emitter){ cache->rw + cache->used, cache->rw + cache->size };

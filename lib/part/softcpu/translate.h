@@ -70,7 +70,7 @@ struct translator {
 	uint8_t *slow, *slow_flags;     /* R11D: site */
 	uint8_t *stored, *stored_flags; /* R11D: site, R10: host address written */
 	uint8_t *exit, *exit_flags;     /* R11D: exit */
-	uint8_t *load_sse;              /* CF: not possible */
+	uint8_t *load_sse, *load_x87;   /* CF: not possible */
 	struct block *(*enter)(const uint8_t *code);
 	bool exact_flags;
 	unsigned hot; /* how often a block is interpreted first */

@@ -227,6 +227,8 @@ struct sc_tlb {
 
 #define XTLB_SIZE 2048u
 
+#define LARGE_REGIONS 4096u
+
 #define XTLB_SHIFT 4
 
 /* The translations of instruction fetches. tag: page address | 1 for user mode; free: all ones. */
@@ -266,6 +268,21 @@ struct sc_jump {
 #define JUMP_BITS 12
 #define JUMPS     (1u << JUMP_BITS)
 #define JUMP_FREE UINT64_C(0x8000000000000000) /* not canonical */
+
+/*
+ * Where calls of translated code expect to be returned to. It is the host's stack while that code
+ * runs: a call pushes the guest's return address and calls, a return compares the two and returns,
+ * so that the host's processor predicts it. One for each privilege.
+ */
+#define RETURNS      1024u
+#define RETURN_SLACK 4096u /* below the last entry */
+struct sc_returns {
+	_Alignas(16) uint8_t slack[RETURN_SLACK];
+	struct {
+		const void *code;
+		uint64_t rip;
+	} entry[RETURNS + 1]; /* the last one is never taken away */
+};
 
 enum sc_access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 
@@ -378,6 +395,10 @@ struct vp {
 	/* As in struct sc_tlb. */
 	uint16_t xtlb_local[XTLB_SIZE];
 	unsigned xtlb_local_count;
+	/* Where parts of large pages may be in a TLB: 2 MiB regions, hashed, and log2 of the
+	 * largest page. Grows until everything is flushed. */
+	uint64_t large_regions[LARGE_REGIONS / 64];
+	unsigned largest_page;
 
 	/* translated code (translate.h) reaches these relative to GS */
 	struct translator *translator;  /* NULL: interpreter only */
@@ -386,6 +407,11 @@ struct vp {
 	uint32_t host_mxcsr;
 	struct vp *self;
 	const void *call_slow, *call_stored, *call_exit;
+	struct sc_returns returns[2];                  /* [1] of user mode */
+	uint64_t returns_limit[2], returns_top[2];     /* of each as a stack */
+	uint64_t translated_rsp, other_translated_rsp; /* at this privilege, at the other */
+	uint64_t host_rsp;                             /* while translated code runs */
+	const void *resume;                            /* with XL_RESUME: where to */
 
 	/* block cache (block.c) */
 	struct sc_jcache_entry jcache[JCACHE_SIZE];
@@ -415,8 +441,16 @@ struct vp {
 /* After mode, flat, CPL or alignment checking changed. */
 static inline void sc_key_changed(struct vp *c)
 {
+	unsigned before = c->key;
+
 	c->key = c->mode | (c->flat ? KEY_FLAT : 0) | (c->cpl == 3 ? KEY_USER : 0) |
 		 (c->align_check ? KEY_ALIGN : 0);
+	if ((before ^ c->key) & KEY_USER) {
+		uint64_t rsp = c->translated_rsp;
+
+		c->translated_rsp = c->other_translated_rsp;
+		c->other_translated_rsp = rsp;
+	}
 }
 
 #define REG64(c, o) (*(uint64_t *)((char *)(c) + (o)))

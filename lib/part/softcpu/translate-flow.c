@@ -80,12 +80,17 @@ static uint8_t *gen_poll_flags(struct gen *g)
 	return stub;
 }
 
-/* Leaves for target, with flags as g->flags says; live: those that are read there. */
-static void gen_exit(struct gen *g, unsigned which, uint64_t target, uint32_t live)
+enum { EXIT_POLL = 1, EXIT_GUARD = 2 };
+
+/* Leaves for target, with flags as g->flags says; live: those that are read there. EXIT_POLL: looks
+ * at vp.attention even if the way is forward; EXIT_GUARD: the page may have been mapped elsewhere
+ * even if it is this one. */
+static void gen_exit(struct gen *g, unsigned which, uint64_t target, uint32_t live, unsigned how)
 {
 	struct emitter *e = &g->e;
 	struct xl_exit *x = new_exit(g, which, target);
-	bool back = target < g->xl->va + g->b->len, far = !same_page(g, target);
+	bool back = (how & EXIT_POLL) || target < g->xl->va + g->b->len;
+	bool far = (how & EXIT_GUARD) || !same_page(g, target);
 	uint8_t *from[2];
 	unsigned count = 0;
 
@@ -109,7 +114,7 @@ static void gen_exit(struct gen *g, unsigned which, uint64_t target, uint32_t li
 
 void gen_fall_through(struct gen *g, uint64_t va)
 {
-	gen_exit(g, 0, va & g->c->rip_mask, g->live_out[0]);
+	gen_exit(g, 0, va & g->c->rip_mask, g->live_out[0], 0);
 }
 
 static uint64_t next_va(const struct gen *g, const struct xl_insn *x)
@@ -130,10 +135,10 @@ static void gen_jcc(struct gen *g, struct xl_insn *x)
 	gen_flags_wanted(g);
 	at_branch = g->flags;
 	not_taken = emit_jcc(&g->e, (x->u->aux & 15) ^ 1);
-	gen_exit(g, 1, target_va(g, x), g->live_out[1]);
+	gen_exit(g, 1, target_va(g, x), g->live_out[1], 0);
 	emit_here(&g->e, not_taken);
 	g->flags = at_branch;
-	gen_exit(g, 0, next_va(g, x) & g->c->rip_mask, g->live_out[0]);
+	gen_exit(g, 0, next_va(g, x) & g->c->rip_mask, g->live_out[0], 0);
 }
 
 /* ---- the stack of calls ---- */
@@ -158,13 +163,56 @@ static void gen_push_return(struct gen *g, struct xl_insn *x)
 	emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
 }
 
+static unsigned user_index(const struct gen *g)
+{
+	return g->b->key & KEY_USER ? 1 : 0;
+}
+
+/* Begins a new vp.returns when it is full, and pushes the guest's return address there. */
+static void gen_expect_return(struct gen *g, const struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+	uint64_t va = next_va(g, x);
+	uint8_t *room;
+
+	emit_rm(e, OP(.op = 0x3b, .w = true), H_RSP,
+		AT_GS(VP_FIELD(returns_limit) + 8 * user_index(g)));
+	room = emit_jcc8(e, CC_A);
+	emit_load64(e, H_RSP, AT_GS(VP_FIELD(returns_top) + 8 * user_index(g)));
+	emit_here8(e, room);
+	if (fits_s32((int64_t)va)) {
+		emit8(e, 0x68); /* push imm32 */
+		emit32(e, (uint32_t)va);
+	} else {
+		emit_mov_imm(e, SCRATCH1, va);
+		emit_plus_r(e, OP(.op = 0x50), SCRATCH1);
+	}
+}
+
+/* Behind a call of the host: the way on when the guest returns. */
+static void gen_returned(struct gen *g, const struct xl_insn *x)
+{
+	emit_lea64(&g->e, H_RSP, &(struct host_mem){ H_RSP, H_NONE, 0, false, 8 });
+	g->flags = FLAGS_VP;
+	gen_exit(g, 0, next_va(g, x), RF_ARITH, EXIT_GUARD);
+}
+
 static void gen_call(struct gen *g, struct xl_insn *x)
 {
+	struct emitter *e = &g->e;
+	uint8_t *call;
+
 	gen_flags_lost(g, RF_ARITH);
 	gen_push_return(g, x);
 	gen_written(g, x, 8, XL_GO_ON);
 	gen_slow_end(g);
-	gen_exit(g, 1, target_va(g, x), RF_ARITH);
+	gen_expect_return(g, x);
+	emit8(e, 0xe8); /* call */
+	call = e->p;
+	emit32(e, 0);
+	gen_returned(g, x);
+	emit_here(e, call);
+	gen_exit(g, 1, target_va(g, x), RF_ARITH, EXIT_POLL);
 }
 
 /* ---- computed ---- */
@@ -208,16 +256,44 @@ static void emit_jmp_code(struct gen *g)
 		AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, code))));
 }
 
+/* The entry of vp.returns in that depth. */
+static void emit_cmp_return(struct emitter *e, unsigned depth)
+{
+	emit_rm(e, OP(.op = 0x3b, .w = true), SCRATCH0,
+		&(struct host_mem){ H_RSP, H_NONE, 0, false, 16 * (int32_t)depth + 8 });
+}
+
+/* To the caller that vp.returns has last, or last but one; or, as the stack isn't what it was, to
+ * anywhere, with a new vp.returns. */
 static void gen_ret(struct gen *g, struct xl_insn *x)
 {
+	const struct host_mem popped = { GUEST_RSP, H_NONE, 0, false, 8 + x->u->imm };
 	struct emitter *e = &g->e;
+	uint32_t top = VP_FIELD(returns_top) + 8 * user_index(g);
+	uint8_t *other, *unknown[2];
+	const uint8_t *hit;
 
 	gen_flags_lost(g, RF_ARITH);
 	emit_mov64(e, SCRATCH0, GUEST_RSP);
 	gen_translate(g, x, 8, false, false);
 	emit_load64(e, SCRATCH0, AT_REG(SCRATCH0));
+	emit_cmp_return(e, 0);
+	other = emit_jcc8(e, CC_NE);
+	hit = e->p;
+	emit_lea64(e, GUEST_RSP, &popped);
+	emit8(e, 0xc3);
+	emit_here8(e, other);
+	emit_rm(e, OP(.op = 0x3b, .w = true), H_RSP, AT_GS(top));
+	unknown[0] = emit_jcc8(e, CC_E);
+	emit_cmp_return(e, 1);
+	unknown[1] = emit_jcc8(e, CC_NE);
+	emit_lea64(e, H_RSP, &(struct host_mem){ H_RSP, H_NONE, 0, false, 16 });
+	emit_jmp(e, hit);
+	emit_here8(e, unknown[0]);
+	emit_here8(e, unknown[1]);
 	gen_find_jump(g, x);
-	emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, 8 + x->u->imm });
+	emit_lea64(e, GUEST_RSP, &popped);
+	emit_load64(e, H_RSP, AT_GS(top));
 	emit_jmp_code(g);
 	gen_slow_end(g);
 }
@@ -266,8 +342,10 @@ static void gen_call_computed(struct gen *g, struct xl_insn *x)
 	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[2])));
 	gen_push_return(g, x);
 	gen_written(g, x, 8, XL_LEAVE_JUMPED);
-	emit_rm(e, OP(.op = 0xff), 4, AT_GS(VP_FIELD(scratch[2])));
 	gen_slow_end(g);
+	gen_expect_return(g, x);
+	emit_rm(e, OP(.op = 0xff), 2, AT_GS(VP_FIELD(scratch[2]))); /* call */
+	gen_returned(g, x);
 }
 
 void gen_flow(struct gen *g, struct xl_insn *x)
@@ -278,7 +356,7 @@ void gen_flow(struct gen *g, struct xl_insn *x)
 		gen_jcc(g, x);
 		break;
 	case XL_JMP:
-		gen_exit(g, 1, target_va(g, x), g->live_out[1]);
+		gen_exit(g, 1, target_va(g, x), g->live_out[1], 0);
 		break;
 	case XL_CALL:
 		gen_call(g, x);

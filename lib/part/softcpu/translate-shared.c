@@ -1,8 +1,9 @@
 /*
  * The code that all translations of a VP share: entering, leaving, and calling C.
  *
- * In translated code the host's RSP is 16-byte aligned and points to a frame that enter() made: one
- * free slot, the callee-saved registers, the return address.
+ * In translated code the host's RSP is a pointer into vp.returns; C code runs on the host's own
+ * stack, in a frame that enter() made: one free slot, the callee-saved registers, the return
+ * address.
  */
 #include "part/softcpu/translate.h"
 
@@ -187,7 +188,7 @@ static uint8_t *make_load_x87(struct emitter *e)
 	return start;
 }
 
-/* RAX: what the loop gets. */
+/* To the host's stack: RAX is what the loop gets. */
 static uint8_t *make_leave(struct emitter *e)
 {
 	uint8_t *start = e->p;
@@ -199,24 +200,50 @@ static uint8_t *make_leave(struct emitter *e)
 	return start;
 }
 
-static uint8_t *make_enter(struct emitter *e)
+/* Goes on at vp.resume. */
+static uint8_t *make_resume(struct emitter *e)
+{
+	uint8_t *start = e->p;
+
+	emit_load64(e, H_RSP, AT_GS(VP_FIELD(translated_rsp)));
+	emit_load_gprs(e);
+	emit_rm(e, OP(.op = 0xff), 4, AT_GS(VP_FIELD(resume))); /* jmp */
+	return start;
+}
+
+static uint8_t *make_enter(struct emitter *e, const uint8_t *resume)
 {
 	uint8_t *start = e->p;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++)
 		emit_plus_r(e, OP(.op = 0x50), callee_saved[i]);
-	emit_plus_r(e, OP(.op = 0x50), H_RDI);
-	emit_load_gprs(e);
-	emit_rm(e, OP(.op = 0xff), 4, AT_REG(H_RSP)); /* jmp [rsp] */
+	emit_move_rsp(e, -8);
+	emit_store64(e, H_RSP, AT_GS(VP_FIELD(host_rsp)));
+	emit_store64(e, H_RDI, AT_GS(VP_FIELD(resume)));
+	emit_jmp(e, resume);
 	return start;
 }
 
 struct shared {
-	uint8_t *store_fpu, *load_sse, *load_x87, *leave;
+	uint8_t *store_fpu, *load_sse, *load_x87, *leave, *resume;
 };
 
-/* Calls a C function (vp, R11D, R10) in the middle of a translation. RAX 0: returns; else leaves
- * with RAX - 1. Guest FPU registers that were loaded are loaded again. */
+/* RAX as C code gave it, not 0. */
+static void emit_leave_or_resume(struct emitter *e, const struct shared *s)
+{
+	uint8_t *leaves;
+
+	emit_rr(e, OP(.op = 0x83, .w = true), 7, H_RAX); /* cmp */
+	emit8(e, XL_RESUME);
+	leaves = emit_jcc8(e, CC_NE);
+	emit_jmp(e, s->resume);
+	emit_here8(e, leaves);
+	emit_rr(e, OP(.op = 0xff, .w = true), 1, H_RAX); /* dec rax */
+	emit_jmp(e, s->leave);
+}
+
+/* Calls a C function (vp, R11D, R10) in the middle of a translation, on the host's stack. Guest FPU
+ * registers that were loaded are loaded again. */
 static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool flags_out,
 			  const struct shared *s)
 {
@@ -229,6 +256,9 @@ static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool
 	if (flags_in)
 		emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
 	emit_save_gprs(e);
+	emit_move_rsp(e, 8); /* without the return address, should it not come back */
+	emit_store64(e, H_RSP, AT_GS(VP_FIELD(translated_rsp)));
+	emit_load64(e, H_RSP, AT_GS(VP_FIELD(host_rsp)));
 	emit_load64(e, H_RDI, AT_GS(VP_FIELD(self)));
 	emit_mov32(e, H_RSI, SCRATCH1);
 	emit_mov64(e, H_RDX, SCRATCH0);
@@ -237,14 +267,10 @@ static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool
 	no_fpu = emit_jcc8(e, CC_E);
 	emit_call(e, s->store_fpu);
 	emit_here8(e, no_fpu);
-	emit_move_rsp(e, -8);
 	emit_call_vp(e, field);
-	emit_move_rsp(e, 8);
 	emit_rr(e, OP(.op = 0x85, .w = true), H_RAX, H_RAX);
 	go_on = emit_jcc8(e, CC_E);
-	emit_rr(e, OP(.op = 0xff, .w = true), 1, H_RAX); /* dec rax */
-	emit_move_rsp(e, 8);
-	emit_jmp(e, s->leave);
+	emit_leave_or_resume(e, s);
 	emit_here8(e, go_on);
 	emit_rr(e, OP(.op = 0x84), 7 /* BH: x87_loaded */, 7);
 	no_x87 = emit_jcc8(e, CC_E);
@@ -254,6 +280,8 @@ static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool
 	no_sse = emit_jcc8(e, CC_E);
 	emit_call(e, s->load_sse);
 	emit_here8(e, no_sse);
+	emit_load64(e, H_RSP, AT_GS(VP_FIELD(translated_rsp)));
+	emit_move_rsp(e, -8);
 	emit_load_gprs(e);
 	if (flags_out)
 		emit_restore_flags(e);
@@ -261,20 +289,42 @@ static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool
 	return start;
 }
 
-static uint8_t *make_exit(struct emitter *e, const struct shared *s)
+/* To C code that does not come back: RDI, RSI are its arguments. */
+static void emit_to_host(struct emitter *e, const struct shared *s)
 {
-	uint8_t *start = e->p, *no_fpu;
+	uint8_t *no_fpu;
 
 	emit_save_gprs(e);
+	emit_store64(e, H_RSP, AT_GS(VP_FIELD(translated_rsp)));
+	emit_load64(e, H_RSP, AT_GS(VP_FIELD(host_rsp)));
 	emit_load64(e, H_RDI, AT_GS(VP_FIELD(self)));
 	emit_mov32(e, H_RSI, SCRATCH1);
 	emit_test_fpu(e);
 	no_fpu = emit_jcc8(e, CC_E);
-	emit_move_rsp(e, -8);
 	emit_call(e, s->store_fpu);
-	emit_move_rsp(e, 8);
 	emit_here8(e, no_fpu);
+}
+
+static uint8_t *make_exit(struct emitter *e, const struct shared *s)
+{
+	uint8_t *start = e->p;
+
+	emit_to_host(e, s);
 	emit_call_vp(e, VP_FIELD(call_exit));
+	emit_leave_or_resume(e, s);
+	return start;
+}
+
+/* A return to address 0 while vp.returns is empty: the loop shall go on there. */
+static uint8_t *make_lost_return(struct emitter *e, const struct shared *s)
+{
+	uint8_t *start = e->p;
+
+	emit_move_rsp(e, -8); /* the entry stays */
+	emit_to_host(e, s);
+	emit_store_imm64(e, AT_GS(VP_FIELD(regs.rip)), LOST_RETURN_RIP);
+	emit_store_imm64(e, AT_GS(VP_FIELD(link)), 0);
+	emit_rr(e, OP(.op = 0x31), H_RAX, H_RAX);
 	emit_jmp(e, s->leave);
 	return start;
 }
@@ -293,12 +343,13 @@ static uint8_t *make_exit_flags(struct emitter *e, const uint8_t *exit)
 void translate_shared_code(struct vp *c, struct translator *t)
 {
 	struct emitter e = { t->cache.rw, t->cache.rw + t->cache.size };
-	const uint8_t *enter = code_cache_rx(&t->cache, e.p);
+	const uint8_t *enter;
 	struct shared s;
 
-	memcpy(&t->enter, &enter, sizeof(enter));
-	make_enter(&e);
 	s.leave = make_leave(&e);
+	s.resume = make_resume(&e);
+	enter = code_cache_rx(&t->cache, make_enter(&e, s.resume));
+	memcpy(&t->enter, &enter, sizeof(enter));
 	s.store_fpu = make_store_fpu(&e);
 	s.load_sse = t->load_sse = make_load_sse(&e);
 	s.load_x87 = t->load_x87 = make_load_x87(&e);
@@ -308,6 +359,7 @@ void translate_shared_code(struct vp *c, struct translator *t)
 	t->stored_flags = make_call(&e, VP_FIELD(call_stored), true, true, &s);
 	t->exit = make_exit(&e, &s);
 	t->exit_flags = make_exit_flags(&e, t->exit);
+	t->lost_return = make_lost_return(&e, &s);
 	t->cache.used = t->cache.shared_end = ALIGN_UP((size_t)(e.p - t->cache.rw), 64);
 	c->host_mxcsr = HOSTOP_MXCSR_RESET;
 }

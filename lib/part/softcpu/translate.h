@@ -71,6 +71,7 @@ struct translator {
 	uint8_t *stored, *stored_flags; /* R11D: site, R10: host address written */
 	uint8_t *exit, *exit_flags;     /* R11D: exit */
 	uint8_t *load_sse, *load_x87;   /* CF: not possible */
+	uint8_t *lost_return;           /* what the last entry of vp.returns leads to */
 	struct block *(*enter)(const uint8_t *code);
 	bool exact_flags;
 	unsigned hot; /* how often a block is interpreted first */
@@ -117,11 +118,14 @@ void translate_shared_code(struct vp *c, struct translator *t);
 /* The thread's GS base, which all emitted code uses. */
 void translate_bind_thread(struct vp *c);
 
-/* translate-run.c: called by the shared code. The block to go on with plus 1, or 0: go on in the
- * translation. */
+/* translate-run.c: called by the shared code. The block to go on with plus 1; 0: go on in the
+ * translation; XL_RESUME: go on at vp.resume, where flags are expected in vp.flags. */
+#define XL_RESUME 2
+/* The guest address of the entry of vp.returns that is never taken away. */
+#define LOST_RETURN_RIP 0
 uintptr_t translate_slow(struct vp *c, uint32_t site);
 uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host);
-struct block *translate_exit(struct vp *c, uint32_t exit);
+uintptr_t translate_exit(struct vp *c, uint32_t exit);
 sc_fn sc_uop_done;
 
 /* ---- host code that guest registers and flags live in ---- */

@@ -420,6 +420,7 @@ struct vp {
 	size_t arena_used, arena_size;
 	struct block **page_blocks; /* by page index */
 	uint64_t flushes, decoded_insns;
+	struct zydis_cache *decoded;
 
 	/* Ranges written by others; inv_lock. inv_count > INV_MAX: all. */
 	pthread_mutex_t inv_lock;

@@ -388,12 +388,13 @@ static bool find_all(const ZydisDecodedInstruction *in, const ZydisDecodedOperan
 	return true;
 }
 
-bool xl_decode(unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x)
+bool xl_decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x)
 {
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 
-	if (!ZYAN_SUCCESS(zydis_decode(sc_decoder(mode), code, MIN(len, 15u), &in, op)))
+	if (!ZYAN_SUCCESS(
+		zydis_decode_cached(c->decoded, sc_decoder(mode), code, MIN(len, 15u), &in, op)))
 		return false;
 	x->len = in.length;
 	x->mnemonic = in.mnemonic;

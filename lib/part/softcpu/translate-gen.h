@@ -100,7 +100,7 @@ struct gen {
 
 /* Fills x from the bytes of an instruction; kind is XL_INTERPRET if nothing else fits. False: these
  * bytes are no instruction. */
-bool xl_decode(unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x);
+bool xl_decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x);
 
 /* translate-x87.c */
 void gen_x87(struct gen *g, struct xl_insn *x);

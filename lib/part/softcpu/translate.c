@@ -110,7 +110,7 @@ static bool decode_block(struct gen *g, const uint8_t *code)
 		*x = (struct xl_insn){ .u = u, .off = u->off, .len = u->len };
 		if (is_end(g, u)) {
 			x->kind = XL_END;
-		} else if (!xl_decode(b->key & KEY_MODE, code + u->off, b->len - u->off, x) ||
+		} else if (!xl_decode(g->c, b->key & KEY_MODE, code + u->off, b->len - u->off, x) ||
 			   x->len != u->len) {
 			if (u->fn != sc_raise_uop)
 				return false;
@@ -151,7 +151,7 @@ static uint32_t flags_read_at(struct gen *g, uint64_t va, unsigned depth)
 		return RF_ARITH;
 	for (unsigned n = 0; n < LOOKAHEAD_INSNS && open; n++) {
 		x = (struct xl_insn){ .u = NULL };
-		if (!xl_decode(g->b->key & KEY_MODE, page + at, MEM_PAGE_SIZE - at, &x))
+		if (!xl_decode(g->c, g->b->key & KEY_MODE, page + at, MEM_PAGE_SIZE - at, &x))
 			break;
 		note_seen(g, at, at + x.len);
 		at += x.len;

@@ -28,6 +28,12 @@ enum xl_kind {
 	XL_RET,
 	XL_JMP_COMPUTED,
 	XL_CALL_COMPUTED,
+	XL_CLI, /* these are translate-system.c's */
+	XL_STI,
+	XL_CLD,
+	XL_SWAPGS,
+	XL_PUSHF,
+	XL_PUSH_MEMORY,
 	XL_END, /* the block ends before this: no instruction */
 };
 
@@ -107,6 +113,10 @@ void gen_x87(struct gen *g, struct xl_insn *x);
 /* Writes FIP and FOP, if they are pending; SCRATCH1 is lost, flags are kept. */
 void gen_x87_note(struct gen *g, struct x87_note *note);
 
+/* translate-system.c. False: not one of its kinds; else x's kind and flags are set. */
+bool xl_classify_system(struct xl_insn *x);
+void gen_system(struct gen *g, struct xl_insn *x);
+
 /* translate-insn.c */
 void gen_insn(struct gen *g, struct xl_insn *x);
 void gen_interpret(struct gen *g, struct xl_insn *x);
@@ -122,7 +132,8 @@ static inline uint32_t live_before(const struct xl_insn *x)
 }
 /* Before code that destroys the host's flags; what of them is live is in the VP then. */
 void gen_flags_lost(struct gen *g, uint32_t live);
-void gen_flags_wanted(struct gen *g); /* in the host's flags */
+void gen_flags_wanted(struct gen *g);               /* in the host's flags */
+void gen_flags_to_vp(struct gen *g, uint32_t live); /* for C code */
 /* The slow path of x (its handler) gets another jump to it: rel32 to be set. */
 void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from);
 /* SCRATCH0: linear address; becomes the host address. SCRATCH1: index of the TLB entry. */

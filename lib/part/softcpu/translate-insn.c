@@ -27,8 +27,7 @@ void gen_flags_wanted(struct gen *g)
 	g->flags = FLAGS_BOTH;
 }
 
-/* For C code. */
-static void gen_flags_to_vp(struct gen *g, uint32_t live)
+void gen_flags_to_vp(struct gen *g, uint32_t live)
 {
 	if (g->flags == FLAGS_HOST && live)
 		emit_save_flags(&g->e);
@@ -595,6 +594,14 @@ void gen_insn(struct gen *g, struct xl_insn *x)
 		break;
 	case XL_INTERPRET:
 		gen_interpret(g, x);
+		break;
+	case XL_CLI:
+	case XL_STI:
+	case XL_CLD:
+	case XL_SWAPGS:
+	case XL_PUSHF:
+	case XL_PUSH_MEMORY:
+		gen_system(g, x);
 		break;
 	default:
 		gen_flow(g, x);

@@ -92,7 +92,7 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 	default:
 		classify_flow(g, x);
 	}
-	if (x->kind == XL_INTERPRET) {
+	if (x->kind == XL_INTERPRET && !xl_classify_system(x)) {
 		x->use = RF_ARITH;
 		x->kill = 0;
 	}

@@ -127,18 +127,47 @@ static uint64_t target_va(const struct gen *g, const struct xl_insn *x)
 	return (next_va(g, x) + (uint64_t)(int64_t)x->u->imm) & g->c->rip_mask;
 }
 
+/* Nothing needs to be looked at on the way there: a conditional jump may lead there itself. */
+static bool goes_straight(const struct gen *g, uint64_t target)
+{
+	return same_page(g, target) && target >= g->xl->va + g->b->len;
+}
+
+/* A jump on cc to target as an exit; its stub is still to come. */
+static struct xl_exit *gen_straight(struct gen *g, unsigned cc, unsigned which, uint64_t target)
+{
+	struct xl_exit *x = new_exit(g, which, target);
+
+	x->flags = g->live_out[which] && (g->flags == FLAGS_HOST || g->flags == FLAGS_BOTH);
+	x->jump = emit_jcc(&g->e, cc);
+	return x;
+}
+
 static void gen_jcc(struct gen *g, struct xl_insn *x)
 {
+	uint64_t target[2] = { next_va(g, x) & g->c->rip_mask, target_va(g, x) };
+	unsigned cc = x->u->aux & 15, straight = goes_straight(g, target[1]);
+	struct xl_exit *other = NULL;
 	enum flags_place at_branch;
-	uint8_t *not_taken;
+	uint8_t *over = NULL;
 
 	gen_flags_wanted(g);
 	at_branch = g->flags;
-	not_taken = emit_jcc(&g->e, (x->u->aux & 15) ^ 1);
-	gen_exit(g, 1, target_va(g, x), g->live_out[1], 0);
-	emit_here(&g->e, not_taken);
+	if (!straight)
+		cc ^= 1;
+	if (goes_straight(g, target[straight]))
+		other = gen_straight(g, cc, straight, target[straight]);
+	else
+		over = emit_jcc(&g->e, cc);
+	gen_exit(g, !straight, target[!straight], g->live_out[!straight], 0);
+	if (other) {
+		gen_exit_stub(g, other, NULL, 0);
+		emit_set_rel32(other->jump, other->stub);
+		return;
+	}
+	emit_here(&g->e, over);
 	g->flags = at_branch;
-	gen_exit(g, 0, next_va(g, x) & g->c->rip_mask, g->live_out[0], 0);
+	gen_exit(g, straight, target[straight], g->live_out[straight], 0);
 }
 
 /* ---- the stack of calls ---- */

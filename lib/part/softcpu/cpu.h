@@ -406,7 +406,10 @@ struct vp {
 	uint64_t scratch[4];
 	uint32_t host_mxcsr;
 	struct vp *self;
-	const void *call_slow, *call_stored, *call_exit;
+	const void *call_slow, *call_rest, *call_stored, *call_exit;
+	uint64_t
+	    stack_delta; /* host minus guest address of the stack, in a group (translate-stack.c) */
+	uint64_t stack_flags;                          /* and where the page's flags are */
 	struct sc_returns returns[2];                  /* [1] of user mode */
 	uint64_t returns_limit[2], returns_top[2];     /* of each as a stack */
 	uint64_t translated_rsp, other_translated_rsp; /* at this privilege, at the other */

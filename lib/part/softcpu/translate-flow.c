@@ -178,9 +178,7 @@ static void gen_push_return(struct gen *g, struct xl_insn *x)
 	struct emitter *e = &g->e;
 	uint64_t va = next_va(g, x);
 
-	emit_lea64(e, SCRATCH0, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
-	gen_translate(g, x, 8, true, false);
-	gen_page_flags(g);
+	gen_translate_stack(g, x, -8, 8, true);
 	if (fits_s32((int64_t)va)) {
 		emit_store_imm64(e, AT_REG(SCRATCH0), (int32_t)va);
 	} else {
@@ -303,8 +301,7 @@ static void gen_ret(struct gen *g, struct xl_insn *x)
 	const uint8_t *hit;
 
 	gen_flags_lost(g, RF_ARITH);
-	emit_mov64(e, SCRATCH0, GUEST_RSP);
-	gen_translate(g, x, 8, false, false);
+	gen_translate_stack(g, x, 0, 8, false);
 	emit_load64(e, SCRATCH0, AT_REG(SCRATCH0));
 	emit_cmp_return(e, 0);
 	other = emit_jcc8(e, CC_NE);

@@ -62,7 +62,16 @@ struct xl_insn {
 	uint8_t mem_size; /* 0: no memory operand; LEA has none */
 	bool mem_read, mem_write, mem_aligned;
 	uint8_t imm_len, imm[8];
-	int32_t rel; /* XL_JCC, XL_JMP: the target, from the next instruction */
+	int32_t rel;               /* XL_JCC, XL_JMP: the target, from the next instruction */
+	struct stack_group *stack; /* its access to the stack belongs to it, or NULL */
+};
+
+/* Accesses relative to RSP in a row that are looked up together, all or none. */
+struct stack_group {
+	const struct xl_insn *first; /* which looks it up */
+	int32_t from, to;            /* relative to RSP before the first */
+	unsigned count;
+	bool write;
 };
 
 /* Where the guest's flags are, as far as anybody will read them. */
@@ -92,6 +101,9 @@ struct gen {
 	struct emitter e;
 	struct xl_insn insns[BLOCK_MAX_INSNS + 1];
 	unsigned count;
+	struct stack_group stacks[BLOCK_MAX_INSNS];
+	unsigned stack_count;
+	bool rest;            /* slow jumps go on with the interpreter to the end of the block */
 	uint32_t live_out[2]; /* at block.chain's successors */
 	enum flags_place flags;
 	bool sse_ready; /* the guest's SSE registers are loaded here, */
@@ -142,6 +154,16 @@ void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, 
 void gen_address(struct gen *g, struct xl_insn *x);
 /* SCRATCH1, the entry's index, becomes the address of the page's flags. */
 void gen_page_flags(struct gen *g);
+
+/* translate-stack.c */
+void find_stack_groups(struct gen *g);
+/* The flags that are in the host's survive x's access. */
+static inline bool keeps_flags(const struct xl_insn *x)
+{
+	return x->stack && x->stack->first != x;
+}
+/* As gen_translate and, for a write, gen_page_flags, for an address relative to RSP. */
+void gen_translate_stack(struct gen *g, struct xl_insn *x, int32_t disp, unsigned size, bool write);
 /* After a store to SCRATCH0 of size bytes: SCRATCH1 is the address of the page's flags. */
 void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after after);
 /* Ends the slow path of x: translated code goes on here. */

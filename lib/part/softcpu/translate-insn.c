@@ -61,6 +61,7 @@ uint32_t gen_site(struct gen *g, const struct xl_insn *x, enum xl_after after, b
 			       .next_off = (uint16_t)(x->off + x->len),
 			       .size = x->mem_size,
 			       .after = (uint8_t)after };
+	s->rest = x->u;
 	if (uops) {
 		memcpy(s->u, x->u, uops * sizeof(struct uop));
 		s->u[uops].fn = sc_uop_done;
@@ -82,7 +83,9 @@ void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from)
 {
 	enum xl_after after = x->kind == XL_X87_FLDCW ? XL_LEAVE : XL_GO_ON;
 
-	if (g->slow)
+	if (!g->slow && g->rest)
+		g->slow = new_cold(g, from, g->t->rest, gen_site(g, x, XL_LEAVE, false));
+	else if (g->slow)
 		g->slow->from[g->slow->from_count++] = from;
 	else
 		g->slow = new_cold(g, from, g->t->slow, gen_site(g, x, after, true));
@@ -384,13 +387,18 @@ static void gen_memory_insn(struct gen *g, struct xl_insn *x)
 	struct placed p;
 	bool busy;
 
-	gen_flags_lost(g, live_before(x));
-	gen_address(g, x);
-	gen_translate(g, x, x->mem_size, x->mem_write, x->mem_aligned);
+	if (!keeps_flags(x))
+		gen_flags_lost(g, live_before(x));
+	if (x->stack) {
+		gen_translate_stack(g, x, (int32_t)x->u->disp, x->mem_size, x->mem_write);
+	} else {
+		gen_address(g, x);
+		gen_translate(g, x, x->mem_size, x->mem_write, x->mem_aligned);
+		if (x->mem_write)
+			gen_page_flags(g);
+	}
 	busy = (x->reg.class == OPERAND_GPR && host_gpr(x->reg.number) == H_NONE) ||
 	       (g->flags == FLAGS_VP && (x->writes_flags ? live_before(x) : x->use));
-	if (x->mem_write)
-		gen_page_flags(g);
 	if (x->mem_write && busy)
 		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
 	gen_flags_for(g, x);
@@ -520,10 +528,9 @@ static void gen_push(struct gen *g, struct xl_insn *x)
 
 	if (is_register)
 		host = host_gpr(guest);
-	gen_flags_lost(g, live_before(x));
-	emit_lea64(e, SCRATCH0, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
-	gen_translate(g, x, 8, true, false);
-	gen_page_flags(g);
+	if (!keeps_flags(x))
+		gen_flags_lost(g, live_before(x));
+	gen_translate_stack(g, x, -8, 8, true);
 	if (!is_register) {
 		emit_store_imm64(e, AT_REG(SCRATCH0), x->u->imm);
 	} else if (host != H_NONE) {
@@ -544,9 +551,9 @@ static void gen_pop(struct gen *g, struct xl_insn *x)
 	struct emitter *e = &g->e;
 	unsigned guest = x->rm.number, host = host_gpr(guest);
 
-	gen_flags_lost(g, live_before(x));
-	emit_mov64(e, SCRATCH0, GUEST_RSP);
-	gen_translate(g, x, 8, false, false);
+	if (!keeps_flags(x))
+		gen_flags_lost(g, live_before(x));
+	gen_translate_stack(g, x, 0, 8, false);
 	emit_load64(e, host == H_NONE ? SCRATCH1 : host, AT_REG(SCRATCH0));
 	if (host == H_NONE)
 		emit_store64(e, SCRATCH1, AT_GS(VP_GPR(guest)));

@@ -58,6 +58,20 @@ uintptr_t translate_slow(struct vp *c, uint32_t site)
 	return leave_at(c, s->xl->va + s->next_off);
 }
 
+/* From the site's instruction on. */
+uintptr_t translate_rest(struct vp *c, uint32_t site)
+{
+	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
+	struct block *b = s->xl->block;
+	sc_fn *fn = s->rest == b->uops ? b->interpret : s->rest->fn;
+
+	if (unlikely(!b->live))
+		return leave_at(c, s->xl->va + s->off);
+	RIP(c) = s->xl->va;
+	c->blk = b;
+	return leave_for(c, fn(c, s->rest));
+}
+
 uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
 {
 	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
@@ -228,6 +242,7 @@ int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err)
 	c->translator = t;
 	c->self = c;
 	c->call_slow = translate_slow;
+	c->call_rest = translate_rest;
 	c->call_stored = translate_stored;
 	c->call_exit = translate_exit;
 	translate_shared_code(c, t);

@@ -355,6 +355,7 @@ void translate_shared_code(struct vp *c, struct translator *t)
 	s.load_x87 = t->load_x87 = make_load_x87(&e);
 	t->slow = make_call(&e, VP_FIELD(call_slow), false, false, &s);
 	t->slow_flags = make_call(&e, VP_FIELD(call_slow), false, true, &s);
+	t->rest = make_call(&e, VP_FIELD(call_rest), false, false, &s);
 	t->stored = make_call(&e, VP_FIELD(call_stored), false, false, &s);
 	t->stored_flags = make_call(&e, VP_FIELD(call_stored), true, true, &s);
 	t->exit = make_exit(&e, &s);

@@ -302,8 +302,8 @@ static struct gen *begin(struct vp *c, struct block *b, struct gen *g)
 	g->c = c;
 	g->t = c->translator;
 	g->b = b;
-	g->count = g->cold_count = 0;
-	g->sse_ready = g->x87_ready = g->full = false;
+	g->count = g->cold_count = g->stack_count = 0;
+	g->sse_ready = g->x87_ready = g->full = g->rest = false;
 	g->x87.pending = false;
 	g->slow = NULL;
 	g->tlb = (uint32_t)((uint8_t *)&c->tlbs[b->key & KEY_USER ? 1 : 0] - (uint8_t *)c);
@@ -331,6 +331,7 @@ static bool translate(struct vp *c, struct block *b)
 	}
 	if (decode_block(&g, sc_ram(c->vm, b->gpa))) {
 		find_live_flags_watched(&g, page_gpa);
+		find_stack_groups(&g);
 		emit_block(&g);
 		if (!g.full)
 			publish(&g);

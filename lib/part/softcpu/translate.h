@@ -35,6 +35,7 @@ struct xl_site {
 	uint16_t off, next_off; /* of this and of the next instruction in the block */
 	uint8_t size;           /* of the operand that was written */
 	uint8_t after;          /* enum xl_after */
+	struct uop *rest;       /* for translate_rest: the block's own */
 	struct uop u[];         /* the instruction, then sc_uop_done */
 };
 
@@ -68,6 +69,7 @@ struct translator {
 	struct code_cache cache;
 	/* Shared code, writable mapping. _flags: gives or takes the guest's flags in the host's. */
 	uint8_t *slow, *slow_flags;     /* R11D: site */
+	uint8_t *rest;                  /* R11D: site; does not come back */
 	uint8_t *stored, *stored_flags; /* R11D: site, R10: host address written */
 	uint8_t *exit, *exit_flags;     /* R11D: exit */
 	uint8_t *load_sse, *load_x87;   /* CF: not possible */
@@ -124,6 +126,7 @@ void translate_bind_thread(struct vp *c);
 /* The guest address of the entry of vp.returns that is never taken away. */
 #define LOST_RETURN_RIP 0
 uintptr_t translate_slow(struct vp *c, uint32_t site);
+uintptr_t translate_rest(struct vp *c, uint32_t site);
 uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host);
 uintptr_t translate_exit(struct vp *c, uint32_t exit);
 sc_fn sc_uop_done;

@@ -265,6 +265,8 @@ struct sc_jump {
 	uint32_t version;    /* and what it must be */
 	uint64_t unused;     /* the size is a power of two */
 };
+/* In the top JUMP_BITS of the low half of the address times this. */
+#define JUMP_HASH 0x9e3779b1u
 #define JUMP_BITS 12
 #define JUMPS     (1u << JUMP_BITS)
 #define JUMP_FREE UINT64_C(0x8000000000000000) /* not canonical */

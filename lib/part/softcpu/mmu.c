@@ -665,13 +665,32 @@ static unsigned in_first_page(struct vp *c, struct uop *u, uint64_t va, unsigned
 	return MIN(left, size);
 }
 
+/* What the TLB has needs no walk; inside one page. */
+static bool known(struct vp *c, const struct sc_tlb *t, uint64_t va, unsigned size, bool write,
+		  struct sc_target *ret)
+{
+	const struct sc_tlb_entry *e = &t->e[(va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1)];
+	uint64_t off = va ^ (write ? e->wtag : e->rtag);
+
+	if (off > MEM_PAGE_SIZE - size || c->mode != MODE_64)
+		return false;
+	*ret = (struct sc_target){ .host = (uint8_t *)(e->page + off) };
+	return true;
+}
+
 /* Both pages are translated before either is touched. */
 static void load_via(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va, void *ret,
 		     unsigned size)
 {
-	unsigned first = in_first_page(c, u, va, size);
-	struct sc_target a = resolve(c, u, t, va, ACCESS_READ), b;
+	struct sc_target a, b;
+	unsigned first;
 
+	if (known(c, t, va, size, false, &a)) {
+		read_target(c, a, ret, size);
+		return;
+	}
+	first = in_first_page(c, u, va, size);
+	a = resolve(c, u, t, va, ACCESS_READ);
 	if (first == size) {
 		read_target(c, a, ret, size);
 		return;
@@ -684,9 +703,15 @@ static void load_via(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va,
 static void store_via(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va, const void *v,
 		      unsigned size)
 {
-	unsigned first = in_first_page(c, u, va, size);
-	struct sc_target a = resolve(c, u, t, va, ACCESS_WRITE), b;
+	struct sc_target a, b;
+	unsigned first;
 
+	if (known(c, t, va, size, true, &a)) {
+		write_target(c, a, v, size);
+		return;
+	}
+	first = in_first_page(c, u, va, size);
+	a = resolve(c, u, t, va, ACCESS_WRITE);
 	if (first == size) {
 		write_target(c, a, v, size);
 		return;

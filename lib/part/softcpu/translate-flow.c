@@ -256,14 +256,12 @@ static void gen_find_jump(struct gen *g, struct xl_insn *x)
 {
 	struct emitter *e = &g->e;
 
-	emit_mov64(e, SCRATCH1, SCRATCH0);
-	emit_rr(e, OP(.op = 0xc1, .w = true), 5, SCRATCH1); /* shr */
-	emit8(e, JUMP_BITS);
-	emit_rr(e, OP(.op = 0x31), SCRATCH0, SCRATCH1); /* xor */
-	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1);        /* and */
-	emit32(e, JUMPS - 1);
-	emit_rr(e, OP(.op = 0xc1), 4, SCRATCH1); /* shl */
-	emit8(e, JUMP_SHIFT);
+	emit_rr(e, OP(.op = 0x69), SCRATCH1, SCRATCH0); /* imul */
+	emit32(e, JUMP_HASH);
+	emit_rr(e, OP(.op = 0xc1), 5, SCRATCH1); /* shr */
+	emit8(e, 32 - JUMP_BITS - JUMP_SHIFT);
+	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1); /* and */
+	emit32(e, (JUMPS - 1) << JUMP_SHIFT);
 	emit_rm(e, OP(.op = 0x3b, .w = true), SCRATCH0,
 		AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, rip))));
 	gen_slow_jump(g, x, emit_jcc(e, CC_NE));

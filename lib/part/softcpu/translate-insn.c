@@ -156,9 +156,13 @@ void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, 
 {
 	struct emitter *e = &g->e;
 
-	emit_mov32(e, SCRATCH1, SCRATCH0);
-	emit_rr(e, OP(.op = 0xc1), 5, SCRATCH1); /* shr */
-	emit8(e, MEM_PAGE_SHIFT - TLB_ENTRY_SHIFT);
+	if (g->t->rorx) { /* what comes in from below goes with the mask */
+		emit_rorx32(e, SCRATCH1, SCRATCH0, MEM_PAGE_SHIFT - TLB_ENTRY_SHIFT);
+	} else {
+		emit_mov32(e, SCRATCH1, SCRATCH0);
+		emit_rr(e, OP(.op = 0xc1), 5, SCRATCH1); /* shr */
+		emit8(e, MEM_PAGE_SHIFT - TLB_ENTRY_SHIFT);
+	}
 	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1); /* and */
 	emit32(e, (TLB_SIZE - 1) << TLB_ENTRY_SHIFT);
 	emit_rm(e, OP(.op = 0x33, .w = true), SCRATCH0,

@@ -233,6 +233,7 @@ int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err)
 	if (!t)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the translator");
 	t->hot = TRANSLATE_HOT;
+	t->rorx = __builtin_cpu_supports("bmi2");
 	rc = code_cache_init(&t->cache, cache_bytes, err);
 	if (rc < 0) {
 		code_cache_done(&t->cache);

@@ -76,6 +76,7 @@ struct translator {
 	uint8_t *lost_return;           /* what the last entry of vp.returns leads to */
 	struct block *(*enter)(const uint8_t *code);
 	bool exact_flags;
+	bool rorx;    /* the host has BMI2 */
 	unsigned hot; /* how often a block is interpreted first */
 	uint64_t translated_insns, translations, ns;
 };

@@ -3,9 +3,9 @@
  * host still works on guest pages.
  *
  * A channel object outlives vmbus_rescind while it is held or one of its callbacks runs. Its relid
- * is used again only after the guest released it, and a device that comes back is offered again only
- * then: Linux works on a rescind and on an offer at the same time, and takes an offer of an instance
- * that it still has for a broken one.
+ * is used again only after the guest released it, and a device that comes back is offered again
+ * only then: Linux works on a rescind and on an offer at the same time, and takes an offer of an
+ * instance that it still has for a broken one.
  */
 #include "vmbus/vmbus-impl.h"
 #include "vmbus/vmbus-state.h"

@@ -24,8 +24,7 @@ static int set_lock(int fd, short type)
 
 int mark_make(int folder_fd, const char *name, struct error *err)
 {
-	int fd =
-	    openat(folder_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int fd = openat(folder_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 
 	if (fd >= 0 && fsync(fd) == 0)
 		return fd;

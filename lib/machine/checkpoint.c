@@ -104,8 +104,8 @@ int machine_checkpoint(struct machine *machine, const struct machine_checkpoint 
 	if (r == 0 && checkpoint->memory_fd < 0)
 		return take_disks(machine, layering, checkpoint, err);
 	if (r == 0)
-		return save_begin(machine, checkpoint->memory_fd, false, layering,
-				  checkpoint->done, checkpoint->user, err);
+		return save_begin(machine, checkpoint->memory_fd, false, layering, checkpoint->done,
+				  checkpoint->user, err);
 	close_layers(checkpoint->layers, checkpoint->layer_count);
 	close(checkpoint->mark_fd);
 	if (checkpoint->memory_fd >= 0)

@@ -199,11 +199,10 @@ static int add_layer(struct sending *sending, const struct vm *vm, const json_t 
 				 "it has too many disks for a checkpoint while it runs");
 	layer = *disk;
 	layer.path = (char *)new;
-	json_array_append_new(
-	    sending->disks,
-	    json_pack("{s:s, s:i}", "controller",
-		      guid_format(&config->scsi_ids[disk->controller_number], id), "location",
-		      (int)disk->lun));
+	json_array_append_new(sending->disks,
+			      json_pack("{s:s, s:i}", "controller",
+					guid_format(&config->scsi_ids[disk->controller_number], id),
+					"location", (int)disk->lun));
 	return add_fd(sending, files_open_disk(vm, &layer, err));
 }
 
@@ -333,7 +332,8 @@ void checkpoint_take(struct vm *vm, const char *name, struct request *request,
 
 	if (!taking)
 		abort();
-	*taking = (struct taking){ .vm = vm_ref(vm), .request = request, .done = done, .user = user };
+	*taking =
+	    (struct taking){ .vm = vm_ref(vm), .request = request, .done = done, .user = user };
 	taking->checkpoint.name = name ? strdup(name) : checkpoint_default_name(vm);
 	/* One that is off is consistent by itself. */
 	taking->checkpoint.production = !vm_is_down(vm) && type != CONFIG_CHECKPOINT_STANDARD;

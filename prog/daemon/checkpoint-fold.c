@@ -19,13 +19,13 @@
 #include <strings.h>
 #include <unistd.h>
 
-#define JOURNAL          "merge.json"
-#define MARK             "merge.mark"
+#define JOURNAL           "merge.json"
+#define MARK              "merge.mark"
 #define WORKER_TIMEOUT_NS (60 * NS_PER_SEC)
 
 /*
- * For each disk "parents" tells the names of its chain, and from them and those that the checkpoints
- * have follows what can be merged; then that disk is looked at again.
+ * For each disk "parents" tells the names of its chain, and from them and those that the
+ *checkpoints have follows what can be merged; then that disk is looked at again.
  *
  *	LOOKING -> OFFLINE, LIVE -> LOOKING ... -> the end
  *
@@ -36,13 +36,13 @@ enum fold_at { FOLD_LOOKING, FOLD_OFFLINE, FOLD_LIVE };
 struct folding {
 	struct vm *vm;
 	enum fold_at at;
-	unsigned index;        /* in the description: the disk at work */
-	json_t *paths;         /* its chain, leaf first */
-	size_t first, into;    /* what is being merged (disk/merge.h) */
+	unsigned index;     /* in the description: the disk at work */
+	json_t *paths;      /* its chain, leaf first */
+	size_t first, into; /* what is being merged (disk/merge.h) */
 	struct disk_job *job;
-	bool again;            /* from the first disk on, when this is done */
+	bool again; /* from the first disk on, when this is done */
 	bool stopping;
-	bool begun, resend;    /* LIVE: the worker has begun; it is still at an earlier merge */
+	bool begun, resend; /* LIVE: the worker has begun; it is still at an earlier merge */
 	unsigned percent;
 	struct request *watcher; /* NULL: nobody */
 };
@@ -97,12 +97,11 @@ static int write_step(const struct folding *folding, struct error *err)
 
 	for (size_t i = folding->first; i < folding->into; i++)
 		json_array_append(files, json_array_get(folding->paths, i));
-	return write_journal(folding->vm,
-			     json_pack("{s:O, s:O, s:o}", "old",
-				       json_array_get(folding->paths, folding->first), "new",
-				       json_array_get(folding->paths, folding->into), "files",
-				       files),
-			     err);
+	return write_journal(
+	    folding->vm,
+	    json_pack("{s:O, s:O, s:o}", "old", json_array_get(folding->paths, folding->first),
+		      "new", json_array_get(folding->paths, folding->into), "files", files),
+	    err);
 }
 
 static int rename_in_vm(struct vm *vm, const char *old, const char *new, struct error *err)
@@ -333,12 +332,12 @@ static int merge_offline(struct folding *folding, struct error *err)
 {
 	static const struct disk_job_events events = { offline_progress, offline_done };
 	struct vm *vm = folding->vm;
-	int r = disk_job_start(vm->daemon,
-			       json_pack("{s:s, s:s, s:O, s:I, s:I}", "op", "merge", "path",
-					 path_at(folding->paths, 0), "paths", folding->paths,
-					 "first", (json_int_t)folding->first, "into",
-					 (json_int_t)folding->into),
-			       NULL, 0, 0, &events, folding, &folding->job, err);
+	int r =
+	    disk_job_start(vm->daemon,
+			   json_pack("{s:s, s:s, s:O, s:I, s:I}", "op", "merge", "path",
+				     path_at(folding->paths, 0), "paths", folding->paths, "first",
+				     (json_int_t)folding->first, "into", (json_int_t)folding->into),
+			   NULL, 0, 0, &events, folding, &folding->job, err);
 
 	if (r == 0) {
 		folding->at = FOLD_OFFLINE;
@@ -426,10 +425,10 @@ static void ask_worker(struct folding *folding, const struct sending *sending)
 
 	if (asprintf(&relative, ".\\%s", slash ? slash + 1 : into) < 0)
 		abort();
-	json_object_update_new(message, json_pack("{s:s, s:i, s:i, s:O, s:s}", "op", "merge-disk",
-						  "first", (int)folding->first, "into",
-						  (int)folding->into, "layers", sending->layers,
-						  "relative", relative));
+	json_object_update_new(message,
+			       json_pack("{s:s, s:i, s:i, s:O, s:s}", "op", "merge-disk", "first",
+					 (int)folding->first, "into", (int)folding->into, "layers",
+					 sending->layers, "relative", relative));
 	folding->at = FOLD_LIVE;
 	folding->begun = folding->resend = false;
 	peer_request(folding->vm->run->peer, message, sending->fds, sending->count,
@@ -454,9 +453,9 @@ static bool is_about(const struct folding *folding, const json_t *event)
 	json_t *place = place_of(folding);
 	const char *mine = json_string_value(json_object_get(place, "controller"));
 	const char *its = json_string_value(json_object_get(event, "controller"));
-	bool same = its && strcasecmp(mine, its) == 0 &&
-		    json_equal(json_object_get(place, "location"),
-			       json_object_get(event, "location"));
+	bool same =
+	    its && strcasecmp(mine, its) == 0 &&
+	    json_equal(json_object_get(place, "location"), json_object_get(event, "location"));
 
 	json_decref(place);
 	return same;
@@ -488,8 +487,7 @@ void fold_event(struct vm *vm, const char *name, const json_t *event)
 	if (!folding || folding->at != FOLD_LIVE || !is_about(folding, event))
 		return;
 	if (strcmp(name, "disk-merging") == 0)
-		note_progress(folding,
-			      (uint64_t)json_integer_value(json_object_get(event, "done")),
+		note_progress(folding, (uint64_t)json_integer_value(json_object_get(event, "done")),
 			      (uint64_t)json_integer_value(json_object_get(event, "total")));
 	else
 		live_ended(folding, event);
@@ -584,10 +582,10 @@ static void next(struct folding *folding)
 		end(folding, false, NULL);
 	} else {
 		folding->paths = json_pack("[s]", disk_of(folding)->path);
-		if (disk_job_start(folding->vm->daemon,
-				   json_pack("{s:s, s:s}", "op", "parents", "path",
-					     disk_of(folding)->path),
-				   NULL, 0, 0, &events, folding, &folding->job, &err) < 0)
+		if (disk_job_start(
+			folding->vm->daemon,
+			json_pack("{s:s, s:s}", "op", "parents", "path", disk_of(folding)->path),
+			NULL, 0, 0, &events, folding, &folding->job, &err) < 0)
 			fail(folding, &err);
 	}
 }

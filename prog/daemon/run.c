@@ -375,8 +375,7 @@ static void take_over(struct run *run, bool saving)
 		return;
 	}
 	run->saving_id[0] = '\0';
-	if (!saving &&
-	    (checkpoints_clean_up(vm, &err) < 0 || fold_settle(vm, &err) < 0))
+	if (!saving && (checkpoints_clean_up(vm, &err) < 0 || fold_settle(vm, &err) < 0))
 		log_error("virtual machine '%s': %s", vm->config->name, err.text);
 	else
 		fold_resume(vm);
@@ -612,8 +611,7 @@ static void reconnect(void *user)
 {
 	struct vm *vm = user;
 
-	if (vm->run && !vm->run->peer && !vm->run->starting &&
-	    connect_control(vm->run, NULL) == 0)
+	if (vm->run && !vm->run->peer && !vm->run->starting && connect_control(vm->run, NULL) == 0)
 		fold_worker_lost(vm);
 	vm_unref(vm);
 }

@@ -53,6 +53,8 @@ static int open_disk(struct machine *machine, const struct machine_drive *drive,
 		.format = dvd ? DISK_RAW : DISK_PROBE,
 		.read_only = drive->read_only || dvd,
 		.logical_sector_bytes = dvd ? 2048 : 0,
+		/* The guest caches what it reads; a second copy here would only take memory. */
+		.bypass_cache = !dvd,
 	};
 	unsigned count = parents ? parents->count : 0;
 	AUTO_FREE int *chain = calloc(1 + count, sizeof(*chain));

@@ -374,8 +374,10 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .type = CMDLET_ENUM,
 	  .values = "Disabled Production ProductionOnly Standard",
 	  .help =
-	      "What Checkpoint-VM takes. Production, which needs the guest's help, is not there "
-	      "yet, and takes standard checkpoints; ProductionOnly takes none." },
+	      "What Checkpoint-VM takes of a running VM. Production: its disks, while the guest "
+	      "has its "
+	      "file systems stand still, or where it can't a standard one; ProductionOnly: without "
+	      "that way out. Standard: memory, devices and disks." },
 	{ .name = "AutomaticCheckpointsEnabled",
 	  .type = CMDLET_BOOLEAN,
 	  .flags = CMDLET_NOT_YET,

@@ -114,6 +114,7 @@ struct machine_memory {
 	uint64_t assigned_bytes;                /* RAM that the guest has */
 	uint64_t target_bytes;                  /* and shall have */
 	uint64_t demand_bytes, available_bytes; /* as the guest says; demand 0: it hasn't yet */
+	uint64_t growth_bytes;                  /* of the demand, in a second of late */
 	uint64_t backed_bytes;                  /* what its RAM costs the host */
 };
 

@@ -1,6 +1,7 @@
 #include "run.h"
 
 #include "automatic.h"
+#include "balancer.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
@@ -460,6 +461,8 @@ static void on_memory(struct run *run, const json_t *event)
 
 	if (json_is_object(memory))
 		take_json(&run->memory, memory);
+	if (run->vm->config->dynamic_memory.enabled)
+		balancer_wake(run->vm->daemon->balancer);
 	vm_wake(run->vm, VM_WAIT_CHANGED, NULL);
 }
 

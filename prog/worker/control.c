@@ -73,10 +73,11 @@ static json_t *memory_json(struct machine *machine)
 
 	machine_memory(machine, &memory);
 	return json_pack(
-	    "{s:i, s:I, s:I, s:I, s:I, s:I}", "version", (int)memory.version, "assigned_bytes",
+	    "{s:i, s:I, s:I, s:I, s:I, s:I, s:I}", "version", (int)memory.version, "assigned_bytes",
 	    (json_int_t)memory.assigned_bytes, "target_bytes", (json_int_t)memory.target_bytes,
 	    "demand_bytes", (json_int_t)memory.demand_bytes, "available_bytes",
-	    (json_int_t)memory.available_bytes, "backed_bytes", (json_int_t)memory.backed_bytes);
+	    (json_int_t)memory.available_bytes, "growth_bytes", (json_int_t)memory.growth_bytes,
+	    "backed_bytes", (json_int_t)memory.backed_bytes);
 }
 
 json_t *control_memory_event(struct machine *machine)

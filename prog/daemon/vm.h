@@ -6,8 +6,8 @@
  * lives on, marked as removed, until the last one lets go.
  *
  * Folder: vm.json (the description, config-json.h), last-stop.json, lock, saved-ID (saved.h),
- * checkpoints (checkpoints.h), merge.json and merge.mark (checkpoint-fold.h). It is state/vms/ID, or
- * with New-VM -Path a folder elsewhere that state/vms/ID points to by a symbolic link.
+ * checkpoints (checkpoints.h), merge.json and merge.mark (checkpoint-fold.h). It is state/vms/ID,
+ * or with New-VM -Path a folder elsewhere that state/vms/ID points to by a symbolic link.
  */
 #ifndef DAEMON_VM_H
 #define DAEMON_VM_H

@@ -48,6 +48,7 @@ static const struct cmdlet_output vm_output = {
 					{ "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
 					{ "AutomaticStartDelay", NULL, CMDLET_SHOW_TEXT },
 					{ "AutomaticStopAction", NULL, CMDLET_SHOW_TEXT },
+					{ "EnhancedSessionTransportType", NULL, CMDLET_SHOW_TEXT },
 					{ "Heartbeat", NULL, CMDLET_SHOW_TEXT },
 					{ "IntegrationServicesState", NULL, CMDLET_SHOW_TEXT },
 					{ "GuestHostName", NULL, CMDLET_SHOW_TEXT },
@@ -366,12 +367,19 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .type = CMDLET_ENUM,
 	  .values = "TurnOff Save ShutDown",
 	  .help = "What is done when the host stops (Stop-VM -HostStops)." },
+	{ .name = "EnhancedSessionTransportType",
+	  .type = CMDLET_ENUM,
+	  .values = "VMBus HvSocket",
+	  .help = "How enhanced sessions reach the guest: HvSocket for Linux with xrdp, VMBus (the "
+		  "default) for Windows, which is not there yet." },
 	{ .name = "CheckpointType",
 	  .type = CMDLET_ENUM,
 	  .values = "Disabled Production ProductionOnly Standard",
 	  .help =
-	      "What Checkpoint-VM takes. Production, which needs the guest's help, is not there "
-	      "yet, and takes standard checkpoints; ProductionOnly takes none." },
+	      "What Checkpoint-VM takes of a running VM. Production: its disks, while the guest "
+	      "has its "
+	      "file systems stand still, or where it can't a standard one; ProductionOnly: without "
+	      "that way out. Standard: memory, devices and disks." },
 	{ .name = "AutomaticCheckpointsEnabled",
 	  .type = CMDLET_BOOLEAN,
 	  .flags = CMDLET_NOT_YET,
@@ -551,11 +559,22 @@ static const struct cmdlet_param connect_vm_params[] = {
 	  .position = 1,
 	  .offer = CMDLET_OFFER_VM,
 	  .help = "Name of the virtual machine." },
+	{ .name = "EnhancedSession",
+	  .type = CMDLET_SWITCH,
+	  .help =
+	      "Opens a port for RDP clients instead; the guest needs an RDP server that listens "
+	      "on port 3389 of AF_VSOCK (xrdp: port=vsock://-1:3389)." },
+	{ .name = "ListenAddress",
+	  .type = CMDLET_STRING,
+	  .help = "With -EnhancedSession: where RDP clients connect, as ADDRESS:PORT. By default a "
+		  "free port of 127.0.0.1." },
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example connect_vm_examples[] = {
 	{ "connect-vm web", "The serial console of web; Ctrl-] leaves it." },
+	{ "connect-vm web -EnhancedSession -ListenAddress :3390",
+	  "'xfreerdp /v:127.0.0.1:3390' then shows its desktop, with no network of the guest." },
 	END_EXAMPLES,
 };
 
@@ -1346,11 +1365,14 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .output_if_passthru = true,
 	  .confirm = true },
 	{ .name = "Connect-VM",
-	  .synopsis = "Connects to the serial console",
+	  .synopsis = "Connects to the serial console, or opens an enhanced session",
 	  .description =
 	      "Ties the serial console (COM1) of a running virtual machine to the terminal "
 	      "or pipe, until it is off or Ctrl-] is typed. First come the last 64 KiB that "
-	      "the guest has written. The counterpart of vmconnect; the name is ours.",
+	      "the guest has written. With -EnhancedSession it is a door for RDP clients, open "
+	      "until "
+	      "Ctrl-C, to the guest's RDP server; see Set-VM -EnhancedSessionTransportType. The "
+	      "counterpart of vmconnect; the name is ours.",
 	  .params = connect_vm_params,
 	  .examples = connect_vm_examples,
 	  .place = CMDLET_IN_CLIENT,

@@ -687,6 +687,17 @@ int live_push(struct blk *disk, int fd, struct error *err)
 	return rc;
 }
 
+void live_pop(struct blk *disk)
+{
+	struct live *live = live_of(disk);
+
+	hold_now(live);
+	close_chain(live);
+	remove_layers(live, 0, 1);
+	reopen(live);
+	go_on(live);
+}
+
 unsigned live_layers(const struct blk *disk)
 {
 	return live_of(disk)->count;

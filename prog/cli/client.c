@@ -470,6 +470,15 @@ int client_console(struct client *client, const char *vm, struct error *err)
 	return upgrade(client, path, "oyako-console", err);
 }
 
+int client_session(struct client *client, const char *vm, struct error *err)
+{
+	AUTO_FREE char *name = escape(vm), *path = NULL;
+
+	if (!name || asprintf(&path, "/v1/enhanced-session/%s", name) < 0)
+		abort();
+	return upgrade(client, path, "oyako-socket", err);
+}
+
 int client_socket(struct client *client, const char *vm, const char *service, struct error *err)
 {
 	AUTO_FREE char *name = escape(vm), *which = escape(service), *path = NULL;

@@ -34,5 +34,7 @@ int client_run(struct client *client, const char *cmdlet, const json_t *params,
 int client_console(struct client *client, const char *vm, struct error *err);
 /* A connection to a program in a guest: service is an AF_VSOCK port or a GUID. The same result. */
 int client_socket(struct client *client, const char *vm, const char *service, struct error *err);
+/* The guest's RDP server: as client_socket. */
+int client_session(struct client *client, const char *vm, struct error *err);
 
 #endif

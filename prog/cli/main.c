@@ -8,6 +8,7 @@
 #include "console.h"
 #include "direct.h"
 #include "pump.h"
+#include "session.h"
 
 #include "base/macros.h"
 #include "cmdlet/cmdlet.h"
@@ -236,12 +237,31 @@ static int run_console(struct client *client, const char *cmdlet, const char *na
 	}
 }
 
+static void show_session(void *vm, const char *host, const char *port)
+{
+	bool v6 = strchr(host, ':');
+
+	printf("RDP clients reach '%s' at %s%s%s:%s; Ctrl-C ends this and their sessions.\n",
+	       (const char *)vm, v6 ? "[" : "", host, v6 ? "]" : "", port);
+	fflush(stdout);
+}
+
 static int connect_vm(struct client *client, const json_t *params)
 {
 	const char *name = json_string_value(json_object_get(params, "Name"));
 
+	const char *address = json_string_value(json_object_get(params, "ListenAddress"));
+	struct error err;
+
 	if (!name)
 		return print_error("Connect-VM", NULL, "Connect-VM needs -Name");
+	if (json_is_true(json_object_get(params, "EnhancedSession")))
+		return session_run(client, name, address, show_session, (void *)(uintptr_t)name,
+				   &err) < 0
+			   ? print_error("Connect-VM", name, err.text)
+			   : EXIT_DONE;
+	if (address)
+		return print_error("Connect-VM", name, "-ListenAddress goes with -EnhancedSession");
 	return run_console(client, "Connect-VM", name);
 }
 

@@ -197,10 +197,13 @@ static int mutate_set(struct request *request, struct config_vm *config, struct 
 {
 	const char *name = request_string(request, "NewVMName");
 	const char *type = request_string(request, "CheckpointType");
+	const char *session = request_string(request, "EnhancedSessionTransportType");
 	int r = take_settings(request, config, err);
 
 	if (type)
 		config_checkpoint_type_from_name(type, &config->checkpoint_type);
+	if (session)
+		config_session_from_name(session, &config->session);
 	if (r == 0 && name)
 		r = rename_to(request, config, name, err);
 	return r;

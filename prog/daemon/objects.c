@@ -194,6 +194,7 @@ json_t *object_vm(const struct vm *vm)
 	json_object_set_new(object, "AutomaticStartDelay",
 			    json_integer(config->start_delay_seconds));
 	put_text(object, "AutomaticStopAction", config_stop_action_name(config->stop_action));
+	put_text(object, "EnhancedSessionTransportType", config_session_name(config->session));
 	put_guest(object, vm);
 	put_text(object, "LinuxKernelPath", config->kernel_path);
 	put_text(object, "LinuxInitrdPath", config->initrd_path);

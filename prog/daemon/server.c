@@ -529,10 +529,11 @@ static void detach_guest(struct call *call)
 	free(guest);
 }
 
-static result_t get_socket(struct call *call, const char *name)
+/* which: the service, from the call. */
+static result_t connect_guest(struct call *call, const char *name,
+			      int (*which)(struct call *, const struct vm *, struct guid *,
+					   struct error *))
 {
-	const char *text =
-	    MHD_lookup_connection_value(call->connection, MHD_GET_ARGUMENT_KIND, "service");
 	struct vm *vm = find_vm(call, name);
 	struct guid service;
 	struct error err;
@@ -544,7 +545,7 @@ static result_t get_socket(struct call *call, const char *name)
 	if (!wants(call, "oyako-socket"))
 		return refuse(call, MHD_HTTP_UPGRADE_REQUIRED, ERR_INVALID,
 			      "a guest's socket needs 'Upgrade: oyako-socket'");
-	if (guest_socket_parse(text ? text : "", &service, &err) < 0)
+	if (which(call, vm, &service, &err) < 0)
 		return answer_error(call, 0, &err);
 	call->guest = calloc(1, sizeof(*call->guest));
 	if (!call->guest)
@@ -552,6 +553,32 @@ static result_t get_socket(struct call *call, const char *name)
 	*call->guest = (struct guest_call){ .call = call, .fd = -1 };
 	guest_socket_connect(vm, &service, guest_connected, call->guest);
 	return suspend(call, 0);
+}
+
+static int any_service(struct call *call, const struct vm *vm, struct guid *ret, struct error *err)
+{
+	const char *text =
+	    MHD_lookup_connection_value(call->connection, MHD_GET_ARGUMENT_KIND, "service");
+
+	return guest_socket_parse(text ? text : "", ret, err);
+}
+
+static result_t get_socket(struct call *call, const char *name)
+{
+	return connect_guest(call, name, any_service);
+}
+
+/* ---- GET /v1/enhanced-session/NAME ---- */
+
+static int session_service(struct call *call, const struct vm *vm, struct guid *ret,
+			   struct error *err)
+{
+	return guest_socket_session(vm, ret, err);
+}
+
+static result_t get_session(struct call *call, const char *name)
+{
+	return connect_guest(call, name, session_service);
 }
 
 /* ---- POST /v1/refused/NAME ---- */
@@ -608,6 +635,8 @@ static result_t dispatch(struct call *call, const char *url, const char *method)
 		return get_console(call, rest);
 	if ((rest = after(url, "/v1/socket/")) && get)
 		return get_socket(call, rest);
+	if ((rest = after(url, "/v1/enhanced-session/")) && get)
+		return get_session(call, rest);
 	if ((rest = after(url, "/v1/refused/")) && strcmp(method, "POST") == 0)
 		return post_refused(call, rest);
 	if (strcmp(url, "/v1/version") == 0 && get)

@@ -166,6 +166,8 @@ static const struct cmdlet_output host_output = {
 	    { "VirtualMachinePath", NULL, CMDLET_SHOW_TEXT },
 	    { "MacAddressMinimum", NULL, CMDLET_SHOW_TEXT },
 	    { "MacAddressMaximum", NULL, CMDLET_SHOW_TEXT },
+	    { "ApiAddress", NULL, CMDLET_SHOW_TEXT },
+	    { "ApiFingerprint", NULL, CMDLET_SHOW_TEXT },
 	    { "VirtualMachineCount", NULL, CMDLET_SHOW_TEXT },
 	    { "ProcessId", NULL, CMDLET_SHOW_TEXT },
 	    END_COLUMNS },
@@ -566,6 +568,7 @@ static const struct cmdlet_param connect_vm_params[] = {
 	  .type = CMDLET_STRING,
 	  .help = "With -EnhancedSession: where RDP clients connect, as ADDRESS:PORT. By default a "
 		  "free port of 127.0.0.1." },
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example connect_vm_examples[] = {
@@ -1112,6 +1115,57 @@ static const struct cmdlet_example screenshot_examples[] = {
 	END_EXAMPLES,
 };
 
+static const struct cmdlet_param set_host_params[] = {
+	{ .name = "ApiAddress",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_OURS,
+	  .help = "Where the API is listened for over TLS: 192.0.2.1:2180, [::1]:2180, or 2180 for "
+		  "all addresses; '' for nowhere, which is the default. Only on the host itself." },
+	{ .name = "MaximumStorageMigrations",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "MaximumVirtualMachineMigrations",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "VirtualHardDiskPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "VirtualMachinePath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "MacAddressMaximum",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "MacAddressMinimum",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "NumaSpanningEnabled",
+	  .type = CMDLET_BOOLEAN,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "EnableEnhancedSessionMode",
+	  .type = CMDLET_BOOLEAN,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "ResourceMeteringSaveInterval",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example set_host_examples[] = {
+	{ "set-vmhost -ApiAddress 2180", "Listens on all addresses." },
+	END_EXAMPLES,
+};
+
 static const struct cmdlet_param host_params[] = { COMPUTER_NAME, END_PARAMS };
 static const struct cmdlet_example host_examples[] = {
 	{ "get-vmhost", "What the host has." },
@@ -1155,6 +1209,7 @@ static const struct cmdlet_param event_params[] = {
 	  .values = "Error Warning Information",
 	  .help = "Only events of this level." },
 	{ .name = "Oldest", .type = CMDLET_SWITCH, .help = "Shows the oldest of them first." },
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example event_examples[] = {
@@ -1541,6 +1596,16 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .params = host_params,
 	  .output = &host_output,
 	  .examples = host_examples },
+	{ .name = "Set-VMHost",
+	  .synopsis = "Changes the host",
+	  .description =
+	      "Lets the management service listen for other hosts, whose users Add-VMApiUser "
+	      "makes. Its certificate is tls/certificate.pem in the state folder; there is made "
+	      "one where there is none. Clients are told its fingerprint, ApiFingerprint.",
+	  .params = set_host_params,
+	  .output = &host_output,
+	  .examples = set_host_examples,
+	  .output_if_passthru = true },
 	{ .name = "Get-VMSwitch",
 	  .synopsis = "Lists virtual switches",
 	  .description = "Shows the virtual switches. There is one so far, the Default Switch: a "

@@ -92,10 +92,10 @@ static void tell(int listener, void (*ready)(void *, const char *, const char *)
 /* ---- who comes ---- */
 
 /* The guest's server, or -code. A client of our own: the parent's connection is not shared. */
-static int connect_guest(const char *vm, struct error *err)
+static int connect_guest(const struct client *like, const char *vm, struct error *err)
 {
 	struct client *client;
-	int fd = client_open(false, &client, err);
+	int fd = client_open_like(like, &client, err);
 
 	if (fd < 0)
 		return fd;
@@ -104,7 +104,7 @@ static int connect_guest(const char *vm, struct error *err)
 	return fd;
 }
 
-_Noreturn static void serve(const char *vm, int listener, int peer)
+_Noreturn static void serve(const struct client *like, const char *vm, int listener, int peer)
 {
 	struct error err;
 	int one = 1, fd;
@@ -118,7 +118,7 @@ _Noreturn static void serve(const char *vm, int listener, int peer)
 	close(listener);
 	fcntl(peer, F_SETFL, O_NONBLOCK);
 	setsockopt(peer, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	fd = connect_guest(vm, &err);
+	fd = connect_guest(like, vm, &err);
 	if (fd < 0) {
 		fprintf(stderr, "oyako: Connect-VM '%s': %s\n", vm, err.text);
 		_exit(1);
@@ -127,7 +127,7 @@ _Noreturn static void serve(const char *vm, int listener, int peer)
 }
 
 /* A session more; 0, or -code where no process can be made for it. */
-static int take(const char *vm, int listener, struct error *err)
+static int take(const struct client *like, const char *vm, int listener, struct error *err)
 {
 	int peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	pid_t pid;
@@ -136,12 +136,12 @@ static int take(const char *vm, int listener, struct error *err)
 		return 0;
 	pid = fork();
 	if (pid == 0)
-		serve(vm, listener, peer);
+		serve(like, vm, listener, peer);
 	close(peer);
 	return pid < 0 ? error_set_errno(err, errno, "starting a session") : 0;
 }
 
-static int serve_all(const char *vm, int listener, struct error *err)
+static int serve_all(const struct client *like, const char *vm, int listener, struct error *err)
 {
 	struct sigaction action = { .sa_handler = end };
 	struct pollfd wait = { listener, POLLIN, 0 };
@@ -157,7 +157,7 @@ static int serve_all(const char *vm, int listener, struct error *err)
 	sigaction(SIGTERM, &action, NULL);
 	while (r == 0 && !ending) {
 		if (ppoll(&wait, 1, NULL, &before) > 0)
-			r = take(vm, listener, err);
+			r = take(like, vm, listener, err);
 		while (waitpid(-1, NULL, WNOHANG) > 0)
 			;
 	}
@@ -181,7 +181,7 @@ int session_run(struct client *client, const char *vm, const char *address,
 	if (listener < 0)
 		return listener;
 	tell(listener, ready, user);
-	r = serve_all(vm, listener, err);
+	r = serve_all(client, vm, listener, err);
 	close(listener);
 	return r;
 }

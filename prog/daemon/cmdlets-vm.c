@@ -171,7 +171,7 @@ void cmdlet_get_vm(struct request *request)
 		return;
 	}
 	vm = vm_find_id(request->daemon, id);
-	if (!vm) {
+	if (!vm || !request_may_see(request->visitor, vm)) {
 		error_set(&err, ERR_NOT_FOUND, "there is no virtual machine with this identifier");
 		request_error(request, id, &err);
 		return;

@@ -52,6 +52,9 @@ static const struct {
 	[EVENT_SERVICE_STOPPED] = { "service-stopped", 0, EVENT_INFORMATION },
 	[EVENT_REQUEST_REFUSED] = { "request-refused", 0, EVENT_WARNING },
 	[EVENT_SIGN_IN_REFUSED] = { "sign-in-refused", 0, EVENT_WARNING },
+	[EVENT_REMOTE_CHANGED] = { "remote-api-changed", 0, EVENT_INFORMATION },
+	[EVENT_REMOTE_FAILED] = { "remote-api-failed", 0, EVENT_ERROR },
+	[EVENT_ACCESS_CHANGED] = { "access-changed", 0, EVENT_INFORMATION },
 };
 
 static const char *const level_names[] = { "Information", "Warning", "Error" };

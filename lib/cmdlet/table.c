@@ -1209,6 +1209,9 @@ static const struct cmdlet_param event_params[] = {
 	  .values = "Error Warning Information",
 	  .help = "Only events of this level." },
 	{ .name = "Oldest", .type = CMDLET_SWITCH, .help = "Shows the oldest of them first." },
+	{ .name = "Wait",
+	  .type = CMDLET_SWITCH,
+	  .help = "Goes on with what happens from now on, the oldest first, a line for each." },
 	COMPUTER_NAME,
 	END_PARAMS,
 };

@@ -142,7 +142,7 @@ static const struct cmdlet_param openapi_params[] = {
 	END_PARAMS,
 };
 static const struct cmdlet_example openapi_examples[] = {
-	{ "get-vmapidescription > oyako.json", "For a generator of clients." },
+	{ "get-vmapidescription", "For a generator of clients." },
 	END_EXAMPLES,
 };
 

@@ -1162,7 +1162,7 @@ static const struct cmdlet_param set_host_params[] = {
 	END_PARAMS,
 };
 static const struct cmdlet_example set_host_examples[] = {
-	{ "set-vmhost -ApiAddress 2180", "Listens on all addresses." },
+	{ "set-vmhost -ApiAddress 192.0.2.1:2180", "Listens on one address." },
 	END_EXAMPLES,
 };
 

@@ -2,7 +2,8 @@
  * The block layer alone: patterns of reads and writes on an image file, no guest.
  *
  *	bench-disk PATTERN IMAGE[,PARENT...] [option=value ...]
- *	bench-disk create IMAGE [format=...] [size=MIB] [block=MIB] [parent=IMAGE]
+ *	bench-disk create IMAGE [format=...] [size=MIB] [block=MIB] [parent=IMAGE] [type=fixed]
+ *	bench-disk convert IMAGE source=IMAGE [format=...] [type=fixed]
  *
  * Options: format=raw|vhd|vhdx engine=uring|threads depth=N count=N cache=host|none flush=N (a
  *flush after so many writes; 0: one at the end). The image is opened as it is; see `run`, which
@@ -15,6 +16,7 @@
 #include "base/clock.h"
 #include "base/loop.h"
 #include "base/macros.h"
+#include "blk/copy.h"
 #include "blk/sync.h"
 #include "disk/disk.h"
 
@@ -92,6 +94,14 @@ static enum disk_format format_of(int argc, char **argv)
 	return DISK_PROBE;
 }
 
+static enum disk_type type_of(int argc, char **argv)
+{
+	if (option(argc, argv, "parent", NULL))
+		return DISK_DIFFERENCING;
+	return strcmp(option(argc, argv, "type", "dynamic"), "fixed") == 0 ? DISK_FIXED
+									   : DISK_DYNAMIC;
+}
+
 /* ---- creating ---- */
 
 static int create(int argc, char **argv)
@@ -99,7 +109,7 @@ static int create(int argc, char **argv)
 	const char *parent_path = option(argc, argv, "parent", NULL);
 	struct disk_create_options options = {
 		.format = format_of(argc, argv),
-		.type = parent_path ? DISK_DIFFERENCING : DISK_DYNAMIC,
+		.type = type_of(argc, argv),
 		.size_bytes = number(argc, argv, "size", "0") * MIB,
 		.block_bytes = (uint32_t)(number(argc, argv, "block", "0") * MIB),
 		.parent_absolute = parent_path,
@@ -119,6 +129,37 @@ static int create(int argc, char **argv)
 		die(argv[2], err.text);
 	disk_details_done(&parent);
 	close(fd);
+	return 0;
+}
+
+/* ---- converting ---- */
+
+static int convert(struct loop *loop, int argc, char **argv)
+{
+	struct disk_create_options options = { .format = format_of(argc, argv),
+					       .type = type_of(argc, argv),
+					       .sparse = true };
+	const char *source_path = option(argc, argv, "source", "");
+	int from = open(source_path, O_RDONLY | O_CLOEXEC);
+	int to = open(argv[2], O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	struct blk_layers source;
+	struct blk_copy copy = { .loop = loop, .source = &source };
+	struct blk *disk;
+	struct error err;
+
+	if (from < 0 || to < 0)
+		die(from < 0 ? source_path : argv[2], "can't be opened");
+	if (disk_open(loop, from, &(struct disk_options){ .read_only = true }, &disk, &err) < 0)
+		die(source_path, err.text);
+	options.size_bytes = blk_info(disk)->size_bytes;
+	if (disk_create(to, &options, &err) < 0 ||
+	    disk_open(loop, to, &(struct disk_options){ .format = options.format }, &copy.target,
+		      &err) < 0)
+		die(argv[2], err.text);
+	source = (struct blk_layers){ &disk, 1 };
+	if (blk_copy(&copy, &err) < 0 || blk_close(copy.target, &err) < 0)
+		die("convert", err.text);
+	blk_close(disk, NULL);
 	return 0;
 }
 
@@ -288,6 +329,8 @@ int main(int argc, char **argv)
 	if (loop_new(&run.loop, NULL) < 0)
 		die("loop", "none");
 	run.count = number(argc, argv, "count", "100");
+	if (strcmp(argv[1], "convert") == 0)
+		return convert(run.loop, argc, argv);
 	if (strcmp(argv[1], "open") == 0)
 		return measure_opening(&run, argc, argv);
 	run.pattern = find_pattern(argv[1]);

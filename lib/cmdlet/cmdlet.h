@@ -53,6 +53,7 @@ enum cmdlet_offer {
 #define CMDLET_PIPELINE  8u  /* by property name of what comes in */
 #define CMDLET_OURS      16u /* Hyper-V's cmdlet has no such parameter */
 #define CMDLET_NOT_YET   32u /* known, refused until what it needs is there */
+#define CMDLET_LOCAL     64u /* for the command line itself; no part of a request */
 
 struct cmdlet_param {
 	const char *name;
@@ -111,6 +112,20 @@ struct cmdlet {
 	bool confirm;            /* asks before it acts, unless -Force or -Confirm:false */
 };
 
+/* What a user of the API may do, each more than the one before (docs/api.md). */
+enum cmdlet_role {
+	CMDLET_ROLE_CONSOLE, /* nothing but the consoles that were granted */
+	CMDLET_ROLE_READER,
+	CMDLET_ROLE_OPERATOR,
+	CMDLET_ROLE_ADMINISTRATOR,
+	CMDLET_ROLE_COUNT
+};
+
+/* The least that carries it out. Get-VM shows a console's user only what was granted. */
+enum cmdlet_role cmdlet_role_needed(const struct cmdlet *cmdlet);
+const char *cmdlet_role_name(enum cmdlet_role role); /* "Console", "Reader", ... */
+bool cmdlet_role_from_name(const char *name, enum cmdlet_role *ret);
+
 /* The n-th of the table; NULL behind the last. */
 const struct cmdlet *cmdlet_at(size_t n);
 
@@ -167,10 +182,14 @@ char *cmdlet_man_page(const struct cmdlet *cmdlet);
 char *cmdlet_status_text(void);
 /* The completion script of "bash", "zsh" or "fish"; NULL: no such shell. */
 char *cmdlet_completion_script(const char *shell);
+/* The API as an OpenAPI document; the caller's. version: of the service. */
+json_t *cmdlet_openapi(const char *version);
 /* Results as a table of at most `width` columns (0: no limit), or as a list. */
 char *cmdlet_format_table(const struct cmdlet_output *output, const json_t *results,
 			  unsigned width);
 char *cmdlet_format_list(const struct cmdlet_output *output, const json_t *results);
+/* One result as a line: what a table's columns show, two spaces apart. */
+char *cmdlet_format_line(const struct cmdlet_output *output, const json_t *result);
 
 /* ---- completion ---- */
 

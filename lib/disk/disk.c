@@ -97,11 +97,11 @@ int disk_open(struct loop *loop, int fd, const struct disk_options *options, str
 		file_unlock(fd);
 		return rc;
 	}
-	if (options->bypass_cache)
-		file_bypass_cache(file, fd);
 	rc = open_format(file, format, options, ret, err);
 	if (rc < 0)
 		file_abandon(file);
+	else if (options->bypass_cache) /* not before: structures are read in pieces of any size */
+		file_bypass_cache(file, fd);
 	return rc;
 }
 

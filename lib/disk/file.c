@@ -128,18 +128,27 @@ static void unbounce(struct file *file, struct file_request *req)
 	bounce_put(file->bounces, req->bounce, req->length);
 }
 
+static bool set_direct(int fd, bool direct)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	return flags >= 0 && fcntl(fd, F_SETFL, direct ? flags | O_DIRECT : flags & ~O_DIRECT) == 0;
+}
+
 void file_bypass_cache(struct file *file, int fd)
 {
 	struct statx stx = { 0 };
-	int flags = fcntl(fd, F_GETFL);
 
-	if (flags < 0 || syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) < 0 ||
+	if (file->size_bytes % 512 ||
+	    syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) < 0 ||
 	    !(stx.stx_mask & STATX_DIOALIGN) || stx.stx_dio_offset_align == 0 ||
 	    stx.stx_dio_offset_align > 512 || stx.stx_dio_mem_align > 4096)
 		return;
 	file->bounces = calloc(1, sizeof(*file->bounces));
-	if (file->bounces && fcntl(fd, F_SETFL, flags | O_DIRECT) == 0)
-		file->direct_align = stx.stx_dio_mem_align;
+	if (!file->bounces || !set_direct(fd, true))
+		return;
+	file->direct_align = stx.stx_dio_mem_align;
+	file->direct_fd = fd;
 }
 
 int file_init(struct file *file, const struct file_ops *ops, struct loop *loop, uint64_t size_bytes,
@@ -153,6 +162,9 @@ int file_init(struct file *file, const struct file_ops *ops, struct loop *loop, 
 void file_done(struct file *file)
 {
 	bounces_done(file);
+	/* Others may hold the same open file. */
+	if (file->direct_align)
+		set_direct(file->direct_fd, false);
 	loop_kick_free(file->kick);
 }
 

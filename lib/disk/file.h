@@ -74,6 +74,7 @@ struct file {
 	unsigned deferred_count;
 	struct loop_kick *kick;
 	uint32_t direct_align; /* of memory; 0: no direct I/O */
+	int direct_fd;
 	struct bounce_pool *bounces;
 };
 
@@ -93,9 +94,9 @@ int file_open_threads(struct loop *loop, int fd, unsigned thread_count, struct f
 enum file_locking { FILE_UNLOCKED, FILE_SHARED, FILE_EXCLUSIVE };
 int file_open_blocking(int fd, enum file_locking locking, struct file **ret, struct error *err);
 
-/* Direct I/O from now on, if the host can do it for any whole sector of 512 bytes: else, and for
- * block devices that others have open through the cache, nothing changes. Memory that isn't aligned
- * as the host wants it is bounced. Only as long as all transfers are whole sectors. */
+/* Direct I/O from now on until the file is closed, if the host can do it for any whole sector of
+ * 512 bytes and the file is made of whole sectors; else nothing changes. Memory that isn't aligned
+ * as the host wants it is bounced. All transfers must be whole sectors from now on. */
 void file_bypass_cache(struct file *file, int fd);
 
 void file_submit(struct file *file, struct file_request *req);

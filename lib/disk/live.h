@@ -24,6 +24,8 @@ typedef void live_done(void *user, const struct error *err);
  * as of the last request before it then stays: a checkpoint. Its link to the leaf is made here; the
  * paths in it stay. Blocks for a moment. On failure fd is closed, and the chain as it was. */
 int live_push(struct blk *disk, int fd, struct error *err);
+/* Undoes it, before anything was written. */
+void live_pop(struct blk *disk);
 
 /* A descriptor for a layer that has to be written for a merge. */
 struct live_file {
@@ -37,6 +39,9 @@ struct live_merge {
 	unsigned first, into;
 	const struct live_file *files;
 	unsigned file_count;
+	/* base/mark.h: set when the merged layers are not needed any more, before the guest's next
+	 * write. Taken; -1: none. */
+	int mark_fd;
 	const char *absolute, *relative, *volume;
 	/* done of total bytes; may be NULL */
 	void (*progress)(void *user, uint64_t done, uint64_t total);
@@ -47,6 +52,8 @@ struct live_merge {
 /* Merges behind the running guest. When done without error the layers [first, into) are no longer
  * open, and their files can go. */
 int live_merge_start(struct blk *disk, const struct live_merge *merge, struct error *err);
+/* The descriptors of one that is not begun. */
+void live_merge_close(const struct live_merge *merge);
 /* done follows with ERR_CANCELLED, unless it is too late. */
 void live_merge_cancel(struct blk *disk);
 

@@ -286,6 +286,110 @@ static void test_lock(void **state)
 	assert_int_equal(blk_close(disk, NULL), 0);
 }
 
+/* ---- direct I/O ---- */
+
+static bool is_direct(int fd)
+{
+	return fcntl(fd, F_GETFL) & O_DIRECT;
+}
+
+static bool host_can_bypass(int fd)
+{
+	struct statx stx = { 0 };
+
+	return statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
+	       (stx.stx_mask & STATX_DIOALIGN) && stx.stx_dio_offset_align > 0 &&
+	       stx.stx_dio_offset_align <= 512;
+}
+
+/* Memory as no host wants it, in pieces, and a request longer than the bounce buffers that are
+ * kept. */
+static void work_unaligned(struct blk *disk)
+{
+	uint8_t *data = malloc(2 * MIB + 1), *back = malloc(2 * MIB + 1);
+
+	for (unsigned i = 0; i < 2 * MIB + 1; i++)
+		data[i] = (uint8_t)(i * 31 >> 3);
+	assert_int_equal(blk_write_now(disk, 512, data + 1, 1536), BLK_OK);
+	assert_int_equal(blk_write_now(disk, 4096, data + 1, 2 * MIB), BLK_OK);
+	assert_int_equal(blk_flush_now(disk), BLK_OK);
+	assert_int_equal(blk_read_now(disk, 4096, back + 1, 2 * MIB), BLK_OK);
+	assert_memory_equal(back + 1, data + 1, 2 * MIB);
+	assert_int_equal(blk_read_now(disk, 512, back + 1, 1536), BLK_OK);
+	assert_memory_equal(back + 1, data + 1, 1536);
+	free(data);
+	free(back);
+}
+
+static void check_bypass(struct fixture *f, int fd, enum disk_format format, bool expected)
+{
+	const struct disk_options options = { .format = format,
+					      .engine = f->engine,
+					      .bypass_cache = true };
+	struct error err;
+	struct blk *disk;
+
+	if (disk_open(f->loop, dup(fd), &options, &disk, &err) < 0) {
+		if (f->engine == DISK_ENGINE_URING)
+			skip();
+		fail_msg("%s", err.text);
+	}
+	assert_int_equal(is_direct(fd), expected);
+	work_unaligned(disk);
+	assert_int_equal(blk_close(disk, NULL), 0);
+	/* Others have the same open file. */
+	assert_false(is_direct(fd));
+	close(fd);
+}
+
+static int new_image(int fd, enum disk_format format, enum disk_type type)
+{
+	const struct disk_create_options options = {
+		.format = format, .type = type, .size_bytes = 16 * MIB, .sparse = true
+	};
+	struct error err;
+
+	if (disk_create(fd, &options, &err) < 0)
+		fail_msg("%s", err.text);
+	return fd;
+}
+
+static void test_bypass(void **state)
+{
+	struct fixture *f = *state;
+	int dir = open(".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	bool can = dir >= 0 && host_can_bypass(dir);
+
+	close(dir);
+	if (!can) {
+		print_message("the build's file system has no direct I/O\n");
+		skip();
+	}
+	for (enum disk_format format = DISK_RAW; format <= DISK_VHDX; format++)
+		for (enum disk_type type = DISK_FIXED; type <= DISK_DYNAMIC; type++)
+			if (format != DISK_RAW || type == DISK_FIXED)
+				check_bypass(
+				    f,
+				    new_image(open(".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600),
+					      format, type),
+				    format, true);
+}
+
+/* Where the host can't, and where the file ends within a sector, the cache is used. */
+static void test_bypass_refused(void **state)
+{
+	struct fixture *f = *state;
+	int fd = open(".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	assert_int_equal(ftruncate(f->fd, 16 * MIB), 0);
+	if (!host_can_bypass(f->fd))
+		check_bypass(f, dup(f->fd), DISK_RAW, false);
+	if (fd < 0)
+		return;
+	assert_int_equal(ftruncate(fd, 16 * MIB + 100), 0);
+	check_bypass(f, fd, DISK_RAW, false);
+}
+
 static void test_not_a_disk(void **state)
 {
 	struct fixture *f = *state;
@@ -310,6 +414,7 @@ int main(void)
 		BOTH(test_read_write),     BOTH(test_contract),       BOTH(test_odd_size),
 		BOTH(test_zero_and_unmap), BOTH(test_many_in_flight), BOTH(test_nested_wait),
 		BOTH(test_write_error),    BOTH(test_not_a_disk),     BOTH(test_lock),
+		BOTH(test_bypass),         BOTH(test_bypass_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

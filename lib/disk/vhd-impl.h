@@ -73,9 +73,10 @@ struct vhd {
 	bool failed;         /* metadata could not be written: no change any more */
 
 	/* By block; not for fixed disks. */
-	uint32_t *bat;    /* as in the file, host byte order */
-	uint8_t **bitmap; /* NULL: not read yet; vhd_full: all bits are set */
-	uint32_t *users;  /* operations in flight */
+	uint32_t *bat;        /* as in the file, host byte order */
+	uint32_t bat_entries; /* in bat: block_count, and the rest of the table's last sector */
+	uint8_t **bitmap;     /* NULL: not read yet; vhd_full: all bits are set */
+	uint32_t *users;      /* operations in flight */
 	unsigned bitmaps_held;
 	uint32_t hand; /* the next block whose bitmap may be dropped */
 

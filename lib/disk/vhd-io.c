@@ -26,7 +26,9 @@
 #include <assert.h>
 #include <errno.h>
 
+/* Growing waits for a sync, so a large file grows in larger steps. */
 #define GROW_STEP_BYTES  (UINT64_C(32) << 20)
+#define GROW_STEP_MOST   (UINT64_C(1) << 30)
 #define MAX_FREED_PLACES 256u /* then they are given back without waiting for a flush */
 #define MAX_BITMAPS      32768u
 #define FLUSH_WRITES     512u
@@ -303,7 +305,8 @@ static void growth_step_done(struct file_request *req, int result)
 static int enlarge_file(struct vhd *vhd, uint64_t end)
 {
 	struct file *file = vhd->image.file;
-	uint64_t ahead = MAX(vhd_file_bytes(end + GROW_STEP_BYTES), file->size_bytes);
+	uint64_t step = MIN(MAX(end / 2, GROW_STEP_BYTES), GROW_STEP_MOST);
+	uint64_t ahead = MAX(vhd_file_bytes(end + step), file->size_bytes);
 	uint64_t exact = MAX(vhd_file_bytes(end), file->size_bytes);
 	int rc = file_set_size(file, ahead);
 
@@ -741,8 +744,8 @@ static void copy_table(struct vhd *vhd)
 	while (vhd->dirty_sectors.count > 0 && fits(&vhd->flush, VHD_SECTOR_BYTES)) {
 		uint32_t sector = take_dirty(&vhd->dirty_sectors);
 		uint32_t first = sector * (VHD_SECTOR_BYTES / VHD_BAT_ENTRY_BYTES);
-		uint32_t count =
-		    MIN(g->block_count - first, (uint32_t)(VHD_SECTOR_BYTES / VHD_BAT_ENTRY_BYTES));
+		uint32_t count = MIN(vhd->bat_entries - first,
+				     (uint32_t)(VHD_SECTOR_BYTES / VHD_BAT_ENTRY_BYTES));
 		uint8_t *to = add_write(vhd, g->table_offset + (uint64_t)sector * VHD_SECTOR_BYTES,
 					(size_t)count * VHD_BAT_ENTRY_BYTES);
 

@@ -109,7 +109,7 @@ static int write_entries(struct vhd *vhd, uint32_t block, struct error *err)
 {
 	const struct vhd_geometry *g = &vhd->geometry;
 	uint32_t first = block - block % ENTRIES_PER_SECTOR;
-	uint32_t count = MIN(g->block_count - first, (uint32_t)ENTRIES_PER_SECTOR);
+	uint32_t count = MIN(vhd->bat_entries - first, (uint32_t)ENTRIES_PER_SECTOR);
 	uint8_t bytes[VHD_SECTOR_BYTES];
 
 	for (uint32_t i = 0; i < count; i++)

@@ -139,6 +139,11 @@ static int read_table(struct vhd *vhd, struct error *err)
 				 "the VHD block table at %#lx+%#zx lies beyond the end of the file "
 				 "of %lu bytes",
 				 g->table_offset, bytes, vhd->image.file->size_bytes);
+	/* Whole sectors, so that they can be written back as such. */
+	vhd->bat_entries =
+	    (uint32_t)(MIN(sectors * VHD_SECTOR_BYTES, vhd->footer_offset - g->table_offset) /
+		       VHD_BAT_ENTRY_BYTES);
+	bytes = (size_t)vhd->bat_entries * VHD_BAT_ENTRY_BYTES;
 	vhd->bat = malloc(bytes);
 	vhd->bitmap = calloc(g->block_count, sizeof(*vhd->bitmap));
 	vhd->users = calloc(g->block_count, sizeof(*vhd->users));
@@ -153,8 +158,8 @@ static int read_table(struct vhd *vhd, struct error *err)
 	for (size_t at = 0; rc == 0 && at < bytes; at += TABLE_READ_BYTES)
 		rc = read_at(vhd->image.file, g->table_offset + at, (uint8_t *)vhd->bat + at,
 			     MIN(bytes - at, (size_t)TABLE_READ_BYTES), err);
-	for (uint32_t block = 0; rc == 0 && block < g->block_count; block++)
-		vhd->bat[block] = be32toh(vhd->bat[block]);
+	for (uint32_t i = 0; rc == 0 && i < vhd->bat_entries; i++)
+		vhd->bat[i] = be32toh(vhd->bat[i]);
 	return rc;
 }
 

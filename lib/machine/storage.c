@@ -15,8 +15,8 @@ struct controller {
 	struct guid id;
 	struct storvsp *vsp;
 	struct blk *disks[STORVSP_MAX_LUNS]; /* lent to vsp; NULL: no drive, or an empty one */
-	bool live[STORVSP_MAX_LUNS]; /* opened by live_open at the start: its chain can change */
-	struct controller *next;     /* among those that retire */
+	bool live[STORVSP_MAX_LUNS];         /* opened by live_open: its chain can change */
+	struct controller *next;             /* among those that retire */
 };
 
 struct storage {
@@ -43,7 +43,7 @@ static bool can_have_layers(const struct machine_drive *disk, int fd)
 	       disk_probe(fd, &format, NULL) == 0 && format != DISK_RAW;
 }
 
-/* Takes fd, and on success parents (NULL: none: its chain will not change). */
+/* Takes fd, and on success parents (NULL: of a medium, whose chain will not change). */
 static int open_disk(struct machine *machine, const struct machine_drive *drive, int fd,
 		     struct machine_parents *parents, bool *ret_live, struct blk **ret,
 		     struct error *err)
@@ -53,6 +53,8 @@ static int open_disk(struct machine *machine, const struct machine_drive *drive,
 		.format = dvd ? DISK_RAW : DISK_PROBE,
 		.read_only = drive->read_only || dvd,
 		.logical_sector_bytes = dvd ? 2048 : 0,
+		/* The guest caches what it reads; a second copy here would only take memory. */
+		.bypass_cache = !dvd,
 	};
 	unsigned count = parents ? parents->count : 0;
 	AUTO_FREE int *chain = calloc(1 + count, sizeof(*chain));
@@ -229,7 +231,9 @@ static int add_drive(struct machine *machine, const struct machine_drive *drive,
 int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
 		      struct error *err)
 {
-	return add_drive(machine, drive, fd, NULL, err);
+	struct machine_parents none = { 0 };
+
+	return add_drive(machine, drive, fd, &none, err);
 }
 
 int machine_remove_drive(struct machine *machine, const struct guid *id, unsigned location,
@@ -335,57 +339,77 @@ void storage_free(struct storage *storage)
 	free(storage);
 }
 
-/* ---- machine.h: disks ---- */
+/* ---- layers ---- */
 
-static int find_live(struct machine *machine, unsigned index, struct blk **ret, struct error *err)
+static int find_live(struct storage *storage, const struct guid *id, unsigned location,
+		     struct blk **ret, struct error *err)
 {
-	const struct config_disk *disk;
-	struct controller *controller;
+	struct controller *controller = find_controller(storage, id, err);
 
-	if (index >= machine->config->disk_count)
-		return error_set(err, ERR_NOT_FOUND, "there is no disk %u", index);
-	disk = &machine->config->disks[index];
-	controller = find_controller(machine->storage,
-				     &machine->config->scsi_ids[disk->controller_number], err);
-	if (!controller || !controller->disks[disk->lun])
-		return error_set(err, ERR_NOT_FOUND, "disk %u was taken away", index);
-	if (!controller->live[disk->lun])
+	if (!controller)
+		return -ERR_NOT_FOUND;
+	if (location >= STORVSP_MAX_LUNS || !controller->disks[location])
+		return error_set(err, ERR_NOT_FOUND, "no disk is at location %u", location);
+	if (!controller->live[location])
 		return error_set(err, ERR_INVALID,
-				 "disk '%s' is no writable VHD or VHDX: its chain can't change",
-				 machine->config->disks[index].path);
-	*ret = controller->disks[disk->lun];
+				 "the disk at location %u is no writable VHD or VHDX: its chain "
+				 "can't change",
+				 location);
+	*ret = controller->disks[location];
 	return 0;
 }
 
-int machine_disk_push(struct machine *machine, unsigned index, int fd, struct error *err)
+int storage_push(struct storage *storage, const struct machine_layer *layers, unsigned count,
+		 struct error *err)
 {
-	struct blk *disk = NULL;
-	int r = find_live(machine, index, &disk, err);
+	unsigned done = 0;
+	int r = 0;
 
+	for (unsigned i = 0; i < count; i++) {
+		struct blk *disk = NULL;
+
+		if (r == 0)
+			r = find_live(storage, &layers[i].controller, layers[i].location, &disk,
+				      err);
+		if (r < 0) {
+			close(layers[i].fd);
+			continue;
+		}
+		r = live_push(disk, layers[i].fd, err);
+		done += r == 0;
+	}
 	if (r < 0)
-		close(fd);
-	else
-		r = live_push(disk, fd, err);
+		storage_pop(storage, layers, done);
 	return r;
 }
 
-int machine_disk_merge(struct machine *machine, unsigned index, const struct live_merge *merge,
-		       struct error *err)
+void storage_pop(struct storage *storage, const struct machine_layer *layers, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		struct blk *disk = NULL;
+
+		if (find_live(storage, &layers[i].controller, layers[i].location, &disk, NULL) == 0)
+			live_pop(disk);
+	}
+}
+
+int machine_disk_merge(struct machine *machine, const struct guid *controller, unsigned location,
+		       const struct live_merge *merge, struct error *err)
 {
 	struct blk *disk = NULL;
-	int r = find_live(machine, index, &disk, err);
+	int r = find_live(machine->storage, controller, location, &disk, err);
 
 	if (r == 0)
 		return live_merge_start(disk, merge, err);
-	for (unsigned i = 0; i < merge->file_count; i++)
-		close(merge->files[i].fd);
+	live_merge_close(merge);
 	return r;
 }
 
-int machine_disk_merge_cancel(struct machine *machine, unsigned index, struct error *err)
+int machine_disk_merge_cancel(struct machine *machine, const struct guid *controller,
+			      unsigned location, struct error *err)
 {
 	struct blk *disk = NULL;
-	int r = find_live(machine, index, &disk, err);
+	int r = find_live(machine->storage, controller, location, &disk, err);
 
 	if (r == 0)
 		live_merge_cancel(disk);

@@ -3,7 +3,9 @@
  * host still works on guest pages.
  *
  * A channel object outlives vmbus_rescind while it is held or one of its callbacks runs. Its relid
- * is used again only after the guest released it.
+ * is used again only after the guest released it, and a device that comes back is offered again
+ * only then: Linux works on a rescind and on an offer at the same time, and takes an offer of an
+ * instance that it still has for a broken one.
  */
 #include "vmbus/vmbus-impl.h"
 #include "vmbus/vmbus-state.h"
@@ -62,6 +64,16 @@ static uint32_t take_relid(struct vmbus *bus)
 	return 0;
 }
 
+/* The offers that waited for it follow. */
+static void free_relid(struct vmbus *bus, uint32_t relid)
+{
+	bus->relid_state[relid] = VMBUS_RELID_FREE;
+	for (struct vmbus_channel *c = bus->channels; c && bus->offers_requested; c = c->next)
+		if (!c->offered && guid_equal(&c->offer.instance_id, &bus->leaving[relid]))
+			vmbus_channel_send_offer(c);
+	bus->leaving[relid] = (struct guid){ 0 };
+}
+
 static void free_if_done(struct vmbus_channel *channel)
 {
 	struct vmbus *bus = channel->bus;
@@ -71,7 +83,7 @@ static void free_if_done(struct vmbus_channel *channel)
 	vmbus_gpadls_settle(bus, channel->relid, true);
 	bus->by_relid[channel->relid] = NULL;
 	if (channel->released)
-		bus->relid_state[channel->relid] = VMBUS_RELID_FREE;
+		free_relid(bus, channel->relid);
 	free(channel->packet);
 	free(channel->iov);
 	free(channel->iov_gpa);
@@ -105,6 +117,16 @@ void vmbus_channel_drop(struct vmbus_channel *channel)
 
 /* ---- offer ---- */
 
+/* Does the guest still have an earlier channel of this instance? */
+static bool is_leaving(const struct vmbus *bus, const struct guid *instance_id)
+{
+	for (uint32_t relid = 1; relid <= VMBUS_MAX_RELID; relid++)
+		if (bus->relid_state[relid] == VMBUS_RELID_RESCINDED &&
+		    guid_equal(&bus->leaving[relid], instance_id))
+			return true;
+	return false;
+}
+
 void vmbus_channel_send_offer(struct vmbus_channel *channel)
 {
 	const struct vmbus_offer *offer = &channel->offer;
@@ -120,7 +142,8 @@ void vmbus_channel_send_offer(struct vmbus_channel *channel)
 		.connection_id = VMBUS_CONNECTION_CHANNEL + channel->relid,
 	};
 
-	if (channel->bus->version < offer->min_version)
+	if (channel->bus->version < offer->min_version ||
+	    is_leaving(channel->bus, &offer->instance_id))
 		return;
 	memcpy(msg.user_defined, offer->user_defined, sizeof(msg.user_defined));
 	channel->offered = true;
@@ -246,6 +269,8 @@ void vmbus_rescind(struct vmbus_channel *channel)
 		channel->rescinded = true;
 		unlink_channel(channel);
 		bus->relid_state[channel->relid] = VMBUS_RELID_RESCINDED;
+		if (channel->offered && is_primary(channel))
+			bus->leaving[channel->relid] = channel->offer.instance_id;
 		if (channel->offered)
 			vmbus_post(bus, &msg, sizeof(msg), VMBUS_MSG_RESCIND);
 		else
@@ -274,7 +299,7 @@ void vmbus_channel_relid_released(struct vmbus *bus, uint32_t relid)
 	if (channel)
 		channel->released = true;
 	else if (bus->relid_state[relid] == VMBUS_RELID_RESCINDED)
-		bus->relid_state[relid] = VMBUS_RELID_FREE;
+		free_relid(bus, relid);
 }
 
 /* ---- open ---- */
@@ -511,6 +536,7 @@ static struct vmbus_channel *first_open(struct vmbus *bus)
 
 static void forget_offers(struct vmbus *bus)
 {
+	memset(bus->leaving, 0, sizeof(bus->leaving));
 	for (uint32_t relid = 1; relid <= VMBUS_MAX_RELID; relid++) {
 		struct vmbus_channel *channel = bus->by_relid[relid];
 

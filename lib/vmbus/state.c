@@ -55,6 +55,14 @@ static const struct state_field message_fields[] = {
 const struct state_desc vmbus_message_state_desc = { "message", sizeof(struct vmbus_message_state),
 						     message_fields, NULL };
 
+static const struct state_field leaving_fields[] = {
+	STATE_BYTES(1, struct vmbus_leaving_state, instance_id),
+	STATE(2, struct vmbus_leaving_state, relid, .max = VMBUS_MAX_RELID),
+	STATE_END,
+};
+const struct state_desc vmbus_leaving_state_desc = { "leaving", sizeof(struct vmbus_leaving_state),
+						     leaving_fields, NULL };
+
 static const char *check_gpadls(const struct vmbus_state *s)
 {
 	uint64_t pages = 0;
@@ -109,6 +117,8 @@ static const struct state_field bus_fields[] = {
 	STATE_LIST(11, struct vmbus_state, gpadl_pages, gpadl_page_count, VMBUS_GPADL_PAGES_MAX),
 	STATE_LIST_OF(12, struct vmbus_state, messages, message_count, VMBUS_MESSAGES_MAX,
 		      vmbus_message_state_desc),
+	STATE_LIST_OF(13, struct vmbus_state, leaving, leaving_count, VMBUS_MAX_RELID,
+		      vmbus_leaving_state_desc),
 	STATE_END,
 };
 const struct state_desc vmbus_state_desc = { "vmbus", sizeof(struct vmbus_state), bus_fields,
@@ -194,6 +204,19 @@ static void save_messages(struct vmbus *bus, struct vmbus_state *ret)
 	pthread_mutex_unlock(&bus->lock);
 }
 
+static void save_leaving(struct vmbus *bus, struct vmbus_state *ret)
+{
+	static const struct guid none;
+
+	ret->leaving = allocate(VMBUS_MAX_RELID, sizeof(*ret->leaving));
+	for (uint32_t relid = 1; relid <= VMBUS_MAX_RELID; relid++)
+		if (!guid_equal(&bus->leaving[relid], &none))
+			ret->leaving[ret->leaving_count++] = (struct vmbus_leaving_state){
+				.instance_id = bus->leaving[relid],
+				.relid = relid,
+			};
+}
+
 void vmbus_save(struct vmbus *bus, struct state_out *out)
 {
 	struct vmbus_state s = {
@@ -209,6 +232,7 @@ void vmbus_save(struct vmbus *bus, struct state_out *out)
 	save_channels(bus, &s);
 	save_gpadls(bus, &s);
 	save_messages(bus, &s);
+	save_leaving(bus, &s);
 	state_put(out, &vmbus_state_desc, NULL, &s);
 	state_clear(&vmbus_state_desc, &s);
 }
@@ -295,6 +319,9 @@ static int restore_relids(struct vmbus *bus, const struct vmbus_state *s, struct
 {
 	memset(bus->by_relid, 0, sizeof(bus->by_relid));
 	memcpy(bus->relid_state, s->relid_state, sizeof(bus->relid_state));
+	memset(bus->leaving, 0, sizeof(bus->leaving));
+	for (uint32_t i = 0; i < s->leaving_count; i++)
+		bus->leaving[s->leaving[i].relid] = s->leaving[i].instance_id;
 	for (struct vmbus_channel *c = bus->channels; c; c = c->next) {
 		int rc = vmbus_channel_take_saved(c, err);
 

@@ -332,30 +332,46 @@ static void greeting_comes_after_the_result(void **state)
 	vmbus_guest_close(channel);
 }
 
-static void rescind_and_relid_reuse(void **state)
+static void release(struct fixture *f, uint32_t relid)
 {
-	struct fixture *f = *state;
-	struct vmbus_spec_relid msg;
-	struct vmbus_guest_message message;
-	struct vmbus_guest_channel *channel;
+	struct vmbus_spec_relid msg = { .relid = relid };
 
-	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
-	channel = open_echo(f, 3);
-	msg.relid = channel->relid;
-	vmbus_rescind(f->echo.channel);
-	assert_int_equal(f->echo.closed, 1);
-	assert_true(vmbus_guest_wait(f->guest, VMBUS_MSG_RESCIND, &message));
-	vmbus_guest_close(channel); /* late, but answered */
-
-	offer_echo(f, &f->echo, 0);
-	assert_int_not_equal(vmbus_guest_offer(f->guest, &class_a, 0)->relid, msg.relid);
-	vmbus_rescind(f->echo.channel);
-	assert_true(vmbus_guest_wait(f->guest, VMBUS_MSG_RESCIND, &message));
 	vmbus_guest_post(f->guest, VMBUS_CONNECTION_MESSAGE, &msg, sizeof(msg),
 			 VMBUS_MSG_RELID_RELEASED);
 	vmbus_guest_step(f->guest);
+}
+
+/* A device that comes back waits until the guest let go of what it was. */
+static void rescind_and_relid_reuse(void **state)
+{
+	struct fixture *f = *state;
+	struct vmbus_guest_message message;
+	struct vmbus_guest_channel *channel;
+	uint32_t relid;
+
+	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
+	channel = open_echo(f, 3);
+	relid = channel->relid;
+	vmbus_rescind(f->echo.channel);
+	assert_int_equal(f->echo.closed, 1);
+	assert_true(vmbus_guest_wait(f->guest, VMBUS_MSG_RESCIND, &message));
 	offer_echo(f, &f->echo, 0);
-	assert_int_equal(vmbus_guest_offer(f->guest, &class_a, 0)->relid, msg.relid);
+	assert_null(vmbus_guest_offer(f->guest, &class_a, 0));
+	vmbus_guest_close(channel); /* late, but answered */
+	assert_null(vmbus_guest_offer(f->guest, &class_a, 0));
+	release(f, relid);
+	assert_int_not_equal(vmbus_guest_offer(f->guest, &class_a, 0)->relid, relid);
+
+	vmbus_rescind(f->echo.channel);
+	assert_true(vmbus_guest_wait(f->guest, VMBUS_MSG_RESCIND, &message));
+	offer_echo(f, &f->echo, 0); /* and goes again, unseen by the guest */
+	vmbus_rescind(f->echo.channel);
+	offer_echo(f, &f->echo, 0);
+	assert_null(vmbus_guest_offer(f->guest, &class_a, 0));
+	/* A guest that starts anew has nothing to let go of. */
+	vmbus_guest_unload(f->guest);
+	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
+	assert_non_null(vmbus_guest_offer(f->guest, &class_a, 0));
 }
 
 static void subchannels_go_with_their_primary(void **state)
@@ -876,6 +892,29 @@ static void saved_subchannel_is_found_again(void **state)
 	vmbus_guest_close(channel);
 }
 
+/* The device is back, and the guest has not let go of what it was: also after a restore. */
+static void saved_return_still_waits(void **state)
+{
+	struct fixture *f = *state;
+	struct vmbus_guest_message message;
+	struct vmbus_guest_channel *channel;
+	struct error err;
+	uint32_t relid;
+
+	vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3);
+	channel = open_echo(f, 2);
+	relid = channel->relid;
+	vmbus_rescind(f->echo.channel);
+	assert_true(vmbus_guest_wait(f->guest, VMBUS_MSG_RESCIND, &message));
+	vmbus_guest_close(channel);
+	offer_echo(f, &f->echo, 0);
+	if (!vmbus_guest_move(f->guest, &echo_move, f, &err))
+		fail_msg("%s", err.text);
+	assert_null(vmbus_guest_offer(f->guest, &class_a, 0));
+	release(f, relid);
+	assert_non_null(vmbus_guest_offer(f->guest, &class_a, 0));
+}
+
 static void begin_nothing(void *user, struct vmbus_guest *guest)
 {
 }
@@ -898,6 +937,7 @@ static void state_tables(void **state)
 {
 	STATE_CHECK(struct vmbus_channel_saved, vmbus_channel_saved_desc);
 	STATE_CHECK(struct vmbus_gpadl_state, vmbus_gpadl_state_desc);
+	STATE_CHECK(struct vmbus_leaving_state, vmbus_leaving_state_desc);
 	STATE_CHECK(struct vmbus_message_state, vmbus_message_state_desc);
 	STATE_CHECK(struct vmbus_state, vmbus_state_desc);
 }
@@ -935,6 +975,7 @@ int main(void)
 		TEST(loop_and_processors_at_once),
 		TEST(saved_rings_go_on),
 		TEST(saved_subchannel_is_found_again),
+		TEST(saved_return_still_waits),
 		TEST(saved_device_must_be_there),
 		cmocka_unit_test(state_tables),
 	};

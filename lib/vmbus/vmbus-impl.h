@@ -150,6 +150,8 @@ struct vmbus {
 	struct vmbus_channel *channels;
 	struct vmbus_channel *by_relid[VMBUS_MAX_RELID + 1];
 	uint8_t relid_state[VMBUS_MAX_RELID + 1];
+	/* The instance behind a rescinded relid, while the guest has it; otherwise 0. */
+	struct guid leaving[VMBUS_MAX_RELID + 1];
 
 	struct vmbus_gpadl *gpadls[VMBUS_GPADL_BUCKETS];
 	unsigned gpadl_count, gpadl_pages;

@@ -23,6 +23,11 @@ struct vmbus_gpadl_state {
 	uint32_t page_count, pages_seen; /* pages are in one list of all GPADLs, in their order */
 };
 
+struct vmbus_leaving_state {
+	struct guid instance_id;
+	uint32_t relid;
+};
+
 struct vmbus_message_state {
 	uint32_t len;
 	uint8_t bytes[VMBUS_MSG_MAX];
@@ -38,10 +43,11 @@ struct vmbus_state {
 	struct vmbus_gpadl_state *gpadls;
 	uint64_t *gpadl_pages;
 	struct vmbus_message_state *messages; /* of the guest, not handled yet */
-	uint32_t channel_count, gpadl_count, gpadl_page_count, message_count;
+	struct vmbus_leaving_state *leaving;  /* what is not 0 of struct vmbus's */
+	uint32_t channel_count, gpadl_count, gpadl_page_count, message_count, leaving_count;
 };
 
 extern const struct state_desc vmbus_channel_saved_desc, vmbus_gpadl_state_desc,
-    vmbus_message_state_desc, vmbus_state_desc;
+    vmbus_leaving_state_desc, vmbus_message_state_desc, vmbus_state_desc;
 
 #endif

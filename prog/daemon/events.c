@@ -19,6 +19,8 @@
 struct events {
 	int dir_fd, fd;
 	off_t size;
+	void (*heard)(void *user, const json_t *event); /* NULL: nobody listens */
+	void *user;
 };
 
 static const struct {
@@ -41,6 +43,7 @@ static const struct {
 	[EVENT_VM_SAVED] = { "vm-saved", 18510, EVENT_INFORMATION },
 	[EVENT_VM_RESTORED] = { "vm-restored", 18596, EVENT_INFORMATION },
 	[EVENT_VM_CHECKPOINT] = { "vm-checkpoint", 0, EVENT_INFORMATION },
+	[EVENT_VM_CHECKPOINT_FELL_BACK] = { "vm-checkpoint-fell-back", 0, EVENT_WARNING },
 	[EVENT_VM_PAUSED] = { "vm-paused", 18516, EVENT_INFORMATION },
 	[EVENT_VM_RESUMED] = { "vm-resumed", 18518, EVENT_INFORMATION },
 	[EVENT_VM_GUEST_CRASHED] = { "vm-guest-crashed", 18590, EVENT_ERROR },
@@ -51,6 +54,9 @@ static const struct {
 	[EVENT_SERVICE_STOPPED] = { "service-stopped", 0, EVENT_INFORMATION },
 	[EVENT_REQUEST_REFUSED] = { "request-refused", 0, EVENT_WARNING },
 	[EVENT_SIGN_IN_REFUSED] = { "sign-in-refused", 0, EVENT_WARNING },
+	[EVENT_REMOTE_CHANGED] = { "remote-api-changed", 0, EVENT_INFORMATION },
+	[EVENT_REMOTE_FAILED] = { "remote-api-failed", 0, EVENT_ERROR },
+	[EVENT_ACCESS_CHANGED] = { "access-changed", 0, EVENT_INFORMATION },
 };
 
 static const char *const level_names[] = { "Information", "Warning", "Error" };
@@ -157,6 +163,8 @@ void events_write(struct events *events, const struct event *event)
 			 "VMName", event->vm_name, "VMId", event->vm_id, "Message", event->message,
 			 "Data", event->data);
 	text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+	if (json && events->heard)
+		events->heard(events->user, json);
 	json_decref(json);
 	if (!text)
 		return;
@@ -172,6 +180,13 @@ void events_write(struct events *events, const struct event *event)
 		events->size += len;
 	else
 		log_error("an event could not be written: %s", text);
+}
+
+void events_follow(struct events *events, void (*heard)(void *user, const json_t *event),
+		   void *user)
+{
+	events->heard = heard;
+	events->user = user;
 }
 
 /* ---- reading ---- */

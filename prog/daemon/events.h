@@ -33,6 +33,7 @@ enum event_kind {
 	EVENT_VM_SAVED,
 	EVENT_VM_RESTORED,
 	EVENT_VM_CHECKPOINT,
+	EVENT_VM_CHECKPOINT_FELL_BACK,
 	EVENT_VM_GUEST_CRASHED,
 	EVENT_VM_WORKER_FAILED,
 	EVENT_VM_ADOPTED,
@@ -41,6 +42,9 @@ enum event_kind {
 	EVENT_SERVICE_STOPPED,
 	EVENT_REQUEST_REFUSED,
 	EVENT_SIGN_IN_REFUSED,
+	EVENT_REMOTE_CHANGED,
+	EVENT_REMOTE_FAILED,
+	EVENT_ACCESS_CHANGED,
 	EVENT_KIND_COUNT
 };
 
@@ -54,6 +58,10 @@ struct event {
 	json_t *data; /* taken; NULL: none */
 };
 void events_write(struct events *events, const struct event *event);
+
+/* From now on, heard is called for each event that is written. NULL: no more. */
+void events_follow(struct events *events, void (*heard)(void *user, const json_t *event),
+		   void *user);
 
 struct events_query {
 	bool (*wanted)(void *user, const json_t *event);

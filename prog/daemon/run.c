@@ -1,11 +1,13 @@
 #include "run.h"
 
 #include "automatic.h"
+#include "balancer.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
 #include "cmdlets.h"
 #include "config/config-json.h"
+#include "checkpoint-fold.h"
 #include "checkpoints.h"
 #include "disk-job.h"
 #include "files.h"
@@ -31,6 +33,8 @@
 #define REQUEST_TIMEOUT_NS (5 * NS_PER_SEC)
 #define MAX_LOG_BYTES      (1 * MIB)
 #define STATUS_TIMEOUT_NS  (1 * NS_PER_SEC)
+/* Of the answer: the disks are synced before. */
+#define CHECKPOINT_TIMEOUT_NS (60 * NS_PER_SEC)
 
 static int connect_control(struct run *run, struct error *err);
 static void job_ready(void *user, uint32_t events);
@@ -162,6 +166,17 @@ static void remove_ports(struct run *run)
 		switches_remove_port(run->vm->daemon->switches, &run->vm->config->nics[i]);
 }
 
+/* The worker is at a checkpoint no more. */
+static int settle(struct run *run, struct error *err)
+{
+	char id[GUID_TEXT_SIZE];
+
+	memcpy(id, run->saving_id, sizeof(id));
+	run->saving_id[0] = '\0';
+	run->vm->busy = NULL;
+	return checkpoint_settle(run->vm, id, err);
+}
+
 /* What was being saved when the worker ended: done, or given up. 0: saved, or nothing was. */
 static int end_save(struct run *run, struct error *err)
 {
@@ -176,11 +191,16 @@ static int end_save(struct run *run, struct error *err)
 	}
 	if (!run->saving_id[0])
 		return 0;
-	if (saved && run->saving_stops)
+	if (!run->saving_stops) {
+		if (saved)
+			saved_clean_up(vm);
+		return settle(run, err);
+	}
+	if (saved)
 		r = saved_commit(vm, run->saving_id, err);
 	else
 		r = error_set(err, ERR_CANCELLED, "it ended while it was being saved");
-	if (r < 0 && run->saving_stops)
+	if (r < 0)
 		saved_remove(vm, run->saving_id);
 	return r;
 }
@@ -203,6 +223,7 @@ static void finish(struct run *run, const struct error *start_failure)
 	/* A worker that an earlier daemon began may have used it. */
 	if (vm->config->saved_state)
 		saved_clean_up(vm);
+	fold_worker_ended(vm);
 	run_set_state(vm, vm->config->saved_state ? VM_SAVED : VM_OFF);
 	vm_wake(vm, VM_WAIT_SAVED, save_failed < 0 ? &no_save : NULL);
 	if (started) {
@@ -211,6 +232,7 @@ static void finish(struct run *run, const struct error *start_failure)
 	}
 	vm_wake(vm, VM_WAIT_STARTED, start_failure);
 	vm_wake(vm, VM_WAIT_OFF, NULL);
+	fold_resume(vm);
 	vm_unref(vm);
 }
 
@@ -336,6 +358,30 @@ static void take_text(char *ret, size_t size, const json_t *value)
 		snprintf(ret, size, "%s", json_string_value(value));
 }
 
+/* The first that it says to a new service. It may be at what an earlier one began, or have done it
+ * already. */
+static void take_over(struct run *run, bool saving)
+{
+	struct vm *vm = run->vm;
+	bool under_way = checkpoints_under_way(vm, run->saving_id);
+	struct error err;
+
+	run->adopting = false;
+	if (under_way)
+		run_request(vm, json_pack("{s:s}", "op", "vss-thaw"), REQUEST_TIMEOUT_NS, NULL,
+			    NULL);
+	if (under_way && saving) {
+		run->saving_memory = true;
+		vm->busy = "a checkpoint of it is being taken";
+		return;
+	}
+	run->saving_id[0] = '\0';
+	if (!saving && (checkpoints_clean_up(vm, &err) < 0 || fold_settle(vm, &err) < 0))
+		log_error("virtual machine '%s': %s", vm->config->name, err.text);
+	else
+		fold_resume(vm);
+}
+
 static void on_state(struct run *run, const json_t *event)
 {
 	const char *state = json_string_value(json_object_get(event, "state"));
@@ -343,6 +389,8 @@ static void on_state(struct run *run, const json_t *event)
 
 	if (run->starting || !state)
 		return;
+	if (run->adopting)
+		take_over(run, json_is_true(json_object_get(event, "saving")));
 	/* Begun under an earlier daemon: a checkpoint does not show in the state. */
 	if (json_is_true(json_object_get(event, "saving")) || run->vm->state == VM_SAVING)
 		return;
@@ -355,14 +403,23 @@ static void on_state(struct run *run, const json_t *event)
 static void end_of_save(struct run *run, const struct error *err)
 {
 	struct vm *vm = run->vm;
+	struct error why;
 
-	if (err && run->saving_stops) {
+	if (!run->saving_stops) {
+		if (settle(run, &why) == 0)
+			err = NULL; /* the worker may have ended, or not be heard */
+		else if (!err)
+			err = &why;
+		vm_wake(vm, VM_WAIT_SAVED, err);
+		return;
+	}
+	if (err) {
 		saved_remove(vm, run->saving_id);
 		if (vm->state == VM_SAVING)
 			run_set_state(vm, run->was_paused ? VM_PAUSED : VM_RUNNING);
 	}
-	/* A Save-VM that went well ends with the worker. */
-	if (!err && run->saving_stops)
+	/* What went well ends with the worker. */
+	if (!err)
 		return;
 	run->saving_id[0] = '\0';
 	vm_wake(vm, VM_WAIT_SAVED, err);
@@ -371,7 +428,7 @@ static void end_of_save(struct run *run, const struct error *err)
 static void on_saved(struct run *run, const json_t *event)
 {
 	take_json(&run->last_save, event);
-	if (run->saving_id[0])
+	if (run->saving_id[0] && run->saving_memory)
 		end_of_save(run, NULL);
 }
 
@@ -384,7 +441,7 @@ static void on_save_failed(struct run *run, const json_t *event)
 
 	error_set(&err, err_code_from_name(code ? code : ""), "%s",
 		  text ? text : "the worker did not say why");
-	if (run->saving_id[0])
+	if (run->saving_id[0] && run->saving_memory)
 		end_of_save(run, &err);
 }
 
@@ -404,6 +461,8 @@ static void on_memory(struct run *run, const json_t *event)
 
 	if (json_is_object(memory))
 		take_json(&run->memory, memory);
+	if (run->vm->config->dynamic_memory.enabled)
+		balancer_wake(run->vm->daemon->balancer);
 	vm_wake(run->vm, VM_WAIT_CHANGED, NULL);
 }
 
@@ -459,7 +518,7 @@ static void on_ejected(struct run *run, const json_t *event)
 		config_vm_free(copy);
 		return;
 	}
-	if (config_set_string(&disk->path, NULL, &err) == 0 && vm_change(run->vm, copy, &err) < 0)
+	if (config_set_string(&disk->path, NULL, &err) == 0 && vm_follow(run->vm, copy, &err) < 0)
 		log_error("virtual machine '%s': noting that the guest ejected a DVD: %s",
 			  run->vm->config->name, err.text);
 }
@@ -512,6 +571,16 @@ static void on_off(struct run *run, const json_t *event)
 	arm_timer(run, END_TIMEOUT_NS);
 }
 
+static void on_disk_merging(struct run *run, const json_t *event)
+{
+	fold_event(run->vm, "disk-merging", event);
+}
+
+static void on_disk_merged(struct run *run, const json_t *event)
+{
+	fold_event(run->vm, "disk-merged", event);
+}
+
 static void on_event(void *user, const char *name, const json_t *event)
 {
 	static const struct {
@@ -529,6 +598,8 @@ static void on_event(void *user, const char *name, const json_t *event)
 		{ "saved", on_saved },
 		{ "save-failed", on_save_failed },
 		{ "off", on_off },
+		{ "disk-merging", on_disk_merging },
+		{ "disk-merged", on_disk_merged },
 		{ "socket-asked", on_socket_asked },
 		{ "copy-progress", on_copy_progress },
 	};
@@ -543,8 +614,8 @@ static void reconnect(void *user)
 {
 	struct vm *vm = user;
 
-	if (vm->run && !vm->run->peer && !vm->run->starting)
-		connect_control(vm->run, NULL);
+	if (vm->run && !vm->run->peer && !vm->run->starting && connect_control(vm->run, NULL) == 0)
+		fold_worker_lost(vm);
 	vm_unref(vm);
 }
 
@@ -599,6 +670,7 @@ static void started(struct run *run, const json_t *answer)
 		 vm->config->name,
 		 restored ? "was restored from its saved state" : "started successfully");
 	vm_wake(vm, VM_WAIT_STARTED, NULL);
+	fold_resume(vm);
 }
 
 static void start_refused(struct run *run, const json_t *answer)
@@ -860,11 +932,23 @@ static void find_parents(struct run *run, unsigned index)
 	}
 }
 
+static void begin(void *user);
+
+static void idle(void *user, struct vm *vm, const struct error *err)
+{
+	begin(user);
+}
+
 static void begin(void *user)
 {
 	struct run *run = user;
 	const struct config_vm *config = run->vm->config;
 
+	if (run->vm->folding) {
+		vm_wait(run->vm, VM_WAIT_IDLE, idle, run, run);
+		fold_stop(run->vm);
+		return;
+	}
 	/* One more than there are, so that the last one's callback does not come too early. */
 	run->waiting = 1;
 	for (unsigned i = 0; i < config->nic_count; i++) {
@@ -893,7 +977,9 @@ int run_start(struct vm *vm, struct error *err)
 	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
-	if (vm_check_busy(vm, err) < 0)
+	/* A merge is ended for it, and goes on behind the guest. */
+	if (!fold_holds(vm) && (vm_check_busy(vm, err) < 0 || checkpoints_clean_up(vm, err) < 0 ||
+				fold_settle(vm, err) < 0))
 		return -(int)err->code;
 	if (vm->early_console >= 0)
 		close(vm->early_console);
@@ -1040,6 +1126,7 @@ static void adopt(struct vm *vm, struct process *process)
 	struct error err;
 
 	run->process = *process;
+	run->adopting = true;
 	if (loop_fd_add(vm->daemon->loop, process->pidfd, EPOLLIN, process_ended, run,
 			&run->process_watch, &err) < 0 ||
 	    connect_control(run, &err) < 0) {
@@ -1062,9 +1149,11 @@ static void clean_up_after(struct vm *vm)
 {
 	AUTO_FREE char *path = runtime_path(vm, NULL);
 	const char *text = "The worker ended while the management service was not running.";
+	struct error err;
 
 	saved_clean_up(vm);
-	checkpoints_clean_up(vm);
+	if (checkpoints_clean_up(vm, &err) < 0)
+		log_error("virtual machine '%s': %s", vm->config->name, err.text);
 	vm->state = vm->config->saved_state ? VM_SAVED : VM_OFF;
 	if (access(path, F_OK) < 0)
 		return;
@@ -1075,6 +1164,15 @@ static void clean_up_after(struct vm *vm)
 	vm_note_stop(vm, "worker-error", text, NULL);
 	vm_event(vm, EVENT_VM_WORKER_FAILED, NULL, "'%s' is off. %s", vm->config->name, text);
 	remove_runtime_folder(path);
+}
+
+static void resume_folds(void *user)
+{
+	struct daemon *daemon = user;
+
+	for (size_t i = 0; i < daemon->vm_count; i++)
+		if (vm_is_down(daemon->vms[i]))
+			fold_resume(daemon->vms[i]);
 }
 
 void run_adopt_all(struct daemon *daemon)
@@ -1090,6 +1188,7 @@ void run_adopt_all(struct daemon *daemon)
 	}
 	if (!switches_running(daemon->switches) && run_ports_lost(daemon))
 		switches_restore_ports(daemon->switches);
+	loop_post(daemon->loop, resume_folds, daemon);
 }
 
 void run_detach(struct vm *vm)
@@ -1182,22 +1281,50 @@ static void save_begun(void *user, const json_t *reply, const struct error *err)
 	vm_unref(vm);
 }
 
-void run_save(struct vm *vm, int fd, const char *id, bool stop)
+/* Each descriptor is lent. */
+static void begin_save(struct vm *vm, json_t *request, const int *fds, unsigned fd_count,
+		       uint64_t timeout_ns, peer_done done)
+{
+	if (vm->run->peer)
+		peer_request(vm->run->peer, request, fds, fd_count, timeout_ns, done, vm_ref(vm));
+	else
+		run_request(vm, request, timeout_ns, done, vm_ref(vm));
+}
+
+void run_save(struct vm *vm, int fd, const char *id)
 {
 	struct run *run = vm->run;
-	json_t *request = json_pack("{s:s, s:b}", "op", "save", "stop", stop);
 
 	snprintf(run->saving_id, sizeof(run->saving_id), "%s", id);
-	run->saving_stops = stop;
+	run->saving_stops = run->saving_memory = true;
 	run->was_paused = vm->state == VM_PAUSED;
-	if (stop)
-		run_set_state(vm, VM_SAVING);
-	if (run->peer)
-		peer_request(run->peer, request, &fd, 1, REQUEST_TIMEOUT_NS, save_begun,
-			     vm_ref(vm));
-	else
-		run_request(vm, request, REQUEST_TIMEOUT_NS, save_begun, vm_ref(vm));
+	run_set_state(vm, VM_SAVING);
+	begin_save(vm, json_pack("{s:s, s:b}", "op", "save", "stop", 1), &fd, 1, REQUEST_TIMEOUT_NS,
+		   save_begun);
 	close(fd);
+}
+
+static void checkpoint_answered(void *user, const json_t *reply, const struct error *err)
+{
+	struct vm *vm = user;
+	struct run *run = vm->run;
+
+	/* As above; without memory that was all. */
+	if (run && run->saving_id[0] && !run->saving_stops &&
+	    (!err || err->code != ERR_CANCELLED) && (err || !run->saving_memory))
+		end_of_save(run, err);
+	vm_unref(vm);
+}
+
+void run_checkpoint(struct vm *vm, const char *id, json_t *request, const int *fds,
+		    unsigned fd_count, bool memory)
+{
+	struct run *run = vm->run;
+
+	snprintf(run->saving_id, sizeof(run->saving_id), "%s", id);
+	run->saving_stops = false;
+	run->saving_memory = memory;
+	begin_save(vm, request, fds, fd_count, CHECKPOINT_TIMEOUT_NS, checkpoint_answered);
 }
 
 /* ---- status ---- */

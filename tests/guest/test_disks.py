@@ -163,6 +163,8 @@ class Worker:
         folder = os.path.join(host.env["XDG_RUNTIME_DIR"], "oyako", "vm", host.vm(name)["VMId"])
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(180)
+        with open(os.path.join(host.vm(name)["Path"], "vm.json")) as f:
+            self.place = {"controller": json.load(f)["scsi_controllers"][0]["id"], "location": 0}
         deadline = time.monotonic() + 120
         while True:
             try:  # the path as it is may be too long for an address
@@ -188,11 +190,20 @@ class Worker:
         reply = self.receive(lambda message: message.get("id") == 7)
         assert reply.get("ok"), reply
 
+    def push(self, mark, leaf):
+        with open(mark, "wb"):
+            pass
+        self.request([mark, leaf], op="checkpoint", memory=False, disks=[self.place])
+        assert os.path.getsize(mark) == 1
+
     def merge(self, files, layers, first, into):
-        self.request(files, op="merge-disk", disk=0, first=first, into=into, layers=layers,
-                     relative=".\\base")
+        mark = os.path.join(os.path.dirname(files[0]), "merge-mark")
+        with open(mark, "wb"):
+            pass
+        self.request([mark, *files], op="merge-disk", first=first, into=into, layers=layers, relative=".\\base",
+                     **self.place)
         end = self.receive(lambda message: message.get("event") == "disk-merged")
-        assert "error" not in end, end
+        assert "error" not in end and os.path.getsize(mark) == 1, end
 
 
 @pytest.mark.parametrize("ending", ["vhdx", "vhd"])
@@ -209,7 +220,7 @@ def test_layers_change_under_the_guest(host, kernel, tmp_path, ending):
             worker = Worker(host, "t")
             worker.receive(lambda message: message.get("event") == "state")
             time.sleep(5)
-            worker.request([leaf], op="push-disk", disk=0)
+            worker.push(str(tmp_path / "mark"), leaf)
             time.sleep(2)
             worker.merge([middle, base], [1, 2], 1, 2)
             time.sleep(1)

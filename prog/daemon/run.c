@@ -947,7 +947,8 @@ int run_start(struct vm *vm, struct error *err)
 	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
-	if (vm_check_busy(vm, err) < 0 || checkpoints_clean_up(vm, err) < 0)
+	if (vm_check_busy(vm, err) < 0 || checkpoints_clean_up(vm, err) < 0 ||
+	    balancer_admit(vm->daemon->balancer, vm->config->memory_bytes, err) < 0)
 		return -(int)err->code;
 	if (vm->early_console >= 0)
 		close(vm->early_console);

@@ -29,6 +29,7 @@ static const struct {
 	{ "Wait-Job", CMDLET_ROLE_READER },
 	{ "Get-VMDvdDrive", CMDLET_ROLE_READER },
 	{ "Get-VMEvent", CMDLET_ROLE_READER },
+	{ "Get-VMGroup", CMDLET_ROLE_READER },
 	{ "Get-VMGuestCommunicationService", CMDLET_ROLE_READER },
 	{ "Get-VMHardDiskDrive", CMDLET_ROLE_READER },
 	{ "Get-VMHost", CMDLET_ROLE_READER },

@@ -8,6 +8,10 @@
 #define MIN_STEP_BYTES   (32 * MIB)
 #define STEP_OF_ASSIGNED 10 /* a tenth */
 
+/* A guest tells its demand once a second, and what it is given has to get there: for so long it
+ * must do with what it has. */
+#define GROWTH_SECONDS 4
+
 static uint64_t clamp(const struct balance_vm *vm, uint64_t bytes)
 {
 	return MAX(MIN(bytes, vm->maximum_bytes), vm->minimum_bytes);
@@ -15,11 +19,11 @@ static uint64_t clamp(const struct balance_vm *vm, uint64_t bytes)
 
 static uint64_t wanted(const struct balance_vm *vm)
 {
-	uint64_t bytes;
+	uint64_t growth = MIN(vm->growth_bytes, vm->maximum_bytes) * GROWTH_SECONDS, bytes;
 
 	if (!vm->demand_bytes)
 		return clamp(vm, vm->assigned_bytes);
-	bytes = vm->demand_bytes / 100 * (100 + vm->buffer_percent);
+	bytes = vm->demand_bytes / 100 * (100 + vm->buffer_percent) + growth;
 	return clamp(vm, ALIGN_UP(bytes, BALANCE_UNIT));
 }
 

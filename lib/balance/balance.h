@@ -3,8 +3,9 @@
  * Pure arithmetic; whoever calls it (the service, once a second) knows the host and carries it out.
  *
  * No VM gets less than its minimum or more than its maximum. What a VM wants is its demand and the
- * buffer that it is to keep spare. Where all want more than there is, each has its minimum, and the
- * rest goes to those that want more, in the proportion of their weights (10 + priority).
+ * buffer that it is to keep spare, and what it will take until it can be given more, if its demand
+ * goes on to grow as it has of late. Where all want more than there is, each has its minimum, and
+ * the rest goes to those that want more, in the proportion of their weights (10 + priority).
  */
 #ifndef BALANCE_BALANCE_H
 #define BALANCE_BALANCE_H
@@ -17,6 +18,7 @@ struct balance_vm {
 	unsigned buffer_percent, priority; /* priority 0..100 */
 	uint64_t assigned_bytes;
 	uint64_t demand_bytes; /* 0: not known: it keeps what it has */
+	uint64_t growth_bytes; /* of the demand, in a second */
 	uint64_t target_bytes; /* the result; whole multiples of 2 MiB but for the bounds */
 };
 

@@ -30,6 +30,17 @@ static void test_enough_for_all(void **state)
 	assert_int_equal(vms[3].target_bytes, 300 * MIB);
 }
 
+static void test_room_to_grow(void **state)
+{
+	struct balance_vm vms[] = { vm(512, 500, 50), vm(512, 500, 50) };
+
+	vms[0].growth_bytes = 50 * MIB;
+	vms[1].growth_bytes = UINT64_MAX;
+	balance_memory(vms, 2, 16 * GIB);
+	assert_int_equal(vms[0].target_bytes, 800 * MIB);
+	assert_int_equal(vms[1].target_bytes, 4096 * MIB);
+}
+
 static void test_small_changes_are_left_alone(void **state)
 {
 	struct balance_vm vms[] = { vm(620, 500, 50), vm(640, 500, 50), vm(700, 500, 50) };
@@ -88,6 +99,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_enough_for_all),
+		cmocka_unit_test(test_room_to_grow),
 		cmocka_unit_test(test_small_changes_are_left_alone),
 		cmocka_unit_test(test_scarce),
 		cmocka_unit_test(test_random),

@@ -389,6 +389,26 @@ static int make_absolute(json_t *text, struct error *err)
 	return 0;
 }
 
+/* Another host has another current folder, or none. */
+static int check_far_path(const struct cmdlet_param *param, const json_t *text, struct error *err)
+{
+	const char *path = json_string_value(text);
+
+	return !path || path[0] == '/' || !path[0]
+		   ? 0
+		   : error_set(err, ERR_INVALID,
+			       "-%s: '%.200s' is a path of another host: it must be absolute",
+			       param->name, path);
+}
+
+static int place_path(const struct cmdlet *cmdlet, const struct cmdlet_param *param,
+		      const json_t *params, json_t *text, struct error *err)
+{
+	if (cmdlet->place == CMDLET_IN_DAEMON && json_object_get(params, "ComputerName"))
+		return check_far_path(param, text, err);
+	return make_absolute(text, err);
+}
+
 static int make_paths_absolute(const struct cmdlet *cmdlet, json_t *params, struct error *err)
 {
 	for (const struct cmdlet_param *p = cmdlet->params; p->name; p++) {
@@ -398,9 +418,9 @@ static int make_paths_absolute(const struct cmdlet *cmdlet, json_t *params, stru
 		if (p->type != CMDLET_FILE || !value)
 			continue;
 		if (json_is_string(value))
-			r = make_absolute(value, err);
+			r = place_path(cmdlet, p, params, value, err);
 		for (size_t i = 0; r == 0 && i < json_array_size(value); i++)
-			r = make_absolute(json_array_get(value, i), err);
+			r = place_path(cmdlet, p, params, json_array_get(value, i), err);
 		if (r < 0)
 			return r;
 	}
@@ -505,6 +525,9 @@ static int take_member(const struct cmdlet *cmdlet, const char *name, json_t *va
 		return -ERR_INVALID;
 	if (json_object_get(params, param->name))
 		return error_set(err, ERR_INVALID, "-%s is given twice", param->name);
+	if (param->flags & CMDLET_LOCAL)
+		return error_set(err, ERR_INVALID, "-%s is for the command line, not for a request",
+				 param->name);
 	if (param->flags & CMDLET_NOT_YET)
 		return error_set(err, ERR_UNSUPPORTED, "%s -%s is not there yet", cmdlet->name,
 				 param->name);

@@ -53,6 +53,7 @@ enum cmdlet_offer {
 #define CMDLET_PIPELINE  8u  /* by property name of what comes in */
 #define CMDLET_OURS      16u /* Hyper-V's cmdlet has no such parameter */
 #define CMDLET_NOT_YET   32u /* known, refused until what it needs is there */
+#define CMDLET_LOCAL     64u /* for the command line itself; no part of a request */
 
 struct cmdlet_param {
 	const char *name;
@@ -110,6 +111,20 @@ struct cmdlet {
 	bool output_if_passthru; /* shows its result only with -Passthru */
 	bool confirm;            /* asks before it acts, unless -Force or -Confirm:false */
 };
+
+/* What a user of the API may do, each more than the one before (docs/api.md). */
+enum cmdlet_role {
+	CMDLET_ROLE_CONSOLE, /* nothing but the consoles that were granted */
+	CMDLET_ROLE_READER,
+	CMDLET_ROLE_OPERATOR,
+	CMDLET_ROLE_ADMINISTRATOR,
+	CMDLET_ROLE_COUNT
+};
+
+/* The least that carries it out. Get-VM shows a console's user only what was granted. */
+enum cmdlet_role cmdlet_role_needed(const struct cmdlet *cmdlet);
+const char *cmdlet_role_name(enum cmdlet_role role); /* "Console", "Reader", ... */
+bool cmdlet_role_from_name(const char *name, enum cmdlet_role *ret);
 
 /* The n-th of the table; NULL behind the last. */
 const struct cmdlet *cmdlet_at(size_t n);

@@ -18,6 +18,7 @@ const struct cmdlet *cmdlet_at(size_t n)
 		{ cmdlet_table_import, cmdlet_table_import_count },
 		{ cmdlet_table_guest, cmdlet_table_guest_count },
 		{ cmdlet_table_state, cmdlet_table_state_count },
+		{ cmdlet_table_host, cmdlet_table_host_count },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {

@@ -38,6 +38,7 @@ static const struct cmdlet_param add_socket_params[] = {
 	  .type = CMDLET_STRING,
 	  .help = "Name of the service; without it: its port or GUID." },
 	PASSTHRU,
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example add_socket_examples[] = {
@@ -46,7 +47,7 @@ static const struct cmdlet_example add_socket_examples[] = {
 	END_EXAMPLES,
 };
 
-static const struct cmdlet_param get_socket_params[] = { VM_BY_VMNAME, END_PARAMS };
+static const struct cmdlet_param get_socket_params[] = { VM_BY_VMNAME, COMPUTER_NAME, END_PARAMS };
 static const struct cmdlet_example get_socket_examples[] = {
 	{ "get-vmguestcommunicationservice web", "What web may connect to." },
 	END_EXAMPLES,
@@ -55,6 +56,7 @@ static const struct cmdlet_example get_socket_examples[] = {
 static const struct cmdlet_param remove_socket_params[] = {
 	VM_BY_VMNAME,
 	SERVICE(CMDLET_MANDATORY, 2, "AF_VSOCK port, or the GUID of the service."),
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example remove_socket_examples[] = {
@@ -65,6 +67,7 @@ static const struct cmdlet_example remove_socket_examples[] = {
 static const struct cmdlet_param connect_socket_params[] = {
 	ONE_VM,
 	SERVICE(CMDLET_MANDATORY, 2, "AF_VSOCK port of the guest, or the GUID of a service."),
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example connect_socket_examples[] = {
@@ -130,6 +133,7 @@ static const struct cmdlet_param get_pair_params[] = {
 	  .dflt = "Guest",
 	  .help = "Guest: what programs in the guest wrote. Intrinsic: what its daemon says of it. "
 		  "External: what Set-VMKeyValuePair wrote. Host: what it is told of its host." },
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example get_pair_examples[] = {
@@ -144,13 +148,15 @@ static const struct cmdlet_param set_pair_params[] = {
 	  .flags = CMDLET_MANDATORY,
 	  .position = 3,
 	  .help = "Up to 1023 characters." },
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example set_pair_examples[] = {
 	{ "set-vmkeyvaluepair web Role frontend", "The guest finds it in its pool 0." },
 	END_EXAMPLES,
 };
-static const struct cmdlet_param remove_pair_params[] = { VM_BY_VMNAME, PAIR_KEY, END_PARAMS };
+static const struct cmdlet_param remove_pair_params[] = { VM_BY_VMNAME, PAIR_KEY, COMPUTER_NAME,
+							  END_PARAMS };
 static const struct cmdlet_example remove_pair_examples[] = {
 	{ "remove-vmkeyvaluepair web Role", "Takes it away." },
 	END_EXAMPLES,
@@ -182,6 +188,7 @@ static const struct cmdlet_param guest_adapter_params[] = {
 	  .flags = CMDLET_MANDATORY,
 	  .sets = SET(1),
 	  .help = "Addresses come from the network." },
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example guest_adapter_examples[] = {
@@ -239,6 +246,7 @@ static const struct cmdlet_param invoke_params[] = {
 	  .max = 256,
 	  .dflt = "32",
 	  .help = "Virtual machines at a time." },
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example invoke_examples[] = {
@@ -249,7 +257,8 @@ static const struct cmdlet_example invoke_examples[] = {
 	END_EXAMPLES,
 };
 
-static const struct cmdlet_param enter_params[] = { ONE_VM, CREDENTIALS, END_PARAMS };
+static const struct cmdlet_param enter_params[] = { ONE_VM, CREDENTIALS, COMPUTER_NAME,
+						    END_PARAMS };
 static const struct cmdlet_example enter_examples[] = {
 	{ "enter-pssession -VMName web -Credential admin", "A shell in web." },
 	END_EXAMPLES,
@@ -283,6 +292,7 @@ static const struct cmdlet_param copy_params[] = {
 	  .help = "Name of the virtual machine that has it." },
 	{ .name = "Recurse", .type = CMDLET_SWITCH, .help = "A folder with all that is in it." },
 	CREDENTIALS,
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example copy_examples[] = {

@@ -46,6 +46,8 @@ static const struct cmdlet_output checkpoint_output = {
 	    { "Id", NULL, CMDLET_SHOW_TEXT },
 	    { "ParentSnapshotId", NULL, CMDLET_SHOW_TEXT },
 	    { "VMId", NULL, CMDLET_SHOW_TEXT },
+	    { "CheckpointType", NULL, CMDLET_SHOW_TEXT },
+	    { "IsAutomaticCheckpoint", NULL, CMDLET_SHOW_TEXT },
 	    { "HasMemory", NULL, CMDLET_SHOW_TEXT },
 	    { "IsCurrent", NULL, CMDLET_SHOW_TEXT },
 	    END_COLUMNS },

@@ -48,6 +48,7 @@ static const struct cmdlet_output vm_output = {
 					{ "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
 					{ "AutomaticStartDelay", NULL, CMDLET_SHOW_TEXT },
 					{ "AutomaticStopAction", NULL, CMDLET_SHOW_TEXT },
+					{ "EnhancedSessionTransportType", NULL, CMDLET_SHOW_TEXT },
 					{ "Heartbeat", NULL, CMDLET_SHOW_TEXT },
 					{ "IntegrationServicesState", NULL, CMDLET_SHOW_TEXT },
 					{ "GuestHostName", NULL, CMDLET_SHOW_TEXT },
@@ -165,6 +166,8 @@ static const struct cmdlet_output host_output = {
 	    { "VirtualMachinePath", NULL, CMDLET_SHOW_TEXT },
 	    { "MacAddressMinimum", NULL, CMDLET_SHOW_TEXT },
 	    { "MacAddressMaximum", NULL, CMDLET_SHOW_TEXT },
+	    { "ApiAddress", NULL, CMDLET_SHOW_TEXT },
+	    { "ApiFingerprint", NULL, CMDLET_SHOW_TEXT },
 	    { "VirtualMachineCount", NULL, CMDLET_SHOW_TEXT },
 	    { "ProcessId", NULL, CMDLET_SHOW_TEXT },
 	    END_COLUMNS },
@@ -364,12 +367,19 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .type = CMDLET_ENUM,
 	  .values = "TurnOff Save ShutDown",
 	  .help = "What is done when the host stops (Stop-VM -HostStops)." },
+	{ .name = "EnhancedSessionTransportType",
+	  .type = CMDLET_ENUM,
+	  .values = "VMBus HvSocket",
+	  .help = "How enhanced sessions reach the guest: HvSocket for Linux with xrdp, VMBus (the "
+		  "default) for Windows, which is not there yet." },
 	{ .name = "CheckpointType",
 	  .type = CMDLET_ENUM,
 	  .values = "Disabled Production ProductionOnly Standard",
 	  .help =
-	      "What Checkpoint-VM takes. Production, which needs the guest's help, is not there "
-	      "yet, and takes standard checkpoints; ProductionOnly takes none." },
+	      "What Checkpoint-VM takes of a running VM. Production: its disks, while the guest "
+	      "has its "
+	      "file systems stand still, or where it can't a standard one; ProductionOnly: without "
+	      "that way out. Standard: memory, devices and disks." },
 	{ .name = "AutomaticCheckpointsEnabled",
 	  .type = CMDLET_BOOLEAN,
 	  .flags = CMDLET_NOT_YET,
@@ -549,10 +559,22 @@ static const struct cmdlet_param connect_vm_params[] = {
 	  .position = 1,
 	  .offer = CMDLET_OFFER_VM,
 	  .help = "Name of the virtual machine." },
+	{ .name = "EnhancedSession",
+	  .type = CMDLET_SWITCH,
+	  .help =
+	      "Opens a port for RDP clients instead; the guest needs an RDP server that listens "
+	      "on port 3389 of AF_VSOCK (xrdp: port=vsock://-1:3389)." },
+	{ .name = "ListenAddress",
+	  .type = CMDLET_STRING,
+	  .help = "With -EnhancedSession: where RDP clients connect, as ADDRESS:PORT. By default a "
+		  "free port of 127.0.0.1." },
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example connect_vm_examples[] = {
 	{ "connect-vm web", "The serial console of web; Ctrl-] leaves it." },
+	{ "connect-vm web -EnhancedSession -ListenAddress :3390",
+	  "'xfreerdp /v:127.0.0.1:3390' then shows its desktop, with no network of the guest." },
 	END_EXAMPLES,
 };
 
@@ -1093,6 +1115,57 @@ static const struct cmdlet_example screenshot_examples[] = {
 	END_EXAMPLES,
 };
 
+static const struct cmdlet_param set_host_params[] = {
+	{ .name = "ApiAddress",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_OURS,
+	  .help = "Where the API is listened for over TLS: 192.0.2.1:2180, [::1]:2180, or 2180 for "
+		  "all addresses; '' for nowhere, which is the default. Only on the host itself." },
+	{ .name = "MaximumStorageMigrations",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "MaximumVirtualMachineMigrations",
+	  .type = CMDLET_INTEGER,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "VirtualHardDiskPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "VirtualMachinePath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "MacAddressMaximum",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "MacAddressMinimum",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "NumaSpanningEnabled",
+	  .type = CMDLET_BOOLEAN,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "EnableEnhancedSessionMode",
+	  .type = CMDLET_BOOLEAN,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	{ .name = "ResourceMeteringSaveInterval",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_NOT_YET,
+	  .help = "Not there yet." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example set_host_examples[] = {
+	{ "set-vmhost -ApiAddress 2180", "Listens on all addresses." },
+	END_EXAMPLES,
+};
+
 static const struct cmdlet_param host_params[] = { COMPUTER_NAME, END_PARAMS };
 static const struct cmdlet_example host_examples[] = {
 	{ "get-vmhost", "What the host has." },
@@ -1136,6 +1209,7 @@ static const struct cmdlet_param event_params[] = {
 	  .values = "Error Warning Information",
 	  .help = "Only events of this level." },
 	{ .name = "Oldest", .type = CMDLET_SWITCH, .help = "Shows the oldest of them first." },
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example event_examples[] = {
@@ -1291,11 +1365,14 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .output_if_passthru = true,
 	  .confirm = true },
 	{ .name = "Connect-VM",
-	  .synopsis = "Connects to the serial console",
+	  .synopsis = "Connects to the serial console, or opens an enhanced session",
 	  .description =
 	      "Ties the serial console (COM1) of a running virtual machine to the terminal "
 	      "or pipe, until it is off or Ctrl-] is typed. First come the last 64 KiB that "
-	      "the guest has written. The counterpart of vmconnect; the name is ours.",
+	      "the guest has written. With -EnhancedSession it is a door for RDP clients, open "
+	      "until "
+	      "Ctrl-C, to the guest's RDP server; see Set-VM -EnhancedSessionTransportType. The "
+	      "counterpart of vmconnect; the name is ours.",
 	  .params = connect_vm_params,
 	  .examples = connect_vm_examples,
 	  .place = CMDLET_IN_CLIENT,
@@ -1519,6 +1596,16 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .params = host_params,
 	  .output = &host_output,
 	  .examples = host_examples },
+	{ .name = "Set-VMHost",
+	  .synopsis = "Changes the host",
+	  .description =
+	      "Lets the management service listen for other hosts, whose users Add-VMApiUser "
+	      "makes. Its certificate is tls/certificate.pem in the state folder; there is made "
+	      "one where there is none. Clients are told its fingerprint, ApiFingerprint.",
+	  .params = set_host_params,
+	  .output = &host_output,
+	  .examples = set_host_examples,
+	  .output_if_passthru = true },
 	{ .name = "Get-VMSwitch",
 	  .synopsis = "Lists virtual switches",
 	  .description = "Shows the virtual switches. There is one so far, the Default Switch: a "

@@ -24,7 +24,8 @@
 #define COMPUTER_NAME                                                                              \
 	{                                                                                          \
 		.name = "ComputerName", .aliases = "PSComputerName", .type = CMDLET_STRING,        \
-		.flags = CMDLET_LIST | CMDLET_NOT_YET, .help = "Hosts to run on; not there yet."   \
+		.flags = CMDLET_LIST | CMDLET_LOCAL,                                               \
+		.help = "Hosts to run on, as host or host:port, instead of this one."              \
 	}
 #define PASSTHRU                                                                                   \
 	{                                                                                          \
@@ -59,7 +60,8 @@ extern const struct cmdlet cmdlet_table_disk[];   /* table-disk.c */
 extern const struct cmdlet cmdlet_table_import[]; /* table-import.c */
 extern const struct cmdlet cmdlet_table_guest[];  /* table-guest.c */
 extern const struct cmdlet cmdlet_table_state[];  /* table-state.c */
-extern const size_t cmdlet_table_vm_count, cmdlet_table_disk_count, cmdlet_table_state_count,
-    cmdlet_table_import_count, cmdlet_table_guest_count;
+extern const struct cmdlet cmdlet_table_host[];   /* table-host.c */
+extern const size_t cmdlet_table_vm_count, cmdlet_table_host_count, cmdlet_table_disk_count,
+    cmdlet_table_state_count, cmdlet_table_import_count, cmdlet_table_guest_count;
 
 #endif

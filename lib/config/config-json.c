@@ -341,6 +341,7 @@ static const struct member top_members[] = {
 	{ "parent_checkpoint", 's', true },
 	{ "saved_state", 's', true },
 	{ "automatic_actions", 'o', true },
+	{ "enhanced_session_transport", 's', true },
 };
 
 static int check_version(const json_t *json, struct error *err)
@@ -414,6 +415,8 @@ static int read_checkpoints(struct config_vm *vm, const json_t *json, struct err
 static int read_plain(struct config_vm *vm, const json_t *json, struct error *err)
 {
 	const char *backend = json_string_value(json_object_get(json, "backend"));
+	const char *session =
+	    json_string_value(json_object_get(json, "enhanced_session_transport"));
 	int r = read_guid(json, "id", &vm->id, err);
 
 	if (r == 0)
@@ -426,6 +429,9 @@ static int read_plain(struct config_vm *vm, const json_t *json, struct error *er
 		r = read_unsigned(json, "processor_count", &vm->processor_count, err);
 	if (r == 0 && backend && !config_backend_from_name(backend, &vm->backend))
 		r = error_set(err, ERR_INVALID, "'%.40s' is no backend", backend);
+	if (r == 0 && session && !config_session_from_name(session, &vm->session))
+		r = error_set(err, ERR_INVALID, "'%.40s' is no transport of enhanced sessions",
+			      session);
 	vm->memory_bytes = (uint64_t)json_integer_value(json_object_get(json, "memory_bytes"));
 	return r;
 }
@@ -678,6 +684,7 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 				      config_start_action_name(vm->start_action),
 				      "start_delay_seconds", (int)vm->start_delay_seconds, "stop",
 				      config_stop_action_name(vm->stop_action)));
+	put(json, "enhanced_session_transport", config_session_name(vm->session));
 	if (vm->unknown)
 		json_object_update(json, vm->unknown);
 	return json;

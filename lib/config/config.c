@@ -31,6 +31,7 @@ static const char *const video_type_names[] = {
 };
 static const char *const start_actions[] = { "Nothing", "StartIfRunning", "Start" };
 static const char *const stop_actions[] = { "TurnOff", "Save", "ShutDown" };
+static const char *const session_names[] = { "VMBus", "HvSocket" };
 
 /* ---- names ---- */
 
@@ -142,6 +143,20 @@ bool config_stop_action_from_name(const char *name, enum config_stop_action *ret
 
 	if (index >= 0)
 		*ret = (enum config_stop_action)index;
+	return index >= 0;
+}
+
+const char *config_session_name(enum config_session session)
+{
+	return session_names[session];
+}
+
+bool config_session_from_name(const char *name, enum config_session *ret)
+{
+	int index = index_of(session_names, ARRAY_SIZE(session_names), name);
+
+	if (index >= 0)
+		*ret = (enum config_session)index;
 	return index >= 0;
 }
 

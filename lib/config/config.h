@@ -101,6 +101,8 @@ enum config_checkpoint_type {
 	CONFIG_CHECKPOINT_DISABLED,
 	CONFIG_CHECKPOINT_COUNT
 };
+/* How an enhanced session (RDP) reaches the guest: Windows over VMBus, Linux over its sockets. */
+enum config_session { CONFIG_SESSION_VMBUS, CONFIG_SESSION_HVSOCKET };
 /* What happens to the VM when the host starts and stops; Hyper-V's names. */
 enum config_start_action { CONFIG_START_NOTHING, CONFIG_START_IF_RUNNING, CONFIG_START_ALWAYS };
 enum config_stop_action { CONFIG_STOP_TURN_OFF, CONFIG_STOP_SAVE, CONFIG_STOP_SHUT_DOWN };
@@ -136,6 +138,7 @@ struct config_vm {
 	enum config_start_action start_action;
 	unsigned start_delay_seconds; /* of an automatic start */
 	enum config_stop_action stop_action;
+	enum config_session session;
 	/* Members of the file that this version does not know; kept when it is written again. */
 	struct json_t *unknown;
 };
@@ -190,6 +193,9 @@ const char *config_start_action_name(enum config_start_action action);
 const char *config_stop_action_name(enum config_stop_action action);
 bool config_start_action_from_name(const char *name, enum config_start_action *ret);
 bool config_stop_action_from_name(const char *name, enum config_stop_action *ret);
+/* "VMBus", "HvSocket"; from a name: case ignored. */
+const char *config_session_name(enum config_session session);
+bool config_session_from_name(const char *name, enum config_session *ret);
 const char *config_backend_name(enum config_backend backend); /* as -Backend has them */
 bool config_backend_from_name(const char *name, enum config_backend *ret);
 

@@ -56,6 +56,8 @@ struct balloon {
 	uint64_t return_cursor; /* page to look at next */
 	uint64_t offered_bytes; /* HOT_ADDING */
 	uint64_t demand_bytes, available_bytes;
+	uint64_t growth_bytes; /* of the demand in a second; fades */
+	uint64_t report_ns;    /* when demand_bytes came */
 };
 
 static uint64_t ballooned_bytes(const struct balloon *b)
@@ -118,20 +120,37 @@ static void on_capabilities(struct balloon *b, const struct vmbus_packet *packet
 	b->config.changed(b->config.user);
 }
 
-/* What the guest has promised counts, too, before it is touched: else the news came too late. */
+/* A guest that takes more and more is seen at once, and one that stops not before some seconds have
+ * passed: what it takes comes in bursts. */
+static void note_demand(struct balloon *b, uint64_t demand)
+{
+	uint64_t now = clock_now_ns(), ms = MAX((now - b->report_ns) / NS_PER_MSEC, UINT64_C(500));
+	uint64_t rise = b->demand_bytes ? demand - MIN(demand, b->demand_bytes) : 0;
+
+	b->growth_bytes = MAX(rise / ms * 1000, b->growth_bytes / 4 * 3);
+	b->demand_bytes = demand;
+	b->report_ns = now;
+}
+
+/*
+ * What the guest has promised counts, too, before it is touched: else the news came too late. While
+ * pages come and go, what the guest has free and what it has at all are of different moments: such
+ * a report would show a demand of what is on its way.
+ */
 static void on_status(struct balloon *b, const struct vmbus_packet *packet)
 {
 	uint64_t assigned = assigned_bytes(b), used, committed;
 	struct dynmem_status in;
 
-	if (!get(packet, &in, sizeof(in), offsetof(struct dynmem_status, page_file_pages)))
+	if (!get(packet, &in, sizeof(in), offsetof(struct dynmem_status, page_file_pages)) ||
+	    b->operation != IDLE)
 		return;
 	b->available_bytes =
 	    MIN(MIN(in.available_pages, MAX_REPORT_PAGES) * MEM_PAGE_SIZE, assigned);
 	used = assigned - b->available_bytes;
 	committed = MIN(in.committed_pages, MAX_REPORT_PAGES) * MEM_PAGE_SIZE;
 	committed -= MIN(committed, ballooned_bytes(b));
-	b->demand_bytes = MIN(MAX(used, committed), mem_reach_bytes(b->config.mem));
+	note_demand(b, MIN(MAX(used, committed), mem_reach_bytes(b->config.mem)));
 	b->config.changed(b->config.user);
 }
 
@@ -414,7 +433,7 @@ static void forget_session(struct balloon *b)
 	b->operation = IDLE;
 	b->retry_ns = 0;
 	b->return_pages = b->return_cursor = 0;
-	b->demand_bytes = b->available_bytes = 0;
+	b->demand_bytes = b->available_bytes = b->growth_bytes = 0;
 	if (b->page_count)
 		memset(b->pages, 0, mem_reach_bytes(b->config.mem) / MEM_PAGE_SIZE / 8 + 8);
 	b->page_count = 0;
@@ -489,6 +508,7 @@ void balloon_status(const struct balloon *b, struct balloon_status *ret)
 		.target_bytes = b->target_bytes,
 		.demand_bytes = b->demand_bytes,
 		.available_bytes = b->available_bytes,
+		.growth_bytes = b->growth_bytes,
 	};
 }
 

@@ -43,6 +43,8 @@ struct balloon_status {
 	/* Of the guest's last report; 0: none yet. Demand is what the guest uses or has promised to
 	 * its programs. */
 	uint64_t demand_bytes, available_bytes;
+	/* How much the demand has grown in a second of late. */
+	uint64_t growth_bytes;
 };
 
 int balloon_new(const struct balloon_config *config, struct balloon **ret, struct error *err);

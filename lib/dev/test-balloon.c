@@ -164,6 +164,46 @@ static void test_reports(void **state)
 	assert_true(f->changes >= 4);
 }
 
+/* A report from amid an operation counts pages that are on their way: it is no demand. */
+static void test_report_amid_an_operation(void **state)
+{
+	struct fixture *f = *state;
+	struct dynmem_status report = { .available_pages = 2048 };
+	const uint64_t range = DYNMEM_RANGE(0x800, 1024);
+	struct dynmem_balloon_request request;
+
+	negotiate(f, CAPABILITIES);
+	say(f, DYNMEM_STATUS_REPORT, &report, sizeof(report));
+	assert_int_equal(status(f).demand_bytes, RAM - 8 * MIB);
+	balloon_set_target(f->balloon, RAM - 4 * MIB);
+	hear(f, DYNMEM_BALLOON_REQUEST, &request, sizeof(request));
+	report.available_pages = 1024;
+	say(f, DYNMEM_STATUS_REPORT, &report, sizeof(report));
+	assert_int_equal(status(f).demand_bytes, RAM - 8 * MIB);
+	give(f, &range, 1, false);
+	say(f, DYNMEM_STATUS_REPORT, &report, sizeof(report));
+	assert_int_equal(status(f).demand_bytes, RAM - 8 * MIB);
+	assert_int_equal(status(f).growth_bytes, 0);
+}
+
+static void test_growth(void **state)
+{
+	struct fixture *f = *state;
+	struct dynmem_status report = { .available_pages = 3072 };
+	uint64_t growth;
+
+	negotiate(f, CAPABILITIES);
+	say(f, DYNMEM_STATUS_REPORT, &report, sizeof(report));
+	assert_int_equal(status(f).growth_bytes, 0);
+	report.available_pages = 1024;
+	say(f, DYNMEM_STATUS_REPORT, &report, sizeof(report));
+	growth = status(f).growth_bytes;
+	assert_true(growth > 0 && growth <= 16 * MIB);
+	report.available_pages = 2048;
+	say(f, DYNMEM_STATUS_REPORT, &report, sizeof(report));
+	assert_int_equal(status(f).growth_bytes, growth / 4 * 3);
+}
+
 /* What the guest gives is zero and the host's; it comes back page for page. */
 static void test_balloon(void **state)
 {
@@ -342,8 +382,10 @@ static void test_save_and_restore(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_reports),          TEST(test_balloon),         TEST(test_odd_answers),
-		TEST(test_hot_add),          TEST(test_hot_add_refused), TEST(test_new_session),
+		TEST(test_reports),          TEST(test_report_amid_an_operation),
+		TEST(test_growth),           TEST(test_balloon),
+		TEST(test_odd_answers),      TEST(test_hot_add),
+		TEST(test_hot_add_refused),  TEST(test_new_session),
 		TEST(test_save_and_restore),
 	};
 

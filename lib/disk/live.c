@@ -708,6 +708,17 @@ void live_on_change(struct blk *disk, void (*changed)(void *user), void *user)
 	live->changed_user = user;
 }
 
+void live_pop(struct blk *disk)
+{
+	struct live *live = live_of(disk);
+
+	hold_now(live);
+	close_chain(live);
+	remove_layers(live, 0, 1);
+	reopen(live);
+	go_on(live);
+}
+
 unsigned live_layers(const struct blk *disk)
 {
 	return live_of(disk)->count;

@@ -28,6 +28,8 @@ typedef void live_done(void *user, const struct error *err);
  * as of the last request before it then stays: a checkpoint. Its link to the leaf is made here; the
  * paths in it stay. Blocks for a moment. On failure fd is closed, and the chain as it was. */
 int live_push(struct blk *disk, int fd, struct error *err);
+/* Undoes it, before anything was written. */
+void live_pop(struct blk *disk);
 
 /* A descriptor for a layer that has to be written for a merge. */
 struct live_file {

@@ -168,6 +168,8 @@ int ic_vss_freeze(struct ic *ic, uint64_t timeout_ns, void (*done)(void *user, i
 /* -ERR_TIMEOUT: it was thawed already, after IC_VSS_FROZEN_MAX_NS: the snapshot may not be
  * consistent. -ERR_STATE: it is not frozen. done may be NULL. */
 int ic_vss_thaw(struct ic *ic, void (*done)(void *user, int result), void *user, struct error *err);
+/* What a snapshot of this moment holds is consistent. */
+bool ic_vss_frozen(const struct ic *ic);
 
 /* ---- file copy, to the guest ---- */
 

@@ -149,6 +149,11 @@ int ic_vss_thaw(struct ic *ic, void (*done)(void *user, int result), void *user,
 	return 0;
 }
 
+bool ic_vss_frozen(const struct ic *ic)
+{
+	return ic->vss.phase == IC_VSS_FROZEN;
+}
+
 /* ---- state ---- */
 
 static const struct state_field fields[] = {

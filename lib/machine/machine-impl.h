@@ -9,6 +9,7 @@
  * synthetic.c integration services
  * state.c     what is saved, and in which order it is restored
  * save.c      memory and state into a file, behind the running guest
+ * checkpoint.c new layers on the disks, at the instant of that state
  *
  * Order of construction, each using the ones before: memory, partition (with hv's CPUID leaves),
  * hv, bus and chipset, VMBus, synthetic devices. They are torn down the other way round.
@@ -102,6 +103,12 @@ int memory_reset(struct machine *machine, struct error *err);
 
 int storage_new(struct machine *machine, struct storage **ret, struct error *err);
 void storage_free(struct storage *storage);
+/* Puts a new layer on each of these disks, or on none; nothing is in flight. Takes the descriptors.
+ */
+int storage_push(struct storage *storage, const struct machine_layer *layers, unsigned count,
+		 struct error *err);
+/* Undoes it at once. */
+void storage_pop(struct storage *storage, const struct machine_layer *layers, unsigned count);
 int adapters_new(struct machine *machine, struct adapters **ret, struct error *err);
 void adapters_free(struct adapters *adapters);
 /* As of the synthetic devices below. */
@@ -159,6 +166,24 @@ int machine_take_state(struct machine *machine, struct error *err);
 void save_cancel(struct machine *machine);
 /* The guest's state has been taken, and the guest stands until the file is whole. */
 bool save_has_guest(const struct machine *machine);
+struct layering;
+/* May it begin? */
+int save_check(const struct machine *machine, struct error *err);
+/* machine_save, with new layers on the disks (taken; NULL: none). */
+int save_begin(struct machine *machine, int fd, bool stop, struct layering *layering,
+	       machine_save_done done, void *user, struct error *err);
+/* No VP runs, and no device touches guest memory. */
+void machine_stand_still(struct machine *machine);
+void machine_let_go(struct machine *machine);
+
+/* ---- checkpoint.c ---- */
+
+/* Takes the descriptors, if it succeeds. */
+int layering_new(const struct machine_checkpoint *checkpoint, struct layering **ret,
+		 struct error *err);
+void layering_free(struct layering *layering); /* NULL allowed */
+/* The guest stands still: all disks get their layers and the mark says so, or neither. */
+int layering_push(struct layering *layering, struct storage *storage, struct error *err);
 
 /* ---- machine.c ---- */
 

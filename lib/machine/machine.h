@@ -115,6 +115,7 @@ struct machine_memory {
 	uint64_t assigned_bytes;                /* RAM that the guest has */
 	uint64_t target_bytes;                  /* and shall have */
 	uint64_t demand_bytes, available_bytes; /* as the guest says; demand 0: it hasn't yet */
+	uint64_t growth_bytes;                  /* of the demand, in a second of late */
 	uint64_t backed_bytes;                  /* what its RAM costs the host */
 };
 
@@ -181,8 +182,8 @@ int machine_remove_drive(struct machine *machine, const struct guid *controller,
 /* Puts the medium of drive (fd -1: none) into the DVD drive that is in its place. */
 int machine_set_medium(struct machine *machine, const struct machine_drive *drive, int fd,
 		       struct error *err);
-/* Begins to track changes of a VHDX that was there at the start; takes the descriptor of the file
- * that holds them. What is in it is used unless it is stale. */
+/* Begins to track changes of a VHDX; takes the descriptor of the file that holds them. What is in it
+ * is used unless it is stale. */
 int machine_drive_track(struct machine *machine, const struct guid *controller, unsigned location,
 			int fd, struct error *err);
 /* The disk for disk/track.h, whether its changes are tracked or not. Lent: it goes with the drive.
@@ -236,21 +237,49 @@ typedef void (*machine_save_done)(void *user, const struct machine_saved *saved,
 				  const struct error *err);
 int machine_save(struct machine *machine, int fd, bool stop, machine_save_done done, void *user,
 		 struct error *err);
+
+/* ---- checkpoint ---- */
+
+/* What one disk gets: a new, empty differencing image (disk/live.h). */
+struct machine_layer {
+	struct guid controller;
+	unsigned location;
+	int fd;
+};
+
+struct machine_checkpoint {
+	int memory_fd; /* as machine_save's; -1: only the disks */
+	int mark_fd;   /* base/mark.h: set when the disks have their layers, before the guest
+			  writes to them */
+	const struct machine_layer *layers;
+	unsigned layer_count;
+	machine_save_done done;
+	void *user;
+};
+
+/*
+ * Memory and state as of one instant, while the guest stands still, and at the same instant all
+ * disks get their new layers, or none does. The guest then goes on. All descriptors are taken.
+ *
+ * With memory it is a machine_save without stop, and done tells the end: what fails after the mark
+ * was set leaves the disks with their layers. Without, all is done on return, and done is called
+ * before. A failure that is returned has changed nothing.
+ */
+int machine_checkpoint(struct machine *machine, const struct machine_checkpoint *checkpoint,
+		       struct error *err);
 /* Between machine_save and done. */
 bool machine_saving(const struct machine *machine);
 /* Of the memory, how much has been written: 0 to 100. */
 unsigned machine_save_percent(const struct machine *machine);
 
-/* ---- disks of a running machine: index in the description; disk/live.h says what each does ----
- */
+/* ---- the layers of a disk (disk/live.h), which is named by controller and location ---- */
 
 struct live_merge;
-/* Takes fd. */
-int machine_disk_push(struct machine *machine, unsigned index, int fd, struct error *err);
 /* Takes the descriptors of merge. */
-int machine_disk_merge(struct machine *machine, unsigned index, const struct live_merge *merge,
-		       struct error *err);
-int machine_disk_merge_cancel(struct machine *machine, unsigned index, struct error *err);
+int machine_disk_merge(struct machine *machine, const struct guid *controller, unsigned location,
+		       const struct live_merge *merge, struct error *err);
+int machine_disk_merge_cancel(struct machine *machine, const struct guid *controller,
+			      unsigned location, struct error *err);
 
 /* ---- state for the administrator ---- */
 

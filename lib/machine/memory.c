@@ -102,6 +102,7 @@ void machine_memory(const struct machine *machine, struct machine_memory *ret)
 		.target_bytes = status.target_bytes,
 		.demand_bytes = status.demand_bytes,
 		.available_bytes = status.available_bytes,
+		.growth_bytes = status.growth_bytes,
 		.backed_bytes = mem_backed_bytes(machine->mem),
 	};
 }

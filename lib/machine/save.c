@@ -32,6 +32,7 @@ struct save {
 	struct machine *machine;
 	int fd;
 	bool stop;
+	struct layering *layering; /* what the disks get at the same instant; NULL: nothing */
 	machine_save_done done;
 	void *user;
 
@@ -212,16 +213,23 @@ static void save_free(struct save *save)
 	save->machine->save = NULL;
 	loop_kick_free(save->kick);
 	state_out_free(save->out);
+	layering_free(save->layering);
 	close(save->fd);
 	free(save->pages);
 	free(save);
 }
 
-/* The guest goes on, but for one that the administrator has paused. */
-static void let_go(struct save *save)
+void machine_stand_still(struct machine *machine)
 {
-	struct machine *machine = save->machine;
+	if (!machine->paused)
+		part_pause(machine->part);
+	synthetic_quiesce(machine->synthetic);
+	platform_flush(machine->platform);
+}
 
+/* But for one that the administrator has paused. */
+void machine_let_go(struct machine *machine)
+{
 	synthetic_unquiesce(machine->synthetic);
 	if (!machine->paused && !machine->resetting)
 		part_resume(machine->part);
@@ -237,7 +245,7 @@ static void finish(struct save *save)
 	bool stop = save->stop, stands = save->out && stop;
 
 	if (stands && failure.code)
-		let_go(save);
+		machine_let_go(machine);
 	save_free(save);
 	done(user, &saved, failure.code ? &failure : NULL);
 	if (stop && !failure.code)
@@ -252,10 +260,7 @@ static void take_state(struct save *save)
 	struct machine *machine = save->machine;
 	uint64_t began = clock_now_ns();
 
-	if (!machine->paused)
-		part_pause(machine->part);
-	synthetic_quiesce(machine->synthetic);
-	platform_flush(machine->platform);
+	machine_stand_still(machine);
 	collect_dirty(save);
 	save->rewrite = true;
 	copy_pages(save);
@@ -266,9 +271,12 @@ static void take_state(struct save *save)
 		machine_put_state(machine, save->out);
 	if (save->out && !save->failure.code)
 		state_out_bytes(save->out, &save->stream, &save->stream_bytes, &save->failure);
+	/* Last, since only this can't be given up any more. */
+	if (save->layering && !save->failure.code)
+		layering_push(save->layering, machine->storage, &save->failure);
 	stop_logging(save);
 	if (!save->stop)
-		let_go(save);
+		machine_let_go(machine);
 	save->saved.pause_ns = clock_now_ns() - began;
 	if (save->failure.code || !start_work(save, WORK_FINISH))
 		finish(save);
@@ -305,16 +313,25 @@ static void on_work_done(void *user)
 		next_round(save);
 }
 
-int machine_save(struct machine *machine, int fd, bool stop, machine_save_done done, void *user,
-		 struct error *err)
+int save_check(const struct machine *machine, struct error *err)
+{
+	if (machine->save)
+		return error_set(err, ERR_BUSY, "it is being saved already");
+	if (machine->off || machine->resetting)
+		return error_set(err, ERR_STATE, "it is stopping or restarting");
+	return 0;
+}
+
+int save_begin(struct machine *machine, int fd, bool stop, struct layering *layering,
+	       machine_save_done done, void *user, struct error *err)
 {
 	struct save *save;
-	int r;
+	int r = save_check(machine, err);
 
-	if (machine->off || machine->resetting || machine->save) {
+	if (r < 0) {
+		layering_free(layering);
 		close(fd);
-		return machine->save ? error_set(err, ERR_BUSY, "it is being saved already")
-				     : error_set(err, ERR_STATE, "it is stopping or restarting");
+		return r;
 	}
 	save = calloc(1, sizeof(*save));
 	if (!save)
@@ -322,6 +339,7 @@ int machine_save(struct machine *machine, int fd, bool stop, machine_save_done d
 	*save = (struct save){ .machine = machine,
 			       .fd = fd,
 			       .stop = stop,
+			       .layering = layering,
 			       .done = done,
 			       .user = user,
 			       .page_count = mem_size_bytes(machine->mem) >> MEM_PAGE_SHIFT };
@@ -347,6 +365,12 @@ int machine_save(struct machine *machine, int fd, bool stop, machine_save_done d
 	}
 	machine->save = save;
 	return 0;
+}
+
+int machine_save(struct machine *machine, int fd, bool stop, machine_save_done done, void *user,
+		 struct error *err)
+{
+	return save_begin(machine, fd, stop, NULL, done, user, err);
 }
 
 void save_cancel(struct machine *machine)

@@ -72,11 +72,10 @@ static int open_layers(struct machine *machine, const int *chain, unsigned count
 	/* The descriptors are taken: there is no way back but to close it all. */
 	if (track_new(layers->live, &layers->tracked, NULL) < 0)
 		abort();
-	live_on_change(layers->live, chain_changed, layers);
 	return 0;
 }
 
-/* Takes fd, and on success parents (NULL: none: its chain will not change, and layers are not
+/* Takes fd, and on success parents (NULL: of a medium, whose chain will not change: layers are not
  * used). */
 static int open_disk(struct machine *machine, const struct machine_drive *drive, int fd,
 		     struct machine_parents *parents, struct layers *layers, struct blk **ret,
@@ -241,7 +240,7 @@ static int add_drive(struct machine *machine, const struct machine_drive *drive,
 		     struct machine_parents *parents, struct error *err)
 {
 	struct controller *controller = find_controller(machine->storage, &drive->controller, err);
-	struct layers *layers = controller ? &controller->layers[drive->location] : NULL;
+	struct layers layers = { NULL, NULL };
 	struct blk *disk = NULL;
 	int r = controller ? 0 : -ERR_NOT_FOUND;
 
@@ -249,7 +248,7 @@ static int add_drive(struct machine *machine, const struct machine_drive *drive,
 		return error_set(err, ERR_INVALID, "disk '%s' came without a descriptor",
 				 drive->path ? drive->path : "");
 	if (fd >= 0 && r == 0)
-		r = open_disk(machine, drive, fd, parents, layers, &disk, err);
+		r = open_disk(machine, drive, fd, parents, &layers, &disk, err);
 	else if (fd >= 0)
 		close(fd);
 	if (r == 0)
@@ -261,13 +260,18 @@ static int add_drive(struct machine *machine, const struct machine_drive *drive,
 		return r;
 	}
 	controller->disks[drive->location] = disk;
+	controller->layers[drive->location] = layers;
+	if (layers.live)
+		live_on_change(layers.live, chain_changed, &controller->layers[drive->location]);
 	return 0;
 }
 
 int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
 		      struct error *err)
 {
-	return add_drive(machine, drive, fd, NULL, err);
+	struct machine_parents none = { 0 };
+
+	return add_drive(machine, drive, fd, &none, err);
 }
 
 int machine_remove_drive(struct machine *machine, const struct guid *id, unsigned location,
@@ -377,13 +381,12 @@ void storage_free(struct storage *storage)
 	free(storage);
 }
 
-/* ---- machine.h: disks ---- */
+/* ---- layers ---- */
 
-/* Of the drive in that place. */
-static int layers_at(struct machine *machine, const struct guid *id, unsigned location,
+static int layers_at(struct storage *storage, const struct guid *id, unsigned location,
 		     struct layers *ret, struct error *err)
 {
-	struct controller *controller = find_controller(machine->storage, id, err);
+	struct controller *controller = find_controller(storage, id, err);
 
 	if (!controller)
 		return -ERR_NOT_FOUND;
@@ -391,57 +394,79 @@ static int layers_at(struct machine *machine, const struct guid *id, unsigned lo
 		return error_set(err, ERR_NOT_FOUND, "no disk is at location %u", location);
 	if (!controller->layers[location].live)
 		return error_set(err, ERR_INVALID,
-				 "it is no writable VHD or VHDX that was there at the start");
+				 "the disk at location %u is no writable VHD or VHDX: its chain "
+				 "can't change",
+				 location);
 	*ret = controller->layers[location];
 	return 0;
 }
 
-static int find_layers(struct machine *machine, unsigned index, struct layers *ret,
-		       struct error *err)
-{
-	const struct config_disk *disk;
-	int r;
-
-	if (index >= machine->config->disk_count)
-		return error_set(err, ERR_NOT_FOUND, "there is no disk %u", index);
-	disk = &machine->config->disks[index];
-	r = layers_at(machine, &machine->config->scsi_ids[disk->controller_number], disk->lun, ret,
-		      err);
-	return r < 0 ? error_prefix(err, "disk '%s'", disk->path ? disk->path : "") : 0;
-}
-
-int machine_disk_push(struct machine *machine, unsigned index, int fd, struct error *err)
+static int find_live(struct storage *storage, const struct guid *id, unsigned location,
+		     struct blk **ret, struct error *err)
 {
 	struct layers layers = { NULL, NULL };
-	int r = find_layers(machine, index, &layers, err);
+	int r = layers_at(storage, id, location, &layers, err);
 
-	if (r < 0)
-		close(fd);
-	else
-		r = live_push(layers.live, fd, err);
+	if (r == 0)
+		*ret = layers.live;
 	return r;
 }
 
-int machine_disk_merge(struct machine *machine, unsigned index, const struct live_merge *merge,
-		       struct error *err)
+int storage_push(struct storage *storage, const struct machine_layer *layers, unsigned count,
+		 struct error *err)
 {
-	struct layers layers = { NULL, NULL };
-	int r = find_layers(machine, index, &layers, err);
+	unsigned done = 0;
+	int r = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		struct blk *disk = NULL;
+
+		if (r == 0)
+			r = find_live(storage, &layers[i].controller, layers[i].location, &disk,
+				      err);
+		if (r < 0) {
+			close(layers[i].fd);
+			continue;
+		}
+		r = live_push(disk, layers[i].fd, err);
+		done += r == 0;
+	}
+	if (r < 0)
+		storage_pop(storage, layers, done);
+	return r;
+}
+
+void storage_pop(struct storage *storage, const struct machine_layer *layers, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		struct blk *disk = NULL;
+
+		if (find_live(storage, &layers[i].controller, layers[i].location, &disk, NULL) == 0)
+			live_pop(disk);
+	}
+}
+
+int machine_disk_merge(struct machine *machine, const struct guid *controller, unsigned location,
+		       const struct live_merge *merge, struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine->storage, controller, location, &disk, err);
 
 	if (r == 0)
-		return live_merge_start(layers.live, merge, err);
+		return live_merge_start(disk, merge, err);
 	for (unsigned i = 0; i < merge->file_count; i++)
 		close(merge->files[i].fd);
 	return r;
 }
 
-int machine_disk_merge_cancel(struct machine *machine, unsigned index, struct error *err)
+int machine_disk_merge_cancel(struct machine *machine, const struct guid *controller,
+			      unsigned location, struct error *err)
 {
-	struct layers layers = { NULL, NULL };
-	int r = find_layers(machine, index, &layers, err);
+	struct blk *disk = NULL;
+	int r = find_live(machine->storage, controller, location, &disk, err);
 
 	if (r == 0)
-		live_merge_cancel(layers.live);
+		live_merge_cancel(disk);
 	return r;
 }
 
@@ -464,7 +489,7 @@ int machine_drive_track(struct machine *machine, const struct guid *id, unsigned
 {
 	struct track_options options = { 0 };
 	struct layers layers = { NULL, NULL };
-	int r = layers_at(machine, id, location, &layers, err);
+	int r = layers_at(machine->storage, id, location, &layers, err);
 
 	if (r == 0 && !live_links(layers.live, &options.link_now, &options.link_next))
 		r = error_set(err, ERR_UNSUPPORTED, "changes can be tracked of a VHDX only");
@@ -479,7 +504,7 @@ int machine_drive_tracked(struct machine *machine, const struct guid *id, unsign
 			  struct blk **ret, struct error *err)
 {
 	struct layers layers = { NULL, NULL };
-	int r = layers_at(machine, id, location, &layers, err);
+	int r = layers_at(machine->storage, id, location, &layers, err);
 
 	if (r == 0)
 		*ret = layers.tracked;

@@ -309,8 +309,8 @@ const struct scsi_op scsi_disk_ops[] = {
 	{ SCSI_WRITE_SAME_16, SCSI_OP_MEDIUM, run_write_same },
 	{ SCSI_READ_CAPACITY_10, SCSI_OP_MEDIUM, scsi_run_read_capacity_10 },
 	{ SCSI_SERVICE_ACTION_IN_16, SCSI_OP_MEDIUM, run_service_action_in },
-	{ SCSI_MODE_SENSE_6, SCSI_OP_MEDIUM, run_mode_sense },
-	{ SCSI_MODE_SENSE_10, SCSI_OP_MEDIUM, run_mode_sense },
+	{ SCSI_MODE_SENSE_6, SCSI_OP_MEDIUM | SCSI_OP_PAST_ATTENTION, run_mode_sense },
+	{ SCSI_MODE_SENSE_10, SCSI_OP_MEDIUM | SCSI_OP_PAST_ATTENTION, run_mode_sense },
 	{ SCSI_START_STOP_UNIT, SCSI_OP_MEDIUM, scsi_run_good },
 };
 const unsigned scsi_disk_op_count = ARRAY_SIZE(scsi_disk_ops);

@@ -14,8 +14,11 @@ struct scsi_call {
 	struct scsi_reply *reply;
 };
 
-#define SCSI_OP_MEDIUM         0x1u /* needs a medium: else NOT READY */
-#define SCSI_OP_PAST_ATTENTION 0x2u /* is executed although a unit attention waits */
+#define SCSI_OP_MEDIUM 0x1u /* needs a medium: else NOT READY */
+/* Is executed although a unit attention waits: what SAM names, and MODE SENSE. Linux's storvsc
+ * takes every answer to that for a good one (as to INQUIRY), so that the news would be lost on it.
+ */
+#define SCSI_OP_PAST_ATTENTION 0x2u
 
 struct scsi_op {
 	uint8_t opcode;

@@ -327,8 +327,10 @@ static void test_attentions(void **state)
 	scsi_unit_attention(&f->unit, SCSI_ASC_CAPACITY_CHANGED);
 	scsi_unit_attention(&f->unit, SCSI_ASC_CAPACITY_CHANGED);
 	scsi_unit_reset(&f->unit);
-	/* INQUIRY and REQUEST SENSE don't wait */
+	/* INQUIRY, MODE SENSE and REQUEST SENSE don't wait */
 	expect_data(RUN(f, 0x12, 0, 0, 0, 36, 0), 36);
+	expect_data(RUN(f, 0x1A, 0, 0x3F, 0, 4, 0), 4);
+	expect_data(RUN(f, 0x5A, 0, 0x3F, 0, 0, 0, 0, 0, 8, 0), 8);
 	expect_data(RUN(f, 0x03, 0, 0, 0, 18), 18);
 	assert_int_equal(f->reply.data[2], 6);
 	assert_int_equal(load_be16(f->reply.data + 12), 0x2A09);

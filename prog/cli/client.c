@@ -1,5 +1,6 @@
 #include "client.h"
 
+#include "remote.h"
 #include "start.h"
 
 #include "base/macros.h"
@@ -20,6 +21,7 @@
 #define WAIT_SECONDS   30 /* of one look at a job */
 
 struct client {
+	struct remote *remote; /* NULL: this host */
 	char *socket_path;
 	bool start;
 	int fd;
@@ -32,7 +34,8 @@ static int connect_again(struct client *client, struct error *err)
 {
 	if (client->fd >= 0)
 		close(client->fd);
-	client->fd = start_connect(client->socket_path, client->start, err);
+	client->fd = client->remote ? remote_connect(client->remote, err)
+				    : start_connect(client->socket_path, client->start, err);
 	return client->fd < 0 ? client->fd : 0;
 }
 
@@ -46,25 +49,31 @@ static bool is_for_system(void)
 	return geteuid() == 0 && access("/run/oyako/api.sock", F_OK) == 0;
 }
 
-int client_open(bool start, struct client **ret, struct error *err)
+static int find_socket(struct client *client, bool start, struct error *err)
 {
-	struct client *client = calloc(1, sizeof(*client));
 	bool system = is_for_system();
 	struct config_paths paths;
+	int r = config_paths_init(&paths, system, err);
+
+	if (r < 0)
+		return r;
+	client->start = start && !system; /* systemd starts that one */
+	client->socket_path = TAKE(paths.socket);
+	config_paths_done(&paths);
+	return 0;
+}
+
+int client_open(const char *host, bool start, struct client **ret, struct error *err)
+{
+	struct client *client = calloc(1, sizeof(*client));
 	int r;
 
 	if (!client)
 		return error_set(err, ERR_NO_MEMORY, "no memory");
-	r = config_paths_init(&paths, system, err);
-	if (r < 0) {
-		free(client);
-		return r;
-	}
-	client->start = start && !system; /* systemd starts that one */
 	client->fd = -1;
-	client->socket_path = TAKE(paths.socket);
-	config_paths_done(&paths);
-	r = connect_again(client, err);
+	r = host ? remote_new(host, &client->remote, err) : find_socket(client, start, err);
+	if (r == 0)
+		r = connect_again(client, err);
 	if (r < 0) {
 		client_close(client);
 		return r;
@@ -73,12 +82,18 @@ int client_open(bool start, struct client **ret, struct error *err)
 	return 0;
 }
 
+int client_open_like(const struct client *like, struct client **ret, struct error *err)
+{
+	return client_open(like->remote ? remote_name(like->remote) : NULL, false, ret, err);
+}
+
 void client_close(struct client *client)
 {
 	if (!client)
 		return;
 	if (client->fd >= 0)
 		close(client->fd);
+	remote_free(client->remote);
 	free(client->socket_path);
 	free(client);
 }
@@ -148,7 +163,9 @@ static int lost(struct client *client, ssize_t n, struct error *err)
 	return error_set(err, ERR_CANCELLED, "the management service went away");
 }
 
-static int read_head(struct client *client, struct response *response, struct error *err)
+/* exact: nothing of what comes behind the head, for that is somebody else's to read. */
+static int read_head(struct client *client, bool exact, struct response *response,
+		     struct error *err)
 {
 	char *end;
 
@@ -157,8 +174,8 @@ static int read_head(struct client *client, struct response *response, struct er
 
 		if (response->len >= MAX_HEAD_BYTES)
 			return error_set(err, ERR_CORRUPT, "the service's answer is no HTTP");
-		n = receive(client, response->head + response->len, MAX_HEAD_BYTES - response->len,
-			    &response->fd);
+		n = receive(client, response->head + response->len,
+			    exact ? 1 : MAX_HEAD_BYTES - response->len, &response->fd);
 		if (n <= 0)
 			return lost(client, n, err);
 		response->len += (size_t)n;
@@ -202,24 +219,35 @@ static int read_body(struct client *client, struct response *response, struct er
 	return 0;
 }
 
+/* The text of a request; NULL: no memory. */
+static char *write_request(const struct client *client, const char *method, const char *path,
+			   const char *headers, const char *body)
+{
+	const char *token = client->remote ? remote_token(client->remote) : NULL;
+	char *text = NULL;
+
+	if (asprintf(&text,
+		     "%s %s HTTP/1.1\r\nHost: oyako\r\n%s%s%s%sContent-Length: %zu\r\n\r\n%s",
+		     method, path, token ? "Authorization: Bearer " : "", token ? token : "",
+		     token ? "\r\n" : "", headers, body ? strlen(body) : 0, body ? body : "") < 0)
+		return NULL;
+	return text;
+}
+
 static int exchange(struct client *client, const char *method, const char *path,
 		    const char *headers, const char *body, struct response *response,
 		    struct error *err)
 {
-	AUTO_FREE char *text = NULL;
-	int len =
-	    asprintf(&text, "%s %s HTTP/1.1\r\nHost: oyako\r\n%sContent-Length: %zu\r\n\r\n%s",
-		     method, path, headers, body ? strlen(body) : 0, body ? body : "");
+	AUTO_FREE char *text = write_request(client, method, path, headers, body);
+	bool exact = client->remote && strstr(headers, "Upgrade:");
 	int r;
 
-	if (len < 0) {
-		text = NULL;
+	if (!text)
 		return error_set(err, ERR_NO_MEMORY, "no memory");
-	}
 	*response = (struct response){ .fd = -1 };
-	r = send_all(client, text, (size_t)len, err);
+	r = send_all(client, text, strlen(text), err);
 	if (r == 0)
-		r = read_head(client, response, err);
+		r = read_head(client, exact, response, err);
 	if (r == 0 && response->status != 101)
 		r = read_body(client, response, err);
 	if (r < 0) {
@@ -231,7 +259,8 @@ static int exchange(struct client *client, const char *method, const char *path,
 }
 
 /* The error that the API answered with. */
-static int take_error(const json_t *answer, unsigned status, struct error *err)
+static int take_error(const struct client *client, const json_t *answer, unsigned status,
+		      struct error *err)
 {
 	const json_t *error = json_object_get(answer, "error");
 	const char *code = json_string_value(json_object_get(error, "code"));
@@ -240,6 +269,10 @@ static int take_error(const json_t *answer, unsigned status, struct error *err)
 	if (!text)
 		return error_set(err, ERR_INTERNAL, "the service answered with HTTP status %u",
 				 status);
+	if (status == 401 && client->remote)
+		return error_set(err, ERR_DENIED,
+				 "%.100s: %.150s; a token goes into '%.150s/token' or OYAKO_TOKEN",
+				 remote_name(client->remote), text, remote_folder(client->remote));
 	return error_set(err, err_code_from_name(code ? code : ""), "%s", text);
 }
 
@@ -263,7 +296,7 @@ static int call(struct client *client, const char *method, const char *path, con
 		if (!answer)
 			r = error_set(err, ERR_CORRUPT, "the service's answer is no JSON");
 		else if (response->status >= 400)
-			r = take_error(answer, response->status, err);
+			r = take_error(client, answer, response->status, err);
 		else
 			*ret = json_incref(answer);
 		json_decref(answer);
@@ -390,11 +423,14 @@ static int take_socket(struct client *client, struct response *response, struct 
 
 	if (response->status != 101) {
 		answer = json_loadb(response->body, response->body_len, 0, NULL);
-		r = take_error(answer, response->status, err);
+		r = take_error(client, answer, response->status, err);
 		json_decref(answer);
 		free(response->body);
 		return r;
 	}
+	/* Over the network, the connection itself is the socket from now on. */
+	if (client->remote)
+		return TAKE_FD(client->fd);
 	/* The descriptor comes with the byte after the head. */
 	if (response->fd < 0) {
 		char byte;
@@ -432,6 +468,15 @@ int client_console(struct client *client, const char *vm, struct error *err)
 	if (!name || asprintf(&path, "/v1/console/%s", name) < 0)
 		abort();
 	return upgrade(client, path, "oyako-console", err);
+}
+
+int client_session(struct client *client, const char *vm, struct error *err)
+{
+	AUTO_FREE char *name = escape(vm), *path = NULL;
+
+	if (!name || asprintf(&path, "/v1/enhanced-session/%s", name) < 0)
+		abort();
+	return upgrade(client, path, "oyako-socket", err);
 }
 
 int client_socket(struct client *client, const char *vm, const char *service, struct error *err)

@@ -1,7 +1,7 @@
 /*
- * The command line's end of the API: a small HTTP/1.1 client over the daemon's Unix socket. It
- * starts a per-user daemon when none runs. One connection is used for everything, and made again
- * when the daemon was restarted.
+ * The command line's end of the API: a small HTTP/1.1 client over the daemon's Unix socket, or over
+ * TLS to another host (remote.h). It starts a per-user daemon when none runs. One connection is
+ * used for everything, and made again when the daemon was restarted.
  */
 #ifndef CLI_CLIENT_H
 #define CLI_CLIENT_H
@@ -13,8 +13,10 @@
 
 struct client;
 
-/* start: starts a daemon if there is none; else that is ERR_NOT_FOUND. */
-int client_open(bool start, struct client **ret, struct error *err);
+/* host NULL: this one. start: starts a daemon if there is none; else that is ERR_NOT_FOUND. */
+int client_open(const char *host, bool start, struct client **ret, struct error *err);
+/* Another connection to where that one goes; starts no daemon. */
+int client_open_like(const struct client *like, struct client **ret, struct error *err);
 void client_close(struct client *client);
 
 /* body may be NULL. The API's own errors become err; *ret, the caller's, is the answer's body. */
@@ -32,5 +34,7 @@ int client_run(struct client *client, const char *cmdlet, const json_t *params,
 int client_console(struct client *client, const char *vm, struct error *err);
 /* A connection to a program in a guest: service is an AF_VSOCK port or a GUID. The same result. */
 int client_socket(struct client *client, const char *vm, const char *service, struct error *err);
+/* The guest's RDP server: as client_socket. */
+int client_session(struct client *client, const char *vm, struct error *err);
 
 #endif

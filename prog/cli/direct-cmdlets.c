@@ -213,13 +213,14 @@ struct kept {
 };
 
 struct job {
+	const struct client *like; /* whose host the VM is on */
 	const char *vm;
 	pid_t pid;
 	struct kept out, err;
 	int status;
 };
 
-static void run_job(const char *vm, const json_t *params,
+static void run_job(const struct client *like, const char *vm, const json_t *params,
 		    const struct direct_credential *credential, int out, int err_fd)
 {
 	const struct direct_command command = {
@@ -227,7 +228,7 @@ static void run_job(const char *vm, const json_t *params,
 	};
 	struct client *client;
 	struct error err;
-	int r = client_open(false, &client, &err);
+	int r = client_open_like(like, &client, &err);
 
 	dup2(err_fd, STDERR_FILENO);
 	if (r == 0)
@@ -244,7 +245,7 @@ static bool start_job(struct job *job, const json_t *params,
 		return false;
 	job->pid = fork();
 	if (job->pid == 0)
-		run_job(job->vm, params, credential, out[1], err[1]);
+		run_job(job->like, job->vm, params, credential, out[1], err[1]);
 	close(out[1]);
 	close(err[1]);
 	job->out.fd = out[0];
@@ -387,7 +388,7 @@ static void print_json(const struct job *jobs, size_t count)
 	json_decref(list);
 }
 
-static int invoke_many(const json_t *vms, const json_t *params,
+static int invoke_many(const struct client *client, const json_t *vms, const json_t *params,
 		       const struct direct_credential *credential, bool as_json)
 {
 	size_t count = json_array_size(vms);
@@ -397,7 +398,8 @@ static int invoke_many(const json_t *vms, const json_t *params,
 	if (!jobs)
 		abort();
 	for (size_t i = 0; i < count; i++)
-		jobs[i] = (struct job){ .vm = text_of(json_array_get(vms, i), "Name"),
+		jobs[i] = (struct job){ .like = client,
+					.vm = text_of(json_array_get(vms, i), "Name"),
 					.status = DIRECT_FAILED,
 					.out.fd = -1,
 					.err.fd = -1 };
@@ -433,7 +435,7 @@ int direct_invoke_command(struct client *client, const json_t *params, bool as_j
 		status = invoke_one(client, text_of(json_array_get(vms, 0), "Name"), params,
 				    &credential);
 	else
-		status = invoke_many(vms, params, &credential, as_json);
+		status = invoke_many(client, vms, params, &credential, as_json);
 	if (status == 0 && json_array_size(errors))
 		status = 1;
 	forget_credential(&credential);

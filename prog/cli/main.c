@@ -8,6 +8,7 @@
 #include "console.h"
 #include "direct.h"
 #include "pump.h"
+#include "session.h"
 
 #include "base/macros.h"
 #include "cmdlet/cmdlet.h"
@@ -236,12 +237,31 @@ static int run_console(struct client *client, const char *cmdlet, const char *na
 	}
 }
 
+static void show_session(void *vm, const char *host, const char *port)
+{
+	bool v6 = strchr(host, ':');
+
+	printf("RDP clients reach '%s' at %s%s%s:%s; Ctrl-C ends this and their sessions.\n",
+	       (const char *)vm, v6 ? "[" : "", host, v6 ? "]" : "", port);
+	fflush(stdout);
+}
+
 static int connect_vm(struct client *client, const json_t *params)
 {
 	const char *name = json_string_value(json_object_get(params, "Name"));
 
+	const char *address = json_string_value(json_object_get(params, "ListenAddress"));
+	struct error err;
+
 	if (!name)
 		return print_error("Connect-VM", NULL, "Connect-VM needs -Name");
+	if (json_is_true(json_object_get(params, "EnhancedSession")))
+		return session_run(client, name, address, show_session, (void *)(uintptr_t)name,
+				   &err) < 0
+			   ? print_error("Connect-VM", name, err.text)
+			   : EXIT_DONE;
+	if (address)
+		return print_error("Connect-VM", name, "-ListenAddress goes with -EnhancedSession");
 	return run_console(client, "Connect-VM", name);
 }
 
@@ -359,7 +379,7 @@ static void offer_names(const char *cmdlet, const char *typed)
 	struct client *client;
 	struct error err;
 
-	if (client_open(false, &client, &err) == 0) {
+	if (client_open(NULL, false, &client, &err) == 0) {
 		client_run(client, cmdlet, params, NULL, NULL, NULL, &answer, &err);
 		client_close(client);
 	}
@@ -444,13 +464,15 @@ static int run_in_client(const struct cmdlet *cmdlet, const struct cmdlet_invoca
 	return completion(cmdlet, invocation->params);
 }
 
-static int run_with_daemon(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation)
+/* host NULL: this one; so below. */
+static int run_with_daemon(const char *host, const struct cmdlet *cmdlet,
+			   const struct cmdlet_invocation *invocation)
 {
 	struct client *client;
 	struct error err;
 	int status;
 
-	if (client_open(true, &client, &err) < 0)
+	if (client_open(host, true, &client, &err) < 0)
 		return print_error(cmdlet->name, NULL, err.text);
 	if (json_is_true(json_object_get(invocation->params, "Console")))
 		status = start_with_console(client, cmdlet, invocation);
@@ -461,14 +483,14 @@ static int run_with_daemon(const struct cmdlet *cmdlet, const struct cmdlet_invo
 }
 
 /* The cmdlets of ours that need the daemon. */
-static int run_beside_daemon(const struct cmdlet *cmdlet,
+static int run_beside_daemon(const char *host, const struct cmdlet *cmdlet,
 			     const struct cmdlet_invocation *invocation, const json_t *params)
 {
 	struct client *client;
 	struct error err;
 	int status;
 
-	if (client_open(true, &client, &err) < 0)
+	if (client_open(host, true, &client, &err) < 0)
 		return print_error(cmdlet->name, NULL, err.text);
 	if (strcmp(cmdlet->name, "Connect-VM") == 0)
 		status = connect_vm(client, params);
@@ -484,23 +506,43 @@ static int run_beside_daemon(const struct cmdlet *cmdlet,
 	return status;
 }
 
-static int run_checked(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation,
-		       const json_t *params)
+static int run_checked(const char *host, const struct cmdlet *cmdlet,
+		       const struct cmdlet_invocation *invocation, const json_t *params)
 {
 	static const char *const alone[] = { "Help", "Get-Command", "Completion" };
 
 	if (cmdlet->place == CMDLET_IN_DAEMON)
-		return run_with_daemon(cmdlet, invocation);
+		return run_with_daemon(host, cmdlet, invocation);
 	for (size_t i = 0; i < ARRAY_SIZE(alone); i++)
 		if (strcmp(cmdlet->name, alone[i]) == 0)
 			return run_in_client(cmdlet, invocation);
-	return run_beside_daemon(cmdlet, invocation, params);
+	return run_beside_daemon(host, cmdlet, invocation, params);
+}
+
+/* On each of the hosts, one after the other; without any, on this one. */
+static int run_on_hosts(const json_t *hosts, const struct cmdlet *cmdlet,
+			const struct cmdlet_invocation *invocation, const json_t *params)
+{
+	int status = EXIT_DONE;
+
+	if (!json_array_size(hosts))
+		return run_checked(NULL, cmdlet, invocation, params);
+	if (json_array_size(hosts) > 1 &&
+	    (cmdlet->place == CMDLET_IN_CLIENT || json_is_true(json_object_get(params, "Console"))))
+		return print_error(cmdlet->name, NULL, "-ComputerName takes one host here");
+	for (size_t i = 0; i < json_array_size(hosts); i++) {
+		int one = run_checked(json_string_value(json_array_get(hosts, i)), cmdlet,
+				      invocation, params);
+
+		status = status == EXIT_DONE ? one : status;
+	}
+	return status;
 }
 
 static int run_cmdlet(const struct cmdlet *cmdlet, int argc, char *const *argv)
 {
 	struct cmdlet_invocation invocation;
-	json_t *checked = NULL;
+	json_t *checked = NULL, *hosts;
 	struct error err;
 	int status;
 
@@ -508,6 +550,8 @@ static int run_cmdlet(const struct cmdlet *cmdlet, int argc, char *const *argv)
 		print_error(cmdlet->name, NULL, err.text);
 		return EXIT_USAGE;
 	}
+	hosts = json_incref(json_object_get(invocation.params, "ComputerName"));
+	json_object_del(invocation.params, "ComputerName");
 	if (invocation.help) {
 		status = help(cmdlet->name);
 	} else if (cmdlet_check(cmdlet, invocation.params, &checked, &err) < 0) {
@@ -515,8 +559,9 @@ static int run_cmdlet(const struct cmdlet *cmdlet, int argc, char *const *argv)
 		print_error(cmdlet->name, NULL, err.text);
 		status = EXIT_USAGE;
 	} else {
-		status = run_checked(cmdlet, &invocation, checked);
+		status = run_on_hosts(hosts, cmdlet, &invocation, checked);
 	}
+	json_decref(hosts);
 	json_decref(checked);
 	json_decref(invocation.params);
 	return status;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #define PERIOD_NS    NS_PER_SEC
+#define MIN_PAUSE_NS (NS_PER_SEC / 10) /* however often guests report */
 #define MIN_RESERVE  (512 * MIB)
 #define REQUEST_NS   (5 * NS_PER_SEC)
 #define SMALL_CHANGE (2 * MIB) /* of a target, not worth a message */
@@ -19,6 +20,7 @@
 struct balancer {
 	struct daemon *daemon;
 	struct loop_timer *timer;
+	uint64_t last_ns;     /* when it balanced */
 	uint64_t limit_bytes; /* of all VMs; UINT64_MAX: none */
 };
 
@@ -82,7 +84,8 @@ static struct balance_vm describe(const struct vm *vm)
 				    .buffer_percent = dynamic->buffer_percent,
 				    .priority = dynamic->priority,
 				    .assigned_bytes = run_memory(vm->run, "assigned_bytes"),
-				    .demand_bytes = run_memory(vm->run, "demand_bytes") };
+				    .demand_bytes = run_memory(vm->run, "demand_bytes"),
+				    .growth_bytes = run_memory(vm->run, "growth_bytes") };
 }
 
 static uint64_t difference(uint64_t a, uint64_t b)
@@ -147,9 +150,15 @@ static void tick(void *user)
 {
 	struct balancer *balancer = user;
 
-	loop_timer_arm(balancer->timer, clock_now_ns() + PERIOD_NS);
+	balancer->last_ns = clock_now_ns();
+	loop_timer_arm(balancer->timer, balancer->last_ns + PERIOD_NS);
 	if (balancer_busy(balancer))
 		balance(balancer);
+}
+
+void balancer_wake(struct balancer *balancer)
+{
+	loop_timer_arm(balancer->timer, balancer->last_ns + MIN_PAUSE_NS);
 }
 
 bool balancer_busy(const struct balancer *balancer)

@@ -1,7 +1,8 @@
 /*
- * Shares the host's memory between the running VMs that have dynamic memory, once a second: by
- * their demand, and by priority where it is scarce (lib/balance). What the host itself needs stays
- * free: a sixteenth of its memory, but 512 MB at least and a quarter at most.
+ * Shares the host's memory between the running VMs that have dynamic memory, once a second and when
+ * a guest has news: by their demand, and by priority where it is scarce (lib/balance). What the
+ * host itself needs stays free: a sixteenth of its memory, but 512 MB at least and a quarter at
+ * most.
  *
  * The environment variable OYAKO_MEMORY_LIMIT (bytes, or with MB, GB) bounds what all running VMs
  * together are assigned.
@@ -13,6 +14,8 @@
 
 int balancer_new(struct daemon *daemon, struct balancer **ret, struct error *err);
 void balancer_free(struct balancer *balancer); /* NULL allowed */
+/* The memory of a VM, or its demand, has changed. */
+void balancer_wake(struct balancer *balancer);
 /* Is there a VM whose memory it looks after? */
 bool balancer_busy(const struct balancer *balancer);
 

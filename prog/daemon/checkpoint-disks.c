@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 /* "_" and a GUID, between a disk's name and its ending */
 #define MARK_LEN (1 + GUID_TEXT_SIZE - 1)
@@ -18,11 +19,10 @@
 struct layering {
 	struct vm *vm;
 	struct config_vm *config;
-	struct request *request;
+	json_t *plan;
 	checkpoint_disks_done done;
 	void *user;
-	unsigned index; /* of the disk at work */
-	char **made;    /* by disk: the new one's path; NULL: has none */
+	size_t index; /* in the plan: the one at work */
 	struct output output;
 	struct disk_job *job;
 };
@@ -106,27 +106,94 @@ static char *new_path(const char *path, const char *format)
 	return ret;
 }
 
+/* ---- the plan ---- */
+
+static bool has_disk(const struct config_vm *config, const char *path)
+{
+	for (unsigned i = 0; i < config->disk_count; i++)
+		if (config->disks[i].path && strcmp(config->disks[i].path, path) == 0)
+			return true;
+	return false;
+}
+
+int checkpoint_disks_plan(const struct config_vm *config, json_t **ret, struct error *err)
+{
+	json_t *plan = json_array();
+
+	for (unsigned i = 0; i < config->disk_count; i++) {
+		const char *old = config->disks[i].path, *format;
+		AUTO_FREE char *new = NULL;
+
+		if (!needs_one(&config->disks[i]))
+			continue;
+		format = format_of(old);
+		if (!format) {
+			json_decref(plan);
+			return error_set(err, ERR_UNSUPPORTED,
+					 "a new disk over '%.200s': it is no virtual hard disk by "
+					 "its name (.vhdx or .vhd), and others can't have "
+					 "checkpoints",
+					 old);
+		}
+		new = new_path(old, format);
+		json_array_append_new(plan, json_pack("{s:s, s:s}", "old", old, "new", new));
+	}
+	*ret = plan;
+	return 0;
+}
+
+static const char *path_in(const json_t *entry, const char *name)
+{
+	const char *path = json_string_value(json_object_get(entry, name));
+
+	return path ? path : "";
+}
+
+int checkpoint_disks_follow(struct config_vm *config, const json_t *plan, struct error *err)
+{
+	int r = 0;
+
+	for (size_t k = 0; r == 0 && k < json_array_size(plan); k++) {
+		const json_t *entry = json_array_get(plan, k);
+
+		for (unsigned i = 0; r == 0 && i < config->disk_count; i++)
+			if (needs_one(&config->disks[i]) &&
+			    strcmp(config->disks[i].path, path_in(entry, "old")) == 0)
+				r = config_set_string(&config->disks[i].path, path_in(entry, "new"),
+						      err);
+	}
+	return r;
+}
+
+void checkpoint_disks_undo(const struct vm *vm, const json_t *plan)
+{
+	for (size_t k = 0; k < json_array_size(plan); k++) {
+		const char *path = path_in(json_array_get(plan, k), "new");
+
+		if (checkpoint_disk_was_made_here(path) && !has_disk(vm->config, path))
+			unlink(path);
+	}
+}
+
 /* ---- making them ---- */
 
 static void finish(struct layering *layering, const struct error *err)
 {
 	struct config_vm *config = layering->config;
 	struct vm *vm = layering->vm;
+	struct error failure;
 
 	vm->busy = NULL;
-	for (unsigned i = 0; i < config->disk_count; i++) {
-		if (err && layering->made[i])
-			unlink(layering->made[i]);
-		free(layering->made[i]);
-	}
+	if (!err && checkpoint_disks_follow(config, layering->plan, &failure) < 0)
+		err = &failure;
 	if (err) {
+		checkpoint_disks_undo(vm, layering->plan);
 		config_vm_free(config);
 		config = NULL;
 	}
 	layering->done(layering->user, vm, config, err);
-	request_release(layering->request);
 	vm_unref(vm);
-	free(layering->made);
+	json_decref(layering->plan);
 	free(layering);
 }
 
@@ -134,7 +201,7 @@ static void fail(struct layering *layering, struct error *err)
 {
 	output_done(&layering->output);
 	error_prefix(err, "a new disk over '%.200s'",
-		     layering->config->disks[layering->index].path);
+		     path_in(json_array_get(layering->plan, layering->index), "old"));
 	finish(layering, err);
 }
 
@@ -142,27 +209,17 @@ static void made_one(void *user, const json_t *result, struct process *process,
 		     const struct error *err)
 {
 	struct layering *layering = user;
-	struct config_disk *disk = &layering->config->disks[layering->index];
-	char *path = layering->made[layering->index];
 	struct error failure;
 	int r;
 
-	layering->made[layering->index] = NULL;
 	if (err)
 		failure = *err;
 	r = err ? -(int)err->code : output_commit(&layering->output, &failure);
 	if (r < 0) {
-		free(path);
 		fail(layering, &failure);
 		return;
 	}
 	output_done(&layering->output);
-	layering->made[layering->index] = path;
-	r = config_set_string(&disk->path, path, &failure);
-	if (r < 0) {
-		fail(layering, &failure);
-		return;
-	}
 	layering->index++;
 	next(layering);
 }
@@ -174,43 +231,32 @@ static void progress(void *user, uint64_t done, uint64_t total)
 static int begin_one(struct layering *layering, struct error *err)
 {
 	static const struct disk_job_events events = { progress, made_one };
-	const char *parent = layering->config->disks[layering->index].path, *path;
-	const char *format = format_of(parent);
+	const json_t *entry = json_array_get(layering->plan, layering->index);
+	const char *path = path_in(entry, "new"), *format = format_of(path);
 	json_t *message;
-	int r;
+	int r = output_open(path, &layering->output, err);
 
-	if (!format)
-		return error_set(err, ERR_UNSUPPORTED,
-				 "it is no virtual hard disk by its name (.vhdx or .vhd), and "
-				 "others can't have checkpoints");
-	path = layering->made[layering->index] = new_path(parent, format);
-	r = output_open(path, &layering->output, err);
 	if (r < 0)
 		return r;
-	message = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:s}", "op", "create", "path",
-			    path, "format", format, "type", "differencing", "size", 0, "block", 0,
-			    "logical", 0, "physical", 0, "parent", parent);
+	message =
+	    json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:s}", "op", "create", "path", path,
+		      "format", format ? format : "", "type", "differencing", "size", 0, "block", 0,
+		      "logical", 0, "physical", 0, "parent", path_in(entry, "old"));
 	return disk_job_start(layering->vm->daemon, message, &layering->output.fd, 1, 0, &events,
 			      layering, &layering->job, err);
 }
 
 static void next(struct layering *layering)
 {
-	const struct config_vm *config = layering->config;
 	struct error err;
 
-	while (layering->index < config->disk_count && !needs_one(&config->disks[layering->index]))
-		layering->index++;
-	if (layering->index == config->disk_count) {
+	if (layering->index == json_array_size(layering->plan))
 		finish(layering, NULL);
-	} else if (begin_one(layering, &err) < 0) {
-		free(layering->made[layering->index]);
-		layering->made[layering->index] = NULL;
+	else if (begin_one(layering, &err) < 0)
 		fail(layering, &err);
-	}
 }
 
-void checkpoint_disks_make(struct vm *vm, struct config_vm *config, struct request *request,
+void checkpoint_disks_make(struct vm *vm, struct config_vm *config, const json_t *plan,
 			   checkpoint_disks_done done, void *user)
 {
 	struct layering *layering = calloc(1, sizeof(*layering));
@@ -219,27 +265,15 @@ void checkpoint_disks_make(struct vm *vm, struct config_vm *config, struct reque
 		abort();
 	*layering = (struct layering){ .vm = vm_ref(vm),
 				       .config = config,
-				       .request = request,
+				       .plan = json_incref((json_t *)plan),
 				       .done = done,
 				       .user = user,
-				       .made = calloc(config->disk_count + 1, sizeof(char *)),
 				       .output = { .fd = -1, .folder_fd = -1 } };
-	if (!layering->made)
-		abort();
 	vm->busy = "its disks are being made for a checkpoint";
-	request_hold(request);
 	next(layering);
 }
 
 /* ---- removing them ---- */
-
-static bool has_disk(const struct config_vm *config, const char *path)
-{
-	for (unsigned i = 0; i < config->disk_count; i++)
-		if (config->disks[i].path && strcmp(config->disks[i].path, path) == 0)
-			return true;
-	return false;
-}
 
 /* A checkpoint that can't be read may have it. */
 static bool is_needed(const struct vm *vm, const struct checkpoints *all, const char *path)

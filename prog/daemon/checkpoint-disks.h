@@ -18,10 +18,16 @@ bool checkpoint_disks_any(const struct config_vm *config);
  */
 bool checkpoint_disk_was_made_here(const char *path);
 bool checkpoint_disk_is_below(const char *above, const char *path);
-/* Makes the new ones over those of config (taken) and puts them in their places there. The VM is
- * down, and busy until done is called, which may be at once. Progress goes to request. */
-void checkpoint_disks_make(struct vm *vm, struct config_vm *config, struct request *request,
+/* Which ones config's disks get: a list of {"old": path, "new": path}. */
+int checkpoint_disks_plan(const struct config_vm *config, json_t **ret, struct error *err);
+/* Makes those of the plan (borrowed) over the disks of config (taken) and puts them in their places
+ * there. The VM is busy until done is called, which may be at once. */
+void checkpoint_disks_make(struct vm *vm, struct config_vm *config, const json_t *plan,
 			   checkpoint_disks_done done, void *user);
+/* In a description: the new ones for the old ones that are still there. */
+int checkpoint_disks_follow(struct config_vm *config, const json_t *plan, struct error *err);
+/* Deletes the new ones that the VM does not have. */
+void checkpoint_disks_undo(const struct vm *vm, const json_t *plan);
 /* Deletes those of config's disks that were made here and that neither the VM nor one of its
  * checkpoints has. */
 void checkpoint_disks_remove(const struct vm *vm, const struct config_vm *config);

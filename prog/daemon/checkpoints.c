@@ -2,8 +2,12 @@
 
 #include "base/log.h"
 #include "base/macros.h"
+#include "base/mark.h"
+#include "checkpoint-disks.h"
 #include "config/config-json.h"
+#include "run.h"
 #include "saved.h"
+#include "state/file.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -19,6 +23,10 @@
 #define DESCRIPTION "checkpoint.json"
 #define CONFIG_FILE "vm.json"
 #define MEMORY_FILE "memory"
+#define LAYERS_FILE "layers.json"
+#define MARK_FILE   "mark"
+#define PRODUCTION  "Production"
+#define STANDARD    "Standard"
 
 /* ---- paths ---- */
 
@@ -55,8 +63,14 @@ static void sync_folder(const char *path)
 
 static void delete_folder(const char *path)
 {
-	static const char *const files[] = { DESCRIPTION, CONFIG_FILE, MEMORY_FILE,
-					     "." DESCRIPTION ".new", "." CONFIG_FILE ".new" };
+	static const char *const files[] = { DESCRIPTION,
+					     CONFIG_FILE,
+					     MEMORY_FILE,
+					     LAYERS_FILE,
+					     MARK_FILE,
+					     "." DESCRIPTION ".new",
+					     "." CONFIG_FILE ".new",
+					     "." LAYERS_FILE ".new" };
 	AUTO_CLOSE int fd = open_folder(path, NULL);
 
 	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
@@ -75,7 +89,7 @@ static int load_one(const struct vm *vm, const char *id, struct checkpoint *ret,
 {
 	AUTO_FREE char *path = path_of(vm, id, NULL, NULL);
 	AUTO_CLOSE int fd = open_folder(path, err);
-	const char *name, *created, *parent;
+	const char *name, *created, *parent, *type;
 	struct guid guid;
 	json_t *json;
 	int r = fd < 0 ? fd : config_load_json(fd, DESCRIPTION, &json, err);
@@ -85,6 +99,7 @@ static int load_one(const struct vm *vm, const char *id, struct checkpoint *ret,
 	name = json_string_value(json_object_get(json, "name"));
 	created = json_string_value(json_object_get(json, "created"));
 	parent = json_string_value(json_object_get(json, "parent"));
+	type = json_string_value(json_object_get(json, "type"));
 	if (!name || !created || (parent && !guid_parse(parent, &guid))) {
 		json_decref(json);
 		return error_set(err, ERR_CORRUPT, "'%s' of %s lacks name or time", DESCRIPTION,
@@ -93,7 +108,9 @@ static int load_one(const struct vm *vm, const char *id, struct checkpoint *ret,
 	*ret = (struct checkpoint){ .name = strdup(name),
 				    .created = strdup(created),
 				    .parent = parent ? strdup(parent) : NULL,
-				    .has_memory = has_file(fd, MEMORY_FILE) };
+				    .has_memory = has_file(fd, MEMORY_FILE),
+				    .production = type && strcmp(type, PRODUCTION) == 0,
+				    .automatic = json_is_true(json_object_get(json, "automatic")) };
 	snprintf(ret->id, sizeof(ret->id), "%s", id);
 	json_decref(json);
 	return 0;
@@ -136,13 +153,17 @@ void checkpoints_load(const struct vm *vm, struct checkpoints *ret)
 		qsort(ret->list, ret->count, sizeof(*ret->list), compare_times);
 }
 
+static void checkpoint_done(struct checkpoint *checkpoint)
+{
+	free(checkpoint->name);
+	free(checkpoint->created);
+	free(checkpoint->parent);
+}
+
 void checkpoints_done(struct checkpoints *checkpoints)
 {
-	for (size_t i = 0; i < checkpoints->count; i++) {
-		free(checkpoints->list[i].name);
-		free(checkpoints->list[i].created);
-		free(checkpoints->list[i].parent);
-	}
+	for (size_t i = 0; i < checkpoints->count; i++)
+		checkpoint_done(&checkpoints->list[i]);
 	free(checkpoints->list);
 	*checkpoints = (struct checkpoints){ 0 };
 }
@@ -187,26 +208,91 @@ static int save_config(struct vm *vm, int fd, struct error *err)
 	return r;
 }
 
-int checkpoint_begin(struct vm *vm, char ret_id[static GUID_TEXT_SIZE], struct error *err)
+static int write_description(const char *folder, const struct checkpoint *checkpoint,
+			     struct error *err)
+{
+	AUTO_CLOSE int fd = open_folder(folder, err);
+	json_t *json =
+	    json_pack("{s:i, s:s, s:s, s:s, s:s, s:b, s:s*}", "version", 1, "id", checkpoint->id,
+		      "name", checkpoint->name, "created", checkpoint->created, "type",
+		      checkpoint->production ? PRODUCTION : STANDARD, "automatic",
+		      checkpoint->automatic, "parent", checkpoint->parent);
+	int r = fd < 0 ? fd : config_save_json(fd, DESCRIPTION, json, err);
+
+	json_decref(json);
+	return r;
+}
+
+static void time_of_now(char ret[static 40])
+{
+	struct timespec now;
+	struct tm tm;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &tm);
+	strftime(ret, 40, "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(ret + strlen(ret), 8, ".%03uZ", (unsigned)(now.tv_nsec / 1000000) % 1000);
+}
+
+static int fill(struct vm *vm, const struct checkpoint *checkpoint, const json_t *plan,
+		struct error *err)
+{
+	AUTO_FREE char *path = path_of(vm, checkpoint->id, ".new", NULL);
+	AUTO_CLOSE int fd = open_folder(path, err);
+	struct checkpoint first = *checkpoint;
+	char created[40];
+	int r = fd < 0 ? fd : save_config(vm, fd, err);
+
+	time_of_now(created);
+	first.created = created;
+	first.parent = vm->config->parent_checkpoint;
+	if (r == 0)
+		r = write_description(path, &first, err);
+	/* Last: from here on disks may be made. */
+	return r < 0 ? r : config_save_json(fd, LAYERS_FILE, plan, err);
+}
+
+int checkpoint_begin(struct vm *vm, struct checkpoint *ret, const json_t *plan, struct error *err)
 {
 	AUTO_FREE char *parent = path_of(vm, NULL, NULL, NULL), *path = NULL;
 	struct guid id;
-	int r, fd;
+	int r;
 
 	guid_generate(&id);
-	guid_format(&id, ret_id);
+	guid_format(&id, ret->id);
 	r = config_make_private_folder(parent, err);
 	if (r < 0)
 		return r;
-	path = path_of(vm, ret_id, ".new", NULL);
+	path = path_of(vm, ret->id, ".new", NULL);
 	if (mkdir(path, 0700) < 0)
 		return error_set_errno(err, errno, "making the folder '%.200s'", path);
-	fd = open_folder(path, err);
-	r = fd < 0 ? fd : save_config(vm, fd, err);
-	if (fd >= 0)
-		close(fd);
+	r = fill(vm, ret, plan, err);
 	if (r < 0)
-		checkpoint_abandon(vm, ret_id);
+		checkpoint_abandon(vm, ret->id);
+	else
+		sync_folder(parent);
+	return r;
+}
+
+static int load_new(const struct vm *vm, const char *id, struct checkpoint *ret, struct error *err)
+{
+	char name[GUID_TEXT_SIZE + sizeof(".new")];
+
+	snprintf(name, sizeof(name), "%s.new", id);
+	return load_one(vm, name, ret, err);
+}
+
+int checkpoint_make_standard(struct vm *vm, struct checkpoint *checkpoint, struct error *err)
+{
+	AUTO_FREE char *path = path_of(vm, checkpoint->id, ".new", NULL);
+	struct checkpoint was;
+	int r = load_new(vm, checkpoint->id, &was, err);
+
+	if (r < 0)
+		return r;
+	checkpoint->production = was.production = false;
+	r = write_description(path, &was, err);
+	checkpoint_done(&was);
 	return r;
 }
 
@@ -218,26 +304,24 @@ int checkpoint_make_memory(struct vm *vm, const char *id, struct error *err)
 	return fd < 0 ? error_set_errno(err, errno, "making '%.200s'", path) : fd;
 }
 
+int checkpoint_make_mark(struct vm *vm, const char *id, struct error *err)
+{
+	AUTO_FREE char *path = path_of(vm, id, ".new", NULL);
+	AUTO_CLOSE int folder = open_folder(path, err);
+	int fd = folder < 0 ? folder : mark_make(folder, MARK_FILE, err);
+
+	/* With the names of mark and memory. */
+	if (fd >= 0)
+		fsync(folder);
+	return fd;
+}
+
 int checkpoint_link_memory(struct vm *vm, const char *id, struct error *err)
 {
 	AUTO_FREE char *from = saved_memory_path(vm, vm->config->saved_state);
 	AUTO_FREE char *to = path_of(vm, id, ".new", MEMORY_FILE);
 
 	return link(from, to) < 0 ? error_set_errno(err, errno, "linking '%.200s'", to) : 0;
-}
-
-static int write_description(const char *folder, const struct checkpoint *checkpoint,
-			     struct error *err)
-{
-	AUTO_CLOSE int fd = open_folder(folder, err);
-	json_t *json =
-	    json_pack("{s:i, s:s, s:s, s:s, s:s, s:s*}", "version", 1, "id", checkpoint->id, "name",
-		      checkpoint->name, "created", checkpoint->created, "type", "Standard",
-		      "parent", checkpoint->parent);
-	int r = fd < 0 ? fd : config_save_json(fd, DESCRIPTION, json, err);
-
-	json_decref(json);
-	return r;
 }
 
 static int set_parent(struct vm *vm, const char *id, struct error *err)
@@ -253,62 +337,155 @@ static int set_parent(struct vm *vm, const char *id, struct error *err)
 	return vm_change(vm, config, err);
 }
 
-static void describe(struct checkpoint *checkpoint, char created[static 40])
-{
-	struct timespec now;
-	struct tm tm;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &tm);
-	strftime(created, 40, "%Y-%m-%dT%H:%M:%S", &tm);
-	snprintf(created + strlen(created), 8, ".%03uZ", (unsigned)(now.tv_nsec / 1000000) % 1000);
-	checkpoint->created = created;
-}
-
-static int settle(struct vm *vm, const char *id, struct error *err)
+static int settle_name(struct vm *vm, const char *id, struct error *err)
 {
 	AUTO_FREE char *from = path_of(vm, id, ".new", NULL), *to = path_of(vm, id, NULL, NULL);
+	AUTO_FREE char *layers = path_of(vm, id, ".new", LAYERS_FILE);
+	AUTO_FREE char *mark = path_of(vm, id, ".new", MARK_FILE);
 	AUTO_FREE char *parent = path_of(vm, NULL, NULL, NULL);
 
+	unlink(layers);
+	unlink(mark);
 	if (rename(from, to) < 0)
 		return error_set_errno(err, errno, "naming '%.200s'", to);
 	sync_folder(parent);
 	return 0;
 }
 
-int checkpoint_commit(struct vm *vm, const char *id, const char *name, struct config_vm *config,
-		      struct error *err)
+/* For the event: how long the guest stood still, where it ran on. */
+static json_t *pause_of(const struct vm *vm)
+{
+	const json_t *save = vm->run ? vm->run->last_save : NULL;
+	json_t *pause = json_object_get(save, "pause_ns");
+
+	return pause ? json_pack("{s:f, s:O*}", "PauseMilliseconds",
+				 (double)json_integer_value(pause) / 1e6, "BytesWritten",
+				 json_object_get(save, "ram_bytes_written"))
+		     : NULL;
+}
+
+/* The tree hangs together by what is the VM's checkpoint now. */
+static int complete(struct vm *vm, const char *id, struct config_vm *config, struct checkpoint *ret,
+		    struct error *err)
+{
+	AUTO_FREE char *folder = path_of(vm, id, ".new", NULL);
+	struct checkpoint described;
+	int r = load_new(vm, id, ret, err);
+
+	if (r < 0)
+		return r;
+	snprintf(ret->id, sizeof(ret->id), "%s", id);
+	described = *ret;
+	described.parent = vm->config->parent_checkpoint;
+	r = write_description(folder, &described, err);
+	if (r == 0)
+		r = config_set_string(&config->parent_checkpoint, id, err);
+	if (r < 0)
+		checkpoint_done(ret);
+	return r;
+}
+
+/* Takes config. ret_durable: vm.json has it. */
+static int commit(struct vm *vm, const char *id, struct config_vm *config, bool *ret_durable,
+		  struct error *err)
 {
 	AUTO_FREE char *folder = path_of(vm, id, ".new", NULL);
 	AUTO_FREE char *parent = path_of(vm, NULL, NULL, NULL);
-	struct checkpoint checkpoint = { .name = (char *)name,
-					 .parent = vm->config->parent_checkpoint };
-	char created[40];
-	int r;
+	struct checkpoint checkpoint;
+	int r = complete(vm, id, config, &checkpoint, err);
 
-	describe(&checkpoint, created);
-	snprintf(checkpoint.id, sizeof(checkpoint.id), "%s", id);
-	r = write_description(folder, &checkpoint, err);
-	if (r == 0)
-		r = config_set_string(&config->parent_checkpoint, id, err);
+	*ret_durable = false;
 	if (r < 0) {
 		config_vm_free(config);
-	} else {
-		sync_folder(folder);
-		sync_folder(parent);
-		r = vm_change(vm, config, err);
+		return r;
 	}
+	sync_folder(folder);
+	sync_folder(parent);
+	r = vm_change(vm, config, err);
+	*ret_durable = r == 0;
 	if (r == 0)
-		return settle(vm, id, err);
-	checkpoint_abandon(vm, id);
+		r = settle_name(vm, id, err);
+	if (r == 0)
+		vm_event(vm, EVENT_VM_CHECKPOINT, pause_of(vm),
+			 "The checkpoint '%s' of '%s' was taken.", checkpoint.name,
+			 vm->config->name);
+	checkpoint_done(&checkpoint);
 	return r;
+}
+
+int checkpoint_commit(struct vm *vm, const char *id, struct config_vm *config, struct error *err)
+{
+	bool durable;
+	int r = commit(vm, id, config, &durable, err);
+
+	if (r < 0 && !durable)
+		checkpoint_abandon(vm, id);
+	return r;
+}
+
+static json_t *load_plan(const struct vm *vm, const char *id)
+{
+	AUTO_FREE char *path = path_of(vm, id, ".new", NULL);
+	AUTO_CLOSE int fd = open_folder(path, NULL);
+	json_t *plan = NULL;
+
+	if (fd >= 0)
+		config_load_json(fd, LAYERS_FILE, &plan, NULL);
+	return plan;
 }
 
 void checkpoint_abandon(struct vm *vm, const char *id)
 {
 	AUTO_FREE char *path = path_of(vm, id, ".new", NULL);
+	json_t *plan = load_plan(vm, id);
 
+	checkpoint_disks_undo(vm, plan);
+	json_decref(plan);
 	delete_folder(path);
+}
+
+/* ---- settling one of a VM that runs or ran ---- */
+
+static bool memory_is_whole(int folder)
+{
+	AUTO_CLOSE int fd = openat(folder, MEMORY_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	struct state_file file;
+
+	return fd < 0 ? errno == ENOENT : state_file_open(fd, &file, NULL) == 0;
+}
+
+/* The VM's disks are the new ones. */
+static int follow(struct vm *vm, const char *id, bool whole, struct error *err)
+{
+	json_t *plan = load_plan(vm, id);
+	struct config_vm *config = vm_config_copy(vm, err);
+	bool durable;
+	int r = config ? checkpoint_disks_follow(config, plan, err) : -(int)err->code;
+
+	json_decref(plan);
+	if (r < 0) {
+		config_vm_free(config);
+		return r;
+	}
+	return whole ? commit(vm, id, config, &durable, err) : vm_change(vm, config, err);
+}
+
+int checkpoint_settle(struct vm *vm, const char *id, struct error *err)
+{
+	AUTO_FREE char *path = path_of(vm, id, ".new", NULL);
+	AUTO_CLOSE int folder = open_folder(path, err);
+	bool passed, whole;
+	int r;
+
+	if (folder < 0)
+		return folder;
+	passed = mark_close(folder, MARK_FILE);
+	whole = passed && memory_is_whole(folder);
+	r = passed ? follow(vm, id, whole, err) : 0;
+	if (r < 0 || whole)
+		return r;
+	checkpoint_abandon(vm, id);
+	return error_set(err, ERR_CANCELLED, "the checkpoint was interrupted");
 }
 
 /* ---- what is done with them ---- */
@@ -388,9 +565,7 @@ static void finish_removal(struct vm *vm, const char *name)
 		return; /* its folder was being deleted: the children are away already */
 	if (adopt_children(vm, &gone, &err) < 0)
 		log_error("virtual machine '%s': %s", vm->config->name, err.text);
-	free(gone.name);
-	free(gone.created);
-	free(gone.parent);
+	checkpoint_done(&gone);
 }
 
 static void finish_removals(struct vm *vm)
@@ -413,8 +588,38 @@ static void settle_own(struct vm *vm)
 	AUTO_FREE char *path = id ? path_of(vm, id, ".new", NULL) : NULL;
 	struct error err;
 
-	if (path && access(path, F_OK) == 0 && settle(vm, id, &err) < 0)
+	if (path && access(path, F_OK) == 0 && settle_name(vm, id, &err) < 0)
 		log_error("virtual machine '%s': %s", vm->config->name, err.text);
+}
+
+/* Else nothing has been made for it. */
+static bool is_under_way(const struct vm *vm, const char *id)
+{
+	AUTO_FREE char *path = path_of(vm, id, ".new", LAYERS_FILE);
+
+	return access(path, F_OK) == 0;
+}
+
+bool checkpoints_under_way(const struct vm *vm, char ret_id[static GUID_TEXT_SIZE])
+{
+	AUTO_FREE char *path = path_of(vm, NULL, NULL, NULL);
+	DIR *folder = opendir(path);
+	struct dirent *entry;
+	struct guid guid;
+	bool found = false;
+
+	while (folder && !found && (entry = readdir(folder))) {
+		const char *rest = strchr(entry->d_name, '.');
+
+		if (!rest || strcmp(rest, ".new") != 0)
+			continue;
+		snprintf(ret_id, GUID_TEXT_SIZE, "%.*s", (int)(rest - entry->d_name),
+			 entry->d_name);
+		found = guid_parse(ret_id, &guid) && is_under_way(vm, ret_id);
+	}
+	if (folder)
+		closedir(folder);
+	return found;
 }
 
 static void sweep(struct vm *vm, bool all)
@@ -436,11 +641,23 @@ static void sweep(struct vm *vm, bool all)
 		rmdir(path);
 }
 
-void checkpoints_clean_up(struct vm *vm)
+int checkpoints_clean_up(struct vm *vm, struct error *err)
 {
+	char id[GUID_TEXT_SIZE];
+
 	settle_own(vm);
+	while (checkpoints_under_way(vm, id)) {
+		struct error why;
+
+		if (checkpoint_settle(vm, id, &why) < 0 && is_under_way(vm, id)) {
+			if (err)
+				*err = why;
+			return error_prefix(err, "finishing an interrupted checkpoint");
+		}
+	}
 	finish_removals(vm);
 	sweep(vm, false);
+	return 0;
 }
 
 void checkpoints_remove_all(struct vm *vm)

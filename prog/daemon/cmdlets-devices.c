@@ -37,6 +37,7 @@ struct change {
 	json_t *(*show)(struct change *change); /* NULL: shown is it */
 	json_t *shown;
 	bool early; /* the description first */
+	bool asked; /* the worker */
 
 	/* What it is about; each kind of change uses some of these. */
 	struct guid id;          /* of the controller or the adapter */
@@ -70,6 +71,7 @@ static void change_end(struct change *change, const struct error *err)
 		request_result(change->request,
 			       change->show ? change->show(change) : json_incref(change->shown));
 	request_release(change->request);
+	change->vm->changing -= change->asked;
 	vm_unref(change->vm);
 	json_decref(change->shown);
 	free(change->from.path);
@@ -136,12 +138,17 @@ static void change_run(struct change *change)
 	struct error err;
 	int r = check_state(change->vm, &err);
 
+	if (r == 0)
+		r = vm_check_busy(change->vm, &err);
 	if (r == 0 && (change->early || !online))
 		r = change_description(change, change->mutate, &err);
 	if (r < 0 || !online)
 		change_end(change, r < 0 ? &err : NULL);
-	else
+	else {
+		change->asked = true;
+		change->vm->changing++;
 		change->ask(change);
+	}
 }
 
 static char *copy_text(const char *text)

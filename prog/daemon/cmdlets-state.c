@@ -3,6 +3,7 @@
 
 #include "base/macros.h"
 #include "checkpoint-disks.h"
+#include "checkpoint-take.h"
 #include "checkpoints.h"
 #include "objects.h"
 #include "run.h"
@@ -54,7 +55,9 @@ void cmdlets_save_vm(struct request *request, struct vm *vm)
 		refuse_state(request, vm);
 		return;
 	}
-	fd = saved_begin(vm, id, &err);
+	fd = vm_check_busy(vm, &err);
+	if (fd == 0)
+		fd = saved_begin(vm, id, &err);
 	if (fd < 0) {
 		request_error(request, vm->config->name, &err);
 		return;
@@ -62,7 +65,7 @@ void cmdlets_save_vm(struct request *request, struct vm *vm)
 	request_hold(request);
 	request_progress(request, vm->config->name, "saving");
 	vm_wait(vm, VM_WAIT_SAVED, saved, request, request);
-	run_save(vm, fd, id, true);
+	run_save(vm, fd, id);
 }
 
 void cmdlet_save_vm(struct request *request)
@@ -101,10 +104,12 @@ static json_t *object_checkpoint(const struct vm *vm, const struct checkpoints *
 	bool current = vm->config->parent_checkpoint &&
 		       strcmp(vm->config->parent_checkpoint, checkpoint->id) == 0;
 
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s?, s:s?, s:s, s:b, s:b}", "VMName",
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s?, s:s?, s:s, s:b, s:b}", "VMName",
 			 vm->config->name, "Name", checkpoint->name, "SnapshotType", "Standard",
+			 "CheckpointType", checkpoint->production ? "Production" : "Standard",
 			 "CreationTime", checkpoint->created, "Id", checkpoint->id,
-			 "ParentSnapshotName", parent ? parent->name : NULL, "ParentSnapshotId",
+			 "IsAutomaticCheckpoint", checkpoint->automatic, "ParentSnapshotName",
+			 parent ? parent->name : NULL, "ParentSnapshotId",
 			 parent ? parent->id : NULL, "VMId", vm->id, "HasMemory",
 			 checkpoint->has_memory, "IsCurrent", current);
 }
@@ -123,239 +128,27 @@ static void show_checkpoint(struct request *request, struct vm *vm, const char *
 
 /* ---- Checkpoint-VM ---- */
 
-/*
- * One Checkpoint-VM. The request is held until taking_end:
- *
- *	VM down:			begin, [link the saved memory], disks, commit
- *	VM running, no disks:		begin, the worker writes the memory, commit; it runs on
- *	VM running, with disks:		saved, then as one that is down, started again
- */
-struct taking {
-	struct request *request;
-	char id[GUID_TEXT_SIZE];
-	char *name;
-	bool starts_again;
-};
-
-static void taking_end(struct taking *taking, struct vm *vm, const struct error *err)
+static void taken(void *user, struct vm *vm, const char *id, const struct error *err)
 {
-	if (err)
-		request_error(taking->request, vm->config->name, err);
-	request_release(taking->request);
-	free(taking->name);
-	free(taking);
-}
-
-static void started_again(void *user, struct vm *vm, const struct error *err)
-{
-	struct taking *taking = user;
-	struct error failure;
-
-	if (err) {
-		failure = *err;
-		error_prefix(&failure, "it has been saved for the checkpoint; starting it again");
-	}
-	taking_end(taking, vm, err ? &failure : NULL);
-}
-
-/* The guest goes on, whatever became of the checkpoint. */
-static void let_go_on(struct taking *taking, struct vm *vm, const struct error *err)
-{
-	struct error failure;
-
-	if (!taking->starts_again) {
-		taking_end(taking, vm, err);
-		return;
-	}
-	if (err)
-		request_error(taking->request, vm->config->name, err);
-	if (run_start(vm, &failure) < 0) {
-		started_again(taking, vm, &failure);
-		return;
-	}
-	vm_wait(vm, VM_WAIT_STARTED, started_again, taking, taking->request);
-}
-
-/* For the event: how long the guest stood still, where it ran on. */
-static json_t *pause_of(const struct vm *vm)
-{
-	const json_t *save = vm->run ? vm->run->last_save : NULL;
-	json_t *pause = json_object_get(save, "pause_ns");
-
-	return pause ? json_pack("{s:f, s:O*}", "PauseMilliseconds",
-				 (double)json_integer_value(pause) / 1e6, "BytesWritten",
-				 json_object_get(save, "ram_bytes_written"))
-		     : NULL;
-}
-
-/* Takes config: what the VM goes on with. */
-static int commit(struct taking *taking, struct vm *vm, struct config_vm *config, struct error *err)
-{
-	int r = checkpoint_commit(vm, taking->id, taking->name, config, err);
-
-	if (r < 0)
-		return r;
-	vm_event(vm, EVENT_VM_CHECKPOINT, pause_of(vm), "The checkpoint '%s' of '%s' was taken.",
-		 taking->name, vm->config->name);
-	show_checkpoint(taking->request, vm, taking->id);
-	return 0;
-}
-
-static int check_type(const struct vm *vm, struct error *err)
-{
-	switch (vm->config->checkpoint_type) {
-	case CONFIG_CHECKPOINT_DISABLED:
-		return error_set(err, ERR_DENIED,
-				 "its CheckpointType is Disabled; Set-VM changes that");
-	case CONFIG_CHECKPOINT_PRODUCTION_ONLY:
-		return error_set(err, ERR_UNSUPPORTED,
-				 "production checkpoints are not there yet; Set-VM -CheckpointType "
-				 "Production takes standard ones instead");
-	default:
-		return 0;
-	}
-}
-
-static int check_count(const struct vm *vm, struct error *err)
-{
-	struct checkpoints all;
-	size_t count;
-
-	checkpoints_load(vm, &all);
-	count = all.count;
-	checkpoints_done(&all);
-	return count < CHECKPOINTS_MAX
-		   ? 0
-		   : error_set(err, ERR_LIMIT, "it has %d checkpoints already", CHECKPOINTS_MAX);
-}
-
-static int check_can_take(const struct vm *vm, const char *name, struct error *err)
-{
-	int r = check_type(vm, err);
-
-	if (r == 0)
-		r = check_count(vm, err);
-	if (r == 0 && name)
-		r = config_check_name(name, "the checkpoint's name", err);
-	return r;
-}
-
-static void disks_made(void *user, struct vm *vm, struct config_vm *config, const struct error *err)
-{
-	struct taking *taking = user;
-	struct error failure;
+	struct request *request = user;
 
 	if (err)
-		checkpoint_abandon(vm, taking->id);
-	else if (commit(taking, vm, config, &failure) < 0)
-		err = &failure;
-	let_go_on(taking, vm, err);
-}
-
-static int begin_of_down(struct taking *taking, struct vm *vm, struct config_vm **ret,
-			 struct error *err)
-{
-	int r = vm_check_busy(vm, err);
-
-	if (r == 0)
-		r = checkpoint_begin(vm, taking->id, err);
-	if (r < 0)
-		return r;
-	if (vm->state == VM_SAVED)
-		r = checkpoint_link_memory(vm, taking->id, err);
-	*ret = r == 0 ? vm_config_copy(vm, err) : NULL;
-	if (!*ret)
-		checkpoint_abandon(vm, taking->id);
-	return *ret ? 0 : -(int)err->code;
-}
-
-static void take_of_down(struct taking *taking, struct vm *vm)
-{
-	struct config_vm *config;
-	struct error err;
-
-	if (begin_of_down(taking, vm, &config, &err) < 0)
-		let_go_on(taking, vm, &err);
+		request_error(request, vm->config->name, err);
 	else
-		checkpoint_disks_make(vm, config, taking->request, disks_made, taking);
-}
-
-static void saved_for_it(void *user, struct vm *vm, const struct error *err)
-{
-	struct taking *taking = user;
-
-	if (err) {
-		taking_end(taking, vm, err);
-		return;
-	}
-	taking->starts_again = true;
-	take_of_down(taking, vm);
-}
-
-static void written(void *user, struct vm *vm, const struct error *err)
-{
-	struct taking *taking = user;
-	struct config_vm *config;
-	struct error failure;
-
-	config = err ? NULL : vm_config_copy(vm, &failure);
-	if (!config)
-		checkpoint_abandon(vm, taking->id);
-	else if (commit(taking, vm, config, &failure) == 0)
-		failure.code = ERR_OK;
-	if (!err && failure.code)
-		err = &failure;
-	taking_end(taking, vm, err);
-}
-
-static int take_of_running(struct taking *taking, struct vm *vm, struct error *err)
-{
-	bool stops = checkpoint_disks_any(vm->config);
-	int r = 0, fd;
-
-	if (stops && vm->state == VM_PAUSED)
-		return error_set(err, ERR_STATE,
-				 "it is paused and has disks; Resume-VM or Save-VM comes first");
-	if (stops) {
-		fd = saved_begin(vm, taking->id, err);
-	} else {
-		r = checkpoint_begin(vm, taking->id, err);
-		fd = r < 0 ? r : checkpoint_make_memory(vm, taking->id, err);
-		if (r == 0 && fd < 0)
-			checkpoint_abandon(vm, taking->id);
-	}
-	if (fd < 0)
-		return fd;
-	request_progress(taking->request, vm->config->name, "taking the checkpoint");
-	/* A VM that was saved only for this is not left so: cancelling does not end that wait. */
-	vm_wait(vm, VM_WAIT_SAVED, stops ? saved_for_it : written, taking,
-		stops ? (void *)taking : taking->request);
-	run_save(vm, fd, taking->id, stops);
-	return 0;
+		show_checkpoint(request, vm, id);
+	request_release(request);
 }
 
 static void checkpoint_vm(struct request *request, struct vm *vm)
 {
 	const char *name = request_string(request, "SnapshotName");
-	struct taking *taking;
-	struct error err;
 
 	if (!vm_is_down(vm) && (!is_running(vm) || vm->run->saving_id[0])) {
 		refuse_state(request, vm);
 		return;
 	}
-	taking = calloc(1, sizeof(*taking));
-	if (!taking)
-		abort();
-	taking->request = request;
-	taking->name = name && name[0] ? strdup(name) : checkpoint_default_name(vm);
 	request_hold(request);
-	if (check_can_take(vm, name && name[0] ? name : NULL, &err) < 0)
-		taking_end(taking, vm, &err);
-	else if (vm_is_down(vm))
-		take_of_down(taking, vm);
-	else if (take_of_running(taking, vm, &err) < 0)
-		taking_end(taking, vm, &err);
+	checkpoint_take(vm, name && name[0] ? name : NULL, request, taken, request);
 }
 
 void cmdlet_checkpoint_vm(struct request *request)
@@ -686,13 +479,21 @@ static void is_down(void *user, struct vm *vm, const struct error *err)
 	struct applying *applying = user;
 	struct config_vm *config = NULL;
 	struct error failure;
+	json_t *plan = NULL;
 
 	if (!err && begin_apply(applying, vm, &config, &failure) < 0)
 		err = &failure;
+	if (!err && checkpoint_disks_plan(config, &plan, &failure) < 0) {
+		config_vm_free(config);
+		err = &failure;
+		apply_with_disks(applying, vm, NULL, err);
+		return;
+	}
 	if (err)
 		applying_end(applying, vm, err);
 	else
-		checkpoint_disks_make(vm, config, applying->request, apply_with_disks, applying);
+		checkpoint_disks_make(vm, config, plan, apply_with_disks, applying);
+	json_decref(plan);
 }
 
 static int restore_one(struct request *request, struct vm *vm, const struct checkpoints *all,

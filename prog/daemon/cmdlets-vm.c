@@ -171,7 +171,7 @@ void cmdlet_get_vm(struct request *request)
 		return;
 	}
 	vm = vm_find_id(request->daemon, id);
-	if (!vm) {
+	if (!vm || !request_may_see(request->visitor, vm)) {
 		error_set(&err, ERR_NOT_FOUND, "there is no virtual machine with this identifier");
 		request_error(request, id, &err);
 		return;
@@ -197,10 +197,13 @@ static int mutate_set(struct request *request, struct config_vm *config, struct 
 {
 	const char *name = request_string(request, "NewVMName");
 	const char *type = request_string(request, "CheckpointType");
+	const char *session = request_string(request, "EnhancedSessionTransportType");
 	int r = take_settings(request, config, err);
 
 	if (type)
 		config_checkpoint_type_from_name(type, &config->checkpoint_type);
+	if (session)
+		config_session_from_name(session, &config->session);
 	if (r == 0 && name)
 		r = rename_to(request, config, name, err);
 	return r;

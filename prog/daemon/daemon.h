@@ -15,6 +15,8 @@ struct mounts;
 struct requests;
 struct balancer;
 struct automatic;
+struct access;
+struct server;
 
 struct daemon {
 	struct loop *loop;
@@ -25,6 +27,10 @@ struct daemon {
 	struct requests *requests;
 	struct balancer *balancer;
 	struct automatic *automatic; /* VMs that are to start after a delay */
+	struct server *server;
+	struct access *access;    /* users of the API from elsewhere */
+	char *api_address;        /* where they are listened for; NULL: nowhere */
+	char api_fingerprint[80]; /* SHA-256 of our certificate; empty: not listening */
 	char *worker_program, *switch_program, *disk_program;
 	int lock_fd;     /* of the state folder: one daemon at a time */
 	struct vm **vms; /* those that are defined; each holds a reference */

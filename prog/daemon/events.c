@@ -41,6 +41,7 @@ static const struct {
 	[EVENT_VM_SAVED] = { "vm-saved", 18510, EVENT_INFORMATION },
 	[EVENT_VM_RESTORED] = { "vm-restored", 18596, EVENT_INFORMATION },
 	[EVENT_VM_CHECKPOINT] = { "vm-checkpoint", 0, EVENT_INFORMATION },
+	[EVENT_VM_CHECKPOINT_FELL_BACK] = { "vm-checkpoint-fell-back", 0, EVENT_WARNING },
 	[EVENT_VM_PAUSED] = { "vm-paused", 18516, EVENT_INFORMATION },
 	[EVENT_VM_RESUMED] = { "vm-resumed", 18518, EVENT_INFORMATION },
 	[EVENT_VM_GUEST_CRASHED] = { "vm-guest-crashed", 18590, EVENT_ERROR },
@@ -51,6 +52,9 @@ static const struct {
 	[EVENT_SERVICE_STOPPED] = { "service-stopped", 0, EVENT_INFORMATION },
 	[EVENT_REQUEST_REFUSED] = { "request-refused", 0, EVENT_WARNING },
 	[EVENT_SIGN_IN_REFUSED] = { "sign-in-refused", 0, EVENT_WARNING },
+	[EVENT_REMOTE_CHANGED] = { "remote-api-changed", 0, EVENT_INFORMATION },
+	[EVENT_REMOTE_FAILED] = { "remote-api-failed", 0, EVENT_ERROR },
+	[EVENT_ACCESS_CHANGED] = { "access-changed", 0, EVENT_INFORMATION },
 };
 
 static const char *const level_names[] = { "Information", "Warning", "Error" };

@@ -12,7 +12,9 @@
 
 /* The worker itself gives up after 10 s. */
 #define CONNECT_TIMEOUT_NS (20 * NS_PER_SEC)
-#define ANSWER_TIMEOUT_NS  (5 * NS_PER_SEC)
+/* Where the guest's RDP server listens, as on Hyper-V. */
+#define RDP_PORT          3389
+#define ANSWER_TIMEOUT_NS (5 * NS_PER_SEC)
 
 int guest_socket_parse(const char *text, struct guid *ret, struct error *err)
 {
@@ -26,6 +28,17 @@ int guest_socket_parse(const char *text, struct guid *ret, struct error *err)
 	if (*text < '0' || *text > '9' || *end || errno || port >= UINT32_MAX)
 		return error_set(err, ERR_INVALID, "'%.60s' is neither a port nor a GUID", text);
 	*ret = hvsock_service_of_port((uint32_t)port);
+	return 0;
+}
+
+int guest_socket_session(const struct vm *vm, struct guid *ret, struct error *err)
+{
+	if (vm->config->session != CONFIG_SESSION_HVSOCKET)
+		return error_set(
+		    err, ERR_STATE,
+		    "its enhanced session is over VMBus, which is for Windows; 'set-vm "
+		    "-EnhancedSessionTransportType HvSocket' changes that");
+	*ret = hvsock_service_of_port(RDP_PORT);
 	return 0;
 }
 

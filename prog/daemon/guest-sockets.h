@@ -12,6 +12,10 @@
 /* "1234" (a port) or a GUID. */
 int guest_socket_parse(const char *text, struct guid *ret, struct error *err);
 
+/* The service behind which the guest's RDP server listens; ERR_STATE where its enhanced sessions go
+ * another way. */
+int guest_socket_session(const struct vm *vm, struct guid *ret, struct error *err);
+
 /* Connects to a service of the guest. done is called once, from the loop: with the host's end (the
  * callee's) and err NULL, or with -1. */
 typedef void (*guest_socket_done)(void *user, int fd, const struct error *err);

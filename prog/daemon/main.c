@@ -7,6 +7,7 @@
 #include "daemon.h"
 #include "files.h"
 #include "mounts.h"
+#include "remote.h"
 #include "request.h"
 #include "run.h"
 #include "server.h"
@@ -48,7 +49,6 @@ struct options {
 struct service {
 	struct daemon daemon;
 	struct options options;
-	struct server *server;
 	int signal_fd;
 	struct loop_fd *signal_watch;
 	struct loop_timer *timer;
@@ -160,7 +160,8 @@ static bool is_idle(struct service *service)
 	for (size_t i = 0; i < service->daemon.vm_count; i++)
 		if (service->daemon.vms[i]->run)
 			return false;
-	return server_connections(service->server) == 0 &&
+	return server_connections(service->daemon.server) == 0 &&
+	       !server_is_open(service->daemon.server) &&
 	       !requests_busy(service->daemon.requests) && !service->daemon.automatic;
 }
 
@@ -305,6 +306,8 @@ static int start(struct service *service, struct error *err)
 	if (r == 0)
 		r = requests_new(daemon, &daemon->requests, err);
 	if (r == 0)
+		r = remote_load(daemon, err);
+	if (r == 0)
 		r = switches_new(daemon, &daemon->switches, err);
 	if (r == 0)
 		r = mounts_new(daemon, &daemon->mounts, err);
@@ -319,7 +322,9 @@ static int start(struct service *service, struct error *err)
 	fd = open_listener(service, err);
 	if (fd < 0)
 		return fd;
-	r = server_new(daemon, fd, &service->server, err);
+	r = server_new(daemon, fd, &daemon->server, err);
+	if (r == 0)
+		remote_start(daemon);
 	if (r == 0)
 		r = loop_timer_new(daemon->loop, tick, service, &service->timer, err);
 	if (r == 0)
@@ -361,7 +366,7 @@ static void answer_the_last(struct service *service)
 	unlink(daemon->paths.socket);
 	loop_step(daemon->loop, 0);
 	for (unsigned i = 0; service->signalled ? i < LAST_STEPS : true; i++) {
-		if (server_connections(service->server) == 0 && !requests_busy(daemon->requests))
+		if (server_connections(daemon->server) == 0 && !requests_busy(daemon->requests))
 			return;
 		loop_step(daemon->loop, 20);
 	}
@@ -371,7 +376,8 @@ static void release(struct service *service)
 {
 	struct daemon *daemon = &service->daemon;
 
-	server_free(service->server);
+	server_free(daemon->server);
+	remote_free(daemon);
 	automatic_end(daemon);
 	balancer_free(daemon->balancer);
 	for (size_t i = 0; i < daemon->vm_count; i++)

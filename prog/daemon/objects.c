@@ -194,6 +194,7 @@ json_t *object_vm(const struct vm *vm)
 	json_object_set_new(object, "AutomaticStartDelay",
 			    json_integer(config->start_delay_seconds));
 	put_text(object, "AutomaticStopAction", config_stop_action_name(config->stop_action));
+	put_text(object, "EnhancedSessionTransportType", config_session_name(config->session));
 	put_guest(object, vm);
 	put_text(object, "LinuxKernelPath", config->kernel_path);
 	put_text(object, "LinuxInitrdPath", config->initrd_path);
@@ -365,6 +366,8 @@ json_t *object_host(const struct daemon *daemon)
 	put_text(object, "VirtualMachinePath", daemon->paths.state);
 	put_text(object, "MacAddressMinimum", first);
 	put_text(object, "MacAddressMaximum", last);
+	put_text(object, "ApiAddress", daemon->api_address ? daemon->api_address : "");
+	put_text(object, "ApiFingerprint", daemon->api_fingerprint);
 	json_object_set_new(object, "VirtualMachineCount",
 			    json_integer((json_int_t)daemon->vm_count));
 	json_object_set_new(object, "ProcessId", json_integer(getpid()));

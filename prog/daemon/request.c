@@ -93,24 +93,42 @@ static void tell(struct request *request)
 		request->changed(request->user, request);
 }
 
-int request_begin(struct daemon *daemon, const char *cmdlet_name, const json_t *params,
-		  struct request **ret, struct error *err)
+/* The cmdlet and its function; an error where there is none, or the user may not. */
+static int find_cmdlet(const char *name, const struct access_user *user, const struct cmdlet **ret,
+		       request_run *ret_run, struct error *err)
 {
-	const struct cmdlet *cmdlet = cmdlet_find(cmdlet_name);
-	request_run run = cmdlet ? cmdlets_find(cmdlet->name) : NULL;
+	const struct cmdlet *cmdlet = cmdlet_find(name);
 	const char *planned, *area;
-	struct request *request;
-	json_t *checked;
-	int r;
+	enum cmdlet_role needed;
 
-	if (!run) {
-		area = cmdlet_planned(cmdlet_name, &planned);
+	*ret = cmdlet;
+	*ret_run = cmdlet ? cmdlets_find(cmdlet->name) : NULL;
+	if (!*ret_run) {
+		area = cmdlet_planned(name, &planned);
 		if (area)
 			return error_set(err, ERR_UNSUPPORTED, "%s is not there yet (%s)", planned,
 					 area);
-		return error_set(err, ERR_NOT_FOUND, "there is no cmdlet '%.60s'", cmdlet_name);
+		return error_set(err, ERR_NOT_FOUND, "there is no cmdlet '%.60s'", name);
 	}
-	r = cmdlet_check(cmdlet, params, &checked, err);
+	needed = cmdlet_role_needed(cmdlet);
+	if (user && user->role < needed)
+		return error_set(err, ERR_DENIED, "this needs the role %s; '%s' has the role %s",
+				 cmdlet_role_name(needed), user->name,
+				 cmdlet_role_name(user->role));
+	return 0;
+}
+
+int request_begin(struct daemon *daemon, const struct access_user *user, const char *name,
+		  const json_t *params, struct request **ret, struct error *err)
+{
+	const struct cmdlet *cmdlet;
+	struct request *request;
+	request_run run;
+	json_t *checked;
+	int r = find_cmdlet(name, user, &cmdlet, &run, err);
+
+	if (r == 0)
+		r = cmdlet_check(cmdlet, params, &checked, err);
 	if (r < 0)
 		return r;
 	forget_old(daemon->requests);
@@ -124,12 +142,27 @@ int request_begin(struct daemon *daemon, const char *cmdlet_name, const json_t *
 				     .results = json_array(),
 				     .errors = json_array(),
 				     .holds = 1,
+				     .visitor = user,
 				     .next = daemon->requests->list };
+	if (user)
+		snprintf(request->owner, sizeof(request->owner), "%s", user->name);
 	daemon->requests->list = request;
 	run(request);
+	request->visitor = NULL;
 	request_release(request);
 	*ret = request;
 	return 0;
+}
+
+bool request_is_of(const struct request *request, const struct access_user *user)
+{
+	return !user || user->role == CMDLET_ROLE_ADMINISTRATOR ||
+	       strcmp(request->owner, user->name) == 0;
+}
+
+bool request_may_see(const struct access_user *user, const struct vm *vm)
+{
+	return !user || user->role > CMDLET_ROLE_CONSOLE || access_is_granted(user, vm->id);
 }
 
 void request_hold(struct request *request)
@@ -220,7 +253,8 @@ static size_t select_vms(struct request *request, const json_t *patterns, struct
 
 	for (size_t i = 0; i < daemon->vm_count; i++)
 		for (size_t k = 0; k < json_array_size(patterns); k++)
-			if (cmdlet_wildcard_match(json_string_value(json_array_get(patterns, k)),
+			if (request_may_see(request->visitor, daemon->vms[i]) &&
+			    cmdlet_wildcard_match(json_string_value(json_array_get(patterns, k)),
 						  daemon->vms[i]->config->name)) {
 				ret[count++] = vm_ref(daemon->vms[i]);
 				break;
@@ -232,9 +266,10 @@ static void report_missing(struct request *request, const json_t *patterns)
 {
 	for (size_t k = 0; k < json_array_size(patterns); k++) {
 		const char *name = json_string_value(json_array_get(patterns, k));
+		const struct vm *vm = vm_find(request->daemon, name);
 		struct error err;
 
-		if (cmdlet_has_wildcard(name) || vm_find(request->daemon, name))
+		if (cmdlet_has_wildcard(name) || (vm && request_may_see(request->visitor, vm)))
 			continue;
 		error_set(&err, ERR_NOT_FOUND, "there is no virtual machine of this name");
 		request_error(request, name, &err);

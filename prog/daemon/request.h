@@ -10,6 +10,7 @@
 #ifndef DAEMON_REQUEST_H
 #define DAEMON_REQUEST_H
 
+#include "access/access.h"
 #include "cmdlet/cmdlet.h"
 #include "daemon.h"
 #include "vm.h"
@@ -33,6 +34,8 @@ struct request {
 	void *context; /* of the cmdlet's function */
 	/* What cancelling does besides ending the waits for VMs; the cmdlet's. May be NULL. */
 	void (*cancel)(struct request *request);
+	char owner[ACCESS_NAME_MAX + 1];   /* the user of the API; empty: somebody on this host */
+	const struct access_user *visitor; /* the same, while the cmdlet's function runs; or NULL */
 	struct request *next;
 };
 
@@ -42,9 +45,13 @@ void requests_free(struct requests *requests);
 bool requests_busy(const struct requests *requests);
 
 /* Checks and begins; the result is borrowed from the requests. An error here is one of the request
- * as a whole: nothing was done. */
-int request_begin(struct daemon *daemon, const char *cmdlet, const json_t *params,
-		  struct request **ret, struct error *err);
+ * as a whole: nothing was done. user: who asks; NULL: somebody on this host, who may do all. */
+int request_begin(struct daemon *daemon, const struct access_user *user, const char *cmdlet,
+		  const json_t *params, struct request **ret, struct error *err);
+/* May the user look at it and end it? */
+bool request_is_of(const struct request *request, const struct access_user *user);
+/* May it know of the VM? One who has only consoles may of those. */
+bool request_may_see(const struct access_user *user, const struct vm *vm);
 struct request *request_find(struct daemon *daemon, unsigned id);
 /* Ends the waiting with ERR_CANCELLED. What was begun goes on, but for jobs on disk images. */
 void request_cancel(struct request *request);

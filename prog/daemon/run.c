@@ -1,6 +1,7 @@
 #include "run.h"
 
 #include "automatic.h"
+#include "balancer.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
@@ -31,6 +32,8 @@
 #define REQUEST_TIMEOUT_NS (5 * NS_PER_SEC)
 #define MAX_LOG_BYTES      (1 * MIB)
 #define STATUS_TIMEOUT_NS  (1 * NS_PER_SEC)
+/* Of the answer: the disks are synced before. */
+#define CHECKPOINT_TIMEOUT_NS (60 * NS_PER_SEC)
 
 static int connect_control(struct run *run, struct error *err);
 static void job_ready(void *user, uint32_t events);
@@ -162,6 +165,17 @@ static void remove_ports(struct run *run)
 		switches_remove_port(run->vm->daemon->switches, &run->vm->config->nics[i]);
 }
 
+/* The worker is at a checkpoint no more. */
+static int settle(struct run *run, struct error *err)
+{
+	char id[GUID_TEXT_SIZE];
+
+	memcpy(id, run->saving_id, sizeof(id));
+	run->saving_id[0] = '\0';
+	run->vm->busy = NULL;
+	return checkpoint_settle(run->vm, id, err);
+}
+
 /* What was being saved when the worker ended: done, or given up. 0: saved, or nothing was. */
 static int end_save(struct run *run, struct error *err)
 {
@@ -176,11 +190,16 @@ static int end_save(struct run *run, struct error *err)
 	}
 	if (!run->saving_id[0])
 		return 0;
-	if (saved && run->saving_stops)
+	if (!run->saving_stops) {
+		if (saved)
+			saved_clean_up(vm);
+		return settle(run, err);
+	}
+	if (saved)
 		r = saved_commit(vm, run->saving_id, err);
 	else
 		r = error_set(err, ERR_CANCELLED, "it ended while it was being saved");
-	if (r < 0 && run->saving_stops)
+	if (r < 0)
 		saved_remove(vm, run->saving_id);
 	return r;
 }
@@ -336,6 +355,28 @@ static void take_text(char *ret, size_t size, const json_t *value)
 		snprintf(ret, size, "%s", json_string_value(value));
 }
 
+/* The first that it says to a new service. It may be at what an earlier one began, or have done it
+ * already. */
+static void take_over(struct run *run, bool saving)
+{
+	struct vm *vm = run->vm;
+	bool under_way = checkpoints_under_way(vm, run->saving_id);
+	struct error err;
+
+	run->adopting = false;
+	if (under_way)
+		run_request(vm, json_pack("{s:s}", "op", "vss-thaw"), REQUEST_TIMEOUT_NS, NULL,
+			    NULL);
+	if (under_way && saving) {
+		run->saving_memory = true;
+		vm->busy = "a checkpoint of it is being taken";
+		return;
+	}
+	run->saving_id[0] = '\0';
+	if (!saving && checkpoints_clean_up(vm, &err) < 0)
+		log_error("virtual machine '%s': %s", vm->config->name, err.text);
+}
+
 static void on_state(struct run *run, const json_t *event)
 {
 	const char *state = json_string_value(json_object_get(event, "state"));
@@ -343,6 +384,8 @@ static void on_state(struct run *run, const json_t *event)
 
 	if (run->starting || !state)
 		return;
+	if (run->adopting)
+		take_over(run, json_is_true(json_object_get(event, "saving")));
 	/* Begun under an earlier daemon: a checkpoint does not show in the state. */
 	if (json_is_true(json_object_get(event, "saving")) || run->vm->state == VM_SAVING)
 		return;
@@ -355,14 +398,23 @@ static void on_state(struct run *run, const json_t *event)
 static void end_of_save(struct run *run, const struct error *err)
 {
 	struct vm *vm = run->vm;
+	struct error why;
 
-	if (err && run->saving_stops) {
+	if (!run->saving_stops) {
+		if (settle(run, &why) == 0)
+			err = NULL; /* the worker may have ended, or not be heard */
+		else if (!err)
+			err = &why;
+		vm_wake(vm, VM_WAIT_SAVED, err);
+		return;
+	}
+	if (err) {
 		saved_remove(vm, run->saving_id);
 		if (vm->state == VM_SAVING)
 			run_set_state(vm, run->was_paused ? VM_PAUSED : VM_RUNNING);
 	}
-	/* A Save-VM that went well ends with the worker. */
-	if (!err && run->saving_stops)
+	/* What went well ends with the worker. */
+	if (!err)
 		return;
 	run->saving_id[0] = '\0';
 	vm_wake(vm, VM_WAIT_SAVED, err);
@@ -371,7 +423,7 @@ static void end_of_save(struct run *run, const struct error *err)
 static void on_saved(struct run *run, const json_t *event)
 {
 	take_json(&run->last_save, event);
-	if (run->saving_id[0])
+	if (run->saving_id[0] && run->saving_memory)
 		end_of_save(run, NULL);
 }
 
@@ -384,7 +436,7 @@ static void on_save_failed(struct run *run, const json_t *event)
 
 	error_set(&err, err_code_from_name(code ? code : ""), "%s",
 		  text ? text : "the worker did not say why");
-	if (run->saving_id[0])
+	if (run->saving_id[0] && run->saving_memory)
 		end_of_save(run, &err);
 }
 
@@ -404,6 +456,8 @@ static void on_memory(struct run *run, const json_t *event)
 
 	if (json_is_object(memory))
 		take_json(&run->memory, memory);
+	if (run->vm->config->dynamic_memory.enabled)
+		balancer_wake(run->vm->daemon->balancer);
 	vm_wake(run->vm, VM_WAIT_CHANGED, NULL);
 }
 
@@ -459,7 +513,7 @@ static void on_ejected(struct run *run, const json_t *event)
 		config_vm_free(copy);
 		return;
 	}
-	if (config_set_string(&disk->path, NULL, &err) == 0 && vm_change(run->vm, copy, &err) < 0)
+	if (config_set_string(&disk->path, NULL, &err) == 0 && vm_follow(run->vm, copy, &err) < 0)
 		log_error("virtual machine '%s': noting that the guest ejected a DVD: %s",
 			  run->vm->config->name, err.text);
 }
@@ -893,7 +947,7 @@ int run_start(struct vm *vm, struct error *err)
 	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
-	if (vm_check_busy(vm, err) < 0)
+	if (vm_check_busy(vm, err) < 0 || checkpoints_clean_up(vm, err) < 0)
 		return -(int)err->code;
 	if (vm->early_console >= 0)
 		close(vm->early_console);
@@ -1040,6 +1094,7 @@ static void adopt(struct vm *vm, struct process *process)
 	struct error err;
 
 	run->process = *process;
+	run->adopting = true;
 	if (loop_fd_add(vm->daemon->loop, process->pidfd, EPOLLIN, process_ended, run,
 			&run->process_watch, &err) < 0 ||
 	    connect_control(run, &err) < 0) {
@@ -1062,9 +1117,11 @@ static void clean_up_after(struct vm *vm)
 {
 	AUTO_FREE char *path = runtime_path(vm, NULL);
 	const char *text = "The worker ended while the management service was not running.";
+	struct error err;
 
 	saved_clean_up(vm);
-	checkpoints_clean_up(vm);
+	if (checkpoints_clean_up(vm, &err) < 0)
+		log_error("virtual machine '%s': %s", vm->config->name, err.text);
 	vm->state = vm->config->saved_state ? VM_SAVED : VM_OFF;
 	if (access(path, F_OK) < 0)
 		return;
@@ -1182,22 +1239,50 @@ static void save_begun(void *user, const json_t *reply, const struct error *err)
 	vm_unref(vm);
 }
 
-void run_save(struct vm *vm, int fd, const char *id, bool stop)
+/* Each descriptor is lent. */
+static void begin_save(struct vm *vm, json_t *request, const int *fds, unsigned fd_count,
+		       uint64_t timeout_ns, peer_done done)
+{
+	if (vm->run->peer)
+		peer_request(vm->run->peer, request, fds, fd_count, timeout_ns, done, vm_ref(vm));
+	else
+		run_request(vm, request, timeout_ns, done, vm_ref(vm));
+}
+
+void run_save(struct vm *vm, int fd, const char *id)
 {
 	struct run *run = vm->run;
-	json_t *request = json_pack("{s:s, s:b}", "op", "save", "stop", stop);
 
 	snprintf(run->saving_id, sizeof(run->saving_id), "%s", id);
-	run->saving_stops = stop;
+	run->saving_stops = run->saving_memory = true;
 	run->was_paused = vm->state == VM_PAUSED;
-	if (stop)
-		run_set_state(vm, VM_SAVING);
-	if (run->peer)
-		peer_request(run->peer, request, &fd, 1, REQUEST_TIMEOUT_NS, save_begun,
-			     vm_ref(vm));
-	else
-		run_request(vm, request, REQUEST_TIMEOUT_NS, save_begun, vm_ref(vm));
+	run_set_state(vm, VM_SAVING);
+	begin_save(vm, json_pack("{s:s, s:b}", "op", "save", "stop", 1), &fd, 1, REQUEST_TIMEOUT_NS,
+		   save_begun);
 	close(fd);
+}
+
+static void checkpoint_answered(void *user, const json_t *reply, const struct error *err)
+{
+	struct vm *vm = user;
+	struct run *run = vm->run;
+
+	/* As above; without memory that was all. */
+	if (run && run->saving_id[0] && !run->saving_stops &&
+	    (!err || err->code != ERR_CANCELLED) && (err || !run->saving_memory))
+		end_of_save(run, err);
+	vm_unref(vm);
+}
+
+void run_checkpoint(struct vm *vm, const char *id, json_t *request, const int *fds,
+		    unsigned fd_count, bool memory)
+{
+	struct run *run = vm->run;
+
+	snprintf(run->saving_id, sizeof(run->saving_id), "%s", id);
+	run->saving_stops = false;
+	run->saving_memory = memory;
+	begin_save(vm, request, fds, fd_count, CHECKPOINT_TIMEOUT_NS, checkpoint_answered);
 }
 
 /* ---- status ---- */

@@ -43,6 +43,8 @@ struct run {
 	/* Saving: the folder that is being written (saved.h, or a checkpoint's); "" : none. */
 	char saving_id[GUID_TEXT_SIZE];
 	bool saving_stops;             /* Save-VM; else a checkpoint */
+	bool saving_memory;            /* "saved" tells the end; else the answer does */
+	bool adopting;                 /* until the worker has said what it is at */
 	bool was_paused;               /* before */
 	json_t *last_save;             /* what the worker said of it */
 	struct error shutdown_failure; /* what the guest made of it; code ERR_OK: nothing yet */
@@ -73,9 +75,13 @@ void run_set_state(struct vm *vm, enum vm_state state);
 /* A number of what the worker last said of the guest's memory (docs/worker-protocol.md); 0: it
  * hasn't. */
 uint64_t run_memory(const struct run *run, const char *name);
-/* Has the worker write memory and state to fd (taken); id names the folder. stop: the VM is then
- * saved and its worker ends; else it goes on. VM_WAIT_SAVED tells the end. */
-void run_save(struct vm *vm, int fd, const char *id, bool stop);
+/* Save-VM: has the worker write memory and state to fd (taken); id names the folder. The VM is then
+ * saved and its worker ends. VM_WAIT_SAVED tells the end. */
+void run_save(struct vm *vm, int fd, const char *id);
+/* Has the worker take the checkpoint id, by request (taken) and descriptors (borrowed). It is
+ * settled, and the VM not busy any more, when VM_WAIT_SAVED tells the end. */
+void run_checkpoint(struct vm *vm, const char *id, json_t *request, const int *fds,
+		    unsigned fd_count, bool memory);
 /* The guest begins anew: what it had said of itself holds no more. */
 void run_note_reset(struct run *run);
 

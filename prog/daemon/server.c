@@ -1,9 +1,12 @@
 #include "server.h"
 
+#include "access/access.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "door.h"
 #include "guest-sockets.h"
+#include "relay.h"
 #include "request.h"
 #include "run.h"
 #include "sockets.h"
@@ -18,18 +21,20 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 
-#define MAX_BODY_BYTES   (1 * MIB)
-#define MAX_CONNECTIONS  200
-#define IDLE_SECONDS     60 /* without a byte, before it is closed */
-#define MAX_WAIT_SECONDS 60 /* of one look at a job */
+#define MAX_BODY_BYTES         (1 * MIB)
+#define MAX_CONNECTIONS        200
+#define MAX_REMOTE_CONNECTIONS 200
+#define MAX_PER_ADDRESS        50
+#define MAX_WAIT_SECONDS       60 /* of one look at a job */
+#define BODY_SECONDS           60 /* in which a client elsewhere must have sent its body */
 
 struct server {
 	struct daemon *daemon;
-	struct MHD_Daemon *http;
-	struct loop_fd *watch;
-	struct loop_timer *timer;
+	struct door *local, *remote; /* remote may be NULL */
 	struct call *calls;
+	struct carried *carried;
 	struct log_limit refused_limit;
 };
 
@@ -37,6 +42,7 @@ struct server {
 struct call {
 	struct server *server;
 	struct MHD_Connection *connection;
+	const struct access_user *user; /* NULL: somebody on this host; valid only in a callback */
 	char *body;
 	size_t body_len;
 	bool too_large;
@@ -61,23 +67,44 @@ struct guest_call {
 
 typedef enum MHD_Result result_t;
 
-/* ---- running libmicrohttpd inside the loop ---- */
+/* A socket that is carried over the network. */
+struct carried {
+	struct server *server;
+	struct door *door;
+	struct MHD_UpgradeResponseHandle *handle;
+	struct relay *relay;
+	struct carried *next;
+};
 
-static void run_http(void *user)
+static bool is_remote(const struct call *call)
 {
-	struct server *server = user;
-	MHD_UNSIGNED_LONG_LONG timeout_ms;
-
-	MHD_run(server->http);
-	if (MHD_get_timeout(server->http, &timeout_ms) == MHD_YES)
-		loop_timer_arm(server->timer, clock_now_ns() + timeout_ms * NS_PER_MSEC);
-	else
-		loop_timer_cancel(server->timer);
+	return door_is_remote(door_of(call->connection));
 }
 
-static void http_ready(void *user, uint32_t events)
+/* ---- what is refused ---- */
+
+static void log_refusal(struct server *server, const char *address, const char *user,
+			const char *why)
 {
-	run_http(user);
+	char text[700];
+
+	if (!log_limit_allows(&server->refused_limit))
+		return;
+	snprintf(text, sizeof(text), "A request%s%s from %s was refused: %.500s",
+		 user ? " of the user " : "", user ? user : "", address, why);
+	events_write(
+	    server->daemon->events,
+	    &(struct event){ .kind = EVENT_REQUEST_REFUSED,
+			     .message = text,
+			     .data = json_pack("{s:s, s:s*}", "address", address, "user", user) });
+}
+
+static void on_rubbish(void *user, const char *address, const char *why)
+{
+	char text[200];
+
+	snprintf(text, sizeof(text), "the connection: %s", why);
+	log_refusal(user, address, NULL, text);
 }
 
 /* ---- answers ---- */
@@ -122,6 +149,9 @@ static result_t answer(struct call *call, unsigned status, json_t *json)
 
 static result_t answer_error(struct call *call, unsigned status, const struct error *err)
 {
+	if (is_remote(call))
+		log_refusal(call->server, door_address_of(call->connection),
+			    call->user ? call->user->name : NULL, err->text);
 	return answer(call, status ? status : status_of(err->code),
 		      json_pack("{s:{s:s, s:s}}", "error", "code", err_code_name(err->code), "text",
 				err->text));
@@ -150,7 +180,7 @@ static void wake_call(struct call *call)
 		return;
 	call->suspended = false;
 	MHD_resume_connection(call->connection);
-	loop_post(call->server->daemon->loop, run_http, call->server);
+	door_run_soon(door_of(call->connection));
 }
 
 static void request_changed(void *user, struct request *request)
@@ -234,7 +264,7 @@ static result_t post_cmdlet(struct call *call, const char *name)
 
 	if (!params)
 		return refuse(call, 0, ERR_INVALID, "the body is not JSON");
-	r = request_begin(call->server->daemon, name, params, &request, &err);
+	r = request_begin(call->server->daemon, call->user, name, params, &request, &err);
 	json_decref(params);
 	if (r < 0)
 		return answer_error(call, 0, &err);
@@ -261,10 +291,11 @@ static struct request *find_request(struct call *call, const char *id)
 {
 	char *end;
 	unsigned long number = strtoul(id, &end, 10);
+	struct request *request = *id && !*end && number <= UINT32_MAX
+				      ? request_find(call->server->daemon, (unsigned)number)
+				      : NULL;
 
-	return *id && !*end && number <= UINT32_MAX
-		   ? request_find(call->server->daemon, (unsigned)number)
-		   : NULL;
+	return request && request_is_of(request, call->user) ? request : NULL;
 }
 
 static result_t get_job(struct call *call, const char *id)
@@ -294,7 +325,7 @@ static result_t delete_job(struct call *call, const char *id)
 
 /* ---- sockets that are handed over ---- */
 
-/* Hands the socket itself to the client: it goes on when the daemon is restarted. */
+/* Hands the socket itself to a client on this host: it goes on when the daemon is restarted. */
 static void send_descriptor(int to, int fd)
 {
 	union {
@@ -317,7 +348,52 @@ static void send_descriptor(int to, int fd)
 		log_warn("a socket could not be handed over: %s", strerror(errno));
 }
 
+static void carried_ended(void *user)
+{
+	struct carried *carried = user, **link = &carried->server->carried;
+
+	while (*link != carried)
+		link = &(*link)->next;
+	*link = carried->next;
+	MHD_upgrade_action(carried->handle, MHD_UPGRADE_ACTION_CLOSE);
+	door_run_soon(carried->door);
+	free(carried);
+}
+
+/* Takes fd. */
+static void carry(struct server *server, struct MHD_Connection *connection,
+		  struct MHD_UpgradeResponseHandle *handle, int socket, int fd, const char *extra,
+		  size_t extra_size)
+{
+	struct carried *carried = malloc(sizeof(*carried));
+
+	if (!carried)
+		abort();
+	*carried = (struct carried){ .server = server,
+				     .door = door_of(connection),
+				     .handle = handle,
+				     .next = server->carried };
+	server->carried = carried;
+	carried->relay = relay_new(server->daemon->loop, socket, fd, carried_ended, carried);
+	if (extra_size)
+		relay_put(carried->relay, extra, extra_size);
+}
+
+static void end_carried(struct server *server, const struct door *door)
+{
+	struct carried *carried = server->carried;
+
+	while (carried) {
+		struct carried *next = carried->next;
+
+		if (carried->door == door)
+			relay_end(carried->relay);
+		carried = next;
+	}
+}
+
 struct handover {
+	struct server *server;
 	int fd;
 };
 
@@ -326,10 +402,16 @@ static void upgraded(void *user, struct MHD_Connection *connection, void *call, 
 {
 	struct handover *handover = user;
 
-	send_descriptor(socket, handover->fd);
-	close(handover->fd);
+	door_allow(connection, 0);
+	if (door_is_remote(door_of(connection))) {
+		carry(handover->server, connection, handle, socket, handover->fd, extra,
+		      extra_size);
+	} else {
+		send_descriptor(socket, handover->fd);
+		close(handover->fd);
+		MHD_upgrade_action(handle, MHD_UPGRADE_ACTION_CLOSE);
+	}
 	free(handover);
-	MHD_upgrade_action(handle, MHD_UPGRADE_ACTION_CLOSE);
 }
 
 /* Takes fd. */
@@ -341,7 +423,7 @@ static result_t hand_over(struct call *call, const char *protocol, int fd)
 
 	if (!handover)
 		abort();
-	handover->fd = fd;
+	*handover = (struct handover){ call->server, fd };
 	response = MHD_create_response_for_upgrade(upgraded, handover);
 	MHD_add_response_header(response, "Upgrade", protocol);
 	r = MHD_queue_response(call->connection, MHD_HTTP_SWITCHING_PROTOCOLS, response);
@@ -361,7 +443,15 @@ static struct vm *find_vm(struct call *call, const char *name)
 {
 	struct vm *vm = vm_find(call->server->daemon, name);
 
-	return vm ? vm : vm_find_id(call->server->daemon, name);
+	if (!vm)
+		vm = vm_find_id(call->server->daemon, name);
+	return vm && request_may_see(call->user, vm) ? vm : NULL;
+}
+
+/* What runs or reaches into virtual machines as they are. */
+static bool is_operator(const struct call *call)
+{
+	return !call->user || call->user->role >= CMDLET_ROLE_OPERATOR;
 }
 
 /* ---- GET /v1/console/NAME ---- */
@@ -388,6 +478,9 @@ static result_t get_console(struct call *call, const char *name)
 
 	if (!vm)
 		return refuse(call, 0, ERR_NOT_FOUND, "there is no virtual machine of this name");
+	if (!is_operator(call) && !access_is_granted(call->user, vm->id))
+		return refuse(call, 0, ERR_DENIED,
+			      "this needs the role Operator, or Grant-VMConnectAccess");
 	if (!wants(call, "oyako-console"))
 		return refuse(call, MHD_HTTP_UPGRADE_REQUIRED, ERR_INVALID,
 			      "a console needs 'Upgrade: oyako-console'");
@@ -436,20 +529,23 @@ static void detach_guest(struct call *call)
 	free(guest);
 }
 
-static result_t get_socket(struct call *call, const char *name)
+/* which: the service, from the call. */
+static result_t connect_guest(struct call *call, const char *name,
+			      int (*which)(struct call *, const struct vm *, struct guid *,
+					   struct error *))
 {
-	const char *text =
-	    MHD_lookup_connection_value(call->connection, MHD_GET_ARGUMENT_KIND, "service");
 	struct vm *vm = find_vm(call, name);
 	struct guid service;
 	struct error err;
 
 	if (!vm)
 		return refuse(call, 0, ERR_NOT_FOUND, "there is no virtual machine of this name");
+	if (!is_operator(call))
+		return refuse(call, 0, ERR_DENIED, "this needs the role Operator");
 	if (!wants(call, "oyako-socket"))
 		return refuse(call, MHD_HTTP_UPGRADE_REQUIRED, ERR_INVALID,
 			      "a guest's socket needs 'Upgrade: oyako-socket'");
-	if (guest_socket_parse(text ? text : "", &service, &err) < 0)
+	if (which(call, vm, &service, &err) < 0)
 		return answer_error(call, 0, &err);
 	call->guest = calloc(1, sizeof(*call->guest));
 	if (!call->guest)
@@ -457,6 +553,32 @@ static result_t get_socket(struct call *call, const char *name)
 	*call->guest = (struct guest_call){ .call = call, .fd = -1 };
 	guest_socket_connect(vm, &service, guest_connected, call->guest);
 	return suspend(call, 0);
+}
+
+static int any_service(struct call *call, const struct vm *vm, struct guid *ret, struct error *err)
+{
+	const char *text =
+	    MHD_lookup_connection_value(call->connection, MHD_GET_ARGUMENT_KIND, "service");
+
+	return guest_socket_parse(text ? text : "", ret, err);
+}
+
+static result_t get_socket(struct call *call, const char *name)
+{
+	return connect_guest(call, name, any_service);
+}
+
+/* ---- GET /v1/enhanced-session/NAME ---- */
+
+static int session_service(struct call *call, const struct vm *vm, struct guid *ret,
+			   struct error *err)
+{
+	return guest_socket_session(vm, ret, err);
+}
+
+static result_t get_session(struct call *call, const char *name)
+{
+	return connect_guest(call, name, session_service);
 }
 
 /* ---- POST /v1/refused/NAME ---- */
@@ -468,7 +590,7 @@ static result_t post_refused(struct call *call, const char *name)
 	json_t *body = json_loadb(call->body ? call->body : "", call->body_len, 0, NULL);
 	const char *user = json_string_value(json_object_get(body, "user"));
 
-	if (!vm || !user) {
+	if (!vm || !user || !is_operator(call)) {
 		json_decref(body);
 		return refuse(call, 0, ERR_INVALID, "no such virtual machine, or no \"user\"");
 	}
@@ -513,12 +635,16 @@ static result_t dispatch(struct call *call, const char *url, const char *method)
 		return get_console(call, rest);
 	if ((rest = after(url, "/v1/socket/")) && get)
 		return get_socket(call, rest);
+	if ((rest = after(url, "/v1/enhanced-session/")) && get)
+		return get_session(call, rest);
 	if ((rest = after(url, "/v1/refused/")) && strcmp(method, "POST") == 0)
 		return post_refused(call, rest);
 	if (strcmp(url, "/v1/version") == 0 && get)
 		return get_version(call);
 	return refuse(call, MHD_HTTP_NOT_FOUND, ERR_NOT_FOUND, "there is nothing here");
 }
+
+/* ---- who asks ---- */
 
 /* Is the other end of the socket our own user, or root? */
 static bool is_trusted(struct call *call)
@@ -527,20 +653,56 @@ static bool is_trusted(struct call *call)
 	    MHD_get_connection_info(call->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
+	char name[40];
 
 	if (!info || getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
 		return false;
 	if (peer.uid == geteuid() || peer.uid == 0)
 		return true;
-	if (log_limit_allows(&call->server->refused_limit)) {
-		char text[100];
-
-		snprintf(text, sizeof(text), "A request of user %u was refused.",
-			 (unsigned)peer.uid);
-		events_write(call->server->daemon->events,
-			     &(struct event){ .kind = EVENT_REQUEST_REFUSED, .message = text });
-	}
+	snprintf(name, sizeof(name), "with the number %u", (unsigned)peer.uid);
+	log_refusal(call->server, "this host", name, "this service is another user's");
 	return false;
+}
+
+/* TLS has proved that the client holds the certificate's key. */
+static const struct access_user *user_by_certificate(struct call *call)
+{
+	size_t size = 0;
+	const void *der = door_certificate_of(call->connection, &size);
+
+	return der ? access_by_certificate(call->server->daemon->access, der, size, time(NULL))
+		   : NULL;
+}
+
+static bool identify(struct call *call)
+{
+	const char *header;
+
+	if (!is_remote(call))
+		return is_trusted(call);
+	header = MHD_lookup_connection_value(call->connection, MHD_HEADER_KIND, "Authorization");
+	call->user = access_by_token(call->server->daemon->access, header, time(NULL));
+	if (!call->user)
+		call->user = user_by_certificate(call);
+	return call->user != NULL;
+}
+
+static result_t refuse_stranger(struct call *call)
+{
+	if (is_remote(call))
+		return refuse(call, MHD_HTTP_UNAUTHORIZED, ERR_DENIED,
+			      "no token and no certificate that this host knows");
+	return refuse(call, 0, ERR_DENIED, "this service is another user's");
+}
+
+/* ---- requests ---- */
+
+static bool announces_too_much(struct call *call)
+{
+	const char *length =
+	    MHD_lookup_connection_value(call->connection, MHD_HEADER_KIND, "Content-Length");
+
+	return length && strtoull(length, NULL, 10) > MAX_BODY_BYTES;
 }
 
 static struct call *call_new(struct server *server, struct MHD_Connection *connection)
@@ -574,6 +736,21 @@ static void take_body(struct call *call, const char *data, size_t size)
 	call->body_len += size;
 }
 
+/* The head is there. From elsewhere, a stranger's body, or one that is too large, is not waited
+ * for. */
+static result_t begin(struct call *call)
+{
+	door_allow(call->connection, BODY_SECONDS);
+	if (!is_remote(call))
+		return MHD_YES;
+	if (!identify(call))
+		return refuse_stranger(call);
+	if (announces_too_much(call))
+		return refuse(call, MHD_HTTP_CONTENT_TOO_LARGE, ERR_LIMIT,
+			      "the body is larger than 1 MB");
+	return MHD_YES;
+}
+
 static result_t on_request(void *user, struct MHD_Connection *connection, const char *url,
 			   const char *method, const char *version, const char *data, size_t *size,
 			   void **state)
@@ -583,19 +760,21 @@ static result_t on_request(void *user, struct MHD_Connection *connection, const 
 	if (!call) {
 		call = call_new(user, connection);
 		*state = call;
-		return call ? MHD_YES : MHD_NO;
+		return call ? begin(call) : MHD_NO;
 	}
 	if (*size) {
 		take_body(call, data, *size);
 		*size = 0;
 		return MHD_YES;
 	}
+	door_allow(connection, 0);
 	if (call->request) /* resumed */
 		return answer_request(call);
 	if (call->guest)
 		return answer_guest(call);
-	if (!is_trusted(call))
-		return refuse(call, 0, ERR_DENIED, "this service is another user's");
+	/* Again: meanwhile the user may have been removed. */
+	if (!identify(call))
+		return refuse_stranger(call);
 	if (call->too_large)
 		return refuse(call, MHD_HTTP_CONTENT_TOO_LARGE, ERR_LIMIT,
 			      "the body is larger than 1 MB");
@@ -621,54 +800,29 @@ static void on_completed(void *user, struct MHD_Connection *connection, void **s
 	*state = NULL;
 }
 
-static void log_http(void *user, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
-static void log_http(void *user, const char *fmt, va_list ap)
-{
-	char text[300];
-
-	vsnprintf(text, sizeof(text), fmt, ap);
-	text[strcspn(text, "\n")] = '\0';
-	log_debug("http: %s", text);
-}
-
 /* ---- life ---- */
 
-static int start_http(struct server *server, int listen_fd, struct error *err)
+static int open_door(struct server *server, struct door_options *options, struct door **ret,
+		     struct error *err)
 {
-	const union MHD_DaemonInfo *info;
-	int r;
-
-	server->http = MHD_start_daemon(
-	    MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE | MHD_USE_ERROR_LOG, 0,
-	    NULL, NULL, on_request, server, MHD_OPTION_EXTERNAL_LOGGER, log_http, NULL,
-	    MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_CONNECTION_LIMIT,
-	    (unsigned)MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS,
-	    MHD_OPTION_NOTIFY_COMPLETED, on_completed, server, MHD_OPTION_END);
-	if (!server->http) {
-		close(listen_fd);
-		return error_set(err, ERR_INTERNAL, "the HTTP server could not be started");
-	}
-	info = MHD_get_daemon_info(server->http, MHD_DAEMON_INFO_EPOLL_FD);
-	if (!info)
-		return error_set(err, ERR_INTERNAL, "the HTTP server has no epoll descriptor");
-	r = loop_timer_new(server->daemon->loop, run_http, server, &server->timer, err);
-	if (r == 0)
-		r = loop_fd_add(server->daemon->loop, info->epoll_fd, EPOLLIN, http_ready, server,
-				&server->watch, err);
-	return r;
+	options->on_request = on_request;
+	options->on_completed = on_completed;
+	options->on_rubbish = on_rubbish;
+	options->user = server;
+	return door_new(server->daemon->loop, options, ret, err);
 }
 
 int server_new(struct daemon *daemon, int listen_fd, struct server **ret, struct error *err)
 {
+	struct door_options options = { .listen_fd = listen_fd,
+					.max_connections = MAX_CONNECTIONS };
 	struct server *server = calloc(1, sizeof(*server));
 	int r;
 
-	if (!server) {
-		close(listen_fd);
-		return error_set(err, ERR_NO_MEMORY, "no memory for the server");
-	}
+	if (!server)
+		abort();
 	server->daemon = daemon;
-	r = start_http(server, listen_fd, err);
+	r = open_door(server, &options, &server->local, err);
 	if (r < 0) {
 		server_free(server);
 		return r;
@@ -677,27 +831,54 @@ int server_new(struct daemon *daemon, int listen_fd, struct server **ret, struct
 	return 0;
 }
 
+int server_open_remote(struct server *server, int listen_fd, const char *certificate_pem,
+		       const char *key_pem, struct error *err)
+{
+	struct door_options options = { .listen_fd = listen_fd,
+					.max_connections = MAX_REMOTE_CONNECTIONS,
+					.max_per_address = MAX_PER_ADDRESS,
+					.certificate_pem = certificate_pem,
+					.key_pem = key_pem };
+
+	server_close_remote(server);
+	return open_door(server, &options, &server->remote, err);
+}
+
+/* libmicrohttpd insists that nobody is suspended, or upgraded, when it ends. */
+static void close_door(struct server *server, struct door *door)
+{
+	if (!door)
+		return;
+	end_carried(server, door);
+	for (struct call *call = server->calls; call; call = call->next)
+		if (call->suspended && door_of(call->connection) == door) {
+			call->suspended = false;
+			MHD_resume_connection(call->connection);
+		}
+	door_free(door);
+}
+
+void server_close_remote(struct server *server)
+{
+	close_door(server, TAKE(server->remote));
+}
+
 void server_free(struct server *server)
 {
 	if (!server)
 		return;
-	/* libmicrohttpd insists that nobody is suspended when it ends. */
-	for (struct call *call = server->calls; call; call = call->next)
-		if (call->suspended) {
-			call->suspended = false;
-			MHD_resume_connection(call->connection);
-		}
-	loop_fd_remove(server->watch);
-	loop_timer_free(server->timer);
-	if (server->http)
-		MHD_stop_daemon(server->http);
+	server_close_remote(server);
+	close_door(server, server->local);
 	free(server);
 }
 
 unsigned server_connections(const struct server *server)
 {
-	const union MHD_DaemonInfo *info =
-	    MHD_get_daemon_info(server->http, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+	return door_connections(server->local) +
+	       (server->remote ? door_connections(server->remote) : 0);
+}
 
-	return info ? info->num_connections : 0;
+bool server_is_open(const struct server *server)
+{
+	return server->remote != NULL;
 }

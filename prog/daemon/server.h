@@ -1,6 +1,6 @@
 /*
- * The API: JSON over HTTP/1.1 on a Unix socket (docs/api.md), by libmicrohttpd without threads of
- * its own: it runs inside the daemon's loop. Only the daemon's own user and root are served.
+ * The API: JSON over HTTP/1.1 on a Unix socket, for the daemon's own user and root, and over TLS,
+ * for the users that `access` lists (docs/api.md).
  */
 #ifndef DAEMON_SERVER_H
 #define DAEMON_SERVER_H
@@ -12,6 +12,12 @@ struct server;
 /* Takes listen_fd. */
 int server_new(struct daemon *daemon, int listen_fd, struct server **ret, struct error *err);
 void server_free(struct server *server);
+/* Listens for clients elsewhere. Takes listen_fd, borrows the texts. Another remote door is closed
+ * first; neither may be called on behalf of a remote client. */
+int server_open_remote(struct server *server, int listen_fd, const char *certificate_pem,
+		       const char *key_pem, struct error *err);
+void server_close_remote(struct server *server);
+bool server_is_open(const struct server *server); /* for clients elsewhere */
 /* Connections that are open now. */
 unsigned server_connections(const struct server *server);
 

@@ -357,7 +357,15 @@ int vm_change(struct vm *vm, struct config_vm *config, struct error *err)
 	int r = vm_check_busy(vm, err);
 
 	if (r == 0)
-		r = config_vm_check(config, err);
+		return vm_follow(vm, config, err);
+	config_vm_free(config);
+	return r;
+}
+
+int vm_follow(struct vm *vm, struct config_vm *config, struct error *err)
+{
+	int r = config_vm_check(config, err);
+
 	if (r == 0)
 		r = save(vm, config, err);
 	if (r < 0) {

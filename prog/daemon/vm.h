@@ -35,6 +35,7 @@ struct vm {
 	char *folder;
 	enum vm_state state;
 	const char *busy;          /* why it can be neither started nor changed; NULL: it can */
+	unsigned changing;         /* changes of its devices that the worker has not answered */
 	struct run *run;           /* NULL: off */
 	json_t *last_stop;         /* "reason", "text", "time", perhaps "crash"; NULL: never ran */
 	bool host_stops;           /* it is stopped with the host, not by somebody */
@@ -67,6 +68,8 @@ int vm_remove(struct vm *vm, struct error *err);
 int vm_check_busy(const struct vm *vm, struct error *err);
 /* Writes a changed description (taken, also on failure) and makes it the VM's. */
 int vm_change(struct vm *vm, struct config_vm *config, struct error *err);
+/* The same for what has happened already, also to a VM that is busy. */
+int vm_follow(struct vm *vm, struct config_vm *config, struct error *err);
 /* A copy to change. NULL: no memory. */
 struct config_vm *vm_config_copy(const struct vm *vm, struct error *err);
 

@@ -8,8 +8,9 @@
 
 #include "control.h"
 
+#include "ipc/ipc.h"
+
 #define MAX_CLIENTS 8
-#define MAX_FDS     4
 
 struct client {
 	struct control *control;
@@ -31,7 +32,7 @@ struct control {
 	/* The request that is being carried out. */
 	uint64_t calling; /* the client's number */
 	json_t *calling_id;
-	int fds[MAX_FDS]; /* came with it; -1: none, or taken */
+	int fds[IPC_MAX_FDS]; /* came with it; -1: none, or taken */
 };
 
 /* Returned by an operation that answers later. */

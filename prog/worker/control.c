@@ -74,10 +74,11 @@ static json_t *memory_json(struct machine *machine)
 
 	machine_memory(machine, &memory);
 	return json_pack(
-	    "{s:i, s:I, s:I, s:I, s:I, s:I}", "version", (int)memory.version, "assigned_bytes",
+	    "{s:i, s:I, s:I, s:I, s:I, s:I, s:I}", "version", (int)memory.version, "assigned_bytes",
 	    (json_int_t)memory.assigned_bytes, "target_bytes", (json_int_t)memory.target_bytes,
 	    "demand_bytes", (json_int_t)memory.demand_bytes, "available_bytes",
-	    (json_int_t)memory.available_bytes, "backed_bytes", (json_int_t)memory.backed_bytes);
+	    (json_int_t)memory.available_bytes, "growth_bytes", (json_int_t)memory.growth_bytes,
+	    "backed_bytes", (json_int_t)memory.backed_bytes);
 }
 
 json_t *control_memory_event(struct machine *machine)
@@ -200,6 +201,72 @@ static int op_save(struct control *control, json_t *request, json_t **ret, struc
 	return r;
 }
 
+/* ---- checkpoints ---- */
+
+static int get_place(const json_t *request, struct guid *ret_controller, unsigned *ret_location,
+		     struct error *err)
+{
+	const char *controller = json_string_value(json_object_get(request, "controller"));
+	json_int_t location = json_integer_value(json_object_get(request, "location"));
+
+	if (!controller || !guid_parse(controller, ret_controller) || location < 0 ||
+	    location > UINT16_MAX)
+		return error_set(err, ERR_INVALID, "\"controller\" and \"location\" name no disk");
+	*ret_location = (unsigned)location;
+	return 0;
+}
+
+/* Its descriptors: mark, memory where it is wanted, one for each disk. They stay the control's. */
+static int read_checkpoint(struct control *control, const json_t *request,
+			   struct machine_layer *layers, struct machine_checkpoint *ret,
+			   struct error *err)
+{
+	const json_t *disks = json_object_get(request, "disks");
+	bool memory = json_is_true(json_object_get(request, "memory"));
+	unsigned first = memory ? 2 : 1, count = (unsigned)json_array_size(disks);
+	int r = 0;
+
+	if (json_array_size(disks) > IPC_MAX_FDS - first)
+		return error_set(err, ERR_LIMIT, "a checkpoint has at most %u disks",
+				 IPC_MAX_FDS - first);
+	for (unsigned i = 0; r == 0 && i < count; i++) {
+		layers[i].fd = control->fds[first + i];
+		r = get_place(json_array_get(disks, i), &layers[i].controller, &layers[i].location,
+			      err);
+	}
+	for (unsigned i = 0; r == 0 && i < first + count; i++)
+		if (control->fds[i] < 0)
+			r = error_set(err, ERR_INVALID, "it lacks descriptors");
+	*ret = (struct machine_checkpoint){ .memory_fd = memory ? control->fds[1] : -1,
+					    .mark_fd = control->fds[0],
+					    .layers = layers,
+					    .layer_count = count,
+					    .done = on_saved,
+					    .user = control };
+	return r;
+}
+
+static int op_checkpoint(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	struct machine_layer layers[IPC_MAX_FDS];
+	struct machine_checkpoint checkpoint;
+	int r = read_checkpoint(control, request, layers, &checkpoint, err);
+
+	if (r == 0 && json_is_true(json_object_get(request, "frozen")) &&
+	    !ic_vss_frozen(machine_ic(control->machine)))
+		r = error_set(err, ERR_TIMEOUT,
+			      "the guest's file systems did not stand still until its disks had "
+			      "their layers");
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < checkpoint.layer_count + (checkpoint.memory_fd >= 0 ? 2 : 1); i++)
+		control->fds[i] = -1;
+	r = machine_checkpoint(control->machine, &checkpoint, err);
+	if (r == 0 && checkpoint.memory_fd >= 0)
+		control_event(control, state_event(control->machine));
+	return r;
+}
+
 static int op_set_integration(struct control *control, json_t *request, json_t **ret,
 			      struct error *err)
 {
@@ -222,26 +289,35 @@ static int op_set_integration(struct control *control, json_t *request, json_t *
 
 struct merge_watch {
 	struct control *control;
-	json_int_t disk;
+	char controller[GUID_TEXT_SIZE];
+	unsigned location;
 	uint64_t told_ns;
 };
+
+static json_t *merge_event(const struct merge_watch *watch, const char *name)
+{
+	return json_pack("{s:s, s:s, s:i}", "event", name, "controller", watch->controller,
+			 "location", (int)watch->location);
+}
 
 static void on_merge_progress(void *user, uint64_t done, uint64_t total)
 {
 	struct merge_watch *watch = user;
+	json_t *event;
 
 	if (clock_now_ns() - watch->told_ns < PROGRESS_NS)
 		return;
 	watch->told_ns = clock_now_ns();
-	control_event(watch->control,
-		      json_pack("{s:s, s:I, s:I, s:I}", "event", "disk-merging", "disk",
-				watch->disk, "done", (json_int_t)done, "total", (json_int_t)total));
+	event = merge_event(watch, "disk-merging");
+	json_object_set_new(event, "done", json_integer((json_int_t)done));
+	json_object_set_new(event, "total", json_integer((json_int_t)total));
+	control_event(watch->control, event);
 }
 
 static void on_merged(void *user, const struct error *err)
 {
 	struct merge_watch *watch = user;
-	json_t *event = json_pack("{s:s, s:I}", "event", "disk-merged", "disk", watch->disk);
+	json_t *event = merge_event(watch, "disk-merged");
 
 	if (err)
 		json_object_set_new(
@@ -258,7 +334,7 @@ static int take_layers(struct control *control, const json_t *request, struct li
 	const json_t *layers = json_object_get(request, "layers");
 	size_t count = json_array_size(layers);
 
-	if (count > MAX_FDS)
+	if (count > IPC_MAX_FDS)
 		return error_set(err, ERR_INVALID, "%zu layers can't be merged with", count);
 	for (size_t i = 0; i < count; i++) {
 		json_int_t layer = json_integer_value(json_array_get(layers, i));
@@ -283,8 +359,9 @@ static unsigned number_of(const json_t *request, const char *name)
 
 static int op_merge_disk(struct control *control, json_t *request, json_t **ret, struct error *err)
 {
-	struct merge_watch *watch = malloc(sizeof(*watch));
-	struct live_file files[MAX_FDS];
+	struct merge_watch *watch = calloc(1, sizeof(*watch));
+	struct live_file files[IPC_MAX_FDS];
+	struct guid controller;
 	struct live_merge merge = {
 		.first = number_of(request, "first"),
 		.into = number_of(request, "into"),
@@ -295,13 +372,17 @@ static int op_merge_disk(struct control *control, json_t *request, json_t **ret,
 		.done = on_merged,
 		.user = watch,
 	};
-	int r = watch ? take_layers(control, request, files, &merge.file_count, err)
-		      : error_set(err, ERR_NO_MEMORY, "no memory to merge disks");
+	int r;
 
+	if (!watch)
+		return error_set(err, ERR_NO_MEMORY, "no memory to merge disks");
+	watch->control = control;
+	r = get_place(request, &controller, &watch->location, err);
+	if (r == 0)
+		r = take_layers(control, request, files, &merge.file_count, err);
 	if (r == 0) {
-		*watch =
-		    (struct merge_watch){ .control = control, .disk = number_of(request, "disk") };
-		r = machine_disk_merge(control->machine, number_of(request, "disk"), &merge, err);
+		guid_format(&controller, watch->controller);
+		r = machine_disk_merge(control->machine, &controller, watch->location, &merge, err);
 	}
 	if (r < 0)
 		free(watch);
@@ -311,15 +392,11 @@ static int op_merge_disk(struct control *control, json_t *request, json_t **ret,
 static int op_cancel_merge(struct control *control, json_t *request, json_t **ret,
 			   struct error *err)
 {
-	return machine_disk_merge_cancel(control->machine, number_of(request, "disk"), err);
-}
+	struct guid controller;
+	unsigned location;
+	int r = get_place(request, &controller, &location, err);
 
-static int op_push_disk(struct control *control, json_t *request, json_t **ret, struct error *err)
-{
-	int fd = control_take_fd(control, err);
-
-	return fd < 0 ? fd
-		      : machine_disk_push(control->machine, number_of(request, "disk"), fd, err);
+	return r < 0 ? r : machine_disk_merge_cancel(control->machine, &controller, location, err);
 }
 
 static int op_track_drive(struct control *control, json_t *request, json_t **ret, struct error *err)
@@ -374,7 +451,7 @@ static const struct control_operation operations[] = {
 	{ "save", op_save },
 	{ "set-memory", op_set_memory },
 	{ "set-integration", op_set_integration },
-	{ "push-disk", op_push_disk },
+	{ "checkpoint", op_checkpoint },
 	{ "merge-disk", op_merge_disk },
 	{ "cancel-merge-disk", op_cancel_merge },
 	{ "track-drive", op_track_drive },
@@ -503,12 +580,10 @@ static void client_ready(void *user, uint32_t events)
 	int r = ipc_recv(client->fd, &request, fds, &fd_count, NULL);
 
 	if (r == 1) {
-		for (unsigned i = 0; i < MAX_FDS; i++)
+		for (unsigned i = 0; i < IPC_MAX_FDS; i++)
 			control->fds[i] = i < fd_count ? fds[i] : -1;
-		for (unsigned i = MAX_FDS; i < fd_count; i++)
-			close(fds[i]);
 		answer(client, request);
-		for (unsigned i = 0; i < MAX_FDS; i++)
+		for (unsigned i = 0; i < IPC_MAX_FDS; i++)
 			if (control->fds[i] >= 0)
 				close(control->fds[i]);
 		json_decref(request);

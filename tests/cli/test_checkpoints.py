@@ -1,8 +1,11 @@
-"""Checkpoints of a VM that is off: their tree, and what becomes of its disks."""
+"""Checkpoints: their tree, and what becomes of the disks of a VM that is off, or runs."""
 import glob
+import json
 import os
 import subprocess
 import time
+
+import pytest
 
 from conftest import wait_for
 
@@ -168,7 +171,7 @@ def test_refused(host):
     host.new_vm("a", "", "-VHDPath", image)
     assert "no virtual hard disk" in host.run("checkpoint-vm", "-Name", "a", status=1)
     assert tree(host) == {} and disk_of(host) == image
-    assert os.listdir(os.path.join(host.vm_folder("a"), "checkpoints")) == []
+    assert leftovers(host) == []
     host.run("set-vm", "-Name", "a", "-CheckpointType", "Disabled")
     assert "Disabled" in host.run("checkpoint-vm", "-Name", "a", status=1)
 
@@ -185,3 +188,138 @@ def test_one_disk_fails(host):
         f.write(b"rubbish!" * 100000)
     assert "e.vhdx" in host.run("checkpoint-vm", "-Name", "a", status=1)
     assert disk_of(host) == disk and layers(host) == [] and tree(host) == {}
+
+
+def running(host, behaviour, kind="Standard", disks=2):
+    paths = [host.folder + "/d%d.vhdx" % i for i in range(disks)]
+    for path in paths:
+        host.run("new-vhd", path, "64MB")
+    write(host, paths[0], 1, 0)
+    host.new_vm("a", behaviour, "-VHDPath", paths[0])
+    for path in paths[1:]:
+        host.run("add-vmharddiskdrive", "-VMName", "a", "-Path", path)
+    host.run("set-vm", "-Name", "a", "-CheckpointType", kind)
+    host.run("start-vm", "a")
+    return paths
+
+
+def disks_of(host):
+    return [d["Path"] for d in host.json("get-vmharddiskdrive", "-VMName", "a")]
+
+
+def leftovers(host):
+    """In the VM's folder, and disks that nothing has."""
+    folder = os.path.join(host.vm_folder("a"), "checkpoints")
+    names = os.listdir(folder) if os.path.exists(folder) else []
+    inside = [f for name in names for f in os.listdir(os.path.join(folder, name))
+              if f not in ("checkpoint.json", "vm.json", "memory")]
+    known = set(disks_of(host))
+    for name in names:
+        with open(os.path.join(folder, name, "vm.json")) as f:
+            known |= {d["path"] for c in json.load(f)["scsi_controllers"] for d in c["drives"]}
+    return inside + [name for name in names if "." in name] + [p for p in layers(host) if p not in known]
+
+
+def worker_pid(host):
+    with open(os.path.join(host.runtime, "vm", host.vm("a")["VMId"], "run.json")) as f:
+        return json.load(f)["pid"]
+
+
+def events(host, kind):
+    return [e for e in host.json("get-vmevent", "a") if e["Event"] == kind]
+
+
+def test_taken_while_it_runs(host):
+    """The same worker goes on, on new disks; what is applied later starts from its memory."""
+    paths = running(host, "")
+    worker = worker_pid(host)
+    taken = host.json("checkpoint-vm", "-Name", "a", "-SnapshotName", "one", "-Passthru")[0]
+    assert taken["HasMemory"] and taken["CheckpointType"] == "Standard" and taken["IsCurrent"]
+    assert worker_pid(host) == worker and host.vm("a")["State"] == "Running"
+    assert all(os.path.splitext(p)[0] in q and q.endswith(".avhdx") for p, q in zip(paths, disks_of(host)))
+    assert events(host, "vm-checkpoint")[-1]["Data"]["PauseMilliseconds"] == 2.5
+    host.run("suspend-vm", "a")
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "two")
+    assert host.vm("a")["State"] == "Paused" and tree(host) == {"one": None, "two": "one"}
+    leaves = disks_of(host)
+    host.run("restore-vmcheckpoint", "-VMName", "a", "-Name", "one", "-Confirm:false")
+    assert host.vm("a")["State"] == "Saved" and not set(leaves) & set(layers(host))
+    host.run("start-vm", "a")
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    check(host, disks_of(host)[0], 1, 0)
+    assert leftovers(host) == []
+
+
+@pytest.mark.parametrize("behaviour,state", [("full", "Running"), ("dieearly", "Off"), ("dielate", "Off")])
+def test_fails_while_it_runs(host, behaviour, state):
+    """What its disks are in the end is what the worker had them be."""
+    paths = running(host, behaviour)
+    message = host.run("checkpoint-vm", "-Name", "a", status=1)
+    assert "disk is full" in message or "worker" in message or "ended" in message or "interrupted" in message
+    wait_for(lambda: host.vm("a")["State"] == state)
+    assert tree(host) == {} and leftovers(host) == []
+    assert (disks_of(host) == paths) == (behaviour == "dieearly")
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    check(host, disks_of(host)[0], 1, 0)
+
+
+@pytest.mark.parametrize("behaviour", ["layers=1.5", "memory=1.5"])
+@pytest.mark.parametrize("worker_dies", [False, True])
+def test_service_killed_while_it_runs(host, behaviour, worker_dies):
+    """The next service lets the worker finish, or settles what it had come to."""
+    paths = running(host, behaviour)
+    worker = worker_pid(host)
+    taking = subprocess.Popen(host.command("checkpoint-vm", "-Name", "a", "-SnapshotName", "one"), env=host.env,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = os.path.join(host.vm_folder("a"), "checkpoints")
+    # Its worker is at it.
+    mark = wait_for(lambda: glob.glob(folder + "/*.new/mark"))[0]
+    if behaviour.startswith("memory"):
+        wait_for(lambda: os.path.getsize(mark) == 1)
+    host.kill_daemon()
+    if worker_dies:
+        os.kill(worker, 9)
+    taking.wait(30)
+    if worker_dies:
+        assert host.vm("a")["State"] == "Off" and tree(host) == {}
+        assert (disks_of(host) == paths) == behaviour.startswith("layers")
+    else:
+        wait_for(lambda: tree(host) == {"one": None})
+        assert host.vm("a")["State"] == "Running" and not set(paths) & set(disks_of(host))
+        host.run("stop-vm", "a", "-TurnOff", "-Force")
+    assert leftovers(host) == []
+    check(host, disks_of(host)[0], 1, 0)
+
+
+def test_service_killed_at_any_moment(host):
+    running(host, "layers=0.05 memory=0.05")
+    for delay in (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5):
+        interrupted(host, delay, "checkpoint-vm", "-Name", "a")
+        assert host.vm("a")["State"] == "Running"
+        wait_for(lambda: leftovers(host) == [])
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    check(host, disks_of(host)[0], 1, 0)
+
+
+def test_production(host):
+    """The guest's file systems stand still while its disks get their layers; there is no memory."""
+    running(host, "vss", "Production")
+    taken = host.json("checkpoint-vm", "-Name", "a", "-SnapshotName", "one", "-Passthru")[0]
+    assert taken["CheckpointType"] == "Production" and not taken["HasMemory"]
+    host.run("restore-vmcheckpoint", "-VMName", "a", "-Name", "one", "-Confirm:false")
+    assert host.vm("a")["State"] == "Off" and leftovers(host) == []
+    check(host, disks_of(host)[0], 1, 0)
+
+
+@pytest.mark.parametrize("behaviour", ["", "vss thawed"])
+def test_production_falls_back(host, behaviour):
+    paths = running(host, behaviour, "Production")
+    taken = host.json("checkpoint-vm", "-Name", "a", "-Passthru")[0]
+    assert taken["CheckpointType"] == "Standard" and taken["HasMemory"]
+    assert "standard checkpoint is taken instead" in events(host, "vm-checkpoint-fell-back")[0]["Message"]
+    assert leftovers(host) == []
+    before = disks_of(host)
+    assert not set(paths) & set(before)
+    host.run("set-vm", "-Name", "a", "-CheckpointType", "ProductionOnly")
+    assert "production checkpoint" in host.run("checkpoint-vm", "-Name", "a", status=1)
+    assert disks_of(host) == before and len(tree(host)) == 1 and leftovers(host) == []

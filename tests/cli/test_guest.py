@@ -1,6 +1,8 @@
 """What goes to programs and services in a guest, which the fake worker plays."""
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import threading
@@ -41,6 +43,32 @@ def test_socket_to_the_guest(host):
     assert "no virtual machine" in host.run("connect-vmsocket", "b", 5000, status=1)
     host.run("stop-vm", "a", "-TurnOff")
     assert "not running" in host.run("connect-vmsocket", "a", 5000, status=1)
+
+
+def test_enhanced_session(host):
+    """RDP clients come to a port of the host; in the guest something listens on port 3389."""
+    host.running_vm("a")
+    session = ("connect-vm", "a", "-EnhancedSession")
+    assert "over VMBus, which is for Windows" in host.run(*session, status=1)
+    host.run("set-vm", "a", "-EnhancedSessionTransportType", "hvsocket")
+    assert host.vm("a")["EnhancedSessionTransportType"] == "HvSocket"
+    assert "is no address and port" in host.run(*session, "-ListenAddress", "somewhere:rdp", status=1)
+    assert "goes with -EnhancedSession" in host.run("connect-vm", "a", "-ListenAddress", ":0", status=1)
+    door = subprocess.Popen(host.command(*session), env=host.env, stdout=subprocess.PIPE, text=True)
+    address = re.search(r"'a' at (127\.0\.0\.1):(\d+); ", door.stdout.readline()).groups()
+    first, second = (socket.create_connection(address, PATIENCE) for _ in range(2))
+    second.sendall(b"second")
+    first.sendall(b"first " * 50000)
+    first.shutdown(socket.SHUT_WR)
+    assert second.recv(100) == b"SECOND"
+    assert b"".join(iter(lambda: first.recv(65536), b"")) == b"FIRST " * 50000
+    taken = "listening on 127.0.0.1 port " + address[1]
+    assert taken in host.run(*session, "-ListenAddress", ":" + address[1], status=1)
+    door.send_signal(signal.SIGINT)
+    assert door.wait(PATIENCE) == 0
+    assert second.recv(100) == b""
+    host.run("stop-vm", "a", "-TurnOff")
+    assert "not running" in host.run(*session, status=1)
 
 
 def test_socket_of_the_api(host):

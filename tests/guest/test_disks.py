@@ -163,6 +163,8 @@ class Worker:
         folder = os.path.join(host.env["XDG_RUNTIME_DIR"], "oyako", "vm", host.vm(name)["VMId"])
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(180)
+        with open(os.path.join(host.vm(name)["Path"], "vm.json")) as f:
+            self.place = {"controller": json.load(f)["scsi_controllers"][0]["id"], "location": 0}
         deadline = time.monotonic() + 120
         while True:
             try:  # the path as it is may be too long for an address
@@ -188,9 +190,15 @@ class Worker:
         reply = self.receive(lambda message: message.get("id") == 7)
         assert reply.get("ok"), reply
 
+    def push(self, mark, leaf):
+        with open(mark, "wb"):
+            pass
+        self.request([mark, leaf], op="checkpoint", memory=False, disks=[self.place])
+        assert os.path.getsize(mark) == 1
+
     def merge(self, files, layers, first, into):
-        self.request(files, op="merge-disk", disk=0, first=first, into=into, layers=layers,
-                     relative=".\\base")
+        self.request(files, op="merge-disk", first=first, into=into, layers=layers, relative=".\\base",
+                     **self.place)
         end = self.receive(lambda message: message.get("event") == "disk-merged")
         assert "error" not in end, end
 
@@ -209,7 +217,7 @@ def test_layers_change_under_the_guest(host, kernel, tmp_path, ending):
             worker = Worker(host, "t")
             worker.receive(lambda message: message.get("event") == "state")
             time.sleep(5)
-            worker.request([leaf], op="push-disk", disk=0)
+            worker.push(str(tmp_path / "mark"), leaf)
             time.sleep(2)
             worker.merge([middle, base], [1, 2], 1, 2)
             time.sleep(1)

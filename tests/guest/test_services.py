@@ -69,8 +69,13 @@ def test_each_is_disabled_and_enabled_live(web):
             if name in DAEMONS:
                 assert wait_for(lambda: web.console.command("systemctl is-active " + DAEMONS[name]) != "active", 60)
         web.host.run("enable-vmintegrationservice", name, "web")
+    # Faster than the guest can follow.
+    for _ in range(10):
+        web.host.run("disable-vmintegrationservice", "Heartbeat", "web")
+        web.host.run("enable-vmintegrationservice", "Heartbeat", "web")
     for name in SERVICES:
         assert wait_for(lambda: web.status(name) == "OK", 120), (name, web.status(name))
+    assert web.console.command("dmesg | grep -c WARNING") == "0"
     assert web.console.command("ls /dev/vmbus").split() == ["hv_fcopy", "hv_kvp", "hv_vss"]
 
 

@@ -181,10 +181,11 @@ def test_checkpoint_and_back(host, kernel, tmp_path):
 def test_checkpoint_with_disk(host, kernel, tmp_path):
     """Memory and disk go back together, and each branch of the tree has its own disk."""
     console = self_checking(host, kernel, tmp_path)
+    worker = host.workers()
     host.run("checkpoint-vm", "-Name", "t", "-SnapshotName", "one", timeout=300)
-    assert host.vm("t")["State"] == "Running"
-    console.close()
-    console = Console(host, "t")
+    assert host.vm("t")["State"] == "Running" and host.workers() == worker
+    pause = [e["Data"]["PauseMilliseconds"] for e in host.json("get-vmevent", "t") if e["Event"] == "vm-checkpoint"]
+    print("paused for", pause, "ms")
     console.expect("tick ", 120)
     console.expect("\n", 10)
     at_one = max(ticks(console.history))

@@ -1,0 +1,345 @@
+#include "checkpoint-take.h"
+
+#include "base/clock.h"
+#include "base/macros.h"
+#include "checkpoint-disks.h"
+#include "checkpoints.h"
+#include "files.h"
+#include "ipc/ipc.h"
+#include "run.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* How long the guest may take to have its file systems stand still, and the worker to answer. */
+#define FREEZE_SECONDS    60
+#define FREEZE_TIMEOUT_NS ((FREEZE_SECONDS + 30) * NS_PER_SEC)
+#define THAW_TIMEOUT_NS   (30 * NS_PER_SEC)
+#define WHAT              "a production checkpoint"
+
+/*
+ *	VM down		begin, [link the saved memory], make disks, commit
+ *	VM running	begin, make disks, [freeze], the worker does it, settle (run.c), [thaw]
+ *
+ * The VM is busy from beginning to end.
+ */
+struct taking {
+	struct vm *vm;
+	struct request *request;
+	checkpoint_taken done;
+	void *user;
+	struct checkpoint checkpoint; /* id, name, production, automatic; name is owned */
+	json_t *plan;
+	bool only_production; /* without falling back */
+	bool frozen;
+};
+
+static void thaw(struct taking *taking)
+{
+	if (taking->frozen)
+		run_request(taking->vm, json_pack("{s:s}", "op", "vss-thaw"), THAW_TIMEOUT_NS, NULL,
+			    NULL);
+	taking->frozen = false;
+}
+
+/* Hyper-V's rule: a production checkpoint that can't be had becomes a standard one, and says so. */
+static void note_fall_back(const struct taking *taking, const struct error *err)
+{
+	vm_event(taking->vm, EVENT_VM_CHECKPOINT_FELL_BACK, NULL,
+		 "Production checkpoints cannot be created for '%s' (%s). A standard checkpoint is "
+		 "taken instead.",
+		 taking->vm->config->name, err->text);
+}
+
+static void taking_end(struct taking *taking, const struct error *err)
+{
+	struct vm *vm = taking->vm;
+
+	thaw(taking);
+	taking->done(taking->user, vm, err ? NULL : taking->checkpoint.id, err);
+	json_decref(taking->plan);
+	free(taking->checkpoint.name);
+	free(taking);
+	vm_unref(vm);
+}
+
+/* The worker has not been asked, or has refused. */
+static void give_up(struct taking *taking, const struct error *err)
+{
+	taking->vm->busy = NULL;
+	checkpoint_abandon(taking->vm, taking->checkpoint.id);
+	taking_end(taking, err);
+}
+
+/* ---- may it be taken? ---- */
+
+static int check_type(const struct vm *vm, struct error *err)
+{
+	if (vm->config->checkpoint_type != CONFIG_CHECKPOINT_DISABLED)
+		return 0;
+	return error_set(err, ERR_DENIED, "its CheckpointType is Disabled; Set-VM changes that");
+}
+
+static int check_count(const struct vm *vm, struct error *err)
+{
+	struct checkpoints all;
+	size_t count;
+
+	checkpoints_load(vm, &all);
+	count = all.count;
+	checkpoints_done(&all);
+	return count < CHECKPOINTS_MAX
+		   ? 0
+		   : error_set(err, ERR_LIMIT, "it has %d checkpoints already", CHECKPOINTS_MAX);
+}
+
+static int check(const struct vm *vm, const char *name, struct error *err)
+{
+	int r = check_type(vm, err);
+
+	if (r == 0)
+		r = vm_check_busy(vm, err);
+	if (r == 0 && vm->changing)
+		r = error_set(err, ERR_BUSY, "its devices are being changed");
+	if (r == 0)
+		r = check_count(vm, err);
+	if (r == 0 && name)
+		r = config_check_name(name, "the checkpoint's name", err);
+	return r;
+}
+
+/* ---- a VM that is down ---- */
+
+static void down_made(void *user, struct vm *vm, struct config_vm *config, const struct error *err)
+{
+	struct taking *taking = user;
+	struct error failure;
+
+	if (err) {
+		give_up(taking, err);
+		return;
+	}
+	if (checkpoint_commit(vm, taking->checkpoint.id, config, &failure) < 0)
+		err = &failure;
+	taking_end(taking, err);
+}
+
+/* ---- a VM that runs ---- */
+
+static void start(struct taking *taking);
+
+/* The guest did not stand still for so long: its checkpoint came to nothing. */
+static void retake(struct taking *taking, const struct error *err)
+{
+	thaw(taking);
+	note_fall_back(taking, err);
+	taking->checkpoint.production = false;
+	json_decref(taking->plan);
+	taking->plan = NULL;
+	start(taking);
+}
+
+static void settled(void *user, struct vm *vm, const struct error *err)
+{
+	struct taking *taking = user;
+	bool production = err && err->code == ERR_TIMEOUT && taking->checkpoint.production;
+	struct error failure;
+
+	if (production && !taking->only_production && vm->run) {
+		retake(taking, err);
+		return;
+	}
+	if (production) {
+		failure = *err;
+		error_prefix(&failure, WHAT);
+		err = &failure;
+	}
+	taking_end(taking, err);
+}
+
+struct sending {
+	json_t *disks;
+	int fds[IPC_MAX_FDS];
+	unsigned count;
+};
+
+static void sending_done(struct sending *sending)
+{
+	for (unsigned i = 0; i < sending->count; i++)
+		close(sending->fds[i]);
+	json_decref(sending->disks);
+}
+
+static int add_fd(struct sending *sending, int fd)
+{
+	if (fd < 0)
+		return fd;
+	sending->fds[sending->count++] = fd;
+	return 0;
+}
+
+static int add_layer(struct sending *sending, const struct vm *vm, const json_t *entry,
+		     struct error *err)
+{
+	const char *old = json_string_value(json_object_get(entry, "old"));
+	const char *new = json_string_value(json_object_get(entry, "new"));
+	const struct config_vm *config = vm->config;
+	const struct config_disk *disk = NULL;
+	struct config_disk layer;
+	char id[GUID_TEXT_SIZE];
+
+	for (unsigned i = 0; i < config->disk_count && !disk; i++)
+		if (config->disks[i].path && strcmp(config->disks[i].path, old) == 0)
+			disk = &config->disks[i];
+	if (!disk || disk->controller_number >= config->scsi_count)
+		return error_set(err, ERR_NOT_FOUND, "the disk '%.200s' is gone", old);
+	if (sending->count == IPC_MAX_FDS)
+		return error_set(err, ERR_LIMIT,
+				 "it has too many disks for a checkpoint while it runs");
+	layer = *disk;
+	layer.path = (char *)new;
+	json_array_append_new(sending->disks,
+			      json_pack("{s:s, s:i}", "controller",
+					guid_format(&config->scsi_ids[disk->controller_number], id),
+					"location", (int)disk->lun));
+	return add_fd(sending, files_open_disk(vm, &layer, err));
+}
+
+static int collect(struct taking *taking, struct sending *sending, struct error *err)
+{
+	struct vm *vm = taking->vm;
+	const char *id = taking->checkpoint.id;
+	int r = add_fd(sending, checkpoint_make_mark(vm, id, err));
+
+	if (r == 0 && !taking->checkpoint.production)
+		r = add_fd(sending, checkpoint_make_memory(vm, id, err));
+	for (size_t i = 0; r == 0 && i < json_array_size(taking->plan); i++)
+		r = add_layer(sending, vm, json_array_get(taking->plan, i), err);
+	return r;
+}
+
+/* From here on the end is run.c's to tell. */
+static void send(struct taking *taking)
+{
+	struct sending sending = { .disks = json_array() };
+	struct vm *vm = taking->vm;
+	bool memory = !taking->checkpoint.production;
+	struct error err;
+	int r = vm->run ? collect(taking, &sending, &err)
+			: error_set(&err, ERR_CANCELLED, "it ended meanwhile");
+
+	if (r < 0) {
+		give_up(taking, &err);
+	} else {
+		vm_wait(vm, VM_WAIT_SAVED, settled, taking, taking);
+		run_checkpoint(vm, taking->checkpoint.id,
+			       json_pack("{s:s, s:b, s:b, s:O}", "op", "checkpoint", "memory",
+					 memory, "frozen", taking->frozen, "disks", sending.disks),
+			       sending.fds, sending.count, memory);
+	}
+	sending_done(&sending);
+}
+
+static void fall_back(struct taking *taking, const struct error *err)
+{
+	struct vm *vm = taking->vm;
+	struct error failure = *err;
+
+	if (taking->only_production) {
+		error_prefix(&failure, WHAT);
+		give_up(taking, &failure);
+		return;
+	}
+	note_fall_back(taking, err);
+	if (checkpoint_make_standard(vm, &taking->checkpoint, &failure) < 0)
+		give_up(taking, &failure);
+	else
+		send(taking);
+}
+
+static void frozen(void *user, const json_t *reply, const struct error *err)
+{
+	struct taking *taking = user;
+
+	taking->frozen = !err;
+	if (!err)
+		send(taking);
+	else if (!taking->vm->run)
+		give_up(taking, err);
+	else
+		fall_back(taking, err);
+}
+
+static void running_made(void *user, struct vm *vm, struct config_vm *config,
+			 const struct error *err)
+{
+	struct taking *taking = user;
+
+	config_vm_free(config);
+	if (err) {
+		give_up(taking, err);
+		return;
+	}
+	vm->busy = "a checkpoint of it is being taken";
+	if (taking->request)
+		request_progress(taking->request, vm->config->name, "taking the checkpoint");
+	if (taking->checkpoint.production)
+		run_request(vm,
+			    json_pack("{s:s, s:i}", "op", "vss-freeze", "seconds", FREEZE_SECONDS),
+			    FREEZE_TIMEOUT_NS, frozen, taking);
+	else
+		send(taking);
+}
+
+/* ---- the beginning ---- */
+
+static int begin(struct taking *taking, struct config_vm **ret, struct error *err)
+{
+	struct vm *vm = taking->vm;
+	int r = checkpoint_disks_plan(vm->config, &taking->plan, err);
+
+	if (r == 0)
+		r = checkpoint_begin(vm, &taking->checkpoint, taking->plan, err);
+	if (r < 0)
+		return r;
+	if (vm->state == VM_SAVED)
+		r = checkpoint_link_memory(vm, taking->checkpoint.id, err);
+	*ret = r == 0 ? vm_config_copy(vm, err) : NULL;
+	if (!*ret)
+		checkpoint_abandon(vm, taking->checkpoint.id);
+	return *ret ? 0 : -(int)err->code;
+}
+
+static void start(struct taking *taking)
+{
+	struct config_vm *config;
+	struct error err;
+
+	if (begin(taking, &config, &err) < 0)
+		taking_end(taking, &err);
+	else
+		checkpoint_disks_make(taking->vm, config, taking->plan,
+				      vm_is_down(taking->vm) ? down_made : running_made, taking);
+}
+
+void checkpoint_take(struct vm *vm, const char *name, struct request *request,
+		     checkpoint_taken done, void *user)
+{
+	struct taking *taking = calloc(1, sizeof(*taking));
+	enum config_checkpoint_type type = vm->config->checkpoint_type;
+	struct error err;
+
+	if (!taking)
+		abort();
+	*taking =
+	    (struct taking){ .vm = vm_ref(vm), .request = request, .done = done, .user = user };
+	taking->checkpoint.name = name ? strdup(name) : checkpoint_default_name(vm);
+	/* One that is off is consistent by itself. */
+	taking->checkpoint.production = !vm_is_down(vm) && type != CONFIG_CHECKPOINT_STANDARD;
+	taking->only_production = type == CONFIG_CHECKPOINT_PRODUCTION_ONLY;
+	if (check(vm, name, &err) < 0)
+		taking_end(taking, &err);
+	else
+		start(taking);
+}

@@ -1,0 +1,23 @@
+/*
+ * Taking a checkpoint, of a VM in any state: Off, Saved, Running or Paused.
+ *
+ * Of a VM that is down everything stays as it is. One that runs goes on: its worker writes memory
+ * and state behind it and, while it stands still for a moment, gives its disks their new layers
+ * (docs/state.md). A production checkpoint has no memory; instead the guest's file systems stand
+ * still meanwhile.
+ */
+#ifndef DAEMON_CHECKPOINT_TAKE_H
+#define DAEMON_CHECKPOINT_TAKE_H
+
+#include "request.h"
+
+/* id: the new one's; NULL with err. */
+typedef void (*checkpoint_taken)(void *user, struct vm *vm, const char *id,
+				 const struct error *err);
+
+/* name NULL: Hyper-V's default. request is for progress; may be NULL. done may be called at once;
+ * it can't be cancelled. */
+void checkpoint_take(struct vm *vm, const char *name, struct request *request,
+		     checkpoint_taken done, void *user);
+
+#endif

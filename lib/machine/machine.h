@@ -182,8 +182,8 @@ int machine_remove_drive(struct machine *machine, const struct guid *controller,
 /* Puts the medium of drive (fd -1: none) into the DVD drive that is in its place. */
 int machine_set_medium(struct machine *machine, const struct machine_drive *drive, int fd,
 		       struct error *err);
-/* Begins to track changes of a VHDX; takes the descriptor of the file that holds them. What is in it
- * is used unless it is stale. */
+/* Begins to track changes of a VHDX; takes the descriptor of the file that holds them. What is in
+ * it is used unless it is stale. */
 int machine_drive_track(struct machine *machine, const struct guid *controller, unsigned location,
 			int fd, struct error *err);
 /* The disk for disk/track.h, whether its changes are tracked or not. Lent: it goes with the drive.

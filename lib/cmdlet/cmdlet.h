@@ -182,10 +182,14 @@ char *cmdlet_man_page(const struct cmdlet *cmdlet);
 char *cmdlet_status_text(void);
 /* The completion script of "bash", "zsh" or "fish"; NULL: no such shell. */
 char *cmdlet_completion_script(const char *shell);
+/* The API as an OpenAPI document; the caller's. version: of the service. */
+json_t *cmdlet_openapi(const char *version);
 /* Results as a table of at most `width` columns (0: no limit), or as a list. */
 char *cmdlet_format_table(const struct cmdlet_output *output, const json_t *results,
 			  unsigned width);
 char *cmdlet_format_list(const struct cmdlet_output *output, const json_t *results);
+/* One result as a line: what a table's columns show, two spaces apart. */
+char *cmdlet_format_line(const struct cmdlet_output *output, const json_t *result);
 
 /* ---- completion ---- */
 

@@ -228,6 +228,28 @@ char *cmdlet_format_table(const struct cmdlet_output *output, const json_t *resu
 	return text;
 }
 
+char *cmdlet_format_line(const struct cmdlet_output *output, const json_t *result)
+{
+	const char *between = "";
+	char *text = NULL;
+	size_t size;
+	FILE *out = open_memstream(&text, &size);
+
+	for (const struct cmdlet_column *c = output->columns; out && c->key; c++) {
+		AUTO_FREE char *cell = c->heading ? cell_text(c, result) : NULL;
+
+		if (!cell || !*cell)
+			continue;
+		fprintf(out, "%s%s", between, cell);
+		between = "  ";
+	}
+	if (out) {
+		fputc('\n', out);
+		fclose(out);
+	}
+	return text;
+}
+
 /* ---- lists ---- */
 
 static void put_list_entry(FILE *out, const struct cmdlet_output *output, const json_t *result,

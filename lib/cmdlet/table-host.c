@@ -138,7 +138,22 @@ static const struct cmdlet_example get_access_examples[] = {
 	END_EXAMPLES,
 };
 
+static const struct cmdlet_param openapi_params[] = {
+	END_PARAMS,
+};
+static const struct cmdlet_example openapi_examples[] = {
+	{ "get-vmapidescription", "For a generator of clients." },
+	END_EXAMPLES,
+};
+
 const struct cmdlet cmdlet_table_host[] = {
+	{ .name = "Get-VMApiDescription",
+	  .synopsis = "Prints the API as an OpenAPI document",
+	  .description = "Prints what a service of this version serves as /v1/openapi.json.",
+	  .params = openapi_params,
+	  .examples = openapi_examples,
+	  .place = CMDLET_IN_CLIENT,
+	  .ours = true },
 	{ .name = "Add-VMApiUser",
 	  .synopsis = "Lets somebody use the API from elsewhere",
 	  .description = "Makes a user with a role, and shows the token that it proves itself by. "

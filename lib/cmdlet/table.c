@@ -1162,7 +1162,7 @@ static const struct cmdlet_param set_host_params[] = {
 	END_PARAMS,
 };
 static const struct cmdlet_example set_host_examples[] = {
-	{ "set-vmhost -ApiAddress 2180", "Listens on all addresses." },
+	{ "set-vmhost -ApiAddress 192.0.2.1:2180", "Listens on one address." },
 	END_EXAMPLES,
 };
 
@@ -1209,6 +1209,9 @@ static const struct cmdlet_param event_params[] = {
 	  .values = "Error Warning Information",
 	  .help = "Only events of this level." },
 	{ .name = "Oldest", .type = CMDLET_SWITCH, .help = "Shows the oldest of them first." },
+	{ .name = "Wait",
+	  .type = CMDLET_SWITCH,
+	  .help = "Goes on with what happens from now on, the oldest first, a line for each." },
 	COMPUTER_NAME,
 	END_PARAMS,
 };

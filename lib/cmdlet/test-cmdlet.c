@@ -82,6 +82,29 @@ static void test_texts_of_all(void **state)
 	}
 }
 
+static void test_openapi(void **state)
+{
+	json_t *document = cmdlet_openapi("1.2.3");
+	json_t *paths = json_object_get(document, "paths"), *schema;
+
+	assert_non_null(paths);
+	for (size_t i = 0; cmdlet_at(i); i++) {
+		char path[100];
+
+		snprintf(path, sizeof(path), "/v1/cmdlet/%s", cmdlet_at(i)->name);
+		assert_int_equal(json_object_get(paths, path) != NULL,
+				 cmdlet_at(i)->place == CMDLET_IN_DAEMON);
+	}
+	assert_int_equal(json_unpack(json_object_get(paths, "/v1/cmdlet/New-VM"),
+				     "{s:{s:{s:{s:{s:o}}}}}", "post", "requestBody", "content",
+				     "application/json", "schema", &schema),
+			 0);
+	schema = json_object_get(schema, "properties");
+	assert_non_null(json_object_get(schema, "MemoryStartupBytes"));
+	assert_null(json_object_get(schema, "ComputerName"));
+	json_decref(document);
+}
+
 static void test_looking_up(void **state)
 {
 	const char *name = NULL;
@@ -347,7 +370,8 @@ int main(void)
 		cmocka_unit_test(test_looking_up),        cmocka_unit_test(test_sizes),
 		cmocka_unit_test(test_wildcards),         cmocka_unit_test(test_command_lines),
 		cmocka_unit_test(test_bad_command_lines), cmocka_unit_test(test_requests),
-		cmocka_unit_test(test_tables_and_lists),  cmocka_unit_test(test_completion),
+		cmocka_unit_test(test_openapi),           cmocka_unit_test(test_tables_and_lists),
+		cmocka_unit_test(test_completion),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

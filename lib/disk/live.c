@@ -8,6 +8,7 @@
 
 #include "base/loop.h"
 #include "base/macros.h"
+#include "base/mark.h"
 #include "blk/blk-backend.h"
 #include "blk/pool.h"
 #include "blk/sync.h"
@@ -309,6 +310,8 @@ static void copying_free(struct copying *c)
 {
 	if (!c)
 		return;
+	if (c->what.mark_fd >= 0)
+		close(c->what.mark_fd);
 	free(c->absolute);
 	free(c->relative);
 	free(c->volume);
@@ -367,10 +370,27 @@ static int copy_rest(struct live *live, struct error *err)
 	return rc;
 }
 
+/* The files as they are to be, and the mark. A failure to set it is one only as long as nothing
+ * refers to the target: else the layers are gone from the chain, and their files merely stay. */
+static int end_marked(struct live *live, struct error *err)
+{
+	const struct copying *c = live->copying;
+	struct disk_merge_options options = merge_options(live, c);
+	int mark = c->what.mark_fd, rc = mark < 0 ? 0 : mark_hold(mark, err);
+
+	if (rc < 0)
+		return rc;
+	rc = disk_merge_end(&options, err);
+	if (rc == 0 && mark >= 0 && mark_set(mark, err) < 0)
+		rc = c->what.first == 0 ? -(int)ERR_IO : 0;
+	if (mark >= 0)
+		mark_let_go(mark);
+	return rc;
+}
+
 static int finish(struct live *live, struct error *err)
 {
 	struct copying *c = live->copying;
-	struct disk_merge_options options = merge_options(live, c);
 	int rc;
 
 	if (c->failure.code) {
@@ -383,7 +403,7 @@ static int finish(struct live *live, struct error *err)
 	if (rc < 0)
 		return rc;
 	close_chain(live);
-	rc = disk_merge_end(&options, err);
+	rc = end_marked(live, err);
 	if (rc == 0)
 		remove_layers(live, c->what.first, c->what.into);
 	return rc;
@@ -553,6 +573,7 @@ static struct copying *new_copying(struct live *live, const struct live_merge *m
 	c->live = live;
 	c->what = *merge;
 	c->what.files = NULL;
+	c->what.mark_fd = -1; /* until it is begun */
 	/* The target has (begin) or gets (end) the size of the uppermost merged layer. */
 	c->size_bytes = blk_info(live->layers[merge->first])->size_bytes;
 	c->chunk_count = (c->size_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;
@@ -577,6 +598,14 @@ static int merge_open(struct live *live, struct copying *c, struct error *err)
 	return rc < 0 ? rc : open_chain(live, c->what.into, &id, err);
 }
 
+void live_merge_close(const struct live_merge *merge)
+{
+	for (unsigned i = 0; i < merge->file_count; i++)
+		close(merge->files[i].fd);
+	if (merge->mark_fd >= 0)
+		close(merge->mark_fd);
+}
+
 int live_merge_start(struct blk *disk, const struct live_merge *merge, struct error *err)
 {
 	struct live *live = live_of(disk);
@@ -586,10 +615,10 @@ int live_merge_start(struct blk *disk, const struct live_merge *merge, struct er
 	if (rc == 0 && !(c = new_copying(live, merge)))
 		rc = error_set(err, ERR_NO_MEMORY, "no memory to merge disks");
 	if (rc < 0) {
-		for (unsigned i = 0; i < merge->file_count; i++)
-			close(merge->files[i].fd);
+		live_merge_close(merge);
 		return rc;
 	}
+	c->what.mark_fd = merge->mark_fd;
 	hold_now(live);
 	close_chain(live);
 	take_files(live, merge);

@@ -43,6 +43,9 @@ struct live_merge {
 	unsigned first, into;
 	const struct live_file *files;
 	unsigned file_count;
+	/* base/mark.h: set when the merged layers are not needed any more, before the guest's next
+	 * write. Taken; -1: none. */
+	int mark_fd;
 	const char *absolute, *relative, *volume;
 	/* done of total bytes; may be NULL */
 	void (*progress)(void *user, uint64_t done, uint64_t total);
@@ -53,6 +56,8 @@ struct live_merge {
 /* Merges behind the running guest. When done without error the layers [first, into) are no longer
  * open, and their files can go. */
 int live_merge_start(struct blk *disk, const struct live_merge *merge, struct error *err);
+/* The descriptors of one that is not begun. */
+void live_merge_close(const struct live_merge *merge);
 /* done follows with ERR_CANCELLED, unless it is too late. */
 void live_merge_cancel(struct blk *disk);
 

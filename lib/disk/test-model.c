@@ -468,7 +468,9 @@ static void live_merged(void *user, const struct error *err)
 
 static void merge_live(struct world *w)
 {
-	struct live_merge merge = { .relative = ".\\merged", .done = live_merged, .user = w };
+	struct live_merge merge = {
+		.relative = ".\\merged", .mark_fd = -1, .done = live_merged, .user = w
+	};
 	struct live_file files[3];
 	struct error err;
 

@@ -454,8 +454,7 @@ int machine_disk_merge(struct machine *machine, const struct guid *controller, u
 
 	if (r == 0)
 		return live_merge_start(disk, merge, err);
-	for (unsigned i = 0; i < merge->file_count; i++)
-		close(merge->files[i].fd);
+	live_merge_close(merge);
 	return r;
 }
 

@@ -16,9 +16,10 @@
 #include <strings.h>
 #include <sys/socket.h>
 
-#define MAX_HEAD_BYTES 16384
-#define MAX_BODY_BYTES (256 * MIB)
-#define WAIT_SECONDS   30 /* of one look at a job */
+#define MAX_HEAD_BYTES  16384
+#define MAX_BODY_BYTES  (256 * MIB)
+#define MAX_EVENT_BYTES 65536
+#define WAIT_SECONDS    30 /* of one look at a job */
 
 struct client {
 	struct remote *remote; /* NULL: this host */
@@ -398,8 +399,6 @@ int client_run(struct client *client, const char *cmdlet, const json_t *params,
 	return r;
 }
 
-/* ---- sockets that are handed over ---- */
-
 /* Everything but letters, digits and -._~ as %XX. */
 static char *escape(const char *text)
 {
@@ -415,6 +414,131 @@ static char *escape(const char *text)
 		*p = '\0';
 	return escaped;
 }
+
+/* ---- the event log ---- */
+
+/* A chunked body, read a byte after the other: lines are few. */
+struct stream {
+	struct client *client;
+	size_t left; /* of the chunk */
+	bool first;
+};
+
+/* False: it is over. */
+static bool stream_raw(struct stream *stream, char *ret)
+{
+	return receive(stream->client, ret, 1, NULL) == 1;
+}
+
+/* RFC 9112, 7.1: the size in hexadecimal, CR LF, so many bytes, CR LF. */
+static bool next_chunk(struct stream *stream)
+{
+	char line[32], c;
+	size_t len = 0;
+
+	for (int i = 0; !stream->first && i < 2; i++)
+		if (!stream_raw(stream, &c))
+			return false;
+	stream->first = false;
+	while (stream_raw(stream, &c) && c != '\n')
+		if (len < sizeof(line) - 1)
+			line[len++] = c;
+	line[len] = '\0';
+	stream->left = strtoul(line, NULL, 16);
+	return stream->left > 0;
+}
+
+static bool stream_byte(struct stream *stream, char *ret)
+{
+	if (!stream->left && !next_chunk(stream))
+		return false;
+	stream->left--;
+	return stream_raw(stream, ret);
+}
+
+static int read_events(struct client *client, void (*heard)(void *user, const json_t *event),
+		       void *user, struct error *err)
+{
+	struct stream stream = { client, 0, true };
+	AUTO_FREE char *line = malloc(MAX_EVENT_BYTES);
+	size_t len = 0;
+	char c;
+
+	if (!line)
+		return error_set(err, ERR_NO_MEMORY, "no memory");
+	while (stream_byte(&stream, &c)) {
+		json_t *event;
+
+		if (c != '\n') {
+			line[len] = c;
+			len += len < MAX_EVENT_BYTES - 1;
+			continue;
+		}
+		event = json_loadb(line, len, 0, NULL);
+		if (event)
+			heard(user, event);
+		json_decref(event);
+		len = 0;
+	}
+	return error_set(err, ERR_CANCELLED, "the management service went away");
+}
+
+static char *events_path(const json_t *params)
+{
+	const json_t *patterns = json_object_get(params, "VMName");
+	const char *level = json_string_value(json_object_get(params, "Level"));
+	char *path = NULL;
+	size_t size;
+	FILE *out = open_memstream(&path, &size);
+
+	if (!out)
+		return NULL;
+	fprintf(out, "/v1/events?last=%lld",
+		(long long)json_integer_value(json_object_get(params, "MaxEvents")));
+	for (size_t i = 0; i < json_array_size(patterns); i++) {
+		const char *pattern = json_string_value(json_array_get(patterns, i));
+		AUTO_FREE char *escaped = escape(pattern);
+
+		/* That would leave out what is of no VM. */
+		if (escaped && strcmp(pattern, "*") != 0)
+			fprintf(out, "&vm=%s", escaped);
+	}
+	if (level)
+		fprintf(out, "&level=%s", level);
+	fclose(out);
+	return path;
+}
+
+int client_follow(struct client *client, const json_t *params,
+		  void (*heard)(void *user, const json_t *event), void *user, struct error *err)
+{
+	AUTO_FREE char *path = events_path(params);
+	AUTO_FREE struct response *response = calloc(1, sizeof(*response));
+	AUTO_FREE char *text = path ? write_request(client, "GET", path, "", NULL) : NULL;
+	json_t *answer;
+	int r;
+
+	if (!text || !response)
+		return error_set(err, ERR_NO_MEMORY, "no memory");
+	response->fd = -1;
+	r = send_all(client, text, strlen(text), err);
+	if (r == 0)
+		r = read_head(client, true, response, err);
+	if (r < 0)
+		return r;
+	if (response->status == 200)
+		return read_events(client, heard, user, err);
+	r = read_body(client, response, err);
+	if (r < 0)
+		return r;
+	answer = json_loadb(response->body, response->body_len, 0, NULL);
+	r = take_error(client, answer, response->status, err);
+	json_decref(answer);
+	free(response->body);
+	return r;
+}
+
+/* ---- sockets that are handed over ---- */
 
 static int take_socket(struct client *client, struct response *response, struct error *err)
 {

@@ -30,6 +30,10 @@ int client_run(struct client *client, const char *cmdlet, const json_t *params,
 	       void (*progress)(void *user, const json_t *progress), void *user,
 	       const volatile bool *interrupted, json_t **ret, struct error *err);
 
+/* Follows the event log: parameters are those of Get-VMEvent. Returns when the service has gone. */
+int client_follow(struct client *client, const json_t *params,
+		  void (*heard)(void *user, const json_t *event), void *user, struct error *err);
+
 /* The console of a VM: the descriptor of a stream socket, or -code. */
 int client_console(struct client *client, const char *vm, struct error *err);
 /* A connection to a program in a guest: service is an AF_VSOCK port or a GUID. The same result. */

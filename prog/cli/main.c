@@ -370,6 +370,47 @@ static int completion(const struct cmdlet *cmdlet, const json_t *params)
 	return status;
 }
 
+static int print_openapi(void)
+{
+	json_t *document = cmdlet_openapi(OYAKO_VERSION);
+	char *text = json_dumps(document, JSON_INDENT(2));
+	int r = text && puts(text) >= 0 ? EXIT_DONE : EXIT_FAILED;
+
+	json_decref(document);
+	free(text);
+	return r;
+}
+
+/* ---- the event log as it grows ---- */
+
+struct follow {
+	const struct cmdlet *cmdlet;
+	bool json;
+};
+
+static void show_event(void *user, const json_t *event)
+{
+	const struct follow *follow = user;
+	char *text = follow->json ? json_dumps(event, JSON_COMPACT) : NULL;
+
+	if (text)
+		puts(text);
+	else
+		print_text(cmdlet_format_line(follow->cmdlet->output, event));
+	free(text);
+	fflush(stdout);
+}
+
+static int follow_events(struct client *client, const struct cmdlet *cmdlet,
+			 const struct cmdlet_invocation *invocation, const json_t *params)
+{
+	struct follow follow = { cmdlet, invocation->json };
+	struct error err;
+
+	client_follow(client, params, show_event, &follow, &err);
+	return print_error(cmdlet->name, NULL, err.text);
+}
+
 /* ---- what completion asks ---- */
 
 /* Names of the daemon's objects; no daemon is started for it. */
@@ -461,12 +502,14 @@ static int run_in_client(const struct cmdlet *cmdlet, const struct cmdlet_invoca
 		return help(json_string_value(json_object_get(invocation->params, "Name")));
 	if (strcmp(cmdlet->name, "Get-Command") == 0)
 		return get_command(cmdlet, invocation);
+	if (strcmp(cmdlet->name, "Get-VMApiDescription") == 0)
+		return print_openapi();
 	return completion(cmdlet, invocation->params);
 }
 
 /* host NULL: this one; so below. */
 static int run_with_daemon(const char *host, const struct cmdlet *cmdlet,
-			   const struct cmdlet_invocation *invocation)
+			   const struct cmdlet_invocation *invocation, const json_t *params)
 {
 	struct client *client;
 	struct error err;
@@ -476,6 +519,9 @@ static int run_with_daemon(const char *host, const struct cmdlet *cmdlet,
 		return print_error(cmdlet->name, NULL, err.text);
 	if (json_is_true(json_object_get(invocation->params, "Console")))
 		status = start_with_console(client, cmdlet, invocation);
+	else if (strcmp(cmdlet->name, "Get-VMEvent") == 0 &&
+		 json_is_true(json_object_get(params, "Wait")))
+		status = follow_events(client, cmdlet, invocation, params);
 	else
 		status = run_plain(client, cmdlet, invocation);
 	client_close(client);
@@ -509,10 +555,11 @@ static int run_beside_daemon(const char *host, const struct cmdlet *cmdlet,
 static int run_checked(const char *host, const struct cmdlet *cmdlet,
 		       const struct cmdlet_invocation *invocation, const json_t *params)
 {
-	static const char *const alone[] = { "Help", "Get-Command", "Completion" };
+	static const char *const alone[] = { "Help", "Get-Command", "Completion",
+					     "Get-VMApiDescription" };
 
 	if (cmdlet->place == CMDLET_IN_DAEMON)
-		return run_with_daemon(host, cmdlet, invocation);
+		return run_with_daemon(host, cmdlet, invocation, params);
 	for (size_t i = 0; i < ARRAY_SIZE(alone); i++)
 		if (strcmp(cmdlet->name, alone[i]) == 0)
 			return run_in_client(cmdlet, invocation);

@@ -149,20 +149,28 @@ static const char *path_in(const json_t *entry, const char *name)
 	return path ? path : "";
 }
 
+int checkpoint_disks_rename(struct config_vm *config, const char *old, const char *new,
+			    struct error *err)
+{
+	for (unsigned i = 0; i < config->disk_count; i++)
+		if (needs_one(&config->disks[i]) && strcmp(config->disks[i].path, old) == 0)
+			return config_set_string(&config->disks[i].path, new, err) < 0
+				   ? -(int)err->code
+				   : 1;
+	return 0;
+}
+
 int checkpoint_disks_follow(struct config_vm *config, const json_t *plan, struct error *err)
 {
 	int r = 0;
 
-	for (size_t k = 0; r == 0 && k < json_array_size(plan); k++) {
+	for (size_t k = 0; r >= 0 && k < json_array_size(plan); k++) {
 		const json_t *entry = json_array_get(plan, k);
 
-		for (unsigned i = 0; r == 0 && i < config->disk_count; i++)
-			if (needs_one(&config->disks[i]) &&
-			    strcmp(config->disks[i].path, path_in(entry, "old")) == 0)
-				r = config_set_string(&config->disks[i].path, path_in(entry, "new"),
-						      err);
+		r = checkpoint_disks_rename(config, path_in(entry, "old"), path_in(entry, "new"),
+					    err);
 	}
-	return r;
+	return r < 0 ? r : 0;
 }
 
 void checkpoint_disks_undo(const struct vm *vm, const json_t *plan)

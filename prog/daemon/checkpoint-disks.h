@@ -31,11 +31,8 @@ void checkpoint_disks_undo(const struct vm *vm, const json_t *plan);
 /* Deletes those of config's disks that were made here and that neither the VM nor one of its
  * checkpoints has. */
 void checkpoint_disks_remove(const struct vm *vm, const struct config_vm *config);
-
-typedef void (*checkpoint_disks_folded)(void *user, struct vm *vm, const struct error *err);
-/* The VM is down and has no checkpoints: what lies over its disks is merged into them, and they are
- * its own again. What fails leaves all as it was. */
-void checkpoint_disks_fold(struct vm *vm, struct request *request, checkpoint_disks_folded done,
-			   void *user);
+/* In a description: that disk has another name. 1: it was there. */
+int checkpoint_disks_rename(struct config_vm *config, const char *old, const char *new,
+			    struct error *err);
 
 #endif

@@ -1,186 +1,661 @@
-/* The layers over a VM's disks back into them, when no checkpoint needs them any more. */
-#include "checkpoint-disks.h"
+#include "checkpoint-fold.h"
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "base/macros.h"
+#include "base/mark.h"
+#include "checkpoint-disks.h"
+#include "checkpoints.h"
+#include "config/config-json.h"
 #include "disk-job.h"
+#include "files.h"
+#include "run.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
-/* For each disk, one after the other, two jobs: "parents" tells the chain's names, which are judged
- * here, and "merge" does it. vm.json comes after that, and then the merged files go: a chain reads
- * the same before and after, whenever it ends. */
+#define JOURNAL           "merge.json"
+#define MARK              "merge.mark"
+#define WORKER_TIMEOUT_NS (60 * NS_PER_SEC)
+
+/*
+ * For each disk "parents" tells the names of its chain, and from them and those that the
+ *checkpoints have follows what can be merged; then that disk is looked at again.
+ *
+ *	LOOKING -> OFFLINE, LIVE -> LOOKING ... -> the end
+ *
+ * Nothing is kept from one look to the next: what is found is what counts.
+ */
+enum fold_at { FOLD_LOOKING, FOLD_OFFLINE, FOLD_LIVE };
+
 struct folding {
 	struct vm *vm;
-	struct config_vm *config; /* with the merged ones, as far as it has come */
-	struct request *request;
-	checkpoint_disks_folded done;
-	void *user;
-	unsigned index;
-	json_t *paths;  /* the chain of the one at work, leaf first; NULL: not yet asked for */
-	size_t into;    /* which of them is merged into */
-	json_t *merged; /* files that go */
+	enum fold_at at;
+	unsigned index;     /* in the description: the disk at work */
+	json_t *paths;      /* its chain, leaf first */
+	size_t first, into; /* what is being merged (disk/merge.h) */
 	struct disk_job *job;
+	bool again; /* from the first disk on, when this is done */
+	bool stopping;
+	bool begun, resend; /* LIVE: the worker has begun; it is still at an earlier merge */
+	unsigned percent;
+	struct request *watcher; /* NULL: nobody */
 };
 
 static void next(struct folding *folding);
 
-static void finish(struct folding *folding, const struct error *err)
+/* ---- the journal ---- */
+
+static int open_folder(const struct vm *vm, struct error *err)
+{
+	int fd = open(vm->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	return fd < 0 ? error_set_errno(err, errno, "opening the folder '%.200s'", vm->folder) : fd;
+}
+
+static bool is_wanted(const struct vm *vm)
+{
+	AUTO_CLOSE int fd = open_folder(vm, NULL);
+
+	return fd >= 0 && faccessat(fd, JOURNAL, F_OK, 0) == 0;
+}
+
+/* Takes journal. */
+static int write_journal(const struct vm *vm, json_t *journal, struct error *err)
+{
+	AUTO_CLOSE int fd = open_folder(vm, err);
+	int r = fd < 0 ? fd : config_save_json(fd, JOURNAL, journal, err);
+
+	json_decref(journal);
+	return r;
+}
+
+/* The journal before the mark: alone, the mark says nothing. */
+void fold_remove_files(int folder_fd)
+{
+	unlinkat(folder_fd, JOURNAL, 0);
+	unlinkat(folder_fd, "." JOURNAL ".new", 0);
+	unlinkat(folder_fd, MARK, 0);
+}
+
+static void nothing_wanted(const struct vm *vm)
+{
+	AUTO_CLOSE int fd = open_folder(vm, NULL);
+
+	if (fd >= 0)
+		fold_remove_files(fd);
+}
+
+static int write_step(const struct folding *folding, struct error *err)
+{
+	json_t *files = json_array();
+
+	for (size_t i = folding->first; i < folding->into; i++)
+		json_array_append(files, json_array_get(folding->paths, i));
+	return write_journal(
+	    folding->vm,
+	    json_pack("{s:O, s:O, s:o}", "old", json_array_get(folding->paths, folding->first),
+		      "new", json_array_get(folding->paths, folding->into), "files", files),
+	    err);
+}
+
+static int rename_in_vm(struct vm *vm, const char *old, const char *new, struct error *err)
+{
+	struct config_vm *config = vm_config_copy(vm, err);
+	int r;
+
+	if (!config)
+		return -(int)err->code;
+	r = checkpoint_disks_rename(config, old, new, err);
+	if (r == 1)
+		return vm_follow(vm, config, err);
+	config_vm_free(config);
+	return r;
+}
+
+/* The merge has been done: whoever had the uppermost of the merged layers has what it was merged
+ * into, and the merged ones go. */
+static int apply(struct vm *vm, const json_t *journal, struct error *err)
+{
+	const char *old = json_string_value(json_object_get(journal, "old"));
+	const char *new = json_string_value(json_object_get(journal, "new"));
+	const json_t *files = json_object_get(journal, "files");
+	int r = checkpoints_rename_disk(vm, old, new, err);
+
+	if (r == 0)
+		r = rename_in_vm(vm, old, new, err);
+	for (size_t i = 0; r == 0 && i < json_array_size(files); i++) {
+		const char *path = json_string_value(json_array_get(files, i));
+
+		if (path && checkpoint_disk_was_made_here(path))
+			unlink(path);
+	}
+	return r;
+}
+
+/* done: it is known to be; else the mark says it. */
+static int settle(struct vm *vm, bool done, struct error *err)
+{
+	AUTO_CLOSE int fd = open_folder(vm, err);
+	json_t *journal = NULL;
+	int r = fd < 0 ? fd : 0;
+
+	if (fd >= 0 && config_load_json(fd, JOURNAL, &journal, NULL) == 0 &&
+	    json_is_string(json_object_get(journal, "old")) &&
+	    json_is_string(json_object_get(journal, "new"))) {
+		if (mark_close(fd, MARK) || done)
+			r = apply(vm, journal, err);
+		if (r == 0)
+			r = write_journal(vm, json_object(), err);
+		if (r == 0)
+			unlinkat(fd, MARK, 0);
+	}
+	json_decref(journal);
+	return r < 0 ? error_prefix(err, "finishing the merge of a disk") : 0;
+}
+
+int fold_settle(struct vm *vm, struct error *err)
+{
+	return settle(vm, false, err);
+}
+
+/* ---- the end ---- */
+
+/* goes_on: it is resumed soon, and whoever waits for it waits on. */
+static void end(struct folding *folding, bool goes_on, const struct error *err)
 {
 	struct vm *vm = folding->vm;
-	struct error failure;
 
-	vm->busy = NULL;
-	if (!json_array_size(folding->merged))
-		config_vm_free(folding->config);
-	else if (vm_change(vm, folding->config, &failure) < 0)
-		err = &failure;
-	else
-		for (size_t i = 0; i < json_array_size(folding->merged); i++)
-			unlink(json_string_value(json_array_get(folding->merged, i)));
-	folding->done(folding->user, vm, err);
-	request_release(folding->request);
-	vm_unref(vm);
+	if (folding->at == FOLD_OFFLINE)
+		vm->busy = NULL;
+	vm->folding = NULL;
 	json_decref(folding->paths);
-	json_decref(folding->merged);
 	free(folding);
+	if (err && !goes_on)
+		log_error("virtual machine '%s': merging its disks: %s", vm->config->name,
+			  err->text);
+	vm_wake(vm, VM_WAIT_IDLE, NULL);
+	if (!goes_on)
+		vm_wake(vm, VM_WAIT_FOLDED, err);
+	vm_unref(vm);
+}
+
+static bool runs(const struct vm *vm)
+{
+	return (vm->state == VM_RUNNING || vm->state == VM_PAUSED) && vm->run && vm->run->peer;
 }
 
 static void fail(struct folding *folding, struct error *err)
 {
-	error_prefix(err, "merging '%.200s'", folding->config->disks[folding->index].path);
-	finish(folding, err);
+	if (json_array_size(folding->paths))
+		error_prefix(err, "merging '%.200s'",
+			     json_string_value(json_array_get(folding->paths, 0)));
+	end(folding, folding->stopping, err);
+}
+
+/* This disk once more. */
+static void look_again(struct folding *folding)
+{
+	if (folding->at == FOLD_OFFLINE)
+		folding->vm->busy = NULL;
+	folding->at = FOLD_LOOKING;
+	json_decref(folding->paths);
+	folding->paths = NULL;
+	next(folding);
+}
+
+static void merged(struct folding *folding, bool done)
+{
+	struct error err;
+
+	if (settle(folding->vm, done, &err) < 0)
+		fail(folding, &err);
+	else
+		look_again(folding);
+}
+
+static void note_progress(struct folding *folding, uint64_t done, uint64_t total)
+{
+	folding->percent = (unsigned)(MIN(done, total) * 100.0 / MAX(total, UINT64_C(1)));
+	if (folding->watcher)
+		request_progress(folding->watcher, folding->vm->config->name,
+				 "merging its disks, %u %%", folding->percent);
+}
+
+/* ---- what can be merged ---- */
+
+static const char *path_at(const json_t *paths, size_t i)
+{
+	const char *path = json_string_value(json_array_get(paths, i));
+
+	return path ? path : "";
 }
 
 /* The names come out of images, and what is under the layers is written to: only what was under
- * them when they were made will do. */
-static int judge(const char *leaf, const json_t *parents, size_t *ret, struct error *err)
+ * them when they were made will do. Returns the lowest. */
+static size_t lowest_of_ours(const json_t *paths)
 {
-	for (size_t i = 0; i < json_array_size(parents); i++) {
-		const char *path = json_string_value(json_array_get(parents, i));
-
-		if (!path || !checkpoint_disk_is_below(leaf, path))
-			break;
-		*ret = i + 1;
-		if (!checkpoint_disk_was_made_here(path))
-			return 0;
+	for (size_t i = 1; i < json_array_size(paths); i++) {
+		if (!checkpoint_disk_is_below(path_at(paths, 0), path_at(paths, i)))
+			return i - 1;
+		if (!checkpoint_disk_was_made_here(path_at(paths, i)))
+			return i;
 	}
-	return error_set(err, ERR_STATE,
-			 "the disk under it is not the one that a checkpoint was taken of");
+	return json_array_size(paths) - 1;
 }
 
-static int take_merged(struct folding *folding, struct error *err)
+static bool is_in(const json_t *paths, const char *path)
 {
-	struct config_disk *disk = &folding->config->disks[folding->index];
-	const json_t *base = json_array_get(folding->paths, folding->into);
-	int r = config_set_string(&disk->path, json_string_value(base), err);
-
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < folding->into; i++)
-		json_array_append(folding->merged, json_array_get(folding->paths, i));
-	json_decref(folding->paths);
-	folding->paths = NULL;
-	folding->index++;
-	return 0;
+	for (size_t i = 0; i < json_array_size(paths); i++)
+		if (strcmp(path_at(paths, i), path) == 0)
+			return true;
+	return false;
 }
 
-static void step_done(void *user, const json_t *result, struct process *process,
-		      const struct error *err);
-
-static void progress(void *user, uint64_t done, uint64_t total)
+/* Which layers a checkpoint has as its disk. False: one has a disk of this family that is none of
+ * them, so it may lie on any of them, or can't be read. */
+static bool find_needed(const struct vm *vm, const json_t *paths, bool *needed)
 {
-	struct folding *folding = user;
+	struct checkpoints all;
+	bool ok = true;
 
-	request_progress(folding->request, folding->vm->config->name, "merging its disks, %u %%",
-			 (unsigned)(MIN(done, total) * 100.0 / MAX(total, UINT64_C(1))));
+	checkpoints_load(vm, &all);
+	for (size_t k = 0; ok && k < all.count; k++) {
+		struct config_vm *config;
+
+		if (checkpoint_config(vm, all.list[k].id, &config, NULL) < 0) {
+			ok = false;
+			break;
+		}
+		for (unsigned i = 0; ok && i < config->disk_count; i++) {
+			const char *path = config->disks[i].path;
+
+			if (!path || !checkpoint_disk_is_below(path_at(paths, 0), path))
+				continue;
+			ok = is_in(paths, path);
+			for (size_t n = 0; n < json_array_size(paths); n++)
+				needed[n] |= strcmp(path_at(paths, n), path) == 0;
+		}
+		config_vm_free(config);
+	}
+	checkpoints_done(&all);
+	return ok;
 }
 
-/* Takes message. */
-static int start(struct folding *folding, json_t *message, struct error *err)
+/* The first layers that nobody needs, with what lies over them: all of it goes into the last. */
+static bool choose(struct folding *folding)
 {
-	static const struct disk_job_events events = { progress, step_done };
+	size_t lowest = lowest_of_ours(folding->paths), i = 1;
+	AUTO_FREE bool *needed = calloc(json_array_size(folding->paths) + 1, sizeof(*needed));
 
-	return disk_job_start(folding->vm->daemon, message, NULL, 0, 0, &events, folding,
-			      &folding->job, err);
+	if (!needed || !find_needed(folding->vm, folding->paths, needed))
+		return false;
+	while (i <= lowest && needed[i])
+		i++;
+	if (i > lowest)
+		return false;
+	folding->first = i - 1;
+	while (i < lowest && !needed[i + 1])
+		i++;
+	folding->into = i;
+	return true;
 }
 
-static int ask_for_merge(struct folding *folding, const json_t *result, struct error *err)
+/* ---- of a VM that is down ---- */
+
+static void offline_progress(void *user, uint64_t done, uint64_t total)
 {
-	const char *leaf = folding->config->disks[folding->index].path;
-	json_t *parents = json_object_get(result, "parents");
-	int r = judge(leaf, parents, &folding->into, err);
-
-	if (r < 0)
-		return r;
-	folding->paths = json_pack("[s]", leaf);
-	json_array_extend(folding->paths, parents);
-	return start(folding,
-		     json_pack("{s:s, s:s, s:O, s:I}", "op", "merge", "path", leaf, "paths",
-			       folding->paths, "into", (json_int_t)folding->into),
-		     err);
+	note_progress(user, done, total);
 }
 
-static void step_done(void *user, const json_t *result, struct process *process,
-		      const struct error *err)
+static void offline_done(void *user, const json_t *result, struct process *process,
+			 const struct error *err)
 {
 	struct folding *folding = user;
 	struct error failure;
-	bool merged = folding->paths != NULL;
-	int r;
 
+	folding->job = NULL;
+	if (!err) {
+		merged(folding, true);
+		return;
+	}
+	failure = *err;
+	fail(folding, &failure);
+}
+
+static int merge_offline(struct folding *folding, struct error *err)
+{
+	static const struct disk_job_events events = { offline_progress, offline_done };
+	struct vm *vm = folding->vm;
+	int r =
+	    disk_job_start(vm->daemon,
+			   json_pack("{s:s, s:s, s:O, s:I, s:I}", "op", "merge", "path",
+				     path_at(folding->paths, 0), "paths", folding->paths, "first",
+				     (json_int_t)folding->first, "into", (json_int_t)folding->into),
+			   NULL, 0, 0, &events, folding, &folding->job, err);
+
+	if (r == 0) {
+		folding->at = FOLD_OFFLINE;
+		vm->busy = "the disks of its checkpoints are being merged";
+	}
+	return r;
+}
+
+/* ---- of a VM that runs ---- */
+
+struct sending {
+	json_t *layers;
+	int fds[4]; /* the mark, and at most three layers */
+	unsigned count;
+};
+
+static int add_layer(const struct folding *folding, struct sending *sending, size_t layer,
+		     struct error *err)
+{
+	int fd = files_open_layer(path_at(folding->paths, layer), err);
+
+	if (fd < 0)
+		return fd;
+	sending->fds[sending->count++] = fd;
+	json_array_append_new(sending->layers, json_integer((json_int_t)layer));
+	return 0;
+}
+
+static int collect(const struct folding *folding, struct sending *sending, struct error *err)
+{
+	AUTO_CLOSE int folder = open_folder(folding->vm, err);
+	int r = folder < 0 ? folder : mark_make(folder, MARK, err);
+
+	if (r < 0)
+		return r;
+	sending->fds[sending->count++] = r;
+	fsync(folder);
+	r = add_layer(folding, sending, folding->into, err);
+	if (r == 0 && folding->into > 1)
+		r = add_layer(folding, sending, folding->into - 1, err);
+	if (r == 0 && folding->first > 1)
+		r = add_layer(folding, sending, folding->first - 1, err);
+	return r;
+}
+
+static const struct config_disk *disk_of(const struct folding *folding)
+{
+	return &folding->vm->config->disks[folding->index];
+}
+
+/* Is that event, or this, about the disk at work? */
+static json_t *place_of(const struct folding *folding)
+{
+	const struct config_vm *config = folding->vm->config;
+	char id[GUID_TEXT_SIZE];
+
+	return json_pack("{s:s, s:i}", "controller",
+			 guid_format(&config->scsi_ids[disk_of(folding)->controller_number], id),
+			 "location", (int)disk_of(folding)->lun);
+}
+
+static void live_answered(void *user, const json_t *reply, const struct error *err)
+{
+	struct vm *vm = user;
+	struct folding *folding = vm->folding;
+	struct error failure;
+
+	if (folding && folding->at == FOLD_LIVE && !folding->begun) {
+		folding->begun = !err;
+		/* What an earlier service began: it can't succeed any more, and ends. */
+		folding->resend = err && err->code == ERR_BUSY;
+		if (err && !folding->resend && err->code != ERR_CANCELLED) {
+			failure = *err;
+			fail(folding, &failure);
+		}
+	}
+	vm_unref(vm);
+}
+
+static void ask_worker(struct folding *folding, const struct sending *sending)
+{
+	const char *into = path_at(folding->paths, folding->into), *slash = strrchr(into, '/');
+	json_t *message = place_of(folding);
+	AUTO_FREE char *relative = NULL;
+
+	if (asprintf(&relative, ".\\%s", slash ? slash + 1 : into) < 0)
+		abort();
+	json_object_update_new(message,
+			       json_pack("{s:s, s:i, s:i, s:O, s:s}", "op", "merge-disk", "first",
+					 (int)folding->first, "into", (int)folding->into, "layers",
+					 sending->layers, "relative", relative));
+	folding->at = FOLD_LIVE;
+	folding->begun = folding->resend = false;
+	peer_request(folding->vm->run->peer, message, sending->fds, sending->count,
+		     WORKER_TIMEOUT_NS, live_answered, vm_ref(folding->vm));
+}
+
+static int merge_live(struct folding *folding, struct error *err)
+{
+	struct sending sending = { .layers = json_array() };
+	int r = collect(folding, &sending, err);
+
+	if (r == 0)
+		ask_worker(folding, &sending);
+	for (unsigned i = 0; i < sending.count; i++)
+		close(sending.fds[i]);
+	json_decref(sending.layers);
+	return r;
+}
+
+static bool is_about(const struct folding *folding, const json_t *event)
+{
+	json_t *place = place_of(folding);
+	const char *mine = json_string_value(json_object_get(place, "controller"));
+	const char *its = json_string_value(json_object_get(event, "controller"));
+	bool same =
+	    its && strcasecmp(mine, its) == 0 &&
+	    json_equal(json_object_get(place, "location"), json_object_get(event, "location"));
+
+	json_decref(place);
+	return same;
+}
+
+static void live_ended(struct folding *folding, const json_t *event)
+{
+	const json_t *error = json_object_get(event, "error");
+	const char *code = json_string_value(json_object_get(error, "code"));
+	const char *text = json_string_value(json_object_get(error, "text"));
+	struct error err;
+
+	if (folding->resend) {
+		merged(folding, false);
+	} else if (folding->begun && error) {
+		error_set(&err, err_code_from_name(code ? code : ""), "%.300s",
+			  text ? text : "the worker did not say why");
+		fold_settle(folding->vm, NULL);
+		fail(folding, &err);
+	} else if (folding->begun) {
+		merged(folding, false);
+	}
+}
+
+void fold_event(struct vm *vm, const char *name, const json_t *event)
+{
+	struct folding *folding = vm->folding;
+
+	if (!folding || folding->at != FOLD_LIVE || !is_about(folding, event))
+		return;
+	if (strcmp(name, "disk-merging") == 0)
+		note_progress(folding, (uint64_t)json_integer_value(json_object_get(event, "done")),
+			      (uint64_t)json_integer_value(json_object_get(event, "total")));
+	else
+		live_ended(folding, event);
+}
+
+void fold_worker_ended(struct vm *vm)
+{
+	struct folding *folding = vm->folding;
+	struct error err;
+
+	if (is_wanted(vm) && fold_settle(vm, &err) < 0)
+		log_error("virtual machine '%s': %s", vm->config->name, err.text);
+	if (folding && folding->at == FOLD_LIVE)
+		end(folding, true, NULL);
+}
+
+void fold_worker_lost(struct vm *vm)
+{
+	struct folding *folding = vm->folding;
+
+	if (!folding || folding->at != FOLD_LIVE)
+		return;
+	fold_worker_ended(vm);
+	fold_resume(vm);
+}
+
+/* ---- one disk after the other ---- */
+
+static int begin_merge(struct folding *folding, struct error *err)
+{
+	bool live = runs(folding->vm);
+	int r = write_step(folding, err);
+
+	if (r < 0)
+		return r;
+	return live ? merge_live(folding, err) : merge_offline(folding, err);
+}
+
+static void chain_known(void *user, const json_t *result, struct process *process,
+			const struct error *err)
+{
+	struct folding *folding = user;
+	const char *leaf = path_at(folding->paths, 0);
+	struct vm *vm = folding->vm;
+	struct error failure;
+
+	folding->job = NULL;
 	if (err) {
 		failure = *err;
-		r = -(int)err->code;
-	} else if (merged) {
-		r = take_merged(folding, &failure);
-	} else {
-		r = ask_for_merge(folding, result, &failure);
-	}
-	if (r < 0)
 		fail(folding, &failure);
-	else if (merged)
-		next(folding);
+		return;
+	}
+	/* Meanwhile other things may have happened to the VM. */
+	if (folding->index >= vm->config->disk_count || !disk_of(folding)->path ||
+	    strcmp(disk_of(folding)->path, leaf) != 0) {
+		look_again(folding);
+		return;
+	}
+	if (folding->stopping || vm->busy || (!vm_is_down(vm) && !runs(vm))) {
+		end(folding, true, NULL);
+		return;
+	}
+	json_array_extend(folding->paths, json_object_get(result, "parents"));
+	if (!choose(folding)) {
+		folding->index++;
+		look_again(folding);
+	} else if (begin_merge(folding, &failure) < 0) {
+		fail(folding, &failure);
+	}
+}
+
+static bool has_layers(const struct config_disk *disk)
+{
+	return disk->kind == CONFIG_DISK_HARD && !disk->read_only && disk->path &&
+	       checkpoint_disk_was_made_here(disk->path);
 }
 
 static void next(struct folding *folding)
 {
-	const struct config_vm *config = folding->config;
-	const struct config_disk *disk = NULL;
+	static const struct disk_job_events events = { NULL, chain_known };
+	const struct config_vm *config = folding->vm->config;
 	struct error err;
 
-	for (; folding->index < config->disk_count; folding->index++) {
-		disk = &config->disks[folding->index];
-		if (disk->kind == CONFIG_DISK_HARD && !disk->read_only && disk->path &&
-		    checkpoint_disk_was_made_here(disk->path))
-			break;
+	while (folding->index < config->disk_count && !has_layers(disk_of(folding)))
+		folding->index++;
+	if (folding->index >= config->disk_count && folding->again) {
+		folding->again = false;
+		folding->index = 0;
+		next(folding);
+	} else if (folding->index >= config->disk_count) {
+		nothing_wanted(folding->vm);
+		end(folding, false, NULL);
+	} else {
+		folding->paths = json_pack("[s]", disk_of(folding)->path);
+		if (disk_job_start(
+			folding->vm->daemon,
+			json_pack("{s:s, s:s}", "op", "parents", "path", disk_of(folding)->path),
+			NULL, 0, 0, &events, folding, &folding->job, &err) < 0)
+			fail(folding, &err);
 	}
-	if (folding->index == config->disk_count) {
-		finish(folding, NULL);
-		return;
-	}
-	if (start(folding, json_pack("{s:s, s:s}", "op", "parents", "path", disk->path), &err) < 0)
-		fail(folding, &err);
 }
 
-void checkpoint_disks_fold(struct vm *vm, struct request *request, checkpoint_disks_folded done,
-			   void *user)
+/* ---- from outside ---- */
+
+void fold_begin(struct vm *vm, struct request *watcher)
 {
-	struct folding *folding = calloc(1, sizeof(*folding));
+	struct folding *folding = vm->folding;
 	struct error err;
 
+	if (!folding && write_journal(vm, json_object(), &err) < 0) {
+		vm_wake(vm, VM_WAIT_FOLDED, &err);
+		return;
+	}
+	if (!folding && (vm->busy || (!vm_is_down(vm) && !runs(vm))))
+		return; /* fold_resume comes */
+	if (folding) {
+		folding->again = true;
+		folding->watcher = watcher ? watcher : folding->watcher;
+		return;
+	}
+	folding = calloc(1, sizeof(*folding));
 	if (!folding)
 		abort();
-	*folding = (struct folding){ .vm = vm_ref(vm),
-				     .config = vm_config_copy(vm, &err),
-				     .request = request,
-				     .done = done,
-				     .user = user,
-				     .merged = json_array() };
-	if (!folding->config)
-		abort();
-	vm->busy = "the disks of its checkpoints are being merged";
-	request_hold(request);
+	*folding = (struct folding){ .vm = vm_ref(vm), .watcher = watcher };
+	vm->folding = folding;
 	next(folding);
+}
+
+void fold_forget(struct vm *vm, const struct request *watcher)
+{
+	if (vm->folding && vm->folding->watcher == watcher)
+		vm->folding->watcher = NULL;
+}
+
+void fold_resume(struct vm *vm)
+{
+	struct error err;
+
+	if (vm->removed || vm->folding || !is_wanted(vm))
+		return;
+	if (vm_is_down(vm) && fold_settle(vm, &err) < 0)
+		log_error("virtual machine '%s': %s", vm->config->name, err.text);
+	else
+		fold_begin(vm, NULL);
+}
+
+void fold_stop(struct vm *vm)
+{
+	struct folding *folding = vm->folding;
+
+	if (!folding)
+		return;
+	folding->stopping = true;
+	if (folding->job)
+		disk_job_cancel(folding->job);
+}
+
+bool fold_is_live(const struct vm *vm)
+{
+	return vm->folding && vm->folding->at == FOLD_LIVE;
+}
+
+bool fold_holds(const struct vm *vm)
+{
+	return vm->folding && vm->folding->at == FOLD_OFFLINE;
+}
+
+unsigned fold_percent(const struct vm *vm)
+{
+	return vm->folding ? vm->folding->percent : 0;
 }

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/macros.h"
 #include "checkpoint-disks.h"
+#include "checkpoint-fold.h"
 #include "checkpoints.h"
 #include "files.h"
 #include "ipc/ipc.h"
@@ -61,6 +62,8 @@ static void taking_end(struct taking *taking, const struct error *err)
 	json_decref(taking->plan);
 	free(taking->checkpoint.name);
 	free(taking);
+	/* A layer without a checkpoint may be left. */
+	fold_resume(vm);
 	vm_unref(vm);
 }
 
@@ -102,6 +105,9 @@ static int check(const struct vm *vm, const char *name, struct error *err)
 		r = vm_check_busy(vm, err);
 	if (r == 0 && vm->changing)
 		r = error_set(err, ERR_BUSY, "its devices are being changed");
+	if (r == 0 && fold_is_live(vm))
+		r = error_set(err, ERR_BUSY, "its disks are being merged (%u %%)",
+			      fold_percent(vm));
 	if (r == 0)
 		r = check_count(vm, err);
 	if (r == 0 && name)

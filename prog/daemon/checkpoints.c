@@ -499,6 +499,35 @@ int checkpoint_config(const struct vm *vm, const char *id, struct config_vm **re
 	return fd < 0 ? fd : config_load(fd, CONFIG_FILE, ret, err);
 }
 
+static int rename_disk(struct vm *vm, const char *id, const char *old, const char *new,
+		       struct error *err)
+{
+	AUTO_FREE char *path = path_of(vm, id, NULL, NULL);
+	AUTO_CLOSE int fd = open_folder(path, err);
+	struct config_vm *config;
+	int r = fd < 0 ? fd : config_load(fd, CONFIG_FILE, &config, err);
+
+	if (r < 0)
+		return r;
+	r = checkpoint_disks_rename(config, old, new, err);
+	if (r == 1)
+		r = config_save(fd, CONFIG_FILE, config, err);
+	config_vm_free(config);
+	return r;
+}
+
+int checkpoints_rename_disk(struct vm *vm, const char *old, const char *new, struct error *err)
+{
+	struct checkpoints all;
+	int r = 0;
+
+	checkpoints_load(vm, &all);
+	for (size_t i = 0; r == 0 && i < all.count; i++)
+		r = rename_disk(vm, all.list[i].id, old, new, err);
+	checkpoints_done(&all);
+	return r;
+}
+
 int checkpoint_rename(struct vm *vm, const struct checkpoint *checkpoint, const char *name,
 		      struct error *err)
 {

@@ -72,6 +72,8 @@ bool checkpoints_under_way(const struct vm *vm, char ret_id[static GUID_TEXT_SIZ
 int checkpoint_config(const struct vm *vm, const char *id, struct config_vm **ret,
 		      struct error *err);
 char *checkpoint_memory_path(const struct vm *vm, const char *id);
+/* A disk that some of them may have has another name. */
+int checkpoints_rename_disk(struct vm *vm, const char *old, const char *new, struct error *err);
 int checkpoint_rename(struct vm *vm, const struct checkpoint *checkpoint, const char *name,
 		      struct error *err);
 /* Its children, and the VM, then come from its parent. */

@@ -3,6 +3,7 @@
 
 #include "base/macros.h"
 #include "checkpoint-disks.h"
+#include "checkpoint-fold.h"
 #include "checkpoint-take.h"
 #include "checkpoints.h"
 #include "objects.h"
@@ -323,21 +324,19 @@ static void folded(void *user, struct vm *vm, const struct error *err)
 {
 	struct request *request = user;
 
-	if (err)
+	fold_forget(vm, request);
+	/* Cancelled: it goes on without us. */
+	if (err && err->code != ERR_CANCELLED)
 		request_error(request, vm->config->name, err);
+	request_release(request);
 }
 
-/* With the last one go the layers over the disks, where nobody has them open. */
+/* With a checkpoint goes the layer that only it needed. */
 static void fold_disks(struct request *request, struct vm *vm)
 {
-	struct checkpoints all;
-	size_t count;
-
-	checkpoints_load(vm, &all);
-	count = all.count;
-	checkpoints_done(&all);
-	if (!count && vm_is_down(vm) && !vm->busy)
-		checkpoint_disks_fold(vm, request, folded, request);
+	request_hold(request);
+	vm_wait(vm, VM_WAIT_FOLDED, folded, request, request);
+	fold_begin(vm, request);
 }
 
 static void remove_checkpoint(struct request *request, struct vm *vm)
@@ -396,6 +395,7 @@ static void applying_end(struct applying *applying, struct vm *vm, const struct 
 		show_checkpoint(applying->request, vm, applying->id);
 	request_release(applying->request);
 	free(applying);
+	fold_resume(vm);
 }
 
 /* What the VM no longer goes on from. */

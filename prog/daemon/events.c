@@ -19,6 +19,8 @@
 struct events {
 	int dir_fd, fd;
 	off_t size;
+	void (*heard)(void *user, const json_t *event); /* NULL: nobody listens */
+	void *user;
 };
 
 static const struct {
@@ -161,6 +163,8 @@ void events_write(struct events *events, const struct event *event)
 			 "VMName", event->vm_name, "VMId", event->vm_id, "Message", event->message,
 			 "Data", event->data);
 	text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+	if (json && events->heard)
+		events->heard(events->user, json);
 	json_decref(json);
 	if (!text)
 		return;
@@ -176,6 +180,13 @@ void events_write(struct events *events, const struct event *event)
 		events->size += len;
 	else
 		log_error("an event could not be written: %s", text);
+}
+
+void events_follow(struct events *events, void (*heard)(void *user, const json_t *event),
+		   void *user)
+{
+	events->heard = heard;
+	events->user = user;
 }
 
 /* ---- reading ---- */

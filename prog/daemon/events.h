@@ -59,6 +59,10 @@ struct event {
 };
 void events_write(struct events *events, const struct event *event);
 
+/* From now on, heard is called for each event that is written. NULL: no more. */
+void events_follow(struct events *events, void (*heard)(void *user, const json_t *event),
+		   void *user);
+
 struct events_query {
 	bool (*wanted)(void *user, const json_t *event);
 	void *user;

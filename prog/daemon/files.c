@@ -166,6 +166,14 @@ bool files_may_have_parent(const struct config_disk *disk)
 	return disk->path && disk->kind == CONFIG_DISK_HARD && is_image_name(disk->path);
 }
 
+int files_open_layer(const char *path, struct error *err)
+{
+	if (!is_image_name(path))
+		return error_set(err, ERR_INVALID, "'%.300s' can't be a disk's layer by its name",
+				 path);
+	return open_regular(path, O_RDWR, err);
+}
+
 /* The paths come out of an image. */
 static int open_parent(const struct vm *vm, const char *path, struct error *err)
 {

@@ -364,6 +364,7 @@ static void answer_the_last(struct service *service)
 
 	/* So that the next command line starts the next daemon at once. */
 	unlink(daemon->paths.socket);
+	server_end_streams(daemon->server);
 	loop_step(daemon->loop, 0);
 	for (unsigned i = 0; service->signalled ? i < LAST_STEPS : true; i++) {
 		if (server_connections(daemon->server) == 0 && !requests_busy(daemon->requests))

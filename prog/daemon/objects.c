@@ -61,7 +61,7 @@ static const char *status_text(const struct vm *vm)
 	case VM_SAVING:
 		return "Saving";
 	default:
-		return "Operating normally";
+		return vm->folding ? "Merging disks" : "Operating normally";
 	}
 }
 

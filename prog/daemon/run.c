@@ -7,6 +7,7 @@
 #include "base/macros.h"
 #include "cmdlets.h"
 #include "config/config-json.h"
+#include "checkpoint-fold.h"
 #include "checkpoints.h"
 #include "disk-job.h"
 #include "files.h"
@@ -222,6 +223,7 @@ static void finish(struct run *run, const struct error *start_failure)
 	/* A worker that an earlier daemon began may have used it. */
 	if (vm->config->saved_state)
 		saved_clean_up(vm);
+	fold_worker_ended(vm);
 	run_set_state(vm, vm->config->saved_state ? VM_SAVED : VM_OFF);
 	vm_wake(vm, VM_WAIT_SAVED, save_failed < 0 ? &no_save : NULL);
 	if (started) {
@@ -230,6 +232,7 @@ static void finish(struct run *run, const struct error *start_failure)
 	}
 	vm_wake(vm, VM_WAIT_STARTED, start_failure);
 	vm_wake(vm, VM_WAIT_OFF, NULL);
+	fold_resume(vm);
 	vm_unref(vm);
 }
 
@@ -373,8 +376,10 @@ static void take_over(struct run *run, bool saving)
 		return;
 	}
 	run->saving_id[0] = '\0';
-	if (!saving && checkpoints_clean_up(vm, &err) < 0)
+	if (!saving && (checkpoints_clean_up(vm, &err) < 0 || fold_settle(vm, &err) < 0))
 		log_error("virtual machine '%s': %s", vm->config->name, err.text);
+	else
+		fold_resume(vm);
 }
 
 static void on_state(struct run *run, const json_t *event)
@@ -566,6 +571,16 @@ static void on_off(struct run *run, const json_t *event)
 	arm_timer(run, END_TIMEOUT_NS);
 }
 
+static void on_disk_merging(struct run *run, const json_t *event)
+{
+	fold_event(run->vm, "disk-merging", event);
+}
+
+static void on_disk_merged(struct run *run, const json_t *event)
+{
+	fold_event(run->vm, "disk-merged", event);
+}
+
 static void on_event(void *user, const char *name, const json_t *event)
 {
 	static const struct {
@@ -583,6 +598,8 @@ static void on_event(void *user, const char *name, const json_t *event)
 		{ "saved", on_saved },
 		{ "save-failed", on_save_failed },
 		{ "off", on_off },
+		{ "disk-merging", on_disk_merging },
+		{ "disk-merged", on_disk_merged },
 		{ "socket-asked", on_socket_asked },
 		{ "copy-progress", on_copy_progress },
 	};
@@ -597,8 +614,8 @@ static void reconnect(void *user)
 {
 	struct vm *vm = user;
 
-	if (vm->run && !vm->run->peer && !vm->run->starting)
-		connect_control(vm->run, NULL);
+	if (vm->run && !vm->run->peer && !vm->run->starting && connect_control(vm->run, NULL) == 0)
+		fold_worker_lost(vm);
 	vm_unref(vm);
 }
 
@@ -653,6 +670,7 @@ static void started(struct run *run, const json_t *answer)
 		 vm->config->name,
 		 restored ? "was restored from its saved state" : "started successfully");
 	vm_wake(vm, VM_WAIT_STARTED, NULL);
+	fold_resume(vm);
 }
 
 static void start_refused(struct run *run, const json_t *answer)
@@ -914,11 +932,23 @@ static void find_parents(struct run *run, unsigned index)
 	}
 }
 
+static void begin(void *user);
+
+static void idle(void *user, struct vm *vm, const struct error *err)
+{
+	begin(user);
+}
+
 static void begin(void *user)
 {
 	struct run *run = user;
 	const struct config_vm *config = run->vm->config;
 
+	if (run->vm->folding) {
+		vm_wait(run->vm, VM_WAIT_IDLE, idle, run, run);
+		fold_stop(run->vm);
+		return;
+	}
 	/* One more than there are, so that the last one's callback does not come too early. */
 	run->waiting = 1;
 	for (unsigned i = 0; i < config->nic_count; i++) {
@@ -947,7 +977,9 @@ int run_start(struct vm *vm, struct error *err)
 	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
-	if (vm_check_busy(vm, err) < 0 || checkpoints_clean_up(vm, err) < 0)
+	/* A merge is ended for it, and goes on behind the guest. */
+	if (!fold_holds(vm) && (vm_check_busy(vm, err) < 0 || checkpoints_clean_up(vm, err) < 0 ||
+				fold_settle(vm, err) < 0))
 		return -(int)err->code;
 	if (vm->early_console >= 0)
 		close(vm->early_console);
@@ -1134,6 +1166,15 @@ static void clean_up_after(struct vm *vm)
 	remove_runtime_folder(path);
 }
 
+static void resume_folds(void *user)
+{
+	struct daemon *daemon = user;
+
+	for (size_t i = 0; i < daemon->vm_count; i++)
+		if (vm_is_down(daemon->vms[i]))
+			fold_resume(daemon->vms[i]);
+}
+
 void run_adopt_all(struct daemon *daemon)
 {
 	for (size_t i = 0; i < daemon->vm_count; i++) {
@@ -1147,6 +1188,7 @@ void run_adopt_all(struct daemon *daemon)
 	}
 	if (!switches_running(daemon->switches) && run_ports_lost(daemon))
 		switches_restore_ports(daemon->switches);
+	loop_post(daemon->loop, resume_folds, daemon);
 }
 
 void run_detach(struct vm *vm)

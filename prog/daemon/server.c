@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/macros.h"
 #include "door.h"
+#include "follow.h"
 #include "guest-sockets.h"
 #include "relay.h"
 #include "request.h"
@@ -34,6 +35,7 @@ struct server {
 	struct daemon *daemon;
 	struct door *local, *remote; /* remote may be NULL */
 	struct call *calls;
+	struct followers *followers;
 	struct carried *carried;
 	struct log_limit refused_limit;
 };
@@ -604,6 +606,23 @@ static result_t post_refused(struct call *call, const char *name)
 	return answer(call, MHD_HTTP_OK, json_object());
 }
 
+/* ---- GET /v1/events, /v1/openapi.json, /v1/version ---- */
+
+static result_t get_events(struct call *call)
+{
+	struct MHD_Response *response;
+	result_t r;
+
+	if (call->user && call->user->role < CMDLET_ROLE_READER)
+		return refuse(call, 0, ERR_DENIED, "this needs the role Reader");
+	response = followers_answer(call->server->followers, call->connection);
+	if (!response)
+		return refuse(call, 0, ERR_LIMIT, "too many follow the event log already");
+	r = MHD_queue_response(call->connection, MHD_HTTP_OK, response);
+	MHD_destroy_response(response);
+	return r;
+}
+
 static result_t get_version(struct call *call)
 {
 	return answer(call, MHD_HTTP_OK,
@@ -639,6 +658,10 @@ static result_t dispatch(struct call *call, const char *url, const char *method)
 		return get_session(call, rest);
 	if ((rest = after(url, "/v1/refused/")) && strcmp(method, "POST") == 0)
 		return post_refused(call, rest);
+	if (strcmp(url, "/v1/events") == 0 && get)
+		return get_events(call);
+	if (strcmp(url, "/v1/openapi.json") == 0 && get)
+		return answer(call, MHD_HTTP_OK, cmdlet_openapi(OYAKO_VERSION));
 	if (strcmp(url, "/v1/version") == 0 && get)
 		return get_version(call);
 	return refuse(call, MHD_HTTP_NOT_FOUND, ERR_NOT_FOUND, "there is nothing here");
@@ -822,6 +845,7 @@ int server_new(struct daemon *daemon, int listen_fd, struct server **ret, struct
 	if (!server)
 		abort();
 	server->daemon = daemon;
+	server->followers = followers_new(daemon);
 	r = open_door(server, &options, &server->local, err);
 	if (r < 0) {
 		server_free(server);
@@ -850,6 +874,7 @@ static void close_door(struct server *server, struct door *door)
 	if (!door)
 		return;
 	end_carried(server, door);
+	followers_end(server->followers, door);
 	for (struct call *call = server->calls; call; call = call->next)
 		if (call->suspended && door_of(call->connection) == door) {
 			call->suspended = false;
@@ -869,6 +894,7 @@ void server_free(struct server *server)
 		return;
 	server_close_remote(server);
 	close_door(server, server->local);
+	followers_free(server->followers);
 	free(server);
 }
 
@@ -876,6 +902,11 @@ unsigned server_connections(const struct server *server)
 {
 	return door_connections(server->local) +
 	       (server->remote ? door_connections(server->remote) : 0);
+}
+
+void server_end_streams(struct server *server)
+{
+	followers_end(server->followers, NULL);
 }
 
 bool server_is_open(const struct server *server)

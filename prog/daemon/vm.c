@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "checkpoint-fold.h"
 #include "checkpoints.h"
 #include "config/config-json.h"
 #include "saved.h"
@@ -235,6 +236,8 @@ static void delete_folder(struct vm *vm)
 
 	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
 		unlinkat(fd, files[i], 0);
+	if (fd >= 0)
+		fold_remove_files(fd);
 	checkpoints_remove_all(vm);
 	saved_remove_all(vm);
 	rmdir(vm->folder);
@@ -325,6 +328,8 @@ int vm_remove(struct vm *vm, struct error *err)
 {
 	int r = vm_check_busy(vm, err);
 
+	if (r == 0 && vm->folding)
+		r = error_set(err, ERR_BUSY, "its disks are being merged");
 	if (r < 0)
 		return r;
 	if (!vm_is_down(vm))

@@ -6,8 +6,8 @@
  * lives on, marked as removed, until the last one lets go.
  *
  * Folder: vm.json (the description, config-json.h), last-stop.json, lock, saved-ID (saved.h),
- * checkpoints (checkpoints.h). It is state/vms/ID, or
- * with New-VM -Path a folder elsewhere that state/vms/ID points to by a symbolic link.
+ * checkpoints (checkpoints.h), merge.json and merge.mark (checkpoint-fold.h). It is state/vms/ID,
+ * or with New-VM -Path a folder elsewhere that state/vms/ID points to by a symbolic link.
  */
 #ifndef DAEMON_VM_H
 #define DAEMON_VM_H
@@ -20,10 +20,18 @@
 
 enum vm_state { VM_OFF, VM_STARTING, VM_RUNNING, VM_STOPPING, VM_PAUSED, VM_SAVED, VM_SAVING };
 
-enum vm_wait { VM_WAIT_STARTED, VM_WAIT_OFF, VM_WAIT_CHANGED, VM_WAIT_SAVED };
+enum vm_wait {
+	VM_WAIT_STARTED,
+	VM_WAIT_OFF,
+	VM_WAIT_CHANGED,
+	VM_WAIT_SAVED,
+	VM_WAIT_FOLDED, /* its disks are merged as far as they can be */
+	VM_WAIT_IDLE    /* no merge is under way */
+};
 
 struct vm_waiter;
 struct request;
+struct folding;
 struct run;
 
 struct vm {
@@ -36,6 +44,7 @@ struct vm {
 	enum vm_state state;
 	const char *busy;          /* why it can be neither started nor changed; NULL: it can */
 	unsigned changing;         /* changes of its devices that the worker has not answered */
+	struct folding *folding;   /* merging its disks (checkpoint-fold.h); NULL: nothing */
 	struct run *run;           /* NULL: off */
 	json_t *last_stop;         /* "reason", "text", "time", perhaps "crash"; NULL: never ran */
 	bool host_stops;           /* it is stopped with the host, not by somebody */

@@ -66,13 +66,27 @@ static int check_chain(const struct image *image, const int *fds, size_t count, 
 	return 0;
 }
 
+/* How the layer above what is merged names what is merged into. */
+static int find_locators(const json_t *paths, size_t first, size_t into, struct chain_locators *ret,
+			 struct error *err)
+{
+	const char *above = json_string_value(json_array_get(paths, first - 1));
+	const char *below = json_string_value(json_array_get(paths, into));
+
+	return chain_locators(above, below, ret, err);
+}
+
 static int merge(struct job *job, const int *fds, size_t count, size_t into, json_t **ret,
 		 struct error *err)
 {
 	const struct disk_progress progress = { job_progress, job };
-	struct disk_merge_options options = {
-		.fds = fds, .count = (unsigned)count, .first = 0, .into = (unsigned)into
-	};
+	const json_t *paths = json_object_get(job->params, "paths");
+	size_t first = (size_t)job_bytes(job, "first");
+	struct disk_merge_options options = { .fds = fds,
+					      .count = (unsigned)count,
+					      .first = (unsigned)first,
+					      .into = (unsigned)into };
+	struct chain_locators locators = { 0 };
 	AUTO_FREE char *below = NULL; /* of what is merged into */
 	struct image image;
 	json_t *vhd;
@@ -83,7 +97,12 @@ static int merge(struct job *job, const int *fds, size_t count, size_t into, jso
 		r = image_find(path, 0, &image, err);
 	if (r < 0)
 		return r;
-	r = check_chain(&image, fds, count, err);
+	r = first < into ? check_chain(&image, fds, count, err)
+			 : error_set(err, ERR_INTERNAL, "the job names no layers");
+	if (r == 0 && first > 0)
+		r = find_locators(paths, first, into, &locators, err);
+	options.absolute = locators.absolute;
+	options.relative = locators.relative;
 	if (r == 0 && into + 1 < count)
 		below = realpath(image.chain.layers[into + 1].path, NULL);
 	if (r == 0)
@@ -94,6 +113,7 @@ static int merge(struct job *job, const int *fds, size_t count, size_t into, jso
 		r = image_describe_file(fds[into], below, &vhd, err);
 	if (r == 0)
 		*ret = json_pack("{s:o}", "vhd", vhd);
+	chain_locators_done(&locators);
 	image_close(&image, NULL);
 	return r;
 }

@@ -327,26 +327,28 @@ static void on_merged(void *user, const struct error *err)
 	free(watch);
 }
 
-/* Its own descriptors: those of the request, one for each layer that is named. */
+/* Its own descriptors: those of the request, the mark's and one for each layer that is named. */
 static int take_layers(struct control *control, const json_t *request, struct live_file *files,
-		       unsigned *ret_count, struct error *err)
+		       struct live_merge *merge, struct error *err)
 {
 	const json_t *layers = json_object_get(request, "layers");
 	size_t count = json_array_size(layers);
 
-	if (count > IPC_MAX_FDS)
-		return error_set(err, ERR_INVALID, "%zu layers can't be merged with", count);
+	if (count >= IPC_MAX_FDS || control->fds[0] < 0)
+		return error_set(err, ERR_INVALID, "no mark, or too many layers");
 	for (size_t i = 0; i < count; i++) {
 		json_int_t layer = json_integer_value(json_array_get(layers, i));
 
-		if (control->fds[i] < 0 || layer < 0 || layer >= DISK_CHAIN_MAX)
+		if (control->fds[1 + i] < 0 || layer < 0 || layer >= DISK_CHAIN_MAX)
 			return error_set(err, ERR_INVALID, "a layer without a descriptor");
 	}
 	for (size_t i = 0; i < count; i++)
 		files[i] =
 		    (struct live_file){ (unsigned)json_integer_value(json_array_get(layers, i)),
-					TAKE_FD(control->fds[i]) };
-	*ret_count = (unsigned)count;
+					TAKE_FD(control->fds[1 + i]) };
+	merge->mark_fd = TAKE_FD(control->fds[0]);
+	merge->files = files;
+	merge->file_count = (unsigned)count;
 	return 0;
 }
 
@@ -365,7 +367,6 @@ static int op_merge_disk(struct control *control, json_t *request, json_t **ret,
 	struct live_merge merge = {
 		.first = number_of(request, "first"),
 		.into = number_of(request, "into"),
-		.files = files,
 		.absolute = json_string_value(json_object_get(request, "absolute")),
 		.relative = json_string_value(json_object_get(request, "relative")),
 		.progress = on_merge_progress,
@@ -379,7 +380,7 @@ static int op_merge_disk(struct control *control, json_t *request, json_t **ret,
 	watch->control = control;
 	r = get_place(request, &controller, &watch->location, err);
 	if (r == 0)
-		r = take_layers(control, request, files, &merge.file_count, err);
+		r = take_layers(control, request, files, &merge, err);
 	if (r == 0) {
 		guid_format(&controller, watch->controller);
 		r = machine_disk_merge(control->machine, &controller, watch->location, &merge, err);

@@ -159,6 +159,7 @@ def test_killed_in_the_middle(host):
         check(host, disk_of(host), 2, MIB)
     for delay in (0, 0.01, 0.02, 0.03, 0.05, 0.1):
         interrupted(host, delay, "remove-vmcheckpoint", "-VMName", "a", "-Confirm:false")
+        wait_for(lambda: host.vm("a")["Status"] != "Merging disks")
         check(host, disk_of(host), 3, 0)
         check(host, disk_of(host), 2, MIB)
         host.run("checkpoint-vm", "-Name", "a")
@@ -323,3 +324,97 @@ def test_production_falls_back(host, behaviour):
     host.run("set-vm", "-Name", "a", "-CheckpointType", "ProductionOnly")
     assert "production checkpoint" in host.run("checkpoint-vm", "-Name", "a", status=1)
     assert disks_of(host) == before and len(tree(host)) == 1 and leftovers(host) == []
+
+
+def merge_files(host):
+    return [f for f in os.listdir(host.vm_folder("a")) if f.startswith("merge.")]
+
+
+def is_merged(host, paths):
+    return disks_of(host) == paths and layers(host) == [] and merge_files(host) == []
+
+
+def test_removed_while_it_runs(host):
+    """The layers are merged behind the guest, and the command waits for it."""
+    paths = running(host, "merge=0.2")
+    host.run("checkpoint-vm", "-Name", "a")
+    assert len(layers(host)) == 2
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false")
+    assert is_merged(host, paths) and host.vm("a")["State"] == "Running" and tree(host) == {}
+    for name in ("one", "two"):
+        host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", name)
+    two = disks_of(host)
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", "two", "-Confirm:false")
+    assert set(layers(host)) == set(disks_of(host)) and disks_of(host) != two
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false")
+    assert is_merged(host, paths)
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    check(host, disks_of(host)[0], 1, 0)
+
+
+def test_merge_fails_and_is_done_when_it_is_off(host):
+    paths = running(host, "nomerge")
+    host.run("checkpoint-vm", "-Name", "a")
+    assert "can't be merged" in host.run("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false", status=1)
+    assert tree(host) == {} and len(layers(host)) == 2 and host.vm("a")["State"] == "Running"
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    wait_for(lambda: is_merged(host, paths))
+    check(host, paths[0], 1, 0)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill worker", "kill service", "kill both", "cancel"])
+def test_merge_is_interrupted(host, how):
+    """Whatever ends, the merge goes on: behind the guest, or when it is off."""
+    paths = running(host, "merge=1")
+    host.run("checkpoint-vm", "-Name", "a")
+    removing = subprocess.Popen(host.command("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false"), env=host.env,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: "merge.mark" in merge_files(host))
+    assert host.vm("a")["Status"] == "Merging disks"
+    assert "being merged" in host.run("checkpoint-vm", "-Name", "a", status=1)
+    worker = worker_pid(host)
+    if how == "stop":
+        host.run("stop-vm", "a", "-TurnOff", "-Force")
+    if how == "cancel":
+        removing.send_signal(2)
+    if how in ("kill service", "kill both"):
+        host.kill_daemon()
+    if how in ("kill worker", "kill both"):
+        os.kill(worker, 9)
+    wait_for(lambda: is_merged(host, paths))
+    removing.wait(30)
+    assert host.vm("a")["State"] == ("Running" if how in ("kill service", "cancel") else "Off")
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    check(host, paths[0], 1, 0)
+
+
+def test_started_while_its_disks_are_merged(host):
+    """The merge makes way, and goes on behind the guest."""
+    paths = running(host, "")
+    host.run("checkpoint-vm", "-Name", "a")
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    removing = subprocess.Popen(host.command("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false"), env=host.env,
+                                stdin=subprocess.DEVNULL)
+    wait_for(lambda: tree(host) == {})
+    host.run("start-vm", "a")
+    assert host.vm("a")["State"] == "Running"
+    wait_for(lambda: is_merged(host, paths))
+    assert removing.wait(30) == 0
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    check(host, paths[0], 1, 0)
+
+
+def test_layers_in_the_middle(host):
+    """What lies over a disk that nothing needs is merged into it, and takes its place in the checkpoint that has it."""
+    disk = vm_with_two(host)
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "three")
+    assert len(layers(host)) == 3
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", "two", "-Confirm:false")
+    assert len(layers(host)) == 2 and tree(host) == {"one": None, "three": "one"} and leftovers(host) == []
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", "one", "-Confirm:false")
+    assert len(layers(host)) == 1 and leftovers(host) == []
+    check(host, disk_of(host), 3, 0)
+    check(host, disk_of(host), 2, MIB)
+    host.run("restore-vmcheckpoint", "-VMName", "a", "-Name", "three", "-Confirm:false")
+    check(host, disk_of(host), 3, 0)
+    assert disk in host.json("get-vhd", disk_of(host))[0]["ParentPath"] and leftovers(host) == []

@@ -197,10 +197,13 @@ class Worker:
         assert os.path.getsize(mark) == 1
 
     def merge(self, files, layers, first, into):
-        self.request(files, op="merge-disk", first=first, into=into, layers=layers, relative=".\\base",
+        mark = os.path.join(os.path.dirname(files[0]), "merge-mark")
+        with open(mark, "wb"):
+            pass
+        self.request([mark, *files], op="merge-disk", first=first, into=into, layers=layers, relative=".\\base",
                      **self.place)
         end = self.receive(lambda message: message.get("event") == "disk-merged")
-        assert "error" not in end, end
+        assert "error" not in end and os.path.getsize(mark) == 1, end
 
 
 @pytest.mark.parametrize("ending", ["vhdx", "vhd"])

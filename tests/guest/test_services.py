@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 
 import pytest
 
@@ -164,3 +165,29 @@ def test_file_systems_stand_still_for_a_snapshot(web):
     assert wait_for(lambda: web.control(freeze)[0].get("ok"), 60)
     assert web.control(thaw)[0].get("ok")
     assert "WARNING" not in web.console.command("dmesg -r")
+
+
+
+def test_production_checkpoint(web, tmp_path):
+    """Of a guest that writes: its disk as of then needs no repair, and the same worker goes on."""
+    assert wait_for(lambda: web.status("VSS") == "OK", 120)
+    web.console.command("touch /root/go; (n=0; while [ -e /root/go ]; do n=$((n + 1)); echo \"line $n\" >>/root/log;"
+                        " sync -d /root/log; done) & sleep 2")
+    worker = web.host.workers()
+    taken = web.host.json("checkpoint-vm", "web", "-SnapshotName", "clean", "-Passthru")[0]
+    assert taken["CheckpointType"] == "Production" and not taken["HasMemory"], web.host.json("get-vmevent", "web")
+    assert web.host.workers() == worker
+    web.console.command("rm /root/go; wait")  # the shell says that its job is done
+    lines = int(web.console.command("wc -l </root/log"))
+    assert web.console.command("dmesg -r | grep -c -E 'I/O error|WARNING'") == "0"
+    raw = str(tmp_path / "raw")
+    # Nobody writes to it any more; but it is locked.
+    copy = str(tmp_path / "web.vhdx")
+    shutil.copyfile(os.path.join(web.folder, "web.vhdx"), copy)
+    subprocess.run(["qemu-img", "convert", "-f", "vhdx", "-O", "raw", copy, raw], check=True)
+    features = subprocess.run(["/sbin/dumpe2fs", "-h", raw], capture_output=True, text=True, check=True).stdout
+    assert "needs_recovery" not in features
+    checked = subprocess.run(["/sbin/e2fsck", "-fn", raw], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+    log = subprocess.run(["/sbin/debugfs", "-R", "cat /root/log", raw], capture_output=True, text=True).stdout.split("\n")
+    assert log.pop() == "" and log == ["line %d" % (n + 1) for n in range(len(log))] and 0 < len(log) < lines

@@ -213,6 +213,25 @@ void sc_blocks_flush(struct vp *c)
 	sc_xtlb_new_versions(c);
 }
 
+/* ---- an idle guest ---- */
+
+/* What the VP has filled of its caches, without the hash, which has one size. */
+size_t sc_blocks_held(const struct vp *c)
+{
+	return c->arena_used + (c->translator ? code_cache_held(&c->translator->cache) : 0);
+}
+
+void sc_blocks_release(struct vp *c)
+{
+	size_t used = c->arena_used;
+
+	if (c->translator)
+		code_cache_release(&c->translator->cache);
+	sc_blocks_flush(c);
+	madvise(c->hash, HASH_SIZE * sizeof(c->hash[0]), MADV_DONTNEED);
+	madvise(c->arena, ALIGN_UP(used, HUGE_PAGE), MADV_DONTNEED);
+}
+
 /* ---- coherence ---- */
 
 static uint64_t granule_mask(unsigned offset, uint64_t len)

@@ -61,3 +61,19 @@ void *code_cache_data(struct code_cache *cache, size_t size)
 	cache->data_used += size;
 	return p;
 }
+
+size_t code_cache_held(const struct code_cache *cache)
+{
+	return cache->used - cache->shared_end + cache->data_used;
+}
+
+void code_cache_release(struct code_cache *cache)
+{
+	size_t first = ALIGN_UP(cache->shared_end, MEM_PAGE_SIZE);
+	size_t end = ALIGN_UP(cache->used, MEM_PAGE_SIZE);
+
+	if (end > first)
+		madvise(cache->rw + first, end - first, MADV_REMOVE);
+	/* its pages are large ones */
+	madvise(cache->data, ALIGN_UP(cache->data_used, 2 * MIB), MADV_DONTNEED);
+}

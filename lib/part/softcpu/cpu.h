@@ -393,6 +393,11 @@ struct vp {
 	struct block **page_blocks; /* by page index */
 	uint64_t flushes, decoded_insns;
 
+	/* The period at whose end an idle VP gives memory back (softcpu.c). */
+	uint64_t period_end_ns, period_cpu_ns; /* CPU time of the thread at its begin */
+	size_t idle_bytes;                     /* that the guest needs even when idle */
+	bool gave_back;
+
 	/* Ranges written by others; inv_lock. inv_count > INV_MAX: all. */
 	pthread_mutex_t inv_lock;
 	unsigned inv_count;
@@ -602,6 +607,9 @@ void sc_unmap(void *p, size_t size);
 int sc_blocks_init(struct vp *c, struct error *err);
 void sc_blocks_done(struct vp *c);
 void sc_blocks_flush(struct vp *c);
+/* Bytes of decoded and translated code; flushes it and gives its memory back to the host. */
+size_t sc_blocks_held(const struct vp *c);
+void sc_blocks_release(struct vp *c);
 /* The block at RIP; decodes it if need be. Raises fetch faults. */
 struct block *sc_lookup(struct vp *c, unsigned key_flags);
 /* Room for a block of uop_count; may flush everything. */

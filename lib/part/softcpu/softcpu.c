@@ -73,15 +73,61 @@ static int lapic_extint_ack(void *user)
 	return vm->host.extint_ack(vm->host.user);
 }
 
-/* Until attention, or the APIC timer's deadline. */
+/*
+ * A guest that is idle needs little of what was decoded and translated when it booted. At the end
+ * of a period in which the VP hardly ran, its caches are emptied and their memory given back. What
+ * it fills again while idle is left alone: else that would be decoded anew for ever.
+ */
+#define PERIOD_NS     (5 * NS_PER_SEC)
+#define IDLE_PER_CENT 2u
+#define WORTHWHILE    (2 * MIB)
+
+static uint64_t thread_cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * NS_PER_SEC + (uint64_t)ts.tv_nsec;
+}
+
+static void end_period(struct vp *c, uint64_t now)
+{
+	uint64_t cpu = thread_cpu_ns();
+	bool idle = (cpu - c->period_cpu_ns) * 100 < PERIOD_NS * IDLE_PER_CENT;
+	size_t held = sc_blocks_held(c);
+
+	c->period_end_ns = now + PERIOD_NS;
+	c->period_cpu_ns = cpu;
+	if (!idle)
+		return;
+	if (c->gave_back)
+		c->idle_bytes = held;
+	c->gave_back = held > 2 * c->idle_bytes + WORTHWHILE;
+	if (c->gave_back)
+		sc_blocks_release(c);
+}
+
+/* How long the VP may sleep until its period is to be ended; UINT64_MAX: there is no need. */
+static uint64_t rest_of_period(struct vp *c)
+{
+	uint64_t now = clock_now_ns();
+
+	if (now >= c->period_end_ns)
+		end_period(c, now);
+	return sc_blocks_held(c) > 2 * c->idle_bytes + WORTHWHILE ? c->period_end_ns - now
+								  : UINT64_MAX;
+}
+
+/* Until attention, the APIC timer's deadline, or the end of a period. */
 static void sleep_until_attention(struct vp *c)
 {
 	uint64_t deadline = lapic_timer_deadline_ns(c->lapic), now = vm_now_ns(c->vm);
+	uint64_t ns = rest_of_period(c);
 	struct timespec ts, *timeout = NULL;
 
-	if (deadline != LAPIC_NEVER && !c->shutdown) {
-		uint64_t ns = deadline > now ? deadline - now : 0;
-
+	if (deadline != LAPIC_NEVER && !c->shutdown)
+		ns = MIN(ns, deadline > now ? deadline - now : 0);
+	if (ns != UINT64_MAX) {
 		ts = (struct timespec){ (time_t)(ns / NS_PER_SEC), (long)(ns % NS_PER_SEC) };
 		timeout = &ts;
 	}

@@ -104,6 +104,9 @@ void sc_translations_flush(struct vp *c);
 int code_cache_init(struct code_cache *cache, size_t bytes, struct error *err);
 void code_cache_done(struct code_cache *cache);
 void *code_cache_data(struct code_cache *cache, size_t size); /* NULL: full */
+/* Bytes in use beside the shared code; gives their memory back: nothing may need them any more. */
+size_t code_cache_held(const struct code_cache *cache);
+void code_cache_release(struct code_cache *cache);
 static inline const uint8_t *code_cache_rx(const struct code_cache *cache, const uint8_t *rw)
 {
 	return cache->rx + (rw - cache->rw);

@@ -1,0 +1,38 @@
+/*
+ * Layers of a VM's disks that nothing needs any more, because their checkpoints are gone, are
+ * merged into those below: by oyako-disk while the VM is off or saved, behind the guest by its
+ * worker while it runs. It goes on over starts and stops of the VM and of the service.
+ *
+ * VM-folder/merge.json is there while there may be something to merge. While one merge is under way
+ * it says what it will have changed, and merge.mark (base/mark.h) is set by the worker before the
+ * guest writes to what was merged into.
+ */
+#ifndef DAEMON_CHECKPOINT_FOLD_H
+#define DAEMON_CHECKPOINT_FOLD_H
+
+#include "request.h"
+
+/* Looks for such layers; VM_WAIT_FOLDED tells the end. watcher (may be NULL) gets the progress,
+ * until fold_forget. */
+void fold_begin(struct vm *vm, struct request *watcher);
+void fold_forget(struct vm *vm, const struct request *watcher);
+/* Goes on with what was interrupted, if there is any, and it can be. */
+void fold_resume(struct vm *vm);
+/* The VM is about to start: a merge that is under way ends soon, and VM_WAIT_IDLE tells when. */
+void fold_stop(struct vm *vm);
+/* Nobody is at a merge any more: its names become those that it had come to. An error: the VM must
+ * not start, for its disks may not be those that its description says. */
+int fold_settle(struct vm *vm, struct error *err);
+/* The worker has ended; it was connected to anew: what it was at is not known any more. */
+void fold_worker_ended(struct vm *vm);
+void fold_worker_lost(struct vm *vm);
+/* It says something of a merge. */
+void fold_event(struct vm *vm, const char *name, const json_t *event);
+/* Is the VM's disk being merged behind the guest? Is it busy only with a merge? */
+bool fold_is_live(const struct vm *vm);
+bool fold_holds(const struct vm *vm);
+unsigned fold_percent(const struct vm *vm);
+/* With the VM. */
+void fold_remove_files(int folder_fd);
+
+#endif

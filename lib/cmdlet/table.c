@@ -43,6 +43,7 @@ static const struct cmdlet_output vm_output = {
 					{ "MemoryStartup", NULL, CMDLET_SHOW_TEXT },
 					{ "MemoryMaximum", NULL, CMDLET_SHOW_TEXT },
 					{ "CheckpointType", NULL, CMDLET_SHOW_TEXT },
+					{ "AutomaticCheckpointsEnabled", NULL, CMDLET_SHOW_TEXT },
 					{ "ParentSnapshotId", NULL, CMDLET_SHOW_TEXT },
 					{ "Notes", NULL, CMDLET_SHOW_TEXT },
 					{ "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
@@ -382,8 +383,8 @@ static const struct cmdlet_param set_vm_params[] = {
 	      "that way out. Standard: memory, devices and disks." },
 	{ .name = "AutomaticCheckpointsEnabled",
 	  .type = CMDLET_BOOLEAN,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help = "Takes a checkpoint at each start, which is removed when the machine is off "
+		  "again." },
 	{ .name = "Backend",
 	  .type = CMDLET_ENUM,
 	  .flags = CMDLET_OURS,

@@ -17,6 +17,7 @@ struct balancer;
 struct automatic;
 struct access;
 struct server;
+struct job_wait;
 
 struct daemon {
 	struct loop *loop;
@@ -27,6 +28,7 @@ struct daemon {
 	struct requests *requests;
 	struct balancer *balancer;
 	struct automatic *automatic; /* VMs that are to start after a delay */
+	struct job_wait *job_waits;  /* cmdlets-job.c */
 	struct server *server;
 	struct access *access;    /* users of the API from elsewhere */
 	char *api_address;        /* where they are listened for; NULL: nowhere */

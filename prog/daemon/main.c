@@ -162,6 +162,7 @@ static bool is_idle(struct service *service)
 			return false;
 	return server_connections(service->daemon.server) == 0 &&
 	       !server_is_open(service->daemon.server) &&
+	       !requests_unseen(service->daemon.requests) &&
 	       !requests_busy(service->daemon.requests) && !service->daemon.automatic;
 }
 

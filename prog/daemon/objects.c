@@ -188,6 +188,8 @@ json_t *object_vm(const struct vm *vm)
 	json_object_set_new(object, "ProcessorCount", json_integer(config->processor_count));
 	put_memory(object, vm);
 	put_text(object, "CheckpointType", config_checkpoint_type_name(config->checkpoint_type));
+	json_object_set_new(object, "AutomaticCheckpointsEnabled",
+			    json_boolean(config->automatic_checkpoints));
 	put_text(object, "ParentSnapshotId", config->parent_checkpoint);
 	put_text(object, "Notes", config->notes ? config->notes : "");
 	put_text(object, "AutomaticStartAction", config_start_action_name(config->start_action));

@@ -223,14 +223,27 @@ static void detach(struct call *call)
 		request->changed = NULL;
 }
 
+/* Is the argument there, with whatever value but 0? */
+static bool has_argument(struct call *call, const char *name)
+{
+	const char *text =
+	    MHD_lookup_connection_value(call->connection, MHD_GET_ARGUMENT_KIND, name);
+
+	return text && strcmp(text, "0") != 0;
+}
+
 static result_t answer_request(struct call *call)
 {
 	struct request *request = call->request;
 	unsigned status = request->done ? MHD_HTTP_OK : MHD_HTTP_ACCEPTED;
+	json_t *answer_json = request_describe(request);
 
-	if (request->done)
+	/* What is kept is not gone by being looked at. */
+	if (request->done && !request->kept)
 		request->fetched = true;
-	return answer(call, status, request_describe(request));
+	else if (request->done && has_argument(call, "receive"))
+		request_receive(request);
+	return answer(call, status, answer_json);
 }
 
 static result_t suspend(struct call *call, unsigned seconds)
@@ -271,6 +284,8 @@ static result_t post_cmdlet(struct call *call, const char *name)
 	if (r < 0)
 		return answer_error(call, 0, &err);
 	attach(call, request);
+	if (has_argument(call, "keep"))
+		request_keep(request);
 	if (request->done || prefers_async(call))
 		return answer_request(call);
 	call->whole = true;

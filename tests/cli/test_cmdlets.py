@@ -41,7 +41,7 @@ def test_wrong_command_lines(host):
     assert "none of: auto kvm soft soft-interpreter" in says("new-vm", "a", "-Backend", "fast")
     assert "not between 1 and 64" in says("new-vm", "a", "-ProcessorCount", "65")
     assert "can't be used with" in says("new-vm", "a", "-NoVHD", "-VHDPath", "x")
-    assert "not there yet" in says("set-vm", "a", "-AutomaticCheckpointsEnabled", "true")
+    assert "not there yet" in says("new-vm", "-Name", "a", "-BootDevice", "VHD")
     assert "not there yet" in says("stop-vm", "a", "-WhatIf")
     assert "needs -Name" in says("start-vm")
     assert "not a GUID" in says("get-vm", "-Id", "5")

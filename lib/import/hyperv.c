@@ -155,8 +155,7 @@ static void take_memory(struct import *in)
 	struct config_vm *config = in->vm->config;
 	uint64_t max = config->generation == 1 ? UINT64_C(1) << 40 : CONFIG_MAX_MEMORY_BYTES;
 
-	config->memory_bytes =
-	    take_size(in, BANK "size", 512, "startup", (int64_t)(max / MIB));
+	config->memory_bytes = take_size(in, BANK "size", 512, "startup", (int64_t)(max / MIB));
 	if (key_bool(in->key, BANK "dynamic_memory_enabled", false))
 		take_dynamic_memory(in, (int64_t)(max / MIB));
 }

@@ -168,7 +168,7 @@ static void test_roles(void **state)
 	assert_int_equal(cmdlet_role_needed(cmdlet_find("Get-VHD")), CMDLET_ROLE_ADMINISTRATOR);
 	for (size_t i = 0; (cmdlet = cmdlet_at(i)); i++)
 		if (strncmp(cmdlet->name, "New-", 4) == 0 ||
-		    strncmp(cmdlet->name, "Remove-", 7) == 0 ||
+		    strncmp(cmdlet->name, "Remove-VM", 9) == 0 ||
 		    strncmp(cmdlet->name, "Set-", 4) == 0 || strncmp(cmdlet->name, "Add-", 4) == 0)
 			assert_int_equal(cmdlet_role_needed(cmdlet), CMDLET_ROLE_ADMINISTRATOR);
 }

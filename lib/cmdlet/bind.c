@@ -290,6 +290,8 @@ static int parse_common(struct parse *parse, const char *name, const char *value
 		out->list = flag != 0;
 	} else if (strcasecmp(name, "Confirm") == 0) {
 		out->confirm = flag;
+	} else if (strcasecmp(name, "AsJob") == 0 && parse->cmdlet->place == CMDLET_IN_DAEMON) {
+		out->as_job = flag != 0;
 	} else if (strcasecmp(name, "Verbose") == 0) {
 		/* Nothing more is said than always. */
 	} else if (strcasecmp(name, "ErrorAction") == 0 || strcasecmp(name, "EA") == 0) {

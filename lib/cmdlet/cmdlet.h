@@ -153,6 +153,7 @@ unsigned cmdlet_set_count(const struct cmdlet *cmdlet);
 struct cmdlet_invocation {
 	json_t *params; /* the caller's */
 	bool json, list, help;
+	bool as_job; /* -AsJob: it goes on without the command line */
 	bool quiet;  /* -ErrorAction SilentlyContinue: errors are not shown */
 	int confirm; /* -1: not said, 0: -Confirm:false, 1: -Confirm */
 };

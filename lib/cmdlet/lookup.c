@@ -19,6 +19,8 @@ const struct cmdlet *cmdlet_at(size_t n)
 		{ cmdlet_table_guest, cmdlet_table_guest_count },
 		{ cmdlet_table_state, cmdlet_table_state_count },
 		{ cmdlet_table_host, cmdlet_table_host_count },
+		{ cmdlet_table_job, cmdlet_table_job_count },
+		{ cmdlet_table_group, cmdlet_table_group_count },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {

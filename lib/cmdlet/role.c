@@ -22,8 +22,14 @@ static const struct {
 	enum cmdlet_role role;
 } needs[] = {
 	{ "Get-VM", CMDLET_ROLE_CONSOLE },
+	{ "Get-Job", CMDLET_ROLE_READER }, /* these are about one's own jobs */
+	{ "Receive-Job", CMDLET_ROLE_READER },
+	{ "Remove-Job", CMDLET_ROLE_READER },
+	{ "Stop-Job", CMDLET_ROLE_READER },
+	{ "Wait-Job", CMDLET_ROLE_READER },
 	{ "Get-VMDvdDrive", CMDLET_ROLE_READER },
 	{ "Get-VMEvent", CMDLET_ROLE_READER },
+	{ "Get-VMGroup", CMDLET_ROLE_READER },
 	{ "Get-VMGuestCommunicationService", CMDLET_ROLE_READER },
 	{ "Get-VMHardDiskDrive", CMDLET_ROLE_READER },
 	{ "Get-VMHost", CMDLET_ROLE_READER },

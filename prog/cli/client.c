@@ -399,6 +399,22 @@ int client_run(struct client *client, const char *cmdlet, const json_t *params,
 	return r;
 }
 
+int client_begin(struct client *client, const char *cmdlet, const json_t *params, unsigned *ret_id,
+		 struct error *err)
+{
+	char path[100];
+	json_t *answer;
+	int r;
+
+	snprintf(path, sizeof(path), "/v1/cmdlet/%.60s?keep=1", cmdlet);
+	r = call(client, "POST", path, "Prefer: respond-async\r\n", params, &answer, err);
+	if (r < 0)
+		return r;
+	*ret_id = (unsigned)json_integer_value(json_object_get(answer, "job"));
+	json_decref(answer);
+	return 0;
+}
+
 /* Everything but letters, digits and -._~ as %XX. */
 static char *escape(const char *text)
 {

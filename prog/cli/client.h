@@ -30,6 +30,10 @@ int client_run(struct client *client, const char *cmdlet, const json_t *params,
 	       void (*progress)(void *user, const json_t *progress), void *user,
 	       const volatile bool *interrupted, json_t **ret, struct error *err);
 
+/* Begins a cmdlet as a job that is kept; *ret_id is its number. */
+int client_begin(struct client *client, const char *cmdlet, const json_t *params, unsigned *ret_id,
+		 struct error *err);
+
 /* Follows the event log: parameters are those of Get-VMEvent. Returns when the service has gone. */
 int client_follow(struct client *client, const json_t *params,
 		  void (*heard)(void *user, const json_t *event), void *user, struct error *err);

@@ -25,6 +25,8 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#define JOB_WAIT_SECONDS 30 /* of one look at a job */
+
 enum { EXIT_DONE, EXIT_FAILED, EXIT_USAGE };
 
 static volatile bool interrupted;
@@ -35,6 +37,13 @@ static void on_interrupt(int number)
 }
 
 /* ---- showing ---- */
+
+static const char *text_of(const json_t *object, const char *name)
+{
+	const char *text = json_string_value(json_object_get(object, name));
+
+	return text ? text : "";
+}
 
 static int print_error(const char *cmdlet, const char *object, const char *text)
 {
@@ -156,6 +165,100 @@ static bool is_confirmed(const struct cmdlet *cmdlet, const struct cmdlet_invoca
 	return ask(cmdlet, invocation->params);
 }
 
+/* ---- jobs ---- */
+
+static int begin_job(struct client *client, const struct cmdlet *cmdlet,
+		     const struct cmdlet_invocation *invocation)
+{
+	const struct cmdlet *get_job = cmdlet_find("Get-Job");
+	json_t *params, *answer;
+	struct error err;
+	unsigned id;
+	int status;
+
+	if (client_begin(client, cmdlet->name, invocation->params, &id, &err) < 0)
+		return print_error(cmdlet->name, NULL, err.text);
+	params = json_pack("{s:[i]}", "Id", (int)id);
+	if (run_in_daemon(client, get_job, params, &answer) < 0) {
+		json_decref(params);
+		return EXIT_FAILED;
+	}
+	status = print_results(get_job, invocation, json_object_get(answer, "results"));
+	json_decref(params);
+	json_decref(answer);
+	return status;
+}
+
+/* One job's results, as its cmdlet shows them. */
+static int receive_one(struct client *client, const struct cmdlet_invocation *invocation,
+		       const json_t *params, long long id)
+{
+	bool wait = json_is_true(json_object_get(params, "Wait"));
+	const struct cmdlet *cmdlet;
+	json_t *answer = NULL;
+	struct error err;
+	char path[100];
+	int status, failed;
+	long long version = 0;
+
+	do {
+		version = json_integer_value(json_object_get(answer, "version"));
+		json_decref(answer);
+		snprintf(path, sizeof(path), "/v1/job/%lld?wait=%d&version=%lld&receive=%d", id,
+			 wait ? JOB_WAIT_SECONDS : 0, version,
+			 !json_is_true(json_object_get(params, "Keep")));
+		if (client_call(client, "GET", path, NULL, &answer, &err) < 0)
+			return print_error("Receive-Job", NULL, err.text);
+	} while (wait && strcmp(text_of(answer, "state"), "done") != 0);
+	if (strcmp(text_of(answer, "state"), "done") != 0) {
+		json_decref(answer);
+		return print_error("Receive-Job", NULL, "it is running: -Wait waits for its end");
+	}
+	cmdlet = cmdlet_find(text_of(answer, "cmdlet"));
+	status = cmdlet ? print_results(cmdlet, invocation, json_object_get(answer, "results"))
+			: EXIT_FAILED;
+	failed = cmdlet ? print_errors(cmdlet, invocation, json_object_get(answer, "errors"))
+			: EXIT_FAILED;
+	json_decref(answer);
+	return failed ? failed : status;
+}
+
+static void forget_job(struct client *client, long long id)
+{
+	json_t *params = json_pack("{s:[I]}", "Id", (json_int_t)id), *answer;
+	struct error err;
+
+	if (client_run(client, "Remove-Job", params, NULL, NULL, NULL, &answer, &err) == 0)
+		json_decref(answer);
+	json_decref(params);
+}
+
+static int receive_jobs(struct client *client, const struct cmdlet_invocation *invocation,
+			const json_t *params)
+{
+	const struct cmdlet *get_job = cmdlet_find("Get-Job");
+	const char *by = json_object_get(params, "Id") ? "Id" : "Name";
+	json_t *which = json_pack("{s:O}", by, json_object_get(params, by)), *answer, *jobs;
+	int status = run_in_daemon(client, get_job, which, &answer) < 0 ? EXIT_FAILED : EXIT_DONE;
+
+	json_decref(which);
+	if (status != EXIT_DONE)
+		return status;
+	jobs = json_object_get(answer, "results");
+	status =
+	    print_errors(cmdlet_find("Receive-Job"), invocation, json_object_get(answer, "errors"));
+	for (size_t i = 0; i < json_array_size(jobs); i++) {
+		long long id = json_integer_value(json_object_get(json_array_get(jobs, i), "Id"));
+		int one = receive_one(client, invocation, params, id);
+
+		status = status == EXIT_DONE ? one : status;
+		if (json_is_true(json_object_get(params, "AutoRemoveJob")))
+			forget_job(client, id);
+	}
+	json_decref(answer);
+	return status;
+}
+
 static int run_plain(struct client *client, const struct cmdlet *cmdlet,
 		     const struct cmdlet_invocation *invocation)
 {
@@ -164,6 +267,8 @@ static int run_plain(struct client *client, const struct cmdlet *cmdlet,
 
 	if (!is_confirmed(cmdlet, invocation))
 		return EXIT_FAILED;
+	if (invocation->as_job)
+		return begin_job(client, cmdlet, invocation);
 	if (run_in_daemon(client, cmdlet, invocation->params, &answer) < 0)
 		return EXIT_FAILED;
 	printed = print_results(cmdlet, invocation, json_object_get(answer, "results"));
@@ -185,13 +290,6 @@ static json_t *get_vm(struct client *client, const char *name)
 	json_decref(params);
 	json_decref(answer);
 	return vm;
-}
-
-static const char *text_of(const json_t *object, const char *name)
-{
-	const char *text = json_string_value(json_object_get(object, name));
-
-	return text ? text : "";
 }
 
 /* After the console has closed: the VM is about to be off. How did it end? */
@@ -542,6 +640,8 @@ static int run_beside_daemon(const char *host, const struct cmdlet *cmdlet,
 		status = connect_vm(client, params);
 	else if (strcmp(cmdlet->name, "Connect-VMSocket") == 0)
 		status = connect_socket(client, params);
+	else if (strcmp(cmdlet->name, "Receive-Job") == 0)
+		status = receive_jobs(client, invocation, params);
 	else if (strcmp(cmdlet->name, "Invoke-Command") == 0)
 		status = direct_invoke_command(client, params, invocation->json);
 	else if (strcmp(cmdlet->name, "Enter-PSSession") == 0)

@@ -17,6 +17,7 @@ struct balancer;
 struct automatic;
 struct access;
 struct server;
+struct job_wait;
 
 struct daemon {
 	struct loop *loop;
@@ -27,9 +28,11 @@ struct daemon {
 	struct requests *requests;
 	struct balancer *balancer;
 	struct automatic *automatic; /* VMs that are to start after a delay */
+	struct job_wait *job_waits;  /* cmdlets-job.c */
 	struct server *server;
 	struct access *access;    /* users of the API from elsewhere */
 	char *api_address;        /* where they are listened for; NULL: nowhere */
+	bool enhanced_sessions;   /* are let in, where a VM has them */
 	char api_fingerprint[80]; /* SHA-256 of our certificate; empty: not listening */
 	char *worker_program, *switch_program, *disk_program;
 	int lock_fd;     /* of the state folder: one daemon at a time */

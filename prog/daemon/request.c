@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define KEPT_NS    (300 * NS_PER_SEC)
+#define JOB_NS     (3600 * NS_PER_SEC) /* with -AsJob */
 #define KEPT_COUNT 1000
 
 struct requests {
@@ -58,6 +59,15 @@ bool requests_busy(const struct requests *requests)
 	return false;
 }
 
+static bool is_old(const struct request *request, uint64_t now, unsigned count)
+{
+	uint64_t age = now - request->done_ns;
+
+	if (count > KEPT_COUNT)
+		return true;
+	return request->kept ? age > JOB_NS : request->fetched || age > KEPT_NS;
+}
+
 /* Forgets what was fetched, is old, or is one too many. */
 static void forget_old(struct requests *requests)
 {
@@ -68,8 +78,7 @@ static void forget_old(struct requests *requests)
 		struct request *request = *link;
 
 		count++;
-		if (request->done && !request->changed &&
-		    (request->fetched || now - request->done_ns > KEPT_NS || count > KEPT_COUNT)) {
+		if (request->done && !request->changed && is_old(request, now, count)) {
 			*link = request->next;
 			request_free(request);
 		} else {
@@ -84,6 +93,36 @@ struct request *request_find(struct daemon *daemon, unsigned id)
 		if (r->id == id)
 			return r;
 	return NULL;
+}
+
+struct request *request_older(const struct request *request)
+{
+	return request->next;
+}
+
+void request_keep(struct request *request)
+{
+	request->kept = true;
+}
+
+void request_receive(struct request *request)
+{
+	if (!request->done)
+		return;
+	/* New ones, for the answer shares the old. */
+	json_decref(request->results);
+	json_decref(request->errors);
+	request->results = json_array();
+	request->errors = json_array();
+	request->fetched = true;
+}
+
+bool requests_unseen(const struct requests *requests)
+{
+	for (const struct request *r = requests->list; r; r = r->next)
+		if (r->kept && !r->fetched && clock_now_ns() - r->done_ns < JOB_NS)
+			return true;
+	return false;
 }
 
 static void tell(struct request *request)
@@ -142,6 +181,7 @@ int request_begin(struct daemon *daemon, const struct access_user *user, const c
 				     .results = json_array(),
 				     .errors = json_array(),
 				     .holds = 1,
+				     .begun_ns = clock_now_ns(),
 				     .visitor = user,
 				     .next = daemon->requests->list };
 	if (user)
@@ -177,6 +217,7 @@ void request_release(struct request *request)
 	request->done = true;
 	request->done_ns = clock_now_ns();
 	tell(request);
+	jobs_one_ended(request->daemon);
 }
 
 void request_cancel(struct request *request)
@@ -195,10 +236,12 @@ void request_cancel(struct request *request)
 json_t *request_describe(const struct request *request)
 {
 	if (request->done)
-		return json_pack("{s:i, s:s, s:O, s:O}", "job", (int)request->id, "state", "done",
-				 "results", request->results, "errors", request->errors);
-	return json_pack("{s:i, s:s, s:i, s:O*}", "job", (int)request->id, "state", "running",
-			 "version", (int)request->version, "progress", request->progress);
+		return json_pack("{s:i, s:s, s:s, s:O, s:O}", "job", (int)request->id, "cmdlet",
+				 request->cmdlet->name, "state", "done", "results",
+				 request->results, "errors", request->errors);
+	return json_pack("{s:i, s:s, s:s, s:i, s:O*}", "job", (int)request->id, "cmdlet",
+			 request->cmdlet->name, "state", "running", "version",
+			 (int)request->version, "progress", request->progress);
 }
 
 void request_result(struct request *request, json_t *object)

@@ -27,7 +27,8 @@ struct request {
 	bool done, cancelled, fetched;
 	unsigned version; /* counts changes of progress and done */
 	json_t *progress; /* {"activity", "object"}; NULL: none yet */
-	uint64_t done_ns;
+	uint64_t begun_ns, done_ns;
+	bool kept; /* after its end, until Remove-Job: -AsJob */
 	/* Whom to tell of changes; set by the server. */
 	void (*changed)(void *user, struct request *request);
 	void *user;
@@ -48,6 +49,14 @@ bool requests_busy(const struct requests *requests);
  * as a whole: nothing was done. user: who asks; NULL: somebody on this host, who may do all. */
 int request_begin(struct daemon *daemon, const struct access_user *user, const char *cmdlet,
 		  const json_t *params, struct request **ret, struct error *err);
+/* The one that was begun before; NULL: that was the oldest. */
+struct request *request_older(const struct request *request);
+/* Keeps it after its end for whoever asks for it later. */
+void request_keep(struct request *request);
+/* Takes what it found: it is not kept for another. */
+void request_receive(struct request *request);
+/* Are there any that ended and that nobody has looked at yet? */
+bool requests_unseen(const struct requests *requests);
 /* May the user look at it and end it? */
 bool request_is_of(const struct request *request, const struct access_user *user);
 /* May it know of the VM? One who has only consoles may of those. */
@@ -77,6 +86,9 @@ int64_t request_integer(const struct request *request, const char *name, int64_t
  * pattern) that is nobody's. */
 void request_for_vms(struct request *request, const char *name,
 		     void (*work)(struct request *request, struct vm *vm));
+
+/* A request has ended; cmdlets-job.c. */
+void jobs_one_ended(struct daemon *daemon);
 
 /* The function of a cmdlet; cmdlets.c. */
 typedef void (*request_run)(struct request *request);

@@ -996,6 +996,8 @@ int run_start(struct vm *vm, struct error *err)
 	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
+	if (balancer_admit(vm->daemon->balancer, vm->config->memory_bytes, err) < 0)
+		return -(int)err->code;
 	/* A merge is ended for it, and goes on behind the guest. */
 	if (!fold_holds(vm) && (vm_check_busy(vm, err) < 0 || checkpoints_clean_up(vm, err) < 0 ||
 				fold_settle(vm, err) < 0))

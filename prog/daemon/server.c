@@ -223,14 +223,27 @@ static void detach(struct call *call)
 		request->changed = NULL;
 }
 
+/* Is the argument there, with whatever value but 0? */
+static bool has_argument(struct call *call, const char *name)
+{
+	const char *text =
+	    MHD_lookup_connection_value(call->connection, MHD_GET_ARGUMENT_KIND, name);
+
+	return text && strcmp(text, "0") != 0;
+}
+
 static result_t answer_request(struct call *call)
 {
 	struct request *request = call->request;
 	unsigned status = request->done ? MHD_HTTP_OK : MHD_HTTP_ACCEPTED;
+	json_t *answer_json = request_describe(request);
 
-	if (request->done)
+	/* What is kept is not gone by being looked at. */
+	if (request->done && !request->kept)
 		request->fetched = true;
-	return answer(call, status, request_describe(request));
+	else if (request->done && has_argument(call, "receive"))
+		request_receive(request);
+	return answer(call, status, answer_json);
 }
 
 static result_t suspend(struct call *call, unsigned seconds)
@@ -271,6 +284,8 @@ static result_t post_cmdlet(struct call *call, const char *name)
 	if (r < 0)
 		return answer_error(call, 0, &err);
 	attach(call, request);
+	if (has_argument(call, "keep"))
+		request_keep(request);
 	if (request->done || prefers_async(call))
 		return answer_request(call);
 	call->whole = true;
@@ -531,8 +546,8 @@ static void detach_guest(struct call *call)
 	free(guest);
 }
 
-/* which: the service, from the call. */
-static result_t connect_guest(struct call *call, const char *name,
+/* which: the service, from the call. granted_too: also for those who may use the console. */
+static result_t connect_guest(struct call *call, const char *name, bool granted_too,
 			      int (*which)(struct call *, const struct vm *, struct guid *,
 					   struct error *))
 {
@@ -542,7 +557,7 @@ static result_t connect_guest(struct call *call, const char *name,
 
 	if (!vm)
 		return refuse(call, 0, ERR_NOT_FOUND, "there is no virtual machine of this name");
-	if (!is_operator(call))
+	if (!is_operator(call) && !(granted_too && access_is_granted(call->user, vm->id)))
 		return refuse(call, 0, ERR_DENIED, "this needs the role Operator");
 	if (!wants(call, "oyako-socket"))
 		return refuse(call, MHD_HTTP_UPGRADE_REQUIRED, ERR_INVALID,
@@ -567,7 +582,7 @@ static int any_service(struct call *call, const struct vm *vm, struct guid *ret,
 
 static result_t get_socket(struct call *call, const char *name)
 {
-	return connect_guest(call, name, any_service);
+	return connect_guest(call, name, false, any_service);
 }
 
 /* ---- GET /v1/enhanced-session/NAME ---- */
@@ -580,7 +595,7 @@ static int session_service(struct call *call, const struct vm *vm, struct guid *
 
 static result_t get_session(struct call *call, const char *name)
 {
-	return connect_guest(call, name, session_service);
+	return connect_guest(call, name, true, session_service);
 }
 
 /* ---- POST /v1/refused/NAME ---- */

@@ -303,6 +303,27 @@ def test_memory_of_a_running_static_vm(host):
     assert "no driver" in host.run("set-vm", "b", "-MemoryStartupBytes", "1GB", status=1)
 
 
+def test_memory_that_is_not_there(host):
+    """A VM starts, and grows, only if there is memory, or guests that need less than they have."""
+    host.env["OYAKO_MEMORY_LIMIT"] = "2GB"
+    host.new_vm("a", "demand=600")
+    host.run("set-vmmemory", "a", "-DynamicMemoryEnabled", "true", "-StartupBytes", "1500MB",
+             "-MinimumBytes", "128MB", "-MaximumBytes", "2GB")
+    host.run("start-vm", "a")
+    wait_for(lambda: host.vm("a")["MemoryAssigned"] == 720 << 20)
+    host.running_vm("b")
+    host.run("set-vmmemory", "b", "-StartupBytes", "1200MB")
+    wait_for(lambda: host.vm("b")["MemoryAssigned"] == 1200 << 20)
+    said = host.run("set-vmmemory", "b", "-StartupBytes", "2GB", status=1)
+    assert "needs 848 MB more" in said and "128 MB" in said, said
+    host.new_vm("c")
+    said = host.run("start-vm", "c", status=1)
+    assert "needs 512 MB" in said and "OYAKO_MEMORY_LIMIT" in said, said
+    assert host.vm("c")["State"] == "Off"
+    host.run("stop-vm", "b", "-TurnOff", "-Force")
+    host.run("start-vm", "c")
+
+
 def test_host_and_switch(host):
     shown = host.json("get-vmhost")[0]
     assert shown["LogicalProcessorCount"] == os.cpu_count() and shown["BackendReason"]

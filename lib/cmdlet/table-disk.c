@@ -351,13 +351,14 @@ static const struct cmdlet_param convert_vhd_params[] = {
 		  ".vdi are written by qemu-img, where it is installed." },
 	{ .name = "VHDType",
 	  .type = CMDLET_ENUM,
-	  .values = "Dynamic Fixed",
+	  .values = "Dynamic Fixed Differencing",
 	  .help = "Type of the new disk; without it that of the old one, and dynamic for a "
 		  "differencing one." },
 	{ .name = "ParentPath",
 	  .type = CMDLET_FILE,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Converting into a differencing disk is not there yet." },
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Makes a differencing disk over this one, of the same format and size, that "
+		  "holds only what differs." },
 	BLOCK_SIZE(0),
 	{ .name = "ForAzure",
 	  .type = CMDLET_SWITCH,
@@ -538,9 +539,10 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .synopsis = "Makes a disk larger or smaller",
 	  .description =
 	      "Changes the size of a disk that is not in use. VHDX becomes larger or, where the "
-	      "partition table allows, smaller; VHD only larger; a differencing VHD neither. The "
-	      "second copy of a GPT is moved to the new end; partitions and file systems are the "
-	      "guest's business. Interrupting leaves the old or the new size.",
+	      "partition table allows, smaller; VHD only larger; a differencing VHD neither. "
+	      "Partitions, file systems and the second copy of a GPT at the disk's old end are the "
+	      "guest's business; only -ToMinimumSize moves that copy to the new end. "
+	      "Interrupting leaves the old or the new size.",
 	  .sets = resize_vhd_sets,
 	  .params = resize_vhd_params,
 	  .output = &vhd_output,

@@ -644,6 +644,20 @@ def test_checking(host):
     assert host.json("test-vhd", "good.vhd")[0]["Healthy"]
 
 
+def test_what_if(host):
+    said = host.run("new-vhd", "a.vhdx,b.vhdx", "1GB", "-WhatIf")
+    assert said == "".join('What if: Performing the operation "New-VHD" on target "%s".\n' % path_of(host, name)
+                           for name in ("a.vhdx", "b.vhdx"))
+    host.run("new-vhd", "a.vhdx", "1GB")
+    for command in (("resize-vhd", "a.vhdx", "2GB"), ("convert-vhd", "a.vhdx", "c.vhdx", "-DeleteSource"),
+                    ("mount-vhd", "a.vhdx"), ("enable-vhdchangetracking", "a.vhdx")):
+        assert host.run(*command, "-WhatIf").startswith("What if: Performing the operation")
+    host.run("resize-vhd", "a.vhdx", "-WhatIf", status=2)  # neither size
+    assert files_of(host) == ["a.vhdx"] and host.json("get-vhd", "a.vhdx")[0]["Size"] == 1 << 30
+    assert host.run("resize-vhd", "a.vhdx", "2GB", "-WhatIf:$false") == ""
+    assert host.json("get-vhd", "a.vhdx")[0]["Size"] == 2 << 30
+
+
 def test_convert_into_differencing(host):
     """The new disk reads as the source and holds only what its parent has otherwise."""
     raw = path_of(host, "a.img")

@@ -200,8 +200,8 @@ int machine_remove_controller(struct machine *machine, const struct guid *id, st
 
 /* ---- drives ---- */
 
-static int add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
-		     struct machine_parents *parents, struct error *err)
+int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
+		      struct machine_parents *parents, struct error *err)
 {
 	struct controller *controller = find_controller(machine->storage, &drive->controller, err);
 	struct blk *disk = NULL;
@@ -226,14 +226,6 @@ static int add_drive(struct machine *machine, const struct machine_drive *drive,
 	controller->disks[drive->location] = disk;
 	controller->live[drive->location] = live;
 	return 0;
-}
-
-int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
-		      struct error *err)
-{
-	struct machine_parents none = { 0 };
-
-	return add_drive(machine, drive, fd, &none, err);
 }
 
 int machine_remove_drive(struct machine *machine, const struct guid *id, unsigned location,
@@ -308,7 +300,7 @@ static int add_described(struct storage *storage, unsigned index, struct error *
 				 disk->controller_number);
 	drive.controller = machine->config->scsi_ids[disk->controller_number];
 	machine->files.disks[index] = -1;
-	return add_drive(machine, &drive, fd, &machine->files.parents[index], err);
+	return machine_add_drive(machine, &drive, fd, &machine->files.parents[index], err);
 }
 
 int storage_new(struct machine *machine, struct storage **ret, struct error *err)

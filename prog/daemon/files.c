@@ -3,6 +3,7 @@
 #include "base/host.h"
 #include "saved.h"
 #include "base/macros.h"
+#include "ipc/ipc.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -190,14 +191,9 @@ static int open_parent(const struct vm *vm, const char *path, struct error *err)
 	return r < 0 ? r : TAKE_FD(fd);
 }
 
-static int add_parents(struct vm *vm, const json_t *parents, struct files *files, unsigned index,
+static int add_parents(struct vm *vm, const json_t *list, struct files *files, unsigned index,
 		       struct error *err)
 {
-	char key[16];
-	const json_t *list;
-
-	snprintf(key, sizeof(key), "%u", index);
-	list = json_object_get(parents, key);
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		const char *path = json_string_value(json_array_get(list, i));
 		int fd = open_parent(vm, path ? path : "", err);
@@ -209,20 +205,44 @@ static int add_parents(struct vm *vm, const json_t *parents, struct files *files
 	return 0;
 }
 
+static int add_chain(struct vm *vm, const struct config_disk *disk, const json_t *parents,
+		     struct files *files, unsigned index, struct error *err)
+{
+	int fd = files_open_disk(vm, disk, err);
+
+	if (fd < 0)
+		return fd;
+	files_add(files, "disk", "index", (int)index, fd);
+	return add_parents(vm, parents, files, index, err);
+}
+
+int files_open_chain(struct vm *vm, const struct config_disk *disk, const json_t *parents,
+		     struct files *ret, struct error *err)
+{
+	int r;
+
+	*ret = (struct files){ .descriptions = json_array(), .lock_fd = -1 };
+	r = json_array_size(parents) < IPC_MAX_FDS
+		? add_chain(vm, disk, parents, ret, 0, err)
+		: error_set(err, ERR_LIMIT,
+			    "a disk with %zu parents can't be added to a running virtual machine",
+			    json_array_size(parents));
+	if (r < 0)
+		files_done(ret);
+	return r;
+}
+
 static int add_disks(struct vm *vm, const json_t *parents, struct files *files, struct error *err)
 {
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && i < vm->config->disk_count; i++) {
-		int fd;
+		char key[16];
 
-		if (!vm->config->disks[i].path)
-			continue;
-		fd = files_open_disk(vm, &vm->config->disks[i], err);
-		if (fd < 0)
-			return fd;
-		files_add(files, "disk", "index", (int)i, fd);
-		r = add_parents(vm, parents, files, i, err);
+		snprintf(key, sizeof(key), "%u", i);
+		if (vm->config->disks[i].path)
+			r = add_chain(vm, &vm->config->disks[i], json_object_get(parents, key),
+				      files, i, err);
 	}
 	return r;
 }

@@ -169,6 +169,7 @@ static const struct cmdlet_output host_output = {
 	    { "MacAddressMaximum", NULL, CMDLET_SHOW_TEXT },
 	    { "ApiAddress", NULL, CMDLET_SHOW_TEXT },
 	    { "ApiFingerprint", NULL, CMDLET_SHOW_TEXT },
+	    { "EnableEnhancedSessionMode", NULL, CMDLET_SHOW_TEXT },
 	    { "VirtualMachineCount", NULL, CMDLET_SHOW_TEXT },
 	    { "ProcessId", NULL, CMDLET_SHOW_TEXT },
 	    END_COLUMNS },
@@ -1152,8 +1153,9 @@ static const struct cmdlet_param set_host_params[] = {
 	  .help = "Not there yet." },
 	{ .name = "EnableEnhancedSessionMode",
 	  .type = CMDLET_BOOLEAN,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help =
+	      "Lets RDP clients into the guests whose EnhancedSessionTransportType is HvSocket. It "
+	      "is so by default." },
 	{ .name = "ResourceMeteringSaveInterval",
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_NOT_YET,

@@ -102,6 +102,13 @@ static const struct {
 	{ "Set-VHD", cmdlet_set_vhd },
 	{ "New-VFD", cmdlet_new_vfd },
 	{ "Merge-VHD", cmdlet_merge_vhd },
+	{ "Enable-VHDChangeTracking", cmdlet_enable_tracking },
+	{ "Disable-VHDChangeTracking", cmdlet_disable_tracking },
+	{ "New-VHDReferencePoint", cmdlet_new_point },
+	{ "Get-VHDReferencePoint", cmdlet_get_point },
+	{ "Remove-VHDReferencePoint", cmdlet_remove_point },
+	{ "Get-VHDChange", cmdlet_get_change },
+	{ "Export-VHDChange", cmdlet_export_change },
 	{ "Dismount-VHD", cmdlet_dismount_vhd },
 };
 

@@ -232,17 +232,67 @@ int files_open_chain(struct vm *vm, const struct config_disk *disk, const json_t
 	return r;
 }
 
+char *files_track_path(const char *disk, const json_t *parents)
+{
+	for (size_t i = 0; disk; disk = json_string_value(json_array_get(parents, i++))) {
+		char *path = NULL;
+
+		if (asprintf(&path, "%s" TRACK_ENDING, disk) < 0)
+			abort();
+		if (access(path, F_OK) == 0)
+			return path;
+		free(path);
+	}
+	return NULL;
+}
+
+int files_open_track(const char *path, int flags, struct error *err)
+{
+	AUTO_CLOSE int fd =
+	    open(path, flags | O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | O_NOFOLLOW, 0600);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return error_set_errno(err, errno, "'%.300s'", path);
+	if (!S_ISREG(st.st_mode))
+		return error_set(err, ERR_INVALID, "'%.300s' is no file", path);
+	return TAKE_FD(fd);
+}
+
+/* Changes of a disk are tracked if there is the file for it. */
+static int add_track(const struct config_disk *disk, const json_t *parents, struct files *files,
+		     unsigned index, struct error *err)
+{
+	AUTO_FREE char *path = NULL;
+	int fd;
+
+	if (!files_may_have_parent(disk) || disk->read_only)
+		return 0;
+	path = files_track_path(disk->path, parents);
+	if (!path)
+		return 0;
+	fd = files_open_track(path, 0, err);
+	if (fd < 0)
+		return error_prefix(err, "opening the change tracking file");
+	files_add(files, "track", "index", (int)index, fd);
+	return 0;
+}
+
 static int add_disks(struct vm *vm, const json_t *parents, struct files *files, struct error *err)
 {
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && i < vm->config->disk_count; i++) {
 		char key[16];
+		const json_t *list;
 
+		if (!vm->config->disks[i].path)
+			continue;
 		snprintf(key, sizeof(key), "%u", i);
-		if (vm->config->disks[i].path)
-			r = add_chain(vm, &vm->config->disks[i], json_object_get(parents, key),
-				      files, i, err);
+		list = json_object_get(parents, key);
+		r = add_chain(vm, &vm->config->disks[i], list, files, i, err);
+		if (r == 0)
+			r = add_track(&vm->config->disks[i], list, files, i, err);
 	}
 	return r;
 }

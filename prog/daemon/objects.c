@@ -370,6 +370,8 @@ json_t *object_host(const struct daemon *daemon)
 	put_text(object, "MacAddressMaximum", last);
 	put_text(object, "ApiAddress", daemon->api_address ? daemon->api_address : "");
 	put_text(object, "ApiFingerprint", daemon->api_fingerprint);
+	json_object_set_new(object, "EnableEnhancedSessionMode",
+			    json_boolean(daemon->enhanced_sessions));
 	json_object_set_new(object, "VirtualMachineCount",
 			    json_integer((json_int_t)daemon->vm_count));
 	json_object_set_new(object, "ProcessId", json_integer(getpid()));

@@ -90,6 +90,7 @@ static const struct {
 	{ "Set-VMGuestNetworkAdapter", cmdlet_set_guest_adapter },
 	{ "Copy-VMFile", cmdlet_copy_file },
 	{ "Export-VM", cmdlet_export_vm },
+	{ "Export-VMSnapshot", cmdlet_export_checkpoint },
 	{ "Import-VM", cmdlet_import_vm },
 	{ "Compare-VM", cmdlet_compare_vm },
 	{ "New-VHD", cmdlet_new_vhd },

@@ -22,6 +22,7 @@ void cmdlet_get_checkpoint(struct request *request);
 void cmdlet_rename_checkpoint(struct request *request);
 void cmdlet_remove_checkpoint(struct request *request);
 void cmdlet_restore_checkpoint(struct request *request);
+void cmdlet_export_checkpoint(struct request *request);
 void cmdlet_remove_vm(struct request *request);
 void cmdlet_rename_vm(struct request *request);
 void cmdlet_debug_vm(struct request *request);

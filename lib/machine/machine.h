@@ -173,9 +173,10 @@ int machine_add_controller(struct machine *machine, const struct guid *id, struc
 /* With its drives, whose images are closed at once; the guest loses the controller when it has let
  * the drives go. */
 int machine_remove_controller(struct machine *machine, const struct guid *id, struct error *err);
-/* fd -1: an empty DVD drive. A differencing disk is refused: it would need its parents, too. */
+/* fd -1: an empty DVD drive. Takes fd, and parents' descriptors when it succeeds: their count is 0
+ * then. */
 int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
-		      struct error *err);
+		      struct machine_parents *parents, struct error *err);
 /* Returns when the host has nothing more in flight and the image is closed. */
 int machine_remove_drive(struct machine *machine, const struct guid *controller, unsigned location,
 			 struct error *err);

@@ -236,8 +236,8 @@ int machine_remove_controller(struct machine *machine, const struct guid *id, st
 
 /* ---- drives ---- */
 
-static int add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
-		     struct machine_parents *parents, struct error *err)
+int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
+		      struct machine_parents *parents, struct error *err)
 {
 	struct controller *controller = find_controller(machine->storage, &drive->controller, err);
 	struct layers layers = { NULL, NULL };
@@ -264,14 +264,6 @@ static int add_drive(struct machine *machine, const struct machine_drive *drive,
 	if (layers.live)
 		live_on_change(layers.live, chain_changed, &controller->layers[drive->location]);
 	return 0;
-}
-
-int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
-		      struct error *err)
-{
-	struct machine_parents none = { 0 };
-
-	return add_drive(machine, drive, fd, &none, err);
 }
 
 int machine_remove_drive(struct machine *machine, const struct guid *id, unsigned location,
@@ -345,7 +337,7 @@ static int add_described(struct storage *storage, unsigned index, struct error *
 				 disk->controller_number);
 	drive.controller = machine->config->scsi_ids[disk->controller_number];
 	machine->files.disks[index] = machine->files.tracks[index] = -1;
-	r = add_drive(machine, &drive, fd, &machine->files.parents[index], err);
+	r = machine_add_drive(machine, &drive, fd, &machine->files.parents[index], err);
 	if (track_fd >= 0 && r == 0)
 		r = machine_drive_track(machine, &drive.controller, drive.location, track_fd, err);
 	else if (track_fd >= 0)

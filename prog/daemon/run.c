@@ -1240,13 +1240,13 @@ static void tell_refused(void *user)
 	free(refused);
 }
 
-void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns, peer_done done,
-		    void *user)
+void run_request_fds(struct vm *vm, json_t *request, const int *fds, unsigned fd_count,
+		     uint64_t timeout_ns, peer_done done, void *user)
 {
 	struct refused *refused;
 
 	if (vm->run && vm->run->peer) {
-		peer_request(vm->run->peer, request, &fd, fd >= 0, timeout_ns, done, user);
+		peer_request(vm->run->peer, request, fds, fd_count, timeout_ns, done, user);
 		return;
 	}
 	json_decref(request);
@@ -1257,6 +1257,12 @@ void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns,
 		abort();
 	*refused = (struct refused){ done, user };
 	loop_post(vm->daemon->loop, tell_refused, refused);
+}
+
+void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns, peer_done done,
+		    void *user)
+{
+	run_request_fds(vm, request, &fd, fd >= 0, timeout_ns, done, user);
 }
 
 void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done done, void *user)

@@ -480,7 +480,7 @@ static int run_request(struct control *control, json_t *request, json_t **ret, s
 	if (!control->machine)
 		return error_set(err, ERR_STATE, "the virtual machine is not running yet");
 	if (devices_knows(op))
-		return devices_run(control->machine, op, request, &control->fds[0], err);
+		return devices_run(control->machine, op, request, control->fds, err);
 	if (track_json_knows(op))
 		return run_tracked(control, op, request, ret, err);
 	if (viewers_knows(op))

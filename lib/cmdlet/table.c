@@ -43,6 +43,7 @@ static const struct cmdlet_output vm_output = {
 					{ "MemoryStartup", NULL, CMDLET_SHOW_TEXT },
 					{ "MemoryMaximum", NULL, CMDLET_SHOW_TEXT },
 					{ "CheckpointType", NULL, CMDLET_SHOW_TEXT },
+					{ "AutomaticCheckpointsEnabled", NULL, CMDLET_SHOW_TEXT },
 					{ "ParentSnapshotId", NULL, CMDLET_SHOW_TEXT },
 					{ "Notes", NULL, CMDLET_SHOW_TEXT },
 					{ "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
@@ -169,6 +170,7 @@ static const struct cmdlet_output host_output = {
 	    { "MacAddressMaximum", NULL, CMDLET_SHOW_TEXT },
 	    { "ApiAddress", NULL, CMDLET_SHOW_TEXT },
 	    { "ApiFingerprint", NULL, CMDLET_SHOW_TEXT },
+	    { "EnableEnhancedSessionMode", NULL, CMDLET_SHOW_TEXT },
 	    { "VirtualMachineCount", NULL, CMDLET_SHOW_TEXT },
 	    { "ProcessId", NULL, CMDLET_SHOW_TEXT },
 	    END_COLUMNS },
@@ -383,8 +385,8 @@ static const struct cmdlet_param set_vm_params[] = {
 	      "that way out. Standard: memory, devices and disks." },
 	{ .name = "AutomaticCheckpointsEnabled",
 	  .type = CMDLET_BOOLEAN,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help = "Takes a checkpoint at each start, which is removed when the machine is off "
+		  "again." },
 	{ .name = "Backend",
 	  .type = CMDLET_ENUM,
 	  .flags = CMDLET_OURS,
@@ -1152,8 +1154,9 @@ static const struct cmdlet_param set_host_params[] = {
 	  .help = "Not there yet." },
 	{ .name = "EnableEnhancedSessionMode",
 	  .type = CMDLET_BOOLEAN,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help =
+	      "Lets RDP clients into the guests whose EnhancedSessionTransportType is HvSocket. It "
+	      "is so by default." },
 	{ .name = "ResourceMeteringSaveInterval",
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_NOT_YET,

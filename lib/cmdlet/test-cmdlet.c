@@ -251,8 +251,9 @@ static void test_bad_command_lines(void **state)
 	refuse(PARSE("New-VM", (char *)"-Generation", (char *)"3"), ERR_LIMIT, "between 1 and 2");
 	refuse(PARSE("Start-VM", (char *)"--json"), ERR_INVALID, "needs -Name");
 	refuse(PARSE("Start-VM", (char *)"a", (char *)"-WhatIf"), ERR_UNSUPPORTED, "not there yet");
-	refuse(PARSE("Set-VM", (char *)"a", (char *)"-AutomaticCheckpointsEnabled", (char *)"true"),
-	       ERR_UNSUPPORTED, "not there yet");
+	refuse(
+	    PARSE("Set-VM", (char *)"a", (char *)"-AutomaticCheckpointsEnabled", (char *)"maybe"),
+	    ERR_INVALID, "true or false");
 	refuse(PARSE("Stop-VM", (char *)"a", (char *)"-TurnOff:maybe"), ERR_INVALID,
 	       "true or false");
 	refuse(PARSE("Add-VMNetworkAdapter", (char *)"a", (char *)"-StaticMacAddress", (char *)"1"),

@@ -338,6 +338,7 @@ static const struct member top_members[] = {
 	{ "integration_services", 'o', true },
 	{ "communication_services", 'a', true },
 	{ "checkpoint_type", 's', true },
+	{ "automatic_checkpoints", 'b', true },
 	{ "parent_checkpoint", 's', true },
 	{ "saved_state", 's', true },
 	{ "automatic_actions", 'o', true },
@@ -403,6 +404,7 @@ static int read_checkpoints(struct config_vm *vm, const json_t *json, struct err
 	const char *type = json_string_value(json_object_get(json, "checkpoint_type"));
 	int r = 0;
 
+	vm->automatic_checkpoints = json_is_true(json_object_get(json, "automatic_checkpoints"));
 	if (type && !config_checkpoint_type_from_name(type, &vm->checkpoint_type))
 		r = error_set(err, ERR_INVALID, "'%.40s' is no type of checkpoint", type);
 	if (r == 0)
@@ -677,6 +679,8 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	if (vm->socket_count)
 		json_object_set_new(json, "communication_services", sockets_json(vm));
 	put(json, "checkpoint_type", config_checkpoint_type_name(vm->checkpoint_type));
+	if (vm->automatic_checkpoints)
+		json_object_set_new(json, "automatic_checkpoints", json_true());
 	put(json, "parent_checkpoint", vm->parent_checkpoint);
 	put(json, "saved_state", vm->saved_state);
 	json_object_set_new(json, "automatic_actions",

@@ -132,6 +132,7 @@ struct config_vm {
 	struct config_socket *sockets;
 	unsigned socket_count;
 	enum config_checkpoint_type checkpoint_type;
+	bool automatic_checkpoints; /* taken at each start, to go with the stop */
 	/* GUIDs as text. The saved state that it goes on from; the checkpoint that it comes from.
 	 */
 	char *saved_state, *parent_checkpoint; /* NULL: none */

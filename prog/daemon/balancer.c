@@ -125,6 +125,54 @@ static uint64_t pool_bytes(const struct balancer *balancer)
 	return MIN(dynamic + free - MIN(dynamic + free, taken), limit);
 }
 
+/* ---- admission ---- */
+
+/* What a VM has, or is about to have. */
+static uint64_t spoken_for(const struct vm *vm)
+{
+	uint64_t assigned = runs(vm) ? run_memory(vm->run, "assigned_bytes") : 0;
+
+	return assigned ? assigned : vm->run ? vm->config->memory_bytes : 0;
+}
+
+/* What a guest has beyond its demand and buffer. */
+static uint64_t can_give_back(const struct vm *vm)
+{
+	struct balance_vm share;
+
+	if (!is_dynamic(vm))
+		return 0;
+	share = describe(vm);
+	balance_memory(&share, 1, UINT64_MAX);
+	return share.assigned_bytes - MIN(share.assigned_bytes, share.target_bytes);
+}
+
+int balancer_admit(const struct balancer *balancer, uint64_t bytes, struct error *err)
+{
+	const struct daemon *daemon = balancer->daemon;
+	bool limited = balancer->limit_bytes != UINT64_MAX;
+	uint64_t taken = 0, returns = 0, room;
+
+	for (size_t i = 0; i < daemon->vm_count; i++) {
+		const struct vm *vm = daemon->vms[i];
+		uint64_t bound = spoken_for(vm);
+		uint64_t backed = runs(vm) ? run_memory(vm->run, "backed_bytes") : 0;
+
+		taken += limited ? bound : bound - MIN(bound, backed);
+		returns += can_give_back(vm);
+	}
+	room = (limited ? balancer->limit_bytes : available_bytes()) + returns;
+	room -= MIN(room, taken);
+	if (bytes <= room)
+		return 0;
+	return error_set(err, ERR_NO_MEMORY,
+			 "it needs %llu MB more memory, and %s %llu MB: stop another virtual "
+			 "machine, or give this one less (-MemoryStartupBytes)",
+			 (unsigned long long)(bytes / MIB),
+			 limited ? "of OYAKO_MEMORY_LIMIT are left" : "this host can give it",
+			 (unsigned long long)(room / MIB));
+}
+
 static void balance(struct balancer *balancer)
 {
 	const struct daemon *daemon = balancer->daemon;

@@ -315,3 +315,32 @@ void checkpoint_disks_remove(const struct vm *vm, const struct config_vm *config
 	}
 	checkpoints_done(&all);
 }
+
+/* Does anything come from it? Then its disks lie under others. */
+static bool has_children(const struct vm *vm, const struct checkpoints *all, const char *id)
+{
+	if (vm->config->parent_checkpoint && strcmp(vm->config->parent_checkpoint, id) == 0)
+		return true;
+	for (size_t i = 0; i < all->count; i++)
+		if (all->list[i].parent && strcmp(all->list[i].parent, id) == 0)
+			return true;
+	return false;
+}
+
+int checkpoint_disks_remove_with(struct vm *vm, const struct checkpoints *all,
+				 const struct checkpoint *checkpoint, struct error *err)
+{
+	bool under_others = has_children(vm, all, checkpoint->id);
+	struct config_vm *config;
+	int r = vm_check_busy(vm, err);
+
+	if (r == 0)
+		r = checkpoint_config(vm, checkpoint->id, &config, err);
+	if (r < 0)
+		return r;
+	r = checkpoint_remove(vm, checkpoint, err);
+	if (r == 0 && !under_others)
+		checkpoint_disks_remove(vm, config);
+	config_vm_free(config);
+	return r;
+}

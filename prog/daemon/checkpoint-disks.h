@@ -31,6 +31,11 @@ void checkpoint_disks_undo(const struct vm *vm, const json_t *plan);
 /* Deletes those of config's disks that were made here and that neither the VM nor one of its
  * checkpoints has. */
 void checkpoint_disks_remove(const struct vm *vm, const struct config_vm *config);
+struct checkpoint;
+struct checkpoints;
+/* checkpoint_remove, and its disks, if none lies on them. */
+int checkpoint_disks_remove_with(struct vm *vm, const struct checkpoints *all,
+				 const struct checkpoint *checkpoint, struct error *err);
 /* In a description: that disk has another name. 1: it was there. */
 int checkpoint_disks_rename(struct config_vm *config, const char *old, const char *new,
 			    struct error *err);

@@ -1,6 +1,7 @@
 #include "checkpoint-take.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/macros.h"
 #include "checkpoint-disks.h"
 #include "checkpoint-fold.h"
@@ -9,6 +10,7 @@
 #include "ipc/ipc.h"
 #include "run.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -300,6 +302,12 @@ static void running_made(void *user, struct vm *vm, struct config_vm *config,
 
 /* ---- the beginning ---- */
 
+/* About to start: it has no worker yet. */
+static bool stands(const struct vm *vm)
+{
+	return vm_is_down(vm) || vm->state == VM_STARTING;
+}
+
 static int begin(struct taking *taking, struct config_vm **ret, struct error *err)
 {
 	struct vm *vm = taking->vm;
@@ -326,11 +334,11 @@ static void start(struct taking *taking)
 		taking_end(taking, &err);
 	else
 		checkpoint_disks_make(taking->vm, config, taking->plan,
-				      vm_is_down(taking->vm) ? down_made : running_made, taking);
+				      stands(taking->vm) ? down_made : running_made, taking);
 }
 
-void checkpoint_take(struct vm *vm, const char *name, struct request *request,
-		     checkpoint_taken done, void *user)
+static void take(struct vm *vm, const char *name, bool automatic, struct request *request,
+		 checkpoint_taken done, void *user)
 {
 	struct taking *taking = calloc(1, sizeof(*taking));
 	enum config_checkpoint_type type = vm->config->checkpoint_type;
@@ -341,11 +349,59 @@ void checkpoint_take(struct vm *vm, const char *name, struct request *request,
 	*taking =
 	    (struct taking){ .vm = vm_ref(vm), .request = request, .done = done, .user = user };
 	taking->checkpoint.name = name ? strdup(name) : checkpoint_default_name(vm);
+	taking->checkpoint.automatic = automatic;
 	/* One that is off is consistent by itself. */
-	taking->checkpoint.production = !vm_is_down(vm) && type != CONFIG_CHECKPOINT_STANDARD;
+	taking->checkpoint.production = !stands(vm) && type != CONFIG_CHECKPOINT_STANDARD;
 	taking->only_production = type == CONFIG_CHECKPOINT_PRODUCTION_ONLY;
 	if (check(vm, name, &err) < 0)
 		taking_end(taking, &err);
 	else
 		start(taking);
+}
+
+void checkpoint_take(struct vm *vm, const char *name, struct request *request,
+		     checkpoint_taken done, void *user)
+{
+	take(vm, name, false, request, done, user);
+}
+
+/* ---- automatic ones ---- */
+
+bool checkpoint_take_automatic(struct vm *vm, checkpoint_taken done, void *user)
+{
+	const struct config_vm *config = vm->config;
+	AUTO_FREE char *name = NULL, *usual = NULL;
+
+	if (!config->automatic_checkpoints || config->saved_state ||
+	    config->checkpoint_type == CONFIG_CHECKPOINT_DISABLED || !checkpoint_disks_any(config))
+		return false;
+	/* What a host that went down has left. */
+	checkpoint_remove_automatic(vm);
+	usual = checkpoint_default_name(vm);
+	if (asprintf(&name, "Automatic Checkpoint - %.70s", usual) < 0)
+		abort();
+	take(vm, name, true, NULL, done, user);
+	return true;
+}
+
+void checkpoint_remove_automatic(struct vm *vm)
+{
+	struct checkpoints all;
+	bool removed = false;
+
+	checkpoints_load(vm, &all);
+	for (size_t i = 0; i < all.count; i++) {
+		struct error err;
+
+		if (!all.list[i].automatic)
+			continue;
+		if (checkpoint_disks_remove_with(vm, &all, &all.list[i], &err) < 0)
+			log_error("virtual machine '%s': removing its automatic checkpoint: %s",
+				  vm->config->name, err.text);
+		else
+			removed = true;
+	}
+	checkpoints_done(&all);
+	if (removed)
+		fold_begin(vm, NULL);
 }

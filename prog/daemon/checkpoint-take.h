@@ -20,4 +20,10 @@ typedef void (*checkpoint_taken)(void *user, struct vm *vm, const char *id,
 void checkpoint_take(struct vm *vm, const char *name, struct request *request,
 		     checkpoint_taken done, void *user);
 
+/* Set-VM -AutomaticCheckpointsEnabled. Of a VM that is about to start. False: none is to be taken,
+ * and done is not called. */
+bool checkpoint_take_automatic(struct vm *vm, checkpoint_taken done, void *user);
+/* The VM is off: it goes. */
+void checkpoint_remove_automatic(struct vm *vm);
+
 #endif

@@ -2,6 +2,7 @@
 #include "cmdlets.h"
 
 #include "base/macros.h"
+#include "host.h"
 #include "objects.h"
 #include "remote.h"
 
@@ -16,9 +17,22 @@
 
 /* ---- Set-VMHost ---- */
 
+static int allow_sessions(struct daemon *daemon, bool allowed, struct error *err)
+{
+	bool before = daemon->enhanced_sessions;
+	int r;
+
+	daemon->enhanced_sessions = allowed;
+	r = host_save(daemon, err);
+	if (r < 0)
+		daemon->enhanced_sessions = before;
+	return r;
+}
+
 void cmdlet_set_host(struct request *request)
 {
 	const char *address = request_string(request, "ApiAddress");
+	const json_t *sessions = json_object_get(request->params, "EnableEnhancedSessionMode");
 	struct error err;
 	int r = 0;
 
@@ -28,6 +42,8 @@ void cmdlet_set_host(struct request *request)
 			      "-ApiAddress can be changed only on the host itself");
 	else if (address)
 		r = remote_set_address(request->daemon, address, &err);
+	if (r == 0 && sessions)
+		r = allow_sessions(request->daemon, json_is_true(sessions), &err);
 	if (r < 0)
 		request_error(request, NULL, &err);
 	else

@@ -1,4 +1,5 @@
 /* Cmdlets about parts of a virtual machine: services, processors, memory. */
+#include "balancer.h"
 #include "cmdlets.h"
 
 #include "base/clock.h"
@@ -185,6 +186,9 @@ static int check_memory_online(const struct vm *vm, const struct config_vm *want
 		return error_set(err, ERR_STATE,
 				 "the guest has no driver for dynamic memory at work, without "
 				 "which its memory can't be changed while it runs");
+	if (wanted->memory_bytes > vm->config->memory_bytes)
+		return balancer_admit(vm->daemon->balancer,
+				      wanted->memory_bytes - vm->config->memory_bytes, err);
 	return 0;
 }
 

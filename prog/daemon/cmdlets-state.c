@@ -248,35 +248,6 @@ void cmdlet_rename_checkpoint(struct request *request)
 	request_for_vms(request, "VMName", rename_checkpoint);
 }
 
-/* Does anything come from it? Then its disks lie under others. */
-static bool has_children(const struct vm *vm, const struct checkpoints *all, const char *id)
-{
-	if (vm->config->parent_checkpoint && strcmp(vm->config->parent_checkpoint, id) == 0)
-		return true;
-	for (size_t i = 0; i < all->count; i++)
-		if (all->list[i].parent && strcmp(all->list[i].parent, id) == 0)
-			return true;
-	return false;
-}
-
-static int remove_with_disks(struct vm *vm, const struct checkpoints *all,
-			     const struct checkpoint *checkpoint, struct error *err)
-{
-	bool under_others = has_children(vm, all, checkpoint->id);
-	struct config_vm *config;
-	int r = vm_check_busy(vm, err);
-
-	if (r == 0)
-		r = checkpoint_config(vm, checkpoint->id, &config, err);
-	if (r < 0)
-		return r;
-	r = checkpoint_remove(vm, checkpoint, err);
-	if (r == 0 && !under_others)
-		checkpoint_disks_remove(vm, config);
-	config_vm_free(config);
-	return r;
-}
-
 static int remove_with_children(struct vm *vm, const char *id, struct error *err)
 {
 	const struct checkpoint *checkpoint;
@@ -291,7 +262,7 @@ static int remove_with_children(struct vm *vm, const char *id, struct error *err
 	checkpoints_load(vm, &all);
 	checkpoint = checkpoints_find(&all, id);
 	if (r == 0 && checkpoint)
-		r = remove_with_disks(vm, &all, checkpoint, err);
+		r = checkpoint_disks_remove_with(vm, &all, checkpoint, err);
 	checkpoints_done(&all);
 	return r;
 }
@@ -310,7 +281,7 @@ static int remove_one(struct request *request, struct vm *vm, const struct check
 		checkpoints_load(vm, &now);
 		checkpoint = checkpoints_find(&now, checkpoint->id);
 		if (checkpoint)
-			r = remove_with_disks(vm, &now, checkpoint, err);
+			r = checkpoint_disks_remove_with(vm, &now, checkpoint, err);
 		checkpoints_done(&now);
 	}
 	if (r == 0)

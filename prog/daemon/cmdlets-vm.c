@@ -200,8 +200,12 @@ static int mutate_set(struct request *request, struct config_vm *config, struct 
 	const char *session = request_string(request, "EnhancedSessionTransportType");
 	int r = take_settings(request, config, err);
 
+	const json_t *automatic = json_object_get(request->params, "AutomaticCheckpointsEnabled");
+
 	if (type)
 		config_checkpoint_type_from_name(type, &config->checkpoint_type);
+	if (automatic)
+		config->automatic_checkpoints = json_is_true(automatic);
 	if (session)
 		config_session_from_name(session, &config->session);
 	if (r == 0 && name)

@@ -32,6 +32,7 @@ struct daemon {
 	struct server *server;
 	struct access *access;    /* users of the API from elsewhere */
 	char *api_address;        /* where they are listened for; NULL: nowhere */
+	bool enhanced_sessions;   /* are let in, where a VM has them */
 	char api_fingerprint[80]; /* SHA-256 of our certificate; empty: not listening */
 	char *worker_program, *switch_program, *disk_program;
 	int lock_fd;     /* of the state folder: one daemon at a time */

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/macros.h"
+#include "daemon.h"
 #include "run.h"
 #include "sockets.h"
 #include "spec/hvsock.h"
@@ -33,6 +34,10 @@ int guest_socket_parse(const char *text, struct guid *ret, struct error *err)
 
 int guest_socket_session(const struct vm *vm, struct guid *ret, struct error *err)
 {
+	if (!vm->daemon->enhanced_sessions)
+		return error_set(err, ERR_DENIED,
+				 "this host has no enhanced sessions; 'set-vmhost "
+				 "-EnableEnhancedSessionMode $true' changes that");
 	if (vm->config->session != CONFIG_SESSION_HVSOCKET)
 		return error_set(
 		    err, ERR_STATE,

@@ -13,7 +13,7 @@
 int guest_socket_parse(const char *text, struct guid *ret, struct error *err);
 
 /* The service behind which the guest's RDP server listens; ERR_STATE where its enhanced sessions go
- * another way. */
+ * another way, ERR_DENIED where the host has none. */
 int guest_socket_session(const struct vm *vm, struct guid *ret, struct error *err);
 
 /* Connects to a service of the guest. done is called once, from the loop: with the host's end (the

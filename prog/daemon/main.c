@@ -6,6 +6,7 @@
 #include "balancer.h"
 #include "daemon.h"
 #include "files.h"
+#include "host.h"
 #include "mounts.h"
 #include "remote.h"
 #include "request.h"
@@ -28,7 +29,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -222,32 +222,6 @@ static int watch_signals(struct service *service, struct error *err)
 
 /* ---- start ---- */
 
-/* Part of every dynamic MAC address of this host; drawn once. */
-static int load_host(struct daemon *daemon, struct error *err)
-{
-	AUTO_CLOSE int fd = open(daemon->paths.state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	uint8_t mac[6] = { 0x00, 0x15, 0x5d };
-	char text[CONFIG_MAC_TEXT_SIZE];
-	const char *stored;
-	json_t *host = NULL;
-	int r = 0;
-
-	if (fd < 0)
-		return error_set_errno(err, errno, "opening '%.200s'", daemon->paths.state);
-	config_load_json(fd, "host.json", &host, NULL);
-	stored = json_string_value(json_object_get(host, "mac_pool"));
-	if (!stored || !config_mac_parse(stored, mac)) {
-		if (getrandom(mac + 3, 2, 0) != 2)
-			abort();
-		json_decref(host);
-		host = json_pack("{s:s}", "mac_pool", config_mac_format(mac, text));
-		r = config_save_json(fd, "host.json", host, err);
-	}
-	json_decref(host);
-	memcpy(daemon->mac_prefix, mac, sizeof(daemon->mac_prefix));
-	return r;
-}
-
 static int open_state(struct service *service, struct error *err)
 {
 	struct daemon *daemon = &service->daemon;
@@ -271,7 +245,7 @@ static int open_state(struct service *service, struct error *err)
 	}
 	if (daemon->lock_fd < 0)
 		return daemon->lock_fd;
-	r = load_host(daemon, err);
+	r = host_load(daemon, err);
 	if (r == 0)
 		r = events_open(daemon->paths.state, &daemon->events, err);
 	return r;

@@ -188,6 +188,8 @@ json_t *object_vm(const struct vm *vm)
 	json_object_set_new(object, "ProcessorCount", json_integer(config->processor_count));
 	put_memory(object, vm);
 	put_text(object, "CheckpointType", config_checkpoint_type_name(config->checkpoint_type));
+	json_object_set_new(object, "AutomaticCheckpointsEnabled",
+			    json_boolean(config->automatic_checkpoints));
 	put_text(object, "ParentSnapshotId", config->parent_checkpoint);
 	put_text(object, "Notes", config->notes ? config->notes : "");
 	put_text(object, "AutomaticStartAction", config_start_action_name(config->start_action));
@@ -369,6 +371,8 @@ json_t *object_host(const struct daemon *daemon)
 	put_text(object, "MacAddressMaximum", last);
 	put_text(object, "ApiAddress", daemon->api_address ? daemon->api_address : "");
 	put_text(object, "ApiFingerprint", daemon->api_fingerprint);
+	json_object_set_new(object, "EnableEnhancedSessionMode",
+			    json_boolean(daemon->enhanced_sessions));
 	json_object_set_new(object, "VirtualMachineCount",
 			    json_integer((json_int_t)daemon->vm_count));
 	json_object_set_new(object, "ProcessId", json_integer(getpid()));

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/macros.h"
 #include "config/config-json.h"
+#include "host.h"
 #include "server.h"
 
 #include <errno.h>
@@ -21,7 +22,6 @@
 #include <time.h>
 
 #define ACCESS_FILE      "access.json"
-#define HOST_FILE        "host.json"
 #define BACKLOG          64
 #define MAX_PEM_BYTES    65536
 #define SECONDS_PER_YEAR (366 * 86400L)
@@ -283,45 +283,17 @@ static void log_event(struct daemon *daemon, enum event_kind kind, const char *t
 
 void remote_start(struct daemon *daemon)
 {
-	AUTO_CLOSE int fd = open_state(daemon, NULL);
-	const char *address;
 	struct error err;
-	json_t *host = NULL;
 
-	if (fd < 0 || config_load_json(fd, HOST_FILE, &host, NULL) < 0)
-		return;
-	address = json_string_value(json_object_get(host, "api_address"));
-	if (address)
-		daemon->api_address = strdup(address);
-	json_decref(host);
 	if (daemon->api_address && open_remote(daemon, daemon->api_address, &err) < 0) {
 		log_error("the API is not there for other hosts: %s", err.text);
 		log_event(daemon, EVENT_REMOTE_FAILED, err.text);
 	}
 }
 
-static int save_address(struct daemon *daemon, const char *address, struct error *err)
-{
-	AUTO_CLOSE int fd = open_state(daemon, err);
-	json_t *host = NULL;
-	int r;
-
-	if (fd < 0)
-		return fd;
-	r = config_load_json(fd, HOST_FILE, &host, err);
-	if (r < 0)
-		return r;
-	if (*address)
-		json_object_set_new(host, "api_address", json_string(address));
-	else
-		json_object_del(host, "api_address");
-	r = config_save_json(fd, HOST_FILE, host, err);
-	json_decref(host);
-	return r;
-}
-
 int remote_set_address(struct daemon *daemon, const char *address, struct error *err)
 {
+	char *before = daemon->api_address;
 	char text[200];
 	int r = 0;
 
@@ -331,12 +303,16 @@ int remote_set_address(struct daemon *daemon, const char *address, struct error 
 		server_close_remote(daemon->server);
 		daemon->api_fingerprint[0] = '\0';
 	}
-	if (r == 0)
-		r = save_address(daemon, address, err);
 	if (r < 0)
 		return r;
-	free(daemon->api_address);
 	daemon->api_address = *address ? strdup(address) : NULL;
+	r = host_save(daemon, err);
+	if (r < 0) {
+		free(daemon->api_address);
+		daemon->api_address = before;
+		return r;
+	}
+	free(before);
 	snprintf(text, sizeof(text), "The API is there for other hosts%s%.100s.",
 		 *address ? " on " : " no more", address);
 	log_event(daemon, EVENT_REMOTE_CHANGED, text);

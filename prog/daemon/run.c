@@ -8,6 +8,7 @@
 #include "cmdlets.h"
 #include "config/config-json.h"
 #include "checkpoint-fold.h"
+#include "checkpoint-take.h"
 #include "checkpoints.h"
 #include "disk-job.h"
 #include "files.h"
@@ -234,6 +235,8 @@ static void finish(struct run *run, const struct error *start_failure)
 	}
 	vm_wake(vm, VM_WAIT_STARTED, start_failure);
 	vm_wake(vm, VM_WAIT_OFF, NULL);
+	if (vm->state == VM_OFF && !vm->busy)
+		checkpoint_remove_automatic(vm);
 	fold_resume(vm);
 	vm_unref(vm);
 }
@@ -934,23 +937,10 @@ static void find_parents(struct run *run, unsigned index)
 	}
 }
 
-static void begin(void *user);
-
-static void idle(void *user, struct vm *vm, const struct error *err)
+static void prepare(struct run *run)
 {
-	begin(user);
-}
-
-static void begin(void *user)
-{
-	struct run *run = user;
 	const struct config_vm *config = run->vm->config;
 
-	if (run->vm->folding) {
-		vm_wait(run->vm, VM_WAIT_IDLE, idle, run, run);
-		fold_stop(run->vm);
-		return;
-	}
 	/* One more than there are, so that the last one's callback does not come too early. */
 	run->waiting = 1;
 	for (unsigned i = 0; i < config->nic_count; i++) {
@@ -972,6 +962,35 @@ static void begin(void *user)
 		all_ready(run);
 }
 
+/* A start does not fail for it. */
+static void automatic_taken(void *user, struct vm *vm, const char *id, const struct error *err)
+{
+	if (err)
+		log_error("virtual machine '%s': its automatic checkpoint: %s", vm->config->name,
+			  err->text);
+	prepare(user);
+}
+
+static void begin(void *user);
+
+static void idle(void *user, struct vm *vm, const struct error *err)
+{
+	begin(user);
+}
+
+static void begin(void *user)
+{
+	struct run *run = user;
+
+	if (run->vm->folding) {
+		vm_wait(run->vm, VM_WAIT_IDLE, idle, run, run);
+		fold_stop(run->vm);
+		return;
+	}
+	if (!checkpoint_take_automatic(run->vm, automatic_taken, run))
+		prepare(run);
+}
+
 int run_start(struct vm *vm, struct error *err)
 {
 	struct run *run;
@@ -979,6 +998,8 @@ int run_start(struct vm *vm, struct error *err)
 	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
+	if (balancer_admit(vm->daemon->balancer, vm->config->memory_bytes, err) < 0)
+		return -(int)err->code;
 	/* A merge is ended for it, and goes on behind the guest. */
 	if (!fold_holds(vm) && (vm_check_busy(vm, err) < 0 || checkpoints_clean_up(vm, err) < 0 ||
 				fold_settle(vm, err) < 0))
@@ -1169,13 +1190,18 @@ static void clean_up_after(struct vm *vm)
 	remove_runtime_folder(path);
 }
 
-static void resume_folds(void *user)
+static void tidy(void *user)
 {
 	struct daemon *daemon = user;
 
-	for (size_t i = 0; i < daemon->vm_count; i++)
-		if (vm_is_down(daemon->vms[i]))
-			fold_resume(daemon->vms[i]);
+	for (size_t i = 0; i < daemon->vm_count; i++) {
+		struct vm *vm = daemon->vms[i];
+
+		if (vm->state == VM_OFF)
+			checkpoint_remove_automatic(vm);
+		if (vm_is_down(vm))
+			fold_resume(vm);
+	}
 }
 
 void run_adopt_all(struct daemon *daemon)
@@ -1191,7 +1217,7 @@ void run_adopt_all(struct daemon *daemon)
 	}
 	if (!switches_running(daemon->switches) && run_ports_lost(daemon))
 		switches_restore_ports(daemon->switches);
-	loop_post(daemon->loop, resume_folds, daemon);
+	loop_post(daemon->loop, tidy, daemon);
 }
 
 void run_detach(struct vm *vm)

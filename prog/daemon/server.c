@@ -546,8 +546,8 @@ static void detach_guest(struct call *call)
 	free(guest);
 }
 
-/* which: the service, from the call. */
-static result_t connect_guest(struct call *call, const char *name,
+/* which: the service, from the call. granted_too: also for those who may use the console. */
+static result_t connect_guest(struct call *call, const char *name, bool granted_too,
 			      int (*which)(struct call *, const struct vm *, struct guid *,
 					   struct error *))
 {
@@ -557,7 +557,7 @@ static result_t connect_guest(struct call *call, const char *name,
 
 	if (!vm)
 		return refuse(call, 0, ERR_NOT_FOUND, "there is no virtual machine of this name");
-	if (!is_operator(call))
+	if (!is_operator(call) && !(granted_too && access_is_granted(call->user, vm->id)))
 		return refuse(call, 0, ERR_DENIED, "this needs the role Operator");
 	if (!wants(call, "oyako-socket"))
 		return refuse(call, MHD_HTTP_UPGRADE_REQUIRED, ERR_INVALID,
@@ -582,7 +582,7 @@ static int any_service(struct call *call, const struct vm *vm, struct guid *ret,
 
 static result_t get_socket(struct call *call, const char *name)
 {
-	return connect_guest(call, name, any_service);
+	return connect_guest(call, name, false, any_service);
 }
 
 /* ---- GET /v1/enhanced-session/NAME ---- */
@@ -595,7 +595,7 @@ static int session_service(struct call *call, const struct vm *vm, struct guid *
 
 static result_t get_session(struct call *call, const char *name)
 {
-	return connect_guest(call, name, session_service);
+	return connect_guest(call, name, true, session_service);
 }
 
 /* ---- POST /v1/refused/NAME ---- */

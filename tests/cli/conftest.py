@@ -44,6 +44,7 @@ class Host:
     def __init__(self, folder):
         self.folder = str(folder)
         self.env = dict(os.environ, OYAKO_STOP_IDLE_SECONDS="600", OYAKO_SYSTEM="0",
+                        OYAKO_MEMORY_LIMIT="1024GB",  # the fakes need none
                         OYAKO_WORKER=os.path.join(TOP, "tests/lib/fake-worker"),
                         OYAKO_SWITCH=os.path.join(TOP, "tests/lib/fake-switch"))
         for name in ("DATA_HOME", "RUNTIME_DIR"):

@@ -418,3 +418,30 @@ def test_layers_in_the_middle(host):
     host.run("restore-vmcheckpoint", "-VMName", "a", "-Name", "three", "-Confirm:false")
     check(host, disk_of(host), 3, 0)
     assert disk in host.json("get-vhd", disk_of(host))[0]["ParentPath"] and leftovers(host) == []
+
+
+def test_automatic(host):
+    """Taken at the start, before anything is written; gone with the stop, and not with a save."""
+    paths = running(host, "")
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    host.run("set-vm", "-Name", "a", "-AutomaticCheckpointsEnabled", "true")
+    assert host.vm("a")["AutomaticCheckpointsEnabled"] and tree(host) == {}
+    host.run("start-vm", "a")
+    taken = host.json("get-vmcheckpoint", "-VMName", "a")
+    assert [c["IsAutomaticCheckpoint"] for c in taken] == [True] and not taken[0]["HasMemory"]
+    assert taken[0]["Name"].startswith("Automatic Checkpoint - a - (") and len(layers(host)) == 2
+    host.run("save-vm", "a")
+    host.run("start-vm", "a")
+    assert host.json("get-vmcheckpoint", "-VMName", "a") == taken
+    # A service and a worker that end without a word leave it; the next service removes it.
+    pid = worker_pid(host)
+    host.kill_daemon()
+    os.kill(pid, 9)
+    wait_for(lambda: tree(host) == {} and is_merged(host, paths))
+    host.run("start-vm", "a")
+    assert len(tree(host)) == 1
+    host.run("restart-vm", "a", "-Force", "-Confirm:false")
+    assert len(tree(host)) == 1
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    wait_for(lambda: tree(host) == {} and is_merged(host, paths))
+    check(host, paths[0], 1, 0)

@@ -41,7 +41,7 @@ def test_wrong_command_lines(host):
     assert "none of: auto kvm soft soft-interpreter" in says("new-vm", "a", "-Backend", "fast")
     assert "not between 1 and 64" in says("new-vm", "a", "-ProcessorCount", "65")
     assert "can't be used with" in says("new-vm", "a", "-NoVHD", "-VHDPath", "x")
-    assert "not there yet" in says("set-vm", "a", "-AutomaticCheckpointsEnabled", "true")
+    assert "not there yet" in says("new-vm", "-Name", "a", "-BootDevice", "VHD")
     assert "not there yet" in says("stop-vm", "a", "-WhatIf")
     assert "needs -Name" in says("start-vm")
     assert "not a GUID" in says("get-vm", "-Id", "5")
@@ -301,6 +301,27 @@ def test_memory_of_a_running_static_vm(host):
     wait_for(lambda: host.vm("a")["MemoryAssigned"] == 1 << 30)
     host.running_vm("b", "nodriver")
     assert "no driver" in host.run("set-vm", "b", "-MemoryStartupBytes", "1GB", status=1)
+
+
+def test_memory_that_is_not_there(host):
+    """A VM starts, and grows, only if there is memory, or guests that need less than they have."""
+    host.env["OYAKO_MEMORY_LIMIT"] = "2GB"
+    host.new_vm("a", "demand=600")
+    host.run("set-vmmemory", "a", "-DynamicMemoryEnabled", "true", "-StartupBytes", "1500MB",
+             "-MinimumBytes", "128MB", "-MaximumBytes", "2GB")
+    host.run("start-vm", "a")
+    wait_for(lambda: host.vm("a")["MemoryAssigned"] == 720 << 20)
+    host.running_vm("b")
+    host.run("set-vmmemory", "b", "-StartupBytes", "1200MB")
+    wait_for(lambda: host.vm("b")["MemoryAssigned"] == 1200 << 20)
+    said = host.run("set-vmmemory", "b", "-StartupBytes", "2GB", status=1)
+    assert "needs 848 MB more" in said and "128 MB" in said, said
+    host.new_vm("c")
+    said = host.run("start-vm", "c", status=1)
+    assert "needs 512 MB" in said and "OYAKO_MEMORY_LIMIT" in said, said
+    assert host.vm("c")["State"] == "Off"
+    host.run("stop-vm", "b", "-TurnOff", "-Force")
+    host.run("start-vm", "c")
 
 
 def test_host_and_switch(host):

@@ -62,6 +62,12 @@ def test_enhanced_session(host):
     first.shutdown(socket.SHUT_WR)
     assert second.recv(100) == b"SECOND"
     assert b"".join(iter(lambda: first.recv(65536), b"")) == b"FIRST " * 50000
+    host.run("set-vmhost", "-EnableEnhancedSessionMode", "$false")
+    assert host.json("get-vmhost")[0]["EnableEnhancedSessionMode"] is False
+    assert "this host has no enhanced sessions" in host.run(*session, status=1)
+    host.kill_daemon()
+    assert "this host has no enhanced sessions" in host.run(*session, status=1)
+    host.run("set-vmhost", "-EnableEnhancedSessionMode", "$true")
     taken = "listening on 127.0.0.1 port " + address[1]
     assert taken in host.run(*session, "-ListenAddress", ":" + address[1], status=1)
     door.send_signal(signal.SIGINT)

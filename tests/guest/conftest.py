@@ -125,6 +125,8 @@ class Host:
             os.makedirs(path, mode=0o700)
             self.env["XDG_" + name] = path
         self.env["OYAKO_STOP_IDLE_SECONDS"] = "5"
+        # Guests of these tests touch little of their memory: a small host has enough for them.
+        self.env["OYAKO_MEMORY_LIMIT"] = "64GB"
         # A worker of a sanitizer build dies of what it finds, and the test with it.
         self.env["UBSAN_OPTIONS"] = "halt_on_error=1:print_stacktrace=1"
 

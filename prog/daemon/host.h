@@ -1,0 +1,13 @@
+/* What is kept of the host itself: host.json in the state folder. Members that this version does
+ * not know stay. */
+#ifndef DAEMON_HOST_H
+#define DAEMON_HOST_H
+
+#include "daemon.h"
+
+/* Into the daemon: mac_prefix (drawn where there is none yet), api_address, enhanced_sessions. */
+int host_load(struct daemon *daemon, struct error *err);
+/* As they are in the daemon, now. */
+int host_save(struct daemon *daemon, struct error *err);
+
+#endif

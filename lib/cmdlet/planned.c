@@ -93,7 +93,6 @@ const struct cmdlet_name cmdlet_planned_table[] = {
 	{ "Set-VMFloppyDiskDrive", "attaching storage" },
 	{ "Disable-VMConsoleSupport", "consoles" },
 	{ "Enable-VMConsoleSupport", "consoles" },
-	{ "Export-VMSnapshot", "export and import" },
 	{ "Repair-VM", "export and import" },
 	{ "Add-ClusterDisk", "failover clusters" },
 	{ "Add-ClusterGroup", "failover clusters" },

@@ -383,6 +383,93 @@ static const struct cmdlet_example convert_vhd_examples[] = {
 	END_EXAMPLES,
 };
 
+static const struct cmdlet_output point_output = {
+	"VHDReferencePoint",
+	(const struct cmdlet_column[]){ { "Path", "Path", CMDLET_SHOW_TEXT },
+					{ "CreationTime", "CreationTime", CMDLET_SHOW_TEXT },
+					{ "Id", "Id", CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+static const struct cmdlet_output change_output = {
+	"VHDChange",
+	(const struct cmdlet_column[]){ { "Path", NULL, CMDLET_SHOW_TEXT },
+					{ "Offset", "Offset", CMDLET_SHOW_TEXT },
+					{ "Length", "Length", CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+
+#define POINT_ID(text)                                                                             \
+	{                                                                                          \
+		.name = "Id", .type = CMDLET_GUID, .flags = CMDLET_MANDATORY | CMDLET_PIPELINE,    \
+		.position = 2, .help = (text)                                                      \
+	}
+
+static const struct cmdlet_param tracking_params[] = {
+	PATHS(0, "VHDX files; of a virtual machine with checkpoints the one that it runs on."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example enable_tracking_examples[] = {
+	{ "enable-vhdchangetracking web.vhdx", "From now on it is known what changes." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example disable_tracking_examples[] = {
+	{ "disable-vhdchangetracking web.vhdx", "All reference points are forgotten." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example new_point_examples[] = {
+	{ "new-vhdreferencepoint web.vhdx --json", "The present state, for the next backup." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example get_point_examples[] = {
+	{ "get-vhdreferencepoint web.vhdx", "All of them, oldest first." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_param remove_point_params[] = {
+	ONE_PATH("VHDX file."),
+	POINT_ID("Identifier of the reference point."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example remove_point_examples[] = {
+	{ "remove-vhdreferencepoint web.vhdx 0a1b2c3d-0000-4000-8000-000000000001",
+	  "It is needed no more." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_param get_change_params[] = {
+	ONE_PATH("VHDX file."),
+	POINT_ID("Reference point since which."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example get_change_examples[] = {
+	{ "get-vhdchange web.vhdx 0a1b2c3d-0000-4000-8000-000000000001 --json",
+	  "Offsets and lengths, in bytes of the disk." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_param export_change_params[] = {
+	ONE_PATH("VHDX file; no virtual machine may run on it."),
+	POINT_ID("Reference point since which."),
+	{ .name = "ParentPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "The backup that was made at the reference point, a VHDX." },
+	{ .name = "DestinationPath",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "File to make: a differencing disk over that backup." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example export_change_examples[] = {
+	{ "export-vhdchange web.vhdx 0a1b2c3d-0000-4000-8000-000000000001 -ParentPath sunday.vhdx "
+	  "-DestinationPath monday.avhdx",
+	  "monday.avhdx reads as web.vhdx does now and holds what changed since." },
+	END_EXAMPLES,
+};
+
 static const struct cmdlet_param new_vfd_params[] = {
 	PATHS(0, "Files to make; their names end in .vfd."),
 	COMPUTER_NAME,
@@ -498,6 +585,62 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .params = test_vhd_params,
 	  .output = &check_output,
 	  .examples = test_vhd_examples },
+	{ .name = "Enable-VHDChangeTracking",
+	  .synopsis = "Begins to track the changes of a disk",
+	  .description =
+	      "Makes a file beside the disk (NAME.track) in which is kept what changes, over "
+	      "restarts and power cuts, also of a disk that a virtual machine runs on. It names "
+	      "too much after a power cut, never too little. Where a VHDX was changed without it "
+	      "(by Resize-VHD, say, or by another program), tracking begins anew and the "
+	      "reference points are gone. Hyper-V's .rct files are another format and left alone.",
+	  .params = tracking_params,
+	  .examples = enable_tracking_examples,
+	  .ours = true },
+	{ .name = "Disable-VHDChangeTracking",
+	  .synopsis = "Ends the tracking of a disk's changes",
+	  .description = "Deletes the file that was made for it.",
+	  .params = tracking_params,
+	  .examples = disable_tracking_examples,
+	  .ours = true },
+	{ .name = "New-VHDReferencePoint",
+	  .synopsis = "Notes the present state of a disk whose changes are tracked",
+	  .description =
+	      "From now on it can be asked what changed since. A disk has at most 100 of them.",
+	  .params = tracking_params,
+	  .output = &point_output,
+	  .examples = new_point_examples,
+	  .ours = true },
+	{ .name = "Get-VHDReferencePoint",
+	  .synopsis = "Shows the reference points of a disk",
+	  .description = "What New-VHDReferencePoint made, oldest first.",
+	  .params = tracking_params,
+	  .output = &point_output,
+	  .examples = get_point_examples,
+	  .ours = true },
+	{ .name = "Remove-VHDReferencePoint",
+	  .synopsis = "Forgets a reference point of a disk",
+	  .description = "What changed since it can't be asked any more.",
+	  .params = remove_point_params,
+	  .examples = remove_point_examples,
+	  .ours = true },
+	{ .name = "Get-VHDChange",
+	  .synopsis = "Lists what changed on a disk since a reference point",
+	  .description = "Ranges of the disk in ascending order; units of 64 KiB, larger ones for "
+			 "disks beyond 1 TiB.",
+	  .params = get_change_params,
+	  .output = &change_output,
+	  .examples = get_change_examples,
+	  .ours = true },
+	{ .name = "Export-VHDChange",
+	  .synopsis = "Makes an incremental backup of a disk",
+	  .description =
+	      "Makes a differencing disk over an earlier backup, which holds what changed since a "
+	      "reference point and reads as the disk does now. Merge-VHD folds it into the "
+	      "backup. Interrupting leaves no file.",
+	  .params = export_change_params,
+	  .output = &vhd_output,
+	  .examples = export_change_examples,
+	  .ours = true },
 	{ .name = "New-VFD",
 	  .synopsis = "Makes an empty floppy disk",
 	  .description = "Makes files of 1.44 MB that hold zeros. Virtual machines have no floppy "

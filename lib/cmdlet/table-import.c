@@ -31,6 +31,37 @@ static const struct cmdlet_output note_output = {
 					END_COLUMNS },
 };
 
+/* ---- Export-VMSnapshot ---- */
+
+static const struct cmdlet_param export_checkpoint_params[] = {
+	{ .name = "Name",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD,
+	  .position = 1,
+	  .help = "Names of checkpoints; * and ? match." },
+	{ .name = "Path",
+	  .type = CMDLET_FILE,
+	  .flags = CMDLET_MANDATORY,
+	  .position = 2,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Folder in which a folder of the virtual machine's name is made." },
+	{ .name = "VMName",
+	  .aliases = "VM",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
+	  .position = 3,
+	  .offer = CMDLET_OFFER_VM,
+	  .help = "Names of the virtual machines; * and ? match." },
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example export_checkpoint_examples[] = {
+	{ "export-vmsnapshot 'before update' /srv/export -VMName web",
+	  "Makes a virtual machine of it that can be imported." },
+	END_EXAMPLES,
+};
+
 /* ---- Export-VM ---- */
 
 static const struct cmdlet_param export_params[] = {
@@ -50,8 +81,9 @@ static const struct cmdlet_param export_params[] = {
 	{ .name = "CaptureLiveState",
 	  .type = CMDLET_ENUM,
 	  .values = "CaptureCrashConsistentState CaptureSavedState CaptureDataConsistentState",
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Exporting a running virtual machine is not there yet." },
+	  .help = "Of a running one: its disks as after a power cut; with its memory (default), so "
+		  "that the "
+		  "copy goes on from there; its disks, while its file systems stand still." },
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -139,13 +171,22 @@ const struct cmdlet cmdlet_table_import[] = {
 	{ .name = "Export-VM",
 	  .synopsis = "Copies a virtual machine's configuration and disks out",
 	  .description =
-	      "Copies virtual machines that are off, with their disks and boot files, to a folder "
-	      "from which Import-VM takes them, on this host or another. ISO images stay where "
-	      "they "
-	      "are.",
+	      "Copies virtual machines, with their disks and boot files, to a folder from which "
+	      "Import-VM takes them, on this host or another. One that runs goes on. ISO images "
+	      "stay where they are.",
 	  .params = export_params,
 	  .output = &import_output,
 	  .examples = export_examples,
+	  .output_if_passthru = true },
+	{ .name = "Export-VMSnapshot",
+	  .aliases = "Export-VMCheckpoint",
+	  .synopsis = "Copies a checkpoint out as a virtual machine",
+	  .description = "As Export-VM, but of the virtual machine as it was at its checkpoint, "
+			 "with the memory "
+			 "that this has. It may run.",
+	  .params = export_checkpoint_params,
+	  .output = &import_output,
+	  .examples = export_checkpoint_examples,
 	  .output_if_passthru = true },
 	{ .name = "Import-VM",
 	  .synopsis = "Takes over a virtual machine from files",

@@ -105,6 +105,11 @@ int disk_open(struct loop *loop, int fd, const struct disk_options *options, str
 	return rc;
 }
 
+bool disk_link_id(const struct blk *disk, struct guid *ret)
+{
+	return vhdx_link_id(disk, ret);
+}
+
 /* ---- chains ---- */
 
 /* The layers from `index` down. On failure the descriptors are the caller's again: they were

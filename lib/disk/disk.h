@@ -58,6 +58,9 @@ struct disk_options {
  * unless options->read_only. options may be NULL. Blocks while it reads the image's metadata. */
 int disk_open(struct loop *loop, int fd, const struct disk_options *options, struct blk **ret,
 	      struct error *err);
+/* The link_id (struct disk_details) of an open disk; false for those that keep none, or one that
+ * writing does not change: only VHDX has one that does. */
+bool disk_link_id(const struct blk *disk, struct guid *ret);
 /* What the image looks like, by its signatures; raw if by none. */
 int disk_probe(int fd, enum disk_format *ret, struct error *err);
 

@@ -60,6 +60,8 @@ struct live {
 	struct pool ios;
 	struct loop_kick *kick; /* goes on with the merge */
 	struct copying *copying;
+	void (*changed)(void *user);
+	void *changed_user;
 };
 
 static struct live *live_of(const struct blk *blk)
@@ -108,6 +110,7 @@ static int open_chain(struct live *live, unsigned target, const struct guid *id,
 	struct blk *parent = NULL;
 	int rc = 0;
 
+	guid_generate(&live->options.data_write_id);
 	for (unsigned i = live->count; rc == 0 && i-- > 0;) {
 		rc = open_layer(live, i, target, id, parent, err);
 		if (rc == 0)
@@ -211,6 +214,8 @@ static void go_on(struct live *live)
 {
 	struct live_io *io = live->held;
 
+	if (live->changed && !live->dead)
+		live->changed(live->changed_user);
 	live->holding = false;
 	if (live->dead) {
 		loop_kick(live->kick);
@@ -714,6 +719,22 @@ int live_push(struct blk *disk, int fd, struct error *err)
 	}
 	go_on(live);
 	return rc;
+}
+
+bool live_links(const struct blk *disk, struct guid *ret_now, struct guid *ret_next)
+{
+	const struct live *live = container_of(disk, struct live, blk);
+
+	*ret_next = live->options.data_write_id;
+	return !live->dead && disk_link_id(live->layers[0], ret_now);
+}
+
+void live_on_change(struct blk *disk, void (*changed)(void *user), void *user)
+{
+	struct live *live = live_of(disk);
+
+	live->changed = changed;
+	live->changed_user = user;
 }
 
 void live_pop(struct blk *disk)

@@ -14,6 +14,10 @@
  */
 int live_open(struct loop *loop, const int *fds, unsigned count, const struct disk_options *options,
 	      struct blk **ret, struct error *err);
+/* The leaf's ids for track.h; false: it has none (a VHD). They are others after a change of the
+ * chain, of which `changed` is told, before the first request goes on. */
+bool live_links(const struct blk *disk, struct guid *ret_now, struct guid *ret_next);
+void live_on_change(struct blk *disk, void (*changed)(void *user), void *user);
 /* Files in the chain. */
 unsigned live_layers(const struct blk *disk);
 

@@ -292,9 +292,13 @@ static void test_open(void **state)
 	assert_int_equal(disk_open(loop, dup(fileno(image)),
 				   &(struct disk_options){ .format = DISK_RAW }, &disk, &err),
 			 0);
-	assert_int_equal(track_open(loop, disk, dup(fileno(tracking)),
-				    &(struct track_options){ .create = true }, &tracked, &err),
+	assert_int_equal(track_new(disk, &tracked, &err), 0);
+	assert_int_equal(blk_write_now(tracked, 0, buf, sizeof(buf)), BLK_OK);
+	assert_int_equal(track_mark(tracked, &since, &err), -ERR_STATE);
+	assert_int_equal(track_start(tracked, loop, dup(fileno(tracking)),
+				     &(struct track_options){ .create = true }, &err),
 			 0);
+	assert_true(track_running(tracked));
 	assert_int_equal(track_mark(tracked, &since, &err), 0);
 	assert_int_equal(blk_write_now(tracked, 0, buf, sizeof(buf)), BLK_OK);
 	assert_int_equal(blk_read_now(tracked, 0, buf, sizeof(buf)), BLK_OK);
@@ -306,6 +310,59 @@ static void test_open(void **state)
 	loop_free(loop);
 }
 
+static unsigned count_changes(struct blk *tracked, const struct guid *since)
+{
+	uint8_t units[UNITS] = { 0 };
+	unsigned count = 0;
+
+	assert_int_equal(track_changes(tracked, since, note, units, NULL), 0);
+	for (unsigned i = 0; i < UNITS; i++)
+		count += units[i] != 0;
+	return count;
+}
+
+/* It is ended and begun again under a disk at work; the image's ids change meanwhile. */
+static void test_start_stop(void **state)
+{
+	struct track_options options = { .create = true,
+					 .link_now = { { 1 } },
+					 .link_next = { { 2 } } };
+	const struct guid now = { { 3 } }, next = { { 4 } };
+	FILE *tracking = tmpfile();
+	struct blk *tracked;
+	struct guid since;
+	struct error err;
+	struct world w;
+
+	setup(&w);
+	assert_int_equal(track_new(new_disk(&w, NULL), &tracked, &err), 0);
+	w.tracked = tracked;
+	assert_int_equal(track_start(tracked, w.loop, dup(fileno(tracking)), &options, &err), 0);
+	assert_int_equal(track_mark(tracked, &since, &err), 0);
+	write_at(&w, 3 * MIB);
+	assert_int_equal(track_relink(tracked, &now, &next, &err), 0);
+	assert_int_equal(track_stop(tracked, &err), 0);
+	assert_false(track_running(tracked));
+	assert_int_equal(track_stop(tracked, &err), -ERR_STATE);
+
+	options.create = false;
+	assert_int_equal(track_start(tracked, w.loop, fileno(tracking), &options, &err),
+			 -ERR_STATE); /* stale */
+	options.link_now = next;
+	assert_int_equal(track_start(tracked, w.loop, dup(fileno(tracking)), &options, &err), 0);
+	assert_int_equal(track_start(tracked, w.loop, fileno(tracking), &options, &err),
+			 -ERR_EXISTS);
+	/* The region's units are unsure: it was stopped with the disk at work. */
+	assert_in_range(count_changes(tracked, &since), 1, TRACK_MIN_REGION / UNIT);
+	assert_int_equal(track_forget(tracked, &since, &err), 0);
+	assert_int_equal(track_mark(tracked, &since, &err), 0);
+	write_at(&w, 40 * MIB);
+	assert_int_equal(count_changes(tracked, &since), 1);
+	assert_int_equal(blk_close(tracked, &err), 0);
+	fclose(tracking);
+	teardown(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -314,6 +371,7 @@ int main(void)
 		cmocka_unit_test(test_cuts),
 		cmocka_unit_test(test_faults),
 		cmocka_unit_test(test_open),
+		cmocka_unit_test(test_start_stop),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -277,9 +277,11 @@ static int grow_a_little(struct file *file, struct error *err)
 }
 
 /* Shrinks into a block and grows again: nothing of what was cut off may show. */
+static uint64_t shrunk_bytes;
+
 static int shrink_and_grow(struct file *file, struct error *err)
 {
-	int rc = vhdx_resize(file, 10 * MIB + 512, NULL, err);
+	int rc = vhdx_resize(file, shrunk_bytes, NULL, err);
 
 	return rc < 0 ? rc : vhdx_resize(file, DISK_BYTES, NULL, err);
 }
@@ -331,19 +333,20 @@ static void test_set_parent(void **state)
 }
 
 /* A cut in between leaves the smaller disk, or the larger one without what was cut off. */
-static void test_shrink_and_grow(void **state)
+static void shrink_and_grow_of(enum disk_type type, uint64_t bytes)
 {
 	struct file_mem_options plain = { .max_bytes = MAX_BYTES };
 	struct world w;
 	struct file *file;
 	uint8_t *whole;
 
-	start(&w, DISK_DYNAMIC);
+	shrunk_bytes = bytes;
+	start(&w, type);
 	whole = malloc(DISK_BYTES);
 	memcpy(whole, w.model, DISK_BYTES);
 	file = recorded_file(&w);
 	assert_int_equal(shrink_and_grow(file, NULL), 0);
-	memset(w.model + 10 * MIB + 512, 0, DISK_BYTES - 10 * MIB - 512);
+	memset(w.model + bytes, 0, DISK_BYTES - bytes);
 	check_structure(file);
 	check_content(&w, file, true);
 	for (uint64_t m = 0; m <= cut_now(w.cut); m++) {
@@ -371,6 +374,22 @@ static void test_shrink_and_grow(void **state)
 	}
 	free(whole);
 	finish(&w);
+}
+
+static void test_shrink_and_grow(void **state)
+{
+	shrink_and_grow_of(DISK_DYNAMIC, 10 * MIB + 512);
+}
+
+/* The parent's content must not show either. Every end of a block of the disk: the block is not
+ * there, is in part, is zero. */
+static void test_shrink_and_grow_child(void **state)
+{
+	uint64_t step = getenv("OYAKO_LONG") ? 1 : 5;
+
+	for (uint64_t block = 1; block < DISK_BYTES / MIB; block += step)
+		shrink_and_grow_of(DISK_DIFFERENCING, block * MIB + 7 * SECTOR);
+	shrink_and_grow_of(DISK_DIFFERENCING, 3 * MIB);
 }
 
 /* So large that the BAT needs a new place. */
@@ -497,11 +516,17 @@ static void test_damage_is_told(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_compact),    cmocka_unit_test(test_compact_differencing),
-		cmocka_unit_test(test_grow),       cmocka_unit_test(test_properties),
-		cmocka_unit_test(test_set_parent), cmocka_unit_test(test_shrink_and_grow),
-		cmocka_unit_test(test_longer_bat), cmocka_unit_test(test_locator_is_kept),
-		cmocka_unit_test(test_repairs),    cmocka_unit_test(test_damage_is_told),
+		cmocka_unit_test(test_compact),
+		cmocka_unit_test(test_compact_differencing),
+		cmocka_unit_test(test_grow),
+		cmocka_unit_test(test_properties),
+		cmocka_unit_test(test_set_parent),
+		cmocka_unit_test(test_shrink_and_grow),
+		cmocka_unit_test(test_shrink_and_grow_child),
+		cmocka_unit_test(test_longer_bat),
+		cmocka_unit_test(test_locator_is_kept),
+		cmocka_unit_test(test_repairs),
+		cmocka_unit_test(test_damage_is_told),
 	};
 
 	int rc = cmocka_run_group_tests(tests, NULL, NULL);

@@ -73,7 +73,7 @@ int track_state_store_active(struct track_state *state);
 /* Blocking: the header, in the other slot. */
 int track_state_store_header(struct track_state *state);
 
-/* track_open on an open file; takes disk and file on success. */
+/* track_new and track_start on an open file; takes disk and file on success. */
 int track_attach(struct blk *disk, struct file *file, const struct track_options *options,
 		 struct blk **ret, struct error *err);
 

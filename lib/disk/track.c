@@ -6,6 +6,7 @@
 #include "blk/pool.h"
 #include "disk/track-impl.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -22,6 +23,7 @@ struct track_io {
 struct track {
 	struct blk blk;
 	struct blk *disk;
+	bool running; /* state is there */
 	struct track_state state;
 	struct pool ios;
 	struct track_io *changes;
@@ -170,7 +172,7 @@ static void track_submit(struct blk *blk, struct blk_request *outer)
 	struct track *track = of(blk);
 	struct track_io *io = new_io(track, outer);
 
-	if (outer->op != BLK_READ && outer->op != BLK_FLUSH) {
+	if (track->running && outer->op != BLK_READ && outer->op != BLK_FLUSH) {
 		note_change(track, io);
 		track_state_activate(&track->state, outer->offset, outer->length);
 		if (!is_marked(track, outer)) {
@@ -196,7 +198,7 @@ static void track_wait(struct blk *blk)
 {
 	struct track *track = of(blk);
 
-	if (track->state.file->in_flight > 0)
+	if (track->running && track->state.file->in_flight > 0)
 		file_wait(track->state.file);
 	else
 		track->disk->ops->wait(track->disk);
@@ -218,20 +220,30 @@ static int track_extent(struct blk *blk, uint64_t offset, uint64_t max_bytes,
 	return blk_extent(of(blk)->disk, offset, max_bytes, ret, err);
 }
 
+/* quiet: the disk is durable, and nothing is in flight. */
+static int end_tracking(struct track *track, bool quiet, struct error *err)
+{
+	int rc;
+
+	while (track->state.file->in_flight > 0)
+		file_wait(track->state.file);
+	rc = track_state_store(&track->state, quiet);
+	track->running = false;
+	file_close(track->state.file);
+	track_state_done(&track->state);
+	return rc < 0 ? error_set_errno(err, -rc, "storing the change tracking file") : 0;
+}
+
 /* The disk first: only what is durable there may be forgotten as unsure. */
 static int track_close(struct blk *blk, struct error *err)
 {
 	struct track *track = of(blk);
 	int disk_rc = blk_close(track->disk, err);
-	int rc = track_state_store(&track->state, disk_rc == 0);
+	int rc = track->running ? end_tracking(track, disk_rc == 0, disk_rc < 0 ? NULL : err) : 0;
 
-	file_close(track->state.file);
-	track_state_done(&track->state);
 	pool_done(&track->ios);
 	free(track);
-	if (disk_rc < 0)
-		return disk_rc;
-	return rc < 0 ? error_set_errno(err, -rc, "storing the change tracking file") : 0;
+	return disk_rc < 0 ? disk_rc : rc;
 }
 
 static const struct blk_ops track_ops = {
@@ -247,21 +259,12 @@ static const struct blk_ops track_ops = {
 
 /* ---- opening ---- */
 
-int track_attach(struct blk *disk, struct file *file, const struct track_options *options,
-		 struct blk **ret, struct error *err)
+int track_new(struct blk *disk, struct blk **ret, struct error *err)
 {
 	struct track *track = calloc(1, sizeof(*track));
-	uint64_t size = blk_info(disk)->size_bytes;
-	int rc;
 
 	if (!track)
 		return error_set(err, ERR_NO_MEMORY, "no memory for change tracking");
-	rc = options->create ? track_state_create(&track->state, file, size, options, err)
-			     : track_state_load(&track->state, file, size, options, err);
-	if (rc < 0) {
-		free(track);
-		return rc;
-	}
 	blk_init(&track->blk, &track_ops, blk_info(disk));
 	track->disk = disk;
 	track->waiting_tail = &track->waiting;
@@ -270,12 +273,49 @@ int track_attach(struct blk *disk, struct file *file, const struct track_options
 	return 0;
 }
 
-int track_open(struct loop *loop, struct blk *disk, int fd, const struct track_options *options,
-	       struct blk **ret, struct error *err)
+/* Takes file on success. */
+static int start(struct track *track, struct file *file, const struct track_options *options,
+		 struct error *err)
+{
+	uint64_t size = track->blk.info.size_bytes;
+	int rc;
+
+	/* What was begun before is in no epoch. */
+	blk_drain(track->disk);
+	rc = options->create ? track_state_create(&track->state, file, size, options, err)
+			     : track_state_load(&track->state, file, size, options, err);
+	if (rc < 0)
+		return rc;
+	memset(track->marked, 0, sizeof(track->marked));
+	track->running = true;
+	return 0;
+}
+
+int track_attach(struct blk *disk, struct file *file, const struct track_options *options,
+		 struct blk **ret, struct error *err)
+{
+	struct blk *tracked;
+	int rc = track_new(disk, &tracked, err);
+
+	if (rc < 0)
+		return rc;
+	rc = start(of(tracked), file, options, err);
+	if (rc < 0)
+		track_free(tracked);
+	else
+		*ret = tracked;
+	return rc;
+}
+
+int track_start(struct blk *tracked, struct loop *loop, int fd, const struct track_options *options,
+		struct error *err)
 {
 	struct file *file;
-	int rc = file_lock(fd, true, err);
+	int rc;
 
+	if (of(tracked)->running)
+		return error_set(err, ERR_EXISTS, "changes of the disk are tracked already");
+	rc = file_lock(fd, true, err);
 	if (rc < 0)
 		return rc;
 	if (file_open_uring(loop, fd, &file, NULL) < 0)
@@ -284,10 +324,58 @@ int track_open(struct loop *loop, struct blk *disk, int fd, const struct track_o
 		file_unlock(fd);
 		return rc;
 	}
-	rc = track_attach(disk, file, options, ret, err);
+	rc = start(of(tracked), file, options, err);
 	if (rc < 0)
 		file_abandon(file);
 	return rc;
+}
+
+static int check_running(const struct blk *tracked, struct error *err)
+{
+	return container_of(tracked, struct track, blk)->running
+		   ? 0
+		   : error_set(err, ERR_STATE, "changes of the disk are not tracked");
+}
+
+bool track_running(const struct blk *tracked)
+{
+	return container_of(tracked, struct track, blk)->running;
+}
+
+int track_stop(struct blk *tracked, struct error *err)
+{
+	struct track *track = of(tracked);
+	int rc = check_running(tracked, err);
+
+	/* Changes that wait for their regions have to get through first. */
+	while (rc == 0 && track->waiting)
+		file_wait(track->state.file);
+	return rc < 0 ? rc : end_tracking(track, false, err);
+}
+
+int track_relink(struct blk *tracked, const struct guid *link_now, const struct guid *link_next,
+		 struct error *err)
+{
+	struct track_state *state = &of(tracked)->state;
+	int rc = check_running(tracked, err);
+
+	if (rc < 0)
+		return rc;
+	state->header.links[0] = *link_now;
+	state->header.links[1] = *link_next;
+	rc = track_state_store_header(state);
+	return rc < 0 ? error_set_errno(err, -rc, "storing the change tracking file") : 0;
+}
+
+struct blk *track_free(struct blk *tracked)
+{
+	struct track *track = of(tracked);
+	struct blk *disk = track->disk;
+
+	assert(!track->running);
+	pool_done(&track->ios);
+	free(track);
+	return disk;
 }
 
 /* ---- reference points ---- */
@@ -330,8 +418,10 @@ int track_mark(struct blk *tracked, struct guid *ret_id, struct error *err)
 	struct track *track = of(tracked);
 	struct track_header *h = &track->state.header;
 	struct guid id;
-	int rc;
+	int rc = check_running(tracked, err);
 
+	if (rc < 0)
+		return rc;
 	if (h->point_count == TRACK_MAX_POINTS)
 		return error_set(err, ERR_LIMIT,
 				 "the disk has %u reference points: forget one first",
@@ -367,8 +457,10 @@ int track_forget(struct blk *tracked, const struct guid *id, struct error *err)
 	struct track_state *state = &of(tracked)->state;
 	struct track_header *h = &state->header;
 	unsigned i;
-	int rc = find_point(h, id, &i, err);
+	int rc = check_running(tracked, err);
 
+	if (rc == 0)
+		rc = find_point(h, id, &i, err);
 	if (rc < 0)
 		return rc;
 	memmove(&h->points[i], &h->points[i + 1], (h->point_count - i - 1u) * sizeof(h->points[0]));
@@ -382,6 +474,8 @@ unsigned track_points(const struct blk *tracked, struct track_point ret[static T
 {
 	const struct track_header *h = &of(tracked)->state.header;
 
+	if (!track_running(tracked))
+		return 0;
 	for (unsigned i = 0; i < h->point_count; i++)
 		ret[i] = (struct track_point){ h->points[i].id, h->points[i].time };
 	return h->point_count;
@@ -395,8 +489,10 @@ int track_changes(const struct blk *tracked, const struct guid *since,
 	const struct track_header *h = &state->header;
 	uint64_t unit = 0, end;
 	unsigned point;
-	int rc = find_point(h, since, &point, err);
+	int rc = check_running(tracked, err);
 
+	if (rc == 0)
+		rc = find_point(h, since, &point, err);
 	for (; rc >= 0 && unit < state->unit_count; unit = end) {
 		uint16_t epoch = h->points[point].epoch;
 

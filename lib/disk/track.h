@@ -6,10 +6,13 @@
  * layout. The image can be read without it. If the image is written without it, the file is stale:
  * that is noticed by the image's link_id (disk_details), and tracking has to start anew.
  *
+ *	track_new(disk, &tracked, &err);              tracked is used instead of disk
  *	options = { .link_now = details.link_id, .link_next = what disk_options.data_write_id got };
- *	track_open(loop, disk, fd, &options, &tracked, &err);      tracked is used instead of disk
- *	track_mark(tracked, &id, &err);                            reference point: now
+ *	track_start(tracked, loop, fd, &options, &err);
+ *	track_mark(tracked, &id, &err);               reference point: now
  *	track_changes(tracked, &id, back_up_range, user, &err);    later, perhaps after restarts
+ *
+ * Until track_start, and after track_stop, requests pass through, and all else is ERR_STATE.
  */
 #ifndef DISK_TRACK_H
 #define DISK_TRACK_H
@@ -34,10 +37,21 @@ struct track_options {
 	uint32_t unit_bytes;
 };
 
-/* Takes disk and fd on success. ERR_STATE: the file is stale or of another disk; ERR_CORRUPT: it is
- * damaged; either way begin anew. Closing the result closes the disk. */
-int track_open(struct loop *loop, struct blk *disk, int fd, const struct track_options *options,
-	       struct blk **ret, struct error *err);
+/* Takes disk on success: closing the result closes it. */
+int track_new(struct blk *disk, struct blk **ret, struct error *err);
+/* Takes fd on success. ERR_STATE: the file is stale or of another disk; ERR_CORRUPT: it is damaged;
+ * either way begin anew. Waits for what is in flight. */
+int track_start(struct blk *tracked, struct loop *loop, int fd, const struct track_options *options,
+		struct error *err);
+/* What is known is durable then; the file can go, or tracking go on with it later if the disk was
+ * not changed meanwhile. */
+int track_stop(struct blk *tracked, struct error *err);
+bool track_running(const struct blk *tracked);
+/* The image got other ids: it was flushed and changes its file, as for a checkpoint. */
+int track_relink(struct blk *tracked, const struct guid *link_now, const struct guid *link_next,
+		 struct error *err);
+/* Frees the filter (stopped) and gives the disk back. */
+struct blk *track_free(struct blk *tracked);
 
 /* Makes a reference point. Blocking. Requests may be in flight: they count as before and after it.
  */

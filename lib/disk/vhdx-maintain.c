@@ -249,40 +249,118 @@ static int zero_entries(struct vhdx *vhdx, const struct vhdx_geometry *smaller, 
 	return write_failed(rc, "clearing unused entries of", err);
 }
 
-/* What the last block holds beyond the disk's end must not show when the end moves. */
+/* Says that the last block's sectors from the disk's end on are in this file. */
+static int put_tail_bits(struct work *work, uint64_t bitmap, struct error *err)
+{
+	struct vhdx *vhdx = work->vhdx;
+	const struct vhdx_geometry *g = &vhdx->geometry;
+	uint64_t used = g->disk_bytes & (g->block_bytes - 1);
+	uint64_t sectors = g->block_bytes / g->logical_sector_bytes;
+	int rc = 0;
+
+	for (uint64_t s = used / g->logical_sector_bytes; rc == 0 && s < sectors;) {
+		struct vhdx_bits at = vhdx_bits_of(g, g->block_count - 1, s);
+		unsigned count = (unsigned)MIN(sectors - s, (uint64_t)(VHDX_PAGE_BITS - at.bit));
+		struct vhdx_page *page;
+
+		rc = vhdx_page_now(vhdx, VHDX_PAGE_BITMAP, bitmap + at.page, &page, err);
+		if (rc < 0)
+			return rc;
+		vhdx_bits_set(page, at.bit, count, true);
+		rc = vhdx_edit_put(&work->edit, page->offset, page->word, sizeof(page->word), err);
+		s += count;
+	}
+	return rc;
+}
+
+static int put_entry(struct work *work, uint64_t index, uint64_t entry, struct error *err)
+{
+	struct vhdx *vhdx = work->vhdx;
+	uint64_t value = htole64(entry);
+	struct vhdx_page *page;
+	int rc = vhdx_page_now(vhdx, VHDX_PAGE_BAT, vhdx_bat_page_offset(vhdx, index), &page, err);
+
+	if (rc < 0)
+		return rc;
+	page->word[index % VHDX_PAGE_ENTRIES] = entry;
+	return vhdx_edit_put(&work->edit, vhdx->bat_region.offset + index * VHDX_BAT_ENTRY_BYTES,
+			     &value, sizeof(value), err);
+}
+
+/* A place at the end of the file, which reads as zeros. */
+static int append(struct vhdx *vhdx, uint64_t length, uint64_t *ret, struct error *err)
+{
+	*ret = ALIGN_UP(vhdx->file->size_bytes, VHDX_MIB);
+	return write_failed(file_set_size(vhdx->file, *ret + length), "lengthening", err);
+}
+
+/* The last block is the parent's altogether: it gets a place, for the zeros behind the disk's end.
+ */
+static int claim_last_block(struct work *work, uint64_t bitmap_index, uint64_t bitmap_entry,
+			    struct error *err)
+{
+	const struct vhdx_geometry *g = &work->vhdx->geometry;
+	uint64_t bitmap = VHDX_BAT_FILE_OFFSET(bitmap_entry), place;
+	int rc = append(work->vhdx, g->block_bytes, &place, err);
+
+	if (rc == 0 && !in_file(bitmap_entry)) {
+		rc = append(work->vhdx, VHDX_MIB, &bitmap, err);
+		if (rc == 0)
+			rc = put_entry(work, bitmap_index, bitmap | VHDX_BLOCK_FULLY_PRESENT, err);
+	}
+	if (rc == 0)
+		rc = put_tail_bits(work, bitmap, err);
+	return rc < 0 ? rc
+		      : put_entry(work, vhdx_bat_index(g, g->block_count - 1),
+				  place | VHDX_BLOCK_PARTIALLY_PRESENT, err);
+}
+
+/* What is behind the disk's end in its last block, in this file or in the parent, must not show
+ * when the end moves. */
 static int clear_last_block(struct work *work, struct error *err)
 {
 	struct vhdx *vhdx = work->vhdx;
 	const struct vhdx_geometry *g = &vhdx->geometry;
-	uint64_t used = g->disk_bytes & (g->block_bytes - 1), entry, bitmap, chunk;
+	uint64_t used = g->disk_bytes & (g->block_bytes - 1), entry, bitmap;
 	uint64_t last = g->block_count - 1;
+	uint64_t bitmap_index = last / g->chunk_ratio * (g->chunk_ratio + 1) + g->chunk_ratio;
 	int rc = vhdx_entry_now(vhdx, vhdx_bat_index(g, last), &entry, err);
 
-	if (rc < 0 || used == 0 || !in_file(entry))
+	if (rc < 0 || used == 0)
 		return rc;
-	rc = file_zero_now(vhdx->file, VHDX_BAT_FILE_OFFSET(entry) + used, g->block_bytes - used);
-	if (rc < 0)
-		return write_failed(rc, "clearing the last block of", err);
-	if (VHDX_BAT_STATE(entry) == VHDX_BLOCK_FULLY_PRESENT)
-		return 0;
-	chunk = last / g->chunk_ratio;
-	rc = vhdx_entry_now(vhdx, chunk * (g->chunk_ratio + 1) + g->chunk_ratio, &bitmap, err);
-	for (uint64_t s = used / g->logical_sector_bytes;
-	     rc == 0 && s < g->block_bytes / g->logical_sector_bytes;) {
-		struct vhdx_bits at = vhdx_bits_of(g, last, s);
-		uint64_t left = g->block_bytes / g->logical_sector_bytes - s;
-		unsigned count = (unsigned)MIN(left, (uint64_t)(VHDX_PAGE_BITS - at.bit));
-		struct vhdx_page *page;
-
-		rc = vhdx_page_now(vhdx, VHDX_PAGE_BITMAP, VHDX_BAT_FILE_OFFSET(bitmap) + at.page,
-				   &page, err);
-		if (rc < 0)
-			break;
-		vhdx_bits_set(page, at.bit, count, false);
-		rc = vhdx_edit_put(&work->edit, page->offset, page->word, sizeof(page->word), err);
-		s += count;
-	}
+	if (in_file(entry))
+		rc = write_failed(file_zero_now(vhdx->file, VHDX_BAT_FILE_OFFSET(entry) + used,
+						g->block_bytes - used),
+				  "clearing the last block of", err);
+	if (rc < 0 || !g->has_parent || VHDX_BAT_STATE(entry) == VHDX_BLOCK_FULLY_PRESENT)
+		return rc;
+	rc = vhdx_entry_now(vhdx, bitmap_index, &bitmap, err);
+	if (rc == 0 && in_file(entry))
+		rc = put_tail_bits(work, VHDX_BAT_FILE_OFFSET(bitmap), err);
+	else if (rc == 0 && VHDX_BAT_STATE(entry) == VHDX_BLOCK_NOT_PRESENT)
+		rc = claim_last_block(work, bitmap_index, bitmap, err);
 	return rc < 0 ? rc : vhdx_edit_commit(&work->edit, err);
+}
+
+/* Blocks that are new read as zeros, whatever the parent has there: the child may have been smaller
+ * only for a while. Nobody reads these entries yet. */
+static int zero_new_blocks(struct vhdx *vhdx, const struct vhdx_geometry *larger, struct error *err)
+{
+	static uint64_t entries[8192];
+	uint64_t block = vhdx->geometry.block_count, run;
+	int rc = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(entries); i++)
+		entries[i] = htole64(VHDX_BLOCK_ZERO);
+	for (; rc == 0 && block < larger->block_count; block += run) {
+		uint64_t at = vhdx_bat_index(larger, block) * VHDX_BAT_ENTRY_BYTES;
+
+		run = MIN(larger->chunk_ratio - block % larger->chunk_ratio,
+			  MIN(larger->block_count - block, (uint64_t)ARRAY_SIZE(entries)));
+		rc = file_write_now(vhdx->file, vhdx->bat_region.offset + at, entries,
+				    run * VHDX_BAT_ENTRY_BYTES);
+	}
+	return write_failed(rc, "adding blocks to", err);
 }
 
 /* Copies the BAT to the end of the file; zeros follow. */
@@ -402,6 +480,8 @@ static int grow(struct work *work, const struct vhdx_geometry *larger, struct er
 		rc = make_room_in_bat(work, larger, err);
 	if (rc == 0 && vhdx->geometry.fixed)
 		rc = allocate_fixed(work, larger, err);
+	if (rc == 0 && vhdx->geometry.has_parent)
+		rc = zero_new_blocks(vhdx, larger, err);
 	return rc < 0 ? rc : put_size(work, larger->disk_bytes, err);
 }
 
@@ -506,20 +586,6 @@ static int by_place_down(const void *a, const void *b)
 	const struct owner *x = a, *y = b;
 
 	return x->place > y->place ? -1 : x->place < y->place;
-}
-
-static int put_entry(struct work *work, uint64_t index, uint64_t entry, struct error *err)
-{
-	struct vhdx *vhdx = work->vhdx;
-	uint64_t value = htole64(entry);
-	struct vhdx_page *page;
-	int rc = vhdx_page_now(vhdx, VHDX_PAGE_BAT, vhdx_bat_page_offset(vhdx, index), &page, err);
-
-	if (rc < 0)
-		return rc;
-	page->word[index % VHDX_PAGE_ENTRIES] = entry;
-	return vhdx_edit_put(&work->edit, vhdx->bat_region.offset + index * VHDX_BAT_ENTRY_BYTES,
-			     &value, sizeof(value), err);
 }
 
 /* Does the range of the file hold only zeros? */

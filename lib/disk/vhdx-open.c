@@ -467,3 +467,11 @@ int vhdx_close(struct blk *blk, struct error *err)
 	vhdx_unload(vhdx);
 	return rc;
 }
+
+bool vhdx_link_id(const struct blk *disk, struct guid *ret)
+{
+	if (disk->ops != &vhdx_blk_ops)
+		return false;
+	*ret = container_of(disk, struct vhdx, blk)->header.data_write_guid;
+	return true;
+}

@@ -27,4 +27,7 @@ int vhdx_set_physical_sector(struct file *file, uint32_t bytes, struct error *er
 int vhdx_check(struct file *file, const struct disk_check_options *options,
 	       enum disk_severity *ret_worst, struct error *err);
 
+/* The DataWriteGuid of an open disk; false: it is no VHDX. */
+bool vhdx_link_id(const struct blk *disk, struct guid *ret);
+
 #endif

@@ -116,24 +116,48 @@ static void take_processors(struct import *in)
 		note(in, IMPORT_LOST, 0, "Processor", "nested virtualization is not there yet");
 }
 
-/* In MB. Hyper-V's own values are multiples of 2 MB. */
-static void take_memory(struct import *in)
+#define BANK "settings/memory/bank/"
+
+/* A size in MB, as a description can have it: Hyper-V's own are multiples of 2 MB. */
+static uint64_t take_size(struct import *in, const char *key, int64_t dflt, const char *what,
+			  int64_t max_mb)
 {
-	int64_t mb = key_integer(in->key, "settings/memory/bank/size", 512);
-	int64_t max = (int64_t)((in->vm->config->generation == 1 ? UINT64_C(1) << 40
-								 : CONFIG_MAX_MEMORY_BYTES) /
-				MIB);
-	int64_t taken = MIN(MAX(ALIGN_DOWN(mb, 2), (int64_t)(CONFIG_MIN_MEMORY_BYTES / MIB)), max);
+	int64_t mb = key_integer(in->key, key, dflt);
+	int64_t taken =
+	    MIN(MAX(ALIGN_DOWN(mb, 2), (int64_t)(CONFIG_MIN_MEMORY_BYTES / MIB)), max_mb);
 
 	if (taken != mb)
-		note(in, IMPORT_CHANGED, 0, "Memory", "%lld MB of startup memory: %lld MB now",
-		     (long long)mb, (long long)taken);
-	in->vm->config->memory_bytes = (uint64_t)taken * MIB;
-	if (key_bool(in->key, "settings/memory/bank/dynamic_memory_enabled", false))
-		note(in, IMPORT_LOST, 0, "Memory",
-		     "dynamic memory (%lld to %lld MB) becomes static memory",
-		     (long long)key_integer(in->key, "settings/memory/bank/reservation", 0),
-		     (long long)key_integer(in->key, "settings/memory/bank/limit", 0));
+		note(in, IMPORT_CHANGED, 0, "Memory", "%lld MB of %s memory: %lld MB now",
+		     (long long)mb, what, (long long)taken);
+	return (uint64_t)taken * MIB;
+}
+
+static void take_dynamic_memory(struct import *in, int64_t max_mb)
+{
+	struct config_vm *config = in->vm->config;
+	struct config_dynamic_memory *dynamic = &config->dynamic_memory;
+	int64_t buffer = key_integer(in->key, BANK "target_memory_buffer", 20);
+	int64_t priority = key_integer(in->key, BANK "priority", 5000);
+
+	dynamic->enabled = true;
+	dynamic->minimum_bytes = take_size(in, BANK "reservation", 512, "minimum", max_mb);
+	dynamic->maximum_bytes = take_size(in, BANK "limit", 1048576, "maximum", max_mb);
+	/* Else it is nothing that Hyper-V would have written. */
+	dynamic->minimum_bytes = MIN(dynamic->minimum_bytes, config->memory_bytes);
+	dynamic->maximum_bytes = MAX(dynamic->maximum_bytes, config->memory_bytes);
+	dynamic->buffer_percent = (unsigned)MIN(MAX(buffer, 5), 2000);
+	/* 0 to 10000 there */
+	dynamic->priority = (unsigned)MIN(MAX(priority, 0), 10000) / 100;
+}
+
+static void take_memory(struct import *in)
+{
+	struct config_vm *config = in->vm->config;
+	uint64_t max = config->generation == 1 ? UINT64_C(1) << 40 : CONFIG_MAX_MEMORY_BYTES;
+
+	config->memory_bytes = take_size(in, BANK "size", 512, "startup", (int64_t)(max / MIB));
+	if (key_bool(in->key, BANK "dynamic_memory_enabled", false))
+		take_dynamic_memory(in, (int64_t)(max / MIB));
 }
 
 /* ---- drives ---- */

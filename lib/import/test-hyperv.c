@@ -191,7 +191,10 @@ static const char template[] =
     "<global_id type=\"string\">282874FC-59D6-4F30-BC04-5FDD909C82E0</global_id>"
     "<version type=\"integer\">2560</version></properties>"
     "<settings><memory><bank><size type=\"integer\">4096</size>"
-    "<dynamic_memory_enabled type=\"bool\">True</dynamic_memory_enabled></bank></memory>"
+    "<dynamic_memory_enabled type=\"bool\">True</dynamic_memory_enabled>"
+    "<reservation type=\"integer\">1024</reservation><limit type=\"integer\">8193</limit>"
+    "<target_memory_buffer type=\"integer\">25</target_memory_buffer>"
+    "<priority type=\"integer\">7500</priority></bank></memory>"
     "<processors><count type=\"integer\">4</count></processors></settings>"
     "<manifest><vdev001><device type=\"string\">D422512D-2BF2-4752-809D-7B82B5FCB1B4</device>"
     "<instance type=\"string\">" SCSI_INSTANCE "</instance></vdev001>"
@@ -224,6 +227,12 @@ static void check_template(const struct import_vm *vm)
 	assert_int_equal(config->generation, 2);
 	assert_int_equal(config->processor_count, 4);
 	assert_int_equal(config->memory_bytes, 4 * GIB);
+	assert_true(config->dynamic_memory.enabled);
+	assert_int_equal(config->dynamic_memory.minimum_bytes, 1 * GIB);
+	assert_int_equal(config->dynamic_memory.maximum_bytes, 8 * GIB);
+	assert_int_equal(find_note(vm, "maximum memory")->severity, IMPORT_CHANGED);
+	assert_int_equal(config->dynamic_memory.buffer_percent, 25);
+	assert_int_equal(config->dynamic_memory.priority, 75);
 	assert_string_equal(guid_format(&config->scsi_ids[0], id),
 			    "7d6f884f-489b-48eb-991e-e04ea1219d12");
 	assert_int_equal(config->disk_count, 2);

@@ -286,7 +286,7 @@ static void take_files(struct machine_files *ret, struct machine_files *files)
 	*ret = *files;
 	files->kernel = files->initrd = files->kvm = files->saved = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
-		files->disks[i] = -1;
+		files->disks[i] = files->tracks[i] = -1;
 	memset(files->parents, 0, sizeof(files->parents));
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		files->nics[i] = -1;
@@ -310,6 +310,9 @@ static void close_files(struct machine_files *files)
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		if (files->disks[i] >= 0)
 			close(files->disks[i]);
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
+		if (files->tracks[i] >= 0)
+			close(files->tracks[i]);
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		machine_parents_done(&files->parents[i]);
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)

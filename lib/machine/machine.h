@@ -81,6 +81,7 @@ struct machine_files {
 	int disks[CONFIG_MAX_DISKS];
 	struct machine_parents
 	    parents[CONFIG_MAX_DISKS]; /* of differencing ones: the direct one first */
+	int tracks[CONFIG_MAX_DISKS];  /* change tracking files (disk/track.h) */
 	int nics[CONFIG_MAX_NICS];     /* the port's socket; -1: not connected */
 };
 
@@ -191,6 +192,15 @@ int machine_remove_drive(struct machine *machine, const struct guid *controller,
 /* Puts the medium of drive (fd -1: none) into the DVD drive that is in its place. */
 int machine_set_medium(struct machine *machine, const struct machine_drive *drive, int fd,
 		       struct error *err);
+/* Begins to track changes of a VHDX; takes the descriptor of the file that holds them. What is in
+ * it is used unless it is stale. */
+int machine_drive_track(struct machine *machine, const struct guid *controller, unsigned location,
+			int fd, struct error *err);
+/* The disk for disk/track.h, whether its changes are tracked or not. Lent: it goes with the drive.
+ */
+struct blk;
+int machine_drive_tracked(struct machine *machine, const struct guid *controller, unsigned location,
+			  struct blk **ret, struct error *err);
 /* Makes a disk larger, and tells the guest. */
 int machine_grow_drive(struct machine *machine, const struct guid *controller, unsigned location,
 		       uint64_t size_bytes, struct error *err);

@@ -5,6 +5,7 @@
 #include "dev/storvsp.h"
 #include "disk/disk.h"
 #include "disk/live.h"
+#include "disk/track.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,13 +13,19 @@
 
 #define DVD_SECTOR_BYTES 2048
 
+/* What a writable VHD or VHDX of the start has under the guest: its chain can change, and its
+ * changes can be tracked. */
+struct layers {
+	struct blk *live, *tracked; /* tracked is the upper one; NULL: it is another disk */
+};
+
 struct controller {
 	struct storage *storage;
 	struct guid id;
 	struct storvsp *vsp;
 	struct blk *disks[STORVSP_MAX_LUNS]; /* lent to vsp; NULL: no drive, or an empty one */
-	bool live[STORVSP_MAX_LUNS];         /* opened by live_open: its chain can change */
-	struct controller *next;             /* among those that retire */
+	struct layers layers[STORVSP_MAX_LUNS];
+	struct controller *next; /* among those that retire */
 };
 
 struct storage {
@@ -45,9 +52,35 @@ static bool can_have_layers(const struct machine_drive *disk, int fd)
 	       disk_probe(fd, &format, NULL) == 0 && format != DISK_RAW;
 }
 
-/* Takes fd, and on success parents (NULL: of a medium, whose chain will not change). */
+static void chain_changed(void *user)
+{
+	struct layers *layers = user;
+	struct guid now, next;
+	struct error err;
+
+	/* If it can't be noted, tracking begins anew with the next start. */
+	if (track_running(layers->tracked) && live_links(layers->live, &now, &next) &&
+	    track_relink(layers->tracked, &now, &next, &err) < 0)
+		log_error("%s", err.text);
+}
+
+static int open_layers(struct machine *machine, const int *chain, unsigned count,
+		       const struct disk_options *options, struct layers *layers, struct error *err)
+{
+	int r = live_open(machine->loop, chain, count, options, &layers->live, err);
+
+	if (r < 0)
+		return r;
+	/* The descriptors are taken: there is no way back but to close it all. */
+	if (track_new(layers->live, &layers->tracked, NULL) < 0)
+		abort();
+	return 0;
+}
+
+/* Takes fd, and on success parents (NULL: of a medium, whose chain will not change: layers are not
+ * used). */
 static int open_disk(struct machine *machine, const struct machine_drive *drive, int fd,
-		     struct machine_parents *parents, bool *ret_live, struct blk **ret,
+		     struct machine_parents *parents, struct layers *layers, struct blk **ret,
 		     struct error *err)
 {
 	bool dvd = drive->kind == CONFIG_DISK_DVD;
@@ -66,9 +99,12 @@ static int open_disk(struct machine *machine, const struct machine_drive *drive,
 		chain[0] = fd;
 		if (count)
 			memcpy(chain + 1, parents->fds, count * sizeof(*chain));
-		*ret_live = parents && can_have_layers(drive, fd);
-		r = (*ret_live ? live_open : disk_open_chain)(machine->loop, chain, 1 + count,
-							      &options, ret, err);
+		if (parents && can_have_layers(drive, fd)) {
+			r = open_layers(machine, chain, 1 + count, &options, layers, err);
+			*ret = layers->tracked;
+		} else {
+			r = disk_open_chain(machine->loop, chain, 1 + count, &options, ret, err);
+		}
 	}
 	if (r < 0) {
 		close(fd);
@@ -206,15 +242,15 @@ static int add_drive(struct machine *machine, const struct machine_drive *drive,
 		     struct machine_parents *parents, struct error *err)
 {
 	struct controller *controller = find_controller(machine->storage, &drive->controller, err);
+	struct layers layers = { NULL, NULL };
 	struct blk *disk = NULL;
-	bool live = false;
 	int r = controller ? 0 : -ERR_NOT_FOUND;
 
 	if (fd < 0 && r == 0 && drive->kind == CONFIG_DISK_HARD)
 		return error_set(err, ERR_INVALID, "disk '%s' came without a descriptor",
 				 drive->path ? drive->path : "");
 	if (fd >= 0 && r == 0)
-		r = open_disk(machine, drive, fd, parents, &live, &disk, err);
+		r = open_disk(machine, drive, fd, parents, &layers, &disk, err);
 	else if (fd >= 0)
 		close(fd);
 	if (r == 0)
@@ -226,7 +262,9 @@ static int add_drive(struct machine *machine, const struct machine_drive *drive,
 		return r;
 	}
 	controller->disks[drive->location] = disk;
-	controller->live[drive->location] = live;
+	controller->layers[drive->location] = layers;
+	if (layers.live)
+		live_on_change(layers.live, chain_changed, &controller->layers[drive->location]);
 	return 0;
 }
 
@@ -248,7 +286,7 @@ int machine_remove_drive(struct machine *machine, const struct guid *id, unsigne
 		return r;
 	close_disk(controller->disks[location]);
 	controller->disks[location] = NULL;
-	controller->live[location] = false;
+	controller->layers[location] = (struct layers){ NULL, NULL };
 	return 0;
 }
 
@@ -257,11 +295,10 @@ int machine_set_medium(struct machine *machine, const struct machine_drive *driv
 {
 	struct controller *controller = find_controller(machine->storage, &drive->controller, err);
 	struct blk *disk = NULL;
-	bool live = false;
 	int r = controller ? 0 : -ERR_NOT_FOUND;
 
 	if (fd >= 0 && r == 0)
-		r = open_disk(machine, drive, fd, NULL, &live, &disk, err);
+		r = open_disk(machine, drive, fd, NULL, NULL, &disk, err);
 	else if (fd >= 0)
 		close(fd);
 	if (r == 0)
@@ -323,7 +360,7 @@ static int add_described(struct storage *storage, unsigned index, struct error *
 				       .kind = disk->kind,
 				       .read_only = disk->read_only,
 				       .path = disk->path };
-	int fd = machine->files.disks[index];
+	int fd = machine->files.disks[index], track_fd = machine->files.tracks[index], r;
 
 	if (disk->bus != CONFIG_BUS_SCSI)
 		return error_set(err, ERR_UNSUPPORTED,
@@ -333,8 +370,13 @@ static int add_described(struct storage *storage, unsigned index, struct error *
 		return error_set(err, ERR_INVALID, "there is no SCSI controller %u",
 				 disk->controller_number);
 	drive.controller = machine->config->scsi_ids[disk->controller_number];
-	machine->files.disks[index] = -1;
-	return add_drive(machine, &drive, fd, &machine->files.parents[index], err);
+	machine->files.disks[index] = machine->files.tracks[index] = -1;
+	r = add_drive(machine, &drive, fd, &machine->files.parents[index], err);
+	if (track_fd >= 0 && r == 0)
+		r = machine_drive_track(machine, &drive.controller, drive.location, track_fd, err);
+	else if (track_fd >= 0)
+		close(track_fd);
+	return r;
 }
 
 int storage_new(struct machine *machine, struct storage **ret, struct error *err)
@@ -367,8 +409,8 @@ void storage_free(struct storage *storage)
 
 /* ---- layers ---- */
 
-static int find_live(struct storage *storage, const struct guid *id, unsigned location,
-		     struct blk **ret, struct error *err)
+static int layers_at(struct storage *storage, const struct guid *id, unsigned location,
+		     struct layers *ret, struct error *err)
 {
 	struct controller *controller = find_controller(storage, id, err);
 
@@ -376,13 +418,24 @@ static int find_live(struct storage *storage, const struct guid *id, unsigned lo
 		return -ERR_NOT_FOUND;
 	if (location >= STORVSP_MAX_LUNS || !controller->disks[location])
 		return error_set(err, ERR_NOT_FOUND, "no disk is at location %u", location);
-	if (!controller->live[location])
+	if (!controller->layers[location].live)
 		return error_set(err, ERR_INVALID,
 				 "the disk at location %u is no writable VHD or VHDX: its chain "
 				 "can't change",
 				 location);
-	*ret = controller->disks[location];
+	*ret = controller->layers[location];
 	return 0;
+}
+
+static int find_live(struct storage *storage, const struct guid *id, unsigned location,
+		     struct blk **ret, struct error *err)
+{
+	struct layers layers = { NULL, NULL };
+	int r = layers_at(storage, id, location, &layers, err);
+
+	if (r == 0)
+		*ret = layers.live;
+	return r;
 }
 
 int storage_push(struct storage *storage, const struct machine_layer *layers, unsigned count,
@@ -439,6 +492,47 @@ int machine_disk_merge_cancel(struct machine *machine, const struct guid *contro
 
 	if (r == 0)
 		live_merge_cancel(disk);
+	return r;
+}
+
+/* ---- change tracking ---- */
+
+static int begin_tracking(struct machine *machine, const struct layers *layers, int fd,
+			  struct track_options *options, struct error *err)
+{
+	int r = track_start(layers->tracked, machine->loop, fd, options, err);
+
+	if (r != -ERR_STATE && r != -ERR_CORRUPT)
+		return r;
+	log_warn("change tracking begins anew, without reference points: %s", err->text);
+	options->create = true;
+	return track_start(layers->tracked, machine->loop, fd, options, err);
+}
+
+int machine_drive_track(struct machine *machine, const struct guid *id, unsigned location, int fd,
+			struct error *err)
+{
+	struct track_options options = { 0 };
+	struct layers layers = { NULL, NULL };
+	int r = layers_at(machine->storage, id, location, &layers, err);
+
+	if (r == 0 && !live_links(layers.live, &options.link_now, &options.link_next))
+		r = error_set(err, ERR_UNSUPPORTED, "changes can be tracked of a VHDX only");
+	if (r == 0)
+		r = begin_tracking(machine, &layers, fd, &options, err);
+	if (r < 0)
+		close(fd);
+	return r;
+}
+
+int machine_drive_tracked(struct machine *machine, const struct guid *id, unsigned location,
+			  struct blk **ret, struct error *err)
+{
+	struct layers layers = { NULL, NULL };
+	int r = layers_at(machine->storage, id, location, &layers, err);
+
+	if (r == 0)
+		*ret = layers.tracked;
 	return r;
 }
 

@@ -34,6 +34,7 @@ struct taking {
 	void *user;
 	struct checkpoint checkpoint; /* id, name, production, automatic; name is owned */
 	json_t *plan;
+	bool freezes;         /* the guest's file systems */
 	bool only_production; /* without falling back */
 	bool frozen;
 };
@@ -99,9 +100,10 @@ static int check_count(const struct vm *vm, struct error *err)
 		   : error_set(err, ERR_LIMIT, "it has %d checkpoints already", CHECKPOINTS_MAX);
 }
 
-static int check(const struct vm *vm, const char *name, struct error *err)
+static int check(const struct vm *vm, const char *name, enum checkpoint_kind kind,
+		 struct error *err)
 {
-	int r = check_type(vm, err);
+	int r = kind == CHECKPOINT_AS_SET ? check_type(vm, err) : 0;
 
 	if (r == 0)
 		r = vm_check_busy(vm, err);
@@ -142,7 +144,7 @@ static void retake(struct taking *taking, const struct error *err)
 {
 	thaw(taking);
 	note_fall_back(taking, err);
-	taking->checkpoint.production = false;
+	taking->checkpoint.production = taking->freezes = false;
 	json_decref(taking->plan);
 	taking->plan = NULL;
 	start(taking);
@@ -292,7 +294,7 @@ static void running_made(void *user, struct vm *vm, struct config_vm *config,
 	vm->busy = "a checkpoint of it is being taken";
 	if (taking->request)
 		request_progress(taking->request, vm->config->name, "taking the checkpoint");
-	if (taking->checkpoint.production)
+	if (taking->freezes)
 		run_request(vm,
 			    json_pack("{s:s, s:i}", "op", "vss-freeze", "seconds", FREEZE_SECONDS),
 			    FREEZE_TIMEOUT_NS, frozen, taking);
@@ -337,11 +339,23 @@ static void start(struct taking *taking)
 				      stands(taking->vm) ? down_made : running_made, taking);
 }
 
-static void take(struct vm *vm, const char *name, bool automatic, struct request *request,
-		 checkpoint_taken done, void *user)
+static void choose_kind(struct taking *taking, enum checkpoint_kind kind)
+{
+	enum config_checkpoint_type type = taking->vm->config->checkpoint_type;
+
+	if (kind == CHECKPOINT_AS_SET && type == CONFIG_CHECKPOINT_STANDARD)
+		kind = CHECKPOINT_WITH_MEMORY;
+	/* One that is off is consistent by itself. */
+	taking->checkpoint.production = !stands(taking->vm) && kind != CHECKPOINT_WITH_MEMORY;
+	taking->freezes = taking->checkpoint.production && kind != CHECKPOINT_DISKS;
+	taking->only_production =
+	    kind != CHECKPOINT_AS_SET || type == CONFIG_CHECKPOINT_PRODUCTION_ONLY;
+}
+
+static void take(struct vm *vm, const char *name, bool automatic, enum checkpoint_kind kind,
+		 struct request *request, checkpoint_taken done, void *user)
 {
 	struct taking *taking = calloc(1, sizeof(*taking));
-	enum config_checkpoint_type type = vm->config->checkpoint_type;
 	struct error err;
 
 	if (!taking)
@@ -350,10 +364,8 @@ static void take(struct vm *vm, const char *name, bool automatic, struct request
 	    (struct taking){ .vm = vm_ref(vm), .request = request, .done = done, .user = user };
 	taking->checkpoint.name = name ? strdup(name) : checkpoint_default_name(vm);
 	taking->checkpoint.automatic = automatic;
-	/* One that is off is consistent by itself. */
-	taking->checkpoint.production = !stands(vm) && type != CONFIG_CHECKPOINT_STANDARD;
-	taking->only_production = type == CONFIG_CHECKPOINT_PRODUCTION_ONLY;
-	if (check(vm, name, &err) < 0)
+	choose_kind(taking, kind);
+	if (check(vm, name, kind, &err) < 0)
 		taking_end(taking, &err);
 	else
 		start(taking);
@@ -362,7 +374,13 @@ static void take(struct vm *vm, const char *name, bool automatic, struct request
 void checkpoint_take(struct vm *vm, const char *name, struct request *request,
 		     checkpoint_taken done, void *user)
 {
-	take(vm, name, false, request, done, user);
+	take(vm, name, false, CHECKPOINT_AS_SET, request, done, user);
+}
+
+void checkpoint_take_for(struct vm *vm, const char *name, enum checkpoint_kind kind,
+			 struct request *request, checkpoint_taken done, void *user)
+{
+	take(vm, name, true, kind, request, done, user);
 }
 
 /* ---- automatic ones ---- */
@@ -380,7 +398,7 @@ bool checkpoint_take_automatic(struct vm *vm, checkpoint_taken done, void *user)
 	usual = checkpoint_default_name(vm);
 	if (asprintf(&name, "Automatic Checkpoint - %.70s", usual) < 0)
 		abort();
-	take(vm, name, true, NULL, done, user);
+	take(vm, name, true, CHECKPOINT_AS_SET, NULL, done, user);
 	return true;
 }
 

@@ -20,6 +20,18 @@ typedef void (*checkpoint_taken)(void *user, struct vm *vm, const char *id,
 void checkpoint_take(struct vm *vm, const char *name, struct request *request,
 		     checkpoint_taken done, void *user);
 
+/* For a moment's use, of a VM that runs: with its memory, with file systems that stand still, or
+ * just its disks. It counts as an automatic one, so that it goes with the VM's stop at the latest.
+ */
+enum checkpoint_kind {
+	CHECKPOINT_AS_SET,
+	CHECKPOINT_WITH_MEMORY,
+	CHECKPOINT_FROZEN,
+	CHECKPOINT_DISKS
+};
+void checkpoint_take_for(struct vm *vm, const char *name, enum checkpoint_kind kind,
+			 struct request *request, checkpoint_taken done, void *user);
+
 /* Set-VM -AutomaticCheckpointsEnabled. Of a VM that is about to start. False: none is to be taken,
  * and done is not called. */
 bool checkpoint_take_automatic(struct vm *vm, checkpoint_taken done, void *user);

@@ -15,7 +15,7 @@
 
 /* ---- paths and formats ---- */
 
-static json_t *paths_of(const struct request *request, const char *name)
+json_t *cmdlets_paths_of(const struct request *request, const char *name)
 {
 	json_t *value = json_object_get(request->params, name);
 
@@ -60,7 +60,7 @@ static bool is_attached(const char *path)
 }
 
 /* Hyper-V's object, of what oyako-disk says: no member but these gets through. */
-static json_t *object_vhd(const struct daemon *daemon, const char *path, const json_t *result)
+json_t *cmdlets_object_vhd(const struct daemon *daemon, const char *path, const json_t *result)
 {
 	static const char *const members[] = {
 		"VhdFormat", "VhdType",        "FileSize",
@@ -91,7 +91,7 @@ static json_t *object_vhd(const struct daemon *daemon, const char *path, const j
 static int show_vhd(struct disk_task *task, const json_t *result, struct process *process,
 		    json_t **ret, struct error *err)
 {
-	*ret = object_vhd(task->request->daemon, task->path, result);
+	*ret = cmdlets_object_vhd(task->request->daemon, task->path, result);
 	return 0;
 }
 
@@ -159,7 +159,7 @@ void cmdlet_get_vhd(struct request *request)
 		for (size_t i = 0; i < json_array_size(ids); i++)
 			add_paths_of_vm(request, paths, json_string_value(json_array_get(ids, i)));
 	} else {
-		paths = paths_of(request, "Path");
+		paths = cmdlets_paths_of(request, "Path");
 	}
 	disk_task_run(request, paths, &get_ops);
 }
@@ -219,7 +219,7 @@ static const struct disk_task_ops new_ops = {
 
 void cmdlet_new_vhd(struct request *request)
 {
-	disk_task_run(request, paths_of(request, "Path"), &new_ops);
+	disk_task_run(request, cmdlets_paths_of(request, "Path"), &new_ops);
 }
 
 /* ---- Convert-VHD ---- */
@@ -282,8 +282,8 @@ static int begin_convert(struct disk_task *task, json_t **ret, struct error *err
 static int end_convert(struct disk_task *task, const json_t *result, struct process *process,
 		       json_t **ret, struct error *err)
 {
-	*ret = object_vhd(task->request->daemon, request_string(task->request, "DestinationPath"),
-			  result);
+	*ret = cmdlets_object_vhd(task->request->daemon,
+				  request_string(task->request, "DestinationPath"), result);
 	if (request_switch(task->request, "DeleteSource") && unlink(task->path) < 0)
 		return error_set_errno(err, errno, "it was converted, but deleting it failed");
 	return 0;
@@ -301,7 +301,7 @@ void cmdlet_convert_vhd(struct request *request)
 	    cmdlets_foreign_format(request_string(request, "DestinationPath")))
 		cmdlets_convert_foreign(request);
 	else
-		disk_task_run(request, paths_of(request, "Path"), &convert_ops);
+		disk_task_run(request, cmdlets_paths_of(request, "Path"), &convert_ops);
 }
 
 /* ---- Test-VHD ---- */
@@ -334,7 +334,7 @@ static const struct disk_task_ops test_ops = {
 
 void cmdlet_test_vhd(struct request *request)
 {
-	disk_task_run(request, paths_of(request, "Path"), &test_ops);
+	disk_task_run(request, cmdlets_paths_of(request, "Path"), &test_ops);
 }
 
 /* ---- Resize-VHD, Optimize-VHD, Set-VHD ---- */
@@ -355,7 +355,7 @@ static const struct disk_task_ops resize_ops = {
 
 void cmdlet_resize_vhd(struct request *request)
 {
-	disk_task_run(request, paths_of(request, "Path"), &resize_ops);
+	disk_task_run(request, cmdlets_paths_of(request, "Path"), &resize_ops);
 }
 
 /* Which blocks the guest has given up is known by themselves here: Retrim and Pretrimmed ask for no
@@ -377,7 +377,7 @@ static const struct disk_task_ops optimize_ops = {
 
 void cmdlet_optimize_vhd(struct request *request)
 {
-	disk_task_run(request, paths_of(request, "Path"), &optimize_ops);
+	disk_task_run(request, cmdlets_paths_of(request, "Path"), &optimize_ops);
 }
 
 static int begin_set(struct disk_task *task, json_t **ret, struct error *err)
@@ -400,7 +400,7 @@ static const struct disk_task_ops set_ops = {
 
 void cmdlet_set_vhd(struct request *request)
 {
-	disk_task_run(request, paths_of(request, "Path"), &set_ops);
+	disk_task_run(request, cmdlets_paths_of(request, "Path"), &set_ops);
 }
 
 /* ---- Merge-VHD ---- */
@@ -478,8 +478,8 @@ static int end_merge(struct disk_task *task, const json_t *result, struct proces
 
 	if (task->step == 0)
 		return ask_for_merge(task, json_object_get(result, "parents"), ret, err);
-	*ret = object_vhd(task->request->daemon, json_string_value(json_array_get(paths, into)),
-			  result);
+	*ret = cmdlets_object_vhd(task->request->daemon,
+				  json_string_value(json_array_get(paths, into)), result);
 	for (size_t i = 0; r == 0 && i < into; i++) {
 		const char *path = json_string_value(json_array_get(paths, i));
 
@@ -501,7 +501,7 @@ static const struct disk_task_ops merge_ops = {
 
 void cmdlet_merge_vhd(struct request *request)
 {
-	disk_task_run(request, paths_of(request, "Path"), &merge_ops);
+	disk_task_run(request, cmdlets_paths_of(request, "Path"), &merge_ops);
 }
 
 /* ---- Mount-VHD ---- */
@@ -574,7 +574,7 @@ static int end_mount(struct disk_task *task, const json_t *result, struct proces
 	if (r < 0)
 		return r;
 	task->context = NULL;
-	*ret = object_vhd(task->request->daemon, task->path, result);
+	*ret = cmdlets_object_vhd(task->request->daemon, task->path, result);
 	json_object_set_new(*ret, "Use", hints(mount));
 	return 0;
 }
@@ -589,7 +589,7 @@ static const struct disk_task_ops mount_ops = {
 
 void cmdlet_mount_vhd(struct request *request)
 {
-	disk_task_run(request, paths_of(request, "Path"), &mount_ops);
+	disk_task_run(request, cmdlets_paths_of(request, "Path"), &mount_ops);
 }
 
 /* ---- Dismount-VHD ---- */
@@ -624,7 +624,7 @@ static void dismount(struct request *request, struct mount *mount)
 
 void cmdlet_dismount_vhd(struct request *request)
 {
-	json_t *paths = paths_of(request, "Path");
+	json_t *paths = cmdlets_paths_of(request, "Path");
 	struct error err;
 
 	if (json_object_get(request->params, "DiskNumber")) {
@@ -671,7 +671,7 @@ static int make_floppy(const char *path, struct error *err)
 
 void cmdlet_new_vfd(struct request *request)
 {
-	json_t *paths = paths_of(request, "Path");
+	json_t *paths = cmdlets_paths_of(request, "Path");
 
 	for (size_t i = 0; i < json_array_size(paths); i++) {
 		const char *path = json_string_value(json_array_get(paths, i));

@@ -1,21 +1,29 @@
 /*
- * Export-VM: a folder of the VM's name with Hyper-V's three in it. Its description is written last,
- * so that an export that was cut short is none:
+ * Export-VM and Export-VMSnapshot: a folder of the VM's name with Hyper-V's three in it. Its
+ * description is written last, so that an export that was cut short is none:
  *
- *	PATH/NAME/Virtual Machines/ID/vm.json, boot/ (kernel and initial RAM disk)
+ *	PATH/NAME/Virtual Machines/ID/vm.json, boot/ (kernel and initial RAM disk),
+ *		saved-ID/ (memory and mark, as of a saved VM)
  *	PATH/NAME/Virtual Hard Disks/
  *	PATH/NAME/Snapshots/
  *
- * A differencing disk goes with its parents. Checkpoints stay behind: what is exported is the VM as
- *it is now.
+ * A differencing disk goes with its parents. A VM that runs is exported as of a checkpoint that is
+ * taken for it and removed at the end. The VM's checkpoints stay behind.
  */
 #include "cmdlets.h"
 
+#include "base/log.h"
 #include "base/macros.h"
+#include "checkpoint-disks.h"
+#include "checkpoint-fold.h"
+#include "checkpoint-take.h"
+#include "checkpoints.h"
 #include "config/config-json.h"
 #include "disk-job.h"
 #include "files.h"
 #include "objects.h"
+#include "run.h"
+#include "saved.h"
 #include "transfer.h"
 
 #include <errno.h>
@@ -24,14 +32,23 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
-/* One request: VMs one after the other. */
+struct item {
+	struct vm *vm;
+	char checkpoint[GUID_TEXT_SIZE]; /* "": the VM as it is now */
+	bool temporary;                  /* taken for this */
+	bool began;                      /* the VM is busy with it */
+};
+
+/* One request: VMs or checkpoints, one after the other. */
 struct export
 {
 	struct request *request;
-	struct vm **vms;
+	struct item *items;
 	size_t count, index;
 	struct transfer *transfer;
+	char *memory;             /* that goes along; NULL: none */
 	struct config_vm *config; /* of the copy */
 	json_t *parents;          /* of its disks, the direct one first: a list for each disk */
 	struct disk_job *job;     /* finds them */
@@ -148,6 +165,22 @@ static char *top_folder(const char *path, const char *name)
 	return folder;
 }
 
+static int copy_memory(struct export *export, struct error *err)
+{
+	const char *id = export->config->saved_state;
+	AUTO_FREE char *folder = NULL, *to = NULL;
+	int r;
+
+	if (!export->memory)
+		return 0;
+	folder = saved_path_in(export->folder, id, NULL);
+	to = saved_path_in(export->folder, id, "memory");
+	r = transfer_folder(export->transfer, folder, err);
+	if (r == 0)
+		transfer_file(export->transfer, export->memory, to);
+	return r;
+}
+
 static int prepare(struct export *export, struct vm *vm, struct error *err)
 {
 	const char *path = request_string(export->request, "Path");
@@ -159,11 +192,6 @@ static int prepare(struct export *export, struct vm *vm, struct error *err)
 	struct stat st;
 	int r = 0;
 
-	if (vm->state != VM_OFF)
-		return error_set(err, ERR_STATE,
-				 "only a virtual machine that is off can be exported so far (its "
-				 "state is %s)",
-				 vm_state_name(vm->state));
 	if (stat(top, &st) == 0)
 		return error_set(err, ERR_EXISTS, "there is '%.300s' already", top);
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(folders); i++)
@@ -175,16 +203,47 @@ static int prepare(struct export *export, struct vm *vm, struct error *err)
 		r = copy_disks(export, disks, err);
 	if (r == 0)
 		r = copy_boot(export, err);
-	return r;
+	return r == 0 ? copy_memory(export, err) : r;
 }
 
 /* ---- one VM after the other ---- */
 
 static void next(struct export *export);
 
+static struct item *item_of(struct export *export)
+{
+	return &export->items[export->index];
+}
+
+static void remove_temporary(const struct item *item)
+{
+	const struct checkpoint *checkpoint;
+	struct checkpoints all;
+	struct error err;
+
+	checkpoints_load(item->vm, &all);
+	checkpoint = checkpoints_find(&all, item->checkpoint);
+	if (checkpoint && checkpoint_disks_remove_with(item->vm, &all, checkpoint, &err) < 0)
+		log_error("virtual machine '%s': removing the checkpoint of its export: %s",
+			  item->vm->config->name, err.text);
+	checkpoints_done(&all);
+	fold_begin(item->vm, NULL);
+}
+
 static void end_one(struct export *export)
 {
-	vm_unref(export->vms[export->index]);
+	struct item *item = item_of(export);
+
+	if (item->began)
+		item->vm->busy = NULL;
+	if (item->temporary)
+		remove_temporary(item);
+	if (item->began && item->vm->state == VM_OFF)
+		checkpoint_remove_automatic(item->vm);
+	fold_resume(item->vm);
+	vm_unref(item->vm);
+	free(export->memory);
+	export->memory = NULL;
 	config_vm_free(export->config);
 	export->config = NULL;
 	json_decref(export->parents);
@@ -198,15 +257,27 @@ static int write_description(struct export *export, struct error *err)
 {
 	AUTO_CLOSE int fd = open(export->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
+	const char *saved = export->config->saved_state;
+	int r = 0;
+
 	if (fd < 0)
 		return error_set_errno(err, errno, "opening the folder '%.200s'", export->folder);
-	return config_save(fd, "vm.json", export->config, err);
+	if (export->memory)
+		r = saved_mark_in(export->folder, saved, err);
+	if (r == 0)
+		r = config_save(fd, "vm.json", export->config, err);
+	if (r < 0 && export->memory) {
+		AUTO_FREE char *mark = saved_path_in(export->folder, saved, "mark");
+
+		unlink(mark);
+	}
+	return r;
 }
 
 static int copied(void *user, const struct error *err)
 {
 	struct export *export = user;
-	struct vm *vm = export->vms[export->index];
+	struct vm *vm = item_of(export)->vm;
 	struct error failure;
 	int r = 0;
 
@@ -229,7 +300,7 @@ static int copied(void *user, const struct error *err)
 
 static void copy_all(struct export *export)
 {
-	struct vm *vm = export->vms[export->index];
+	struct vm *vm = item_of(export)->vm;
 	struct error err;
 
 	export->transfer = transfer_new(export->request);
@@ -249,7 +320,7 @@ static void find_parents(struct export *export);
 
 static void skip(struct export *export, const struct error *err)
 {
-	request_error(export->request, export->vms[export->index]->config->name, err);
+	request_error(export->request, item_of(export)->vm->config->name, err);
 	end_one(export);
 	next(export);
 }
@@ -294,46 +365,177 @@ static void find_parents(struct export *export)
 	copy_all(export);
 }
 
+/* Which memory goes along, and by what name. */
+static int choose_memory(struct export *export, struct error *err)
+{
+	const struct item *item = item_of(export);
+	struct config_vm *config = export->config;
+	char id[GUID_TEXT_SIZE];
+	struct guid guid;
+
+	if (item->checkpoint[0]) {
+		export->memory = checkpoint_memory_path(item->vm, item->checkpoint);
+		if (access(export->memory, F_OK) < 0) {
+			free(export->memory);
+			export->memory = NULL;
+		}
+	} else if (config->saved_state) {
+		export->memory = saved_memory_path(item->vm, config->saved_state);
+	}
+	guid_generate(&guid);
+	guid_format(&guid, id);
+	return config_set_string(&config->saved_state, export->memory ? id : NULL, err);
+}
+
+static int begin_one(struct export *export, struct error *err)
+{
+	struct item *item = item_of(export);
+	struct vm *vm = item->vm;
+	int r = vm_check_busy(vm, err);
+
+	if (r == 0 && vm->folding)
+		r = error_set(err, ERR_BUSY, "its disks are being merged");
+	if (r < 0)
+		return r;
+	/* Neither disks nor checkpoints change meanwhile. */
+	vm->busy = "it is being exported";
+	item->began = true;
+	if (item->checkpoint[0])
+		r = checkpoint_config(vm, item->checkpoint, &export->config, err);
+	else
+		r = (export->config = vm_config_copy(vm, err)) ? 0 : -(int)err->code;
+	if (r == 0)
+		r = choose_memory(export, err);
+	if (r == 0)
+		r = config_set_string(&export->config->parent_checkpoint, NULL, err);
+	return r;
+}
+
+static void begin(struct export *export)
+{
+	struct error err;
+
+	export->parents = json_array();
+	if (begin_one(export, &err) < 0)
+		skip(export, &err);
+	else
+		find_parents(export);
+}
+
+static void taken(void *user, struct vm *vm, const char *id, const struct error *err)
+{
+	struct export *export = user;
+	struct item *item = item_of(export);
+
+	if (err) {
+		skip(export, err);
+		return;
+	}
+	snprintf(item->checkpoint, sizeof(item->checkpoint), "%s", id);
+	item->temporary = true;
+	begin(export);
+}
+
+/* Hyper-V's default is the memory, too. */
+static enum checkpoint_kind kind_of(const struct request *request)
+{
+	const char *state = request_string(request, "CaptureLiveState");
+
+	if (state && strcmp(state, "CaptureCrashConsistentState") == 0)
+		return CHECKPOINT_DISKS;
+	if (state && strcmp(state, "CaptureDataConsistentState") == 0)
+		return CHECKPOINT_FROZEN;
+	return CHECKPOINT_WITH_MEMORY;
+}
+
 static void next(struct export *export)
 {
+	struct item *item = item_of(export);
 	struct error err;
 
 	if (export->index == export->count) {
 		request_release(export->request);
-		free(export->vms);
+		free(export->items);
 		free(export);
-		return;
-	}
-	export->config = vm_config_copy(export->vms[export->index], &err);
-	export->parents = json_array();
-	if (!export->config) {
+	} else if (item->checkpoint[0] || vm_is_down(item->vm)) {
+		begin(export);
+	} else if ((item->vm->state != VM_RUNNING && item->vm->state != VM_PAUSED) ||
+		   item->vm->run->saving_id[0]) {
+		error_set(&err, ERR_STATE, "this is not possible in its present state (%s)",
+			  vm_state_name(item->vm->state));
 		skip(export, &err);
-		return;
+	} else {
+		checkpoint_take_for(item->vm, "Export", kind_of(export->request), export->request,
+				    taken, export);
 	}
-	config_set_string(&export->config->saved_state, NULL, NULL);
-	config_set_string(&export->config->parent_checkpoint, NULL, NULL);
-	find_parents(export);
+}
+
+static struct item *add_item(struct request *request, struct vm *vm)
+{
+	struct export *export = request->context;
+	struct item *items = reallocarray(export->items, export->count + 2, sizeof(*items));
+
+	if (!items)
+		abort();
+	export->items = items;
+	items[export->count] = (struct item){ .vm = vm_ref(vm) };
+	items[export->count + 1] = (struct item){ 0 };
+	return &items[export->count++];
 }
 
 static void add_vm(struct request *request, struct vm *vm)
 {
-	struct export *export = request->context;
-
-	export->vms[export->count++] = vm_ref(vm);
+	add_item(request, vm);
 }
 
-void cmdlet_export_vm(struct request *request)
+static void add_checkpoints(struct request *request, struct vm *vm)
+{
+	const json_t *names = json_object_get(request->params, "Name");
+	struct checkpoints all;
+	struct error err;
+
+	checkpoints_load(vm, &all);
+	for (size_t k = 0; k < json_array_size(names); k++) {
+		const char *name = json_string_value(json_array_get(names, k));
+		bool found = false;
+
+		for (size_t i = 0; i < all.count; i++)
+			if (cmdlet_wildcard_match(name, all.list[i].name)) {
+				memcpy(add_item(request, vm)->checkpoint, all.list[i].id,
+				       GUID_TEXT_SIZE);
+				found = true;
+			}
+		if (!found && !cmdlet_has_wildcard(name)) {
+			error_set(&err, ERR_NOT_FOUND, "it has no checkpoint '%.100s'", name);
+			request_error(request, vm->config->name, &err);
+		}
+	}
+	checkpoints_done(&all);
+}
+
+static void run(struct request *request, const char *names,
+		void (*add)(struct request *request, struct vm *vm))
 {
 	struct export *export = calloc(1, sizeof(*export));
 
 	if (!export)
 		abort();
 	export->request = request;
-	export->vms = calloc(request->daemon->vm_count + 1, sizeof(struct vm *));
-	if (!export->vms)
+	export->items = calloc(1, sizeof(*export->items));
+	if (!export->items)
 		abort();
 	request->context = export;
-	request_for_vms(request, "Name", add_vm);
+	request_for_vms(request, names, add);
 	request_hold(request);
 	next(export);
+}
+
+void cmdlet_export_vm(struct request *request)
+{
+	run(request, "Name", add_vm);
+}
+
+void cmdlet_export_checkpoint(struct request *request)
+{
+	run(request, "VMName", add_checkpoints);
 }

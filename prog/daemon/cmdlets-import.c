@@ -143,6 +143,11 @@ static int read_ours(struct import *import, struct error *err)
 	if (r < 0)
 		return r;
 	import->vm = import_vm_new(config);
+	if (config->saved_state && request_switch(import->request, "Copy")) {
+		import_note(import->vm, IMPORT_LOST, 0, config->name,
+			    "its saved state is not copied: it will be off, as after a power cut");
+		config_set_string(&config->saved_state, NULL, NULL);
+	}
 	import_relocate(import->vm, &(struct import_env){ import, find_disk, has_switch, new_mac },
 			folder);
 	return 0;

@@ -94,6 +94,7 @@ static const struct {
 	{ "Set-VMGuestNetworkAdapter", cmdlet_set_guest_adapter },
 	{ "Copy-VMFile", cmdlet_copy_file },
 	{ "Export-VM", cmdlet_export_vm },
+	{ "Export-VMSnapshot", cmdlet_export_checkpoint },
 	{ "Import-VM", cmdlet_import_vm },
 	{ "Compare-VM", cmdlet_compare_vm },
 	{ "New-VHD", cmdlet_new_vhd },
@@ -106,6 +107,13 @@ static const struct {
 	{ "Set-VHD", cmdlet_set_vhd },
 	{ "New-VFD", cmdlet_new_vfd },
 	{ "Merge-VHD", cmdlet_merge_vhd },
+	{ "Enable-VHDChangeTracking", cmdlet_enable_tracking },
+	{ "Disable-VHDChangeTracking", cmdlet_disable_tracking },
+	{ "New-VHDReferencePoint", cmdlet_new_point },
+	{ "Get-VHDReferencePoint", cmdlet_get_point },
+	{ "Remove-VHDReferencePoint", cmdlet_remove_point },
+	{ "Get-VHDChange", cmdlet_get_change },
+	{ "Export-VHDChange", cmdlet_export_change },
 	{ "Dismount-VHD", cmdlet_dismount_vhd },
 };
 

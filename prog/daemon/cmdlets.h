@@ -22,6 +22,7 @@ void cmdlet_get_checkpoint(struct request *request);
 void cmdlet_rename_checkpoint(struct request *request);
 void cmdlet_remove_checkpoint(struct request *request);
 void cmdlet_restore_checkpoint(struct request *request);
+void cmdlet_export_checkpoint(struct request *request);
 void cmdlet_remove_vm(struct request *request);
 void cmdlet_rename_vm(struct request *request);
 void cmdlet_debug_vm(struct request *request);
@@ -96,6 +97,13 @@ void cmdlet_optimize_vhd(struct request *request);
 void cmdlet_set_vhd(struct request *request);
 void cmdlet_new_vfd(struct request *request);
 void cmdlet_merge_vhd(struct request *request);
+void cmdlet_enable_tracking(struct request *request);
+void cmdlet_disable_tracking(struct request *request);
+void cmdlet_new_point(struct request *request);
+void cmdlet_get_point(struct request *request);
+void cmdlet_remove_point(struct request *request);
+void cmdlet_get_change(struct request *request);
+void cmdlet_export_change(struct request *request);
 void cmdlet_dismount_vhd(struct request *request);
 void cmdlet_export_vm(struct request *request);
 void cmdlet_import_vm(struct request *request);
@@ -128,6 +136,10 @@ bool cmdlets_mac_in_use(const struct daemon *daemon, const struct config_vm *als
 			const uint8_t mac[6]);
 int cmdlets_add_disk_file(struct config_vm *config, const struct config_disk *disk, bool unverified,
 			  struct error *err);
+/* Paths of a request's parameter, a list or one. */
+json_t *cmdlets_paths_of(const struct request *request, const char *name);
+/* Get-VHD's object of a disk, of what oyako-disk says of it. */
+json_t *cmdlets_object_vhd(const struct daemon *daemon, const char *path, const json_t *result);
 /* Adds Get-VHD's object of a disk. */
 void cmdlets_show_vhd(struct request *request, const char *path);
 /* By name or kind of file: it holds a disk as it is. */

@@ -209,6 +209,54 @@ static int add_parents(struct vm *vm, const json_t *parents, struct files *files
 	return 0;
 }
 
+char *files_track_path(const char *disk, const json_t *parents)
+{
+	for (size_t i = 0; disk; disk = json_string_value(json_array_get(parents, i++))) {
+		char *path = NULL;
+
+		if (asprintf(&path, "%s" TRACK_ENDING, disk) < 0)
+			abort();
+		if (access(path, F_OK) == 0)
+			return path;
+		free(path);
+	}
+	return NULL;
+}
+
+int files_open_track(const char *path, int flags, struct error *err)
+{
+	AUTO_CLOSE int fd =
+	    open(path, flags | O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | O_NOFOLLOW, 0600);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return error_set_errno(err, errno, "'%.300s'", path);
+	if (!S_ISREG(st.st_mode))
+		return error_set(err, ERR_INVALID, "'%.300s' is no file", path);
+	return TAKE_FD(fd);
+}
+
+/* Changes of a disk are tracked if there is the file for it. */
+static int add_track(const struct config_disk *disk, const json_t *parents, struct files *files,
+		     unsigned index, struct error *err)
+{
+	AUTO_FREE char *path = NULL;
+	char key[16];
+	int fd;
+
+	if (!files_may_have_parent(disk) || disk->read_only)
+		return 0;
+	snprintf(key, sizeof(key), "%u", index);
+	path = files_track_path(disk->path, json_object_get(parents, key));
+	if (!path)
+		return 0;
+	fd = files_open_track(path, 0, err);
+	if (fd < 0)
+		return error_prefix(err, "opening the change tracking file");
+	files_add(files, "track", "index", (int)index, fd);
+	return 0;
+}
+
 static int add_disks(struct vm *vm, const json_t *parents, struct files *files, struct error *err)
 {
 	int r = 0;
@@ -223,6 +271,8 @@ static int add_disks(struct vm *vm, const json_t *parents, struct files *files, 
 			return fd;
 		files_add(files, "disk", "index", (int)i, fd);
 		r = add_parents(vm, parents, files, i, err);
+		if (r == 0)
+			r = add_track(&vm->config->disks[i], parents, files, i, err);
 	}
 	return r;
 }

@@ -24,6 +24,12 @@ bool files_may_have_parent(const struct config_disk *disk);
 /* A layer of a disk's chain, to be merged into or linked anew by the worker that has it locked. */
 int files_open_layer(const char *path, struct error *err);
 int files_open_disk(const struct vm *vm, const struct config_disk *disk, struct error *err);
+#define TRACK_ENDING ".track"
+/* The file that tracks changes of a disk: beside it, or beside the nearest of its parents (a list
+ * of paths) that has one. NULL: none. Freed by the caller. */
+char *files_track_path(const char *disk, const json_t *parents);
+/* Opens it; flags: O_CREAT | O_EXCL makes it. */
+int files_open_track(const char *path, int flags, struct error *err);
 /* Adds a descriptor (taken); index -1: none. */
 void files_add(struct files *files, const char *role, const char *key, int index, int fd);
 void files_done(struct files *files);

@@ -15,14 +15,19 @@
 #define PREFIX "saved-"
 #define FRESH  "saved\n"
 
-static char *path_of(struct vm *vm, const char *id, const char *file)
+char *saved_path_in(const char *vm_folder, const char *id, const char *file)
 {
 	char *path = NULL;
 
-	if (asprintf(&path, "%s/" PREFIX "%s%s%s", vm->folder, id, file ? "/" : "",
+	if (asprintf(&path, "%s/" PREFIX "%s%s%s", vm_folder, id, file ? "/" : "",
 		     file ? file : "") < 0)
 		abort();
 	return path;
+}
+
+static char *path_of(struct vm *vm, const char *id, const char *file)
+{
+	return saved_path_in(vm->folder, id, file);
 }
 
 char *saved_memory_path(struct vm *vm, const char *id)
@@ -51,18 +56,18 @@ static int make_folder(struct vm *vm, char ret_id[static GUID_TEXT_SIZE], struct
 	return 0;
 }
 
-static int make_file(struct vm *vm, const char *id, const char *file, struct error *err)
+static int make_file(const char *vm_folder, const char *id, const char *file, struct error *err)
 {
-	AUTO_FREE char *path = path_of(vm, id, file);
+	AUTO_FREE char *path = saved_path_in(vm_folder, id, file);
 	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 
 	return fd < 0 ? error_set_errno(err, errno, "making '%.200s'", path) : fd;
 }
 
-int saved_mark(struct vm *vm, const char *id, struct error *err)
+int saved_mark_in(const char *vm_folder, const char *id, struct error *err)
 {
-	AUTO_FREE char *folder = path_of(vm, id, NULL);
-	AUTO_CLOSE int fd = make_file(vm, id, "mark", err);
+	AUTO_FREE char *folder = saved_path_in(vm_folder, id, NULL);
+	AUTO_CLOSE int fd = make_file(vm_folder, id, "mark", err);
 
 	if (fd < 0)
 		return fd;
@@ -72,13 +77,18 @@ int saved_mark(struct vm *vm, const char *id, struct error *err)
 	return 0;
 }
 
+int saved_mark(struct vm *vm, const char *id, struct error *err)
+{
+	return saved_mark_in(vm->folder, id, err);
+}
+
 int saved_begin(struct vm *vm, char ret_id[static GUID_TEXT_SIZE], struct error *err)
 {
 	int r = make_folder(vm, ret_id, err), fd;
 
 	if (r < 0)
 		return r;
-	fd = make_file(vm, ret_id, "memory", err);
+	fd = make_file(vm->folder, ret_id, "memory", err);
 	r = fd < 0 ? fd : saved_mark(vm, ret_id, err);
 	if (r < 0) {
 		if (fd >= 0)

@@ -21,6 +21,9 @@ int saved_link(struct vm *vm, const char *memory_path, char ret_id[static GUID_T
 	       struct error *err);
 /* Marks what saved_link made as fresh; after the commit. */
 int saved_mark(struct vm *vm, const char *id, struct error *err);
+/* In a folder that is to become a VM's: where the memory of such a state is, and its mark. */
+char *saved_path_in(const char *vm_folder, const char *id, const char *file);
+int saved_mark_in(const char *vm_folder, const char *id, struct error *err);
 /* For the start: memory, for reading, and mark. */
 int saved_open(struct vm *vm, int *ret_memory, int *ret_mark, struct error *err);
 /* The VM does not go on from its saved state any more: it ran, or the state was thrown away. */

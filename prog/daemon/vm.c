@@ -76,6 +76,7 @@ static struct vm *vm_new(struct daemon *daemon, struct config_vm *config, char *
 			   .references = 1,
 			   .config = config,
 			   .folder = folder,
+			   .state = config->saved_state ? VM_SAVED : VM_OFF,
 			   .early_console = -1 };
 	guid_format(&config->id, vm->id);
 	return vm;

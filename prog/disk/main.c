@@ -18,10 +18,23 @@ static const struct {
 	const char *name;
 	int (*run)(struct job *job, json_t **ret, struct error *err);
 } ops[] = {
-	{ "create", op_create },       { "describe", op_describe }, { "check", op_check },
-	{ "convert", op_convert },     { "serve", op_serve },       { "resize", op_resize },
-	{ "compact", op_compact },     { "set", op_set },           { "merge", op_merge },
-	{ "copy-file", op_copy_file }, { "parents", op_parents },
+	{ "create", op_create },
+	{ "describe", op_describe },
+	{ "check", op_check },
+	{ "convert", op_convert },
+	{ "serve", op_serve },
+	{ "resize", op_resize },
+	{ "compact", op_compact },
+	{ "set", op_set },
+	{ "merge", op_merge },
+	{ "copy-file", op_copy_file },
+	{ "parents", op_parents },
+	{ "track-start", op_track },
+	{ "track-mark", op_track },
+	{ "track-points", op_track },
+	{ "track-forget", op_track },
+	{ "track-changes", op_track },
+	{ "track-export", op_track_export },
 };
 
 static int run(struct job *job, json_t **ret, struct error *err)

@@ -17,6 +17,8 @@ int op_compact(struct job *job, json_t **ret, struct error *err);
 int op_set(struct job *job, json_t **ret, struct error *err);
 int op_merge(struct job *job, json_t **ret, struct error *err);
 int op_check(struct job *job, json_t **ret, struct error *err);
+int op_track(struct job *job, json_t **ret, struct error *err);
+int op_track_export(struct job *job, json_t **ret, struct error *err);
 int op_copy_file(struct job *job, json_t **ret, struct error *err);
 
 /* What the job says of a new disk. Its parent is not looked for. */

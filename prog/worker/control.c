@@ -5,6 +5,7 @@
 #include "base/macros.h"
 #include "devices.h"
 #include "disk/live.h"
+#include "../disk/track-json.h"
 #include "ipc/ipc.h"
 #include "viewers.h"
 
@@ -414,6 +415,46 @@ static int op_cancel_merge(struct control *control, json_t *request, json_t **re
 	return r < 0 ? r : machine_disk_merge_cancel(control->machine, &controller, location, err);
 }
 
+static int op_track_drive(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	unsigned location;
+	struct guid id;
+	int r = devices_get_place(request, &id, &location, err), fd;
+
+	if (r < 0)
+		return r;
+	fd = control_take_fd(control, err);
+	return fd < 0 ? fd : machine_drive_track(control->machine, &id, location, fd, err);
+}
+
+static int get_tracked(struct control *control, const json_t *request, struct blk **ret,
+		       struct error *err)
+{
+	unsigned location;
+	struct guid id;
+	int r = devices_get_place(request, &id, &location, err);
+
+	return r < 0 ? r : machine_drive_tracked(control->machine, &id, location, ret, err);
+}
+
+static int op_untrack_drive(struct control *control, json_t *request, json_t **ret,
+			    struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = get_tracked(control, request, &disk, err);
+
+	return r < 0 ? r : track_stop(disk, err);
+}
+
+static int run_tracked(struct control *control, const char *op, const json_t *request, json_t **ret,
+		       struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = get_tracked(control, request, &disk, err);
+
+	return r < 0 ? r : track_json_run(disk, op, request, ret, err);
+}
+
 static const struct control_operation operations[] = {
 	{ "status", op_status },
 	{ "shutdown", op_shutdown },
@@ -429,6 +470,8 @@ static const struct control_operation operations[] = {
 	{ "checkpoint", op_checkpoint },
 	{ "merge-disk", op_merge_disk },
 	{ "cancel-merge-disk", op_cancel_merge },
+	{ "track-drive", op_track_drive },
+	{ "untrack-drive", op_untrack_drive },
 };
 
 static const struct control_operation *find_operation(const char *name)
@@ -453,6 +496,8 @@ static int run_request(struct control *control, json_t *request, json_t **ret, s
 		return error_set(err, ERR_STATE, "the virtual machine is not running yet");
 	if (devices_knows(op))
 		return devices_run(control->machine, op, request, &control->fds[0], err);
+	if (track_json_knows(op))
+		return run_tracked(control, op, request, ret, err);
 	if (viewers_knows(op))
 		return viewers_run(control->viewers, op, request, &control->fds[0], err);
 	if (!operation)

@@ -20,8 +20,8 @@ static int get_guid(const json_t *request, const char *name, struct guid *ret, s
 	return 0;
 }
 
-static int get_place(const json_t *request, struct guid *controller, unsigned *location,
-		     struct error *err)
+int devices_get_place(const json_t *request, struct guid *controller, unsigned *location,
+		      struct error *err)
 {
 	json_int_t value = json_integer_value(json_object_get(request, "location"));
 
@@ -40,7 +40,7 @@ static int get_drive(const json_t *request, struct machine_drive *ret, struct er
 		.read_only = json_is_true(json_object_get(request, "read_only")),
 		.path = text(request, "path"),
 	};
-	return get_place(request, &ret->controller, &ret->location, err);
+	return devices_get_place(request, &ret->controller, &ret->location, err);
 }
 
 /* ---- operations ---- */
@@ -75,7 +75,7 @@ static int remove_drive(struct machine *machine, const json_t *request, int *fd,
 {
 	struct guid controller;
 	unsigned location;
-	int r = get_place(request, &controller, &location, err);
+	int r = devices_get_place(request, &controller, &location, err);
 
 	return r < 0 ? r : machine_remove_drive(machine, &controller, location, err);
 }
@@ -94,7 +94,7 @@ static int grow_drive(struct machine *machine, const json_t *request, int *fd, s
 	json_int_t bytes = json_integer_value(json_object_get(request, "size_bytes"));
 	struct guid controller;
 	unsigned location;
-	int r = get_place(request, &controller, &location, err);
+	int r = devices_get_place(request, &controller, &location, err);
 
 	if (r == 0 && bytes <= 0)
 		r = error_set(err, ERR_INVALID, "'size_bytes' is no size");

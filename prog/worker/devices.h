@@ -8,6 +8,9 @@
 
 #include <jansson.h>
 
+/* "controller" and "location" of a request. */
+int devices_get_place(const json_t *request, struct guid *controller, unsigned *location,
+		      struct error *err);
 bool devices_knows(const char *op);
 /* Carries out a request that devices_knows. *fd: the descriptor that came with it, or -1; set to -1
  * where it was taken. */

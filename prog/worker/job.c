@@ -20,7 +20,7 @@ static void job_init(struct job *job)
 	memset(job, 0, sizeof(*job));
 	job->files.kernel = job->files.initrd = job->files.kvm = job->files.saved = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
-		job->files.disks[i] = -1;
+		job->files.disks[i] = job->files.tracks[i] = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		job->files.nics[i] = -1;
 	job->control_fd = job->console_fds[0] = job->console_fds[1] = job->mark_fd = -1;
@@ -35,6 +35,8 @@ void job_done(struct job *job)
 	close_fd(&job->mark_fd);
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		close_fd(&job->files.disks[i]);
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
+		close_fd(&job->files.tracks[i]);
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		machine_parents_done(&job->files.parents[i]);
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
@@ -65,6 +67,8 @@ static int *slot(struct job *job, const char *role, unsigned number)
 		return &job->mark_fd;
 	if (strcmp(role, "disk") == 0 && number < CONFIG_MAX_DISKS)
 		return &job->files.disks[number];
+	if (strcmp(role, "track") == 0 && number < CONFIG_MAX_DISKS)
+		return &job->files.tracks[number];
 	if (strcmp(role, "switch") == 0 && number < CONFIG_MAX_NICS)
 		return &job->files.nics[number];
 	return NULL;

@@ -445,3 +445,60 @@ def test_automatic(host):
     host.run("stop-vm", "a", "-TurnOff", "-Force")
     wait_for(lambda: tree(host) == {} and is_merged(host, paths))
     check(host, paths[0], 1, 0)
+
+
+def imported(host, to):
+    """What was exported, in the place of the VM that it was made of."""
+    if host.vm("a")["State"] == "Running":
+        host.run("stop-vm", "a", "-TurnOff", "-Force")
+    wait_for(lambda: host.vm("a")["Status"] != "Merging disks")
+    vm_id = host.vm("a")["VMId"]
+    host.run("remove-vm", "a", "-Force")
+    host.run("import-vm", os.path.join(to, "a", "Virtual Machines", vm_id))
+    state = host.vm("a")["State"]
+    assert all(p.startswith(to) for p in disks_of(host))
+    host.run("start-vm", "a")
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    check(host, disks_of(host)[0], 1, 0)
+    return state
+
+
+@pytest.mark.parametrize("capture,behaviour,state", [
+    (None, "", "Saved"), ("CaptureCrashConsistentState", "", "Off"), ("CaptureDataConsistentState", "vss", "Off")])
+def test_export_while_it_runs(host, capture, behaviour, state):
+    paths = running(host, behaviour, "Disabled")
+    to = host.folder + "/out"
+    host.run("export-vm", "a", to, *(("-CaptureLiveState", capture) if capture else ()))
+    assert host.vm("a")["State"] == "Running" and tree(host) == {}
+    wait_for(lambda: is_merged(host, paths))
+    assert imported(host, to) == state
+
+
+def test_export_needs_the_guest(host):
+    paths = running(host, "", "Disabled")
+    to = host.folder + "/out"
+    assert "production" in host.run("export-vm", "a", to, "-CaptureLiveState", "CaptureDataConsistentState", status=1)
+    assert tree(host) == {} and is_merged(host, paths) and not os.path.exists(to)
+
+
+def test_export_of_a_checkpoint(host):
+    """As it was then, while the VM runs on."""
+    running(host, "")
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "one")
+    to = host.folder + "/out"
+    assert "no checkpoint 'two'" in host.run("export-vmsnapshot", "two", to, "-VMName", "a", status=1)
+    host.run("export-vmsnapshot", "one", to, "-VMName", "a")
+    assert tree(host) == {"one": None} and host.vm("a")["State"] == "Running"
+    assert imported(host, to) == "Saved"
+
+
+def test_export_of_a_saved_machine(host):
+    running(host, "")
+    host.run("save-vm", "a")
+    to = host.folder + "/out"
+    host.run("export-vm", "a", to)
+    assert host.vm("a")["State"] == "Saved"
+    copied = host.json("import-vm", "-Path", os.path.join(to, "a", "Virtual Machines", host.vm("a")["VMId"]), "-Copy",
+                       "-GenerateNewId", "-NewName", "b")[0]
+    assert "saved state is not copied" in str(copied["Incompatibilities"]) and host.vm("b")["State"] == "Off"
+    assert imported(host, to) == "Saved"

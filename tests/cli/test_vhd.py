@@ -642,3 +642,52 @@ def test_checking(host):
     assert "footer" in host.run("test-vhd", "good.vhd", status=1).lower()
     host.run("test-vhd", "good.vhd", "-Repair")
     assert host.json("test-vhd", "good.vhd")[0]["Healthy"]
+
+
+# ---- change tracking ----
+
+def write_into(path, *places):
+    """4 KiB at each place of a VHDX, written by a program that does not track changes."""
+    for offset, byte in places:
+        subprocess.run(["qemu-io", "-f", "vhdx", "-c", "write -P %d %d 4k" % (byte, offset), path], check=True,
+                       stdout=subprocess.DEVNULL)
+
+
+def test_tracking_off(host):
+    host.run("new-vhd", "t.vhdx", "256MB", "-BlockSizeBytes", "1MB")
+    assert "not tracked" in host.run("get-vhdreferencepoint", "t.vhdx", status=1)
+    host.run("enable-vhdchangetracking", "t.vhdx")
+    assert os.path.exists(path_of(host, "t.vhdx.track"))
+    assert "tracked already" in host.run("enable-vhdchangetracking", "t.vhdx", status=1)
+    assert host.json("get-vhdreferencepoint", "t.vhdx") == []
+    point = host.json("new-vhdreferencepoint", "t.vhdx")[0]
+    assert host.json("get-vhdreferencepoint", "t.vhdx") == [point]
+    assert host.json("get-vhdchange", "t.vhdx", point["Id"]) == []
+    assert "no reference point" in host.run("get-vhdchange", "t.vhdx", str(uuid.uuid4()), status=1)
+    host.run("remove-vhdreferencepoint", "t.vhdx", point["Id"])
+    assert host.json("get-vhdreferencepoint", "t.vhdx") == []
+    # Somebody wrote to it who does not track.
+    host.run("new-vhdreferencepoint", "t.vhdx")
+    write_into(path_of(host, "t.vhdx"), (0, 1))
+    assert "without its changes being tracked" in host.run("new-vhdreferencepoint", "t.vhdx", status=1)
+    host.run("disable-vhdchangetracking", "t.vhdx")
+    assert not os.path.exists(path_of(host, "t.vhdx.track"))
+    host.run("new-vhd", "t.vhd", "16MB")
+    assert "VHDX only" in host.run("enable-vhdchangetracking", "t.vhd", status=1)
+    assert not os.path.exists(path_of(host, "t.vhd.track"))
+
+
+def test_tracking_export_of_nothing(host):
+    host.run("new-vhd", "t.vhdx", "64MB", "-BlockSizeBytes", "1MB")
+    write_into(path_of(host, "t.vhdx"), (0, 7), (8 * MIB, 8))
+    host.run("enable-vhdchangetracking", "t.vhdx")
+    point = host.json("new-vhdreferencepoint", "t.vhdx")[0]
+    host.run("convert-vhd", "t.vhdx", "full.vhdx")
+    vhd = host.json("export-vhdchange", "t.vhdx", point["Id"], "-ParentPath", "full.vhdx", "-DestinationPath",
+                    "inc.avhdx")[0]
+    assert vhd["VhdType"] == "Differencing" and vhd["ParentPath"] == path_of(host, "full.vhdx")
+    assert host.json("test-vhd", "inc.avhdx")[0]["Healthy"]
+    host.run("new-vhd", "other.vhdx", "32MB")
+    assert "can't be a backup" in host.run("export-vhdchange", "t.vhdx", point["Id"], "-ParentPath", "other.vhdx",
+                                           "-DestinationPath", "no.avhdx", status=1)
+    assert not os.path.exists(path_of(host, "no.avhdx"))

@@ -234,6 +234,9 @@ def test_layers_go_while_it_runs(host, kernel, tmp_path):
         console.expect("tick ", 120)
         console.expect("tick ", 120)
     assert len(list(tmp_path.glob("*.avhdx"))) == 3
+    host.run("export-vmsnapshot", "one", str(tmp_path / "out"), "-VMName", "t", timeout=300)
+    copy = tmp_path / "out" / "t" / "Virtual Hard Disks" / "disk.vhdx"
+    assert hashlib.md5(copy.read_bytes()).digest() == hashlib.md5((tmp_path / "disk.vhdx").read_bytes()).digest()
     # One in the middle, one below others, the last.
     for name, left in (("two", 2), ("one", 1), ("three", 0)):
         host.run("remove-vmcheckpoint", "-VMName", "t", "-Name", name, "-Confirm:false", timeout=300)

@@ -1,0 +1,73 @@
+"""Change tracking of a disk that a guest writes to: what is named, live and after the worker was killed."""
+import hashlib
+import os
+
+from conftest import wait_for
+from test_hotplug import start
+
+MIB = 1 << 20
+
+
+def content_hash(host, path, raw):
+    """Of the disk with its parents, flattened by our own Convert-VHD."""
+    host.run("convert-vhd", path, raw, "-VHDType", "Dynamic")
+    with open(raw, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def changes(host, disk, point):
+    return [(c["Offset"], c["Length"]) for c in host.json("get-vhdchange", disk, point)]
+
+
+def covers(ranges, offset, length):
+    return any(start <= offset and offset + length <= start + size for start, size in ranges)
+
+
+def test_changes_of_a_running_disk(host, kernel, tmp_path):
+    disk, full, increment = (str(tmp_path / name) for name in ("disk.vhdx", "full.vhdx", "monday.avhdx"))
+    host.run("new-vhd", disk, "128MB", "-BlockSizeBytes", "1MB")
+    host.run("enable-vhdchangetracking", disk)
+    first = host.json("new-vhdreferencepoint", disk)[0]["Id"]
+    host.run("convert-vhd", disk, full)
+
+    console = start(host, kernel, options=("-VHDPath", disk))
+    console.command("dmesg -n 1")
+    console.command("seq 1 9999999 | head -c 1048576 | dd of=/dev/sda bs=1M seek=3 conv=fsync 2>/dev/null")
+    assert changes(host, disk, first) == [(3 * MIB, MIB)]
+    second = host.json("new-vhdreferencepoint", disk)[0]["Id"]
+    assert changes(host, disk, second) == []
+    console.command("seq 1 9999999 | head -c 65536 | dd of=/dev/sda bs=64k seek=1280 conv=fsync 2>/dev/null")
+    assert changes(host, disk, second) == [(80 * MIB, 65536)]
+    assert changes(host, disk, first) == [(3 * MIB, MIB), (80 * MIB, 65536)]
+    assert [p["Id"] for p in host.json("get-vhdreferencepoint", disk)] == [first, second]
+    refused = host.run("export-vhdchange", disk, first, "-ParentPath", full, "-DestinationPath", increment,
+                       check=False)
+    assert refused.returncode == 1 and "in use by virtual machine 't'" in refused.stderr
+
+    # What was flushed before the worker dies is on the disk, and named.
+    os.kill(host.workers()[0], 9)
+    console.close()
+    assert wait_for(lambda: host.vm("t")["State"] == "Off", 60)
+    after = changes(host, disk, second)
+    assert covers(after, 80 * MIB, 65536) and not covers(after, 3 * MIB, MIB)
+    assert covers(changes(host, disk, first), 3 * MIB, MIB)
+    host.run("export-vhdchange", disk, first, "-ParentPath", full, "-DestinationPath", increment)
+    assert content_hash(host, increment, str(tmp_path / "a.raw")) == content_hash(host, disk, str(tmp_path / "b.raw"))
+    assert os.path.getsize(increment) < 64 * MIB
+
+
+def test_begun_and_ended_under_the_guest(host, kernel, tmp_path):
+    disk = str(tmp_path / "disk.vhdx")
+    host.run("new-vhd", disk, "64MB", "-BlockSizeBytes", "1MB")
+    console = start(host, kernel, options=("-VHDPath", disk))
+    console.command("dmesg -n 1")
+    console.command("seq 1 9999999 | head -c 1048576 | dd of=/dev/sda bs=1M seek=1 conv=fsync 2>/dev/null")
+    host.run("enable-vhdchangetracking", disk)
+    point = host.json("new-vhdreferencepoint", disk)[0]["Id"]
+    console.command("seq 1 9999999 | head -c 1048576 | dd of=/dev/sda bs=1M seek=5 conv=fsync 2>/dev/null")
+    assert changes(host, disk, point) == [(5 * MIB, MIB)]
+    host.run("stop-vm", "t", "-TurnOff", "-Force")
+    console.close()
+    assert changes(host, disk, point) == [(5 * MIB, MIB)]
+    host.run("disable-vhdchangetracking", disk)
+    assert os.listdir(str(tmp_path)).count("disk.vhdx.track") == 0

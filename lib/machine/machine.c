@@ -216,6 +216,7 @@ static int new_partition(struct machine *machine, struct error *err)
 			  on_triple_fault, on_vp_reset, on_fatal },
 		.cpuid = leaves,
 		.cpuid_count = HV_CPUID_COUNT,
+		.code_cache_bytes = config->code_cache_bytes,
 		.kvm_fd = machine->files.kvm,
 	};
 	enum part_backend detected;

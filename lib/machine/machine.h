@@ -120,6 +120,16 @@ struct machine_memory {
 };
 
 void machine_memory(const struct machine *machine, struct machine_memory *ret);
+
+/* What its disks and network adapters did since the start, those that are there now; and how large
+ * its hard disks are, for the guest. Directions are the guest's. */
+struct machine_usage {
+	uint64_t disk_reads, disk_writes; /* requests */
+	uint64_t disk_read_bytes, disk_written_bytes, disk_capacity_bytes;
+	uint64_t sent_bytes, received_bytes;
+};
+
+void machine_usage(const struct machine *machine, struct machine_usage *ret);
 /* Gives the guest so much, or takes it away, as far as the guest goes along (dev/balloon.h). */
 void machine_set_memory(struct machine *machine, uint64_t bytes);
 

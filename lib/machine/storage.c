@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define DVD_SECTOR_BYTES 2048
+
 /* What a writable VHD or VHDX of the start has under the guest: its chain can change, and its
  * changes can be tracked. */
 struct layers {
@@ -85,7 +87,7 @@ static int open_disk(struct machine *machine, const struct machine_drive *drive,
 	const struct disk_options options = {
 		.format = dvd ? DISK_RAW : DISK_PROBE,
 		.read_only = drive->read_only || dvd,
-		.logical_sector_bytes = dvd ? 2048 : 0,
+		.logical_sector_bytes = dvd ? DVD_SECTOR_BYTES : 0,
 		/* The guest caches what it reads; a second copy here would only take memory. */
 		.bypass_cache = !dvd,
 	};
@@ -314,6 +316,30 @@ int machine_grow_drive(struct machine *machine, const struct guid *id, unsigned 
 		return error_set(err, ERR_NOT_FOUND, "no disk is at location %u", location);
 	r = blk_grow(controller->disks[location], size_bytes, err);
 	return r < 0 ? r : storvsp_resized(controller->vsp, location, err);
+}
+
+/* ---- what it did ---- */
+
+static void add_usage(const struct blk *disk, struct machine_usage *ret)
+{
+	const struct blk_counters *counters = blk_counters(disk);
+	const struct blk_info *info = blk_info(disk);
+
+	ret->disk_reads += counters->requests[BLK_READ];
+	ret->disk_writes += counters->requests[BLK_WRITE];
+	ret->disk_read_bytes += counters->bytes[BLK_READ];
+	ret->disk_written_bytes += counters->bytes[BLK_WRITE];
+	/* A DVD is no disk that was given to the VM. */
+	if (info->logical_sector_bytes != DVD_SECTOR_BYTES)
+		ret->disk_capacity_bytes += info->size_bytes;
+}
+
+void storage_usage(const struct storage *storage, struct machine_usage *ret)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		for (unsigned k = 0; storage->controllers[i] && k < STORVSP_MAX_LUNS; k++)
+			if (storage->controllers[i]->disks[k])
+				add_usage(storage->controllers[i]->disks[k], ret);
 }
 
 /* ---- those of the description ---- */

@@ -13,6 +13,7 @@
 #include "disk-job.h"
 #include "files.h"
 #include "guest-sockets.h"
+#include "metering.h"
 #include "saved.h"
 #include "ipc/ipc.h"
 #include "sockets.h"
@@ -89,6 +90,7 @@ static void run_free(struct run *run)
 		close(run->process.pidfd);
 	loop_timer_free(run->timer);
 	vm->run = NULL;
+	metering_save(vm);
 	peer_free(run->peer);
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		if (run->port_fds[i] >= 0)
@@ -1007,6 +1009,7 @@ int run_start(struct vm *vm, struct error *err)
 	vm->early_console = -1;
 	run = run_new(vm);
 	run->starting = true;
+	metering_run_begins(vm);
 	run_set_state(vm, VM_STARTING);
 	/* From the loop, so that the caller can begin to wait. */
 	loop_post(vm->daemon->loop, begin, run);
@@ -1411,6 +1414,7 @@ static void status_answered(void *user, const json_t *reply, const struct error 
 		take_text(run->heartbeat, sizeof(run->heartbeat),
 			  json_object_get(reply, "heartbeat"));
 		sample_cpu(run);
+		metering_sample(refresh->vm, reply);
 		vm_wake(refresh->vm, VM_WAIT_CHANGED, NULL);
 	}
 	if (refresh->done)

@@ -502,3 +502,18 @@ def test_export_of_a_saved_machine(host):
                        "-GenerateNewId", "-NewName", "b")[0]
     assert "saved state is not copied" in str(copied["Incompatibilities"]) and host.vm("b")["State"] == "Off"
     assert imported(host, to) == "Saved"
+
+
+@pytest.mark.parametrize("name", ["merge.json", "checkpoints/11111111-2222-3333-4444-555555555555.new/layers.json"])
+def test_import_of_what_was_interrupted(host, name):
+    """A folder from elsewhere does not say which of our disks are deleted."""
+    host.new_vm("a", "", "-NewVHDPath", host.folder + "/d.vhdx", "-NewVHDSizeBytes", "64MB")
+    vm_id, to = host.vm("a")["VMId"], host.folder + "/out"
+    host.run("export-vm", "a", to)
+    host.run("remove-vm", "a", "-Force")
+    path = os.path.join(to, "a", "Virtual Machines", vm_id, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as f:
+        f.write("{}")
+    assert "was interrupted" in host.run("import-vm", os.path.join(to, "a", "Virtual Machines", vm_id), status=1)
+    assert host.json("get-vm") == []

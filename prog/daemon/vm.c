@@ -306,9 +306,10 @@ static int check_settled(const struct vm *vm, struct error *err)
 
 	if (!checkpoints_under_way(vm, id) && !fold_is_wanted(vm))
 		return 0;
-	return error_set(err, ERR_STATE,
-			 "a checkpoint or a merge of it was interrupted: the service that it was of "
-			 "has to finish that before");
+	return error_set(
+	    err, ERR_STATE,
+	    "a checkpoint or a merge of it was interrupted: the service that it was of "
+	    "has to finish that before");
 }
 
 int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder,

@@ -251,6 +251,13 @@ def test_taken_while_it_runs(host):
     assert leftovers(host) == []
 
 
+def test_end_is_not_heard(host):
+    running(host, "memory=0.3 cutoff")
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "one")
+    assert tree(host) == {"one": None} and leftovers(host) == []
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false")
+
+
 @pytest.mark.parametrize("behaviour,state", [("full", "Running"), ("dieearly", "Off"), ("dielate", "Off")])
 def test_fails_while_it_runs(host, behaviour, state):
     """What its disks are in the end is what the worker had them be."""

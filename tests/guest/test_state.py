@@ -307,7 +307,7 @@ def test_killed_while_saving(host, kernel, tmp_path, victim):
 
 # What it says that it wrote was synced to the disk.
 COUNTING = """
-n=$(dd if=/dev/sda bs=512 count=1 2>/dev/null | tr -d '\\000')
+n=$(dd if=/dev/sda bs=512 count=1 2>/dev/null | tr -d '\\000 ')
 n=${n:-0}
 echo "found $n."
 while :; do

@@ -49,6 +49,7 @@ static const struct cmdlet_output vm_output = {
 					{ "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
 					{ "AutomaticStartDelay", NULL, CMDLET_SHOW_TEXT },
 					{ "AutomaticStopAction", NULL, CMDLET_SHOW_TEXT },
+					{ "ResourceMeteringEnabled", NULL, CMDLET_SHOW_TEXT },
 					{ "EnhancedSessionTransportType", NULL, CMDLET_SHOW_TEXT },
 					{ "Heartbeat", NULL, CMDLET_SHOW_TEXT },
 					{ "IntegrationServicesState", NULL, CMDLET_SHOW_TEXT },
@@ -392,6 +393,13 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .values = "auto kvm soft soft-interpreter",
 	  .help = "What runs the guest's instructions; see New-VM. Takes effect at the next "
 		  "start." },
+	{ .name = "CodeCacheBytes",
+	  .type = CMDLET_SIZE,
+	  .flags = CMDLET_OURS,
+	  .help =
+	      "Memory for translated code and its tables, of each processor on the software CPU: "
+	      "1MB to 1GB. Default: 64MB, less when there are more than 16 processors. Takes "
+	      "effect at the next start." },
 	{ .name = "LinuxKernelPath",
 	  .type = CMDLET_FILE,
 	  .flags = CMDLET_OURS,

@@ -331,6 +331,7 @@ static const struct member top_members[] = {
 	{ "video", 'o', true },
 	{ "processor_count", 'n', false },
 	{ "backend", 's', true },
+	{ "code_cache_bytes", 'n', true },
 	{ "boot", 'o', true },
 	{ "ide_controllers", 'a', true },
 	{ "scsi_controllers", 'a', true },
@@ -435,6 +436,8 @@ static int read_plain(struct config_vm *vm, const json_t *json, struct error *er
 		r = error_set(err, ERR_INVALID, "'%.40s' is no transport of enhanced sessions",
 			      session);
 	vm->memory_bytes = (uint64_t)json_integer_value(json_object_get(json, "memory_bytes"));
+	vm->code_cache_bytes =
+	    (uint64_t)json_integer_value(json_object_get(json, "code_cache_bytes"));
 	return r;
 }
 
@@ -667,6 +670,9 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	if (!json)
 		return NULL;
 	put(json, "notes", vm->notes);
+	if (vm->code_cache_bytes)
+		json_object_set_new(json, "code_cache_bytes",
+				    json_integer((json_int_t)vm->code_cache_bytes));
 	json_object_set_new(json, "dynamic_memory", dynamic_memory_json(vm));
 	json_object_set_new(json, "video", video_json(vm));
 	if (vm->kernel_path)

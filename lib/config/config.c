@@ -643,6 +643,11 @@ int config_vm_check(const struct config_vm *vm, struct error *err)
 
 	if (r == 0 && vm->generation != 1 && vm->generation != 2)
 		r = error_set(err, ERR_INVALID, "there is no generation %u", vm->generation);
+	if (r == 0 && vm->code_cache_bytes &&
+	    (vm->code_cache_bytes < CONFIG_MIN_CODE_CACHE ||
+	     vm->code_cache_bytes > CONFIG_MAX_CODE_CACHE))
+		r = error_set(err, ERR_INVALID,
+			      "the code cache of a processor must be between 1 MiB and 1 GiB");
 	if (r == 0 && (vm->processor_count < 1 || vm->processor_count > CONFIG_MAX_PROCESSORS))
 		r = error_set(err, ERR_LIMIT, "%u processors are not between 1 and %d",
 			      vm->processor_count, CONFIG_MAX_PROCESSORS);

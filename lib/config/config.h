@@ -29,6 +29,8 @@
 #define CONFIG_VIDEO_WIDTH        1920 /* by default */
 #define CONFIG_VIDEO_HEIGHT       1080
 #define CONFIG_MAX_PROCESSORS     64
+#define CONFIG_MIN_CODE_CACHE     MIB
+#define CONFIG_MAX_CODE_CACHE     (1 * GIB)
 #define CONFIG_MIN_MEMORY_BYTES   (UINT64_C(32) << 20)
 #define CONFIG_MAX_MEMORY_BYTES   (UINT64_C(240) << 40) /* generation 2 */
 
@@ -121,6 +123,8 @@ struct config_vm {
 	struct config_video video;
 	unsigned processor_count;
 	enum config_backend backend;
+	/* Of the software CPU, for one processor; 0: what is usual. */
+	uint64_t code_cache_bytes;
 	char *kernel_path, *initrd_path, *kernel_cmdline; /* direct boot; NULL: firmware */
 	struct guid scsi_ids[CONFIG_MAX_SCSI]; /* instance GUID of each SCSI controller */
 	unsigned scsi_count;

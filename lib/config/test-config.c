@@ -27,6 +27,7 @@ static struct config_vm *full_vm(void)
 	vm->memory_bytes = 4 * GIB;
 	vm->processor_count = 3;
 	vm->backend = CONFIG_BACKEND_SOFT;
+	vm->code_cache_bytes = 32 * MIB;
 	guid_generate(&vm->scsi_ids[1]);
 	vm->scsi_count = 2;
 	vm->ic_enabled[CONFIG_IC_KVP] = false;
@@ -54,6 +55,7 @@ static void test_round_trip(void **state)
 	assert_true(json_equal(json, again));
 	assert_string_equal(back->name, vm->name);
 	assert_int_equal(back->memory_bytes, 4 * GIB);
+	assert_int_equal(back->code_cache_bytes, 32 * MIB);
 	assert_int_equal(back->disks[1].lun, 63);
 	assert_int_equal(back->disks[1].kind, CONFIG_DISK_DVD);
 	assert_null(back->disks[1].path);
@@ -107,6 +109,8 @@ static void test_what_is_refused(void **state)
 	expect_refused("processor_count", json_integer(65), "between 1 and 64");
 	expect_refused("processor_count", json_integer(1LL << 40), "too large");
 	expect_refused("backend", json_string("quick"), "backend");
+	expect_refused("code_cache_bytes", json_integer(4096), "between 1 MiB and 1 GiB");
+	expect_refused("code_cache_bytes", json_integer(INT64_MAX), "between 1 MiB and 1 GiB");
 	expect_refused("scsi_controllers", same, "taken");
 	expect_refused("scsi_controllers",
 		       json_pack("[{s:s,s:[],s:i}]", "id", "x", "drives", "y", 1),

@@ -216,6 +216,7 @@ static int new_partition(struct machine *machine, struct error *err)
 			  on_triple_fault, on_vp_reset, on_fatal },
 		.cpuid = leaves,
 		.cpuid_count = HV_CPUID_COUNT,
+		.code_cache_bytes = config->code_cache_bytes,
 		.kvm_fd = machine->files.kvm,
 	};
 	enum part_backend detected;
@@ -468,4 +469,11 @@ uint64_t machine_vp_runtime_ns(const struct machine *machine, unsigned vp)
 uint64_t machine_uptime_ns(const struct machine *machine)
 {
 	return machine->started_ns ? clock_boottime_ns() - machine->started_ns : 0;
+}
+
+void machine_usage(const struct machine *machine, struct machine_usage *ret)
+{
+	*ret = (struct machine_usage){ 0 };
+	storage_usage(machine->storage, ret);
+	adapters_usage(machine->adapters, ret);
 }

@@ -41,6 +41,8 @@ static int take_settings(struct request *request, struct config_vm *config, stru
 	    (unsigned)request_integer(request, "AutomaticStartDelay", config->start_delay_seconds);
 	config->processor_count =
 	    (unsigned)request_integer(request, "ProcessorCount", config->processor_count);
+	config->code_cache_bytes =
+	    (uint64_t)request_integer(request, "CodeCacheBytes", (int64_t)config->code_cache_bytes);
 	r = cmdlets_take_memory(request, config, err);
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(names); i++) {
 		const char *value = request_string(request, names[i]);

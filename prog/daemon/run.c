@@ -13,6 +13,7 @@
 #include "disk-job.h"
 #include "files.h"
 #include "guest-sockets.h"
+#include "metering.h"
 #include "saved.h"
 #include "ipc/ipc.h"
 #include "sockets.h"
@@ -89,6 +90,7 @@ static void run_free(struct run *run)
 		close(run->process.pidfd);
 	loop_timer_free(run->timer);
 	vm->run = NULL;
+	metering_save(vm);
 	peer_free(run->peer);
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		if (run->port_fds[i] >= 0)
@@ -1023,6 +1025,7 @@ int run_start(struct vm *vm, struct error *err)
 	vm->early_console = -1;
 	run = run_new(vm);
 	run->starting = true;
+	metering_run_begins(vm);
 	run_set_state(vm, VM_STARTING);
 	/* From the loop, so that the caller can begin to wait. */
 	loop_post(vm->daemon->loop, begin, run);
@@ -1256,13 +1259,13 @@ static void tell_refused(void *user)
 	free(refused);
 }
 
-void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns, peer_done done,
-		    void *user)
+void run_request_fds(struct vm *vm, json_t *request, const int *fds, unsigned fd_count,
+		     uint64_t timeout_ns, peer_done done, void *user)
 {
 	struct refused *refused;
 
 	if (vm->run && vm->run->peer) {
-		peer_request(vm->run->peer, request, &fd, fd >= 0, timeout_ns, done, user);
+		peer_request(vm->run->peer, request, fds, fd_count, timeout_ns, done, user);
 		return;
 	}
 	json_decref(request);
@@ -1273,6 +1276,12 @@ void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns,
 		abort();
 	*refused = (struct refused){ done, user };
 	loop_post(vm->daemon->loop, tell_refused, refused);
+}
+
+void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns, peer_done done,
+		    void *user)
+{
+	run_request_fds(vm, request, &fd, fd >= 0, timeout_ns, done, user);
 }
 
 void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done done, void *user)
@@ -1421,6 +1430,7 @@ static void status_answered(void *user, const json_t *reply, const struct error 
 		take_text(run->heartbeat, sizeof(run->heartbeat),
 			  json_object_get(reply, "heartbeat"));
 		sample_cpu(run);
+		metering_sample(refresh->vm, reply);
 		vm_wake(refresh->vm, VM_WAIT_CHANGED, NULL);
 	}
 	if (refresh->done)

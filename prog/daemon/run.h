@@ -70,6 +70,9 @@ void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done 
 /* The same with a descriptor (borrowed; -1: none). */
 void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns, peer_done done,
 		    void *user);
+/* The same with several. */
+void run_request_fds(struct vm *vm, json_t *request, const int *fds, unsigned fd_count,
+		     uint64_t timeout_ns, peer_done done, void *user);
 /* As run_request with "turn-off"; a worker that does not obey is killed. */
 void run_turn_off(struct vm *vm);
 void run_set_state(struct vm *vm, enum vm_state state);

@@ -11,17 +11,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RAM          (4 * MIB)
-#define CODE         0x8000u
-#define GDT          0x1000u
-#define IDT          0x2000u
-#define TSS          0x3000u
-#define STACK        0x7000u
-#define PML4         0x100000u
-#define PDPT         0x101000u
-#define PD           0x102000u
-#define PT           0x103000u
-#define INSTRUCTIONS 2000
+#define RAM             (4 * MIB)
+#define CODE            0x8000u
+#define GDT             0x1000u
+#define IDT             0x2000u
+#define TSS             0x3000u
+#define STACK           0x7000u
+#define PML4            0x100000u
+#define PDPT            0x101000u
+#define PD              0x102000u
+#define PT              0x103000u
+#define INSTRUCTIONS    2000
+#define TRANSLATE_NEVER UINT16_MAX /* more often than it runs */
 
 /* byte 1 */
 #define RANDOM_PAGE_TABLES 1
@@ -30,6 +31,8 @@
 #define USER               8
 #define STEPWISE           16
 #define LIMITS             32
+#define TRANSLATE          64 /* blocks at once, */
+#define EXACT_FLAGS        128
 
 static struct mem *mem;
 static struct part *part;
@@ -262,6 +265,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	set_registers(&s, data + 2);
 	put(CODE, data + 18, MIN(size - 18, RAM - CODE));
 	part_vp_set_state(part, 0, &s);
+	softcpu_tune(part, 0, data[1] & TRANSLATE ? 1 : TRANSLATE_NEVER, data[1] & EXACT_FLAGS);
 	if (data[1] & STEPWISE)
 		softcpu_run(part, 0, 200, true, &result);
 	else

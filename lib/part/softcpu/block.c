@@ -16,6 +16,7 @@
 #include "part/softcpu/cpu.h"
 #include "part/softcpu/fast.h"
 #include "part/softcpu/translate.h"
+#include "part/softcpu/zydis.h"
 
 #include <linux/membarrier.h>
 #include <string.h>
@@ -71,7 +72,8 @@ int sc_blocks_init(struct vp *c, struct error *err)
 	c->arena_size = c->vm->code_cache_bytes / 16 * (c->vm->interpret_only ? 15 : 6);
 	c->arena = sc_map(c->arena_size);
 	c->page_blocks = map_sparse(c->vm->page_count * sizeof(c->page_blocks[0]));
-	if (!c->hash || !c->arena || !c->page_blocks)
+	c->decoded = zydis_cache_new();
+	if (!c->hash || !c->arena || !c->page_blocks || !c->decoded)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the software CPU's blocks");
 	return 0;
 }
@@ -85,6 +87,8 @@ void sc_blocks_done(struct vp *c)
 	c->hash = NULL;
 	c->arena = NULL;
 	c->page_blocks = NULL;
+	zydis_cache_free(c->decoded);
+	c->decoded = NULL;
 }
 
 /* ---- lookup ---- */

@@ -227,6 +227,8 @@ struct sc_tlb {
 
 #define XTLB_SIZE 2048u
 
+#define LARGE_REGIONS 4096u
+
 #define XTLB_SHIFT 4
 
 /* The translations of instruction fetches. tag: page address | 1 for user mode; free: all ones. */
@@ -263,9 +265,26 @@ struct sc_jump {
 	uint32_t version;    /* and what it must be */
 	uint64_t unused;     /* the size is a power of two */
 };
+/* In the top JUMP_BITS of the low half of the address times this. */
+#define JUMP_HASH 0x9e3779b1u
 #define JUMP_BITS 12
 #define JUMPS     (1u << JUMP_BITS)
 #define JUMP_FREE UINT64_C(0x8000000000000000) /* not canonical */
+
+/*
+ * Where calls of translated code expect to be returned to. It is the host's stack while that code
+ * runs: a call pushes the guest's return address and calls, a return compares the two and returns,
+ * so that the host's processor predicts it. One for each privilege.
+ */
+#define RETURNS      1024u
+#define RETURN_SLACK 4096u /* below the last entry */
+struct sc_returns {
+	_Alignas(16) uint8_t slack[RETURN_SLACK];
+	struct {
+		const void *code;
+		uint64_t rip;
+	} entry[RETURNS + 1]; /* the last one is never taken away */
+};
 
 enum sc_access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 
@@ -317,7 +336,9 @@ struct vp {
 	/* MODE_32, and CS, DS, ES and SS span 4 GiB from 0: accesses through them can't violate a
 	 * segment, and blocks are chained as in 64-bit mode. */
 	bool flat;
-	bool sse_loaded; /* translated code has the guest's XMM registers and MXCSR in the host's */
+	/* Translated code has the guest's XMM registers and MXCSR, or x87 registers, in the host's;
+	 * never while C code runs. Read together: adjacent. */
+	bool sse_loaded, x87_loaded;
 	_Atomic uint32_t attention;
 	unsigned key;        /* block.key of what runs now */
 	struct sc_tlb *tlb;  /* tlbs[0] for supervisor accesses, [1] for user accesses */
@@ -376,6 +397,10 @@ struct vp {
 	/* As in struct sc_tlb. */
 	uint16_t xtlb_local[XTLB_SIZE];
 	unsigned xtlb_local_count;
+	/* Where parts of large pages may be in a TLB: 2 MiB regions, hashed, and log2 of the
+	 * largest page. Grows until everything is flushed. */
+	uint64_t large_regions[LARGE_REGIONS / 64];
+	unsigned largest_page;
 
 	/* translated code (translate.h) reaches these relative to GS */
 	struct translator *translator;  /* NULL: interpreter only */
@@ -383,7 +408,15 @@ struct vp {
 	uint64_t scratch[4];
 	uint32_t host_mxcsr;
 	struct vp *self;
-	const void *call_slow, *call_stored, *call_exit;
+	const void *call_slow, *call_rest, *call_stored, *call_exit;
+	uint64_t
+	    stack_delta; /* host minus guest address of the stack, in a group (translate-stack.c) */
+	uint64_t stack_flags;                          /* and where the page's flags are */
+	struct sc_returns returns[2];                  /* [1] of user mode */
+	uint64_t returns_limit[2], returns_top[2];     /* of each as a stack */
+	uint64_t translated_rsp, other_translated_rsp; /* at this privilege, at the other */
+	uint64_t host_rsp;                             /* while translated code runs */
+	const void *resume;                            /* with XL_RESUME: where to */
 
 	/* block cache (block.c) */
 	struct sc_jcache_entry jcache[JCACHE_SIZE];
@@ -392,6 +425,7 @@ struct vp {
 	size_t arena_used, arena_size;
 	struct block **page_blocks; /* by page index */
 	uint64_t flushes, decoded_insns;
+	struct zydis_cache *decoded;
 
 	/* The period at whose end an idle VP gives memory back (softcpu.c). */
 	uint64_t period_end_ns, period_cpu_ns; /* CPU time of the thread at its begin */
@@ -418,8 +452,16 @@ struct vp {
 /* After mode, flat, CPL or alignment checking changed. */
 static inline void sc_key_changed(struct vp *c)
 {
+	unsigned before = c->key;
+
 	c->key = c->mode | (c->flat ? KEY_FLAT : 0) | (c->cpl == 3 ? KEY_USER : 0) |
 		 (c->align_check ? KEY_ALIGN : 0);
+	if ((before ^ c->key) & KEY_USER) {
+		uint64_t rsp = c->translated_rsp;
+
+		c->translated_rsp = c->other_translated_rsp;
+		c->other_translated_rsp = rsp;
+	}
 }
 
 #define REG64(c, o) (*(uint64_t *)((char *)(c) + (o)))

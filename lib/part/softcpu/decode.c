@@ -1380,7 +1380,8 @@ static void extend_window(struct vp *c, uint64_t gpa, struct window *w)
 
 static ZyanStatus decode_one(struct decoder *d, const struct window *w, unsigned at)
 {
-	return zydis_decode(d->zydis, w->bytes + at, w->len - at, &d->in, d->op);
+	return zydis_decode_cached(d->c->decoded, d->zydis, w->bytes + at, w->len - at, &d->in,
+				   d->op);
 }
 
 /* Emits what bytes that are no instruction raise. */

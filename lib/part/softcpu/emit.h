@@ -213,6 +213,17 @@ static inline void emit_mov_imm(struct emitter *e, unsigned dst, uint64_t v)
 	}
 }
 
+/* RORX dst32, src32, by; no flags change. For hosts with BMI2. */
+static inline void emit_rorx32(struct emitter *e, unsigned dst, unsigned src, unsigned by)
+{
+	emit8(e, 0xc4);
+	emit8(e, (dst & 8 ? 0 : 0x80) | 0x40 | (src & 8 ? 0 : 0x20) | 0x03);
+	emit8(e, 0x7b);
+	emit8(e, 0xf0);
+	emit_modrm(e, 3, dst, src);
+	emit8(e, by);
+}
+
 /* MOV qword [m], sign-extended immediate */
 static inline void emit_store_imm64(struct emitter *e, const struct host_mem *m, int32_t v)
 {

@@ -381,7 +381,7 @@ static inline struct block *sc_jcc_masked(struct vp *c, struct uop *u)
 /* In user and supervisor mode the same address may be different code. */
 static inline struct sc_jump *sc_jump_slot(struct vp *c, unsigned key, uint64_t rip)
 {
-	return &c->jumps[(key & KEY_USER) != 0][(rip ^ (rip >> JUMP_BITS)) & (JUMPS - 1)];
+	return &c->jumps[(key & KEY_USER) != 0][(uint32_t)rip * JUMP_HASH >> (32 - JUMP_BITS)];
 }
 
 static inline struct sc_jcache_entry *sc_jcache_slot(struct vp *c, uint64_t rip)

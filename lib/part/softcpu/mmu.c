@@ -90,8 +90,16 @@ static void xtlb_clear_local(struct vp *c)
 	c->xtlb_local_count = 0;
 }
 
+static void xtlb_flush_small(struct vp *c, uint64_t va)
+{
+	struct sc_xtlb_entry *e = &c->xtlb[(va >> MEM_PAGE_SHIFT) & (XTLB_SIZE - 1)];
+
+	if ((e->tag ^ va) >> MEM_PAGE_SHIFT == 0)
+		xtlb_drop(e);
+}
+
 /* All parts of the page around va, however large the guest mapped it. */
-static void xtlb_flush_page(struct vp *c, uint64_t va)
+static void xtlb_flush_large(struct vp *c, uint64_t va)
 {
 	for (unsigned i = 0; i < XTLB_SIZE; i++) {
 		struct sc_xtlb_entry *e = &c->xtlb[i];
@@ -101,8 +109,37 @@ static void xtlb_flush_page(struct vp *c, uint64_t va)
 	}
 }
 
+/* ---- large pages ---- */
+
+static uint64_t *large_region(struct vp *c, uint64_t va, uint64_t *ret_bit)
+{
+	unsigned i = (unsigned)(va >> 21 ^ va >> 33) & (LARGE_REGIONS - 1);
+
+	*ret_bit = BIT(i % 64);
+	return &c->large_regions[i / 64];
+}
+
+static void note_large(struct vp *c, uint64_t va, unsigned shift)
+{
+	uint64_t bit, *word = large_region(c, va, &bit);
+
+	*word |= bit;
+	if (shift > c->largest_page)
+		c->largest_page = shift;
+}
+
+/* False: no TLB has a part of a large page around va. */
+static bool may_be_large(struct vp *c, uint64_t va)
+{
+	uint64_t bit, *word = large_region(c, va, &bit);
+
+	return c->largest_page > 21 || (*word & bit);
+}
+
 void sc_tlb_flush_all(struct vp *c)
 {
+	memset(c->large_regions, 0, sizeof(c->large_regions));
+	c->largest_page = 0;
 	tlb_clear(&c->tlbs[0]);
 	tlb_clear(&c->tlbs[1]);
 	xtlb_clear(c);
@@ -140,7 +177,11 @@ static void tlb_flush_page(struct sc_tlb *t, uint64_t va)
 
 	if (((t->e[slot].rtag ^ va) & PAGE_MASK) == 0 || ((t->e[slot].wtag ^ va) & PAGE_MASK) == 0)
 		tlb_clear_slot(t, slot);
-	/* Which size the page had isn't known any more. */
+}
+
+/* Which size the page had isn't known any more. */
+static void tlb_flush_large(struct sc_tlb *t, uint64_t va)
+{
 	if (t->largest > 21 || (t->largest == 21 && tlb_covers_2m(t, va)))
 		tlb_clear_large(t);
 }
@@ -149,7 +190,12 @@ void sc_tlb_flush_page(struct vp *c, uint64_t va)
 {
 	tlb_flush_page(&c->tlbs[0], va);
 	tlb_flush_page(&c->tlbs[1], va);
-	xtlb_flush_page(c, va);
+	xtlb_flush_small(c, va);
+	if (likely(!may_be_large(c, va)))
+		return;
+	tlb_flush_large(&c->tlbs[0], va);
+	tlb_flush_large(&c->tlbs[1], va);
+	xtlb_flush_large(c, va);
 }
 
 void sc_mmu_init(struct vp *c)
@@ -448,6 +494,8 @@ static uint8_t *fill(struct vp *c, struct sc_tlb *t, uint64_t va, const struct t
 	t->attr[slot] = (x->global ? TLB_GLOBAL : 0) | (x->shift > 12 ? TLB_LARGE : 0);
 	if (x->shift > t->largest)
 		t->largest = x->shift;
+	if (x->shift > MEM_PAGE_SHIFT)
+		note_large(c, va, x->shift);
 	return host;
 }
 
@@ -479,6 +527,8 @@ static void xtlb_fill(struct vp *c, struct sc_xtlb_entry *e, uint64_t tag,
 		c->xtlb_local[c->xtlb_local_count++] = (uint16_t)(e - c->xtlb);
 	}
 	e->tag = tag;
+	if (x->shift > MEM_PAGE_SHIFT)
+		note_large(c, tag, x->shift);
 	e->gpa_attr = x->page | (uint64_t)x->shift << XTLB_SHIFT | (x->global ? TLB_GLOBAL : 0);
 	if (e->last_tag != tag || e->last_gpa != x->page || !e->last_version) {
 		e->last_tag = tag;
@@ -615,13 +665,32 @@ static unsigned in_first_page(struct vp *c, struct uop *u, uint64_t va, unsigned
 	return MIN(left, size);
 }
 
+/* What the TLB has needs no walk; inside one page. */
+static bool known(struct vp *c, const struct sc_tlb *t, uint64_t va, unsigned size, bool write,
+		  struct sc_target *ret)
+{
+	const struct sc_tlb_entry *e = &t->e[(va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1)];
+	uint64_t off = va ^ (write ? e->wtag : e->rtag);
+
+	if (off > MEM_PAGE_SIZE - size || c->mode != MODE_64)
+		return false;
+	*ret = (struct sc_target){ .host = (uint8_t *)(e->page + off) };
+	return true;
+}
+
 /* Both pages are translated before either is touched. */
 static void load_via(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va, void *ret,
 		     unsigned size)
 {
-	unsigned first = in_first_page(c, u, va, size);
-	struct sc_target a = resolve(c, u, t, va, ACCESS_READ), b;
+	struct sc_target a, b;
+	unsigned first;
 
+	if (known(c, t, va, size, false, &a)) {
+		read_target(c, a, ret, size);
+		return;
+	}
+	first = in_first_page(c, u, va, size);
+	a = resolve(c, u, t, va, ACCESS_READ);
 	if (first == size) {
 		read_target(c, a, ret, size);
 		return;
@@ -634,9 +703,15 @@ static void load_via(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va,
 static void store_via(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va, const void *v,
 		      unsigned size)
 {
-	unsigned first = in_first_page(c, u, va, size);
-	struct sc_target a = resolve(c, u, t, va, ACCESS_WRITE), b;
+	struct sc_target a, b;
+	unsigned first;
 
+	if (known(c, t, va, size, true, &a)) {
+		write_target(c, a, v, size);
+		return;
+	}
+	first = in_first_page(c, u, va, size);
+	a = resolve(c, u, t, va, ACCESS_WRITE);
 	if (first == size) {
 		write_target(c, a, v, size);
 		return;

@@ -70,6 +70,8 @@ static void same_as_the_interpreter(struct guest *g, const uint8_t *code, const 
 	assert_memory_equal(g->s.gpr, i->s.gpr, sizeof(g->s.gpr));
 	assert_int_equal(g->s.rflags, i->s.rflags);
 	assert_int_equal(guest_read(g, 0x10000, 8), guest_read(i, 0x10000, 8));
+	assert_memory_equal(softcpu_fpu(g->part, 0), softcpu_fpu(i->part, 0),
+			    sizeof(struct hostop_fpu));
 	guest_free(i);
 }
 
@@ -202,6 +204,120 @@ static void unmasked_sse_exception(void **state)
 	assert_int_equal(softcpu_fpu(g->part, 0)->mxcsr & 4, 4);
 }
 
+/* ---- x87 ---- */
+
+/* With a slow path (a store that crosses a page), another rounding, flags, and FIP, FOP, FDP. */
+GUEST(code_x87, 64,
+      "fninit; mov $6, %ecx; mov $0x10000, %edi; fld1; fldpi\n"
+      "1: fadd %st(1), %st; fstpt (%rdi); fldt (%rdi); fstl 0x10ffc\n"
+      "fnstcw 16(%rdi); movw $0x0f7f, 18(%rdi); fldcw 18(%rdi); fistl 24(%rdi); fldcw 16(%rdi)\n"
+      "fildl 24(%rdi); fxch; fsubp; fcomi %st(1), %st; adc %rcx, %rbx; fnstsw %ax\n"
+      "cvtsi2sd %ecx, %xmm0; addsd %xmm0, %xmm1; fincstp; fdecstp; loop 1b; hlt");
+
+static void x87_state(void **state)
+{
+	same_as_the_interpreter(*state, code_x87, code_x87_end);
+}
+
+/* The control word unmasks an exception that is flagged already: the next instruction raises it. */
+GUEST(code_x87_unmasked, 64,
+      "fninit; mov $5, %ecx; mov $0x10000, %edi\n"
+      "1: fldz; fld1; fdiv %st(1), %st; fstp %st; fstp %st; cmp $2, %ecx; jne 2f\n"
+      "movl $0x37b, (%rdi); fldcw (%rdi); 2: loop 1b; hlt");
+
+static void unmasked_x87_exception(void **state)
+{
+	struct guest *g = *state;
+
+	guest_load(g, 0x9000, handler_halt, (size_t)(handler_halt_end - handler_halt));
+	guest_gate(g, 16, 0x9000, 0, 0);
+	RUN(g, code_x87_unmasked);
+	assert_int_equal(g->s.gpr[PART_RCX], 1);
+	assert_int_equal(softcpu_fpu(g->part, 0)->fcw, 0x37b);
+	expect_translated(g);
+}
+
+/* ---- the stack ---- */
+
+GUEST(code_stack_row, 64,
+      "mov $5, %ecx\n"
+      "1: mov $0x40800, %esp; cmp $2, %ecx; ja 2f; mov $0x41010, %esp; je 2f; mov $0x40010, %esp\n"
+      "2: push %rcx; inc %edx; push %rdx; mov 8(%rsp), %rbx; push %rbx; inc %edx\n"
+      "sub $16, %rsp; mov %rdx, 8(%rsp); add $40, %rsp; loop 1b; hlt");
+GUEST(handler_stack, 64, "mov 32(%rsp), %rdi; mov %cr2, %rsi; hlt");
+
+/* Within a page, across two, and where the second is missing: the first two pushes are done. */
+static void row_across_pages(void **state)
+{
+	struct guest *g = *state;
+
+	guest_load(g, 0x9000, handler_stack, (size_t)(handler_stack_end - handler_stack));
+	guest_gate(g, 14, 0x9000, 0, 1);
+	guest_set_pte(g, 0x3f000, 0);
+	RUN(g, code_stack_row);
+	assert_int_equal(g->s.gpr[PART_RDI], 0x40000);
+	assert_int_equal(g->s.gpr[PART_RSI], 0x3fff8);
+	assert_int_equal(g->s.gpr[PART_RDX], 9);
+	assert_int_equal(g->s.gpr[PART_RBX], 1);
+	assert_int_equal(guest_read(g, 0x40008, 8), 1);
+	assert_int_equal(guest_read(g, 0x40000, 8), 9);
+	assert_int_equal(guest_read(g, 0x41008, 8), 2);
+	assert_int_equal(guest_read(g, 0x40ff8, 8), 2);
+	assert_int_equal(guest_read(g, 0x40ff0, 8), 8);
+	expect_translated(g);
+}
+
+/* Deeper than returns are remembered, and returns that skip a caller, or two. */
+GUEST(code_returns, 64,
+      "mov $0x40000, %esp; mov $4, %ecx\n"
+      "1: mov $2500, %edx; call 2f; call 4f; add $1, %rbx; loop 1b; hlt\n"
+      "2: dec %edx; jz 3f; call 2b; add %rcx, %rbx; 3: ret\n"
+      "4: call 5f; add $0x100000, %rbx; call 7f; ret\n"
+      "5: call 6f; add $0x1000000, %rbx; ret\n"
+      "6: add $8, %rsp; add $0x10000000, %rbx; ret\n"
+      "7: call 8f; hlt\n"
+      "8: call 9f; hlt\n"
+      "9: add $24, %rsp; ret");
+
+static void unusual_returns(void **state)
+{
+	same_as_the_interpreter(*state, code_returns, code_returns_end);
+}
+
+/* Address 0 is what marks the end of the remembered returns. */
+GUEST(code_return_to_zero, 64,
+      "mov $5, %ecx; lea 2f(%rip), %rbp\n"
+      "1: xor %eax, %eax; push %rax; ret; 2: loop 1b; hlt");
+GUEST(code_at_zero, 64, "add $1, %rbx; jmp *%rbp");
+
+static void return_to_zero(void **state)
+{
+	struct guest *g = *state;
+
+	guest_load(g, 0, code_at_zero, (size_t)(code_at_zero_end - code_at_zero));
+	RUN(g, code_return_to_zero);
+	assert_int_equal(g->s.gpr[PART_RBX], 5);
+	expect_translated(g);
+}
+
+/* And this address marks what is free in the table of jumps. */
+GUEST(code_return_nowhere, 64,
+      "mov $5, %ecx\n"
+      "1: lea 2f(%rip), %rdx; cmp $1, %ecx; jne 3f; movabs $0x8000000000000000, %rdx\n"
+      "3: push %rdx; ret; 2: loop 1b; hlt");
+
+static void return_to_no_address(void **state)
+{
+	struct guest *g = *state;
+
+	guest_load(g, 0x9000, handler_halt, (size_t)(handler_halt_end - handler_halt));
+	guest_gate(g, 13, 0x9000, 0, 0);
+	RUN(g, code_return_nowhere);
+	assert_int_equal(g->s.gpr[PART_RCX], 1);
+	assert_int_equal(g->s.gpr[PART_RAX], 0); /* error code */
+	expect_translated(g);
+}
+
 /* ---- links and mappings ---- */
 
 /* A function on another page, called directly and by register, while its page is mapped to and fro.
@@ -309,17 +425,20 @@ GUEST(loop_jmp, 64, "1: jmp 1b");
 GUEST(loop_carry, 64, "1: adc %rax, %rbx; inc %rcx; jmp 1b");
 GUEST(loop_ret, 64, "1: lea 1b(%rip), %rax; push %rax; ret");
 GUEST(loop_call, 64, "1: mov $0x7000, %esp; call 1b");
+/* Calls forward, 2^30 in all, and returns: no branch goes back. */
+GUEST(
+    loop_calls, 64,
+    ".altmacro; .macro level n; call 9f; call 9f; ret; 9:; .if \\n; level %(\\n-1); .endif; .endm\n"
+    "level 29; ret");
 GUEST(loop_register, 64, "lea 1f(%rip), %rax; 1: jmp *%rax");
 
 static void loops_can_be_paused(void **state)
 {
 	static const struct {
 		const uint8_t *code, *end;
-	} loops[] = { { loop_jmp, loop_jmp_end },
-		      { loop_carry, loop_carry_end },
-		      { loop_ret, loop_ret_end },
-		      { loop_call, loop_call_end },
-		      { loop_register, loop_register_end } };
+	} loops[] = { { loop_jmp, loop_jmp_end },     { loop_carry, loop_carry_end },
+		      { loop_ret, loop_ret_end },     { loop_call, loop_call_end },
+		      { loop_calls, loop_calls_end }, { loop_register, loop_register_end } };
 
 	for (unsigned i = 0; i < ARRAY_SIZE(loops); i++) {
 		struct guest *g = guest_new(1);
@@ -342,6 +461,12 @@ int main(void)
 		TEST(divide_error),
 		TEST(misaligned_sse),
 		TEST(unmasked_sse_exception),
+		TEST(x87_state),
+		TEST(unmasked_x87_exception),
+		TEST(row_across_pages),
+		TEST(unusual_returns),
+		TEST(return_to_zero),
+		TEST(return_to_no_address),
 		TEST(target_mapped_elsewhere),
 		TEST(return_address_on_code),
 		cmocka_unit_test(cache_overflows),

@@ -120,6 +120,39 @@ static bool is_sse(const ZydisDecodedInstruction *in)
 	}
 }
 
+/* Those that load, store or reset the whole state, or that wait for it, aren't for us. */
+static enum xl_kind x87_kind(const ZydisDecodedInstruction *in, struct xl_insn *x)
+{
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_FLDCW:
+		x->x87_control = true;
+		return XL_X87_FLDCW;
+	case ZYDIS_MNEMONIC_FNSTCW:
+	case ZYDIS_MNEMONIC_FNSTSW:
+	case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FWAIT:
+		x->x87_control = true;
+		return XL_X87;
+	case ZYDIS_MNEMONIC_FNINIT:
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FRSTOR:
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FENI8087_NOP:
+	case ZYDIS_MNEMONIC_FDISI8087_NOP:
+	case ZYDIS_MNEMONIC_FSETPM287_NOP:
+		return XL_INTERPRET;
+	default:
+		return XL_X87;
+	}
+}
+
+static bool is_x87(const ZydisDecodedInstruction *in)
+{
+	return in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+	       ((in->opcode & 0xf8) == 0xd8 || in->opcode == 0x9b);
+}
+
 static enum xl_kind kind_of(const ZydisDecodedInstruction *in, struct xl_insn *x)
 {
 	enum xl_kind kind = integer_kind(in->mnemonic);
@@ -139,6 +172,8 @@ static enum xl_kind kind_of(const ZydisDecodedInstruction *in, struct xl_insn *x
 	}
 	if (in->mnemonic == ZYDIS_MNEMONIC_JMP && (in->opcode == 0xe9 || in->opcode == 0xeb))
 		return XL_JMP;
+	if (is_x87(in))
+		return x87_kind(in, x);
 	x->sse = is_sse(in);
 	return x->sse ? XL_PLAIN : XL_INTERPRET;
 }
@@ -268,10 +303,26 @@ static bool find_memory(const ZydisDecodedInstruction *in, const ZydisDecodedOpe
 	return true;
 }
 
+/* A memory operand or ST(i); the handler knows its size. */
+static bool find_x87_operands(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+			      struct xl_insn *x)
+{
+	x->rm.class = OPERAND_ST;
+	x->rm.number = in->raw.modrm.rm;
+	if (!x->modrm || in->raw.modrm.mod == 3)
+		return true;
+	for (unsigned i = 0; i < in->operand_count_visible; i++, op++)
+		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY)
+			return find_memory(in, op, x);
+	return false;
+}
+
 /* Operands that ModRM or the opcode name; the others stay what they are. */
 static bool find_operands(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
 			  struct xl_insn *x)
 {
+	if (x->kind == XL_X87 || x->kind == XL_X87_FLDCW)
+		return find_x87_operands(in, op, x);
 	for (unsigned i = 0; i < in->operand_count; i++, op++) {
 		bool named = op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG ||
 			     op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ||
@@ -337,12 +388,13 @@ static bool find_all(const ZydisDecodedInstruction *in, const ZydisDecodedOperan
 	return true;
 }
 
-bool xl_decode(unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x)
+bool xl_decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x)
 {
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 
-	if (!ZYAN_SUCCESS(zydis_decode(sc_decoder(mode), code, MIN(len, 15u), &in, op)))
+	if (!ZYAN_SUCCESS(
+		zydis_decode_cached(c->decoded, sc_decoder(mode), code, MIN(len, 15u), &in, op)))
 		return false;
 	x->len = in.length;
 	x->mnemonic = in.mnemonic;

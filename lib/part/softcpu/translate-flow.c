@@ -80,12 +80,17 @@ static uint8_t *gen_poll_flags(struct gen *g)
 	return stub;
 }
 
-/* Leaves for target, with flags as g->flags says; live: those that are read there. */
-static void gen_exit(struct gen *g, unsigned which, uint64_t target, uint32_t live)
+enum { EXIT_POLL = 1, EXIT_GUARD = 2 };
+
+/* Leaves for target, with flags as g->flags says; live: those that are read there. EXIT_POLL: looks
+ * at vp.attention even if the way is forward; EXIT_GUARD: the page may have been mapped elsewhere
+ * even if it is this one. */
+static void gen_exit(struct gen *g, unsigned which, uint64_t target, uint32_t live, unsigned how)
 {
 	struct emitter *e = &g->e;
 	struct xl_exit *x = new_exit(g, which, target);
-	bool back = target < g->xl->va + g->b->len, far = !same_page(g, target);
+	bool back = (how & EXIT_POLL) || target < g->xl->va + g->b->len;
+	bool far = (how & EXIT_GUARD) || !same_page(g, target);
 	uint8_t *from[2];
 	unsigned count = 0;
 
@@ -109,7 +114,7 @@ static void gen_exit(struct gen *g, unsigned which, uint64_t target, uint32_t li
 
 void gen_fall_through(struct gen *g, uint64_t va)
 {
-	gen_exit(g, 0, va & g->c->rip_mask, g->live_out[0]);
+	gen_exit(g, 0, va & g->c->rip_mask, g->live_out[0], 0);
 }
 
 static uint64_t next_va(const struct gen *g, const struct xl_insn *x)
@@ -122,18 +127,47 @@ static uint64_t target_va(const struct gen *g, const struct xl_insn *x)
 	return (next_va(g, x) + (uint64_t)(int64_t)x->u->imm) & g->c->rip_mask;
 }
 
+/* Nothing needs to be looked at on the way there: a conditional jump may lead there itself. */
+static bool goes_straight(const struct gen *g, uint64_t target)
+{
+	return same_page(g, target) && target >= g->xl->va + g->b->len;
+}
+
+/* A jump on cc to target as an exit; its stub is still to come. */
+static struct xl_exit *gen_straight(struct gen *g, unsigned cc, unsigned which, uint64_t target)
+{
+	struct xl_exit *x = new_exit(g, which, target);
+
+	x->flags = g->live_out[which] && (g->flags == FLAGS_HOST || g->flags == FLAGS_BOTH);
+	x->jump = emit_jcc(&g->e, cc);
+	return x;
+}
+
 static void gen_jcc(struct gen *g, struct xl_insn *x)
 {
+	uint64_t target[2] = { next_va(g, x) & g->c->rip_mask, target_va(g, x) };
+	unsigned cc = x->u->aux & 15, straight = goes_straight(g, target[1]);
+	struct xl_exit *other = NULL;
 	enum flags_place at_branch;
-	uint8_t *not_taken;
+	uint8_t *over = NULL;
 
 	gen_flags_wanted(g);
 	at_branch = g->flags;
-	not_taken = emit_jcc(&g->e, (x->u->aux & 15) ^ 1);
-	gen_exit(g, 1, target_va(g, x), g->live_out[1]);
-	emit_here(&g->e, not_taken);
+	if (!straight)
+		cc ^= 1;
+	if (goes_straight(g, target[straight]))
+		other = gen_straight(g, cc, straight, target[straight]);
+	else
+		over = emit_jcc(&g->e, cc);
+	gen_exit(g, !straight, target[!straight], g->live_out[!straight], 0);
+	if (other) {
+		gen_exit_stub(g, other, NULL, 0);
+		emit_set_rel32(other->jump, other->stub);
+		return;
+	}
+	emit_here(&g->e, over);
 	g->flags = at_branch;
-	gen_exit(g, 0, next_va(g, x) & g->c->rip_mask, g->live_out[0]);
+	gen_exit(g, straight, target[straight], g->live_out[straight], 0);
 }
 
 /* ---- the stack of calls ---- */
@@ -144,9 +178,7 @@ static void gen_push_return(struct gen *g, struct xl_insn *x)
 	struct emitter *e = &g->e;
 	uint64_t va = next_va(g, x);
 
-	emit_lea64(e, SCRATCH0, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
-	gen_translate(g, x, 8, true, false);
-	gen_page_flags(g);
+	gen_translate_stack(g, x, -8, 8, true);
 	if (fits_s32((int64_t)va)) {
 		emit_store_imm64(e, AT_REG(SCRATCH0), (int32_t)va);
 	} else {
@@ -158,13 +190,56 @@ static void gen_push_return(struct gen *g, struct xl_insn *x)
 	emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
 }
 
+static unsigned user_index(const struct gen *g)
+{
+	return g->b->key & KEY_USER ? 1 : 0;
+}
+
+/* Begins a new vp.returns when it is full, and pushes the guest's return address there. */
+static void gen_expect_return(struct gen *g, const struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+	uint64_t va = next_va(g, x);
+	uint8_t *room;
+
+	emit_rm(e, OP(.op = 0x3b, .w = true), H_RSP,
+		AT_GS(VP_FIELD(returns_limit) + 8 * user_index(g)));
+	room = emit_jcc8(e, CC_A);
+	emit_load64(e, H_RSP, AT_GS(VP_FIELD(returns_top) + 8 * user_index(g)));
+	emit_here8(e, room);
+	if (fits_s32((int64_t)va)) {
+		emit8(e, 0x68); /* push imm32 */
+		emit32(e, (uint32_t)va);
+	} else {
+		emit_mov_imm(e, SCRATCH1, va);
+		emit_plus_r(e, OP(.op = 0x50), SCRATCH1);
+	}
+}
+
+/* Behind a call of the host: the way on when the guest returns. */
+static void gen_returned(struct gen *g, const struct xl_insn *x)
+{
+	emit_lea64(&g->e, H_RSP, &(struct host_mem){ H_RSP, H_NONE, 0, false, 8 });
+	g->flags = FLAGS_VP;
+	gen_exit(g, 0, next_va(g, x), RF_ARITH, EXIT_GUARD);
+}
+
 static void gen_call(struct gen *g, struct xl_insn *x)
 {
+	struct emitter *e = &g->e;
+	uint8_t *call;
+
 	gen_flags_lost(g, RF_ARITH);
 	gen_push_return(g, x);
 	gen_written(g, x, 8, XL_GO_ON);
 	gen_slow_end(g);
-	gen_exit(g, 1, target_va(g, x), RF_ARITH);
+	gen_expect_return(g, x);
+	emit8(e, 0xe8); /* call */
+	call = e->p;
+	emit32(e, 0);
+	gen_returned(g, x);
+	emit_here(e, call);
+	gen_exit(g, 1, target_va(g, x), RF_ARITH, EXIT_POLL);
 }
 
 /* ---- computed ---- */
@@ -181,14 +256,12 @@ static void gen_find_jump(struct gen *g, struct xl_insn *x)
 {
 	struct emitter *e = &g->e;
 
-	emit_mov64(e, SCRATCH1, SCRATCH0);
-	emit_rr(e, OP(.op = 0xc1, .w = true), 5, SCRATCH1); /* shr */
-	emit8(e, JUMP_BITS);
-	emit_rr(e, OP(.op = 0x31), SCRATCH0, SCRATCH1); /* xor */
-	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1);        /* and */
-	emit32(e, JUMPS - 1);
-	emit_rr(e, OP(.op = 0xc1), 4, SCRATCH1); /* shl */
-	emit8(e, JUMP_SHIFT);
+	emit_rr(e, OP(.op = 0x69), SCRATCH1, SCRATCH0); /* imul */
+	emit32(e, JUMP_HASH);
+	emit_rr(e, OP(.op = 0xc1), 5, SCRATCH1); /* shr */
+	emit8(e, 32 - JUMP_BITS - JUMP_SHIFT);
+	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1); /* and */
+	emit32(e, (JUMPS - 1) << JUMP_SHIFT);
 	emit_rm(e, OP(.op = 0x3b, .w = true), SCRATCH0,
 		AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, rip))));
 	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
@@ -208,16 +281,43 @@ static void emit_jmp_code(struct gen *g)
 		AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, code))));
 }
 
+/* The entry of vp.returns in that depth. */
+static void emit_cmp_return(struct emitter *e, unsigned depth)
+{
+	emit_rm(e, OP(.op = 0x3b, .w = true), SCRATCH0,
+		&(struct host_mem){ H_RSP, H_NONE, 0, false, 16 * (int32_t)depth + 8 });
+}
+
+/* To the caller that vp.returns has last, or last but one; or, as the stack isn't what it was, to
+ * anywhere, with a new vp.returns. */
 static void gen_ret(struct gen *g, struct xl_insn *x)
 {
+	const struct host_mem popped = { GUEST_RSP, H_NONE, 0, false, 8 + x->u->imm };
 	struct emitter *e = &g->e;
+	uint32_t top = VP_FIELD(returns_top) + 8 * user_index(g);
+	uint8_t *other, *unknown[2];
+	const uint8_t *hit;
 
 	gen_flags_lost(g, RF_ARITH);
-	emit_mov64(e, SCRATCH0, GUEST_RSP);
-	gen_translate(g, x, 8, false, false);
+	gen_translate_stack(g, x, 0, 8, false);
 	emit_load64(e, SCRATCH0, AT_REG(SCRATCH0));
+	emit_cmp_return(e, 0);
+	other = emit_jcc8(e, CC_NE);
+	hit = e->p;
+	emit_lea64(e, GUEST_RSP, &popped);
+	emit8(e, 0xc3);
+	emit_here8(e, other);
+	emit_rm(e, OP(.op = 0x3b, .w = true), H_RSP, AT_GS(top));
+	unknown[0] = emit_jcc8(e, CC_E);
+	emit_cmp_return(e, 1);
+	unknown[1] = emit_jcc8(e, CC_NE);
+	emit_lea64(e, H_RSP, &(struct host_mem){ H_RSP, H_NONE, 0, false, 16 });
+	emit_jmp(e, hit);
+	emit_here8(e, unknown[0]);
+	emit_here8(e, unknown[1]);
 	gen_find_jump(g, x);
-	emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, 8 + x->u->imm });
+	emit_lea64(e, GUEST_RSP, &popped);
+	emit_load64(e, H_RSP, AT_GS(top));
 	emit_jmp_code(g);
 	gen_slow_end(g);
 }
@@ -266,18 +366,21 @@ static void gen_call_computed(struct gen *g, struct xl_insn *x)
 	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[2])));
 	gen_push_return(g, x);
 	gen_written(g, x, 8, XL_LEAVE_JUMPED);
-	emit_rm(e, OP(.op = 0xff), 4, AT_GS(VP_FIELD(scratch[2])));
 	gen_slow_end(g);
+	gen_expect_return(g, x);
+	emit_rm(e, OP(.op = 0xff), 2, AT_GS(VP_FIELD(scratch[2]))); /* call */
+	gen_returned(g, x);
 }
 
 void gen_flow(struct gen *g, struct xl_insn *x)
 {
+	gen_x87_note(g, &g->x87);
 	switch (x->kind) {
 	case XL_JCC:
 		gen_jcc(g, x);
 		break;
 	case XL_JMP:
-		gen_exit(g, 1, target_va(g, x), g->live_out[1]);
+		gen_exit(g, 1, target_va(g, x), g->live_out[1], 0);
 		break;
 	case XL_CALL:
 		gen_call(g, x);

@@ -27,8 +27,7 @@ void gen_flags_wanted(struct gen *g)
 	g->flags = FLAGS_BOTH;
 }
 
-/* For C code. */
-static void gen_flags_to_vp(struct gen *g, uint32_t live)
+void gen_flags_to_vp(struct gen *g, uint32_t live)
 {
 	if (g->flags == FLAGS_HOST && live)
 		emit_save_flags(&g->e);
@@ -62,6 +61,7 @@ uint32_t gen_site(struct gen *g, const struct xl_insn *x, enum xl_after after, b
 			       .next_off = (uint16_t)(x->off + x->len),
 			       .size = x->mem_size,
 			       .after = (uint8_t)after };
+	s->rest = x->u;
 	if (uops) {
 		memcpy(s->u, x->u, uops * sizeof(struct uop));
 		s->u[uops].fn = sc_uop_done;
@@ -73,16 +73,22 @@ static struct cold *new_cold(struct gen *g, uint8_t *from, const uint8_t *call, 
 {
 	struct cold *k = &g->colds[g->cold_count++];
 
-	*k = (struct cold){ .from = { from }, .from_count = 1, .call = call, .site = site };
+	*k = (struct cold){
+		.from = { from }, .from_count = 1, .call = call, .site = site, .x87 = g->x87
+	};
 	return k;
 }
 
 void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from)
 {
-	if (g->slow)
+	enum xl_after after = x->kind == XL_X87_FLDCW ? XL_LEAVE : XL_GO_ON;
+
+	if (!g->slow && g->rest)
+		g->slow = new_cold(g, from, g->t->rest, gen_site(g, x, XL_LEAVE, false));
+	else if (g->slow)
 		g->slow->from[g->slow->from_count++] = from;
 	else
-		g->slow = new_cold(g, from, g->t->slow, gen_site(g, x, XL_GO_ON, true));
+		g->slow = new_cold(g, from, g->t->slow, gen_site(g, x, after, true));
 }
 
 void gen_slow_end(struct gen *g)
@@ -98,10 +104,11 @@ void gen_slow_end(struct gen *g)
 void gen_interpret(struct gen *g, struct xl_insn *x)
 {
 	gen_flags_to_vp(g, RF_ARITH);
+	gen_x87_note(g, &g->x87);
 	emit_plus_r(&g->e, OP(.op = 0xb8), SCRATCH1);
 	emit32(&g->e, gen_site(g, x, XL_GO_ON, true));
 	emit_call(&g->e, g->t->slow);
-	g->sse_ready = false;
+	g->sse_ready = g->x87_ready = false;
 }
 
 /* ---- memory ---- */
@@ -149,9 +156,13 @@ void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, 
 {
 	struct emitter *e = &g->e;
 
-	emit_mov32(e, SCRATCH1, SCRATCH0);
-	emit_rr(e, OP(.op = 0xc1), 5, SCRATCH1); /* shr */
-	emit8(e, MEM_PAGE_SHIFT - TLB_ENTRY_SHIFT);
+	if (g->t->rorx) { /* what comes in from below goes with the mask */
+		emit_rorx32(e, SCRATCH1, SCRATCH0, MEM_PAGE_SHIFT - TLB_ENTRY_SHIFT);
+	} else {
+		emit_mov32(e, SCRATCH1, SCRATCH0);
+		emit_rr(e, OP(.op = 0xc1), 5, SCRATCH1); /* shr */
+		emit8(e, MEM_PAGE_SHIFT - TLB_ENTRY_SHIFT);
+	}
 	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1); /* and */
 	emit32(e, (TLB_SIZE - 1) << TLB_ENTRY_SHIFT);
 	emit_rm(e, OP(.op = 0x33, .w = true), SCRATCH0,
@@ -201,24 +212,36 @@ void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after 
 	x->mem_size = saved;
 }
 
-/* ---- SSE ---- */
+/* ---- SSE and x87 registers ---- */
 
-/* Once before the first SSE instruction in a row. */
-static void gen_load_sse(struct gen *g, struct xl_insn *x)
+/* flag: whether it is there already; load: code that sees to it. */
+static void gen_load_unit(struct gen *g, struct xl_insn *x, uint32_t flag, const uint8_t *load)
 {
 	struct emitter *e = &g->e;
 	uint8_t *ready;
 
-	if (g->sse_ready)
-		return;
 	gen_flags_lost(g, live_before(x));
-	emit_rm(e, OP(.op = 0x80), 7, AT_GS(VP_FIELD(sse_loaded)));
+	emit_rm(e, OP(.op = 0x80), 7, AT_GS(flag));
 	emit8(e, 0);
 	ready = emit_jcc8(e, CC_NE);
-	emit_call(e, g->t->load_sse);
+	emit_call(e, load);
 	new_cold(g, emit_jcc(e, 2 /* CF */), g->t->slow, gen_site(g, x, XL_LEAVE, true));
 	emit_here8(e, ready);
+}
+
+/* Once before the first SSE instruction in a row. */
+static void gen_load_sse(struct gen *g, struct xl_insn *x)
+{
+	if (!g->sse_ready)
+		gen_load_unit(g, x, VP_FIELD(sse_loaded), g->t->load_sse);
 	g->sse_ready = true;
+}
+
+void gen_load_x87(struct gen *g, struct xl_insn *x)
+{
+	if (!g->x87_ready)
+		gen_load_unit(g, x, VP_FIELD(x87_loaded), g->t->load_x87);
+	g->x87_ready = true;
 }
 
 /* ---- the instruction itself ---- */
@@ -349,14 +372,13 @@ static void put_back(struct gen *g, const struct xl_insn *x, const struct placed
 		emit_store64(&g->e, p->rm, AT_GS(VP_GPR(x->rm.number)));
 }
 
-/* Flags that the instruction itself needs in the host's. */
-static void gen_flags_for(struct gen *g, const struct xl_insn *x)
+void gen_flags_for(struct gen *g, const struct xl_insn *x)
 {
 	if (x->writes_flags ? live_before(x) : x->use)
 		gen_flags_wanted(g);
 }
 
-static void gen_flags_after(struct gen *g, const struct xl_insn *x)
+void gen_flags_after(struct gen *g, const struct xl_insn *x)
 {
 	if (x->writes_flags)
 		g->flags = FLAGS_HOST;
@@ -369,13 +391,18 @@ static void gen_memory_insn(struct gen *g, struct xl_insn *x)
 	struct placed p;
 	bool busy;
 
-	gen_flags_lost(g, live_before(x));
-	gen_address(g, x);
-	gen_translate(g, x, x->mem_size, x->mem_write, x->mem_aligned);
+	if (!keeps_flags(x))
+		gen_flags_lost(g, live_before(x));
+	if (x->stack) {
+		gen_translate_stack(g, x, (int32_t)x->u->disp, x->mem_size, x->mem_write);
+	} else {
+		gen_address(g, x);
+		gen_translate(g, x, x->mem_size, x->mem_write, x->mem_aligned);
+		if (x->mem_write)
+			gen_page_flags(g);
+	}
 	busy = (x->reg.class == OPERAND_GPR && host_gpr(x->reg.number) == H_NONE) ||
 	       (g->flags == FLAGS_VP && (x->writes_flags ? live_before(x) : x->use));
-	if (x->mem_write)
-		gen_page_flags(g);
 	if (x->mem_write && busy)
 		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
 	gen_flags_for(g, x);
@@ -505,10 +532,9 @@ static void gen_push(struct gen *g, struct xl_insn *x)
 
 	if (is_register)
 		host = host_gpr(guest);
-	gen_flags_lost(g, live_before(x));
-	emit_lea64(e, SCRATCH0, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
-	gen_translate(g, x, 8, true, false);
-	gen_page_flags(g);
+	if (!keeps_flags(x))
+		gen_flags_lost(g, live_before(x));
+	gen_translate_stack(g, x, -8, 8, true);
 	if (!is_register) {
 		emit_store_imm64(e, AT_REG(SCRATCH0), x->u->imm);
 	} else if (host != H_NONE) {
@@ -529,9 +555,9 @@ static void gen_pop(struct gen *g, struct xl_insn *x)
 	struct emitter *e = &g->e;
 	unsigned guest = x->rm.number, host = host_gpr(guest);
 
-	gen_flags_lost(g, live_before(x));
-	emit_mov64(e, SCRATCH0, GUEST_RSP);
-	gen_translate(g, x, 8, false, false);
+	if (!keeps_flags(x))
+		gen_flags_lost(g, live_before(x));
+	gen_translate_stack(g, x, 0, 8, false);
 	emit_load64(e, host == H_NONE ? SCRATCH1 : host, AT_REG(SCRATCH0));
 	if (host == H_NONE)
 		emit_store64(e, SCRATCH1, AT_GS(VP_GPR(guest)));
@@ -561,6 +587,10 @@ void gen_insn(struct gen *g, struct xl_insn *x)
 	case XL_PLAIN:
 		gen_plain(g, x);
 		break;
+	case XL_X87:
+	case XL_X87_FLDCW:
+		gen_x87(g, x);
+		break;
 	case XL_DIVIDE:
 		gen_divide(g, x);
 		break;
@@ -575,6 +605,14 @@ void gen_insn(struct gen *g, struct xl_insn *x)
 		break;
 	case XL_INTERPRET:
 		gen_interpret(g, x);
+		break;
+	case XL_CLI:
+	case XL_STI:
+	case XL_CLD:
+	case XL_SWAPGS:
+	case XL_PUSHF:
+	case XL_PUSH_MEMORY:
+		gen_system(g, x);
 		break;
 	default:
 		gen_flow(g, x);

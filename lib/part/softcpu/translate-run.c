@@ -21,6 +21,21 @@ struct block *sc_uop_done(struct vp *c, struct uop *u)
 	return &done_block;
 }
 
+/* Leaves for next, or for RIP(c) when that is NULL: without the loop, if there is nothing for it to
+ * do and a translation is known. */
+static uintptr_t leave_for(struct vp *c, const struct block *next)
+{
+	const struct sc_jump *j = sc_jump_slot(c, c->key, RIP(c));
+
+	if (j->rip != RIP(c) || (c->key & ~KEY_USER) != MODE_64 ||
+	    *(const uint32_t *)((const uint8_t *)c + j->xtlb) != j->version ||
+	    atomic_load_explicit(&c->attention, memory_order_relaxed))
+		return (uintptr_t)next + 1;
+	c->link = NULL;
+	c->resume = j->code;
+	return XL_RESUME;
+}
+
 static uintptr_t leave_at(struct vp *c, uint64_t rip)
 {
 	RIP(c) = rip & c->rip_mask;
@@ -37,10 +52,24 @@ uintptr_t translate_slow(struct vp *c, uint32_t site)
 	c->blk = b;
 	next = s->u[0].fn(c, s->u);
 	if (next != &done_block)
-		return (uintptr_t)next + 1;
+		return leave_for(c, next);
 	if (likely(s->after == XL_GO_ON && b->live))
 		return 0;
 	return leave_at(c, s->xl->va + s->next_off);
+}
+
+/* From the site's instruction on. */
+uintptr_t translate_rest(struct vp *c, uint32_t site)
+{
+	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
+	struct block *b = s->xl->block;
+	sc_fn *fn = s->rest == b->uops ? b->interpret : s->rest->fn;
+
+	if (unlikely(!b->live))
+		return leave_at(c, s->xl->va + s->off);
+	RIP(c) = s->xl->va;
+	c->blk = b;
+	return leave_for(c, fn(c, s->rest));
 }
 
 uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
@@ -95,7 +124,7 @@ static void link_exit(struct vp *c, struct xl_exit *x, struct xl *to)
 	emit_set_rel32(x->jump, cache->rw + (entry - cache->rx));
 }
 
-struct block *translate_exit(struct vp *c, uint32_t exit)
+uintptr_t translate_exit(struct vp *c, uint32_t exit)
 {
 	struct xl_exit *x = (struct xl_exit *)(c->translator->cache.data + exit);
 	struct block *from = x->from->block, *next = from->chain[x->which];
@@ -104,15 +133,17 @@ struct block *translate_exit(struct vp *c, uint32_t exit)
 	RIP(c) = x->target;
 	c->link = NULL;
 	if (unlikely(atomic_load_explicit(&c->attention, memory_order_relaxed)))
-		return NULL;
+		return LEAVE_FOR_LOOP;
 	if (!next || !next->live || (x->guard && !sc_xtlb_maps(c, x->target, next))) {
 		c->link = &from->chain[x->which];
-		return NULL;
+		return LEAVE_FOR_LOOP;
 	}
 	to = from->live ? translation_at(next, x->target) : NULL;
-	if (to)
-		link_exit(c, x, to);
-	return next;
+	if (!to)
+		return (uintptr_t)next + 1;
+	link_exit(c, x, to);
+	c->resume = to->entry;
+	return XL_RESUME;
 }
 
 /* ---- GS ---- */
@@ -139,6 +170,12 @@ void translate_bind_thread(struct vp *c)
 
 /* ---- dropping ---- */
 
+/* JUMP_FREE alone would not do: guests may jump there. */
+static void free_jump(struct sc_jump *j)
+{
+	*j = (struct sc_jump){ .rip = JUMP_FREE, .xtlb = OFF_ZERO, .version = 1 };
+}
+
 void sc_translations_drop(struct vp *c, struct block *b)
 {
 	for (struct xl *x = b->xls; x; x = x->next) {
@@ -147,7 +184,7 @@ void sc_translations_drop(struct vp *c, struct block *b)
 		while (x->incoming)
 			unlink_exit(x->incoming);
 		if (j->code == x->entry)
-			j->rip = JUMP_FREE;
+			free_jump(j);
 	}
 }
 
@@ -155,7 +192,25 @@ static void clear_jumps(struct vp *c)
 {
 	for (unsigned u = 0; u < 2; u++)
 		for (unsigned i = 0; i < JUMPS; i++)
-			c->jumps[u][i].rip = JUMP_FREE;
+			free_jump(&c->jumps[u][i]);
+}
+
+/* Their code is gone. */
+static void clear_returns(struct vp *c)
+{
+	unsigned user = c->key & KEY_USER ? 1 : 0;
+
+	for (unsigned u = 0; u < 2; u++) {
+		struct sc_returns *r = &c->returns[u];
+
+		r->entry[RETURNS].rip = LOST_RETURN_RIP;
+		r->entry[RETURNS].code =
+		    code_cache_rx(&c->translator->cache, c->translator->lost_return);
+		c->returns_top[u] = (uint64_t)&r->entry[RETURNS];
+		c->returns_limit[u] = (uint64_t)&r->entry[0];
+	}
+	c->translated_rsp = c->returns_top[user];
+	c->other_translated_rsp = c->returns_top[!user];
 }
 
 void sc_translations_flush(struct vp *c)
@@ -165,6 +220,7 @@ void sc_translations_flush(struct vp *c)
 	if (!t)
 		return;
 	clear_jumps(c);
+	clear_returns(c);
 	t->cache.used = t->cache.shared_end;
 	t->cache.data_used = 0;
 }
@@ -177,6 +233,7 @@ int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err)
 	if (!t)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the translator");
 	t->hot = TRANSLATE_HOT;
+	t->rorx = __builtin_cpu_supports("bmi2");
 	rc = code_cache_init(&t->cache, cache_bytes, err);
 	if (rc < 0) {
 		code_cache_done(&t->cache);
@@ -186,6 +243,7 @@ int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err)
 	c->translator = t;
 	c->self = c;
 	c->call_slow = translate_slow;
+	c->call_rest = translate_rest;
 	c->call_stored = translate_stored;
 	c->call_exit = translate_exit;
 	translate_shared_code(c, t);

@@ -1,8 +1,9 @@
 /*
  * The code that all translations of a VP share: entering, leaving, and calling C.
  *
- * In translated code the host's RSP is 16-byte aligned and points to a frame that enter() made: one
- * free slot, the callee-saved registers, the return address.
+ * In translated code the host's RSP is a pointer into vp.returns; C code runs on the host's own
+ * stack, in a frame that enter() made: one free slot, the callee-saved registers, the return
+ * address.
  */
 #include "part/softcpu/translate.h"
 
@@ -54,10 +55,19 @@ static void emit_call_vp(struct emitter *e, uint32_t field)
 	emit_rm(e, OP(.op = 0xff), 2, AT_GS(field));
 }
 
-static void emit_test_sse(struct emitter *e)
+_Static_assert(offsetof(struct vp, x87_loaded) == offsetof(struct vp, sse_loaded) + 1, "one word");
+
+/* cmp word sse_loaded and x87_loaded, 0 */
+static void emit_test_fpu(struct emitter *e)
 {
-	emit_rm(e, OP(.op = 0x80), 7, AT_GS(VP_FIELD(sse_loaded)));
+	emit_rm(e, OP(.op = 0x83, .prefix = 0x66), 7, AT_GS(VP_FIELD(sse_loaded)));
 	emit8(e, 0);
+}
+
+static void emit_store_constant(struct emitter *e, uint32_t field, uint32_t v)
+{
+	emit_rm(e, OP(.op = 0xc7), 0, AT_GS(field));
+	emit32(e, v);
 }
 
 static uint32_t xmm_field(unsigned i)
@@ -65,18 +75,46 @@ static uint32_t xmm_field(unsigned i)
 	return VP_FIELD(regs.fpu.xmm) + 16 * i;
 }
 
-/* For C: the guest's SSE registers go to the VP, MXCSR is the host's again. */
-static uint8_t *make_store_sse(struct emitter *e)
+static void emit_store_xmm(struct emitter *e)
 {
-	uint8_t *start = e->p;
-
 	for (unsigned i = 0; i < 16; i++)
 		emit_rm(e, OP(.map = MAP_0F, .op = 0x11), i, AT_GS(xmm_field(i)));
 	emit_rm(e, OP(.map = MAP_0F, .op = 0xae), 3, AT_GS(VP_FIELD(regs.fpu.mxcsr)));
+}
+
+/* FXSAVE64 notes the host's addresses, which are not the guest's. */
+static void emit_store_all(struct emitter *e)
+{
+	emit_load64(e, H_RAX, AT_GS(VP_FIELD(regs.fpu.fip)));
+	emit_load64(e, H_RCX, AT_GS(VP_FIELD(regs.fpu.fdp)));
+	emit_rm(e, OP(.map = MAP_0F, .op = 0xb7), H_R8, AT_GS(VP_FIELD(regs.fpu.fop)));
+	emit_rm(e, OP(.map = MAP_0F, .op = 0xae, .w = true), 0, AT_GS(VP_FIELD(regs.fpu)));
+	emit_store64(e, H_RAX, AT_GS(VP_FIELD(regs.fpu.fip)));
+	emit_store64(e, H_RCX, AT_GS(VP_FIELD(regs.fpu.fdp)));
+	emit_rm(e, OP(.op = 0x89, .prefix = 0x66), H_R8, AT_GS(VP_FIELD(regs.fpu.fop)));
+	emit_store_constant(e, VP_FIELD(regs.fpu.mxcsr_mask), HOSTOP_MXCSR_MASK);
+	emit8(e, 0xdb); /* fninit: C expects an empty stack */
+	emit8(e, 0xe3);
+}
+
+/* For C: what is loaded goes to the VP, MXCSR is the host's again. RAX, RCX and R8 are lost. */
+static uint8_t *make_store_fpu(struct emitter *e)
+{
+	uint8_t *start = e->p, *all, *stored;
+
+	emit_rm(e, OP(.op = 0x80), 7, AT_GS(VP_FIELD(x87_loaded)));
+	emit8(e, 0);
+	all = emit_jcc(e, CC_NE);
+	emit_store_xmm(e);
+	stored = e->p;
 	emit_rm(e, OP(.map = MAP_0F, .op = 0xae), 2, AT_GS(VP_FIELD(host_mxcsr)));
-	emit_rm(e, OP(.op = 0xc6), 0, AT_GS(VP_FIELD(sse_loaded)));
+	emit_rm(e, OP(.op = 0xc7, .prefix = 0x66), 0, AT_GS(VP_FIELD(sse_loaded)));
+	emit8(e, 0); /* and x87_loaded */
 	emit8(e, 0);
 	emit8(e, 0xc3);
+	emit_here(e, all);
+	emit_store_all(e);
+	emit_jmp(e, stored);
 	return start;
 }
 
@@ -115,7 +153,42 @@ static uint8_t *make_load_sse(struct emitter *e)
 	return start;
 }
 
-/* RAX: what the loop gets. */
+#define X87_MASKS   0x3fu
+#define X87_PENDING 0x8080u /* ES, B */
+
+/* Not possible: x87 is off or lazy, or guest exceptions are unmasked. All is loaded, and SSE stays
+ * as it is; only scratch registers and flags change. */
+static uint8_t *make_load_x87(struct emitter *e)
+{
+	uint8_t *start = e->p, *no[2], *no_sse;
+
+	emit_rm(e, OP(.op = 0xf7), 0, AT_GS(VP_FIELD(cr0)));
+	emit32(e, CR0_EM | CR0_TS);
+	no[0] = emit_jcc8(e, CC_NE);
+	emit_load32(e, SCRATCH1, AT_GS(VP_FIELD(regs.fpu.fcw))); /* and fsw */
+	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1);
+	emit32(e, X87_PENDING << 16 | X87_MASKS);
+	emit_rr(e, OP(.op = 0x83), 7, SCRATCH1);
+	emit8(e, X87_MASKS);
+	no[1] = emit_jcc8(e, CC_E);
+	emit_here8(e, no[0]);
+	emit8(e, 0xf9); /* stc */
+	emit8(e, 0xc3);
+	emit_here8(e, no[1]);
+	emit_rm(e, OP(.op = 0x80), 7, AT_GS(VP_FIELD(sse_loaded)));
+	emit8(e, 0);
+	no_sse = emit_jcc(e, CC_E);
+	emit_store_xmm(e);
+	emit_here(e, no_sse);
+	emit_rm(e, OP(.map = MAP_0F, .op = 0xae, .w = true), 1, AT_GS(VP_FIELD(regs.fpu)));
+	emit_rm(e, OP(.op = 0xc6), 0, AT_GS(VP_FIELD(x87_loaded)));
+	emit8(e, 1);
+	emit8(e, 0xf8); /* clc */
+	emit8(e, 0xc3);
+	return start;
+}
+
+/* To the host's stack: RAX is what the loop gets. */
 static uint8_t *make_leave(struct emitter *e)
 {
 	uint8_t *start = e->p;
@@ -127,28 +200,54 @@ static uint8_t *make_leave(struct emitter *e)
 	return start;
 }
 
-static uint8_t *make_enter(struct emitter *e)
+/* Goes on at vp.resume. */
+static uint8_t *make_resume(struct emitter *e)
+{
+	uint8_t *start = e->p;
+
+	emit_load64(e, H_RSP, AT_GS(VP_FIELD(translated_rsp)));
+	emit_load_gprs(e);
+	emit_rm(e, OP(.op = 0xff), 4, AT_GS(VP_FIELD(resume))); /* jmp */
+	return start;
+}
+
+static uint8_t *make_enter(struct emitter *e, const uint8_t *resume)
 {
 	uint8_t *start = e->p;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++)
 		emit_plus_r(e, OP(.op = 0x50), callee_saved[i]);
-	emit_plus_r(e, OP(.op = 0x50), H_RDI);
-	emit_load_gprs(e);
-	emit_rm(e, OP(.op = 0xff), 4, AT_REG(H_RSP)); /* jmp [rsp] */
+	emit_move_rsp(e, -8);
+	emit_store64(e, H_RSP, AT_GS(VP_FIELD(host_rsp)));
+	emit_store64(e, H_RDI, AT_GS(VP_FIELD(resume)));
+	emit_jmp(e, resume);
 	return start;
 }
 
 struct shared {
-	uint8_t *store_sse, *load_sse, *leave;
+	uint8_t *store_fpu, *load_sse, *load_x87, *leave, *resume;
 };
 
-/* Calls a C function (vp, R11D, R10) in the middle of a translation. RAX 0: returns; else leaves
- * with RAX - 1. Guest SSE registers that were loaded are loaded again. */
+/* RAX as C code gave it, not 0. */
+static void emit_leave_or_resume(struct emitter *e, const struct shared *s)
+{
+	uint8_t *leaves;
+
+	emit_rr(e, OP(.op = 0x83, .w = true), 7, H_RAX); /* cmp */
+	emit8(e, XL_RESUME);
+	leaves = emit_jcc8(e, CC_NE);
+	emit_jmp(e, s->resume);
+	emit_here8(e, leaves);
+	emit_rr(e, OP(.op = 0xff, .w = true), 1, H_RAX); /* dec rax */
+	emit_jmp(e, s->leave);
+}
+
+/* Calls a C function (vp, R11D, R10) in the middle of a translation, on the host's stack. Guest FPU
+ * registers that were loaded are loaded again. */
 static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool flags_out,
 			  const struct shared *s)
 {
-	uint8_t *start = e->p, *go_on, *no_sse, *was_not;
+	uint8_t *start = e->p, *go_on, *no_fpu, *no_x87, *no_sse;
 
 	if (flags_in) /* SCRATCH1 is an argument */
 		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
@@ -157,27 +256,32 @@ static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool
 	if (flags_in)
 		emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
 	emit_save_gprs(e);
+	emit_move_rsp(e, 8); /* without the return address, should it not come back */
+	emit_store64(e, H_RSP, AT_GS(VP_FIELD(translated_rsp)));
+	emit_load64(e, H_RSP, AT_GS(VP_FIELD(host_rsp)));
 	emit_load64(e, H_RDI, AT_GS(VP_FIELD(self)));
 	emit_mov32(e, H_RSI, SCRATCH1);
 	emit_mov64(e, H_RDX, SCRATCH0);
-	emit_rm(e, OP(.map = MAP_0F, .op = 0xb6), H_RBX, AT_GS(VP_FIELD(sse_loaded)));
+	emit_rm(e, OP(.map = MAP_0F, .op = 0xb7), H_RBX, AT_GS(VP_FIELD(sse_loaded)));
 	emit_rr(e, OP(.op = 0x85), H_RBX, H_RBX);
-	no_sse = emit_jcc8(e, CC_E);
-	emit_call(e, s->store_sse);
-	emit_here8(e, no_sse);
-	emit_move_rsp(e, -8);
+	no_fpu = emit_jcc8(e, CC_E);
+	emit_call(e, s->store_fpu);
+	emit_here8(e, no_fpu);
 	emit_call_vp(e, field);
-	emit_move_rsp(e, 8);
 	emit_rr(e, OP(.op = 0x85, .w = true), H_RAX, H_RAX);
 	go_on = emit_jcc8(e, CC_E);
-	emit_rr(e, OP(.op = 0xff, .w = true), 1, H_RAX); /* dec rax */
-	emit_move_rsp(e, 8);
-	emit_jmp(e, s->leave);
+	emit_leave_or_resume(e, s);
 	emit_here8(e, go_on);
-	emit_rr(e, OP(.op = 0x85), H_RBX, H_RBX);
-	was_not = emit_jcc8(e, CC_E);
+	emit_rr(e, OP(.op = 0x84), 7 /* BH: x87_loaded */, 7);
+	no_x87 = emit_jcc8(e, CC_E);
+	emit_call(e, s->load_x87);
+	emit_here8(e, no_x87);
+	emit_rr(e, OP(.op = 0x84), H_RBX, H_RBX);
+	no_sse = emit_jcc8(e, CC_E);
 	emit_call(e, s->load_sse);
-	emit_here8(e, was_not);
+	emit_here8(e, no_sse);
+	emit_load64(e, H_RSP, AT_GS(VP_FIELD(translated_rsp)));
+	emit_move_rsp(e, -8);
 	emit_load_gprs(e);
 	if (flags_out)
 		emit_restore_flags(e);
@@ -185,20 +289,42 @@ static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool
 	return start;
 }
 
-static uint8_t *make_exit(struct emitter *e, const struct shared *s)
+/* To C code that does not come back: RDI, RSI are its arguments. */
+static void emit_to_host(struct emitter *e, const struct shared *s)
 {
-	uint8_t *start = e->p, *no_sse;
+	uint8_t *no_fpu;
 
 	emit_save_gprs(e);
+	emit_store64(e, H_RSP, AT_GS(VP_FIELD(translated_rsp)));
+	emit_load64(e, H_RSP, AT_GS(VP_FIELD(host_rsp)));
 	emit_load64(e, H_RDI, AT_GS(VP_FIELD(self)));
 	emit_mov32(e, H_RSI, SCRATCH1);
-	emit_test_sse(e);
-	no_sse = emit_jcc8(e, CC_E);
-	emit_move_rsp(e, -8);
-	emit_call(e, s->store_sse);
-	emit_move_rsp(e, 8);
-	emit_here8(e, no_sse);
+	emit_test_fpu(e);
+	no_fpu = emit_jcc8(e, CC_E);
+	emit_call(e, s->store_fpu);
+	emit_here8(e, no_fpu);
+}
+
+static uint8_t *make_exit(struct emitter *e, const struct shared *s)
+{
+	uint8_t *start = e->p;
+
+	emit_to_host(e, s);
 	emit_call_vp(e, VP_FIELD(call_exit));
+	emit_leave_or_resume(e, s);
+	return start;
+}
+
+/* A return to address 0 while vp.returns is empty: the loop shall go on there. */
+static uint8_t *make_lost_return(struct emitter *e, const struct shared *s)
+{
+	uint8_t *start = e->p;
+
+	emit_move_rsp(e, -8); /* the entry stays */
+	emit_to_host(e, s);
+	emit_store_imm64(e, AT_GS(VP_FIELD(regs.rip)), LOST_RETURN_RIP);
+	emit_store_imm64(e, AT_GS(VP_FIELD(link)), 0);
+	emit_rr(e, OP(.op = 0x31), H_RAX, H_RAX);
 	emit_jmp(e, s->leave);
 	return start;
 }
@@ -217,20 +343,24 @@ static uint8_t *make_exit_flags(struct emitter *e, const uint8_t *exit)
 void translate_shared_code(struct vp *c, struct translator *t)
 {
 	struct emitter e = { t->cache.rw, t->cache.rw + t->cache.size };
-	const uint8_t *enter = code_cache_rx(&t->cache, e.p);
+	const uint8_t *enter;
 	struct shared s;
 
-	memcpy(&t->enter, &enter, sizeof(enter));
-	make_enter(&e);
 	s.leave = make_leave(&e);
-	s.store_sse = make_store_sse(&e);
+	s.resume = make_resume(&e);
+	enter = code_cache_rx(&t->cache, make_enter(&e, s.resume));
+	memcpy(&t->enter, &enter, sizeof(enter));
+	s.store_fpu = make_store_fpu(&e);
 	s.load_sse = t->load_sse = make_load_sse(&e);
+	s.load_x87 = t->load_x87 = make_load_x87(&e);
 	t->slow = make_call(&e, VP_FIELD(call_slow), false, false, &s);
 	t->slow_flags = make_call(&e, VP_FIELD(call_slow), false, true, &s);
+	t->rest = make_call(&e, VP_FIELD(call_rest), false, false, &s);
 	t->stored = make_call(&e, VP_FIELD(call_stored), false, false, &s);
 	t->stored_flags = make_call(&e, VP_FIELD(call_stored), true, true, &s);
 	t->exit = make_exit(&e, &s);
 	t->exit_flags = make_exit_flags(&e, t->exit);
+	t->lost_return = make_lost_return(&e, &s);
 	t->cache.used = t->cache.shared_end = ALIGN_UP((size_t)(e.p - t->cache.rw), 64);
 	c->host_mxcsr = HOSTOP_MXCSR_RESET;
 }

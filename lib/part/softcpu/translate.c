@@ -75,6 +75,15 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 			x->mem_aligned = op->mem_align > 1;
 		}
 		break;
+	case XL_X87:
+	case XL_X87_FLDCW:
+		if (fn != sc_hostop || (op->unit != HOSTOP_X87 && op->unit != HOSTOP_FWAIT) ||
+		    (x->mem_size && (x->u->ea & ~EA_A32)) || x->u->seg == PART_FS ||
+		    x->u->seg == PART_GS)
+			x->kind = XL_INTERPRET;
+		else
+			x->mem_size = (uint8_t)op->mem_size;
+		break;
 	case XL_DIVIDE:
 	case XL_NOTHING:
 		if (fn == sc_raise_uop || (x->mem_size && x->u->ea & ~EA_A32))
@@ -83,7 +92,7 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 	default:
 		classify_flow(g, x);
 	}
-	if (x->kind == XL_INTERPRET) {
+	if (x->kind == XL_INTERPRET && !xl_classify_system(x)) {
 		x->use = RF_ARITH;
 		x->kill = 0;
 	}
@@ -101,7 +110,7 @@ static bool decode_block(struct gen *g, const uint8_t *code)
 		*x = (struct xl_insn){ .u = u, .off = u->off, .len = u->len };
 		if (is_end(g, u)) {
 			x->kind = XL_END;
-		} else if (!xl_decode(b->key & KEY_MODE, code + u->off, b->len - u->off, x) ||
+		} else if (!xl_decode(g->c, b->key & KEY_MODE, code + u->off, b->len - u->off, x) ||
 			   x->len != u->len) {
 			if (u->fn != sc_raise_uop)
 				return false;
@@ -142,7 +151,7 @@ static uint32_t flags_read_at(struct gen *g, uint64_t va, unsigned depth)
 		return RF_ARITH;
 	for (unsigned n = 0; n < LOOKAHEAD_INSNS && open; n++) {
 		x = (struct xl_insn){ .u = NULL };
-		if (!xl_decode(g->b->key & KEY_MODE, page + at, MEM_PAGE_SIZE - at, &x))
+		if (!xl_decode(g->c, g->b->key & KEY_MODE, page + at, MEM_PAGE_SIZE - at, &x))
 			break;
 		note_seen(g, at, at + x.len);
 		at += x.len;
@@ -223,7 +232,7 @@ static void find_live_flags_watched(struct gen *g, uint64_t page_gpa)
 
 /* ---- laying it out ---- */
 
-static void emit_cold(struct gen *g, const struct cold *k)
+static void emit_cold(struct gen *g, struct cold *k)
 {
 	struct emitter *e = &g->e;
 
@@ -231,6 +240,7 @@ static void emit_cold(struct gen *g, const struct cold *k)
 		emit_here(e, k->from[i]);
 	if (k->rcx_saved)
 		emit_load64(e, H_RCX, AT_GS(VP_FIELD(scratch[3])));
+	gen_x87_note(g, &k->x87);
 	emit_plus_r(e, OP(.op = 0xb8), SCRATCH1);
 	emit32(e, k->site);
 	emit_call(e, k->call);
@@ -292,8 +302,9 @@ static struct gen *begin(struct vp *c, struct block *b, struct gen *g)
 	g->c = c;
 	g->t = c->translator;
 	g->b = b;
-	g->count = g->cold_count = 0;
-	g->sse_ready = g->full = false;
+	g->count = g->cold_count = g->stack_count = 0;
+	g->sse_ready = g->x87_ready = g->full = g->rest = false;
+	g->x87.pending = false;
 	g->slow = NULL;
 	g->tlb = (uint32_t)((uint8_t *)&c->tlbs[b->key & KEY_USER ? 1 : 0] - (uint8_t *)c);
 	g->e = (struct emitter){ cache->rw + cache->used, cache->rw + cache->size };
@@ -320,6 +331,7 @@ static bool translate(struct vp *c, struct block *b)
 	}
 	if (decode_block(&g, sc_ram(c->vm, b->gpa))) {
 		find_live_flags_watched(&g, page_gpa);
+		find_stack_groups(&g);
 		emit_block(&g);
 		if (!g.full)
 			publish(&g);

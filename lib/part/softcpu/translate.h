@@ -35,6 +35,7 @@ struct xl_site {
 	uint16_t off, next_off; /* of this and of the next instruction in the block */
 	uint8_t size;           /* of the operand that was written */
 	uint8_t after;          /* enum xl_after */
+	struct uop *rest;       /* for translate_rest: the block's own */
 	struct uop u[];         /* the instruction, then sc_uop_done */
 };
 
@@ -68,11 +69,14 @@ struct translator {
 	struct code_cache cache;
 	/* Shared code, writable mapping. _flags: gives or takes the guest's flags in the host's. */
 	uint8_t *slow, *slow_flags;     /* R11D: site */
+	uint8_t *rest;                  /* R11D: site; does not come back */
 	uint8_t *stored, *stored_flags; /* R11D: site, R10: host address written */
 	uint8_t *exit, *exit_flags;     /* R11D: exit */
-	uint8_t *load_sse;              /* CF: not possible */
+	uint8_t *load_sse, *load_x87;   /* CF: not possible */
+	uint8_t *lost_return;           /* what the last entry of vp.returns leads to */
 	struct block *(*enter)(const uint8_t *code);
 	bool exact_flags;
+	bool rorx;    /* the host has BMI2 */
 	unsigned hot; /* how often a block is interpreted first */
 	uint64_t translated_insns, translations, ns;
 };
@@ -120,11 +124,15 @@ void translate_shared_code(struct vp *c, struct translator *t);
 /* The thread's GS base, which all emitted code uses. */
 void translate_bind_thread(struct vp *c);
 
-/* translate-run.c: called by the shared code. The block to go on with plus 1, or 0: go on in the
- * translation. */
+/* translate-run.c: called by the shared code. The block to go on with plus 1; 0: go on in the
+ * translation; XL_RESUME: go on at vp.resume, where flags are expected in vp.flags. */
+#define XL_RESUME 2
+/* The guest address of the entry of vp.returns that is never taken away. */
+#define LOST_RETURN_RIP 0
 uintptr_t translate_slow(struct vp *c, uint32_t site);
+uintptr_t translate_rest(struct vp *c, uint32_t site);
 uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host);
-struct block *translate_exit(struct vp *c, uint32_t exit);
+uintptr_t translate_exit(struct vp *c, uint32_t exit);
 sc_fn sc_uop_done;
 
 /* ---- host code that guest registers and flags live in ---- */

@@ -1,0 +1,161 @@
+/*
+ * Short instructions of kernels that need no more than the VP's own fields: interrupt flag, GS,
+ * pushed flags. Whatever isn't the common case of them is the handler's.
+ */
+#include "part/softcpu/exec.h"
+#include "part/softcpu/translate-gen.h"
+
+/* The second byte of vp.rf has IF and DF. */
+#define RF_HIGH (VP_FIELD(rf) + 1)
+#define HIGH_IF 0x02
+#define HIGH_DF 0x04
+
+enum { ALU_EXT_OR = 1, ALU_EXT_AND = 4, ALU_EXT_CMP = 7 };
+
+/* op byte [field], v */
+static void emit_byte(struct emitter *e, unsigned ext, uint32_t field, unsigned v)
+{
+	emit_rm(e, OP(.op = 0x80), ext, AT_GS(field));
+	emit8(e, v);
+}
+
+static void gen_need_cpl0(struct gen *g, struct xl_insn *x)
+{
+	emit_byte(&g->e, ALU_EXT_CMP, VP_FIELD(cpl), 0);
+	gen_slow_jump(g, x, emit_jcc(&g->e, CC_NE));
+}
+
+static void gen_cli(struct gen *g, struct xl_insn *x)
+{
+	gen_need_cpl0(g, x);
+	emit_byte(&g->e, ALU_EXT_AND, RF_HIGH, 0xff & ~HIGH_IF);
+}
+
+/* Not when something waits for it, nor at the block's end. */
+static void gen_sti(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+
+	gen_need_cpl0(g, x);
+	emit_byte(e, ALU_EXT_CMP, VP_FIELD(irq_waiting), 0);
+	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
+	emit_rm(e, OP(.op = 0x83), ALU_EXT_CMP, AT_GS(VP_FIELD(attention)));
+	emit8(e, 0);
+	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
+	emit_byte(e, ALU_EXT_OR, RF_HIGH, HIGH_IF);
+}
+
+static void gen_swapgs(struct gen *g, struct xl_insn *x)
+{
+	uint32_t base = VP_FIELD(seg[PART_GS].base);
+	struct emitter *e = &g->e;
+
+	gen_need_cpl0(g, x);
+	emit_load64(e, SCRATCH0, AT_GS(base));
+	emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(kernel_gs_base)));
+	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(kernel_gs_base)));
+	emit_store64(e, SCRATCH1, AT_GS(base));
+	emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(segbase[PART_GS])));
+}
+
+/* RFLAGS to vp.scratch[1]: those of the host with those that the VP has. */
+static void gen_rflags(struct gen *g)
+{
+	struct emitter *e = &g->e;
+
+	emit8(e, 0x9c); /* pushf */
+	emit_plus_r(e, OP(.op = 0x58), SCRATCH1);
+	emit_rr(e, OP(.op = 0x81), ALU_EXT_AND, SCRATCH1);
+	emit32(e, RF_ARITH | RF_ONE);
+	emit_rm(e, OP(.op = 0x0b, .w = true), SCRATCH1, AT_GS(VP_FIELD(rf)));
+	emit_rr(e, OP(.op = 0x81, .w = true), ALU_EXT_AND, SCRATCH1);
+	emit32(e, (uint32_t) ~(RF_RF | RF_VM));
+	emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[1])));
+}
+
+/* Pushes vp.scratch[1]. */
+static void gen_push_scratch(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+
+	emit_lea64(e, SCRATCH0, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
+	gen_translate(g, x, 8, true, false);
+	gen_page_flags(g);
+	emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+	emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[1])));
+	emit_store64(e, SCRATCH1, AT_REG(SCRATCH0));
+	emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+	emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
+	gen_written(g, x, 8, XL_GO_ON);
+}
+
+static void gen_pushf(struct gen *g, struct xl_insn *x)
+{
+	gen_flags_wanted(g);
+	gen_flags_to_vp(g, live_before(x));
+	gen_rflags(g);
+	gen_push_scratch(g, x);
+}
+
+static void gen_push_memory(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+
+	gen_address(g, x);
+	gen_translate(g, x, 8, false, false);
+	emit_load64(e, SCRATCH0, AT_REG(SCRATCH0));
+	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[1])));
+	gen_push_scratch(g, x);
+}
+
+bool xl_classify_system(struct xl_insn *x)
+{
+	const struct uop *u = x->u;
+	sc_fn *fn = u->fn;
+
+	if (fn == sc_cli)
+		x->kind = XL_CLI;
+	else if (fn == sc_sti && !u->aux)
+		x->kind = XL_STI;
+	else if (fn == sc_cld)
+		x->kind = XL_CLD;
+	else if (fn == sc_swapgs)
+		x->kind = XL_SWAPGS;
+	else if (fn == sc_push64_m && !(u->ea & ~EA_A32))
+		x->kind = XL_PUSH_MEMORY;
+	else if (fn == sc_pushf && u->size == 8)
+		x->kind = XL_PUSHF;
+	else
+		return false;
+	x->use = x->kind == XL_PUSHF ? RF_ARITH : 0;
+	x->kill = 0;
+	return true;
+}
+
+void gen_system(struct gen *g, struct xl_insn *x)
+{
+	if (x->kind == XL_PUSHF) {
+		gen_pushf(g, x);
+		gen_slow_end(g);
+		return;
+	}
+	gen_flags_lost(g, live_before(x));
+	switch (x->kind) {
+	case XL_CLI:
+		gen_cli(g, x);
+		break;
+	case XL_STI:
+		gen_sti(g, x);
+		break;
+	case XL_CLD:
+		emit_byte(&g->e, ALU_EXT_AND, RF_HIGH, 0xff & ~HIGH_DF);
+		break;
+	case XL_SWAPGS:
+		gen_swapgs(g, x);
+		break;
+	default:
+		gen_push_memory(g, x);
+		break;
+	}
+	gen_slow_end(g);
+}

@@ -187,13 +187,11 @@ static int end_save(struct run *run, struct error *err)
 	bool saved = strcmp(run->off_reason, "saved") == 0;
 	int r = 0;
 
-	if (saved && !run->saving_id[0]) {
-		/* It was begun under an earlier daemon. */
+	if (!run->saving_id[0]) {
+		/* An earlier daemon may have begun it, and its end not been heard. */
 		saved_clean_up(vm);
 		return 0;
 	}
-	if (!run->saving_id[0])
-		return 0;
 	if (!run->saving_stops) {
 		if (saved)
 			saved_clean_up(vm);

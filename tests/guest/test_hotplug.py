@@ -82,15 +82,18 @@ def test_differencing_disk_is_added(host, kernel):
     console.command("dmesg -n 1")
 
     def there():
-        shows(console, "cat /sys/block/sda/size", str(16 * 2048))
+        shows(console, "cat /sys/block/sd?/size", str(16 * 2048))
 
     def remove():
         host.run("remove-vmharddiskdrive", "t", "-ControllerType", "SCSI", "-ControllerNumber", 0,
                  "-ControllerLocation", 0)
-        shows(console, "ls -d /sys/block/sda 2>/dev/null", "")
+        shows(console, "ls -d /sys/block/sd? 2>/dev/null", "")
 
     def put(text):
-        console.command("echo %s | dd of=/dev/sda conv=sync,fsync 2>/dev/null" % text)
+        console.command("echo %s | dd of=$(ls -d /dev/sd?) conv=sync,fsync 2>/dev/null" % text)
+
+    def read(count):
+        return console.command("head -c %d $(ls -d /dev/sd?) </dev/null" % count)
 
     host.run("add-vmharddiskdrive", "t", "-Path", parent)
     there()
@@ -99,17 +102,19 @@ def test_differencing_disk_is_added(host, kernel):
     host.run("new-vhd", child, "-ParentPath", parent, "-Differencing")
     host.run("add-vmharddiskdrive", "t", "-Path", child)
     there()
-    assert console.command("head -c 6 /dev/sda") == "parent"
+    assert read(6) == "parent"
     put("child")
     # Moved, it keeps its parents.
     host.run("set-vmharddiskdrive", "t", "-ToControllerLocation", 3)
-    shows(console, "head -c 5 $(ls -d /dev/sd?)", "child")
+    shows(console, "cat /sys/class/scsi_disk/0:0:0:3/device/block/sd?/size", str(16 * 2048))
+    there()
+    assert read(5) == "child"
     host.run("set-vmharddiskdrive", "t", "-ToControllerLocation", 0)
     shows(console, "cat /sys/class/scsi_disk/0:0:0:0/device/block/sd?/size", str(16 * 2048))
     remove()
     host.run("add-vmharddiskdrive", "t", "-Path", parent)
     there()
-    assert console.command("head -c 6 /dev/sda") == "parent"
+    assert read(6) == "parent"
     console.close()
 
 

@@ -195,6 +195,13 @@ char *cmdlet_format_list(const struct cmdlet_output *output, const json_t *resul
 /* One result as a line: what a table's columns show, two spaces apart. */
 char *cmdlet_format_line(const struct cmdlet_output *output, const json_t *result);
 
+/* Splits a line of the shell: quotes '...' and "...", and \\. *ret, the caller's
+ * (cmdlet_free_words), ends with NULL and has so many free places before and behind the words. */
+int cmdlet_split_line(const char *line, int before, int behind, char ***ret, int *ret_count,
+		      struct error *err);
+/* first: the first that is to be freed. */
+void cmdlet_free_words(char **words, int first);
+
 /* ---- completion ---- */
 
 struct cmdlet_candidates {

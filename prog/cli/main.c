@@ -9,6 +9,7 @@
 #include "direct.h"
 #include "pump.h"
 #include "session.h"
+#include "shell.h"
 
 #include "base/macros.h"
 #include "cmdlet/cmdlet.h"
@@ -755,6 +756,8 @@ int main(int argc, char **argv)
 	const char *word = argc > 1 ? argv[1] : "help";
 	const struct cmdlet *cmdlet;
 
+	if (argc == 1 && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO))
+		return shell_run();
 	if (strcmp(word, "__complete") == 0)
 		return complete(argc - 2, argv + 2);
 	if (strcmp(word, "__man") == 0 && argc == 3)

@@ -45,6 +45,7 @@ struct run {
 	bool saving_stops;             /* Save-VM; else a checkpoint */
 	bool saving_memory;            /* "saved" tells the end; else the answer does */
 	bool adopting;                 /* until the worker has said what it is at */
+	bool reconnected;              /* likewise */
 	bool was_paused;               /* before */
 	json_t *last_save;             /* what the worker said of it */
 	struct error shutdown_failure; /* what the guest made of it; code ERR_OK: nothing yet */

@@ -301,6 +301,20 @@ int vm_create(struct daemon *daemon, struct config_vm *config, const char *folde
 	return 0;
 }
 
+/* What is to be done with its disks after an interruption stands in the folder. That is to be
+ * believed of our own, not of one from elsewhere. */
+static int check_settled(const struct vm *vm, struct error *err)
+{
+	char id[GUID_TEXT_SIZE];
+
+	if (!checkpoints_under_way(vm, id) && !fold_is_wanted(vm))
+		return 0;
+	return error_set(
+	    err, ERR_STATE,
+	    "a checkpoint or a merge of it was interrupted: the service that it was of "
+	    "has to finish that before");
+}
+
 int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder,
 		struct vm **ret, struct error *err)
 {
@@ -310,6 +324,8 @@ int vm_register(struct daemon *daemon, struct config_vm *config, const char *fol
 
 	if (!vm->folder)
 		r = error_set_errno(err, errno, "the folder '%.200s'", folder);
+	if (r == 0)
+		r = check_settled(vm, err);
 	if (r == 0)
 		r = save(vm, config, err);
 	if (r == 0 && strcmp(link, vm->folder) != 0 && symlink(vm->folder, link) < 0)

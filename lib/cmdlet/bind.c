@@ -296,8 +296,11 @@ static int parse_common(struct parse *parse, const char *name, const char *value
 		/* Nothing more is said than always. */
 	} else if (strcasecmp(name, "ErrorAction") == 0 || strcasecmp(name, "EA") == 0) {
 		return parse_error_action(parse, value, err);
-	} else if (strcasecmp(name, "WhatIf") == 0 && flag) {
-		return error_set(err, ERR_UNSUPPORTED, "-WhatIf is not there yet");
+	} else if (strcasecmp(name, "WhatIf") == 0) {
+		if (flag && !parse->cmdlet->what_if)
+			return error_set(err, ERR_UNSUPPORTED, "-WhatIf is not there yet for %s",
+					 parse->cmdlet->name);
+		out->what_if = flag != 0;
 	} else {
 		return 0;
 	}

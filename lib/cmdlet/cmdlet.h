@@ -110,6 +110,8 @@ struct cmdlet {
 	bool ours;               /* Hyper-V has no cmdlet of this name */
 	bool output_if_passthru; /* shows its result only with -Passthru */
 	bool confirm;            /* asks before it acts, unless -Force or -Confirm:false */
+	const char *what_if; /* the parameter that names what it acts on, for -WhatIf; NULL: that
+				is refused */
 };
 
 /* What a user of the API may do, each more than the one before (docs/api.md). */
@@ -153,9 +155,10 @@ unsigned cmdlet_set_count(const struct cmdlet *cmdlet);
 struct cmdlet_invocation {
 	json_t *params; /* the caller's */
 	bool json, list, help;
-	bool as_job; /* -AsJob: it goes on without the command line */
-	bool quiet;  /* -ErrorAction SilentlyContinue: errors are not shown */
-	int confirm; /* -1: not said, 0: -Confirm:false, 1: -Confirm */
+	bool as_job;  /* -AsJob: it goes on without the command line */
+	bool what_if; /* nothing is to be done, only said */
+	bool quiet;   /* -ErrorAction SilentlyContinue: errors are not shown */
+	int confirm;  /* -1: not said, 0: -Confirm:false, 1: -Confirm */
 };
 
 /* Reads what follows the cmdlet's name. Does not add defaults. */
@@ -191,6 +194,13 @@ char *cmdlet_format_table(const struct cmdlet_output *output, const json_t *resu
 char *cmdlet_format_list(const struct cmdlet_output *output, const json_t *results);
 /* One result as a line: what a table's columns show, two spaces apart. */
 char *cmdlet_format_line(const struct cmdlet_output *output, const json_t *result);
+
+/* Splits a line of the shell: quotes '...' and "...", and \\. *ret, the caller's
+ * (cmdlet_free_words), ends with NULL and has so many free places before and behind the words. */
+int cmdlet_split_line(const char *line, int before, int behind, char ***ret, int *ret_count,
+		      struct error *err);
+/* first: the first that is to be freed. */
+void cmdlet_free_words(char **words, int first);
 
 /* ---- completion ---- */
 

@@ -205,6 +205,7 @@ static const char usage[] =
     "  --json            prints results for programs\n"
     "  -FormatList       prints all properties, one a line\n"
     "  -Confirm:false    does not ask\n"
+    "  -WhatIf           says what would be done, of disk files, and does nothing\n"
     "  -?, --help        explains the cmdlet\n\n";
 
 char *cmdlet_overview_text(void)

@@ -42,6 +42,7 @@ static const struct {
 	{ "Get-VMSnapshot", CMDLET_ROLE_READER },
 	{ "Get-VMSwitch", CMDLET_ROLE_READER },
 	{ "Get-VMVideo", CMDLET_ROLE_READER },
+	{ "Measure-VM", CMDLET_ROLE_READER },
 	{ "Checkpoint-VM", CMDLET_ROLE_OPERATOR },
 	{ "Connect-VM", CMDLET_ROLE_OPERATOR },
 	{ "Connect-VMSocket", CMDLET_ROLE_OPERATOR },

@@ -351,13 +351,14 @@ static const struct cmdlet_param convert_vhd_params[] = {
 		  ".vdi are written by qemu-img, where it is installed." },
 	{ .name = "VHDType",
 	  .type = CMDLET_ENUM,
-	  .values = "Dynamic Fixed",
+	  .values = "Dynamic Fixed Differencing",
 	  .help = "Type of the new disk; without it that of the old one, and dynamic for a "
 		  "differencing one." },
 	{ .name = "ParentPath",
 	  .type = CMDLET_FILE,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Converting into a differencing disk is not there yet." },
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Makes a differencing disk over this one, of the same format and size, that "
+		  "holds only what differs." },
 	BLOCK_SIZE(0),
 	{ .name = "ForAzure",
 	  .type = CMDLET_SWITCH,
@@ -484,6 +485,7 @@ static const struct cmdlet_example new_vfd_examples[] = {
 
 const struct cmdlet cmdlet_table_disk[] = {
 	{ .name = "New-VHD",
+	  .what_if = "Path",
 	  .synopsis = "Makes a virtual hard disk",
 	  .description =
 	      "Makes disk files: dynamic, fixed or differencing, VHDX or VHD by the name's ending. "
@@ -504,6 +506,7 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .output = &vhd_output,
 	  .examples = get_vhd_examples },
 	{ .name = "Convert-VHD",
+	  .what_if = "Path",
 	  .synopsis = "Copies a disk into another format, type or block size",
 	  .description =
 	      "Makes a new disk file with the content of another one, of a whole chain if that is "
@@ -516,6 +519,7 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .examples = convert_vhd_examples,
 	  .output_if_passthru = true },
 	{ .name = "Mount-VHD",
+	  .what_if = "Path",
 	  .synopsis = "Makes disk files reachable for programs of the host",
 	  .description =
 	      "Serves a disk, with the parents of a differencing one, as an NBD export on a Unix "
@@ -528,6 +532,7 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .output = &mount_output,
 	  .examples = mount_vhd_examples },
 	{ .name = "Dismount-VHD",
+	  .what_if = "Path",
 	  .synopsis = "Ends what Mount-VHD began",
 	  .description = "Ends the connections of all clients, writes what is left and closes the "
 			 "disk file.",
@@ -535,18 +540,21 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .params = dismount_vhd_params,
 	  .examples = dismount_vhd_examples },
 	{ .name = "Resize-VHD",
+	  .what_if = "Path",
 	  .synopsis = "Makes a disk larger or smaller",
 	  .description =
 	      "Changes the size of a disk that is not in use. VHDX becomes larger or, where the "
-	      "partition table allows, smaller; VHD only larger; a differencing VHD neither. The "
-	      "second copy of a GPT is moved to the new end; partitions and file systems are the "
-	      "guest's business. Interrupting leaves the old or the new size.",
+	      "partition table allows, smaller; VHD only larger; a differencing VHD neither. "
+	      "Partitions, file systems and the second copy of a GPT at the disk's old end are the "
+	      "guest's business; only -ToMinimumSize moves that copy to the new end. "
+	      "Interrupting leaves the old or the new size.",
 	  .sets = resize_vhd_sets,
 	  .params = resize_vhd_params,
 	  .output = &vhd_output,
 	  .examples = resize_vhd_examples,
 	  .output_if_passthru = true },
 	{ .name = "Optimize-VHD",
+	  .what_if = "Path",
 	  .synopsis = "Makes a dynamic disk's file smaller",
 	  .description =
 	      "Gives back what the file of a dynamic or differencing disk holds for nothing, moves "
@@ -557,6 +565,7 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .examples = optimize_vhd_examples,
 	  .output_if_passthru = true },
 	{ .name = "Set-VHD",
+	  .what_if = "Path",
 	  .synopsis = "Mends a parent link, changes sector size or identity",
 	  .description = "Changes what a disk file says of itself. The disk must not be in use.",
 	  .sets = set_vhd_sets,
@@ -565,6 +574,7 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .examples = set_vhd_examples,
 	  .output_if_passthru = true },
 	{ .name = "Merge-VHD",
+	  .what_if = "Path",
 	  .synopsis = "Folds differencing disks into an ancestor",
 	  .description =
 	      "Writes what differencing disks hold into one of their ancestors and deletes them. "
@@ -586,6 +596,7 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .output = &check_output,
 	  .examples = test_vhd_examples },
 	{ .name = "Enable-VHDChangeTracking",
+	  .what_if = "Path",
 	  .synopsis = "Begins to track the changes of a disk",
 	  .description =
 	      "Makes a file beside the disk (NAME.track) in which is kept what changes, over "
@@ -597,12 +608,14 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .examples = enable_tracking_examples,
 	  .ours = true },
 	{ .name = "Disable-VHDChangeTracking",
+	  .what_if = "Path",
 	  .synopsis = "Ends the tracking of a disk's changes",
 	  .description = "Deletes the file that was made for it.",
 	  .params = tracking_params,
 	  .examples = disable_tracking_examples,
 	  .ours = true },
 	{ .name = "New-VHDReferencePoint",
+	  .what_if = "Path",
 	  .synopsis = "Notes the present state of a disk whose changes are tracked",
 	  .description =
 	      "From now on it can be asked what changed since. A disk has at most 100 of them.",
@@ -618,6 +631,7 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .examples = get_point_examples,
 	  .ours = true },
 	{ .name = "Remove-VHDReferencePoint",
+	  .what_if = "Path",
 	  .synopsis = "Forgets a reference point of a disk",
 	  .description = "What changed since it can't be asked any more.",
 	  .params = remove_point_params,
@@ -632,6 +646,7 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .examples = get_change_examples,
 	  .ours = true },
 	{ .name = "Export-VHDChange",
+	  .what_if = "Path",
 	  .synopsis = "Makes an incremental backup of a disk",
 	  .description =
 	      "Makes a differencing disk over an earlier backup, which holds what changed since a "
@@ -642,6 +657,7 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .examples = export_change_examples,
 	  .ours = true },
 	{ .name = "New-VFD",
+	  .what_if = "Path",
 	  .synopsis = "Makes an empty floppy disk",
 	  .description = "Makes files of 1.44 MB that hold zeros. Virtual machines have no floppy "
 			 "drive yet; any tool can format them.",

@@ -49,6 +49,7 @@ static const struct cmdlet_output vm_output = {
 					{ "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
 					{ "AutomaticStartDelay", NULL, CMDLET_SHOW_TEXT },
 					{ "AutomaticStopAction", NULL, CMDLET_SHOW_TEXT },
+					{ "ResourceMeteringEnabled", NULL, CMDLET_SHOW_TEXT },
 					{ "EnhancedSessionTransportType", NULL, CMDLET_SHOW_TEXT },
 					{ "Heartbeat", NULL, CMDLET_SHOW_TEXT },
 					{ "IntegrationServicesState", NULL, CMDLET_SHOW_TEXT },

@@ -105,6 +105,34 @@ static void test_openapi(void **state)
 	json_decref(document);
 }
 
+static void test_lines(void **state)
+{
+	static const struct {
+		const char *line, *words[5];
+	} lines[] = {
+		{ "", { NULL } },
+		{ "  get-vm  a ", { "get-vm", "a" } },
+		{ "x 'a b' \"c \\\" d\" e\\ f", { "x", "a b", "c \" d", "e f" } },
+		{ "x '' a'b'c", { "x", "", "abc" } },
+	};
+	struct error err;
+	char **words;
+	int count;
+
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+		int k = 0;
+
+		assert_int_equal(cmdlet_split_line(lines[i].line, 1, 1, &words, &count, &err), 0);
+		for (; lines[i].words[k]; k++)
+			assert_string_equal(words[1 + k], lines[i].words[k]);
+		assert_int_equal(count, k);
+		assert_null(words[1 + k]);
+		cmdlet_free_words(words, 1);
+	}
+	assert_int_equal(cmdlet_split_line("a 'b", 0, 0, &words, &count, &err), -ERR_INVALID);
+	assert_int_equal(cmdlet_split_line("a \"b'", 0, 0, &words, &count, &err), -ERR_INVALID);
+}
+
 static void test_looking_up(void **state)
 {
 	const char *name = NULL;
@@ -371,8 +399,8 @@ int main(void)
 		cmocka_unit_test(test_looking_up),        cmocka_unit_test(test_sizes),
 		cmocka_unit_test(test_wildcards),         cmocka_unit_test(test_command_lines),
 		cmocka_unit_test(test_bad_command_lines), cmocka_unit_test(test_requests),
-		cmocka_unit_test(test_openapi),           cmocka_unit_test(test_tables_and_lists),
-		cmocka_unit_test(test_completion),
+		cmocka_unit_test(test_openapi),           cmocka_unit_test(test_lines),
+		cmocka_unit_test(test_tables_and_lists),  cmocka_unit_test(test_completion),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,7 +23,7 @@ struct disk_progress {
 int disk_minimum_bytes(struct blk *disk, uint64_t *ret, struct error *err);
 
 /* Puts the second copy of a GPT where it belongs on a disk of size_bytes: at the end. Before a disk
- * is made smaller, and after it was made larger; a disk without a GPT, or whose first copy is
+ * is made smaller; a disk without a GPT, or whose first copy is
  * damaged, is left as it is. Safe against power cuts. */
 int disk_move_gpt(struct blk *disk, uint64_t size_bytes, struct error *err);
 

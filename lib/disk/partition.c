@@ -192,7 +192,9 @@ static int end_of_gpt(const struct blk *disk, const struct gpt *gpt, uint64_t *r
 		      struct error *err)
 {
 	static const uint8_t unused[16];
-	uint64_t end = 2 + gpt->entries_bytes / sector_bytes(disk);
+	/* The first copy's entries may lie elsewhere than right behind its header. */
+	uint64_t first = gpt->lba == 1 ? load_le64(gpt->header + GPT_ENTRIES_LBA) : 2;
+	uint64_t end = MAX(first, UINT64_C(2)) + gpt->entries_bytes / sector_bytes(disk);
 
 	for (uint32_t i = 0; i < gpt->entry_count; i++) {
 		const uint8_t *entry = gpt->entries + (size_t)i * gpt->entry_bytes;

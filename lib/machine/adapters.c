@@ -40,6 +40,19 @@ static struct adapter *free_place(struct adapters *adapters, const struct guid *
 	return NULL;
 }
 
+void adapters_usage(const struct adapters *adapters, struct machine_usage *ret)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++) {
+		const struct netvsp *nic = adapters->places[i].vsp;
+		const struct netvsp_stats *stats = nic ? netvsp_stats(nic) : NULL;
+
+		for (int cast = 0; stats && cast < NETVSP_CASTS; cast++) {
+			ret->sent_bytes += stats->sent[cast].bytes;
+			ret->received_bytes += stats->received[cast].bytes;
+		}
+	}
+}
+
 int machine_add_adapter(struct machine *machine, const struct config_nic *nic, int port_fd,
 			struct error *err)
 {

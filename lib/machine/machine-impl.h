@@ -111,6 +111,9 @@ int storage_push(struct storage *storage, const struct machine_layer *layers, un
 void storage_pop(struct storage *storage, const struct machine_layer *layers, unsigned count);
 int adapters_new(struct machine *machine, struct adapters **ret, struct error *err);
 void adapters_free(struct adapters *adapters);
+/* Add what theirs did. */
+void storage_usage(const struct storage *storage, struct machine_usage *ret);
+void adapters_usage(const struct adapters *adapters, struct machine_usage *ret);
 /* As of the synthetic devices below. */
 void storage_quiesce(struct storage *storage);
 void storage_unquiesce(struct storage *storage);

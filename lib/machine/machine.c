@@ -470,3 +470,10 @@ uint64_t machine_uptime_ns(const struct machine *machine)
 {
 	return machine->started_ns ? clock_boottime_ns() - machine->started_ns : 0;
 }
+
+void machine_usage(const struct machine *machine, struct machine_usage *ret)
+{
+	*ret = (struct machine_usage){ 0 };
+	storage_usage(machine->storage, ret);
+	adapters_usage(machine->adapters, ret);
+}

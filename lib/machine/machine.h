@@ -120,6 +120,16 @@ struct machine_memory {
 };
 
 void machine_memory(const struct machine *machine, struct machine_memory *ret);
+
+/* What its disks and network adapters did since the start, those that are there now; and how large
+ * its hard disks are, for the guest. Directions are the guest's. */
+struct machine_usage {
+	uint64_t disk_reads, disk_writes; /* requests */
+	uint64_t disk_read_bytes, disk_written_bytes, disk_capacity_bytes;
+	uint64_t sent_bytes, received_bytes;
+};
+
+void machine_usage(const struct machine *machine, struct machine_usage *ret);
 /* Gives the guest so much, or takes it away, as far as the guest goes along (dev/balloon.h). */
 void machine_set_memory(struct machine *machine, uint64_t bytes);
 
@@ -173,9 +183,10 @@ int machine_add_controller(struct machine *machine, const struct guid *id, struc
 /* With its drives, whose images are closed at once; the guest loses the controller when it has let
  * the drives go. */
 int machine_remove_controller(struct machine *machine, const struct guid *id, struct error *err);
-/* fd -1: an empty DVD drive. A differencing disk is refused: it would need its parents, too. */
+/* fd -1: an empty DVD drive. Takes fd, and parents' descriptors when it succeeds: their count is 0
+ * then. */
 int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
-		      struct error *err);
+		      struct machine_parents *parents, struct error *err);
 /* Returns when the host has nothing more in flight and the image is closed. */
 int machine_remove_drive(struct machine *machine, const struct guid *controller, unsigned location,
 			 struct error *err);

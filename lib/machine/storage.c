@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define DVD_SECTOR_BYTES 2048
+
 /* What a writable VHD or VHDX of the start has under the guest: its chain can change, and its
  * changes can be tracked. */
 struct layers {
@@ -85,7 +87,7 @@ static int open_disk(struct machine *machine, const struct machine_drive *drive,
 	const struct disk_options options = {
 		.format = dvd ? DISK_RAW : DISK_PROBE,
 		.read_only = drive->read_only || dvd,
-		.logical_sector_bytes = dvd ? 2048 : 0,
+		.logical_sector_bytes = dvd ? DVD_SECTOR_BYTES : 0,
 		/* The guest caches what it reads; a second copy here would only take memory. */
 		.bypass_cache = !dvd,
 	};
@@ -236,8 +238,8 @@ int machine_remove_controller(struct machine *machine, const struct guid *id, st
 
 /* ---- drives ---- */
 
-static int add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
-		     struct machine_parents *parents, struct error *err)
+int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
+		      struct machine_parents *parents, struct error *err)
 {
 	struct controller *controller = find_controller(machine->storage, &drive->controller, err);
 	struct layers layers = { NULL, NULL };
@@ -264,14 +266,6 @@ static int add_drive(struct machine *machine, const struct machine_drive *drive,
 	if (layers.live)
 		live_on_change(layers.live, chain_changed, &controller->layers[drive->location]);
 	return 0;
-}
-
-int machine_add_drive(struct machine *machine, const struct machine_drive *drive, int fd,
-		      struct error *err)
-{
-	struct machine_parents none = { 0 };
-
-	return add_drive(machine, drive, fd, &none, err);
 }
 
 int machine_remove_drive(struct machine *machine, const struct guid *id, unsigned location,
@@ -324,6 +318,30 @@ int machine_grow_drive(struct machine *machine, const struct guid *id, unsigned 
 	return r < 0 ? r : storvsp_resized(controller->vsp, location, err);
 }
 
+/* ---- what it did ---- */
+
+static void add_usage(const struct blk *disk, struct machine_usage *ret)
+{
+	const struct blk_counters *counters = blk_counters(disk);
+	const struct blk_info *info = blk_info(disk);
+
+	ret->disk_reads += counters->requests[BLK_READ];
+	ret->disk_writes += counters->requests[BLK_WRITE];
+	ret->disk_read_bytes += counters->bytes[BLK_READ];
+	ret->disk_written_bytes += counters->bytes[BLK_WRITE];
+	/* A DVD is no disk that was given to the VM. */
+	if (info->logical_sector_bytes != DVD_SECTOR_BYTES)
+		ret->disk_capacity_bytes += info->size_bytes;
+}
+
+void storage_usage(const struct storage *storage, struct machine_usage *ret)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		for (unsigned k = 0; storage->controllers[i] && k < STORVSP_MAX_LUNS; k++)
+			if (storage->controllers[i]->disks[k])
+				add_usage(storage->controllers[i]->disks[k], ret);
+}
+
 /* ---- those of the description ---- */
 
 static int add_described(struct storage *storage, unsigned index, struct error *err)
@@ -345,7 +363,7 @@ static int add_described(struct storage *storage, unsigned index, struct error *
 				 disk->controller_number);
 	drive.controller = machine->config->scsi_ids[disk->controller_number];
 	machine->files.disks[index] = machine->files.tracks[index] = -1;
-	r = add_drive(machine, &drive, fd, &machine->files.parents[index], err);
+	r = machine_add_drive(machine, &drive, fd, &machine->files.parents[index], err);
 	if (track_fd >= 0 && r == 0)
 		r = machine_drive_track(machine, &drive.controller, drive.location, track_fd, err);
 	else if (track_fd >= 0)

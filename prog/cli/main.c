@@ -9,6 +9,7 @@
 #include "direct.h"
 #include "pump.h"
 #include "session.h"
+#include "shell.h"
 
 #include "base/macros.h"
 #include "cmdlet/cmdlet.h"
@@ -165,6 +166,26 @@ static bool is_confirmed(const struct cmdlet *cmdlet, const struct cmdlet_invoca
 	return ask(cmdlet, invocation->params);
 }
 
+/* In PowerShell's words. What the daemon would find out only by doing it, is not told. */
+static int say_what_if(const struct cmdlet *cmdlet, const json_t *params)
+{
+	json_t *checked, *targets;
+	struct error err;
+
+	if (cmdlet_check(cmdlet, params, &checked, &err) < 0)
+		return print_error(cmdlet->name, NULL, err.text);
+	targets = json_object_get(checked, cmdlet->what_if);
+	targets = json_is_array(targets) ? json_incref(targets) : json_pack("[O*]", targets);
+	for (size_t i = 0; i < json_array_size(targets); i++)
+		printf("What if: Performing the operation \"%s\" on target \"%s\".\n", cmdlet->name,
+		       json_string_value(json_array_get(targets, i)));
+	if (json_array_size(targets) == 0)
+		printf("What if: Performing the operation \"%s\".\n", cmdlet->name);
+	json_decref(targets);
+	json_decref(checked);
+	return EXIT_DONE;
+}
+
 /* ---- jobs ---- */
 
 static int begin_job(struct client *client, const struct cmdlet *cmdlet,
@@ -265,6 +286,8 @@ static int run_plain(struct client *client, const struct cmdlet *cmdlet,
 	int failed, printed;
 	json_t *answer;
 
+	if (invocation->what_if)
+		return say_what_if(cmdlet, invocation->params);
 	if (!is_confirmed(cmdlet, invocation))
 		return EXIT_FAILED;
 	if (invocation->as_job)
@@ -733,6 +756,8 @@ int main(int argc, char **argv)
 	const char *word = argc > 1 ? argv[1] : "help";
 	const struct cmdlet *cmdlet;
 
+	if (argc == 1 && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO))
+		return shell_run();
 	if (strcmp(word, "__complete") == 0)
 		return complete(argc - 2, argv + 2);
 	if (strcmp(word, "__man") == 0 && argc == 3)

@@ -58,7 +58,7 @@ static int open_folder(const struct vm *vm, struct error *err)
 	return fd < 0 ? error_set_errno(err, errno, "opening the folder '%.200s'", vm->folder) : fd;
 }
 
-static bool is_wanted(const struct vm *vm)
+bool fold_is_wanted(const struct vm *vm)
 {
 	AUTO_CLOSE int fd = open_folder(vm, NULL);
 
@@ -498,7 +498,7 @@ void fold_worker_ended(struct vm *vm)
 	struct folding *folding = vm->folding;
 	struct error err;
 
-	if (is_wanted(vm) && fold_settle(vm, &err) < 0)
+	if (fold_is_wanted(vm) && fold_settle(vm, &err) < 0)
 		log_error("virtual machine '%s': %s", vm->config->name, err.text);
 	if (folding && folding->at == FOLD_LIVE)
 		end(folding, true, NULL);
@@ -626,7 +626,7 @@ void fold_resume(struct vm *vm)
 {
 	struct error err;
 
-	if (vm->removed || vm->folding || !is_wanted(vm))
+	if (vm->removed || vm->folding || !fold_is_wanted(vm))
 		return;
 	if (vm_is_down(vm) && fold_settle(vm, &err) < 0)
 		log_error("virtual machine '%s': %s", vm->config->name, err.text);

@@ -16,6 +16,8 @@
  * until fold_forget. */
 void fold_begin(struct vm *vm, struct request *watcher);
 void fold_forget(struct vm *vm, const struct request *watcher);
+/* May there be something to merge, or a merge to be settled? */
+bool fold_is_wanted(const struct vm *vm);
 /* Goes on with what was interrupted, if there is any, and it can be. */
 void fold_resume(struct vm *vm);
 /* The VM is about to start: a merge that is under way ends soon, and VM_WAIT_IDLE tells when. */

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/macros.h"
+#include "disk-job.h"
 #include "files.h"
 #include "objects.h"
 #include "run.h"
@@ -277,19 +278,48 @@ static int unmutate_add_drive(struct change *change, struct config_vm *config, s
 	return remove_from(change, config, &change->disk, err);
 }
 
-static void ask_add_drive(struct change *change)
+static void add_chain(struct change *change, const json_t *parents)
 {
+	struct files files = { .lock_fd = -1 };
 	struct error err;
 
-	if (change->disk.path) {
-		change->fd = files_open_disk(change->vm, &change->disk, &err);
-		if (change->fd < 0) {
-			change_answered(change, NULL, &err);
-			return;
-		}
+	if (change->disk.path &&
+	    files_open_chain(change->vm, &change->disk, parents, &files, &err) < 0) {
+		change_answered(change, NULL, &err);
+		return;
 	}
-	change_ask(change, drive_message(change, "add-drive", &change->disk), change->fd,
-		   change_answered);
+	run_request_fds(change->vm, drive_message(change, "add-drive", &change->disk), files.fds,
+			files.count, WORKER_TIMEOUT_NS, change_answered, change);
+	files_done(&files);
+}
+
+static void parents_found(void *user, const json_t *result, struct process *process,
+			  const struct error *err)
+{
+	struct change *change = user;
+
+	if (err)
+		change_answered(change, NULL, err);
+	else
+		add_chain(change, json_object_get(result, "parents"));
+}
+
+/* The daemon reads no image itself: whether it is a differencing one has to be asked. */
+static void ask_add_drive(struct change *change)
+{
+	static const struct disk_job_events events = { NULL, parents_found };
+	struct disk_job *job;
+	json_t *request;
+	struct error err;
+
+	if (!files_may_have_parent(&change->disk)) {
+		add_chain(change, NULL);
+		return;
+	}
+	request = json_pack("{s:s, s:s}", "op", "parents", "path", change->disk.path);
+	if (disk_job_start(change->vm->daemon, request, NULL, 0, 0, &events, change, &job, &err) <
+	    0)
+		change_answered(change, NULL, &err);
 }
 
 static void add_drive(struct request *request, struct vm *vm)

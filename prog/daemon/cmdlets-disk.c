@@ -255,15 +255,36 @@ static json_t *convert_message(const struct request *request, const char *source
 			       const char *format)
 {
 	const char *type = request_string(request, "VHDType");
+	const char *parent = request_string(request, "ParentPath");
 	json_t *message = json_pack("{s:s, s:s, s:s, s:b, s:I, s:b}", "op", "convert", "source",
 				    source, "format", format, "source_raw", cmdlets_is_raw(source),
 				    "block", request_integer(request, "BlockSizeBytes", 0), "azure",
 				    request_switch(request, "ForAzure"));
 
-	if (type)
+	if (parent) {
+		json_object_set_new(message, "type", json_string("differencing"));
+		json_object_set_new(message, "parent", json_string(parent));
+		json_object_set_new(message, "path",
+				    json_string(request_string(request, "DestinationPath")));
+	} else if (type) {
 		json_object_set_new(message, "type",
 				    json_string(strcmp(type, "Fixed") == 0 ? "fixed" : "dynamic"));
+	}
 	return message;
+}
+
+/* -ParentPath and -VHDType Differencing belong together; the first alone is enough. */
+static int check_parent(const struct request *request, struct error *err)
+{
+	const char *type = request_string(request, "VHDType");
+	const char *parent = request_string(request, "ParentPath");
+
+	if (!parent && type && strcmp(type, "Differencing") == 0)
+		return error_set(err, ERR_INVALID, "a differencing disk needs -ParentPath");
+	if (parent &&
+	    ((type && strcmp(type, "Differencing") != 0) || request_switch(request, "ForAzure")))
+		return error_set(err, ERR_INVALID, "only a differencing disk has a -ParentPath");
+	return 0;
 }
 
 static int begin_convert(struct disk_task *task, json_t **ret, struct error *err)
@@ -272,6 +293,8 @@ static int begin_convert(struct disk_task *task, json_t **ret, struct error *err
 	const char *format = NULL;
 	int r = cmdlets_target_format(task->request, target, &format, err);
 
+	if (r == 0)
+		r = check_parent(task->request, err);
 	if (r == 0)
 		r = output_open(target, &task->output, err);
 	if (r == 0)
@@ -297,8 +320,9 @@ static const struct disk_task_ops convert_ops = {
 
 void cmdlet_convert_vhd(struct request *request)
 {
-	if (cmdlets_foreign_format(request_string(request, "Path")) ||
-	    cmdlets_foreign_format(request_string(request, "DestinationPath")))
+	if (!request_string(request, "ParentPath") &&
+	    (cmdlets_foreign_format(request_string(request, "Path")) ||
+	     cmdlets_foreign_format(request_string(request, "DestinationPath"))))
 		cmdlets_convert_foreign(request);
 	else
 		disk_task_run(request, cmdlets_paths_of(request, "Path"), &convert_ops);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 static const struct {
 	const char *name;
@@ -63,6 +64,10 @@ static const struct {
 	{ "Save-VMScreenshot", cmdlet_save_screenshot },
 	{ "Get-VMHost", cmdlet_get_host },
 	{ "Set-VMHost", cmdlet_set_host },
+	{ "Enable-VMResourceMetering", cmdlet_enable_metering },
+	{ "Disable-VMResourceMetering", cmdlet_disable_metering },
+	{ "Reset-VMResourceMetering", cmdlet_reset_metering },
+	{ "Measure-VM", cmdlet_measure_vm },
 	{ "New-VMGroup", cmdlet_new_group },
 	{ "Get-VMGroup", cmdlet_get_group },
 	{ "Rename-VMGroup", cmdlet_rename_group },
@@ -243,18 +248,40 @@ bool cmdlets_mac_in_use(const struct daemon *daemon, const struct config_vm *als
 	return false;
 }
 
-/* As Hyper-V: 256 addresses of the host's own, 00-15-5D and two octets before the last one. */
+#define FURTHER_TRIES 100
+
+/* Notes the last octet of each address that begins as the host's own do. */
+static void note_used(const struct daemon *daemon, const struct config_vm *config, bool used[256])
+{
+	for (unsigned i = 0; config && i < config->nic_count; i++)
+		if (memcmp(config->nics[i].mac, daemon->mac_prefix, 5) == 0)
+			used[config->nics[i].mac[5]] = true;
+}
+
+/* As Hyper-V: 256 addresses of the host's own, 00-15-5D and two octets before the last one. Here an
+ * adapter has its address from the beginning, so there may be more of them: those behind have any
+ * address of the same manufacturer that is free. */
 int cmdlets_choose_mac(const struct daemon *daemon, const struct config_vm *config, uint8_t ret[6],
 		       struct error *err)
 {
+	bool used[256] = { false };
+
+	note_used(daemon, config, used);
+	for (size_t i = 0; i < daemon->vm_count; i++)
+		note_used(daemon, daemon->vms[i]->config, used);
 	memcpy(ret, daemon->mac_prefix, 5);
-	for (unsigned last = 0; last < 256; last++) {
-		ret[5] = (uint8_t)last;
+	for (unsigned last = 0; last < 256; last++)
+		if (!used[last]) {
+			ret[5] = (uint8_t)last;
+			return 0;
+		}
+	for (int i = 0; i < FURTHER_TRIES; i++) {
+		if (getrandom(ret + 3, 3, 0) != 3)
+			abort();
 		if (!cmdlets_mac_in_use(daemon, config, ret))
 			return 0;
 	}
-	return error_set(err, ERR_LIMIT,
-			 "all 256 dynamic MAC addresses of the host are in use: give a static one");
+	return error_set(err, ERR_LIMIT, "no dynamic MAC address is free: give a static one");
 }
 
 int cmdlets_add_nic(struct daemon *daemon, struct config_vm *config, const char *name,

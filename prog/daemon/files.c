@@ -3,6 +3,7 @@
 #include "base/host.h"
 #include "saved.h"
 #include "base/macros.h"
+#include "ipc/ipc.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -190,14 +191,9 @@ static int open_parent(const struct vm *vm, const char *path, struct error *err)
 	return r < 0 ? r : TAKE_FD(fd);
 }
 
-static int add_parents(struct vm *vm, const json_t *parents, struct files *files, unsigned index,
+static int add_parents(struct vm *vm, const json_t *list, struct files *files, unsigned index,
 		       struct error *err)
 {
-	char key[16];
-	const json_t *list;
-
-	snprintf(key, sizeof(key), "%u", index);
-	list = json_object_get(parents, key);
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		const char *path = json_string_value(json_array_get(list, i));
 		int fd = open_parent(vm, path ? path : "", err);
@@ -207,6 +203,33 @@ static int add_parents(struct vm *vm, const json_t *parents, struct files *files
 		files_add(files, "parent", "index", (int)index, fd);
 	}
 	return 0;
+}
+
+static int add_chain(struct vm *vm, const struct config_disk *disk, const json_t *parents,
+		     struct files *files, unsigned index, struct error *err)
+{
+	int fd = files_open_disk(vm, disk, err);
+
+	if (fd < 0)
+		return fd;
+	files_add(files, "disk", "index", (int)index, fd);
+	return add_parents(vm, parents, files, index, err);
+}
+
+int files_open_chain(struct vm *vm, const struct config_disk *disk, const json_t *parents,
+		     struct files *ret, struct error *err)
+{
+	int r;
+
+	*ret = (struct files){ .descriptions = json_array(), .lock_fd = -1 };
+	r = json_array_size(parents) < IPC_MAX_FDS
+		? add_chain(vm, disk, parents, ret, 0, err)
+		: error_set(err, ERR_LIMIT,
+			    "a disk with %zu parents can't be added to a running virtual machine",
+			    json_array_size(parents));
+	if (r < 0)
+		files_done(ret);
+	return r;
 }
 
 char *files_track_path(const char *disk, const json_t *parents)
@@ -241,13 +264,11 @@ static int add_track(const struct config_disk *disk, const json_t *parents, stru
 		     unsigned index, struct error *err)
 {
 	AUTO_FREE char *path = NULL;
-	char key[16];
 	int fd;
 
 	if (!files_may_have_parent(disk) || disk->read_only)
 		return 0;
-	snprintf(key, sizeof(key), "%u", index);
-	path = files_track_path(disk->path, json_object_get(parents, key));
+	path = files_track_path(disk->path, parents);
 	if (!path)
 		return 0;
 	fd = files_open_track(path, 0, err);
@@ -262,17 +283,16 @@ static int add_disks(struct vm *vm, const json_t *parents, struct files *files, 
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && i < vm->config->disk_count; i++) {
-		int fd;
+		char key[16];
+		const json_t *list;
 
 		if (!vm->config->disks[i].path)
 			continue;
-		fd = files_open_disk(vm, &vm->config->disks[i], err);
-		if (fd < 0)
-			return fd;
-		files_add(files, "disk", "index", (int)i, fd);
-		r = add_parents(vm, parents, files, i, err);
+		snprintf(key, sizeof(key), "%u", i);
+		list = json_object_get(parents, key);
+		r = add_chain(vm, &vm->config->disks[i], list, files, i, err);
 		if (r == 0)
-			r = add_track(&vm->config->disks[i], parents, files, i, err);
+			r = add_track(&vm->config->disks[i], list, files, i, err);
 	}
 	return r;
 }

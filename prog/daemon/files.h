@@ -20,9 +20,13 @@ struct files {
 int files_open(struct vm *vm, const json_t *parents, struct files *ret, struct error *err);
 /* The disk may be a differencing one: its parents have to be found. */
 bool files_may_have_parent(const struct config_disk *disk);
-/* One disk's file, opened and locked; returns the descriptor. */
 /* A layer of a disk's chain, to be merged into or linked anew by the worker that has it locked. */
 int files_open_layer(const char *path, struct error *err);
+/* As files_open, for one disk that is added: its file and those of its parents (a list of paths,
+ * the direct one first; may be NULL). */
+int files_open_chain(struct vm *vm, const struct config_disk *disk, const json_t *parents,
+		     struct files *ret, struct error *err);
+/* One disk's file, opened and locked; returns the descriptor. */
 int files_open_disk(const struct vm *vm, const struct config_disk *disk, struct error *err);
 #define TRACK_ENDING ".track"
 /* The file that tracks changes of a disk: beside it, or beside the nearest of its parents (a list

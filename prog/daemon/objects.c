@@ -195,6 +195,7 @@ json_t *object_vm(const struct vm *vm)
 	put_text(object, "AutomaticStartAction", config_start_action_name(config->start_action));
 	json_object_set_new(object, "AutomaticStartDelay",
 			    json_integer(config->start_delay_seconds));
+	json_object_set_new(object, "ResourceMeteringEnabled", json_boolean(vm->metering != NULL));
 	put_text(object, "AutomaticStopAction", config_stop_action_name(config->stop_action));
 	put_text(object, "EnhancedSessionTransportType", config_session_name(config->session));
 	put_guest(object, vm);

@@ -13,6 +13,7 @@
 #include "disk-job.h"
 #include "files.h"
 #include "guest-sockets.h"
+#include "metering.h"
 #include "saved.h"
 #include "ipc/ipc.h"
 #include "sockets.h"
@@ -89,6 +90,7 @@ static void run_free(struct run *run)
 		close(run->process.pidfd);
 	loop_timer_free(run->timer);
 	vm->run = NULL;
+	metering_save(vm);
 	peer_free(run->peer);
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		if (run->port_fds[i] >= 0)
@@ -185,13 +187,11 @@ static int end_save(struct run *run, struct error *err)
 	bool saved = strcmp(run->off_reason, "saved") == 0;
 	int r = 0;
 
-	if (saved && !run->saving_id[0]) {
-		/* It was begun under an earlier daemon. */
+	if (!run->saving_id[0]) {
+		/* An earlier daemon may have begun it, and its end not been heard. */
 		saved_clean_up(vm);
 		return 0;
 	}
-	if (!run->saving_id[0])
-		return 0;
 	if (!run->saving_stops) {
 		if (saved)
 			saved_clean_up(vm);
@@ -361,6 +361,40 @@ static void take_text(char *ret, size_t size, const json_t *value)
 		snprintf(ret, size, "%s", json_string_value(value));
 }
 
+static void end_of_save(struct run *run, const struct error *err)
+{
+	struct vm *vm = run->vm;
+	struct error why;
+
+	if (!run->saving_stops) {
+		if (settle(run, &why) == 0)
+			err = NULL; /* the worker may have ended, or not be heard */
+		else if (!err)
+			err = &why;
+		vm_wake(vm, VM_WAIT_SAVED, err);
+		return;
+	}
+	if (err) {
+		saved_remove(vm, run->saving_id);
+		if (vm->state == VM_SAVING)
+			run_set_state(vm, run->was_paused ? VM_PAUSED : VM_RUNNING);
+	}
+	/* What went well ends with the worker. */
+	if (!err)
+		return;
+	run->saving_id[0] = '\0';
+	vm_wake(vm, VM_WAIT_SAVED, err);
+}
+
+/* The connection was lost while it was at a checkpoint: what it said of the end was not heard. */
+static void end_unheard(struct run *run)
+{
+	struct error err;
+
+	error_set(&err, ERR_CANCELLED, "the worker did not say what became of it");
+	end_of_save(run, &err);
+}
+
 /* The first that it says to a new service. It may be at what an earlier one began, or have done it
  * already. */
 static void take_over(struct run *run, bool saving)
@@ -389,43 +423,22 @@ static void on_state(struct run *run, const json_t *event)
 {
 	const char *state = json_string_value(json_object_get(event, "state"));
 	bool paused = state && strcmp(state, "paused") == 0;
+	bool saving = json_is_true(json_object_get(event, "saving"));
 
 	if (run->starting || !state)
 		return;
 	if (run->adopting)
-		take_over(run, json_is_true(json_object_get(event, "saving")));
+		take_over(run, saving);
+	else if (run->reconnected && run->saving_id[0] && !run->saving_stops && !saving)
+		end_unheard(run);
+	run->reconnected = false;
 	/* Begun under an earlier daemon: a checkpoint does not show in the state. */
-	if (json_is_true(json_object_get(event, "saving")) || run->vm->state == VM_SAVING)
+	if (saving || run->vm->state == VM_SAVING)
 		return;
 	if (paused && run->vm->state == VM_RUNNING)
 		run_set_state(run->vm, VM_PAUSED);
 	else if (!paused && run->vm->state == VM_PAUSED)
 		run_set_state(run->vm, VM_RUNNING);
-}
-
-static void end_of_save(struct run *run, const struct error *err)
-{
-	struct vm *vm = run->vm;
-	struct error why;
-
-	if (!run->saving_stops) {
-		if (settle(run, &why) == 0)
-			err = NULL; /* the worker may have ended, or not be heard */
-		else if (!err)
-			err = &why;
-		vm_wake(vm, VM_WAIT_SAVED, err);
-		return;
-	}
-	if (err) {
-		saved_remove(vm, run->saving_id);
-		if (vm->state == VM_SAVING)
-			run_set_state(vm, run->was_paused ? VM_PAUSED : VM_RUNNING);
-	}
-	/* What went well ends with the worker. */
-	if (!err)
-		return;
-	run->saving_id[0] = '\0';
-	vm_wake(vm, VM_WAIT_SAVED, err);
 }
 
 static void on_saved(struct run *run, const json_t *event)
@@ -617,8 +630,11 @@ static void reconnect(void *user)
 {
 	struct vm *vm = user;
 
-	if (vm->run && !vm->run->peer && !vm->run->starting && connect_control(vm->run, NULL) == 0)
+	if (vm->run && !vm->run->peer && !vm->run->starting &&
+	    connect_control(vm->run, NULL) == 0) {
+		vm->run->reconnected = true;
 		fold_worker_lost(vm);
+	}
 	vm_unref(vm);
 }
 
@@ -1007,6 +1023,7 @@ int run_start(struct vm *vm, struct error *err)
 	vm->early_console = -1;
 	run = run_new(vm);
 	run->starting = true;
+	metering_run_begins(vm);
 	run_set_state(vm, VM_STARTING);
 	/* From the loop, so that the caller can begin to wait. */
 	loop_post(vm->daemon->loop, begin, run);
@@ -1240,13 +1257,13 @@ static void tell_refused(void *user)
 	free(refused);
 }
 
-void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns, peer_done done,
-		    void *user)
+void run_request_fds(struct vm *vm, json_t *request, const int *fds, unsigned fd_count,
+		     uint64_t timeout_ns, peer_done done, void *user)
 {
 	struct refused *refused;
 
 	if (vm->run && vm->run->peer) {
-		peer_request(vm->run->peer, request, &fd, fd >= 0, timeout_ns, done, user);
+		peer_request(vm->run->peer, request, fds, fd_count, timeout_ns, done, user);
 		return;
 	}
 	json_decref(request);
@@ -1257,6 +1274,12 @@ void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns,
 		abort();
 	*refused = (struct refused){ done, user };
 	loop_post(vm->daemon->loop, tell_refused, refused);
+}
+
+void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns, peer_done done,
+		    void *user)
+{
+	run_request_fds(vm, request, &fd, fd >= 0, timeout_ns, done, user);
 }
 
 void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done done, void *user)
@@ -1405,6 +1428,7 @@ static void status_answered(void *user, const json_t *reply, const struct error 
 		take_text(run->heartbeat, sizeof(run->heartbeat),
 			  json_object_get(reply, "heartbeat"));
 		sample_cpu(run);
+		metering_sample(refresh->vm, reply);
 		vm_wake(refresh->vm, VM_WAIT_CHANGED, NULL);
 	}
 	if (refresh->done)

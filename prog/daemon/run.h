@@ -45,6 +45,7 @@ struct run {
 	bool saving_stops;             /* Save-VM; else a checkpoint */
 	bool saving_memory;            /* "saved" tells the end; else the answer does */
 	bool adopting;                 /* until the worker has said what it is at */
+	bool reconnected;              /* likewise */
 	bool was_paused;               /* before */
 	json_t *last_save;             /* what the worker said of it */
 	struct error shutdown_failure; /* what the guest made of it; code ERR_OK: nothing yet */
@@ -69,6 +70,9 @@ void run_request(struct vm *vm, json_t *request, uint64_t timeout_ns, peer_done 
 /* The same with a descriptor (borrowed; -1: none). */
 void run_request_fd(struct vm *vm, json_t *request, int fd, uint64_t timeout_ns, peer_done done,
 		    void *user);
+/* The same with several. */
+void run_request_fds(struct vm *vm, json_t *request, const int *fds, unsigned fd_count,
+		     uint64_t timeout_ns, peer_done done, void *user);
 /* As run_request with "turn-off"; a worker that does not obey is killed. */
 void run_turn_off(struct vm *vm);
 void run_set_state(struct vm *vm, enum vm_state state);

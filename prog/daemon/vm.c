@@ -7,6 +7,7 @@
 #include "checkpoint-fold.h"
 #include "checkpoints.h"
 #include "config/config-json.h"
+#include "metering.h"
 #include "saved.h"
 
 #include <dirent.h>
@@ -59,6 +60,7 @@ void vm_unref(struct vm *vm)
 		close(vm->early_console);
 	config_vm_free(vm->config);
 	json_decref(vm->last_stop);
+	metering_free(vm->metering);
 	free(vm->folder);
 	free(vm);
 }
@@ -170,6 +172,7 @@ static int load(struct daemon *daemon, const char *id, struct error *err)
 	real = realpath(folder, NULL);
 	vm = vm_new(daemon, config, real ? real : TAKE(folder));
 	config_load_json(fd, LAST_STOP_FILE, &vm->last_stop, NULL);
+	metering_load(vm, fd);
 	add_to_list(vm);
 	return 0;
 }
@@ -231,8 +234,8 @@ static int make_folder(struct vm *vm, struct error *err)
 static void delete_folder(struct vm *vm)
 {
 	AUTO_FREE char *link = store_path(vm->daemon, vm->id);
-	static const char *const files[] = { CONFIG_FILE, LAST_STOP_FILE, "lock", "worker.log",
-					     "running" };
+	static const char *const files[] = { CONFIG_FILE,  LAST_STOP_FILE, "lock",
+					     "worker.log", "running",      METERING_FILE };
 	AUTO_CLOSE int fd = open_folder(vm->folder, NULL);
 
 	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
@@ -298,6 +301,20 @@ int vm_create(struct daemon *daemon, struct config_vm *config, const char *folde
 	return 0;
 }
 
+/* What is to be done with its disks after an interruption stands in the folder. That is to be
+ * believed of our own, not of one from elsewhere. */
+static int check_settled(const struct vm *vm, struct error *err)
+{
+	char id[GUID_TEXT_SIZE];
+
+	if (!checkpoints_under_way(vm, id) && !fold_is_wanted(vm))
+		return 0;
+	return error_set(
+	    err, ERR_STATE,
+	    "a checkpoint or a merge of it was interrupted: the service that it was of "
+	    "has to finish that before");
+}
+
 int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder,
 		struct vm **ret, struct error *err)
 {
@@ -307,6 +324,8 @@ int vm_register(struct daemon *daemon, struct config_vm *config, const char *fol
 
 	if (!vm->folder)
 		r = error_set_errno(err, errno, "the folder '%.200s'", folder);
+	if (r == 0)
+		r = check_settled(vm, err);
 	if (r == 0)
 		r = save(vm, config, err);
 	if (r == 0 && strcmp(link, vm->folder) != 0 && symlink(vm->folder, link) < 0)

@@ -33,6 +33,7 @@ struct vm_waiter;
 struct request;
 struct folding;
 struct run;
+struct metering;
 
 struct vm {
 	struct daemon *daemon;
@@ -46,6 +47,7 @@ struct vm {
 	unsigned changing;         /* changes of its devices that the worker has not answered */
 	struct folding *folding;   /* merging its disks (checkpoint-fold.h); NULL: nothing */
 	struct run *run;           /* NULL: off */
+	struct metering *metering; /* NULL: it is not metered */
 	json_t *last_stop;         /* "reason", "text", "time", perhaps "crash"; NULL: never ran */
 	bool host_stops;           /* it is stopped with the host, not by somebody */
 	bool console_wanted;       /* by whoever starts it */

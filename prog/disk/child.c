@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -18,6 +19,19 @@ int child_find(const char *parent_path, const char *path, struct child *ret, str
 	if (r == 0 && (r = chain_locators(path, parent_path, &ret->locators, err)) < 0)
 		image_close(&ret->parent, NULL);
 	return r < 0 ? error_prefix(err, "the parent '%.200s'", parent_path) : 0;
+}
+
+static int list_layers(struct child *child, struct error *err)
+{
+	unsigned count = child->parent.chain.count;
+	struct blk **layers = calloc(1 + count, sizeof(*layers));
+
+	if (!layers)
+		return error_set(err, ERR_NO_MEMORY, "no memory for a chain of %u images", count);
+	layers[0] = child->disk;
+	memcpy(layers + 1, child->parent.layers, count * sizeof(*layers));
+	child->all = (struct blk_layers){ layers, 1 + count };
+	return 0;
 }
 
 int child_create(struct child *child, struct loop *loop, int fd,
@@ -45,9 +59,10 @@ int child_create(struct child *child, struct loop *loop, int fd,
 		close(own);
 		return error_prefix(err, "the new image");
 	}
+	r = list_layers(child, err);
 	/* They are closed with the child from now on. */
 	memset(child->parent.layers, 0, child->parent.chain.count * sizeof(struct blk *));
-	return 0;
+	return r;
 }
 
 static bool is_zero(const uint8_t *buf, size_t len)
@@ -72,6 +87,8 @@ int child_close(struct child *child, struct error *err)
 	int r = blk_close(child->disk, err);
 
 	child->disk = NULL;
+	free((void *)child->all.layers);
+	child->all = (struct blk_layers){ NULL, 0 };
 	chain_locators_done(&child->locators);
 	image_close(&child->parent, NULL);
 	return r;

@@ -14,7 +14,8 @@
 struct child {
 	struct image parent;
 	struct chain_locators locators;
-	struct blk *disk; /* NULL: not created yet */
+	struct blk *disk;      /* NULL: not created yet */
+	struct blk_layers all; /* the same, with the parent's layers */
 };
 
 /* path: where the new image will be. */

@@ -90,15 +90,14 @@ static int resize(struct job *job, struct image *image, struct error *err)
 		r = with_disk(image, 0, find_minimum, &options.minimum_bytes, err);
 	if (r < 0)
 		return r;
-	if (to_minimum)
+	/* The partition table is the guest's, and its second copy is left where it is, or cut off;
+	 * as Hyper-V does. But the minimum is made of the first copy, which has to be true then. */
+	if (to_minimum) {
 		options.size_bytes = options.minimum_bytes;
-	if (options.size_bytes < now && options.size_bytes >= options.minimum_bytes)
-		r = with_disk(image, IMAGE_WRITES, move_gpt, &options.size_bytes, err);
-	if (r == 0)
-		r = disk_resize(image->fd, &options, &progress, err);
-	if (r == 0 && options.size_bytes > now)
-		r = with_disk(image, IMAGE_WRITES, move_gpt, &options.size_bytes, err);
-	return r;
+		if (options.size_bytes < now)
+			r = with_disk(image, IMAGE_WRITES, move_gpt, &options.size_bytes, err);
+	}
+	return r < 0 ? r : disk_resize(image->fd, &options, &progress, err);
 }
 
 int op_resize(struct job *job, json_t **ret, struct error *err)

@@ -81,6 +81,20 @@ static json_t *memory_json(struct machine *machine)
 	    "backed_bytes", (json_int_t)memory.backed_bytes);
 }
 
+static json_t *usage_json(const struct machine *machine)
+{
+	struct machine_usage usage;
+
+	machine_usage(machine, &usage);
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "disk_reads",
+			 (json_int_t)usage.disk_reads, "disk_writes", (json_int_t)usage.disk_writes,
+			 "disk_read_bytes", (json_int_t)usage.disk_read_bytes, "disk_written_bytes",
+			 (json_int_t)usage.disk_written_bytes, "disk_capacity_bytes",
+			 (json_int_t)usage.disk_capacity_bytes, "sent_bytes",
+			 (json_int_t)usage.sent_bytes, "received_bytes",
+			 (json_int_t)usage.received_bytes);
+}
+
 json_t *control_memory_event(struct machine *machine)
 {
 	return json_pack("{s:s, s:o}", "event", "memory", "memory", memory_json(machine));
@@ -97,13 +111,14 @@ static json_t *status_json(struct control *control)
 		json_array_append_new(vps,
 				      json_integer((json_int_t)machine_vp_runtime_ns(machine, i)));
 	status = json_pack(
-	    "{s:s, s:b, s:i, s:s, s:s, s:I, s:o, s:s, s:o, s:o, s:O}", "state",
+	    "{s:s, s:b, s:i, s:s, s:s, s:I, s:o, s:s, s:o, s:o, s:O, s:o}", "state",
 	    machine_paused(machine) ? "paused" : "running", "saving", machine_saving(machine),
 	    "save_percent", (int)machine_save_percent(machine), "backend",
 	    machine_backend_name(machine), "backend_reason", machine_backend_reason(machine),
 	    "uptime_ns", (json_int_t)machine_uptime_ns(machine), "memory", memory_json(machine),
 	    "heartbeat", machine_heartbeat(machine), "vp_runtime_ns", vps, "integration",
-	    services_json(machine), "kvp", json_object_get(kvp, "items"));
+	    services_json(machine), "kvp", json_object_get(kvp, "items"), "usage",
+	    usage_json(machine));
 	json_decref(kvp);
 	return status;
 }
@@ -480,7 +495,7 @@ static int run_request(struct control *control, json_t *request, json_t **ret, s
 	if (!control->machine)
 		return error_set(err, ERR_STATE, "the virtual machine is not running yet");
 	if (devices_knows(op))
-		return devices_run(control->machine, op, request, &control->fds[0], err);
+		return devices_run(control->machine, op, request, control->fds, err);
 	if (track_json_knows(op))
 		return run_tracked(control, op, request, ret, err);
 	if (viewers_knows(op))

@@ -1,7 +1,9 @@
 #include "devices.h"
 
 #include "base/macros.h"
+#include "ipc/ipc.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- members of a request ---- */
@@ -45,7 +47,7 @@ static int get_drive(const json_t *request, struct machine_drive *ret, struct er
 
 /* ---- operations ---- */
 
-static int add_controller(struct machine *machine, const json_t *request, int *fd,
+static int add_controller(struct machine *machine, const json_t *request, int *fds,
 			  struct error *err)
 {
 	struct guid id;
@@ -54,7 +56,7 @@ static int add_controller(struct machine *machine, const json_t *request, int *f
 	return r < 0 ? r : machine_add_controller(machine, &id, err);
 }
 
-static int remove_controller(struct machine *machine, const json_t *request, int *fd,
+static int remove_controller(struct machine *machine, const json_t *request, int *fds,
 			     struct error *err)
 {
 	struct guid id;
@@ -63,15 +65,32 @@ static int remove_controller(struct machine *machine, const json_t *request, int
 	return r < 0 ? r : machine_remove_controller(machine, &id, err);
 }
 
-static int add_drive(struct machine *machine, const json_t *request, int *fd, struct error *err)
+static void take_parents(int *fds, unsigned max, struct machine_parents *ret)
 {
+	ret->fds = calloc(max, sizeof(*ret->fds));
+	if (!ret->fds)
+		abort(); /* some hundred bytes: the host is beyond help */
+	while (ret->count < max && fds[ret->count] >= 0) {
+		ret->fds[ret->count] = TAKE_FD(fds[ret->count]);
+		ret->count++;
+	}
+}
+
+static int add_drive(struct machine *machine, const json_t *request, int *fds, struct error *err)
+{
+	struct machine_parents parents = { 0 };
 	struct machine_drive drive;
 	int r = get_drive(request, &drive, err);
 
-	return r < 0 ? r : machine_add_drive(machine, &drive, TAKE_FD(*fd), err);
+	if (r < 0)
+		return r;
+	take_parents(fds + 1, IPC_MAX_FDS - 1, &parents);
+	r = machine_add_drive(machine, &drive, TAKE_FD(fds[0]), &parents, err);
+	machine_parents_done(&parents);
+	return r;
 }
 
-static int remove_drive(struct machine *machine, const json_t *request, int *fd, struct error *err)
+static int remove_drive(struct machine *machine, const json_t *request, int *fds, struct error *err)
 {
 	struct guid controller;
 	unsigned location;
@@ -80,16 +99,16 @@ static int remove_drive(struct machine *machine, const json_t *request, int *fd,
 	return r < 0 ? r : machine_remove_drive(machine, &controller, location, err);
 }
 
-static int set_medium(struct machine *machine, const json_t *request, int *fd, struct error *err)
+static int set_medium(struct machine *machine, const json_t *request, int *fds, struct error *err)
 {
 	struct machine_drive drive;
 	int r = get_drive(request, &drive, err);
 
 	drive.kind = CONFIG_DISK_DVD;
-	return r < 0 ? r : machine_set_medium(machine, &drive, TAKE_FD(*fd), err);
+	return r < 0 ? r : machine_set_medium(machine, &drive, TAKE_FD(fds[0]), err);
 }
 
-static int grow_drive(struct machine *machine, const json_t *request, int *fd, struct error *err)
+static int grow_drive(struct machine *machine, const json_t *request, int *fds, struct error *err)
 {
 	json_int_t bytes = json_integer_value(json_object_get(request, "size_bytes"));
 	struct guid controller;
@@ -103,7 +122,7 @@ static int grow_drive(struct machine *machine, const json_t *request, int *fd, s
 	return r;
 }
 
-static int add_adapter(struct machine *machine, const json_t *request, int *fd, struct error *err)
+static int add_adapter(struct machine *machine, const json_t *request, int *fds, struct error *err)
 {
 	struct config_nic nic = { .name = (char *)text(request, "name") };
 	const char *mac = text(request, "mac");
@@ -113,10 +132,10 @@ static int add_adapter(struct machine *machine, const json_t *request, int *fd, 
 		r = config_check_name(nic.name, "a network adapter's name", err);
 	if (r == 0 && (!mac || !config_mac_parse(mac, nic.mac)))
 		r = error_set(err, ERR_INVALID, "'mac' is not a MAC address");
-	return r < 0 ? r : machine_add_adapter(machine, &nic, TAKE_FD(*fd), err);
+	return r < 0 ? r : machine_add_adapter(machine, &nic, TAKE_FD(fds[0]), err);
 }
 
-static int remove_adapter(struct machine *machine, const json_t *request, int *fd,
+static int remove_adapter(struct machine *machine, const json_t *request, int *fds,
 			  struct error *err)
 {
 	struct guid id;
@@ -125,15 +144,15 @@ static int remove_adapter(struct machine *machine, const json_t *request, int *f
 	return r < 0 ? r : machine_remove_adapter(machine, &id, err);
 }
 
-static int plug_adapter(struct machine *machine, const json_t *request, int *fd, struct error *err)
+static int plug_adapter(struct machine *machine, const json_t *request, int *fds, struct error *err)
 {
 	struct guid id;
 	int r = get_guid(request, "adapter", &id, err);
 
-	return r < 0 ? r : machine_plug_adapter(machine, &id, TAKE_FD(*fd), err);
+	return r < 0 ? r : machine_plug_adapter(machine, &id, TAKE_FD(fds[0]), err);
 }
 
-typedef int (*operation)(struct machine *machine, const json_t *request, int *fd,
+typedef int (*operation)(struct machine *machine, const json_t *request, int *fds,
 			 struct error *err);
 
 static const struct {
@@ -160,11 +179,11 @@ bool devices_knows(const char *op)
 	return find(op) != NULL;
 }
 
-int devices_run(struct machine *machine, const char *op, const json_t *request, int *fd,
+int devices_run(struct machine *machine, const char *op, const json_t *request, int *fds,
 		struct error *err)
 {
 	/* What is taken down must not change meanwhile. */
 	if (machine_saving(machine))
 		return error_set(err, ERR_BUSY, "it is being saved");
-	return find(op)(machine, request, fd, err);
+	return find(op)(machine, request, fds, err);
 }

@@ -12,9 +12,9 @@
 int devices_get_place(const json_t *request, struct guid *controller, unsigned *location,
 		      struct error *err);
 bool devices_knows(const char *op);
-/* Carries out a request that devices_knows. *fd: the descriptor that came with it, or -1; set to -1
- * where it was taken. */
-int devices_run(struct machine *machine, const char *op, const json_t *request, int *fd,
+/* Carries out a request that devices_knows. fds: IPC_MAX_FDS of them, those that came with it and
+ * -1 from there on; set to -1 where one was taken. */
+int devices_run(struct machine *machine, const char *op, const json_t *request, int *fds,
 		struct error *err);
 
 #endif

@@ -251,6 +251,13 @@ def test_taken_while_it_runs(host):
     assert leftovers(host) == []
 
 
+def test_end_is_not_heard(host):
+    running(host, "memory=0.3 cutoff")
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "one")
+    assert tree(host) == {"one": None} and leftovers(host) == []
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false")
+
+
 @pytest.mark.parametrize("behaviour,state", [("full", "Running"), ("dieearly", "Off"), ("dielate", "Off")])
 def test_fails_while_it_runs(host, behaviour, state):
     """What its disks are in the end is what the worker had them be."""
@@ -502,3 +509,18 @@ def test_export_of_a_saved_machine(host):
                        "-GenerateNewId", "-NewName", "b")[0]
     assert "saved state is not copied" in str(copied["Incompatibilities"]) and host.vm("b")["State"] == "Off"
     assert imported(host, to) == "Saved"
+
+
+@pytest.mark.parametrize("name", ["merge.json", "checkpoints/11111111-2222-3333-4444-555555555555.new/layers.json"])
+def test_import_of_what_was_interrupted(host, name):
+    """A folder from elsewhere does not say which of our disks are deleted."""
+    host.new_vm("a", "", "-NewVHDPath", host.folder + "/d.vhdx", "-NewVHDSizeBytes", "64MB")
+    vm_id, to = host.vm("a")["VMId"], host.folder + "/out"
+    host.run("export-vm", "a", to)
+    host.run("remove-vm", "a", "-Force")
+    path = os.path.join(to, "a", "Virtual Machines", vm_id, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as f:
+        f.write("{}")
+    assert "was interrupted" in host.run("import-vm", os.path.join(to, "a", "Virtual Machines", vm_id), status=1)
+    assert host.json("get-vm") == []

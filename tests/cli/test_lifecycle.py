@@ -528,3 +528,13 @@ def test_save_and_start(host):
     assert host.vm("a")["State"] == "Saved"
     host.run("remove-vmsavedstate", "a")
     assert host.vm("a")["State"] == "Off"
+
+
+def test_more_machines_than_a_range_of_addresses(host):
+    """Each has its own address, also behind the 256 of the host's own range."""
+    host.new_vm("vm-0")
+    for i in range(1, 300):
+        status, answer = host.http("POST", "/v1/cmdlet/new-vm", '{"Name":"vm-%d"}' % i)
+        assert status == 200 and not answer["errors"], answer
+    macs = {adapter["MacAddress"] for adapter in host.json("get-vmnetworkadapter", "*")}
+    assert len(macs) == 300 and all(mac.replace(":", "").startswith("00155") for mac in macs)

@@ -414,13 +414,13 @@ def test_resize(host):
         vhd = host.json("resize-vhd", name, "300MB", "-Passthru")[0]
         assert vhd["Size"] == 300 * MIB and host.json("get-vhd", name)[0]["Size"] == 300 * MIB
         data = bytes_of(host, name)
-        assert len(data) == 300 * MIB and data[2048 * 512:40 * MIB] == before[2048 * 512:40 * MIB]
-        assert check_gpt(data) == [(2048, end - 1)]
+        # The table is the guest's: nothing of it is touched.
+        assert data == before + bytes(200 * MIB)
     assert "smaller" in host.run("resize-vhd", "a.vhd", "100MB", status=1)
     assert "can't have less than" in host.run("resize-vhd", "a.vhdx", "20MB", status=1)
     assert host.json("get-vhd", "a.vhdx")[0]["MinimumSize"] == 40 * MIB + 33 * 512
     host.run("resize-vhd", "a.vhdx", "60MB")
-    assert check_gpt(bytes_of(host, "a.vhdx")) == [(2048, end - 1)]
+    assert bytes_of(host, "a.vhdx") == before[:60 * MIB]
     vhd = host.json("resize-vhd", "a.vhdx", "-ToMinimumSize", "-Passthru")[0]
     assert vhd["Size"] == 40 * MIB + 33 * 512
     data = bytes_of(host, "a.vhdx")
@@ -642,6 +642,45 @@ def test_checking(host):
     assert "footer" in host.run("test-vhd", "good.vhd", status=1).lower()
     host.run("test-vhd", "good.vhd", "-Repair")
     assert host.json("test-vhd", "good.vhd")[0]["Healthy"]
+
+
+def test_what_if(host):
+    said = host.run("new-vhd", "a.vhdx,b.vhdx", "1GB", "-WhatIf")
+    assert said == "".join('What if: Performing the operation "New-VHD" on target "%s".\n' % path_of(host, name)
+                           for name in ("a.vhdx", "b.vhdx"))
+    host.run("new-vhd", "a.vhdx", "1GB")
+    for command in (("resize-vhd", "a.vhdx", "2GB"), ("convert-vhd", "a.vhdx", "c.vhdx", "-DeleteSource"),
+                    ("mount-vhd", "a.vhdx"), ("enable-vhdchangetracking", "a.vhdx")):
+        assert host.run(*command, "-WhatIf").startswith("What if: Performing the operation")
+    host.run("resize-vhd", "a.vhdx", "-WhatIf", status=2)  # neither size
+    assert files_of(host) == ["a.vhdx"] and host.json("get-vhd", "a.vhdx")[0]["Size"] == 1 << 30
+    assert host.run("resize-vhd", "a.vhdx", "2GB", "-WhatIf:$false") == ""
+    assert host.json("get-vhd", "a.vhdx")[0]["Size"] == 2 << 30
+
+
+def test_convert_into_differencing(host):
+    """The new disk reads as the source and holds only what its parent has otherwise."""
+    raw = path_of(host, "a.img")
+    write_some(raw, 64 * MIB)
+    for end in ("vhdx", "vhd"):
+        host.run("convert-vhd", "a.img", "base." + end, "-VHDType", "Dynamic")
+        with open(raw, "r+b") as f:
+            for offset, data in ((0, b"x" * 512), (20 * MIB + 4096, bytes(MIB)), (64 * MIB - 512, b"e" * 512)):
+                f.seek(offset)
+                f.write(data)
+        vhd = host.json("convert-vhd", "a.img", "new." + end, "-ParentPath", "base." + end, "-Passthru")[0]
+        assert vhd["VhdType"] == "Differencing" and vhd["ParentPath"] == path_of(host, "base." + end)
+        with open(raw, "rb") as f:
+            assert bytes_of(host, "new." + end) == f.read()
+        assert host.json("test-vhd", "new." + end)[0]["Healthy"]
+        same = host.json("convert-vhd", "new." + end, "same." + end, "-ParentPath", "new." + end, "-Passthru",
+                         "-VHDType", "Differencing")[0]
+        assert same["FileSize"] <= 5 * MIB
+    assert "must be equal" in host.run("convert-vhd", "base.vhd", "x.vhd", "-ParentPath",
+                                       host.json("new-vhd", "small.vhd", "32MB")[0]["Path"], status=1)
+    assert "parent's format" in host.run("convert-vhd", "a.img", "x.vhdx", "-ParentPath", "base.vhd", status=1)
+    assert "needs -ParentPath" in host.run("convert-vhd", "a.img", "x.vhdx", "-VHDType", "Differencing", status=1)
+    assert not os.path.exists(path_of(host, "x.vhdx"))
 
 
 # ---- change tracking ----

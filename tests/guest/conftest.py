@@ -4,7 +4,8 @@ A test gets its own store and runtime directory, so that nothing of the user's i
 by tools/ and kept under <build>/guests. OYAKO_BUILD names the build folder (default: build).
 
 --backend kvm runs the guests on KVM instead of the software CPU. tests/rig/guests does that inside the rig, where
-everything is slow: OYAKO_PATIENCE multiplies all time limits. Tests marked `rig` are those that a submission runs there.
+everything is slow: OYAKO_PATIENCE multiplies all time limits. OYAKO_KERNEL=cloud-backports: tests that need no kernel in
+particular take that one (tools/guest-kernel). Tests marked `rig` are those that a submission runs there.
 """
 import gzip
 import json
@@ -85,7 +86,7 @@ def kernel_of(flavour):
 
 @pytest.fixture
 def kernel():
-    return kernel_of("cloud")
+    return kernel_of(os.environ.get("OYAKO_KERNEL", "cloud"))
 
 
 @pytest.fixture(scope="session")

@@ -287,7 +287,7 @@ def test_a_new_switch_takes_the_place_of_a_dead_one(host, kernel):
 
 
 def own_kib(pid):
-    """What is resident of a worker beyond its guest's memory."""
+    """What is resident of a worker beyond its guest's memory. What it maps twice counts twice."""
     kib = 0
     with open("/proc/%d/smaps" % pid) as f:
         for line in f:

@@ -75,6 +75,49 @@ def test_disk_replaced_moved_and_grown(host, kernel):
     console.close()
 
 
+def test_differencing_disk_is_added(host, kernel):
+    """With its parents: the guest reads what is theirs, what it writes is the new one's alone."""
+    parent, child = vhdx(host, "parent.vhdx", 16), os.path.join(host.folder, "child.vhdx")
+    console = start(host, kernel)
+    console.command("dmesg -n 1")
+
+    def there():
+        shows(console, "cat /sys/block/sd?/size", str(16 * 2048))
+
+    def remove():
+        host.run("remove-vmharddiskdrive", "t", "-ControllerType", "SCSI", "-ControllerNumber", 0,
+                 "-ControllerLocation", 0)
+        shows(console, "ls -d /sys/block/sd? 2>/dev/null", "")
+
+    def put(text):
+        console.command("echo %s | dd of=$(ls -d /dev/sd?) conv=sync,fsync 2>/dev/null" % text)
+
+    def read(count):
+        return console.command("head -c %d $(ls -d /dev/sd?) </dev/null" % count)
+
+    host.run("add-vmharddiskdrive", "t", "-Path", parent)
+    there()
+    put("parent")
+    remove()
+    host.run("new-vhd", child, "-ParentPath", parent, "-Differencing")
+    host.run("add-vmharddiskdrive", "t", "-Path", child)
+    there()
+    assert read(6) == "parent"
+    put("child")
+    # Moved, it keeps its parents.
+    host.run("set-vmharddiskdrive", "t", "-ToControllerLocation", 3)
+    shows(console, "cat /sys/class/scsi_disk/0:0:0:3/device/block/sd?/size", str(16 * 2048))
+    there()
+    assert read(5) == "child"
+    host.run("set-vmharddiskdrive", "t", "-ToControllerLocation", 0)
+    shows(console, "cat /sys/class/scsi_disk/0:0:0:0/device/block/sd?/size", str(16 * 2048))
+    remove()
+    host.run("add-vmharddiskdrive", "t", "-Path", parent)
+    there()
+    assert read(6) == "parent"
+    console.close()
+
+
 def test_controllers_and_64_disks(host, kernel):
     count = 64 if LONG else 12
     console = start(host, kernel)

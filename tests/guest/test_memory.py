@@ -5,6 +5,7 @@ import time
 import pytest
 
 from conftest import LONG, Console, wait_for
+from test_devices import own_kib
 
 MIB = 1 << 20
 # The driver waits 45 s with its first report unless told otherwise; busybox has no udev to online blocks.
@@ -92,25 +93,12 @@ def test_static_memory_is_resized(host, kernel):
     console.close()
 
 
-def own_bytes(pid):
-    """What a worker has resident beside its guest's RAM. Memory that it maps twice counts twice."""
-    total, counts = 0, False
-    with open("/proc/%d/smaps" % pid) as f:
-        for line in f:
-            words = line.split()
-            if words[0] == "Rss:" and counts:
-                total += int(words[1]) << 10
-            elif not words[0].endswith(":"):
-                counts = "guest-ram" not in line
-    return total
-
-
 def test_idle_worker_is_small(host, kernel):
     """What the boot has left in a worker goes when the guest is idle."""
-    limit = (24 if host.backend == "soft" else 12) * MIB
+    limit = (24 if host.backend == "soft" else 12) * 1024
     console = start(host, kernel)
     pid = host.workers()[0]
-    assert wait_for(lambda: own_bytes(pid) < limit, 60), "%d bytes" % own_bytes(pid)
+    assert wait_for(lambda: own_kib(pid) < limit, 60), "%d KiB" % own_kib(pid)
     # And the guest is none the worse for it.
     assert console.command("seq 1000 | md5sum").split()[0] == "53d025127ae99ab79e8502aae2d9bea6"
     console.close()

@@ -1,6 +1,7 @@
 """Save-VM, Start-VM of a saved VM, checkpoints: a guest that checks itself goes on as if nothing had been."""
 import hashlib
 import os
+import random
 import re
 import subprocess
 import time
@@ -302,3 +303,69 @@ def test_killed_while_saving(host, kernel, tmp_path, victim):
             console.close()
         assert host.vm("t")["State"] in ("Off", "Running")
     print(seen)
+
+
+# What it says that it wrote was synced to the disk.
+COUNTING = """
+n=$(dd if=/dev/sda bs=512 count=1 2>/dev/null | tr -d '\\000 ')
+n=${n:-0}
+echo "found $n."
+while :; do
+	n=$((n + 1))
+	printf '%-512s' $n | dd of=/dev/sda bs=512 conv=fsync,notrunc 2>/dev/null || echo BAD-WRITE
+	dd if=/dev/urandom of=/dev/sda bs=1M seek=$((n % 40 + 1)) count=1 conv=fsync,notrunc 2>/dev/null
+	echo "wrote $n."
+done
+"""
+
+
+@pytest.mark.skipif(not LONG, reason="takes minutes: OYAKO_LONG=1")
+def test_killed_while_layers_come_and_go(host, kernel, tmp_path):
+    """kill -9 of worker, service or both, while checkpoints are taken and removed: no synced write is lost."""
+    chance = random.Random(int(os.environ.get("OYAKO_SEED", "1")))
+    folder = str(tmp_path / "initrd")
+    os.makedirs(folder)
+    disk = str(tmp_path / "disk.vhdx")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vhdx", disk, "64M"], check=True)
+    host.new_vm(kernel.image, "t", initrd=kernel.initrd_with(folder, COUNTING), memory="128MB",
+                cmdline="console=ttyS0 panic=-1 cryptomgr.notests", options=["-VHDPath", disk])
+    host.run("set-vm", "-Name", "t", "-CheckpointType", "Standard")
+    written = 0
+    for cycle in range(CYCLES):
+        host.run("start-vm", "-Name", "t", timeout=300)
+        console = Console(host, "t")
+        console.expect("found ", 240)
+        console.expect("wrote ", 120)
+        for step in range(chance.randint(1, 4)):
+            names = [c["Name"] for c in host.json("get-vmcheckpoint", "-VMName", "t")]
+            change = (["checkpoint-vm", "-Name", "t", "-SnapshotName", "c%d-%d" % (cycle, step)]
+                      if len(names) < 2 or chance.random() < 0.4 else
+                      ["remove-vmcheckpoint", "-VMName", "t", "-Name", chance.choice(names), "-Confirm:false"])
+            at_work = subprocess.Popen(host.command(*change), env=host.env, stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+            if chance.random() < 0.5:
+                at_work.wait(300)
+        time.sleep(chance.random() * 3)
+        victim = chance.choice(("worker", "service", "both"))
+        if victim != "worker":
+            os.kill(daemon_of(host), 9)
+        if victim == "service":
+            assert wait_for(lambda: host.vm("t")["State"] == "Running", 60)
+            time.sleep(chance.random() * 2)
+        for pid in host.workers():
+            os.kill(pid, 9)
+        wait_for(lambda: console.process.poll() is not None, 60)
+        rest = console.process.stdout.read() or b""
+        text = console.history + rest.decode("utf-8", "replace").replace("\r", "")
+        print(victim, text[-200:])
+        assert "BAD-" not in text
+        found = int(re.search(r"found (\d+)\.", text)[1])
+        assert found >= written, "writes %d to %d are lost" % (found + 1, written)
+        written = max(int(n) for n in re.findall(r"wrote (\d+)\.", text))
+        at_work.wait(120)
+        wait_for(lambda: host.vm("t")["State"] == "Off" and host.vm("t")["Status"] != "Merging disks", 120)
+    for checkpoint in host.json("get-vmcheckpoint", "-VMName", "t"):
+        host.run("remove-vmcheckpoint", "-VMName", "t", "-Name", checkpoint["Name"], "-Confirm:false", timeout=300)
+    assert wait_for(lambda: not list(tmp_path.glob("*.avhdx")), 60), list(tmp_path.glob("*.avhdx"))
+    with open(disk, "rb") as f:
+        assert f.read(8) == b"vhdxfile"

@@ -426,10 +426,7 @@ GUEST(loop_carry, 64, "1: adc %rax, %rbx; inc %rcx; jmp 1b");
 GUEST(loop_ret, 64, "1: lea 1b(%rip), %rax; push %rax; ret");
 GUEST(loop_call, 64, "1: mov $0x7000, %esp; call 1b");
 /* Calls forward, 2^30 in all, and returns: no branch goes back. */
-GUEST(
-    loop_calls, 64,
-    ".altmacro; .macro level n; call 9f; call 9f; ret; 9:; .if \\n; level %(\\n-1); .endif; .endm\n"
-    "level 29; ret");
+GUEST(loop_calls, 64, ".rept 30; call 9f; call 9f; ret; 9:; .endr; ret");
 GUEST(loop_register, 64, "lea 1f(%rip), %rax; 1: jmp *%rax");
 
 static void loops_can_be_paused(void **state)

@@ -216,8 +216,11 @@ def leftovers(host):
               if f not in ("checkpoint.json", "vm.json", "memory")]
     known = set(disks_of(host))
     for name in names:
-        with open(os.path.join(folder, name, "vm.json")) as f:
-            known |= {d["path"] for c in json.load(f)["scsi_controllers"] for d in c["drives"]}
+        try:
+            with open(os.path.join(folder, name, "vm.json")) as f:
+                known |= {d["path"] for c in json.load(f)["scsi_controllers"] for d in c["drives"]}
+        except FileNotFoundError:
+            inside.append(name)  # one that is being made, or is going
     return inside + [name for name in names if "." in name] + [p for p in layers(host) if p not in known]
 
 

@@ -212,8 +212,8 @@ def leftovers(host):
     """In the VM's folder, and disks that nothing has."""
     folder = os.path.join(host.vm_folder("a"), "checkpoints")
     names = os.listdir(folder) if os.path.exists(folder) else []
-    inside = [f for name in names for f in os.listdir(os.path.join(folder, name))
-              if f not in ("checkpoint.json", "vm.json", "memory")]
+    inside = [f for f in glob.glob(os.path.join(folder, "*", "*"))
+              if os.path.basename(f) not in ("checkpoint.json", "vm.json", "memory")]
     known = set(disks_of(host))
     for name in names:
         try:

@@ -413,6 +413,8 @@ static void take_over(struct run *run, bool saving)
 		return;
 	}
 	run->saving_id[0] = '\0';
+	if (saving)
+		run_set_state(vm, VM_SAVING);
 	if (!saving && (checkpoints_clean_up(vm, &err) < 0 || fold_settle(vm, &err) < 0))
 		log_error("virtual machine '%s': %s", vm->config->name, err.text);
 	else
@@ -433,8 +435,10 @@ static void on_state(struct run *run, const json_t *event)
 		end_unheard(run);
 	run->reconnected = false;
 	/* Begun under an earlier daemon: a checkpoint does not show in the state. */
-	if (saving || run->vm->state == VM_SAVING)
+	if (saving || (run->vm->state == VM_SAVING && run->saving_id[0]))
 		return;
+	if (run->vm->state == VM_SAVING)
+		run_set_state(run->vm, VM_RUNNING);
 	if (paused && run->vm->state == VM_RUNNING)
 		run_set_state(run->vm, VM_PAUSED);
 	else if (!paused && run->vm->state == VM_PAUSED)
@@ -459,6 +463,8 @@ static void on_save_failed(struct run *run, const json_t *event)
 		  text ? text : "the worker did not say why");
 	if (run->saving_id[0] && run->saving_memory)
 		end_of_save(run, &err);
+	else if (run->vm->state == VM_SAVING) /* begun under an earlier daemon */
+		run_set_state(run->vm, VM_RUNNING);
 }
 
 static void on_integration(struct run *run, const json_t *event)

@@ -212,12 +212,15 @@ def leftovers(host):
     """In the VM's folder, and disks that nothing has."""
     folder = os.path.join(host.vm_folder("a"), "checkpoints")
     names = os.listdir(folder) if os.path.exists(folder) else []
-    inside = [f for name in names for f in os.listdir(os.path.join(folder, name))
-              if f not in ("checkpoint.json", "vm.json", "memory")]
+    inside = [f for f in glob.glob(os.path.join(folder, "*", "*"))
+              if os.path.basename(f) not in ("checkpoint.json", "vm.json", "memory")]
     known = set(disks_of(host))
     for name in names:
-        with open(os.path.join(folder, name, "vm.json")) as f:
-            known |= {d["path"] for c in json.load(f)["scsi_controllers"] for d in c["drives"]}
+        try:
+            with open(os.path.join(folder, name, "vm.json")) as f:
+                known |= {d["path"] for c in json.load(f)["scsi_controllers"] for d in c["drives"]}
+        except FileNotFoundError:
+            inside.append(name)  # one that is being made, or is going
     return inside + [name for name in names if "." in name] + [p for p in layers(host) if p not in known]
 
 

@@ -88,6 +88,16 @@ static void enter_handler_flags(struct vp *c, bool interrupt_gate)
 		c->rf &= ~RF_IF;
 }
 
+/* A handler that can't be there is a fault of the delivery (SDM, INT n's operation): else one of
+ * #GP would be entered, and could not be fetched, for ever. */
+static void check_entry(struct vp *c, uint64_t rip, uint32_t limit, unsigned ext)
+{
+	bool long_mode = c->efer & EFER_LMA;
+
+	if (long_mode ? (uint64_t)((int64_t)(rip << 16) >> 16) != rip : rip > limit)
+		sc_fault_code(c, NULL, VEC_GP, ext);
+}
+
 static void deliver_real(struct vp *c, const struct sc_event *ev)
 {
 	struct push_stack s = { c->seg[PART_SS].base, c->gpr[PART_RSP], c->stack_mask, 2, 0 };
@@ -97,6 +107,7 @@ static void deliver_real(struct vp *c, const struct sc_event *ev)
 	if (ev->vector * 4u + 3 > c->idt.limit)
 		sc_fault_code(c, NULL, VEC_GP, ev->vector * 8u + 2);
 	target = (uint32_t)sc_load_as(c, NULL, 0, entry, 4);
+	check_entry(c, target & 0xffff, c->seg[PART_CS].limit, 0);
 	push(c, &s, sc_rflags(c));
 	push(c, &s, c->seg[PART_CS].selector);
 	push(c, &s, RIP(c) + ev->insn_len);
@@ -194,6 +205,7 @@ static void deliver_long(struct vp *c, const struct sc_event *ev, unsigned ext)
 	unsigned cpl;
 
 	cs = handler_cs(c, g.selector, ext, &cpl);
+	check_entry(c, g.offset, cs.limit, ext);
 	s.cpl = cpl;
 	if (g.ist)
 		s.sp = tss_field(c, 28 + 8u * g.ist, 8, ext);
@@ -237,6 +249,7 @@ static void deliver_protected(struct vp *c, const struct sc_event *ev, unsigned 
 	unsigned cpl;
 
 	cs = handler_cs(c, g.selector, ext, &cpl);
+	check_entry(c, g.offset, cs.limit, ext);
 	if (cpl != c->cpl) {
 		ss = inner_stack(c, cpl, ext, &s.sp);
 		s.mask = ss.attributes & SEG_DB ? UINT32_MAX : 0xffff;

@@ -271,12 +271,15 @@ void sc_run(struct vp *c)
 
 void sc_run_budget(struct vp *c, uint64_t count)
 {
-	uint64_t end = c->icount + count;
+	volatile uint64_t end = c->icount + count;
 	struct block *b;
 
 	sc_attention(c, ATT_EVAL);
-	if (setjmp(c->trap))
+	/* Counted, too: a handler that can't be fetched is delivered to for ever. */
+	if (setjmp(c->trap)) {
 		c->link = NULL;
+		end = end - 1;
+	}
 	if (c->event_pending)
 		sc_deliver_raised(c);
 	while (!c->shutdown && c->icount < end) {

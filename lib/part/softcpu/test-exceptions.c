@@ -332,6 +332,31 @@ static void triple_fault(void **state)
 	assert_int_equal(g->result.reason, SOFTCPU_SHUTDOWN);
 }
 
+/* A handler that is no address: of #GP, so that its own delivery fails twice; then of another. */
+static void handlers_that_can_not_be(void **state)
+{
+	const uint64_t nowhere = UINT64_C(0x800000000000);
+	struct guest *g = *state;
+
+	guest_long(g);
+	with_handler(g, GP, 0, 0);
+	guest_gate(g, UD, nowhere, 0, 0);
+	GUEST_LOAD(g, code_ud);
+	guest_run(g, 100, true);
+	assert_int_equal(g->result.reason, SOFTCPU_HALTED);
+	assert_int_equal(g->s.gpr[PART_RAX], 1); /* EXT; nothing of #UD is on the stack */
+	assert_int_equal(g->s.gpr[PART_RBX], GUEST_CODE + 1);
+	assert_int_equal(g->s.gpr[PART_RSI], GUEST_STACK);
+
+	guest_long(g);
+	guest_gate(g, GP, nowhere, 0, 0);
+	guest_gate(g, DF, nowhere, 0, 0);
+	g->s.gpr[PART_RAX] = 0x100;
+	GUEST_LOAD(g, code_gp);
+	guest_run(g, 100, true);
+	assert_int_equal(g->result.reason, SOFTCPU_SHUTDOWN);
+}
+
 /* ---- IRET, SYSCALL ---- */
 
 GUEST(code_iret, 64,
@@ -658,6 +683,7 @@ int main(void)
 		T(int_checks_the_gate),
 		T(absent_gate),
 		T(double_fault),
+		T(handlers_that_can_not_be),
 		T(triple_fault),
 		T(iret_to_user),
 		T(iret_refuses),

@@ -209,3 +209,19 @@ def test_production_checkpoint(web, tmp_path):
     assert checked.returncode == 0, checked.stdout
     log = subprocess.run(["/sbin/debugfs", "-R", "cat /root/log", raw], capture_output=True, text=True).stdout.split("\n")
     assert log.pop() == "" and log == ["line %d" % (n + 1) for n in range(len(log))] and 0 < len(log) < lines
+
+
+def test_checkpoint_without_the_daemon(web):
+    """Nothing can stand still: a standard checkpoint takes the production one's place, and it is said."""
+    assert wait_for(lambda: web.status("VSS") == "OK", 120)
+    web.console.command("systemctl stop hv-vss-daemon")
+    taken = web.host.json("checkpoint-vm", "web", "-SnapshotName", "standard", "-Passthru")[0]
+    assert taken["CheckpointType"] == "Standard" and taken["HasMemory"]
+    said = [e["Message"] for e in web.host.json("get-vmevent", "web", "-Level", "Warning")]
+    assert any("daemon does not run" in text for text in said), said
+    web.host.run("set-vm", "web", "-CheckpointType", "ProductionOnly")
+    refused = web.host.run("checkpoint-vm", "web", "-SnapshotName", "none", check=False)
+    assert refused.returncode == 1 and "daemon does not run" in refused.stderr
+    assert [s["Name"] for s in web.host.json("get-vmsnapshot", "web")] == ["clean", "standard"]
+    web.host.run("set-vm", "web", "-CheckpointType", "Production")
+    web.console.command("systemctl start hv-vss-daemon")

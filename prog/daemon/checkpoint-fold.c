@@ -811,7 +811,7 @@ void fold_begin(struct vm *vm, struct request *watcher)
 	struct folding *folding = vm->folding;
 	struct error err;
 
-	if (!folding && write_journal(vm, json_object(), &err) < 0) {
+	if (!folding && !fold_is_wanted(vm) && write_journal(vm, json_object(), &err) < 0) {
 		vm_wake(vm, VM_WAIT_FOLDED, &err);
 		return;
 	}

@@ -276,10 +276,11 @@ static const struct cmdlet_param new_vm_params[] = {
 	{ .name = "Backend",
 	  .type = CMDLET_ENUM,
 	  .flags = CMDLET_OURS,
-	  .values = "auto kvm soft soft-interpreter",
+	  .values = "auto kvm soft soft-interpreter soft-lockstep",
 	  .dflt = "auto",
 	  .help = "What runs the guest's instructions: kvm, or soft, the software CPU; auto takes "
-		  "kvm where the host has it. soft-interpreter is slow, and there for comparing." },
+		  "kvm where the host has it. soft-interpreter is slow, and there for comparing; "
+		  "soft-lockstep does the comparing, and stops the machine at a difference." },
 	{ .name = "LinuxKernelPath",
 	  .type = CMDLET_FILE,
 	  .flags = CMDLET_OURS,
@@ -390,7 +391,7 @@ static const struct cmdlet_param set_vm_params[] = {
 	{ .name = "Backend",
 	  .type = CMDLET_ENUM,
 	  .flags = CMDLET_OURS,
-	  .values = "auto kvm soft soft-interpreter",
+	  .values = "auto kvm soft soft-interpreter soft-lockstep",
 	  .help = "What runs the guest's instructions; see New-VM. Takes effect at the next "
 		  "start." },
 	{ .name = "CodeCacheBytes",
@@ -733,7 +734,7 @@ static const struct cmdlet_param set_disk_params[] = {
 	  .flags = CMDLET_OURS,
 	  .min = 1,
 	  .max = INT64_MAX,
-	  .help = "Makes the disk of a running virtual machine larger; raw disk files only." },
+	  .help = "Makes the disk of a running virtual machine larger, as Resize-VHD does." },
 	{ .name = "MaximumIOPS",
 	  .type = CMDLET_INTEGER,
 	  .flags = CMDLET_NOT_YET,

@@ -22,6 +22,7 @@ static const char *const backend_names[] = {
 	[CONFIG_BACKEND_KVM] = "kvm",
 	[CONFIG_BACKEND_SOFT] = "soft",
 	[CONFIG_BACKEND_SOFT_INTERPRETER] = "soft-interpreter",
+	[CONFIG_BACKEND_SOFT_LOCKSTEP] = "soft-lockstep",
 };
 
 static const char *const video_type_names[] = {

@@ -98,7 +98,7 @@ static void on_fatal(void *user, unsigned vp, const char *text)
 struct off_request {
 	struct machine *machine;
 	enum machine_off_reason reason;
-	char text[256];
+	char text[1200];
 };
 
 void machine_go_off(struct machine *machine, enum machine_off_reason reason, const char *text)
@@ -196,6 +196,8 @@ static enum part_backend wanted_backend(const struct config_vm *config)
 		return PART_SOFT;
 	case CONFIG_BACKEND_SOFT_INTERPRETER:
 		return PART_SOFT_INTERPRETER;
+	case CONFIG_BACKEND_SOFT_LOCKSTEP:
+		return PART_SOFT_LOCKSTEP;
 	default:
 		return PART_AUTO;
 	}

@@ -28,7 +28,7 @@ PATIENCE = float(os.environ.get("OYAKO_PATIENCE", "1"))
 
 
 def pytest_addoption(parser):
-    parser.addoption("--backend", choices=("soft", "kvm"), default="soft",
+    parser.addoption("--backend", choices=("soft", "kvm", "soft-lockstep", "soft-interpreter"), default="soft",
                      help="what runs the guests' processors")
 
 

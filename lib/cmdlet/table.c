@@ -5,22 +5,27 @@
 
 #include <stddef.h>
 
-#define CONTROLLER_TYPE                                                                            \
+/* Positions: 0 where Hyper-V has none. */
+#define CONTROLLER_TYPE(extra, place)                                                              \
 	{                                                                                          \
-		.name = "ControllerType", .type = CMDLET_ENUM, .values = "SCSI IDE",               \
+		.name = "ControllerType", .type = CMDLET_ENUM, .flags = (extra),                   \
+		.position = (place), .values = "SCSI IDE",                                         \
 		.help = "Kind of controller. IDE is not there yet."                                \
 	}
-#define CONTROLLER_NUMBER(extra)                                                                   \
+#define CONTROLLER_NUMBER(extra, place)                                                            \
 	{                                                                                          \
-		.name = "ControllerNumber", .type = CMDLET_INTEGER, .flags = (extra), .min = 0,    \
-		.max = 3, .help = "Number of the controller."                                      \
+		.name = "ControllerNumber", .type = CMDLET_INTEGER, .flags = (extra),              \
+		.position = (place), .min = 0, .max = 3, .help = "Number of the controller."       \
 	}
-#define CONTROLLER_LOCATION(extra)                                                                 \
+#define CONTROLLER_LOCATION(extra, place)                                                          \
 	{                                                                                          \
-		.name = "ControllerLocation", .type = CMDLET_INTEGER, .flags = (extra), .min = 0,  \
-		.max = 63, .help = "Location on the controller."                                   \
+		.name = "ControllerLocation", .type = CMDLET_INTEGER, .flags = (extra),            \
+		.position = (place), .min = 0, .max = 63, .help = "Location on the controller."    \
 	}
-#define MEMORY_HELP "Memory at the start, in bytes or with MB, GB; a multiple of 2 MB."
+/* A drive that comes through a pipe tells its place. */
+#define PIPED        CMDLET_PIPELINE
+#define PIPED_NEEDED (CMDLET_PIPELINE | CMDLET_MANDATORY)
+#define MEMORY_HELP  "Memory at the start, in bytes or with MB, GB; a multiple of 2 MB."
 
 /* ---- outputs ---- */
 
@@ -219,6 +224,7 @@ static const struct cmdlet_param new_vm_params[] = {
 	  .help = MEMORY_HELP },
 	{ .name = "Generation",
 	  .type = CMDLET_INTEGER,
+	  .position = 3,
 	  .min = 1,
 	  .max = 2,
 	  .dflt = "2",
@@ -294,6 +300,10 @@ static const struct cmdlet_param new_vm_params[] = {
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_OURS,
 	  .help = "Kernel command line for -LinuxKernelPath." },
+	LATER("SourceGuestStatePath", CMDLET_STRING),
+	LATER("GuestStateIsolationType", CMDLET_STRING),
+	LATER("Prerelease", CMDLET_SWITCH),
+	LATER("Experimental", CMDLET_SWITCH),
 	FORCE("Accepted for Hyper-V's sake."),
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -414,12 +424,23 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_OURS,
 	  .help = "Kernel command line." },
+	LATER("GuestControlledCacheTypes", CMDLET_BOOLEAN),
+	LATER("LowMemoryMappedIoSpace", CMDLET_SIZE),
+	LATER("HighMemoryMappedIoSpace", CMDLET_SIZE),
+	LATER("AutomaticCriticalErrorAction", CMDLET_STRING),
+	LATER("AutomaticCriticalErrorActionTimeout", CMDLET_INTEGER),
+	LATER("LockOnDisconnect", CMDLET_STRING),
+	LATER("SnapshotFileLocation", CMDLET_STRING),
+	LATER("SmartPagingFilePath", CMDLET_STRING),
+	LATER("AllowUnverifiedPaths", CMDLET_SWITCH),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example set_vm_examples[] = {
 	{ "set-vm web -ProcessorCount 4 -MemoryStartupBytes 2GB", "More of everything." },
+	{ "set-vm 'web*' -AutomaticStartAction StartIfRunning -AutomaticStopAction ShutDown",
+	  "What becomes of them when the host stops and starts." },
 	END_EXAMPLES,
 };
 
@@ -438,6 +459,7 @@ static const struct cmdlet_param start_vm_params[] = {
 };
 static const struct cmdlet_example start_vm_examples[] = {
 	{ "start-vm web,db", "Starts two." },
+	{ "get-vm 'web*' | oyako start-vm", "Starts those that another cmdlet finds." },
 	{ "start-vm -Name t -Console", "Starts one and shows its serial console." },
 	END_EXAMPLES,
 };
@@ -501,6 +523,13 @@ static const struct cmdlet_param restart_vm_params[] = {
 	  .max = 86400,
 	  .dflt = "300",
 	  .help = "Seconds that -Wait waits." },
+	{ .name = "Delay",
+	  .type = CMDLET_INTEGER,
+	  .sets = SET(1),
+	  .min = 1,
+	  .max = 65535,
+	  .help = "Seconds between Hyper-V's looks at the guest. Accepted for its sake: here the "
+		  "guest's news is waited for." },
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -597,6 +626,7 @@ static const struct cmdlet_param get_service_params[] = {
 	  .dflt = "*",
 	  .offer = CMDLET_OFFER_SERVICE,
 	  .help = "Names of the services." },
+	LATER("VMSnapshot", CMDLET_STRING),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -608,7 +638,7 @@ static const struct cmdlet_example get_service_examples[] = {
 static const struct cmdlet_param change_service_params[] = {
 	{ .name = "Name",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
 	  .position = 1,
 	  .offer = CMDLET_OFFER_SERVICE,
 	  .help = "Names of the services." },
@@ -619,12 +649,15 @@ static const struct cmdlet_param change_service_params[] = {
 	  .position = 2,
 	  .offer = CMDLET_OFFER_VM,
 	  .help = "Names of the virtual machines; * and ? match." },
+	BY_PIPE("VMIntegrationService"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example enable_service_examples[] = {
 	{ "enable-vmintegrationservice -Name Heartbeat -VMName web", "Offers it to the guest." },
+	{ "get-vm | oyako enable-vmintegrationservice 'Guest Service Interface'",
+	  "So that Copy-VMFile works with all." },
 	END_EXAMPLES,
 };
 static const struct cmdlet_example disable_service_examples[] = {
@@ -640,9 +673,9 @@ static const struct cmdlet_param add_disk_params[] = {
 	  .offer = CMDLET_OFFER_FILE,
 	  .flags = CMDLET_MANDATORY,
 	  .help = "Disk file." },
-	CONTROLLER_TYPE,
-	CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0),
+	CONTROLLER_TYPE(0, 2),
+	CONTROLLER_NUMBER(PIPED, 3),
+	CONTROLLER_LOCATION(0, 4),
 	{ .name = "ReadOnly",
 	  .type = CMDLET_SWITCH,
 	  .flags = CMDLET_OURS,
@@ -662,29 +695,45 @@ static const struct cmdlet_param add_disk_params[] = {
 	{ .name = "AllowUnverifiedPaths",
 	  .type = CMDLET_SWITCH,
 	  .help = "Does not check that the file is there." },
+	LATER("ResourcePoolName", CMDLET_STRING),
+	LATER("SupportPersistentReservations", CMDLET_SWITCH),
+	LATER("QoSPolicyID", CMDLET_STRING),
+	LATER("QoSPolicy", CMDLET_STRING),
+	LATER("OverrideCacheAttributes", CMDLET_STRING),
+	BY_PIPE("VMDriveController"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example add_disk_examples[] = {
 	{ "add-vmharddiskdrive -VMName web -Path data.vhdx", "At the first free location." },
+	{ "get-vmscsicontroller web -ControllerNumber 1 | oyako add-vmharddiskdrive -Path d.vhdx",
+	  "On the second controller." },
 	END_EXAMPLES,
 };
 
 static const struct cmdlet_param get_disk_params[] = {
-	VM_BY_VMNAME,           CONTROLLER_TYPE, CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0), COMPUTER_NAME,   END_PARAMS,
+	VM_BY_VMNAME,
+	CONTROLLER_TYPE(0, 2),
+	CONTROLLER_NUMBER(PIPED, 3),
+	CONTROLLER_LOCATION(0, 4),
+	LATER("VMSnapshot", CMDLET_STRING),
+	BY_PIPE("VMDriveController"),
+	COMPUTER_NAME,
+	END_PARAMS,
 };
 static const struct cmdlet_example get_disk_examples[] = {
 	{ "get-vmharddiskdrive '*'", "Every attached disk." },
+	{ "get-vm web | oyako get-vmharddiskdrive | oyako get-vhd", "What the disks of web are." },
 	END_EXAMPLES,
 };
 
 static const struct cmdlet_param remove_disk_params[] = {
 	ONE_VM,
-	CONTROLLER_TYPE,
-	CONTROLLER_NUMBER(CMDLET_MANDATORY),
-	CONTROLLER_LOCATION(CMDLET_MANDATORY),
+	CONTROLLER_TYPE(PIPED, 2),
+	CONTROLLER_NUMBER(PIPED_NEEDED, 3),
+	CONTROLLER_LOCATION(PIPED_NEEDED, 4),
+	BY_PIPE("VMHardDiskDrive"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -693,6 +742,7 @@ static const struct cmdlet_example remove_disk_examples[] = {
 	{ "remove-vmharddiskdrive -VMName web -ControllerType SCSI -ControllerNumber 0 "
 	  "-ControllerLocation 1",
 	  "Detaches it; the file stays." },
+	{ "get-vmharddiskdrive web | oyako remove-vmharddiskdrive", "Detaches all of them." },
 	END_EXAMPLES,
 };
 
@@ -714,9 +764,9 @@ static const struct cmdlet_example remove_disk_examples[] = {
 
 static const struct cmdlet_param set_disk_params[] = {
 	ONE_VM,
-	CONTROLLER_TYPE,
-	CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0),
+	CONTROLLER_TYPE(PIPED, 2),
+	CONTROLLER_NUMBER(PIPED, 3),
+	CONTROLLER_LOCATION(PIPED, 4),
 	{ .name = "Path",
 	  .type = CMDLET_FILE,
 	  .position = 5,
@@ -743,6 +793,13 @@ static const struct cmdlet_param set_disk_params[] = {
 	  .flags = CMDLET_NOT_YET,
 	  .help = "Not there yet." },
 	UNVERIFIED_PATHS,
+	LATER("DiskNumber", CMDLET_INTEGER),
+	LATER("ResourcePoolName", CMDLET_STRING),
+	LATER("SupportPersistentReservations", CMDLET_BOOLEAN),
+	LATER("QoSPolicyID", CMDLET_STRING),
+	LATER("QoSPolicy", CMDLET_STRING),
+	LATER("OverrideCacheAttributes", CMDLET_STRING),
+	BY_PIPE("VMHardDiskDrive"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -750,15 +807,22 @@ static const struct cmdlet_param set_disk_params[] = {
 static const struct cmdlet_example set_disk_examples[] = {
 	{ "set-vmharddiskdrive -VMName web -ControllerLocation 1 -Path data2.vhdx",
 	  "Takes the disk at location 1 away and attaches another one there." },
+	{ "get-vmharddiskdrive web -ControllerLocation 0 | oyako set-vmharddiskdrive "
+	  "-ToControllerLocation 5",
+	  "Moves it." },
 	END_EXAMPLES,
 };
 
 static const struct cmdlet_param controller_params[] = { VM_BY_VMNAME, PASSTHRU, COMPUTER_NAME,
 							 END_PARAMS };
-static const struct cmdlet_param get_controller_params[] = { VM_BY_VMNAME, CONTROLLER_NUMBER(0),
-							     COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param get_controller_params[] = {
+	VM_BY_VMNAME, CONTROLLER_NUMBER(0, 2), LATER("VMSnapshot", CMDLET_STRING), COMPUTER_NAME,
+	END_PARAMS,
+};
 static const struct cmdlet_param remove_controller_params[] = {
-	VM_BY_VMNAME, CONTROLLER_NUMBER(CMDLET_MANDATORY), PASSTHRU, COMPUTER_NAME, END_PARAMS,
+	VM_BY_VMNAME,  CONTROLLER_NUMBER(PIPED_NEEDED, 2),
+	PASSTHRU,      BY_PIPE("VMScsiController"),
+	COMPUTER_NAME, END_PARAMS,
 };
 static const struct cmdlet_example add_controller_examples[] = {
 	{ "add-vmscsicontroller web", "One more, four at most." },
@@ -776,13 +840,15 @@ static const struct cmdlet_example remove_controller_examples[] = {
 
 static const struct cmdlet_param add_dvd_params[] = {
 	VM_BY_VMNAME,
-	CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0),
+	CONTROLLER_NUMBER(PIPED, 2),
+	CONTROLLER_LOCATION(0, 3),
 	{ .name = "Path",
 	  .type = CMDLET_FILE,
 	  .position = 4,
 	  .offer = CMDLET_OFFER_FILE,
 	  .help = "ISO file; without it the drive is empty." },
+	LATER("ResourcePoolName", CMDLET_STRING),
+	BY_PIPE("VMDriveController"),
 	{ .name = "AllowUnverifiedPaths",
 	  .type = CMDLET_SWITCH,
 	  .help = "Does not check that the file is there." },
@@ -796,7 +862,13 @@ static const struct cmdlet_example add_dvd_examples[] = {
 };
 
 static const struct cmdlet_param get_dvd_params[] = {
-	VM_BY_VMNAME, CONTROLLER_NUMBER(0), CONTROLLER_LOCATION(0), COMPUTER_NAME, END_PARAMS,
+	VM_BY_VMNAME,
+	CONTROLLER_NUMBER(PIPED, 2),
+	CONTROLLER_LOCATION(0, 3),
+	LATER("VMSnapshot", CMDLET_STRING),
+	BY_PIPE("VMDriveController"),
+	COMPUTER_NAME,
+	END_PARAMS,
 };
 static const struct cmdlet_example get_dvd_examples[] = {
 	{ "get-vmdvddrive web", "Its DVD drives." },
@@ -805,16 +877,19 @@ static const struct cmdlet_example get_dvd_examples[] = {
 
 static const struct cmdlet_param set_dvd_params[] = {
 	ONE_VM,
-	CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0),
+	CONTROLLER_NUMBER(PIPED, 2),
+	CONTROLLER_LOCATION(PIPED, 3),
 	{ .name = "Path",
 	  .type = CMDLET_FILE,
 	  .position = 4,
 	  .offer = CMDLET_OFFER_FILE,
-	  .help = "ISO file to insert; '' ejects." },
+	  .flags = CMDLET_NULLABLE,
+	  .help = "ISO file to insert; '' or $null ejects." },
 	TO_CONTROLLER_NUMBER,
 	TO_CONTROLLER_LOCATION,
 	UNVERIFIED_PATHS,
+	LATER("ResourcePoolName", CMDLET_STRING),
+	BY_PIPE("VMDvdDrive"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -826,8 +901,9 @@ static const struct cmdlet_example set_dvd_examples[] = {
 
 static const struct cmdlet_param remove_dvd_params[] = {
 	ONE_VM,
-	CONTROLLER_NUMBER(CMDLET_MANDATORY),
-	CONTROLLER_LOCATION(CMDLET_MANDATORY),
+	CONTROLLER_NUMBER(PIPED_NEEDED, 2),
+	CONTROLLER_LOCATION(PIPED_NEEDED, 3),
+	BY_PIPE("VMDvdDrive"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -863,6 +939,9 @@ static const struct cmdlet_param add_adapter_params[] = {
 	  .type = CMDLET_BOOLEAN,
 	  .flags = CMDLET_NOT_YET,
 	  .help = "Emulated adapter of generation 1. Not there yet." },
+	LATER("DeviceNaming", CMDLET_STRING),
+	LATER("ManagementOS", CMDLET_SWITCH),
+	LATER("ResourcePoolName", CMDLET_STRING),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -876,23 +955,59 @@ static const struct cmdlet_example add_adapter_examples[] = {
 #define ADAPTER_NAME(place)                                                                        \
 	{                                                                                          \
 		.name = "Name", .aliases = "VMNetworkAdapterName", .type = CMDLET_STRING,          \
-		.flags = CMDLET_WILDCARD, .position = (place), .dflt = "*",                        \
-		.help = "Name of the adapter; without it: all."                                    \
+		.flags = CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE, .position = (place),     \
+		.dflt = "*", .help = "Names of the adapters; * and ? match. Without it: all."      \
 	}
 
-static const struct cmdlet_param adapter_params[] = { VM_BY_VMNAME, ADAPTER_NAME(2), PASSTHRU,
-						      COMPUTER_NAME, END_PARAMS };
-static const struct cmdlet_param get_adapter_params[] = { VM_BY_VMNAME, ADAPTER_NAME(2),
-							  COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param disconnect_adapter_params[] = {
+	VM_BY_VMNAME, ADAPTER_NAME(2), BY_PIPE("VMNetworkAdapter"),
+	PASSTHRU,     COMPUTER_NAME,   END_PARAMS,
+};
+static const struct cmdlet_param remove_adapter_params[] = {
+	VM_BY_VMNAME,
+	ADAPTER_NAME(2),
+	LATER("ManagementOS", CMDLET_SWITCH),
+	LATER("SwitchName", CMDLET_STRING),
+	BY_PIPE("VMNetworkAdapter"),
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const char *const get_adapter_sets[] = { "Virtual machine", "All", NULL };
+static const struct cmdlet_param get_adapter_params[] = {
+	{ .name = "VMName",
+	  .aliases = "VM",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
+	  .sets = SET(0),
+	  .position = 1,
+	  .offer = CMDLET_OFFER_VM,
+	  .help = "Names of the virtual machines; * and ? match." },
+	{ .name = "All",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(1),
+	  .help = "Those of all virtual machines. The host itself has none here." },
+	ADAPTER_NAME(2),
+	LATER("IsLegacy", CMDLET_BOOLEAN),
+	LATER("ManagementOS", CMDLET_SWITCH),
+	LATER("SwitchName", CMDLET_STRING),
+	LATER("VMSnapshot", CMDLET_STRING),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
 static const struct cmdlet_param connect_adapter_params[] = {
 	VM_BY_VMNAME,
 	ADAPTER_NAME(2),
 	{ .name = "SwitchName",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_MANDATORY,
+	  .flags = CMDLET_MANDATORY | CMDLET_PIPELINE,
 	  .position = 3,
 	  .offer = CMDLET_OFFER_SWITCH,
 	  .help = "Virtual switch." },
+	LATER("UseAutomaticConnection", CMDLET_SWITCH),
+	BY_PIPE("VMNetworkAdapter"),
+	BY_PIPE("VMSwitch"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -907,6 +1022,8 @@ static const struct cmdlet_example remove_adapter_examples[] = {
 };
 static const struct cmdlet_example connect_adapter_examples[] = {
 	{ "connect-vmnetworkadapter web -SwitchName 'Default Switch'", "Plugs it in." },
+	{ "get-vmnetworkadapter '*' | oyako connect-vmnetworkadapter -SwitchName 'Default Switch'",
+	  "All adapters of all virtual machines." },
 	END_EXAMPLES,
 };
 static const struct cmdlet_example disconnect_adapter_examples[] = {
@@ -914,7 +1031,9 @@ static const struct cmdlet_example disconnect_adapter_examples[] = {
 	END_EXAMPLES,
 };
 
-static const struct cmdlet_param by_vmname_params[] = { VM_BY_VMNAME, COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param by_vmname_params[] = { VM_BY_VMNAME,
+							LATER("VMSnapshot", CMDLET_STRING),
+							COMPUTER_NAME, END_PARAMS };
 static const struct cmdlet_param set_processor_params[] = {
 	VM_BY_VMNAME,
 	{ .name = "Count",
@@ -1187,11 +1306,22 @@ static const struct cmdlet_param switch_params[] = {
 	{ .name = "Name",
 	  .aliases = "SwitchName",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_WILDCARD,
+	  .flags = CMDLET_LIST | CMDLET_WILDCARD,
 	  .position = 1,
 	  .dflt = "*",
 	  .offer = CMDLET_OFFER_SWITCH,
-	  .help = "Name of the switch; without it: all." },
+	  .help = "Names of the switches; * and ? match. Without it: all." },
+	{ .name = "SwitchType",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_LIST,
+	  .values = "External Internal Private NAT",
+	  .help = "Only switches of these types. NAT is ours." },
+	{ .name = "Id",
+	  .aliases = "SwitchId",
+	  .type = CMDLET_GUID,
+	  .flags = CMDLET_LIST,
+	  .help = "Only the switches with these identifiers." },
+	LATER("ResourcePoolName", CMDLET_STRING),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -1505,13 +1635,14 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .synopsis = "Lists network adapters with their addresses",
 	  .description = "Shows the adapters of virtual machines; addresses are what the guest "
 			 "reports by the data exchange service.",
+	  .sets = get_adapter_sets,
 	  .params = get_adapter_params,
 	  .output = &adapter_output,
 	  .examples = get_adapter_examples },
 	{ .name = "Remove-VMNetworkAdapter",
 	  .synopsis = "Takes a network adapter away",
 	  .description = "Removes adapters; the virtual machine may be running.",
-	  .params = adapter_params,
+	  .params = remove_adapter_params,
 	  .output = &adapter_output,
 	  .examples = remove_adapter_examples,
 	  .output_if_passthru = true },
@@ -1525,7 +1656,7 @@ const struct cmdlet cmdlet_table_vm[] = {
 	{ .name = "Disconnect-VMNetworkAdapter",
 	  .synopsis = "Unplugs a network adapter from its switch",
 	  .description = "Disconnects adapters; the virtual machine may be running.",
-	  .params = adapter_params,
+	  .params = disconnect_adapter_params,
 	  .output = &adapter_output,
 	  .examples = disconnect_adapter_examples,
 	  .output_if_passthru = true },

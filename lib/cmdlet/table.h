@@ -36,6 +36,17 @@
 	{                                                                                          \
 		.name = "Force", .type = CMDLET_SWITCH, .help = (text)                             \
 	}
+/* What Hyper-V's cmdlet has besides, and what takes objects there. */
+#define LATER(name_, type_)                                                                        \
+	{                                                                                          \
+		.name = (name_), .type = (type_), .flags = CMDLET_NOT_YET,                         \
+		.help = "Not there yet."                                                           \
+	}
+#define BY_PIPE(name_)                                                                             \
+	{                                                                                          \
+		.name = (name_), .type = CMDLET_STRING, .flags = CMDLET_NOT_YET,                   \
+		.help = CMDLET_BY_PIPE_HELP                                                        \
+	}
 /* The VMs that a cmdlet works on, by the name Name or VMName. */
 #define VMS(param, other)                                                                          \
 	{                                                                                          \

@@ -1,6 +1,6 @@
-/* Cmdlets behind one another in a pipe. A cmdlet writes for people, so what comes in is the table of
- * the one before (or its JSON); of a table, the headings tell where columns begin, for each is as
- * wide as its widest cell. Cells that a unit has shortened, MemoryAssigned(M), are not taken.
+/* Cmdlets behind one another in a pipe. A cmdlet writes for people, so what comes in is the table
+ * of the one before (or its JSON); of a table, the headings tell where columns begin, for each is
+ * as wide as its widest cell. Cells that a unit has shortened, MemoryAssigned(M), are not taken.
  *
  * Which parameters take something is in the table (CMDLET_PIPELINE). As in PowerShell it is the
  * member of the same name, but that a virtual machine's parameter takes any object that belongs to
@@ -207,8 +207,9 @@ static json_t *member_for(const struct cmdlet *cmdlet, const struct cmdlet_param
 	case CMDLET_OFFER_VM:
 		return is_vm(object) ? name : json_object_get(object, "VMName");
 	case CMDLET_OFFER_SWITCH:
-		return json_object_get(object, "SwitchType") ? name
-							     : json_object_get(object, "SwitchName");
+		return json_object_get(object, "SwitchType")
+			   ? name
+			   : json_object_get(object, "SwitchName");
 	default:
 		if (is_name_of_part(cmdlet, param) && !json_object_get(object, "VMName"))
 			return NULL;

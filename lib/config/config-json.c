@@ -330,6 +330,7 @@ static const struct member top_members[] = {
 	{ "dynamic_memory", 'o', true },
 	{ "video", 'o', true },
 	{ "processor_count", 'n', false },
+	{ "processor_controls", 'o', true },
 	{ "backend", 's', true },
 	{ "code_cache_bytes", 'n', true },
 	{ "boot", 'o', true },
@@ -441,6 +442,26 @@ static int read_plain(struct config_vm *vm, const json_t *json, struct error *er
 	return r;
 }
 
+static int read_processor(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	static const struct member members[] = { { "reserve_percent", 'n', false },
+						 { "maximum_percent", 'n', false },
+						 { "weight", 'n', false } };
+	struct config_processor *processor = &vm->processor;
+	int r;
+
+	if (!json)
+		return 0;
+	r = check_object(json, members, ARRAY_SIZE(members), err);
+	if (r == 0)
+		r = read_unsigned(json, "reserve_percent", &processor->reserve_percent, err);
+	if (r == 0)
+		r = read_unsigned(json, "maximum_percent", &processor->maximum_percent, err);
+	if (r == 0)
+		r = read_unsigned(json, "weight", &processor->weight, err);
+	return r < 0 ? error_prefix(err, "processor_controls") : 0;
+}
+
 static int read_dynamic_memory(struct config_vm *vm, const json_t *json, struct error *err)
 {
 	static const struct member members[] = { { "enabled", 'b', false },
@@ -500,6 +521,8 @@ int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error
 		return error_set(err, ERR_NO_MEMORY, "no memory for a description");
 	vm->scsi_count = 0;
 	r = read_plain(vm, json, err);
+	if (r == 0)
+		r = read_processor(vm, json_object_get(json, "processor_controls"), err);
 	if (r == 0)
 		r = read_dynamic_memory(vm, json_object_get(json, "dynamic_memory"), err);
 	if (r == 0)
@@ -617,6 +640,15 @@ static json_t *services_json(const struct config_vm *vm)
 	return json;
 }
 
+static json_t *processor_json(const struct config_vm *vm)
+{
+	const struct config_processor *processor = &vm->processor;
+
+	return json_pack("{s:i, s:i, s:i}", "reserve_percent", (int)processor->reserve_percent,
+			 "maximum_percent", (int)processor->maximum_percent, "weight",
+			 (int)processor->weight);
+}
+
 static json_t *dynamic_memory_json(const struct config_vm *vm)
 {
 	const struct config_dynamic_memory *dynamic = &vm->dynamic_memory;
@@ -673,6 +705,7 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	if (vm->code_cache_bytes)
 		json_object_set_new(json, "code_cache_bytes",
 				    json_integer((json_int_t)vm->code_cache_bytes));
+	json_object_set_new(json, "processor_controls", processor_json(vm));
 	json_object_set_new(json, "dynamic_memory", dynamic_memory_json(vm));
 	json_object_set_new(json, "video", video_json(vm));
 	if (vm->kernel_path)

@@ -203,6 +203,7 @@ struct config_vm *config_vm_new(const char *name)
 					   .width = CONFIG_VIDEO_WIDTH,
 					   .height = CONFIG_VIDEO_HEIGHT };
 	vm->processor_count = 1;
+	vm->processor = (struct config_processor){ .maximum_percent = 100, .weight = 100 };
 	guid_generate(&vm->scsi_ids[0]);
 	vm->scsi_count = 1;
 	for (int i = 0; i < CONFIG_IC_COUNT; i++)
@@ -581,6 +582,27 @@ static int check_memory(const struct config_vm *vm, struct error *err)
 	return r < 0 ? r : check_dynamic_memory(vm, max, err);
 }
 
+static int check_processor(const struct config_vm *vm, struct error *err)
+{
+	const struct config_processor *processor = &vm->processor;
+
+	if (vm->processor_count < 1 || vm->processor_count > CONFIG_MAX_PROCESSORS)
+		return error_set(err, ERR_LIMIT, "%u processors are not between 1 and %d",
+				 vm->processor_count, CONFIG_MAX_PROCESSORS);
+	if (processor->maximum_percent > 100)
+		return error_set(err, ERR_LIMIT,
+				 "a processor maximum of %u %% is not between 0 and 100",
+				 processor->maximum_percent);
+	if (processor->reserve_percent > processor->maximum_percent)
+		return error_set(err, ERR_INVALID,
+				 "the processor reserve of %u %% is above the maximum of %u %%",
+				 processor->reserve_percent, processor->maximum_percent);
+	if (processor->weight < 1 || processor->weight > CONFIG_MAX_WEIGHT)
+		return error_set(err, ERR_LIMIT, "a processor weight of %u is not between 1 and %d",
+				 processor->weight, CONFIG_MAX_WEIGHT);
+	return 0;
+}
+
 static int check_video(const struct config_vm *vm, struct error *err)
 {
 	unsigned width = vm->video.width, height = vm->video.height;
@@ -648,9 +670,8 @@ int config_vm_check(const struct config_vm *vm, struct error *err)
 	     vm->code_cache_bytes > CONFIG_MAX_CODE_CACHE))
 		r = error_set(err, ERR_INVALID,
 			      "the code cache of a processor must be between 1 MiB and 1 GiB");
-	if (r == 0 && (vm->processor_count < 1 || vm->processor_count > CONFIG_MAX_PROCESSORS))
-		r = error_set(err, ERR_LIMIT, "%u processors are not between 1 and %d",
-			      vm->processor_count, CONFIG_MAX_PROCESSORS);
+	if (r == 0)
+		r = check_processor(vm, err);
 	if (r == 0 && vm->notes && strlen(vm->notes) > CONFIG_NOTES_MAX)
 		r = error_set(err, ERR_LIMIT, "the notes are longer than %d bytes",
 			      CONFIG_NOTES_MAX);

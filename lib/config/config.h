@@ -70,6 +70,15 @@ enum config_ic {
 	CONFIG_IC_COUNT
 };
 
+/* What the host's processors do for the VM, with Hyper-V's ranges and defaults. Percentages are of
+ * each virtual processor. */
+#define CONFIG_MAX_WEIGHT 10000
+struct config_processor {
+	unsigned reserve_percent; /* 0..100: kept for it while it runs */
+	unsigned maximum_percent; /* 0..100, not below the reserve: it gets no more */
+	unsigned weight;          /* 1..10000: who gets a processor when all are busy */
+};
+
 /* Dynamic memory, with Hyper-V's defaults. Bounds hold only where it is enabled. */
 struct config_dynamic_memory {
 	bool enabled;
@@ -122,6 +131,7 @@ struct config_vm {
 	struct config_dynamic_memory dynamic_memory;
 	struct config_video video;
 	unsigned processor_count;
+	struct config_processor processor;
 	enum config_backend backend;
 	/* Of the software CPU, for one processor; 0: what is usual. */
 	uint64_t code_cache_bytes;

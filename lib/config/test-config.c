@@ -26,6 +26,7 @@ static struct config_vm *full_vm(void)
 
 	vm->memory_bytes = 4 * GIB;
 	vm->processor_count = 3;
+	vm->processor = (struct config_processor){ 10, 60, 250 };
 	vm->backend = CONFIG_BACKEND_SOFT;
 	vm->code_cache_bytes = 32 * MIB;
 	guid_generate(&vm->scsi_ids[1]);
@@ -55,6 +56,9 @@ static void test_round_trip(void **state)
 	assert_true(json_equal(json, again));
 	assert_string_equal(back->name, vm->name);
 	assert_int_equal(back->memory_bytes, 4 * GIB);
+	assert_int_equal(back->processor.reserve_percent, 10);
+	assert_int_equal(back->processor.maximum_percent, 60);
+	assert_int_equal(back->processor.weight, 250);
 	assert_int_equal(back->code_cache_bytes, 32 * MIB);
 	assert_int_equal(back->disks[1].lun, 63);
 	assert_int_equal(back->disks[1].kind, CONFIG_DISK_DVD);

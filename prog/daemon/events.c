@@ -49,6 +49,7 @@ static const struct {
 	[EVENT_VM_GUEST_CRASHED] = { "vm-guest-crashed", 18590, EVENT_ERROR },
 	[EVENT_VM_WORKER_FAILED] = { "vm-worker-failed", 0, EVENT_ERROR },
 	[EVENT_VM_ADOPTED] = { "vm-found-again", 0, EVENT_INFORMATION },
+	[EVENT_VM_UNLIMITED] = { "vm-limits-not-applied", 0, EVENT_WARNING },
 	[EVENT_VM_UNREADABLE] = { "vm-unreadable", 0, EVENT_ERROR },
 	[EVENT_SERVICE_STARTED] = { "service-started", 0, EVENT_INFORMATION },
 	[EVENT_SERVICE_STOPPED] = { "service-stopped", 0, EVENT_INFORMATION },

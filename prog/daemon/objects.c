@@ -2,6 +2,7 @@
 
 #include "base/host.h"
 #include "base/macros.h"
+#include "cgroup.h"
 #include "run.h"
 #include "spec/hvsock.h"
 
@@ -316,9 +317,15 @@ json_t *object_socket(const struct vm *vm, const struct config_socket *socket)
 
 json_t *object_processor(const struct vm *vm)
 {
+	const struct config_processor *processor = &vm->config->processor;
+	const char *missing = cgroup_missing(vm->daemon->cgroup);
 	json_t *object = part(vm);
 
 	json_object_set_new(object, "Count", json_integer(vm->config->processor_count));
+	json_object_set_new(object, "Reserve", json_integer(processor->reserve_percent));
+	json_object_set_new(object, "Maximum", json_integer(processor->maximum_percent));
+	json_object_set_new(object, "RelativeWeight", json_integer(processor->weight));
+	put_text(object, "ResourceControl", missing ? missing : "OK");
 	return object;
 }
 

@@ -2,7 +2,9 @@
 
 #include "automatic.h"
 #include "balancer.h"
+#include "cgroup.h"
 #include "base/clock.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/macros.h"
 #include "cmdlets.h"
@@ -219,6 +221,7 @@ static void finish(struct run *run, const struct error *start_failure)
 		start_failure = &failure;
 	}
 	remove_ports(run);
+	cgroup_remove(vm->daemon->cgroup, vm->id);
 	remove_runtime_folder(run->folder);
 	run_free(run);
 	/* A worker that an earlier daemon began may have used it. */
@@ -669,6 +672,49 @@ static int connect_control(struct run *run, struct error *err)
 
 /* ---- the start ---- */
 
+static bool has_controls(const struct config_processor *processor)
+{
+	return processor->maximum_percent != 100 || processor->weight != 100;
+}
+
+void run_limit(struct vm *vm)
+{
+	struct cgroup *cgroup = vm->daemon->cgroup;
+	struct error err;
+	int r;
+
+	if (!vm->run || vm->run->process.pidfd < 0)
+		return;
+	r = cgroup_add(cgroup, vm->id, vm->run->process.pid, &err);
+	if (r == 0)
+		r = cgroup_limit(cgroup, vm->id, vm->config, &err);
+	if (r < 0 && has_controls(&vm->config->processor))
+		vm_event(vm, EVENT_VM_UNLIMITED, NULL,
+			 "The processor maximum and weight of '%s' are not applied: %s",
+			 vm->config->name, err.text);
+}
+
+int run_admit_reserve(const struct vm *vm, const struct config_vm *config, struct error *err)
+{
+	unsigned wanted = config->processor.reserve_percent * config->processor_count;
+	unsigned all = host_processors() * 100, taken = 0;
+
+	for (size_t i = 0; i < vm->daemon->vm_count; i++) {
+		const struct vm *other = vm->daemon->vms[i];
+
+		if (other != vm && !vm_is_down(other))
+			taken += other->config->processor.reserve_percent *
+				 other->config->processor_count;
+	}
+	if (!wanted || wanted + taken <= all)
+		return 0;
+	return error_set(err, ERR_LIMIT,
+			 "the host has not enough processor resources for its reserve: it needs "
+			 "%u %% of a processor; of %u %%, running virtual machines have reserved "
+			 "%u %%",
+			 wanted, all, taken);
+}
+
 static void started(struct run *run, const json_t *answer)
 {
 	const char *backend = json_string_value(json_object_get(answer, "backend"));
@@ -866,6 +912,8 @@ static int launch(struct run *run, struct error *err)
 	if (r == 0)
 		r = write_run_file(run, err);
 	if (r == 0)
+		run_limit(run->vm);
+	if (r == 0)
 		r = send_job(run, &files, err);
 	if (r == 0)
 		r = loop_fd_add(run->vm->daemon->loop, run->job_fd, EPOLLIN, job_ready, run,
@@ -1018,7 +1066,8 @@ int run_start(struct vm *vm, struct error *err)
 	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
-	if (balancer_admit(vm->daemon->balancer, vm->config->memory_bytes, err) < 0)
+	if (balancer_admit(vm->daemon->balancer, vm->config->memory_bytes, err) < 0 ||
+	    run_admit_reserve(vm, vm->config, err) < 0)
 		return -(int)err->code;
 	/* A merge is ended for it, and goes on behind the guest. */
 	if (!fold_holds(vm) && (vm_check_busy(vm, err) < 0 || checkpoints_clean_up(vm, err) < 0 ||
@@ -1183,6 +1232,7 @@ static void adopt(struct vm *vm, struct process *process)
 		spawn_kill(process);
 		return;
 	}
+	run_limit(vm);
 	run_set_state(vm, VM_RUNNING);
 	vm_event(vm, EVENT_VM_ADOPTED, NULL, "'%s' was found running, as process %d.",
 		 vm->config->name, (int)process->pid);

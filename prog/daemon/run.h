@@ -53,6 +53,11 @@ struct run {
 	struct error failure;          /* of the start */
 };
 
+/* Gives a running VM's worker what processors its description says, now. Where that can't be done
+ * the event log says so. */
+void run_limit(struct vm *vm);
+/* Can the VM have the reserve that config asks for, beside those that run? ERR_LIMIT. */
+int run_admit_reserve(const struct vm *vm, const struct config_vm *config, struct error *err);
 /* The switch has died: notes it with all that have a port of it. True: there are such VMs. */
 bool run_ports_lost(struct daemon *daemon);
 /* Asks for new ports for them. True: some can't have theirs yet. */

@@ -31,6 +31,7 @@ static const char *const video_type_names[] = {
 };
 static const char *const start_actions[] = { "Nothing", "StartIfRunning", "Start" };
 static const char *const stop_actions[] = { "TurnOff", "Save", "ShutDown" };
+static const char *const critical_actions[] = { "None", "Pause" };
 static const char *const session_names[] = { "VMBus", "HvSocket" };
 
 /* ---- names ---- */
@@ -146,6 +147,20 @@ bool config_stop_action_from_name(const char *name, enum config_stop_action *ret
 	return index >= 0;
 }
 
+const char *config_critical_action_name(enum config_critical_action action)
+{
+	return critical_actions[action];
+}
+
+bool config_critical_action_from_name(const char *name, enum config_critical_action *ret)
+{
+	int index = index_of(critical_actions, ARRAY_SIZE(critical_actions), name);
+
+	if (index >= 0)
+		*ret = (enum config_critical_action)index;
+	return index >= 0;
+}
+
 const char *config_session_name(enum config_session session)
 {
 	return session_names[session];
@@ -210,6 +225,8 @@ struct config_vm *config_vm_new(const char *name)
 		vm->ic_enabled[i] = i != CONFIG_IC_COPY;
 	vm->start_action = CONFIG_START_IF_RUNNING;
 	vm->stop_action = CONFIG_STOP_SAVE;
+	vm->critical_action = CONFIG_CRITICAL_PAUSE;
+	vm->critical_minutes = CONFIG_CRITICAL_MINUTES;
 	if (!vm->name) {
 		config_vm_free(vm);
 		return NULL;
@@ -328,6 +345,12 @@ static int check_disk(const struct config_vm *vm, const struct config_disk *disk
 		return r;
 	if (disk->kind == CONFIG_DISK_HARD && !disk->path)
 		return error_set(err, ERR_INVALID, "a hard disk drive needs a path");
+	if (disk->maximum_iops > CONFIG_MAX_IOPS || disk->minimum_iops > CONFIG_MAX_IOPS)
+		return error_set(err, ERR_LIMIT, "a disk's IOPS are at most %d", CONFIG_MAX_IOPS);
+	if (disk->maximum_iops && disk->minimum_iops > disk->maximum_iops)
+		return error_set(err, ERR_INVALID,
+				 "the disk's minimum of %u IOPS is above its maximum of %u",
+				 disk->minimum_iops, disk->maximum_iops);
 	if (disk->path && disk->path[0] != '/')
 		return error_set(err, ERR_INVALID, "the path '%.200s' is not absolute", disk->path);
 	return 0;
@@ -677,6 +700,11 @@ int config_vm_check(const struct config_vm *vm, struct error *err)
 			      CONFIG_NOTES_MAX);
 	if (r == 0 && vm->start_delay_seconds > CONFIG_MAX_START_DELAY_SECONDS)
 		r = error_set(err, ERR_LIMIT, "the automatic start's delay is longer than a day");
+	if (r == 0 &&
+	    (vm->critical_minutes < 1 || vm->critical_minutes > CONFIG_MAX_CRITICAL_MINUTES))
+		r = error_set(err, ERR_LIMIT,
+			      "the critical error action's timeout is not between 1 minute and a "
+			      "day");
 	if (r == 0)
 		r = check_memory(vm, err);
 	if (r == 0)

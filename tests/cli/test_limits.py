@@ -1,6 +1,6 @@
-"""Processors: reserve, maximum and weight.
+"""What a virtual machine may take of the host's processors and disks, and what happens when these fail.
 
-What the service writes is shown by a folder of files in place of a control group; that the kernel then holds a VM to
+Processors: what the service writes is shown by a folder of files in place of a control group; that the kernel then holds a VM to
 it, by a real one, where the host has control groups of version 2 and lets us make one.
 """
 import os
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import wait_for
+from conftest import console, tell, wait_for
 
 ROOT = "/sys/fs/cgroup"
 FILES = ("cgroup.procs", "cpu.max", "cpu.weight")
@@ -198,3 +198,86 @@ def test_the_kernel_holds_it_to_the_maximum(host, real_group):
     wait_for(lambda: share(0.5) > 0.35)
     host.run("stop-vm", "a", "-TurnOff")
     assert not os.path.exists(folder)
+
+
+# ---- disks ----
+
+def test_iops(host):
+    for name in ("one", "two"):
+        open(os.path.join(host.folder, name), "w").close()
+    host.new_vm("a", "", "-VHDPath", "one")
+
+    def rates():
+        return [(disk["MinimumIOPS"], disk["MaximumIOPS"]) for disk in host.json("get-vmharddiskdrive", "a")]
+
+    assert rates() == [(0, 0)]
+    assert "above its maximum" in host.run("set-vmharddiskdrive", "a", "-MinimumIOPS", "5", "-MaximumIOPS", "4", status=1)
+    host.run("set-vmharddiskdrive", "a", "-MaximumIOPS", "-1", status=2)
+    host.run("set-vmharddiskdrive", "a", "-MinimumIOPS", "10", "-MaximumIOPS", "200")
+    host.run("add-vmharddiskdrive", "a", "-Path", "two", "-MaximumIOPS", "70")
+    host.kill_daemon()
+    assert rates() == [(10, 200), (0, 70)]
+    # While it runs, the worker is told; the rest of the drive stays, with its rates.
+    host.run("start-vm", "a")
+    host.run("set-vmharddiskdrive", "a", "-ControllerLocation", "0", "-MaximumIOPS", "300")
+    wait_for(lambda: "iops 10 300" in console(host, "a"))
+    host.run("set-vmharddiskdrive", "a", "-ControllerLocation", "0", "-MinimumIOPS", "0", "-MaximumIOPS", "0")
+    wait_for(lambda: "iops 0 0" in console(host, "a"))
+    host.run("set-vmharddiskdrive", "a", "-ControllerLocation", "1", "-ToControllerLocation", "5")
+    assert rates() == [(0, 0), (0, 70)]
+
+
+def events(host, name, kind):
+    return [event["Message"] for event in host.json("get-vmevent", name) if event["Event"] == kind]
+
+
+def test_below_the_minimum(host):
+    open(os.path.join(host.folder, "one"), "w").close()
+    host.new_vm("a", "", "-VHDPath", "one")
+    host.run("set-vmharddiskdrive", "a", "-MinimumIOPS", "1000")
+    host.run("start-vm", "a")
+    tell(host, "a", "slow")
+    wait_for(lambda: events(host, "a", "disk-below-minimum"))
+    assert "minimum of 1000 IOPS" in events(host, "a", "disk-below-minimum")[0]
+    tell(host, "a", "back")
+    wait_for(lambda: events(host, "a", "disk-above-minimum"))
+
+
+def state(host, name):
+    return host.vm(name)["State"]
+
+
+def test_storage_fails_and_returns(host):
+    host.running_vm("a")
+    tell(host, "a", "fail")
+    wait_for(lambda: state(host, "a") == "PausedCritical")
+    assert "is full" in host.vm("a")["Status"]
+    assert "is full" in events(host, "a", "vm-paused-critical")[0]
+    for cmdlet in ("suspend-vm", "save-vm", "checkpoint-vm"):
+        assert "PausedCritical" in host.run(cmdlet, "a", status=1)
+    # It stays so over a restart of the service; Resume-VM tries at once.
+    host.kill_daemon()
+    wait_for(lambda: state(host, "a") == "PausedCritical")
+    host.run("resume-vm", "a")
+    assert "again" in console(host, "a") and state(host, "a") == "PausedCritical"
+    tell(host, "a", "back")
+    wait_for(lambda: state(host, "a") == "Running")
+    assert len(events(host, "a", "vm-critical-over")) == 1
+    tell(host, "a", "fail")
+    wait_for(lambda: state(host, "a") == "PausedCritical")
+    host.run("stop-vm", "a", "-TurnOff")
+    assert state(host, "a") == "Off"
+
+
+def test_critical_action(host):
+    host.running_vm("a")
+    shown = host.vm("a")
+    assert (shown["AutomaticCriticalErrorAction"], shown["AutomaticCriticalErrorActionTimeout"]) == ("Pause", 30)
+    host.run("set-vm", "a", "-AutomaticCriticalErrorActionTimeout", "0", status=2)
+    host.run("set-vm", "a", "-AutomaticCriticalErrorAction", "None", "-AutomaticCriticalErrorActionTimeout", "7")
+    wait_for(lambda: "pause 0" in console(host, "a"))
+    host.kill_daemon()
+    shown = host.vm("a")
+    assert (shown["AutomaticCriticalErrorAction"], shown["AutomaticCriticalErrorActionTimeout"]) == ("None", 7)
+    host.run("set-vm", "a", "-AutomaticCriticalErrorAction", "Pause")
+    wait_for(lambda: "pause 1" in console(host, "a"))

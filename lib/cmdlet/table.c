@@ -772,7 +772,7 @@ static const struct cmdlet_param set_disk_params[] = {
 	  .flags = CMDLET_OURS,
 	  .min = 1,
 	  .max = INT64_MAX,
-	  .help = "Makes the disk of a running virtual machine larger; raw disk files only." },
+	  .help = "Makes the disk of a running virtual machine larger, as Resize-VHD does." },
 	IOPS("Maximum",
 	     "Requests a second, of 8 KiB or a part of it, that the guest gets at most; 0, "
 	     "which is the default, for no limit."),

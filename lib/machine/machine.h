@@ -216,7 +216,8 @@ int machine_drive_tracked(struct machine *machine, const struct guid *controller
 /* Of a hard disk, from now on. */
 int machine_set_iops(struct machine *machine, const struct guid *controller, unsigned location,
 		     unsigned minimum, unsigned maximum, struct error *err);
-/* Makes a disk larger, and tells the guest. */
+/* Makes a disk larger, and tells the guest. An error may also be that its changes are not tracked
+ * any more. */
 int machine_grow_drive(struct machine *machine, const struct guid *controller, unsigned location,
 		       uint64_t size_bytes, struct error *err);
 
@@ -303,6 +304,9 @@ struct live_merge;
 /* Takes the descriptors of merge. */
 int machine_disk_merge(struct machine *machine, const struct guid *controller, unsigned location,
 		       const struct live_merge *merge, struct error *err);
+struct live_paths;
+int machine_disk_set_paths(struct machine *machine, const struct guid *controller,
+			   unsigned location, const struct live_paths *paths, struct error *err);
 int machine_disk_merge_cancel(struct machine *machine, const struct guid *controller,
 			      unsigned location, struct error *err);
 

@@ -448,14 +448,22 @@ int machine_grow_drive(struct machine *machine, const struct guid *id, unsigned 
 		       uint64_t size_bytes, struct error *err)
 {
 	struct controller *controller = find_controller(machine->storage, id, err);
-	int r;
+	struct blk *disk;
+	uint64_t before;
+	int r, told;
 
 	if (!controller)
 		return -ERR_NOT_FOUND;
 	if (location >= STORVSP_MAX_LUNS || !controller->disks[location])
 		return error_set(err, ERR_NOT_FOUND, "no disk is at location %u", location);
-	r = blk_grow(controller->disks[location], size_bytes, err);
-	return r < 0 ? r : storvsp_resized(controller->vsp, location, err);
+	disk = controller->disks[location];
+	before = blk_info(disk)->size_bytes;
+	r = blk_grow(disk, size_bytes, err);
+	/* It may have grown without being tracked any more. */
+	if (r < 0 && blk_info(disk)->size_bytes == before)
+		return r;
+	told = storvsp_resized(controller->vsp, location, r < 0 ? NULL : err);
+	return r < 0 ? r : told;
 }
 
 /* ---- what it did ---- */
@@ -630,6 +638,15 @@ int machine_disk_merge_cancel(struct machine *machine, const struct guid *contro
 	if (r == 0)
 		live_merge_cancel(disk);
 	return r;
+}
+
+int machine_disk_set_paths(struct machine *machine, const struct guid *controller,
+			   unsigned location, const struct live_paths *paths, struct error *err)
+{
+	struct blk *disk = NULL;
+	int r = find_live(machine->storage, controller, location, &disk, err);
+
+	return r < 0 ? r : live_set_paths(disk, paths, err);
 }
 
 /* ---- change tracking ---- */

@@ -285,6 +285,7 @@ static int unmutate_add_drive(struct change *change, struct config_vm *config, s
 static void add_chain(struct change *change, const json_t *parents)
 {
 	struct files files = { .lock_fd = -1 };
+	json_t *message;
 	struct error err;
 
 	if (change->disk.path &&
@@ -292,8 +293,10 @@ static void add_chain(struct change *change, const json_t *parents)
 		change_answered(change, NULL, &err);
 		return;
 	}
-	run_request_fds(change->vm, drive_message(change, "add-drive", &change->disk), files.fds,
-			files.count, WORKER_TIMEOUT_NS, change_answered, change);
+	message = drive_message(change, "add-drive", &change->disk);
+	json_object_set_new(message, "tracked", json_boolean(files_have(&files, "track")));
+	run_request_fds(change->vm, message, files.fds, files.count, WORKER_TIMEOUT_NS,
+			change_answered, change);
 	files_done(&files);
 }
 

@@ -422,6 +422,26 @@ static int op_merge_disk(struct control *control, json_t *request, json_t **ret,
 	return r;
 }
 
+/* Descriptors: of the layer, open for writing, and of its parent. */
+static int op_set_parent_path(struct control *control, json_t *request, json_t **ret,
+			      struct error *err)
+{
+	struct live_paths paths = {
+		.child_fd = control->fds[0],
+		.parent_fd = control->fds[1],
+		.absolute = json_string_value(json_object_get(request, "absolute")),
+		.relative = json_string_value(json_object_get(request, "relative")),
+	};
+	struct guid controller;
+	unsigned location;
+	int r = get_place(request, &controller, &location, err);
+
+	if (r == 0 && (paths.child_fd < 0 || paths.parent_fd < 0))
+		r = error_set(err, ERR_INVALID, "a layer without a descriptor");
+	return r < 0 ? r
+		     : machine_disk_set_paths(control->machine, &controller, location, &paths, err);
+}
+
 static int op_cancel_merge(struct control *control, json_t *request, json_t **ret,
 			   struct error *err)
 {
@@ -487,6 +507,7 @@ static const struct control_operation operations[] = {
 	{ "set-integration", op_set_integration },
 	{ "checkpoint", op_checkpoint },
 	{ "merge-disk", op_merge_disk },
+	{ "set-parent-path", op_set_parent_path },
 	{ "cancel-merge-disk", op_cancel_merge },
 	{ "track-drive", op_track_drive },
 	{ "untrack-drive", op_untrack_drive },

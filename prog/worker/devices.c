@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- members of a request ---- */
 
@@ -86,16 +87,36 @@ static void take_parents(int *fds, unsigned max, struct machine_parents *ret)
 	}
 }
 
+/* Takes track_fd (-1: its changes are not tracked). */
+static int add_tracked(struct machine *machine, const struct machine_drive *drive, int fd,
+		       struct machine_parents *parents, int track_fd, struct error *err)
+{
+	int r = machine_add_drive(machine, drive, fd, parents, err);
+
+	if (track_fd < 0)
+		return r;
+	if (r < 0) {
+		close(track_fd);
+		return r;
+	}
+	r = machine_drive_track(machine, &drive->controller, drive->location, track_fd, err);
+	if (r < 0)
+		machine_remove_drive(machine, &drive->controller, drive->location, NULL);
+	return r;
+}
+
 static int add_drive(struct machine *machine, const json_t *request, int *fds, struct error *err)
 {
+	unsigned tracked = json_is_true(json_object_get(request, "tracked"));
 	struct machine_parents parents = { 0 };
 	struct machine_drive drive;
 	int r = get_drive(request, &drive, err);
 
 	if (r < 0)
 		return r;
-	take_parents(fds + 1, IPC_MAX_FDS - 1, &parents);
-	r = machine_add_drive(machine, &drive, TAKE_FD(fds[0]), &parents, err);
+	take_parents(fds + 1 + tracked, IPC_MAX_FDS - 1 - tracked, &parents);
+	r = add_tracked(machine, &drive, TAKE_FD(fds[0]), &parents, tracked ? TAKE_FD(fds[1]) : -1,
+			err);
 	machine_parents_done(&parents);
 	return r;
 }

@@ -53,12 +53,9 @@ enum cmdlet_offer {
 #define CMDLET_WILDCARD  4u   /* * and ? match */
 #define CMDLET_PIPELINE  8u   /* taken from what comes in by a pipe: cmdlet_bind_objects */
 #define CMDLET_OURS      16u  /* Hyper-V's cmdlet has no such parameter */
-#define CMDLET_NOT_YET   32u  /* known, refused until what it needs is there */
+#define CMDLET_NOT_YET   32u  /* known, refused: its help says what it needs, or why */
 #define CMDLET_LOCAL     64u  /* for the command line itself; no part of a request */
 #define CMDLET_NULLABLE  128u /* $null, of which a shell leaves nothing, is its empty value */
-
-/* The help of a CMDLET_NOT_YET parameter that takes objects in PowerShell. */
-#define CMDLET_BY_PIPE_HELP "Objects come through a pipe, not as a value."
 
 struct cmdlet_param {
 	const char *name;

@@ -109,7 +109,7 @@ static const struct cmdlet_example remove_user_examples[] = {
 static const struct cmdlet_param grant_params[] = {
 	VM_BY_VMNAME,
 	USER_NAMES(CMDLET_MANDATORY, "Users of the API (Add-VMApiUser)."),
-	LATER("VMId", CMDLET_GUID),
+	NOT_YET("VMId", CMDLET_GUID, "Virtual machines are named by -VMName here."),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -133,7 +133,7 @@ static const struct cmdlet_param get_access_params[] = {
 	  .offer = CMDLET_OFFER_VM,
 	  .help = "Names of the virtual machines; * and ? match." },
 	USER_NAMES(0, "Only these users."),
-	LATER("VMId", CMDLET_GUID),
+	NOT_YET("VMId", CMDLET_GUID, "Virtual machines are named by -VMName here."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };

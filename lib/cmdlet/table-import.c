@@ -53,6 +53,7 @@ static const struct cmdlet_param export_checkpoint_params[] = {
 	  .position = 3,
 	  .offer = CMDLET_OFFER_VM,
 	  .help = "Names of the virtual machines; * and ? match." },
+	BY_PIPE("VMSnapshot"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,

@@ -69,7 +69,7 @@ static const struct cmdlet_example save_vm_examples[] = {
 
 static const struct cmdlet_param remove_saved_params[] = {
 	VMS("VMName", "Name"),
-	LATER("VMSnapshot", CMDLET_STRING),
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -121,8 +121,8 @@ static const struct cmdlet_param get_params[] = {
 	  .flags = CMDLET_MANDATORY,
 	  .sets = SET(1),
 	  .help = "Identifier of one checkpoint." },
-	LATER("ParentOf", CMDLET_STRING),
-	LATER("ChildOf", CMDLET_STRING),
+	NOT_YET("ParentOf", CMDLET_STRING, "Get-VMSnapshot shows each one's parent."),
+	NOT_YET("ChildOf", CMDLET_STRING, "Get-VMSnapshot shows each one's parent."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };

@@ -36,17 +36,13 @@
 	{                                                                                          \
 		.name = "Force", .type = CMDLET_SWITCH, .help = (text)                             \
 	}
-/* What Hyper-V's cmdlet has besides, and what takes objects there. */
-#define LATER(name_, type_)                                                                        \
+/* Hyper-V's, but refused: why. */
+#define NOT_YET(param, kind, reason)                                                               \
 	{                                                                                          \
-		.name = (name_), .type = (type_), .flags = CMDLET_NOT_YET,                         \
-		.help = "Not there yet."                                                           \
+		.name = (param), .type = (kind), .flags = CMDLET_NOT_YET, .help = (reason)         \
 	}
-#define BY_PIPE(name_)                                                                             \
-	{                                                                                          \
-		.name = (name_), .type = CMDLET_STRING, .flags = CMDLET_NOT_YET,                   \
-		.help = CMDLET_BY_PIPE_HELP                                                        \
-	}
+/* Hyper-V's for objects. */
+#define BY_PIPE(param) NOT_YET(param, CMDLET_STRING, "Objects come through a pipe, not as a value.")
 /* The VMs that a cmdlet works on, by the name Name or VMName. */
 #define VMS(param, other)                                                                          \
 	{                                                                                          \

@@ -178,7 +178,8 @@ def sample(name):
 def hyperv_export(host, name, disk):
     """Hyper-V's folders with one of its configuration files."""
     top = os.path.join(host.folder, "hyperv")
-    write(os.path.join(top, "Virtual Hard Disks", disk), os.urandom(1 << 20))
+    os.makedirs(os.path.join(top, "Virtual Hard Disks"))
+    host.run("new-vhd", os.path.join(top, "Virtual Hard Disks", disk), "64MB")
     config = os.path.join(top, "Virtual Machines", name)
     with open(sample(name), "rb") as f:
         write(config, f.read())

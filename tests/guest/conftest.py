@@ -199,7 +199,7 @@ class Host:
                 with open(path, "rb") as f:
                     text = f.read().decode("utf-8", "replace").replace("\r", "")
                 print(text[-6000:])  # shown when the test fails
-        assert status == 0, text[-3000:]
+        assert status == 0, text[-16000:]
         with log:
             said = log.read().decode("utf-8", "replace")
         print(said)
@@ -249,12 +249,12 @@ class Console:
     def expect(self, what, seconds):
         deadline = time.monotonic() + seconds * PATIENCE
         while what not in self.text:
-            assert time.monotonic() < deadline, "no %r in: ...%s" % (what, self.text[-3000:])
+            assert time.monotonic() < deadline, "no %r in: ...%s" % (what, self.text[-16000:])
             data = self.process.stdout.read()
             if data is None:
                 time.sleep(0.05)
                 continue
-            assert data, "the console ended without %r: ...%s" % (what, self.text[-3000:])
+            assert data, "the console ended without %r: ...%s" % (what, self.text[-16000:])
             data = data.decode("utf-8", "replace").replace("\r", "")
             self.text += data
             self.history += data

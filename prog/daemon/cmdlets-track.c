@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/macros.h"
 #include "disk-task.h"
+#include "disk-user.h"
 #include "files.h"
 #include "run.h"
 
@@ -17,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -97,8 +97,7 @@ struct ask {
 	struct request *request;
 	struct vm *vm;
 	char *path, *file; /* of the disk, and of its changes */
-	struct guid controller;
-	unsigned location;
+	json_t *place;
 };
 
 static void ask_end(struct ask *ask, const struct error *err)
@@ -107,6 +106,7 @@ static void ask_end(struct ask *ask, const struct error *err)
 		request_error(ask->request, ask->path, err);
 	request_release(ask->request);
 	vm_unref(ask->vm);
+	json_decref(ask->place);
 	free(ask->path);
 	free(ask->file);
 	free(ask);
@@ -141,37 +141,13 @@ static void ask_worker(struct ask *ask, const json_t *from, int fd)
 {
 	const char *op = ask->cmdlet->worker_op ? ask->cmdlet->worker_op : ask->cmdlet->op;
 	json_t *request = message(ask->request, op, ask->path, from);
-	char id[GUID_TEXT_SIZE];
 
-	json_object_set_new(request, "controller", json_string(guid_format(&ask->controller, id)));
-	json_object_set_new(request, "location", json_integer(ask->location));
+	json_object_update(request, ask->place);
 	run_request_fd(ask->vm, request, fd, WORKER_TIMEOUT_NS, answered, ask);
 }
 
-static bool same_file(const char *a, const char *b)
-{
-	struct stat x, y;
-
-	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
-/* The VM that runs on the disk, and where the disk is in it. */
-static struct vm *find_user(const struct daemon *daemon, const char *path,
-			    const struct config_disk **ret)
-{
-	const struct vm *user = disk_task_user(daemon, path);
-
-	for (unsigned i = 0; user && i < user->config->disk_count; i++) {
-		*ret = &user->config->disks[i];
-		if ((*ret)->path && same_file((*ret)->path, path))
-			return (struct vm *)user;
-	}
-	return NULL;
-}
-
 /* Takes file. */
-static int begin_asking(struct disk_task *task, struct vm *vm, const struct config_disk *disk,
-			char *file, struct error *err)
+static int begin_asking(struct disk_task *task, struct disk_user who, char *file, struct error *err)
 {
 	AUTO_CLOSE int fd = -1;
 	struct ask *ask;
@@ -188,13 +164,13 @@ static int begin_asking(struct disk_task *task, struct vm *vm, const struct conf
 		abort();
 	*ask = (struct ask){ .cmdlet = cmdlet_of(task),
 			     .request = task->request,
-			     .vm = vm_ref(vm),
+			     .vm = vm_ref(who.vm),
+			     .place = json_object(),
 			     .path = strdup(task->path),
-			     .file = file,
-			     .controller = vm->config->scsi_ids[disk->controller_number],
-			     .location = disk->lun };
+			     .file = file };
 	if (!ask->path)
 		abort();
+	disk_user_place(who, ask->place);
 	request_hold(task->request);
 	ask_worker(ask, NULL, fd);
 	return 0;
@@ -258,8 +234,7 @@ static int end(struct disk_task *task, const json_t *result, struct process *pro
 {
 	const struct track_cmdlet *cmdlet = cmdlet_of(task);
 	const json_t *next = json_object_get(result, "next");
-	const struct config_disk *disk = NULL;
-	struct vm *vm = find_user(task->request->daemon, task->path, &disk);
+	struct disk_user who = disk_user_of(task->request->daemon, task->path);
 	char *file = NULL;
 	int r;
 
@@ -267,8 +242,8 @@ static int end(struct disk_task *task, const json_t *result, struct process *pro
 		r = name_file(task, json_object_get(result, "parents"), &file, err);
 		if (r < 0)
 			return r;
-		if (vm && !cmdlet->makes_image)
-			return begin_asking(task, vm, disk, file, err);
+		if (who.vm && !cmdlet->makes_image)
+			return begin_asking(task, who, file, err);
 		r = begin_job(task, file, ret, err);
 		free(file);
 		return r;

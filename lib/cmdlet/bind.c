@@ -534,8 +534,8 @@ static int take_member(const struct cmdlet *cmdlet, const char *name, json_t *va
 		return error_set(err, ERR_INVALID, "-%s is for the command line, not for a request",
 				 param->name);
 	if (param->flags & CMDLET_NOT_YET)
-		return error_set(err, ERR_UNSUPPORTED, "%s -%s is not there yet", cmdlet->name,
-				 param->name);
+		return error_set(err, ERR_UNSUPPORTED, "%s -%s is not there yet. %s", cmdlet->name,
+				 param->name, param->help);
 	if (param->flags & CMDLET_LIST)
 		r = list_from_json(param, value, &taken, err);
 	else

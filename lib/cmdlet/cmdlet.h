@@ -52,7 +52,7 @@ enum cmdlet_offer {
 #define CMDLET_WILDCARD  4u  /* * and ? match */
 #define CMDLET_PIPELINE  8u  /* by property name of what comes in */
 #define CMDLET_OURS      16u /* Hyper-V's cmdlet has no such parameter */
-#define CMDLET_NOT_YET   32u /* known, refused until what it needs is there */
+#define CMDLET_NOT_YET   32u /* known, refused: its help says what it needs, or why */
 #define CMDLET_LOCAL     64u /* for the command line itself; no part of a request */
 
 struct cmdlet_param {

@@ -36,6 +36,11 @@
 	{                                                                                          \
 		.name = "Force", .type = CMDLET_SWITCH, .help = (text)                             \
 	}
+/* Hyper-V's, but refused: why. */
+#define NOT_YET(param, kind, reason)                                                               \
+	{                                                                                          \
+		.name = (param), .type = (kind), .flags = CMDLET_NOT_YET, .help = (reason)         \
+	}
 /* The VMs that a cmdlet works on, by the name Name or VMName. */
 #define VMS(param, other)                                                                          \
 	{                                                                                          \

@@ -94,6 +94,24 @@ static int take_identity(struct import *in)
 	return r;
 }
 
+/* Reserve and limit are in thousandths of a percent; here they are whole ones. */
+static void take_processor_controls(struct import *in)
+{
+	int64_t weight = key_integer(in->key, "settings/processors/weight", 100);
+	int64_t reserve = key_integer(in->key, "settings/processors/reservation", 0);
+	int64_t limit = key_integer(in->key, "settings/processors/limit", 100000);
+
+	if (weight < 1 || weight > CONFIG_MAX_WEIGHT || reserve < 0 || reserve > limit ||
+	    limit > 100000) {
+		note(in, IMPORT_LOST, 0, "Processor", "weight, reserve and limit are no good");
+		return;
+	}
+	in->vm->config->processor =
+	    (struct config_processor){ .weight = (unsigned)weight,
+				       .reserve_percent = (unsigned)(reserve / 1000),
+				       .maximum_percent = (unsigned)((limit + 999) / 1000) };
+}
+
 static void take_processors(struct import *in)
 {
 	struct config_vm *config = in->vm->config;
@@ -107,11 +125,7 @@ static void take_processors(struct import *in)
 		     (long long)wanted, (long long)count);
 	}
 	config->processor_count = (unsigned)count;
-	if (key_integer(in->key, "settings/processors/weight", 100) != 100 ||
-	    key_integer(in->key, "settings/processors/reservation", 0) != 0 ||
-	    key_integer(in->key, "settings/processors/limit", 100000) != 100000)
-		note(in, IMPORT_LOST, 0, "Processor",
-		     "weight, reserve and limit are not there yet");
+	take_processor_controls(in);
 	if (key_bool(in->key, "settings/processors/nested_virtualization/enabled", false))
 		note(in, IMPORT_LOST, 0, "Processor", "nested virtualization is not there yet");
 }

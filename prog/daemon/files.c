@@ -333,8 +333,7 @@ static int add_kvm(struct vm *vm, struct files *files, struct error *err)
 	char reason[256];
 	int fd;
 
-	if (vm->config->backend == CONFIG_BACKEND_SOFT ||
-	    vm->config->backend == CONFIG_BACKEND_SOFT_INTERPRETER)
+	if (vm->config->backend != CONFIG_BACKEND_AUTO && vm->config->backend != CONFIG_BACKEND_KVM)
 		return 0;
 	if (vm->config->backend == CONFIG_BACKEND_KVM &&
 	    !host_kvm_usable(-1, reason, sizeof(reason)))

@@ -4,6 +4,7 @@
  */
 #include "automatic.h"
 #include "balancer.h"
+#include "cgroup.h"
 #include "daemon.h"
 #include "files.h"
 #include "host.h"
@@ -274,6 +275,8 @@ static int start(struct service *service, struct error *err)
 	struct daemon *daemon = &service->daemon;
 	int r = loop_new(&daemon->loop, err), fd;
 
+	daemon->cgroup = cgroup_new();
+
 	if (r == 0)
 		r = watch_signals(service, err);
 	if (r == 0)
@@ -358,6 +361,7 @@ static void release(struct service *service)
 	balancer_free(daemon->balancer);
 	for (size_t i = 0; i < daemon->vm_count; i++)
 		run_detach(daemon->vms[i]);
+	cgroup_free(daemon->cgroup);
 	switches_free(daemon->switches);
 	mounts_free(daemon->mounts);
 	requests_free(daemon->requests);

@@ -36,9 +36,10 @@ struct vm_waiter {
 const char *vm_state_name(enum vm_state state)
 {
 	static const char *const names[] = {
-		[VM_OFF] = "Off",           [VM_STARTING] = "Starting", [VM_RUNNING] = "Running",
-		[VM_STOPPING] = "Stopping", [VM_PAUSED] = "Paused",     [VM_SAVED] = "Saved",
-		[VM_SAVING] = "Saving",
+		[VM_OFF] = "Off",         [VM_STARTING] = "Starting",
+		[VM_RUNNING] = "Running", [VM_STOPPING] = "Stopping",
+		[VM_PAUSED] = "Paused",   [VM_SAVED] = "Saved",
+		[VM_SAVING] = "Saving",   [VM_CRITICAL] = "PausedCritical",
 	};
 
 	return names[state];

@@ -18,7 +18,16 @@
 
 #include <jansson.h>
 
-enum vm_state { VM_OFF, VM_STARTING, VM_RUNNING, VM_STOPPING, VM_PAUSED, VM_SAVED, VM_SAVING };
+enum vm_state {
+	VM_OFF,
+	VM_STARTING,
+	VM_RUNNING,
+	VM_STOPPING,
+	VM_PAUSED,
+	VM_CRITICAL, /* paused since the host's storage failed */
+	VM_SAVED,
+	VM_SAVING
+};
 
 enum vm_wait {
 	VM_WAIT_STARTED,

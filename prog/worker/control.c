@@ -63,9 +63,18 @@ json_t *control_services_event(struct machine *machine)
 
 static json_t *state_event(struct machine *machine)
 {
-	return json_pack("{s:s, s:s, s:b}", "event", "state", "state",
+	return json_pack("{s:s, s:s, s:b, s:b}", "event", "state", "state",
 			 machine_paused(machine) ? "paused" : "running", "saving",
-			 machine_saving(machine));
+			 machine_saving(machine), "critical", machine_critical(machine));
+}
+
+void control_critical(struct control *control, const char *text)
+{
+	json_t *event = state_event(control->machine);
+
+	if (text)
+		json_object_set_new(event, "text", json_string(text));
+	control_event(control, event);
 }
 
 static json_t *memory_json(struct machine *machine)
@@ -168,6 +177,14 @@ static int op_resume(struct control *control, json_t *request, json_t **ret, str
 static int op_nmi(struct control *control, json_t *request, json_t **ret, struct error *err)
 {
 	machine_nmi(control->machine);
+	return 0;
+}
+
+static int op_set_critical(struct control *control, json_t *request, json_t **ret,
+			   struct error *err)
+{
+	machine_set_critical_pause(control->machine,
+				   json_is_true(json_object_get(request, "pause")));
 	return 0;
 }
 
@@ -495,6 +512,7 @@ static const struct control_operation operations[] = {
 	{ "nmi", op_nmi },
 	{ "save", op_save },
 	{ "set-memory", op_set_memory },
+	{ "set-critical", op_set_critical },
 	{ "set-integration", op_set_integration },
 	{ "checkpoint", op_checkpoint },
 	{ "merge-disk", op_merge_disk },

@@ -38,7 +38,7 @@ def test_wrong_command_lines(host):
     assert "given twice" in says("new-vm", "a", "-Name", "b")
     assert "no place for 'c'" in says("get-vm", "a", "c")
     assert "not a size" in says("new-vm", "a", "-MemoryStartupBytes", "lots")
-    assert "none of: auto kvm soft soft-interpreter" in says("new-vm", "a", "-Backend", "fast")
+    assert "none of: auto kvm soft soft-interpreter soft-lockstep" in says("new-vm", "a", "-Backend", "fast")
     assert "not between 1 and 64" in says("new-vm", "a", "-ProcessorCount", "65")
     assert "can't be used with" in says("new-vm", "a", "-NoVHD", "-VHDPath", "x")
     assert "not there yet" in says("new-vm", "-Name", "a", "-BootDevice", "VHD")
@@ -404,7 +404,7 @@ def test_completion(host):
 
     assert "start-vm" in candidates("sta") and candidates("sta") == ["start-vm"]
     assert "-LinuxKernelPath" in candidates("new-vm", "-Linux")
-    assert candidates("new-vm", "-Backend", "") == ["auto", "kvm", "soft", "soft-interpreter"]
+    assert candidates("new-vm", "-Backend", "") == ["auto", "kvm", "soft", "soft-interpreter", "soft-lockstep"]
     assert candidates("new-vm", "-VHDPath", "") == [":file"]
     assert candidates("start-vm", "") == []  # no daemon is started for this
     host.new_vm("web 1")

@@ -24,7 +24,7 @@
 	}
 #define SECTOR_SIZE(which, dflt_text)                                                              \
 	{                                                                                          \
-		.name = which "SectorSizeBytes", .type = CMDLET_INTEGER, .min = 512, .max = 4096,  \
+		.name = which "SectorSizeBytes", .type = CMDLET_SIZE, .min = 512, .max = 4096,     \
 		.help = "512 or 4096; " dflt_text                                                  \
 	}
 
@@ -241,9 +241,11 @@ static const struct cmdlet_param set_vhd_params[] = {
 	  .help = "Where the parent of a differencing disk is now." },
 	{ .name = "LeafPath",
 	  .type = CMDLET_FILE,
-	  .flags = CMDLET_NOT_YET,
 	  .sets = SET(0),
-	  .help = "Changing a chain that is in use is not there yet." },
+	  .offer = CMDLET_OFFER_FILE,
+	  .help =
+	      "The disk that a running virtual machine has the chain by: its parent was moved, and "
+	      "is the same file. Of a chain that nobody uses it is not needed." },
 	{ .name = "IgnoreIdMismatch",
 	  .type = CMDLET_SWITCH,
 	  .sets = SET(0),
@@ -290,7 +292,8 @@ static const struct cmdlet_param merge_vhd_params[] = {
 };
 static const struct cmdlet_example merge_vhd_examples[] = {
 	{ "merge-vhd web_1234.avhdx", "Its parent has its content then, and it is deleted." },
-	{ "merge-vhd web_5678.avhdx -DestinationPath web.vhdx", "All layers down to web.vhdx." },
+	{ "merge-vhd web_5678.avhdx -DestinationPath web.vhdx",
+	  "All layers down to web.vhdx; behind the guest, if one runs on them." },
 	END_EXAMPLES,
 };
 
@@ -543,8 +546,10 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .what_if = "Path",
 	  .synopsis = "Makes a disk larger or smaller",
 	  .description =
-	      "Changes the size of a disk that is not in use. VHDX becomes larger or, where the "
-	      "partition table allows, smaller; VHD only larger; a differencing VHD neither. "
+	      "Changes the size of a disk. VHDX becomes larger or, where the partition table "
+	      "allows, "
+	      "smaller; VHD only larger; a differencing VHD neither. The disk of a running virtual "
+	      "machine only becomes larger, and the guest sees it at once. "
 	      "Partitions, file systems and the second copy of a GPT at the disk's old end are the "
 	      "guest's business; only -ToMinimumSize moves that copy to the new end. "
 	      "Interrupting leaves the old or the new size.",
@@ -578,8 +583,10 @@ const struct cmdlet cmdlet_table_disk[] = {
 	  .synopsis = "Folds differencing disks into an ancestor",
 	  .description =
 	      "Writes what differencing disks hold into one of their ancestors and deletes them. "
-	      "None of them may be in use. Other disks that were made over the ancestor become "
-	      "useless. Interrupting leaves everything as readable as it was, and the merge can "
+	      "Of a chain that a running virtual machine has, this is done behind the guest, which "
+	      "then has the ancestor instead; layers that checkpoints need stay. Other disks that "
+	      "were made over the ancestor become useless. Interrupting leaves everything as "
+	      "readable as it was, and the merge can "
 	      "be started again.",
 	  .params = merge_vhd_params,
 	  .output = &vhd_output,

@@ -45,13 +45,4 @@ int chain_layer_open(const struct chain_layer *layer, bool writable, struct erro
 int chain_open(struct loop *loop, const struct chain *chain, const struct disk_options *options,
 	       struct blk **ret, struct error *err);
 
-/* The paths that go into a child (existing or to be) that lies in child_path's folder, in Windows'
- * form with `\`. Freed by chain_locators_done. */
-struct chain_locators {
-	char *absolute, *relative;
-};
-int chain_locators(const char *child_path, const char *parent_path, struct chain_locators *ret,
-		   struct error *err);
-void chain_locators_done(struct chain_locators *locators);
-
 #endif

@@ -138,7 +138,7 @@ struct disk_create_options {
 	bool sparse;    /* fixed and raw: don't reserve the host's space (the file has holes) */
 	struct guid id; /* zero: a new one; VHDX differencing: the parent's, always */
 	/* Differencing: the parent, and its paths as they go into the file, in Windows' form
-	 * (chain_locators makes them). At least one of them. */
+	 * (base/parent-paths.h makes them). At least one of them. */
 	const struct disk_details *parent;
 	const char *parent_absolute, *parent_relative, *parent_volume;
 };

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #define CHUNK_BYTES (1 * MIB)
 #define FEW_CHUNKS  8u
@@ -644,6 +645,89 @@ void live_merge_cancel(struct blk *disk)
 	loop_kick(live->kick);
 }
 
+/* ---- a change between two requests ---- */
+
+/* The files are changed while none of them is open, which blocks for a moment. */
+static int with_chain_closed(struct live *live,
+			     int (*work)(struct live *live, void *context, struct error *err),
+			     void *context, struct error *err)
+{
+	int rc;
+
+	if (live->copying)
+		return error_set(err, ERR_BUSY, "the disk is being merged");
+	if (live->dead || live->options.read_only)
+		return error_set(err, ERR_STATE, "the disk can't be written");
+	hold_now(live);
+	close_chain(live);
+	rc = work(live, context, err);
+	reopen(live);
+	go_on(live);
+	return rc;
+}
+
+static int resize_leaf(struct live *live, void *context, struct error *err)
+{
+	const struct disk_resize_options options = { .size_bytes = *(uint64_t *)context };
+
+	return disk_resize(live->fds[0], &options, NULL, err);
+}
+
+static int live_grow(struct blk *blk, uint64_t size_bytes, struct error *err)
+{
+	struct live *live = live_of(blk);
+	int rc = with_chain_closed(live, resize_leaf, &size_bytes, err);
+
+	if (!live->dead)
+		live->blk.info.size_bytes = blk_info(live->layers[0])->size_bytes;
+	return rc;
+}
+
+/* Which layer of the chain that file is; NO_LAYER: none. */
+static unsigned layer_of(const struct live *live, int fd)
+{
+	struct stat wanted, st;
+
+	for (unsigned i = 0; fstat(fd, &wanted) == 0 && i < live->count; i++)
+		if (fstat(live->fds[i], &st) == 0 && st.st_dev == wanted.st_dev &&
+		    st.st_ino == wanted.st_ino)
+			return i;
+	return NO_LAYER;
+}
+
+static int write_paths(struct live *live, void *context, struct error *err)
+{
+	const struct live_paths *paths = context;
+	struct disk_details parent;
+	int rc = disk_describe(paths->parent_fd, &parent, err);
+
+	if (rc < 0)
+		return rc;
+	rc = disk_set_parent(paths->child_fd,
+			     &(struct disk_parent_link){ .parent = &parent,
+							 .absolute = paths->absolute,
+							 .relative = paths->relative },
+			     err);
+	disk_details_done(&parent);
+	return rc;
+}
+
+int live_set_paths(struct blk *disk, const struct live_paths *paths, struct error *err)
+{
+	struct live *live = live_of(disk);
+	unsigned child = layer_of(live, paths->child_fd);
+
+	if (child == NO_LAYER)
+		return error_set(err, ERR_INVALID, "the file is none of the chain's layers");
+	if (child + 1 >= live->count)
+		return error_set(err, ERR_INVALID, "it is no differencing disk: it has no parent");
+	if (layer_of(live, paths->parent_fd) != child + 1)
+		return error_set(err, ERR_INVALID,
+				 "the file is not the parent that is in use: another one can only "
+				 "be given to a disk that nobody uses");
+	return with_chain_closed(live, write_paths, (void *)paths, err);
+}
+
 /* ---- a new leaf ---- */
 
 static int link_to_leaf(struct live *live, int fd, struct error *err)
@@ -800,6 +884,7 @@ static const struct blk_ops live_ops = {
 	.plug = live_plug,
 	.unplug = live_unplug,
 	.extent = live_extent,
+	.grow = live_grow,
 	.close = live_close,
 };
 

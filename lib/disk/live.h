@@ -2,8 +2,9 @@
  * A disk that a guest runs on while the chain below it changes: a block device that passes requests
  * to the chain's leaf and can hold them for a moment, in which the chain is closed and opened anew.
  *
- * Belongs to the loop. One change at a time. Where the chain can't be opened again (which takes a
- * file that somebody damages meanwhile) the disk answers everything with I/O errors.
+ * Grows by blk_grow, which blocks for a moment. Belongs to the loop. One change at a time. Where
+ * the chain can't be opened again (which takes a file that somebody damages meanwhile) the disk
+ * answers everything with I/O errors.
  */
 #ifndef DISK_LIVE_H
 #define DISK_LIVE_H
@@ -30,6 +31,14 @@ typedef void live_done(void *user, const struct error *err);
 int live_push(struct blk *disk, int fd, struct error *err);
 /* Undoes it, before anything was written. */
 void live_pop(struct blk *disk);
+
+/* Where the parent of a layer is now, for the layer's file: it was moved, and stays the same file.
+ * Both descriptors are borrowed, child_fd is open for writing. Blocks for a moment. */
+struct live_paths {
+	int child_fd, parent_fd;
+	const char *absolute, *relative;
+};
+int live_set_paths(struct blk *disk, const struct live_paths *paths, struct error *err);
 
 /* A descriptor for a layer that has to be written for a merge. */
 struct live_file {

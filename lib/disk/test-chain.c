@@ -1,6 +1,7 @@
 /* Finding the parents of a disk by the paths in it. */
 #include "base/loop.h"
 #include "base/macros.h"
+#include "base/parent-paths.h"
 #include "blk/sync.h"
 #include "disk/chain.h"
 
@@ -60,19 +61,19 @@ static void create_root(const char *path)
 			 0);
 }
 
-/* With the paths as given; NULL: as chain_locators makes them. */
+/* With the paths as given; NULL: as base/parent-paths.h makes them. */
 static void create_child_as(const char *path, const char *parent, const char *absolute,
 			    const char *relative)
 {
 	AUTO_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
 	AUTO_CLOSE int parent_fd = open(parent, O_RDONLY);
-	struct chain_locators made = { 0 };
+	struct parent_paths made = { 0 };
 	struct disk_details details;
 	struct error err;
 
 	assert_int_equal(disk_describe(parent_fd, &details, NULL), 0);
 	if (!absolute && !relative) {
-		assert_int_equal(chain_locators(path, parent, &made, NULL), 0);
+		assert_int_equal(parent_paths_make(path, parent, &made, NULL), 0);
 		absolute = made.absolute;
 		relative = made.relative;
 	}
@@ -84,7 +85,7 @@ static void create_child_as(const char *path, const char *parent, const char *ab
 						       .parent_relative = relative },
 			&err) < 0)
 		fail_msg("%s", err.text);
-	chain_locators_done(&made);
+	parent_paths_done(&made);
 	disk_details_done(&details);
 }
 

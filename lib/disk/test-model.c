@@ -492,9 +492,21 @@ static void merge_live(struct world *w)
 	must(live_merge_start(w->disk, &merge, &err), &err);
 }
 
+static void grow_live(struct world *w)
+{
+	uint64_t size = MIN(w->now.size_bytes + (1 + rnd(w, 1000)) * SECTOR, MAX_DISK);
+	struct error err;
+
+	if (w->merging || w->unfinished || (w->format == DISK_VHD && w->depth > 1))
+		return;
+	must(blk_grow(w->disk, size, &err), &err);
+	assert_int_equal(blk_info(w->disk)->size_bytes, size);
+	w->now.size_bytes = size;
+}
+
 static void change_live(struct world *w)
 {
-	unsigned kind = (unsigned)rnd(w, 8);
+	unsigned kind = (unsigned)rnd(w, 9);
 
 	w->done[1 + kind]++;
 	if (getenv("OYAKO_MODEL_TRACE"))
@@ -507,6 +519,8 @@ static void change_live(struct world *w)
 		live_merge_cancel(w->disk);
 	else if (kind == 7)
 		check_all(w);
+	else if (kind == 8)
+		grow_live(w);
 }
 
 static void step(struct world *w)

@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -185,6 +186,100 @@ static void test_stale(void **state)
 	file_mem_bytes(file)[TRACK_PAGE + 100] ^= 1;
 	assert_int_equal(attach(&w, file, &options, &err), -ERR_CORRUPT);
 	file_close(file);
+	teardown(&w);
+}
+
+/* A copy names the same, for whoever trusts that it is this disk's. */
+static void test_copy(void **state)
+{
+	struct track_options options = { .link_now = { { 9 } }, .link_next = { { 9 } } };
+	uint8_t units[UNITS];
+	struct guid since;
+	struct world w;
+	struct file *file;
+	int fd = memfd_create("copy", MFD_CLOEXEC);
+
+	setup(&w);
+	assert_int_equal(attach(&w, file_at(&w, 0, CUT_ANY, true),
+				&(struct track_options){ .create = true }, NULL),
+			 0);
+	assert_int_equal(track_mark(w.tracked, &since, NULL), 0);
+	write_at(&w, 3 * UNIT);
+	write_at(&w, DISK_BYTES - 4096);
+	assert_int_equal(track_copy(w.tracked, fd, NULL), 0);
+	write_at(&w, 5 * UNIT);
+	assert_int_equal(blk_close(w.tracked, NULL), 0);
+	assert_int_equal(file_open_blocking(fd, FILE_UNLOCKED, &file, NULL), 0);
+	assert_int_equal(attach(&w, file, &options, NULL), -ERR_STATE);
+	options.trusted = true;
+	assert_int_equal(attach(&w, file, &options, NULL), 0);
+	assert_int_equal(changed_units(&w, &since, units), 2);
+	assert_true(units[3] && units[UNITS - 1]);
+	assert_int_equal(blk_close(w.tracked, NULL), 0);
+	teardown(&w);
+}
+
+#define SMALL_BYTES (100 * MIB + 4096)
+
+static struct blk *small_disk(struct world *w)
+{
+	struct file_mem_options options = { .max_bytes = DISK_BYTES };
+	struct file *file;
+	struct blk *disk;
+
+	assert_int_equal(file_mem_new(w->loop, &options, SMALL_BYTES, &file), 0);
+	assert_int_equal(raw_open(file, &(struct disk_options){ 0 }, &disk, NULL), 0);
+	return disk;
+}
+
+static void check_grown(struct world *w, const struct guid *since)
+{
+	uint8_t units[UNITS];
+
+	changed_units(w, since, units);
+	assert_true(units[3] && !units[4]);
+	for (unsigned i = SMALL_BYTES / UNIT; i < UNITS; i++)
+		assert_true(units[i]);
+}
+
+/* What is new counts as changed. A cut in between leaves a file that is one of another disk, or a
+ * whole one. */
+static void test_grow(void **state)
+{
+	struct track_options again = { 0 };
+	uint64_t before, after;
+	struct guid since;
+	struct world w;
+
+	setup(&w);
+	assert_int_equal(track_attach(small_disk(&w), file_at(&w, 0, CUT_ANY, true),
+				      &(struct track_options){ .create = true }, &w.tracked, NULL),
+			 0);
+	assert_int_equal(track_mark(w.tracked, &since, NULL), 0);
+	write_at(&w, 3 * UNIT);
+	before = cut_now(w.cut);
+	assert_int_equal(blk_grow(w.tracked, DISK_BYTES, NULL), 0);
+	after = cut_now(w.cut);
+	assert_int_equal(blk_info(w.tracked)->size_bytes, DISK_BYTES);
+	check_grown(&w, &since);
+	write_at(&w, DISK_BYTES - 4096);
+	assert_int_equal(blk_close(w.tracked, NULL), 0);
+	for (uint64_t moment = before; moment <= after; moment++) {
+		struct file *file = file_at(&w, moment, CUT_ANY, false);
+		int rc = attach(&w, file, &again, NULL);
+
+		assert_true(rc == 0 || (rc == -ERR_STATE && moment < after));
+		if (rc < 0) {
+			file_close(file);
+			continue;
+		}
+		changed_units(&w, &since, (uint8_t[UNITS]){ 0 });
+		assert_int_equal(blk_close(w.tracked, NULL), 0);
+	}
+	assert_int_equal(attach(&w, file_at(&w, cut_now(w.cut), CUT_DURABLE, false), &again, NULL),
+			 0);
+	check_grown(&w, &since);
+	assert_int_equal(blk_close(w.tracked, NULL), 0);
 	teardown(&w);
 }
 
@@ -368,6 +463,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_exact_over_restarts),
 		cmocka_unit_test(test_stale),
+		cmocka_unit_test(test_grow),
+		cmocka_unit_test(test_copy),
 		cmocka_unit_test(test_cuts),
 		cmocka_unit_test(test_faults),
 		cmocka_unit_test(test_open),

@@ -14,6 +14,7 @@
 #include "base/macros.h"
 #include "disk/crc32c.h"
 
+#include <errno.h>
 #include <string.h>
 
 static uint32_t checksum_of(const struct track_header *header)
@@ -25,6 +26,12 @@ static uint32_t checksum_of(const struct track_header *header)
 }
 
 /* ---- dimensions ---- */
+
+bool track_state_fits(const struct track_state *state, uint64_t disk_bytes)
+{
+	return disk_bytes <= INT64_MAX && disk_bytes / state->header.unit_bytes < TRACK_MAX_UNITS &&
+	       disk_bytes / state->header.region_bytes < TRACK_MAX_REGIONS;
+}
 
 static bool is_power_of_two(uint64_t v)
 {
@@ -189,9 +196,7 @@ static int check_dimensions(const struct track_state *state, struct error *err)
 
 	if (!is_power_of_two(h->unit_bytes) || h->unit_bytes < TRACK_MIN_UNIT ||
 	    !is_power_of_two(h->region_bytes) || h->region_bytes < h->unit_bytes ||
-	    h->disk_bytes == 0 || h->disk_bytes > INT64_MAX ||
-	    h->disk_bytes / h->unit_bytes >= TRACK_MAX_UNITS ||
-	    h->disk_bytes / h->region_bytes >= TRACK_MAX_REGIONS)
+	    h->disk_bytes == 0 || !track_state_fits(state, h->disk_bytes))
 		return error_set(err, ERR_CORRUPT,
 				 "the change tracking file has impossible dimensions: begin anew");
 	return 0;
@@ -222,7 +227,7 @@ static int check_identity(const struct track_state *state, uint64_t disk_bytes,
 				 "changes were tracked of a disk of %lu bytes, this one has %lu: "
 				 "begin anew",
 				 h->disk_bytes, disk_bytes);
-	if (!guid_equal(&h->links[0], &options->link_now) &&
+	if (!options->trusted && !guid_equal(&h->links[0], &options->link_now) &&
 	    !guid_equal(&h->links[1], &options->link_now))
 		return error_set(err, ERR_STATE,
 				 "the disk was changed without its changes being tracked: begin "
@@ -306,4 +311,64 @@ void track_state_activate(struct track_state *state, uint64_t offset, uint64_t l
 
 	for (uint64_t r = offset / state->header.region_bytes; r <= last; r++)
 		state->active[r / 8] |= (uint8_t)(1u << (r % 8));
+}
+
+/* ---- a copy ---- */
+
+int track_state_copy(const struct track_state *state, struct file *to)
+{
+	struct track_state copy = *state;
+	size_t bytes = state->page_count * TRACK_PAGE;
+	int rc = file_set_size(to, TRACK_EPOCHS_AT + bytes);
+
+	copy.file = to;
+	if (rc == 0)
+		rc = file_zero_now(to, 0, TRACK_EPOCHS_AT);
+	if (rc == 0)
+		rc = file_write_now(to, TRACK_EPOCHS_AT, state->epochs, bytes);
+	return rc == 0 ? track_state_store_header(&copy) : rc;
+}
+
+/* ---- another size ---- */
+
+static bool make_room(struct track_state *state, uint64_t page_count)
+{
+	uint16_t *epochs = realloc(state->epochs, page_count * TRACK_PAGE);
+	uint8_t *dirty;
+
+	if (!epochs)
+		return false;
+	state->epochs = epochs;
+	dirty = realloc(state->dirty, page_count);
+	if (!dirty)
+		return false;
+	state->dirty = dirty;
+	memset(epochs + state->page_count * TRACK_EPOCHS_A_PAGE, 0,
+	       (page_count - state->page_count) * TRACK_PAGE);
+	memset(dirty + state->page_count, 0, page_count - state->page_count);
+	return true;
+}
+
+int track_state_grow(struct track_state *state, uint64_t disk_bytes)
+{
+	struct track_header *h = &state->header;
+	uint64_t before = h->disk_bytes, units = (disk_bytes + h->unit_bytes - 1) / h->unit_bytes;
+	uint64_t pages = (units + TRACK_EPOCHS_A_PAGE - 1) / TRACK_EPOCHS_A_PAGE;
+	uint64_t old_end = TRACK_EPOCHS_AT + state->page_count * TRACK_PAGE;
+	uint64_t end = TRACK_EPOCHS_AT + pages * TRACK_PAGE;
+	int rc = make_room(state, pages) ? 0 : -ENOMEM;
+
+	if (rc == 0 && end > old_end)
+		rc = file_set_size(state->file, end);
+	if (rc == 0 && end > old_end)
+		rc = file_zero_now(state->file, old_end, end - old_end);
+	if (rc < 0)
+		return rc;
+	h->disk_bytes = disk_bytes;
+	state->unit_count = units;
+	state->page_count = pages;
+	state->region_count = (unsigned)((disk_bytes + h->region_bytes - 1) / h->region_bytes);
+	track_state_touch(state, before, disk_bytes - before);
+	rc = track_state_store(state, false);
+	return rc == 0 ? track_state_store_header(state) : rc;
 }

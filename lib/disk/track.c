@@ -234,6 +234,38 @@ static int end_tracking(struct track *track, bool quiet, struct error *err)
 	return rc < 0 ? error_set_errno(err, -rc, "storing the change tracking file") : 0;
 }
 
+/* Tracking ends where it can't be noted; the file is one of another disk then, by its size. */
+static int note_size(struct track *track, struct error *err)
+{
+	int rc = track_state_grow(&track->state, track->blk.info.size_bytes);
+
+	if (rc == 0)
+		return 0;
+	track->running = false;
+	file_close(track->state.file);
+	track_state_done(&track->state);
+	return error_set_errno(err, -rc,
+			       "the disk has grown, but its changes are not tracked any more: "
+			       "storing the change tracking file");
+}
+
+static int track_grow(struct blk *blk, uint64_t size_bytes, struct error *err)
+{
+	struct track *track = of(blk);
+	int rc;
+
+	if (track->running && !track_state_fits(&track->state, size_bytes))
+		return error_set(err, ERR_LIMIT,
+				 "its changes can't be tracked any more with %lu bytes: end the "
+				 "tracking first",
+				 size_bytes);
+	rc = blk_grow(track->disk, size_bytes, err);
+	if (rc < 0)
+		return rc;
+	track->blk.info.size_bytes = blk_info(track->disk)->size_bytes;
+	return track->running ? note_size(track, err) : 0;
+}
+
 /* The disk first: only what is durable there may be forgotten as unsure. */
 static int track_close(struct blk *blk, struct error *err)
 {
@@ -254,6 +286,7 @@ static const struct blk_ops track_ops = {
 	.plug = track_plug,
 	.unplug = track_unplug,
 	.extent = track_extent,
+	.grow = track_grow,
 	.close = track_close,
 };
 
@@ -365,6 +398,20 @@ int track_relink(struct blk *tracked, const struct guid *link_now, const struct 
 	state->header.links[1] = *link_next;
 	rc = track_state_store_header(state);
 	return rc < 0 ? error_set_errno(err, -rc, "storing the change tracking file") : 0;
+}
+
+int track_copy(const struct blk *tracked, int fd, struct error *err)
+{
+	struct file *file;
+	int rc = check_running(tracked, err);
+
+	if (rc == 0)
+		rc = file_open_blocking(fd, FILE_UNLOCKED, &file, err);
+	if (rc < 0)
+		return rc;
+	rc = track_state_copy(&container_of(tracked, const struct track, blk)->state, file);
+	file_abandon(file);
+	return rc < 0 ? error_set_errno(err, -rc, "copying what is tracked of the disk") : 0;
 }
 
 struct blk *track_free(struct blk *tracked)

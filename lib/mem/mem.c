@@ -5,10 +5,12 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/membarrier.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 struct mem {
@@ -18,7 +20,8 @@ struct mem {
 	uint64_t low_top;    /* of the reach: where the memfd goes on at 4 GiB */
 	uint64_t size_bytes; /* atomic: changes while the loop's devices read it */
 	uint8_t *page_flags; /* one per page; written with atomics */
-	uint64_t *dirty;     /* NULL: no log. One bit per page */
+	uint64_t *dirty;     /* one bit per page; NULL until the first log */
+	bool logging;
 	void (*code_hook)(void *user, uint64_t gpa, uint64_t len);
 	void *code_hook_user;
 };
@@ -26,6 +29,11 @@ struct mem {
 static uint64_t page_count(const struct mem *mem)
 {
 	return mem->reach_bytes >> MEM_PAGE_SHIFT;
+}
+
+static uint64_t dirty_words(const struct mem *mem)
+{
+	return (page_count(mem) + 63) / 64;
 }
 
 static uint64_t size_now(const struct mem *mem)
@@ -90,7 +98,8 @@ void mem_free(struct mem *mem)
 {
 	if (!mem)
 		return;
-	mem_dirty_log_stop(mem);
+	if (mem->dirty)
+		munmap(mem->dirty, dirty_words(mem) * 8);
 	if (mem->page_flags)
 		munmap(mem->page_flags, page_count(mem));
 	if (mem->base)
@@ -259,58 +268,79 @@ void mem_written(struct mem *mem, uint64_t gpa, uint64_t len)
 
 /* ---- dirty log ---- */
 
-static uint64_t dirty_words(const struct mem *mem)
+/* What other threads stored before they looked at flags that were not set yet can be seen. */
+static void see_stores(void)
 {
-	return (page_count(mem) + 63) / 64;
+	syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
+
+static void set_clean(struct mem *mem, uint64_t page)
+{
+	__atomic_fetch_or(&mem->page_flags[page], MEM_PAGE_CLEAN, __ATOMIC_SEQ_CST);
+}
+
+static void clear_clean(struct mem *mem, uint64_t page)
+{
+	__atomic_fetch_and(&mem->page_flags[page], (uint8_t)~MEM_PAGE_CLEAN, __ATOMIC_SEQ_CST);
 }
 
 void mem_dirty_log_start(struct mem *mem)
 {
-	if (mem->dirty)
+	if (mem->logging)
 		return;
-	mem->dirty = map_anonymous(dirty_words(mem) * 8);
+	if (!mem->dirty)
+		mem->dirty = map_anonymous(dirty_words(mem) * 8);
 	if (!mem->dirty)
 		abort(); /* 32 KiB per GiB of guest RAM */
+	syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+	memset(mem->dirty, 0, dirty_words(mem) * 8);
+	__atomic_store_n(&mem->logging, true, __ATOMIC_SEQ_CST);
 	for (uint64_t i = 0; i < page_count(mem); i++)
-		__atomic_fetch_or(&mem->page_flags[i], MEM_PAGE_CLEAN, __ATOMIC_SEQ_CST);
+		set_clean(mem, i);
+	see_stores();
 }
 
+/* The bitmap stays: a writer may be about to set a bit. */
 void mem_dirty_log_stop(struct mem *mem)
 {
-	if (!mem->dirty)
+	if (!mem->logging)
 		return;
 	for (uint64_t i = 0; i < page_count(mem); i++)
-		__atomic_fetch_and(&mem->page_flags[i], (uint8_t)~MEM_PAGE_CLEAN, __ATOMIC_SEQ_CST);
-	munmap(mem->dirty, dirty_words(mem) * 8);
-	mem->dirty = NULL;
+		clear_clean(mem, i);
+	__atomic_store_n(&mem->logging, false, __ATOMIC_SEQ_CST);
 }
 
 bool mem_dirty_log_active(const struct mem *mem)
 {
-	return mem->dirty != NULL;
+	return mem->logging;
 }
 
-/* The bit before the flag: a taker that sees the flag gone finds the bit. */
+/*
+ * A writer clears the flag, then sets the bit; the taker clears the bit, then sets the flag. So a
+ * page without the flag has its bit, or will have it when the thread that is at it has gone on: no
+ * write after the page is copied goes unseen.
+ */
 void mem_dirty_log_set(struct mem *mem, uint64_t page_index)
 {
-	if (!mem->dirty)
+	if (!__atomic_load_n(&mem->logging, __ATOMIC_SEQ_CST))
 		return;
+	clear_clean(mem, page_index);
 	__atomic_fetch_or(&mem->dirty[page_index / 64], BIT(page_index % 64), __ATOMIC_SEQ_CST);
-	__atomic_fetch_and(&mem->page_flags[page_index], (uint8_t)~MEM_PAGE_CLEAN,
-			   __ATOMIC_SEQ_CST);
 }
 
 void mem_dirty_log_take(struct mem *mem, uint64_t *bitmap)
 {
-	for (uint64_t w = 0; mem->dirty && w < dirty_words(mem); w++) {
-		uint64_t bits = __atomic_load_n(&mem->dirty[w], __ATOMIC_RELAXED);
+	if (!mem->logging)
+		return;
+	for (uint64_t w = 0; w < dirty_words(mem); w++) {
+		uint64_t bits;
 
-		if (!bits)
+		if (!__atomic_load_n(&mem->dirty[w], __ATOMIC_RELAXED))
 			continue;
-		/* Flags first: a write from here on sets the bit again. */
-		for (uint64_t b = bits; b; b &= b - 1)
-			__atomic_fetch_or(&mem->page_flags[w * 64 + (unsigned)__builtin_ctzll(b)],
-					  MEM_PAGE_CLEAN, __ATOMIC_SEQ_CST);
-		bitmap[w] |= __atomic_fetch_and(&mem->dirty[w], ~bits, __ATOMIC_SEQ_CST) & bits;
+		bits = __atomic_exchange_n(&mem->dirty[w], 0, __ATOMIC_SEQ_CST);
+		bitmap[w] |= bits;
+		for (; bits; bits &= bits - 1)
+			set_clean(mem, w * 64 + (unsigned)__builtin_ctzll(bits));
 	}
+	see_stores();
 }

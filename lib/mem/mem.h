@@ -97,7 +97,8 @@ void mem_dirty_log_start(struct mem *mem);
 void mem_dirty_log_stop(struct mem *mem);
 bool mem_dirty_log_active(const struct mem *mem);
 void mem_dirty_log_set(struct mem *mem, uint64_t page_index);
-/* ORs the log into bitmap and clears the log. */
+/* ORs the log into bitmap and clears the log. Others may write meanwhile: what they write to a page
+ * after it was taken is in the next log, at the latest when they have been stopped. */
 void mem_dirty_log_take(struct mem *mem, uint64_t *bitmap);
 
 #endif

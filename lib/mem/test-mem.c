@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <pthread.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -102,6 +103,69 @@ static void test_dirty_log(void **state)
 	mem_free(mem);
 }
 
+/*
+ * Writers count in pages of their own and, two of them, in the halves of shared ones, while a taker
+ * copies what the log says, as a live save does. Once all stand still and the rest is copied, the
+ * copy is the memory.
+ */
+#define LOGGED_PAGES 8u
+#define LOG_ROUNDS   20000u
+
+struct log_writer {
+	struct mem *mem;
+	unsigned half;
+	bool stop;
+};
+
+static void *write_logged(void *user)
+{
+	struct log_writer *w = user;
+
+	for (uint64_t n = 1; !__atomic_load_n(&w->stop, __ATOMIC_RELAXED); n++) {
+		uint64_t gpa = n % LOGGED_PAGES * MEM_PAGE_SIZE + w->half * MEM_PAGE_SIZE / 2;
+
+		__atomic_store_n((uint64_t *)mem_ptr(w->mem, gpa, 8), n, __ATOMIC_RELAXED);
+		mem_written(w->mem, gpa, 8);
+	}
+	return NULL;
+}
+
+static void copy_logged(struct mem *mem, uint8_t *copy)
+{
+	uint64_t bitmap[4] = { 0 };
+
+	mem_dirty_log_take(mem, bitmap);
+	for (unsigned page = 0; page < LOGGED_PAGES; page++)
+		if (bitmap[0] & BIT(page))
+			mem_read(mem, page * MEM_PAGE_SIZE, copy + page * MEM_PAGE_SIZE,
+				 MEM_PAGE_SIZE);
+}
+
+static void test_dirty_log_misses_no_write(void **state)
+{
+	static uint8_t copy[LOGGED_PAGES * MEM_PAGE_SIZE];
+	struct log_writer writers[2];
+	pthread_t threads[2];
+	struct mem *mem;
+
+	mem_new(MIB, &mem, NULL);
+	mem_dirty_log_start(mem);
+	for (unsigned i = 0; i < 2; i++) {
+		writers[i] = (struct log_writer){ .mem = mem, .half = i };
+		assert_int_equal(pthread_create(&threads[i], NULL, write_logged, &writers[i]), 0);
+	}
+	for (unsigned round = 0; round < LOG_ROUNDS; round++)
+		copy_logged(mem, copy);
+	for (unsigned i = 0; i < 2; i++) {
+		__atomic_store_n(&writers[i].stop, true, __ATOMIC_RELAXED);
+		pthread_join(threads[i], NULL);
+	}
+	copy_logged(mem, copy);
+	assert_memory_equal(copy, mem_ptr(mem, 0, sizeof(copy)), sizeof(copy));
+	mem_dirty_log_stop(mem);
+	mem_free(mem);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -109,6 +173,7 @@ int main(void)
 		cmocka_unit_test(test_read_write_clear),
 		cmocka_unit_test(test_code_hook_only_for_code_pages),
 		cmocka_unit_test(test_dirty_log),
+		cmocka_unit_test(test_dirty_log_misses_no_write),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,6 +16,7 @@ const char *part_backend_name(enum part_backend backend)
 		[PART_KVM] = "kvm",
 		[PART_SOFT] = "soft",
 		[PART_SOFT_INTERPRETER] = "soft-interpreter",
+		[PART_SOFT_LOCKSTEP] = "soft-lockstep",
 	};
 
 	return names[backend];
@@ -35,7 +36,8 @@ static const struct part_backend_ops *backend_ops(enum part_backend backend, int
 						  struct error *err)
 {
 	char why[256];
-	bool soft = backend == PART_SOFT || backend == PART_SOFT_INTERPRETER;
+	bool soft = backend == PART_SOFT || backend == PART_SOFT_INTERPRETER ||
+		    backend == PART_SOFT_LOCKSTEP;
 
 	if (!soft && host_kvm_usable(kvm_fd, why, sizeof(why)))
 		return &kvm_backend_ops;
@@ -61,7 +63,8 @@ int part_new(const struct part_config *config, struct part **ret, struct error *
 	if (!part)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the partition");
 	part->ops = ops;
-	part->backend = config->backend == PART_SOFT_INTERPRETER ? config->backend : ops->backend;
+	part->backend = ops->backend == PART_SOFT && config->backend != PART_AUTO ? config->backend
+										  : ops->backend;
 	part->mem = config->mem;
 	part->vp_count = config->vp_count;
 	part->host = config->host;

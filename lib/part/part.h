@@ -30,8 +30,9 @@
 
 struct part;
 
-/* PART_SOFT_INTERPRETER: the software CPU without its translator. */
-enum part_backend { PART_AUTO, PART_KVM, PART_SOFT, PART_SOFT_INTERPRETER };
+/* PART_SOFT_INTERPRETER: the software CPU without its translator; PART_SOFT_LOCKSTEP: both do the
+ * same, and a difference is fatal. */
+enum part_backend { PART_AUTO, PART_KVM, PART_SOFT, PART_SOFT_INTERPRETER, PART_SOFT_LOCKSTEP };
 
 /* What PART_AUTO would take on this host, and in reason (may be NULL) a sentence why. kvm_fd: as in
  * struct part_config. */

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/macros.h"
 #include "base/mark.h"
+#include "base/parent-paths.h"
 #include "checkpoint-disks.h"
 #include "checkpoints.h"
 #include "config/config-json.h"
@@ -17,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define JOURNAL           "merge.json"
@@ -25,13 +27,16 @@
 
 /*
  * For each disk "parents" tells the names of its chain, and from them and those that the
- *checkpoints have follows what can be merged; then that disk is looked at again.
+ * checkpoints have follows what can be merged, or the merge is one that somebody asked for; then
+ *that disk is looked at again.
  *
- *	LOOKING -> OFFLINE, LIVE -> LOOKING ... -> the end
+ *	RECALLING -> LOOKING -> OFFLINE, LIVE -> LOOKING ... -> the end
  *
- * Nothing is kept from one look to the next: what is found is what counts.
+ * Nothing is kept from one look to the next: what is found is what counts. RECALLING comes first
+ * where the journal has a merge of which nobody knows how far it got: it was done if the layer
+ *above it has the merge's target as its parent.
  */
-enum fold_at { FOLD_LOOKING, FOLD_OFFLINE, FOLD_LIVE };
+enum fold_at { FOLD_RECALLING, FOLD_LOOKING, FOLD_OFFLINE, FOLD_LIVE };
 
 struct folding {
 	struct vm *vm;
@@ -45,9 +50,21 @@ struct folding {
 	bool begun, resend; /* LIVE: the worker has begun; it is still at an earlier merge */
 	unsigned percent;
 	struct request *watcher; /* NULL: nobody */
+	/* Merge-VHD: from this layer to that one (NULL: its parent). asked_done NULL: nobody asked.
+	 */
+	char *asked_path, *asked_into;
+	fold_merged *asked_done;
+	void *asked_user;
 };
 
 static void next(struct folding *folding);
+
+static const char *path_at(const json_t *paths, size_t i)
+{
+	const char *path = json_string_value(json_array_get(paths, i));
+
+	return path ? path : "";
+}
 
 /* ---- the journal ---- */
 
@@ -91,17 +108,38 @@ static void nothing_wanted(const struct vm *vm)
 		fold_remove_files(fd);
 }
 
+/* above: the layer whose link the merge changes. asked: the files are to go, whoever made them. */
 static int write_step(const struct folding *folding, struct error *err)
 {
-	json_t *files = json_array();
+	json_t *files = json_array(), *above = NULL;
 
 	for (size_t i = folding->first; i < folding->into; i++)
 		json_array_append(files, json_array_get(folding->paths, i));
-	return write_journal(
-	    folding->vm,
-	    json_pack("{s:O, s:O, s:o}", "old", json_array_get(folding->paths, folding->first),
-		      "new", json_array_get(folding->paths, folding->into), "files", files),
-	    err);
+	if (folding->first > 0)
+		above = json_array_get(folding->paths, folding->first - 1);
+	return write_journal(folding->vm,
+			     json_pack("{s:O, s:O, s:o, s:O*, s:b}", "old",
+				       json_array_get(folding->paths, folding->first), "new",
+				       json_array_get(folding->paths, folding->into), "files",
+				       files, "above", above, "asked", folding->asked_done != NULL),
+			     err);
+}
+
+static const char *text_in(const json_t *journal, const char *name)
+{
+	return json_string_value(json_object_get(journal, name));
+}
+
+/* NULL: no merge is under way. The caller's. */
+static json_t *load_step(int folder_fd)
+{
+	json_t *journal = NULL;
+
+	if (config_load_json(folder_fd, JOURNAL, &journal, NULL) == 0 && text_in(journal, "old") &&
+	    text_in(journal, "new"))
+		return journal;
+	json_decref(journal);
+	return NULL;
 }
 
 static int rename_in_vm(struct vm *vm, const char *old, const char *new, struct error *err)
@@ -118,63 +156,120 @@ static int rename_in_vm(struct vm *vm, const char *old, const char *new, struct 
 	return r;
 }
 
+/* What tracks changes lies beside one of the layers. */
+static void keep_track_file(const char *layer, const char *new)
+{
+	AUTO_FREE char *from = NULL, *to = NULL;
+
+	if (asprintf(&from, "%s" TRACK_ENDING, layer) < 0 ||
+	    asprintf(&to, "%s" TRACK_ENDING, new) < 0)
+		abort();
+	if (access(from, F_OK) == 0 && rename(from, to) < 0)
+		log_error("renaming '%s', by which changes are tracked: %s", from, strerror(errno));
+}
+
+/* From the lowest layer on, for the nearest of these files counts. */
+static void drop_merged(const json_t *journal)
+{
+	const json_t *files = json_object_get(journal, "files");
+	bool asked = json_is_true(json_object_get(journal, "asked"));
+
+	for (size_t i = json_array_size(files); i-- > 0;) {
+		const char *path = json_string_value(json_array_get(files, i));
+
+		if (!path || (!asked && !checkpoint_disk_was_made_here(path)))
+			continue;
+		keep_track_file(path, text_in(journal, "new"));
+		unlink(path);
+	}
+}
+
 /* The merge has been done: whoever had the uppermost of the merged layers has what it was merged
  * into, and the merged ones go. */
 static int apply(struct vm *vm, const json_t *journal, struct error *err)
 {
-	const char *old = json_string_value(json_object_get(journal, "old"));
-	const char *new = json_string_value(json_object_get(journal, "new"));
-	const json_t *files = json_object_get(journal, "files");
+	const char *old = text_in(journal, "old"), *new = text_in(journal, "new");
 	int r = checkpoints_rename_disk(vm, old, new, err);
 
 	if (r == 0)
 		r = rename_in_vm(vm, old, new, err);
-	for (size_t i = 0; r == 0 && i < json_array_size(files); i++) {
-		const char *path = json_string_value(json_array_get(files, i));
-
-		if (path && checkpoint_disk_was_made_here(path))
-			unlink(path);
-	}
+	if (r == 0)
+		drop_merged(journal);
 	return r;
 }
 
-/* done: it is known to be; else the mark says it. */
+/* Settles it, done or not. */
+static int close_step(struct vm *vm, int folder_fd, const json_t *journal, bool done,
+		      struct error *err)
+{
+	int r = done ? apply(vm, journal, err) : 0;
+
+	if (r == 0)
+		r = write_journal(vm, json_object(), err);
+	if (r == 0)
+		unlinkat(folder_fd, MARK, 0);
+	return r;
+}
+
+/* done: it is known to be; else the mark says it. Without it the leaf is what it was; but the link
+ * of a layer that lies higher may have been changed: that is recalled later. 1: it was done. */
 static int settle(struct vm *vm, bool done, struct error *err)
 {
 	AUTO_CLOSE int fd = open_folder(vm, err);
-	json_t *journal = NULL;
+	json_t *journal = fd < 0 ? NULL : load_step(fd);
 	int r = fd < 0 ? fd : 0;
 
-	if (fd >= 0 && config_load_json(fd, JOURNAL, &journal, NULL) == 0 &&
-	    json_is_string(json_object_get(journal, "old")) &&
-	    json_is_string(json_object_get(journal, "new"))) {
-		if (mark_close(fd, MARK) || done)
-			r = apply(vm, journal, err);
+	if (journal) {
+		done = mark_close(fd, MARK) || done;
+		if (done || !text_in(journal, "above"))
+			r = close_step(vm, fd, journal, done, err);
 		if (r == 0)
-			r = write_journal(vm, json_object(), err);
-		if (r == 0)
-			unlinkat(fd, MARK, 0);
+			r = done;
 	}
 	json_decref(journal);
-	return r < 0 ? error_prefix(err, "finishing the merge of a disk") : 0;
+	return r < 0 ? error_prefix(err, "finishing the merge of a disk") : r;
 }
 
 int fold_settle(struct vm *vm, struct error *err)
 {
-	return settle(vm, false, err);
+	int r = settle(vm, false, err);
+
+	return r < 0 ? r : 0;
 }
 
 /* ---- the end ---- */
+
+/* Whoever asked for a merge is told how it ended. */
+static void tell_asked(struct folding *folding, const struct error *err)
+{
+	fold_merged *done = folding->asked_done;
+
+	if (!done)
+		return;
+	folding->asked_done = NULL;
+	done(folding->asked_user, err ? NULL : path_at(folding->paths, folding->into), err);
+}
+
+static bool holds(const struct folding *folding)
+{
+	return folding->at == FOLD_OFFLINE || folding->at == FOLD_RECALLING;
+}
 
 /* goes_on: it is resumed soon, and whoever waits for it waits on. */
 static void end(struct folding *folding, bool goes_on, const struct error *err)
 {
 	struct vm *vm = folding->vm;
+	struct error gone;
 
-	if (folding->at == FOLD_OFFLINE)
+	if (!err)
+		error_set(&gone, ERR_CANCELLED, "the virtual machine stopped meanwhile");
+	tell_asked(folding, err ? err : &gone);
+	if (holds(folding))
 		vm->busy = NULL;
 	vm->folding = NULL;
 	json_decref(folding->paths);
+	free(folding->asked_path);
+	free(folding->asked_into);
 	free(folding);
 	if (err && !goes_on)
 		log_error("virtual machine '%s': merging its disks: %s", vm->config->name,
@@ -201,7 +296,7 @@ static void fail(struct folding *folding, struct error *err)
 /* This disk once more. */
 static void look_again(struct folding *folding)
 {
-	if (folding->at == FOLD_OFFLINE)
+	if (holds(folding))
 		folding->vm->busy = NULL;
 	folding->at = FOLD_LOOKING;
 	json_decref(folding->paths);
@@ -213,10 +308,12 @@ static void merged(struct folding *folding, bool done)
 {
 	struct error err;
 
-	if (settle(folding->vm, done, &err) < 0)
+	if (settle(folding->vm, done, &err) < 0) {
 		fail(folding, &err);
-	else
-		look_again(folding);
+		return;
+	}
+	tell_asked(folding, NULL);
+	look_again(folding);
 }
 
 static void note_progress(struct folding *folding, uint64_t done, uint64_t total)
@@ -228,13 +325,6 @@ static void note_progress(struct folding *folding, uint64_t done, uint64_t total
 }
 
 /* ---- what can be merged ---- */
-
-static const char *path_at(const json_t *paths, size_t i)
-{
-	const char *path = json_string_value(json_array_get(paths, i));
-
-	return path ? path : "";
-}
 
 /* The names come out of images, and what is under the layers is written to: only what was under
  * them when they were made will do. Returns the lowest. */
@@ -306,6 +396,50 @@ static bool choose(struct folding *folding)
 	return true;
 }
 
+static bool is_same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* SIZE_MAX: it is none of them. */
+static size_t layer_of(const json_t *paths, const char *path)
+{
+	for (size_t i = 0; i < json_array_size(paths); i++)
+		if (is_same_file(path_at(paths, i), path))
+			return i;
+	return SIZE_MAX;
+}
+
+/* What was asked for: layers that checkpoints have must stay, but for the uppermost one, for what
+ * it reads as is what its target will. */
+static int choose_asked(struct folding *folding, struct error *err)
+{
+	size_t count = json_array_size(folding->paths);
+	AUTO_FREE bool *needed = calloc(count + 1, sizeof(*needed));
+	size_t first = layer_of(folding->paths, folding->asked_path);
+	size_t into =
+	    folding->asked_into ? layer_of(folding->paths, folding->asked_into) : first + 1;
+
+	if (first == SIZE_MAX || into >= count || first >= into)
+		return error_set(err, ERR_BUSY, "its chain was changed just now: try again");
+	if (!needed || !find_needed(folding->vm, folding->paths, needed))
+		return error_set(err, ERR_STATE,
+				 "a checkpoint of '%.100s' may need one of these layers: remove it "
+				 "first",
+				 folding->vm->config->name);
+	for (size_t i = first + 1; i <= into; i++)
+		if (needed[i])
+			return error_set(err, ERR_STATE,
+					 "a checkpoint of '%.100s' needs '%.200s' as it is: remove "
+					 "it first",
+					 folding->vm->config->name, path_at(folding->paths, i));
+	folding->first = first;
+	folding->into = into;
+	return 0;
+}
+
 /* ---- of a VM that is down ---- */
 
 static void offline_progress(void *user, uint64_t done, uint64_t total)
@@ -357,7 +491,7 @@ struct sending {
 static int add_layer(const struct folding *folding, struct sending *sending, size_t layer,
 		     struct error *err)
 {
-	int fd = files_open_layer(path_at(folding->paths, layer), err);
+	int fd = files_open_layer(path_at(folding->paths, layer), O_RDWR, err);
 
 	if (fd < 0)
 		return fd;
@@ -417,18 +551,16 @@ static void live_answered(void *user, const json_t *reply, const struct error *e
 	vm_unref(vm);
 }
 
-static void ask_worker(struct folding *folding, const struct sending *sending)
+static void ask_worker(struct folding *folding, const struct sending *sending,
+		       const struct parent_paths *names)
 {
-	const char *into = path_at(folding->paths, folding->into), *slash = strrchr(into, '/');
 	json_t *message = place_of(folding);
-	AUTO_FREE char *relative = NULL;
 
-	if (asprintf(&relative, ".\\%s", slash ? slash + 1 : into) < 0)
-		abort();
 	json_object_update_new(message,
-			       json_pack("{s:s, s:i, s:i, s:O, s:s}", "op", "merge-disk", "first",
-					 (int)folding->first, "into", (int)folding->into, "layers",
-					 sending->layers, "relative", relative));
+			       json_pack("{s:s, s:i, s:i, s:O, s:s*, s:s*}", "op", "merge-disk",
+					 "first", (int)folding->first, "into", (int)folding->into,
+					 "layers", sending->layers, "absolute", names->absolute,
+					 "relative", names->relative));
 	folding->at = FOLD_LIVE;
 	folding->begun = folding->resend = false;
 	peer_request(folding->vm->run->peer, message, sending->fds, sending->count,
@@ -438,10 +570,15 @@ static void ask_worker(struct folding *folding, const struct sending *sending)
 static int merge_live(struct folding *folding, struct error *err)
 {
 	struct sending sending = { .layers = json_array() };
+	struct parent_paths names = { 0 };
 	int r = collect(folding, &sending, err);
 
+	if (r == 0 && folding->first > 0)
+		r = parent_paths_make(path_at(folding->paths, folding->first - 1),
+				      path_at(folding->paths, folding->into), &names, err);
 	if (r == 0)
-		ask_worker(folding, &sending);
+		ask_worker(folding, &sending, &names);
+	parent_paths_done(&names);
 	for (unsigned i = 0; i < sending.count; i++)
 		close(sending.fds[i]);
 	json_decref(sending.layers);
@@ -474,7 +611,13 @@ static void live_ended(struct folding *folding, const json_t *event)
 		error_set(&err, err_code_from_name(code ? code : ""), "%.300s",
 			  text ? text : "the worker did not say why");
 		fold_settle(folding->vm, NULL);
-		fail(folding, &err);
+		/* It was only cancelled by whoever asked for it. */
+		if (folding->asked_done && err.code == ERR_CANCELLED) {
+			tell_asked(folding, &err);
+			look_again(folding);
+		} else {
+			fail(folding, &err);
+		}
 	} else if (folding->begun) {
 		merged(folding, false);
 	}
@@ -497,9 +640,12 @@ void fold_worker_ended(struct vm *vm)
 {
 	struct folding *folding = vm->folding;
 	struct error err;
+	int r = fold_is_wanted(vm) ? settle(vm, false, &err) : 0;
 
-	if (fold_is_wanted(vm) && fold_settle(vm, &err) < 0)
+	if (r < 0)
 		log_error("virtual machine '%s': %s", vm->config->name, err.text);
+	if (r == 1 && folding)
+		tell_asked(folding, NULL);
 	if (folding && folding->at == FOLD_LIVE)
 		end(folding, true, NULL);
 }
@@ -551,7 +697,10 @@ static void chain_known(void *user, const json_t *result, struct process *proces
 		return;
 	}
 	json_array_extend(folding->paths, json_object_get(result, "parents"));
-	if (!choose(folding)) {
+	if (folding->asked_done) {
+		if (choose_asked(folding, &failure) < 0 || begin_merge(folding, &failure) < 0)
+			fail(folding, &failure);
+	} else if (!choose(folding)) {
 		folding->index++;
 		look_again(folding);
 	} else if (begin_merge(folding, &failure) < 0) {
@@ -565,28 +714,93 @@ static bool has_layers(const struct config_disk *disk)
 	       checkpoint_disk_was_made_here(disk->path);
 }
 
-static void next(struct folding *folding)
+static void chain_recalled(void *user, const json_t *result, struct process *process,
+			   const struct error *err)
+{
+	struct folding *folding = user;
+	struct vm *vm = folding->vm;
+	AUTO_CLOSE int fd = open_folder(vm, NULL);
+	json_t *journal = fd < 0 ? NULL : load_step(fd);
+	struct error failure;
+	bool done;
+	int r = 0;
+
+	folding->job = NULL;
+	if (err && err->code == ERR_CANCELLED) {
+		json_decref(journal);
+		end(folding, true, NULL);
+		return;
+	}
+	done =
+	    !err && journal &&
+	    is_same_file(path_at(json_object_get(result, "parents"), 0), text_in(journal, "new"));
+	if (journal)
+		r = close_step(vm, fd, journal, done, &failure);
+	json_decref(journal);
+	if (r < 0)
+		fail(folding, &failure);
+	else
+		look_again(folding);
+}
+
+/* False: the journal has no merge that may or may not have been done. */
+static bool recall(struct folding *folding, int *ret, struct error *err)
+{
+	static const struct disk_job_events events = { NULL, chain_recalled };
+	AUTO_CLOSE int fd = open_folder(folding->vm, NULL);
+	json_t *journal = fd < 0 ? NULL : load_step(fd);
+	const char *above = text_in(journal, "above");
+
+	if (above) {
+		*ret = disk_job_start(folding->vm->daemon,
+				      json_pack("{s:s, s:s}", "op", "parents", "path", above), NULL,
+				      0, 0, &events, folding, &folding->job, err);
+		if (*ret == 0) {
+			folding->at = FOLD_RECALLING;
+			folding->vm->busy = "a merge of its disks that was interrupted is being "
+					    "finished";
+		}
+	}
+	json_decref(journal);
+	return above != NULL;
+}
+
+/* Asks for the chain of the disk at work. */
+static int look(struct folding *folding, struct error *err)
 {
 	static const struct disk_job_events events = { NULL, chain_known };
+	const char *path = disk_of(folding)->path;
+
+	folding->paths = json_pack("[s]", path);
+	return disk_job_start(folding->vm->daemon,
+			      json_pack("{s:s, s:s}", "op", "parents", "path", path), NULL, 0, 0,
+			      &events, folding, &folding->job, err);
+}
+
+static void next(struct folding *folding)
+{
 	const struct config_vm *config = folding->vm->config;
 	struct error err;
+	int r = 0;
 
-	while (folding->index < config->disk_count && !has_layers(disk_of(folding)))
+	if (recall(folding, &r, &err)) {
+		if (r < 0)
+			fail(folding, &err);
+		return;
+	}
+	while (!folding->asked_done && folding->index < config->disk_count &&
+	       !has_layers(disk_of(folding)))
 		folding->index++;
-	if (folding->index >= config->disk_count && folding->again) {
+	if (folding->index < config->disk_count) {
+		if (look(folding, &err) < 0)
+			fail(folding, &err);
+	} else if (folding->again) {
 		folding->again = false;
 		folding->index = 0;
 		next(folding);
-	} else if (folding->index >= config->disk_count) {
+	} else {
 		nothing_wanted(folding->vm);
 		end(folding, false, NULL);
-	} else {
-		folding->paths = json_pack("[s]", disk_of(folding)->path);
-		if (disk_job_start(
-			folding->vm->daemon,
-			json_pack("{s:s, s:s}", "op", "parents", "path", disk_of(folding)->path),
-			NULL, 0, 0, &events, folding, &folding->job, &err) < 0)
-			fail(folding, &err);
 	}
 }
 
@@ -597,7 +811,7 @@ void fold_begin(struct vm *vm, struct request *watcher)
 	struct folding *folding = vm->folding;
 	struct error err;
 
-	if (!folding && write_journal(vm, json_object(), &err) < 0) {
+	if (!folding && !fold_is_wanted(vm) && write_journal(vm, json_object(), &err) < 0) {
 		vm_wake(vm, VM_WAIT_FOLDED, &err);
 		return;
 	}
@@ -611,9 +825,55 @@ void fold_begin(struct vm *vm, struct request *watcher)
 	folding = calloc(1, sizeof(*folding));
 	if (!folding)
 		abort();
-	*folding = (struct folding){ .vm = vm_ref(vm), .watcher = watcher };
+	*folding = (struct folding){ .vm = vm_ref(vm), .at = FOLD_LOOKING, .watcher = watcher };
 	vm->folding = folding;
 	next(folding);
+}
+
+int fold_merge(struct vm *vm, const struct fold_merge *merge, struct error *err)
+{
+	struct folding *folding;
+
+	if (vm->folding)
+		return error_set(err, ERR_BUSY, "its disks are being merged already");
+	if (vm_check_busy(vm, err) < 0)
+		return -(int)err->code;
+	if (!runs(vm))
+		return error_set(err, ERR_STATE, "this is not possible in its present state (%s)",
+				 vm_state_name(vm->state));
+	folding = calloc(1, sizeof(*folding));
+	if (!folding)
+		abort();
+	*folding = (struct folding){ .vm = vm_ref(vm),
+				     .at = FOLD_LOOKING,
+				     .index = merge->disk,
+				     .again = true, /* whatever else there is, afterwards */
+				     .watcher = merge->watcher,
+				     .asked_path = strdup(merge->path),
+				     .asked_into = merge->into ? strdup(merge->into) : NULL,
+				     .asked_done = merge->done,
+				     .asked_user = merge->user };
+	if (!folding->asked_path || (merge->into && !folding->asked_into))
+		abort();
+	vm->folding = folding;
+	next(folding);
+	return 0;
+}
+
+void fold_cancel(struct vm *vm, const void *user)
+{
+	struct folding *folding = vm->folding;
+	json_t *message;
+
+	if (!folding || !folding->asked_done || folding->asked_user != user)
+		return;
+	if (folding->job) {
+		disk_job_cancel(folding->job);
+		return;
+	}
+	message = place_of(folding);
+	json_object_set_new(message, "op", json_string("cancel-merge-disk"));
+	run_request(vm, message, WORKER_TIMEOUT_NS, NULL, NULL);
 }
 
 void fold_forget(struct vm *vm, const struct request *watcher)
@@ -652,7 +912,7 @@ bool fold_is_live(const struct vm *vm)
 
 bool fold_holds(const struct vm *vm)
 {
-	return vm->folding && vm->folding->at == FOLD_OFFLINE;
+	return vm->folding && holds(vm->folding);
 }
 
 unsigned fold_percent(const struct vm *vm)

@@ -4,8 +4,9 @@
  * worker while it runs. It goes on over starts and stops of the VM and of the service.
  *
  * VM-folder/merge.json is there while there may be something to merge. While one merge is under way
- * it says what it will have changed, and merge.mark (base/mark.h) is set by the worker before the
- * guest writes to what was merged into.
+ * it says what it will have changed: "old" (the uppermost merged layer), "new" (what it goes into),
+ * "files", perhaps "above" (the layer over "old") and "asked"; and merge.mark (base/mark.h) is set
+ * by the worker before the guest writes to what was merged into.
  */
 #ifndef DAEMON_CHECKPOINT_FOLD_H
 #define DAEMON_CHECKPOINT_FOLD_H
@@ -16,6 +17,24 @@
  * until fold_forget. */
 void fold_begin(struct vm *vm, struct request *watcher);
 void fold_forget(struct vm *vm, const struct request *watcher);
+
+/* into: what it was merged into; NULL with err, and then the chain is as it was. */
+typedef void fold_merged(void *user, const char *into, const struct error *err);
+
+/* One merge that somebody asks for, of a VM that runs: of the layer at path and all between down to
+ * `into` (NULL: its parent). What it is merged into takes its place, also in the VM's description,
+ * and the merged files are deleted. */
+struct fold_merge {
+	unsigned disk; /* in the description: whose chain it is */
+	const char *path, *into;
+	struct request *watcher; /* gets the progress until fold_forget */
+	fold_merged *done;       /* once, unless it fails at once */
+	void *user;
+};
+int fold_merge(struct vm *vm, const struct fold_merge *merge, struct error *err);
+/* The one of that user: done follows, with ERR_CANCELLED unless it is too late. */
+void fold_cancel(struct vm *vm, const void *user);
+
 /* May there be something to merge, or a merge to be settled? */
 bool fold_is_wanted(const struct vm *vm);
 /* Goes on with what was interrupted, if there is any, and it can be. */
@@ -30,7 +49,7 @@ void fold_worker_ended(struct vm *vm);
 void fold_worker_lost(struct vm *vm);
 /* It says something of a merge. */
 void fold_event(struct vm *vm, const char *name, const json_t *event);
-/* Is the VM's disk being merged behind the guest? Is it busy only with a merge? */
+/* Is the VM's disk being merged behind the guest? Is it busy only with a merge that makes way? */
 bool fold_is_live(const struct vm *vm);
 bool fold_holds(const struct vm *vm);
 unsigned fold_percent(const struct vm *vm);

@@ -3,6 +3,7 @@
 
 #include "base/macros.h"
 #include "disk-task.h"
+#include "disk-user.h"
 #include "mounts.h"
 
 #include <errno.h>
@@ -379,7 +380,19 @@ static const struct disk_task_ops resize_ops = {
 
 void cmdlet_resize_vhd(struct request *request)
 {
-	disk_task_run(request, cmdlets_paths_of(request, "Path"), &resize_ops);
+	json_t *paths = cmdlets_paths_of(request, "Path"), *idle = json_array();
+
+	for (size_t i = 0; i < json_array_size(paths); i++) {
+		const char *path = json_string_value(json_array_get(paths, i));
+		struct disk_user who = disk_user_of(request->daemon, path);
+
+		if (who.vm)
+			cmdlets_grow_live(request, path, who);
+		else
+			json_array_append(idle, json_array_get(paths, i));
+	}
+	json_decref(paths);
+	disk_task_run(request, idle, &resize_ops);
 }
 
 /* Which blocks the guest has given up is known by themselves here: Retrim and Pretrimmed ask for no
@@ -424,7 +437,15 @@ static const struct disk_task_ops set_ops = {
 
 void cmdlet_set_vhd(struct request *request)
 {
-	disk_task_run(request, cmdlets_paths_of(request, "Path"), &set_ops);
+	const char *leaf = request_string(request, "LeafPath");
+	struct disk_user who = { 0 };
+
+	if (leaf)
+		who = disk_user_of(request->daemon, leaf);
+	if (who.vm)
+		cmdlets_set_parent_live(request, who);
+	else
+		disk_task_run(request, cmdlets_paths_of(request, "Path"), &set_ops);
 }
 
 /* ---- Merge-VHD ---- */
@@ -478,6 +499,11 @@ static int ask_for_merge(struct disk_task *task, const json_t *parents, json_t *
 
 	if (r < 0)
 		return r;
+	if (is_attached(task->path)) {
+		cmdlets_merge_live(task->request, task->path,
+				   json_string_value(json_array_get(parents, target)));
+		return 0;
+	}
 	paths = json_pack("[s]", task->path);
 	json_array_extend(paths, (json_t *)parents);
 	/* What has to be deleted afterwards, and what is left. */

@@ -97,6 +97,11 @@ void cmdlet_optimize_vhd(struct request *request);
 void cmdlet_set_vhd(struct request *request);
 void cmdlet_new_vfd(struct request *request);
 void cmdlet_merge_vhd(struct request *request);
+/* The same of disks that a running VM has (cmdlets-live.c); they hold the request. */
+struct disk_user;
+void cmdlets_grow_live(struct request *request, const char *path, struct disk_user who);
+void cmdlets_set_parent_live(struct request *request, struct disk_user who);
+void cmdlets_merge_live(struct request *request, const char *path, const char *into);
 void cmdlet_enable_tracking(struct request *request);
 void cmdlet_disable_tracking(struct request *request);
 void cmdlet_new_point(struct request *request);

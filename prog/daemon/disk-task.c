@@ -1,11 +1,11 @@
 #include "disk-task.h"
 
 #include "base/macros.h"
+#include "disk-user.h"
 #include "mounts.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 static void next(struct disk_task *task);
 
@@ -41,29 +41,12 @@ static void end_one(struct disk_task *task)
 	next(task);
 }
 
-const struct vm *disk_task_user(const struct daemon *daemon, const char *path)
-{
-	struct stat wanted, st;
-
-	if (stat(path, &wanted) < 0)
-		return NULL;
-	for (size_t i = 0; i < daemon->vm_count; i++) {
-		const struct config_vm *config = daemon->vms[i]->config;
-
-		for (unsigned k = 0; daemon->vms[i]->run && k < config->disk_count; k++)
-			if (config->disks[k].path && stat(config->disks[k].path, &st) == 0 &&
-			    st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino)
-				return daemon->vms[i];
-	}
-	return NULL;
-}
-
 /* Who has it is known only here. */
 static void report(struct disk_task *task, const struct error *err)
 {
 	const struct daemon *daemon = task->request->daemon;
 	const struct mount *mount = mounts_by_path(daemon->mounts, task->path);
-	const struct vm *vm = disk_task_user(daemon, task->path);
+	const struct vm *vm = disk_user_of(daemon, task->path).vm;
 	struct error named;
 
 	if (err->code == ERR_BUSY && (vm || mount)) {

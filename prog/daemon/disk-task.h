@@ -43,7 +43,4 @@ struct disk_task {
 /* Takes paths, a list of texts. */
 void disk_task_run(struct request *request, json_t *paths, const struct disk_task_ops *ops);
 
-/* The virtual machine that runs on that file, or NULL. */
-const struct vm *disk_task_user(const struct daemon *daemon, const char *path);
-
 #endif

@@ -167,12 +167,12 @@ bool files_may_have_parent(const struct config_disk *disk)
 	return disk->path && disk->kind == CONFIG_DISK_HARD && is_image_name(disk->path);
 }
 
-int files_open_layer(const char *path, struct error *err)
+int files_open_layer(const char *path, int flags, struct error *err)
 {
 	if (!is_image_name(path))
 		return error_set(err, ERR_INVALID, "'%.300s' can't be a disk's layer by its name",
 				 path);
-	return open_regular(path, O_RDWR, err);
+	return open_regular(path, flags, err);
 }
 
 /* The paths come out of an image. */
@@ -203,33 +203,6 @@ static int add_parents(struct vm *vm, const json_t *list, struct files *files, u
 		files_add(files, "parent", "index", (int)index, fd);
 	}
 	return 0;
-}
-
-static int add_chain(struct vm *vm, const struct config_disk *disk, const json_t *parents,
-		     struct files *files, unsigned index, struct error *err)
-{
-	int fd = files_open_disk(vm, disk, err);
-
-	if (fd < 0)
-		return fd;
-	files_add(files, "disk", "index", (int)index, fd);
-	return add_parents(vm, parents, files, index, err);
-}
-
-int files_open_chain(struct vm *vm, const struct config_disk *disk, const json_t *parents,
-		     struct files *ret, struct error *err)
-{
-	int r;
-
-	*ret = (struct files){ .descriptions = json_array(), .lock_fd = -1 };
-	r = json_array_size(parents) < IPC_MAX_FDS
-		? add_chain(vm, disk, parents, ret, 0, err)
-		: error_set(err, ERR_LIMIT,
-			    "a disk with %zu parents can't be added to a running virtual machine",
-			    json_array_size(parents));
-	if (r < 0)
-		files_done(ret);
-	return r;
 }
 
 char *files_track_path(const char *disk, const json_t *parents)
@@ -278,6 +251,43 @@ static int add_track(const struct config_disk *disk, const json_t *parents, stru
 	return 0;
 }
 
+static int add_chain(struct vm *vm, const struct config_disk *disk, const json_t *parents,
+		     struct files *files, unsigned index, struct error *err)
+{
+	int fd = files_open_disk(vm, disk, err), r;
+
+	if (fd < 0)
+		return fd;
+	files_add(files, "disk", "index", (int)index, fd);
+	r = add_track(disk, parents, files, index, err);
+	return r < 0 ? r : add_parents(vm, parents, files, index, err);
+}
+
+bool files_have(const struct files *files, const char *role)
+{
+	for (size_t i = 0; i < json_array_size(files->descriptions); i++)
+		if (strcmp(role, json_string_value(json_object_get(
+				     json_array_get(files->descriptions, i), "role"))) == 0)
+			return true;
+	return false;
+}
+
+int files_open_chain(struct vm *vm, const struct config_disk *disk, const json_t *parents,
+		     struct files *ret, struct error *err)
+{
+	int r;
+
+	*ret = (struct files){ .descriptions = json_array(), .lock_fd = -1 };
+	r = json_array_size(parents) + 1 < IPC_MAX_FDS
+		? add_chain(vm, disk, parents, ret, 0, err)
+		: error_set(err, ERR_LIMIT,
+			    "a disk with %zu parents can't be added to a running virtual machine",
+			    json_array_size(parents));
+	if (r < 0)
+		files_done(ret);
+	return r;
+}
+
 static int add_disks(struct vm *vm, const json_t *parents, struct files *files, struct error *err)
 {
 	int r = 0;
@@ -291,8 +301,6 @@ static int add_disks(struct vm *vm, const json_t *parents, struct files *files, 
 		snprintf(key, sizeof(key), "%u", i);
 		list = json_object_get(parents, key);
 		r = add_chain(vm, &vm->config->disks[i], list, files, i, err);
-		if (r == 0)
-			r = add_track(&vm->config->disks[i], list, files, i, err);
 	}
 	return r;
 }
@@ -325,8 +333,7 @@ static int add_kvm(struct vm *vm, struct files *files, struct error *err)
 	char reason[256];
 	int fd;
 
-	if (vm->config->backend == CONFIG_BACKEND_SOFT ||
-	    vm->config->backend == CONFIG_BACKEND_SOFT_INTERPRETER)
+	if (vm->config->backend != CONFIG_BACKEND_AUTO && vm->config->backend != CONFIG_BACKEND_KVM)
 		return 0;
 	if (vm->config->backend == CONFIG_BACKEND_KVM &&
 	    !host_kvm_usable(-1, reason, sizeof(reason)))

@@ -20,10 +20,12 @@ struct files {
 int files_open(struct vm *vm, const json_t *parents, struct files *ret, struct error *err);
 /* The disk may be a differencing one: its parents have to be found. */
 bool files_may_have_parent(const struct config_disk *disk);
-/* A layer of a disk's chain, to be merged into or linked anew by the worker that has it locked. */
-int files_open_layer(const char *path, struct error *err);
+/* A layer of a disk's chain (O_RDWR: to be merged into or linked anew), for the worker that has it
+ * locked. */
+int files_open_layer(const char *path, int flags, struct error *err);
 /* As files_open, for one disk that is added: its file and those of its parents (a list of paths,
- * the direct one first; may be NULL). */
+ * the direct one first; may be NULL). The order: "disk", "track" where its changes are tracked,
+ * "parent"s. */
 int files_open_chain(struct vm *vm, const struct config_disk *disk, const json_t *parents,
 		     struct files *ret, struct error *err);
 /* One disk's file, opened and locked; returns the descriptor. */
@@ -34,6 +36,7 @@ int files_open_disk(const struct vm *vm, const struct config_disk *disk, struct 
 char *files_track_path(const char *disk, const json_t *parents);
 /* Opens it; flags: O_CREAT | O_EXCL makes it. */
 int files_open_track(const char *path, int flags, struct error *err);
+bool files_have(const struct files *files, const char *role);
 /* Adds a descriptor (taken); index -1: none. */
 void files_add(struct files *files, const char *role, const char *key, int index, int fd);
 void files_done(struct files *files);

@@ -16,7 +16,7 @@ int child_find(const char *parent_path, const char *path, struct child *ret, str
 
 	*ret = (struct child){ .parent = { .fd = -1 } };
 	r = image_find(parent_path, 0, &ret->parent, err);
-	if (r == 0 && (r = chain_locators(path, parent_path, &ret->locators, err)) < 0)
+	if (r == 0 && (r = parent_paths_make(path, parent_path, &ret->locators, err)) < 0)
 		image_close(&ret->parent, NULL);
 	return r < 0 ? error_prefix(err, "the parent '%.200s'", parent_path) : 0;
 }
@@ -89,7 +89,7 @@ int child_close(struct child *child, struct error *err)
 	child->disk = NULL;
 	free((void *)child->all.layers);
 	child->all = (struct blk_layers){ NULL, 0 };
-	chain_locators_done(&child->locators);
+	parent_paths_done(&child->locators);
 	image_close(&child->parent, NULL);
 	return r;
 }

@@ -11,9 +11,11 @@
 
 #include "image.h"
 
+#include "base/parent-paths.h"
+
 struct child {
 	struct image parent;
-	struct chain_locators locators;
+	struct parent_paths locators;
 	struct blk *disk;      /* NULL: not created yet */
 	struct blk_layers all; /* the same, with the parent's layers */
 };

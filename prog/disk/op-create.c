@@ -4,6 +4,7 @@
 #include "sandbox.h"
 
 #include "base/macros.h"
+#include "base/parent-paths.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -59,7 +60,7 @@ static int create_child(struct job *job, int fd, struct disk_create_options *opt
 			struct error *err)
 {
 	const char *path, *parent = job_text(job, "parent");
-	struct chain_locators locators;
+	struct parent_paths locators;
 	struct image image;
 	int r = job_path(job, "path", &path, err);
 
@@ -68,12 +69,12 @@ static int create_child(struct job *job, int fd, struct disk_create_options *opt
 	if (r < 0)
 		return r;
 	options->parent = image_details(&image);
-	r = chain_locators(path, parent, &locators, err);
+	r = parent_paths_make(path, parent, &locators, err);
 	if (r == 0) {
 		options->parent_absolute = locators.absolute;
 		options->parent_relative = locators.relative;
 		r = create(fd, options, parent, ret, err);
-		chain_locators_done(&locators);
+		parent_paths_done(&locators);
 	}
 	image_close(&image, NULL);
 	return r;

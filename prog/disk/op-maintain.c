@@ -6,6 +6,7 @@
 
 #include "base/loop.h"
 #include "base/macros.h"
+#include "base/parent-paths.h"
 #include "disk/maintain.h"
 
 #include <string.h>
@@ -133,7 +134,7 @@ static bool is_known_parent(const struct disk_details *child, const struct disk_
 }
 
 static int link_parent(struct job *job, struct image *image, const struct image *parent,
-		       const struct chain_locators *locators, struct error *err)
+		       const struct parent_paths *locators, struct error *err)
 {
 	const struct disk_parent_link link = { .parent = image_details(parent),
 					       .absolute = locators->absolute,
@@ -154,18 +155,18 @@ static int link_parent(struct job *job, struct image *image, const struct image 
 /* Whatever names a file comes before the sandbox that knows no files. */
 static int set_parent(struct job *job, struct image *image, const char *path, struct error *err)
 {
-	struct chain_locators locators;
+	struct parent_paths locators;
 	struct image parent;
 	int r = image_find(path, 0, &parent, err);
 
 	if (r < 0)
 		return error_prefix(err, "the parent '%.200s'", path);
-	r = chain_locators(image->chain.layers[0].path, path, &locators, err);
+	r = parent_paths_make(image->chain.layers[0].path, path, &locators, err);
 	if (r == 0) {
 		r = sandbox_enter_working(err);
 		if (r == 0)
 			r = link_parent(job, image, &parent, &locators, err);
-		chain_locators_done(&locators);
+		parent_paths_done(&locators);
 	}
 	free(image->parent);
 	image->parent = strdup(path);

@@ -9,6 +9,7 @@
 #include "sandbox.h"
 
 #include "base/macros.h"
+#include "base/parent-paths.h"
 #include "disk/merge.h"
 
 #include <errno.h>
@@ -67,13 +68,13 @@ static int check_chain(const struct image *image, const int *fds, size_t count, 
 }
 
 /* How the layer above what is merged names what is merged into. */
-static int find_locators(const json_t *paths, size_t first, size_t into, struct chain_locators *ret,
+static int find_locators(const json_t *paths, size_t first, size_t into, struct parent_paths *ret,
 			 struct error *err)
 {
 	const char *above = json_string_value(json_array_get(paths, first - 1));
 	const char *below = json_string_value(json_array_get(paths, into));
 
-	return chain_locators(above, below, ret, err);
+	return parent_paths_make(above, below, ret, err);
 }
 
 static int merge(struct job *job, const int *fds, size_t count, size_t into, json_t **ret,
@@ -86,7 +87,7 @@ static int merge(struct job *job, const int *fds, size_t count, size_t into, jso
 					      .count = (unsigned)count,
 					      .first = (unsigned)first,
 					      .into = (unsigned)into };
-	struct chain_locators locators = { 0 };
+	struct parent_paths locators = { 0 };
 	AUTO_FREE char *below = NULL; /* of what is merged into */
 	struct image image;
 	json_t *vhd;
@@ -113,7 +114,7 @@ static int merge(struct job *job, const int *fds, size_t count, size_t into, jso
 		r = image_describe_file(fds[into], below, &vhd, err);
 	if (r == 0)
 		*ret = json_pack("{s:o}", "vhd", vhd);
-	chain_locators_done(&locators);
+	parent_paths_done(&locators);
 	image_close(&image, NULL);
 	return r;
 }

@@ -63,9 +63,18 @@ json_t *control_services_event(struct machine *machine)
 
 static json_t *state_event(struct machine *machine)
 {
-	return json_pack("{s:s, s:s, s:b}", "event", "state", "state",
+	return json_pack("{s:s, s:s, s:b, s:b}", "event", "state", "state",
 			 machine_paused(machine) ? "paused" : "running", "saving",
-			 machine_saving(machine));
+			 machine_saving(machine), "critical", machine_critical(machine));
+}
+
+void control_critical(struct control *control, const char *text)
+{
+	json_t *event = state_event(control->machine);
+
+	if (text)
+		json_object_set_new(event, "text", json_string(text));
+	control_event(control, event);
 }
 
 static json_t *memory_json(struct machine *machine)
@@ -168,6 +177,14 @@ static int op_resume(struct control *control, json_t *request, json_t **ret, str
 static int op_nmi(struct control *control, json_t *request, json_t **ret, struct error *err)
 {
 	machine_nmi(control->machine);
+	return 0;
+}
+
+static int op_set_critical(struct control *control, json_t *request, json_t **ret,
+			   struct error *err)
+{
+	machine_set_critical_pause(control->machine,
+				   json_is_true(json_object_get(request, "pause")));
 	return 0;
 }
 
@@ -405,6 +422,26 @@ static int op_merge_disk(struct control *control, json_t *request, json_t **ret,
 	return r;
 }
 
+/* Descriptors: of the layer, open for writing, and of its parent. */
+static int op_set_parent_path(struct control *control, json_t *request, json_t **ret,
+			      struct error *err)
+{
+	struct live_paths paths = {
+		.child_fd = control->fds[0],
+		.parent_fd = control->fds[1],
+		.absolute = json_string_value(json_object_get(request, "absolute")),
+		.relative = json_string_value(json_object_get(request, "relative")),
+	};
+	struct guid controller;
+	unsigned location;
+	int r = get_place(request, &controller, &location, err);
+
+	if (r == 0 && (paths.child_fd < 0 || paths.parent_fd < 0))
+		r = error_set(err, ERR_INVALID, "a layer without a descriptor");
+	return r < 0 ? r
+		     : machine_disk_set_paths(control->machine, &controller, location, &paths, err);
+}
+
 static int op_cancel_merge(struct control *control, json_t *request, json_t **ret,
 			   struct error *err)
 {
@@ -446,6 +483,15 @@ static int op_untrack_drive(struct control *control, json_t *request, json_t **r
 	return r < 0 ? r : track_stop(disk, err);
 }
 
+static int op_track_copy(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	AUTO_CLOSE int fd = control_take_fd(control, err);
+	struct blk *disk;
+	int r = fd < 0 ? fd : get_tracked(control, request, &disk, err);
+
+	return r < 0 ? r : track_copy(disk, fd, err);
+}
+
 static int run_tracked(struct control *control, const char *op, const json_t *request, json_t **ret,
 		       struct error *err)
 {
@@ -466,12 +512,15 @@ static const struct control_operation operations[] = {
 	{ "nmi", op_nmi },
 	{ "save", op_save },
 	{ "set-memory", op_set_memory },
+	{ "set-critical", op_set_critical },
 	{ "set-integration", op_set_integration },
 	{ "checkpoint", op_checkpoint },
 	{ "merge-disk", op_merge_disk },
+	{ "set-parent-path", op_set_parent_path },
 	{ "cancel-merge-disk", op_cancel_merge },
 	{ "track-drive", op_track_drive },
 	{ "untrack-drive", op_untrack_drive },
+	{ "track-copy", op_track_copy },
 };
 
 static const struct control_operation *find_operation(const char *name)

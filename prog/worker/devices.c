@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- members of a request ---- */
 
@@ -33,6 +34,14 @@ int devices_get_place(const json_t *request, struct guid *controller, unsigned *
 	return get_guid(request, "controller", controller, err);
 }
 
+/* None where it is not said, or nonsense. */
+static unsigned iops(const json_t *request, const char *name)
+{
+	json_int_t value = json_integer_value(json_object_get(request, name));
+
+	return value > 0 && value <= CONFIG_MAX_IOPS ? (unsigned)value : 0;
+}
+
 static int get_drive(const json_t *request, struct machine_drive *ret, struct error *err)
 {
 	const char *kind = text(request, "kind");
@@ -41,6 +50,8 @@ static int get_drive(const json_t *request, struct machine_drive *ret, struct er
 		.kind = kind && strcmp(kind, "dvd") == 0 ? CONFIG_DISK_DVD : CONFIG_DISK_HARD,
 		.read_only = json_is_true(json_object_get(request, "read_only")),
 		.path = text(request, "path"),
+		.minimum_iops = iops(request, "minimum_iops"),
+		.maximum_iops = iops(request, "maximum_iops"),
 	};
 	return devices_get_place(request, &ret->controller, &ret->location, err);
 }
@@ -76,16 +87,36 @@ static void take_parents(int *fds, unsigned max, struct machine_parents *ret)
 	}
 }
 
+/* Takes track_fd (-1: its changes are not tracked). */
+static int add_tracked(struct machine *machine, const struct machine_drive *drive, int fd,
+		       struct machine_parents *parents, int track_fd, struct error *err)
+{
+	int r = machine_add_drive(machine, drive, fd, parents, err);
+
+	if (track_fd < 0)
+		return r;
+	if (r < 0) {
+		close(track_fd);
+		return r;
+	}
+	r = machine_drive_track(machine, &drive->controller, drive->location, track_fd, err);
+	if (r < 0)
+		machine_remove_drive(machine, &drive->controller, drive->location, NULL);
+	return r;
+}
+
 static int add_drive(struct machine *machine, const json_t *request, int *fds, struct error *err)
 {
+	unsigned tracked = json_is_true(json_object_get(request, "tracked"));
 	struct machine_parents parents = { 0 };
 	struct machine_drive drive;
 	int r = get_drive(request, &drive, err);
 
 	if (r < 0)
 		return r;
-	take_parents(fds + 1, IPC_MAX_FDS - 1, &parents);
-	r = machine_add_drive(machine, &drive, TAKE_FD(fds[0]), &parents, err);
+	take_parents(fds + 1 + tracked, IPC_MAX_FDS - 1 - tracked, &parents);
+	r = add_tracked(machine, &drive, TAKE_FD(fds[0]), &parents, tracked ? TAKE_FD(fds[1]) : -1,
+			err);
 	machine_parents_done(&parents);
 	return r;
 }
@@ -120,6 +151,18 @@ static int grow_drive(struct machine *machine, const json_t *request, int *fds, 
 	if (r == 0)
 		r = machine_grow_drive(machine, &controller, location, (uint64_t)bytes, err);
 	return r;
+}
+
+static int set_iops(struct machine *machine, const json_t *request, int *fds, struct error *err)
+{
+	struct guid controller;
+	unsigned location;
+	int r = devices_get_place(request, &controller, &location, err);
+
+	return r < 0
+		   ? r
+		   : machine_set_iops(machine, &controller, location, iops(request, "minimum_iops"),
+				      iops(request, "maximum_iops"), err);
 }
 
 static int add_adapter(struct machine *machine, const json_t *request, int *fds, struct error *err)
@@ -163,7 +206,7 @@ static const struct {
 	{ "add-drive", add_drive },           { "remove-drive", remove_drive },
 	{ "set-medium", set_medium },         { "grow-drive", grow_drive },
 	{ "add-adapter", add_adapter },       { "remove-adapter", remove_adapter },
-	{ "plug-adapter", plug_adapter },
+	{ "plug-adapter", plug_adapter },     { "set-iops", set_iops },
 };
 
 static operation find(const char *op)

@@ -2,6 +2,7 @@
 import glob
 import json
 import os
+import shutil
 import subprocess
 import time
 
@@ -430,6 +431,95 @@ def test_layers_in_the_middle(host):
     assert disk in host.json("get-vhd", disk_of(host))[0]["ParentPath"] and leftovers(host) == []
 
 
+@pytest.mark.parametrize("relinked", [True, False])
+def test_nobody_knows_whether_a_layer_was_relinked(host, relinked):
+    """Killed between the new link and its mark, or before: what was done is finished, the rest done again."""
+    vm_with_two(host)
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "three")
+    two = next(c["Id"] for c in host.json("get-vmcheckpoint", "-VMName", "a") if c["Name"] == "two")
+    folder = host.vm_folder("a")
+    described = os.path.join(folder, "checkpoints", two, "vm.json")
+    with open(described) as f:
+        old = json.load(f)["scsi_controllers"][0]["drives"][0]["path"]
+    above = host.folder + "/" + next(os.path.basename(p) for p in layers(host)
+                                     if host.json("get-vhd", p)[0]["ParentPath"] == old)
+    new = host.json("get-vhd", old)[0]["ParentPath"]
+    kept = {}
+    for path in (described, old, above, new):
+        with open(path, "rb") as f:
+            kept[path] = f.read()
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", "one", "-Confirm:false")
+    assert not os.path.exists(old)
+    host.kill_daemon()
+    for path, data in kept.items():
+        if path in (described, old) or not relinked:
+            with open(path, "wb") as f:
+                f.write(data)
+    with open(os.path.join(folder, "merge.json"), "w") as f:
+        json.dump({"old": old, "new": new, "files": [old], "above": above, "asked": False}, f)
+    host.vm("a")  # a new service
+    wait_for(lambda: merge_files(host) == [] and not os.path.exists(old))
+    assert host.json("get-vhd", above)[0]["ParentPath"] == new and leftovers(host) == []
+    check(host, disk_of(host), 3, 0)
+    check(host, disk_of(host), 2, MIB)
+    host.run("restore-vmcheckpoint", "-VMName", "a", "-Name", "two", "-Confirm:false")
+    assert host.json("get-vhd", disk_of(host))[0]["ParentPath"] == new
+    check(host, disk_of(host), 2, 0)
+
+
+def test_merge_of_a_running_disk(host):
+    """By its path, also by that of a layer; what checkpoints need stays."""
+    base, middle, leaf = ("%s/%s.vhdx" % (host.folder, name) for name in ("base", "middle", "leaf"))
+    host.run("new-vhd", base, "64MB")
+    host.run("new-vhd", middle, "-ParentPath", base)
+    host.run("new-vhd", leaf, "-ParentPath", middle)
+    host.run("enable-vhdchangetracking", leaf)
+    host.new_vm("a", "merge=0.2", "-VHDPath", leaf)
+    host.run("start-vm", "a")
+    host.run("checkpoint-vm", "-Name", "a")
+    assert "checkpoint of 'a' needs" in host.run("merge-vhd", disk_of(host), status=1)
+    assert os.path.exists(leaf) and merge_files(host) == []
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false")
+    assert "none of its parents" in host.run("merge-vhd", leaf, "-DestinationPath", leaf, status=1)
+    merged = host.json("merge-vhd", leaf, "-DestinationPath", base, "-Passthru")[0]
+    assert merged["Path"] == base and disks_of(host) == [base] and merge_files(host) == []
+    assert not os.path.exists(leaf) and not os.path.exists(middle) and os.path.exists(base + ".track")
+    assert "no parent" in host.run("merge-vhd", base, status=1)
+    host.run("new-vhd", leaf, "-ParentPath", base)
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    mount = host.json("mount-vhd", leaf)[0]
+    assert "mounted as disk %d" % mount["DiskNumber"] in host.run("merge-vhd", leaf, status=1)
+    host.run("dismount-vhd", leaf)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill worker", "kill service", "cancel"])
+def test_merge_of_a_running_disk_is_interrupted(host, how):
+    """Then it is done, or all is as it was and can be done again."""
+    base, leaf = ("%s/%s.vhdx" % (host.folder, name) for name in ("base", "leaf"))
+    host.run("new-vhd", base, "64MB")
+    host.run("new-vhd", leaf, "-ParentPath", base)
+    host.new_vm("a", "merge=2", "-VHDPath", leaf)
+    host.run("start-vm", "a")
+    merging = subprocess.Popen(host.command("merge-vhd", leaf), env=host.env, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: "merge.mark" in merge_files(host))
+    if how == "stop":
+        host.run("stop-vm", "a", "-TurnOff", "-Force")
+    if how == "cancel":
+        merging.send_signal(2)
+    if how == "kill service":
+        host.kill_daemon()
+    if how == "kill worker":
+        os.kill(worker_pid(host), 9)
+    merging.wait(30)
+    wait_for(lambda: merge_files(host) == [])
+    assert host.vm("a")["State"] == ("Running" if how in ("kill service", "cancel") else "Off")
+    assert disks_of(host) == [leaf] and os.path.exists(leaf)
+    host.run("stop-vm", "a", "-TurnOff", "-Force")
+    host.run("merge-vhd", leaf)
+    assert not os.path.exists(leaf)
+
+
 def test_automatic(host):
     """Taken at the start, before anything is written; gone with the stop, and not with a save."""
     paths = running(host, "")
@@ -510,11 +600,15 @@ def test_export_of_a_saved_machine(host):
     assert host.vm("a")["State"] == "Saved"
     copied = host.json("import-vm", "-Path", os.path.join(to, "a", "Virtual Machines", host.vm("a")["VMId"]), "-Copy",
                        "-GenerateNewId", "-NewName", "b")[0]
-    assert "saved state is not copied" in str(copied["Incompatibilities"]) and host.vm("b")["State"] == "Off"
+    assert copied["State"] == host.vm("b")["State"] == "Saved"
+    host.run("start-vm", "b")
     assert imported(host, to) == "Saved"
 
 
-@pytest.mark.parametrize("name", ["merge.json", "checkpoints/11111111-2222-3333-4444-555555555555.new/layers.json"])
+UNDER_WAY = "11111111-2222-3333-4444-555555555555.new/layers.json"
+
+
+@pytest.mark.parametrize("name", ["merge.json", "../../Snapshots/" + UNDER_WAY, "checkpoints/" + UNDER_WAY])
 def test_import_of_what_was_interrupted(host, name):
     """A folder from elsewhere does not say which of our disks are deleted."""
     host.new_vm("a", "", "-NewVHDPath", host.folder + "/d.vhdx", "-NewVHDSizeBytes", "64MB")
@@ -525,5 +619,8 @@ def test_import_of_what_was_interrupted(host, name):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w") as f:
         f.write("{}")
+    if name.startswith("checkpoints"):
+        # As of a VM's own folder.
+        shutil.rmtree(os.path.join(to, "a", "Snapshots"))
     assert "was interrupted" in host.run("import-vm", os.path.join(to, "a", "Virtual Machines", vm_id), status=1)
     assert host.json("get-vm") == []

@@ -1,13 +1,15 @@
 /*
  * The software CPU against a guest that means harm: random bytes as code, page tables, descriptor
- * tables and registers, in all modes. Whatever it does stays in its 4 MiB.
+ * tables and registers, in all modes. Whatever it does stays in its 4 MiB, and in lockstep
+ * translator and interpreter do the same.
  *
- * Input: byte 0 chooses the mode, byte 1 what else is random, then 16 bytes of register seeds, 8
- * per table that is random, the rest is code.
+ * Input: byte 0 chooses the mode and lockstep, byte 1 what else is random, then 16 bytes of
+ * register seeds, 8 per table that is random, the rest is code.
  */
 #include "base/macros.h"
 #include "part/softcpu/softcpu.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,6 +36,14 @@
 #define TRANSLATE          64 /* blocks at once, */
 #define EXACT_FLAGS        128
 
+/* byte 0 */
+#define LOCKSTEP 128
+
+static struct {
+	struct mem *mem;
+	struct part *part;
+} partitions[2]; /* [1] in lockstep */
+/* That of the input. */
 static struct mem *mem;
 static struct part *part;
 static uint64_t seed;
@@ -100,32 +110,45 @@ static void nothing(void *user, unsigned vp)
 
 static void fatal(void *user, unsigned vp, const char *text)
 {
+	fprintf(stderr, "%s\n", text);
 	abort();
 }
 
 /* The leak checker can't see what hangs on a VP, which lies in memory of its own. */
-static void free_partition(void)
+static void free_partitions(void)
 {
-	part_free(part);
-	mem_free(mem);
+	for (unsigned i = 0; i < ARRAY_SIZE(partitions); i++) {
+		part_free(partitions[i].part);
+		mem_free(partitions[i].mem);
+	}
 }
 
-static void make_partition(void)
+static void make_partition(unsigned which)
 {
 	struct part_config config = {
-		.backend = PART_SOFT,
+		.backend = which ? PART_SOFT_LOCKSTEP : PART_SOFT,
 		.vp_count = 1,
 		.host = { NULL, pio_read, pio_write, mmio_read, mmio_write, msr_read, msr_write,
 			  hypercall, eoi, extint_ack, nothing, nothing, fatal },
 	};
 	struct error err;
 
-	if (mem_new(RAM, &mem, &err) < 0)
+	if (mem_new(RAM, &partitions[which].mem, &err) < 0)
 		abort();
-	config.mem = mem;
-	if (part_new(&config, &part, &err) < 0)
+	config.mem = partitions[which].mem;
+	if (part_new(&config, &partitions[which].part, &err) < 0)
 		abort();
-	atexit(free_partition);
+}
+
+static void choose_partition(unsigned which)
+{
+	if (!partitions[0].part)
+		atexit(free_partitions);
+	for (unsigned i = 0; i < ARRAY_SIZE(partitions); i++)
+		if (!partitions[i].part)
+			make_partition(i);
+	mem = partitions[which].mem;
+	part = partitions[which].part;
 }
 
 static void put(uint64_t gpa, const void *data, size_t len)
@@ -254,8 +277,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size < 19)
 		return 0;
-	if (!part)
-		make_partition();
+	choose_partition(data[0] & LOCKSTEP ? 1 : 0);
 	mem_clear(mem);
 	part_reset(part);
 	memcpy(&seed, data + 2, sizeof(seed));
@@ -265,7 +287,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	set_registers(&s, data + 2);
 	put(CODE, data + 18, MIN(size - 18, RAM - CODE));
 	part_vp_set_state(part, 0, &s);
-	softcpu_tune(part, 0, data[1] & TRANSLATE ? 1 : TRANSLATE_NEVER, data[1] & EXACT_FLAGS);
+	softcpu_tune(part, 0, data[1] & TRANSLATE || data[0] & LOCKSTEP ? 1 : TRANSLATE_NEVER,
+		     data[1] & EXACT_FLAGS);
 	if (data[1] & STEPWISE)
 		softcpu_run(part, 0, 200, true, &result);
 	else

@@ -7,6 +7,8 @@ by tools/ and kept under <build>/guests. OYAKO_BUILD names the build folder (def
 everything is slow: OYAKO_PATIENCE multiplies all time limits. OYAKO_KERNEL=cloud-backports: tests that need no kernel in
 particular take that one (tools/guest-kernel). Tests marked `rig` are those that a submission runs there.
 """
+import contextlib
+import fcntl
 import gzip
 import json
 import os
@@ -26,7 +28,7 @@ PATIENCE = float(os.environ.get("OYAKO_PATIENCE", "1"))
 
 
 def pytest_addoption(parser):
-    parser.addoption("--backend", choices=("soft", "kvm"), default="soft",
+    parser.addoption("--backend", choices=("soft", "kvm", "soft-lockstep", "soft-interpreter"), default="soft",
                      help="what runs the guests' processors")
 
 
@@ -39,21 +41,30 @@ def tool(name, *args):
     subprocess.run([os.path.join(TOP, "tools", name), *args], check=True)
 
 
+@contextlib.contextmanager
+def making():
+    """One test process at a time looks whether something under <build>/guests is there, and makes it."""
+    os.makedirs(GUESTS, exist_ok=True)
+    with open(os.path.join(GUESTS, "lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 class Kernel:
     """A stock Debian kernel and the initramfs that fits it."""
 
     def __init__(self, flavour):
         self.folder = os.path.join(GUESTS, "kernel-" + flavour)
-        os.makedirs(GUESTS, exist_ok=True)
-        tool("guest-kernel", flavour, self.folder)
         self.image = os.path.join(self.folder, "vmlinuz")
-        with open(os.path.join(self.folder, "release")) as f:
-            self.release = f.read().strip()
         self.initrd = os.path.join(self.folder, "initrd.gz")
         maker = os.path.join(TOP, "tools", "initramfs")
-        if (not os.path.exists(self.initrd)
-                or os.path.getmtime(self.initrd) < os.path.getmtime(maker)):
-            tool("initramfs", self.folder, self.initrd)
+        with making():
+            tool("guest-kernel", flavour, self.folder)
+            if (not os.path.exists(self.initrd)
+                    or os.path.getmtime(self.initrd) < os.path.getmtime(maker)):
+                tool("initramfs", self.folder, self.initrd)
+        with open(os.path.join(self.folder, "release")) as f:
+            self.release = f.read().strip()
 
     def initrd_with(self, folder, script, files=()):
         """The initramfs plus /run.sh (and files as (host path, guest path)); returns its path."""
@@ -94,8 +105,9 @@ def debian_of(flavour):
     kernel's: cloud, or cloud-backports with the daemons that belong to it."""
     backports = flavour == "cloud-backports"
     folder = os.path.join(GUESTS, "debian-12-backports" if backports else "debian-12")
-    tool("guest-disk", *(["--backports"] if backports else []), folder, "stress-ng", "openssh-server",
-         "sqlite3")
+    with making():
+        tool("guest-disk", *(["--backports"] if backports else []), folder, "stress-ng",
+             "openssh-server", "sqlite3")
     return folder
 
 
@@ -206,7 +218,7 @@ class Host:
                 with open(path, "rb") as f:
                     text = f.read().decode("utf-8", "replace").replace("\r", "")
                 print(text[-6000:])  # shown when the test fails
-        assert status == 0, text[-3000:]
+        assert status == 0, text[-16000:]
         with log:
             said = log.read().decode("utf-8", "replace")
         print(said)
@@ -256,12 +268,12 @@ class Console:
     def expect(self, what, seconds):
         deadline = time.monotonic() + seconds * PATIENCE
         while what not in self.text:
-            assert time.monotonic() < deadline, "no %r in: ...%s" % (what, self.text[-3000:])
+            assert time.monotonic() < deadline, "no %r in: ...%s" % (what, self.text[-16000:])
             data = self.process.stdout.read()
             if data is None:
                 time.sleep(0.05)
                 continue
-            assert data, "the console ended without %r: ...%s" % (what, self.text[-3000:])
+            assert data, "the console ended without %r: ...%s" % (what, self.text[-16000:])
             data = data.decode("utf-8", "replace").replace("\r", "")
             self.text += data
             self.history += data

@@ -189,6 +189,10 @@ struct block {
 	uint8_t insns;
 	uint8_t key;
 	bool live; /* false: its code was written; only to be left */
+	/* For lockstep.c: whether it compares the block, and the RF_ARITH that the block sets and
+	 * those that it leaves undefined. */
+	bool comparable;
+	uint16_t flags_set, flags_undefined;
 	uint8_t uop_count;
 	/* Bytes of the page of gpa, its own included, that its translations were made from. */
 	uint16_t seen_from, seen_to;
@@ -287,6 +291,9 @@ struct sc_returns {
 };
 
 enum sc_access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
+
+/* Whose accesses to RAM go to lockstep's copies of pages. */
+enum sc_private { PRIVATE_NONE, PRIVATE_INTERPRETER, PRIVATE_TRANSLATOR };
 
 /* ---- events ---- */
 
@@ -391,7 +398,9 @@ struct vp {
 	struct sc_vm *vm;
 	unsigned index;
 	struct lapic *lapic;
-	struct sc_tlb tlbs[3]; /* [0] supervisor, [1] user, [2] always empty */
+	struct lockstep *lockstep; /* NULL: one engine only */
+	uint8_t private_memory;    /* enum sc_private */
+	struct sc_tlb tlbs[3];     /* [0] supervisor, [1] user, [2] always empty */
 	struct sc_xtlb_entry xtlb[XTLB_SIZE];
 	uint32_t xtlb_versions; /* given out */
 	/* As in struct sc_tlb. */
@@ -491,8 +500,10 @@ struct sc_vm {
 	_Atomic uint64_t
 	    rom_filter[ROM_FILTER_BITS / 64]; /* pages outside RAM, hashed: code decoded */
 	uint8_t always_slow;                  /* 0xff: the flag byte of bounce buffers */
+	uint8_t never_slow;                   /* 0: that of lockstep's copies of pages */
 	pthread_mutex_t bus_lock; /* held over locked accesses that have no host address */
 	bool interpret_only;      /* no translators */
+	bool lockstep;            /* lockstep.c */
 	size_t code_cache_bytes;  /* of each VP */
 	unsigned phys_bits;
 	uint64_t cr4_valid; /* bits that may be set */
@@ -579,6 +590,14 @@ void sc_probe_write(struct vp *c, struct uop *u, uint64_t va, unsigned len);
 /* Host address of va with at least ret_len bytes up to the page's end for bulk access, or NULL
  * when it must go through single accesses. Raises #PF. */
 uint8_t *sc_bulk(struct vp *c, struct uop *u, uint64_t va, bool write, unsigned *ret_len);
+
+/* The flag byte of the page at host: RAM or a copy of it. */
+static inline uint8_t *sc_flags_at(struct sc_vm *vm, const uint8_t *host)
+{
+	uint64_t page = sc_page_of(vm, host);
+
+	return likely(page < vm->page_count) ? &vm->page_flags[page] : &vm->never_slow;
+}
 
 /* With the rights of cpl, whatever the current one is. Descriptor tables and task state: 0. */
 uint64_t sc_load_as(struct vp *c, struct uop *u, unsigned cpl, uint64_t va, unsigned size);
@@ -683,6 +702,27 @@ void sc_run_steps(struct vp *c, uint64_t count, bool deliver);
  */
 void sc_run_budget(struct vp *c, uint64_t count);
 void sc_vp_power_on(struct vp *c);
+
+/* ---- lockstep.c: translator and interpreter on the same instructions ---- */
+
+int sc_lockstep_init(struct vp *c, struct error *err);
+void sc_lockstep_done(struct vp *c);
+/* Flags may have changed by other means than blocks. */
+void sc_lockstep_begin(struct vp *c);
+/* Executes the block as its first handler does, and compares. On a difference the host is told and
+ * the VP shuts down. */
+struct block *sc_lockstep(struct vp *c, struct block *b);
+/* The decoder's question: whether the instruction shall be a block of its own, not compared. */
+bool sc_lockstep_alone(struct vp *c, unsigned mode, const ZydisDecodedInstruction *in,
+		       const uint8_t *code, size_t len);
+/* The translation that runs ends inside its block. */
+void sc_lockstep_left_early(struct vp *c);
+/* The private copy of a page of RAM (NULL: no RAM); doesn't return if there can be none. */
+uint8_t *sc_lockstep_page(struct vp *c, uint8_t *host, bool write);
+/* A page walk reads, and changed, an entry; the copies are to have it, too. */
+void sc_lockstep_walks(struct vp *c, const uint8_t *entry, unsigned size);
+void sc_lockstep_walked(struct vp *c, const uint8_t *entry, unsigned size);
+void sc_lockstep_stats(const struct vp *c, uint64_t *ret_compared, uint64_t *ret_races);
 
 /* ---- softcpu.c ---- */
 

@@ -28,6 +28,9 @@ struct decoder {
 	 */
 	sc_fn *fusable, *fusable_next;
 	bool end; /* it ends the block by itself */
+	unsigned mode;
+	bool comparable; /* as in struct block */
+	uint32_t flags_set, flags_undefined;
 };
 
 static ZydisDecoder decoders[3];
@@ -1397,6 +1400,23 @@ static void emit_bad(struct decoder *d, ZyanStatus status)
 	add_end(d, u, sc_raise_uop);
 }
 
+/* Shifts and rotates may change nothing. */
+static void note_flags(struct decoder *d)
+{
+	const ZydisAccessedFlags *f = d->in.cpu_flags;
+	bool sets = d->in.meta.category != ZYDIS_CATEGORY_SHIFT &&
+		    d->in.meta.category != ZYDIS_CATEGORY_ROTATE;
+
+	if (!f)
+		return;
+	if (sets) {
+		d->flags_set |= (f->modified | f->set_0 | f->set_1) & RF_ARITH;
+		d->flags_undefined &= ~d->flags_set;
+	}
+	d->flags_undefined |= f->undefined & RF_ARITH;
+	d->flags_set &= ~f->undefined;
+}
+
 /* Decodes instructions up to the end of the block; its length in bytes. */
 static unsigned decode_bytes(struct decoder *d, uint64_t gpa, struct window *w, unsigned max_insns)
 {
@@ -1414,10 +1434,19 @@ static unsigned decode_bytes(struct decoder *d, uint64_t gpa, struct window *w, 
 			status = decode_one(d, w, 0);
 			max_insns = 1;
 		}
-		if (ZYAN_SUCCESS(status))
+		if (unlikely(d->c->lockstep) && ZYAN_SUCCESS(status) &&
+		    sc_lockstep_alone(d->c, d->mode, &d->in, w->bytes + at, w->len - at)) {
+			if (d->insns)
+				break;
+			max_insns = 1;
+			d->comparable = false;
+		}
+		if (ZYAN_SUCCESS(status)) {
+			note_flags(d);
 			emit(d);
-		else
+		} else {
 			emit_bad(d, status);
+		}
 		at += d->in.length;
 		d->insns++;
 	}
@@ -1454,6 +1483,9 @@ static unsigned decode_block(struct decoder *d, uint64_t gpa, unsigned key, stru
 	d->count = d->insns = 0;
 	d->fusable_next = NULL;
 	d->end = false;
+	d->mode = key & KEY_MODE;
+	d->comparable = d->c->lockstep != NULL;
+	d->flags_set = d->flags_undefined = 0;
 	open_window(d->c, gpa, w);
 	return decode_bytes(d, gpa, w, key & KEY_STEP ? 1 : BLOCK_MAX_INSNS);
 }
@@ -1481,6 +1513,9 @@ struct block *sc_decode(struct vp *c, uint64_t gpa, unsigned key)
 	b->insns = (uint8_t)d.insns;
 	b->key = (uint8_t)key;
 	b->uop_count = (uint8_t)d.count;
+	b->comparable = d.comparable;
+	b->flags_set = (uint16_t)d.flags_set;
+	b->flags_undefined = (uint16_t)d.flags_undefined;
 	memcpy(b->uops, d.uops, d.count * sizeof(d.uops[0]));
 	c->decoded_insns += d.insns;
 	sc_block_insert(c, b);

@@ -88,7 +88,7 @@ static unsigned run_on_memory(struct vp *c, struct uop *u, const struct hostop *
 		host = sc_bulk(c, u, va, write, &room);
 	if (host) {
 		vector = hostop_run(op, &c->regs, host);
-		if (write && unlikely(c->vm->page_flags[sc_page_of(c->vm, host)]))
+		if (write && unlikely(*sc_flags_at(c->vm, host)))
 			sc_stored(c, host, op->mem_size);
 		return vector;
 	}

@@ -246,6 +246,8 @@ static uint64_t read_entry(struct vp *c, uint64_t gpa, unsigned size)
 
 	if (!p)
 		return UINT64_MAX; /* nobody answers: reserved bits, so a fault */
+	if (unlikely(c->private_memory))
+		sc_lockstep_walks(c, p, size);
 	return size == 8 ? __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED)
 			 : __atomic_load_n((uint32_t *)p, __ATOMIC_RELAXED);
 }
@@ -267,6 +269,8 @@ static bool update_entry(struct vp *c, uint64_t gpa, unsigned size, uint64_t old
 						   false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 	if (done && unlikely(c->vm->page_flags[sc_page_of(c->vm, p)]))
 		sc_stored(c, p, size);
+	if (done && unlikely(c->private_memory))
+		sc_lockstep_walked(c, p, size);
 	return done;
 }
 
@@ -480,6 +484,8 @@ static uint8_t *fill(struct vp *c, struct sc_tlb *t, uint64_t va, const struct t
 	struct sc_tlb_entry *e = &t->e[slot];
 	uint8_t *host = sc_ram(c->vm, x->page);
 
+	if (unlikely(c->private_memory == PRIVATE_TRANSLATOR))
+		host = sc_lockstep_page(c, host, true);
 	if (!host)
 		return NULL;
 	if (!x->global) {
@@ -490,7 +496,7 @@ static uint8_t *fill(struct vp *c, struct sc_tlb *t, uint64_t va, const struct t
 	e->rtag = va & PAGE_MASK;
 	e->wtag = x->writable ? va & PAGE_MASK : free_tag(slot);
 	e->page = (uint64_t)host;
-	e->flags = &c->vm->page_flags[sc_page_of(c->vm, host)];
+	e->flags = sc_flags_at(c->vm, host);
 	t->attr[slot] = (x->global ? TLB_GLOBAL : 0) | (x->shift > 12 ? TLB_LARGE : 0);
 	if (x->shift > t->largest)
 		t->largest = x->shift;
@@ -510,6 +516,8 @@ static struct sc_target resolve(struct vp *c, struct uop *u, struct sc_tlb *t, u
 	translate_or_fault(c, u, va, access, t == &c->tlbs[1], &x);
 	r.gpa = x.page | (va & ~PAGE_MASK);
 	r.host = fill(c, t, va, &x);
+	if (unlikely(c->private_memory == PRIVATE_INTERPRETER))
+		r.host = sc_lockstep_page(c, r.host, access == ACCESS_WRITE);
 	if (r.host)
 		r.host += va & ~PAGE_MASK;
 	return r;
@@ -636,7 +644,7 @@ static void write_target(struct vp *c, struct sc_target t, const void *v, unsign
 
 	if (t.host) {
 		copy_bytes(t.host, v, size);
-		if (c->vm->page_flags[sc_page_of(c->vm, t.host)])
+		if (*sc_flags_at(c->vm, t.host))
 			sc_stored(c, t.host, size);
 		return;
 	}
@@ -672,7 +680,8 @@ static bool known(struct vp *c, const struct sc_tlb *t, uint64_t va, unsigned si
 	const struct sc_tlb_entry *e = &t->e[(va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1)];
 	uint64_t off = va ^ (write ? e->wtag : e->rtag);
 
-	if (off > MEM_PAGE_SIZE - size || c->mode != MODE_64)
+	if (off > MEM_PAGE_SIZE - size || c->mode != MODE_64 ||
+	    c->private_memory == PRIVATE_INTERPRETER)
 		return false;
 	*ret = (struct sc_target){ .host = (uint8_t *)(e->page + off) };
 	return true;
@@ -767,7 +776,7 @@ SC_COLD uint8_t *sc_rmw_slow(struct vp *c, struct uop *u, uint64_t va, unsigned 
 	sc_check_alignment(c, u, va, size);
 	a = resolve(c, u, own_tlb(c), va, ACCESS_WRITE);
 	if (first == size && a.host) {
-		*flags = &c->vm->page_flags[sc_page_of(c->vm, a.host)];
+		*flags = sc_flags_at(c->vm, a.host);
 		return a.host;
 	}
 	if (first < size)
@@ -832,7 +841,8 @@ uint8_t *sc_bulk(struct vp *c, struct uop *u, uint64_t va, bool write, unsigned 
 		va &= UINT32_MAX;
 	e = &own_tlb(c)->e[(va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1)];
 	*ret_len = MEM_PAGE_SIZE - (unsigned)(va & ~PAGE_MASK);
-	if (((va ^ (write ? e->wtag : e->rtag)) & PAGE_MASK) == 0)
+	if (((va ^ (write ? e->wtag : e->rtag)) & PAGE_MASK) == 0 &&
+	    likely(c->private_memory != PRIVATE_INTERPRETER))
 		return (uint8_t *)(e->page + (va & ~PAGE_MASK));
 	return resolve(c, u, own_tlb(c), va, write ? ACCESS_WRITE : ACCESS_READ).host;
 }

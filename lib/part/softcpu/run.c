@@ -235,10 +235,19 @@ static __attribute__((noinline)) struct block *next_block(struct vp *c)
 	return b;
 }
 
+static inline struct block *execute(struct vp *c, struct block *b)
+{
+	if (unlikely(c->lockstep))
+		return sc_lockstep(c, b);
+	return b->uops[0].fn(c, b->uops);
+}
+
 static void run_blocks(struct vp *c)
 {
 	struct block *b = NULL;
 
+	if (c->lockstep)
+		sc_lockstep_begin(c);
 	while (likely(!atomic_load_explicit(&c->attention, memory_order_relaxed))) {
 		if (!b)
 			b = next_block(c);
@@ -248,7 +257,7 @@ static void run_blocks(struct vp *c)
 		}
 		c->blk = b;
 		c->icount += b->insns;
-		b = b->uops[0].fn(c, b->uops);
+		b = execute(c, b);
 	}
 	c->link = NULL;
 }
@@ -285,6 +294,8 @@ void sc_run_budget(struct vp *c, uint64_t count)
 	while (!c->shutdown && c->icount < end) {
 		if (atomic_load(&c->attention) && !serve(c))
 			break;
+		if (c->lockstep)
+			sc_lockstep_begin(c);
 		b = next_block(c);
 		if (!sc_translate_hot(c, b))
 			continue;
@@ -292,7 +303,7 @@ void sc_run_budget(struct vp *c, uint64_t count)
 		c->icount += b->insns;
 		/* makes repeated instructions leave after each chunk */
 		sc_attention(c, ATT_EVAL);
-		b->uops[0].fn(c, b->uops);
+		execute(c, b);
 	}
 	c->link = NULL;
 }

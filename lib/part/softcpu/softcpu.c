@@ -520,6 +520,8 @@ static int new_vp(struct sc_vm *vm, unsigned index, struct error *err)
 	rc = sc_blocks_init(c, err);
 	if (rc == 0 && !vm->interpret_only)
 		rc = sc_translator_init(c, vm->code_cache_bytes / 16 * 9, err);
+	if (rc == 0 && vm->lockstep)
+		rc = sc_lockstep_init(c, err);
 	if (rc == 0)
 		sc_vp_power_on(c);
 	return rc;
@@ -539,6 +541,7 @@ static int softcpu_init(struct part *part, const struct part_config *config, str
 	vm->always_slow = 0xff;
 	vm->code_cache_bytes = code_cache_bytes(vm, config->code_cache_bytes);
 	vm->interpret_only = config->backend == PART_SOFT_INTERPRETER;
+	vm->lockstep = config->backend == PART_SOFT_LOCKSTEP;
 	profile_cpu_soft(&cpu);
 	rc = profile_init(&part->profile, &cpu, config, err);
 	if (rc < 0)
@@ -571,6 +574,7 @@ static int softcpu_init(struct part *part, const struct part_config *config, str
 
 static void free_vp(struct vp *c)
 {
+	sc_lockstep_done(c);
 	sc_translator_done(c);
 	sc_blocks_done(c);
 	pthread_mutex_destroy(&c->inv_lock);
@@ -911,6 +915,11 @@ struct hostop_fpu *softcpu_fpu(struct part *part, unsigned vp)
 	return &vm_of(part)->vps[vp]->regs.fpu;
 }
 
+struct vp *softcpu_vp(struct part *part, unsigned vp)
+{
+	return vm_of(part)->vps[vp];
+}
+
 void softcpu_stats(struct part *part, unsigned vp, struct softcpu_stats *ret)
 {
 	const struct vp *c = vm_of(part)->vps[vp];
@@ -923,6 +932,8 @@ void softcpu_stats(struct part *part, unsigned vp, struct softcpu_stats *ret)
 		ret->translated = c->translator->translated_insns;
 		ret->translate_ns = c->translator->ns;
 	}
+	if (c->lockstep)
+		sc_lockstep_stats(c, &ret->compared, &ret->races);
 }
 
 void softcpu_tune(struct part *part, unsigned vp, unsigned hot, bool exact_flags)

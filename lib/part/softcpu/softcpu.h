@@ -53,6 +53,8 @@ void softcpu_run_blocks(struct part *part, unsigned vp, uint64_t count, struct s
  * at every fault, at the price of speed. */
 void softcpu_tune(struct part *part, unsigned vp, unsigned hot, bool exact_flags);
 struct hostop_fpu *softcpu_fpu(struct part *part, unsigned vp);
+/* cpu.h: for those who look inside. */
+struct vp *softcpu_vp(struct part *part, unsigned vp);
 
 /* Counters of a VP; while it runs they may be a little old. */
 struct softcpu_stats {
@@ -61,6 +63,8 @@ struct softcpu_stats {
 	uint64_t flushes;      /* of the whole block cache */
 	uint64_t translated;   /* instructions translated, and the time that it took */
 	uint64_t translate_ns;
+	uint64_t compared; /* blocks, in lockstep; */
+	uint64_t races;    /* and how often others seemed to have interfered */
 };
 void softcpu_stats(struct part *part, unsigned vp, struct softcpu_stats *ret);
 

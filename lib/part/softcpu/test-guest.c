@@ -1,6 +1,7 @@
 #include "part/softcpu/test-guest.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -92,7 +93,13 @@ static void vp_reset(void *user, unsigned vp)
 
 static void fatal(void *user, unsigned vp, const char *text)
 {
-	abort();
+	struct guest *g = user;
+
+	if (!g->fatal_text) {
+		fprintf(stderr, "%s\n", text);
+		abort();
+	}
+	snprintf(g->fatal_text, g->fatal_size, "%s", text);
 }
 
 /* ---- memory ---- */
@@ -178,12 +185,13 @@ void guest_gate32(struct guest *g, unsigned vector, uint32_t handler, unsigned d
 /* ---- life cycle ---- */
 
 size_t guest_code_cache_bytes;
+enum part_backend guest_backend = PART_SOFT;
 
 struct guest *guest_new(unsigned vps)
 {
 	struct guest *g = calloc(1, sizeof(*g));
 	struct part_config config = {
-		.backend = PART_SOFT,
+		.backend = guest_backend,
 		.vp_count = vps,
 		.code_cache_bytes = guest_code_cache_bytes,
 		.host = { g, pio_read, pio_write, mmio_read, mmio_write, msr_read, msr_write,

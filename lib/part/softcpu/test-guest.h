@@ -62,11 +62,15 @@ struct guest {
 	_Atomic unsigned port_writes;
 	_Atomic unsigned triple_faults;
 	unsigned hypercalls;
+	char *fatal_text; /* where the partition's last words go; NULL: there must be none */
+	size_t fatal_size;
 };
 
 /* With OYAKO_TRANSLATE_AT_ONCE in the environment blocks are translated when they run first. */
 struct guest *guest_new(unsigned vps);
-extern size_t guest_code_cache_bytes; /* of the partitions made from now on; 0: as usual */
+/* Of the partitions made from now on: */
+extern size_t guest_code_cache_bytes;   /* 0: as usual */
+extern enum part_backend guest_backend; /* PART_SOFT */
 void guest_free(struct guest *g);
 void guest_load(struct guest *g, uint64_t gpa, const void *bytes, size_t len);
 #define GUEST_LOAD(g, name) guest_load(g, GUEST_CODE, name, (size_t)(name##_end - name))

@@ -27,7 +27,7 @@ static uintptr_t leave_for(struct vp *c, const struct block *next)
 {
 	const struct sc_jump *j = sc_jump_slot(c, c->key, RIP(c));
 
-	if (j->rip != RIP(c) || (c->key & ~KEY_USER) != MODE_64 ||
+	if (c->lockstep || j->rip != RIP(c) || (c->key & ~KEY_USER) != MODE_64 ||
 	    *(const uint32_t *)((const uint8_t *)c + j->xtlb) != j->version ||
 	    atomic_load_explicit(&c->attention, memory_order_relaxed))
 		return (uintptr_t)next + 1;
@@ -40,6 +40,8 @@ static uintptr_t leave_at(struct vp *c, uint64_t rip)
 {
 	RIP(c) = rip & c->rip_mask;
 	c->link = NULL;
+	if (unlikely(c->lockstep))
+		sc_lockstep_left_early(c);
 	return LEAVE_FOR_LOOP;
 }
 
@@ -86,15 +88,6 @@ uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
 
 /* ---- links ---- */
 
-static struct xl *translation_at(const struct block *b, uint64_t va)
-{
-	struct xl *x = b->xls;
-
-	while (x && x->va != va)
-		x = x->next;
-	return x;
-}
-
 static void unlink_exit(struct xl_exit *x)
 {
 	struct xl_exit **p = &x->to->incoming;
@@ -138,7 +131,7 @@ uintptr_t translate_exit(struct vp *c, uint32_t exit)
 		c->link = &from->chain[x->which];
 		return LEAVE_FOR_LOOP;
 	}
-	to = from->live ? translation_at(next, x->target) : NULL;
+	to = from->live && !c->lockstep ? sc_translation_at(next, x->target) : NULL;
 	if (!to)
 		return (uintptr_t)next + 1;
 	link_exit(c, x, to);

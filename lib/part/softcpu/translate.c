@@ -357,21 +357,13 @@ bool sc_translate(struct vp *c, struct block *b)
 
 /* ---- entering ---- */
 
-static struct xl *find(const struct block *b, uint64_t va)
-{
-	struct xl *x = b->xls;
-
-	while (x && x->va != va)
-		x = x->next;
-	return x;
-}
-
 /* So that computed jumps find it. */
 static void note_jump(struct vp *c, const struct xl *x)
 {
 	struct sc_xtlb_entry *page = &c->xtlb[(x->va >> MEM_PAGE_SHIFT) & (XTLB_SIZE - 1)];
 
-	if ((x->block->key & ~KEY_USER) != MODE_64 || !sc_xtlb_maps(c, x->va, x->block))
+	if (c->lockstep || (x->block->key & ~KEY_USER) != MODE_64 ||
+	    !sc_xtlb_maps(c, x->va, x->block))
 		return;
 	*sc_jump_slot(c, x->block->key, x->va) =
 	    (struct sc_jump){ .rip = x->va,
@@ -383,7 +375,7 @@ static void note_jump(struct vp *c, const struct xl *x)
 static struct block *enter(struct vp *c, struct uop *u)
 {
 	struct block *b = c->blk;
-	struct xl *x = find(b, RIP(c));
+	struct xl *x = sc_translation_at(b, RIP(c));
 
 	if (unlikely(!x)) {
 		if (++b->misses < c->translator->hot)
@@ -391,7 +383,7 @@ static struct block *enter(struct vp *c, struct uop *u)
 		b->misses = 0;
 		if (!sc_translate(c, b))
 			return NULL;
-		x = find(b, RIP(c));
+		x = sc_translation_at(b, RIP(c));
 		if (!x)
 			return b->interpret(c, u);
 	}

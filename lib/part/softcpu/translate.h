@@ -97,6 +97,14 @@ static inline bool sc_translate_hot(struct vp *c, struct block *b)
 		return true;
 	return sc_translate(c, b);
 }
+static inline struct xl *sc_translation_at(const struct block *b, uint64_t va)
+{
+	struct xl *x = b->xls;
+
+	while (x && x->va != va)
+		x = x->next;
+	return x;
+}
 /* The block's code was written: its translations are cut off. They may be running. */
 void sc_translations_drop(struct vp *c, struct block *b);
 /* All blocks are gone; no translation runs. */

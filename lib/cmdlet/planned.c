@@ -205,7 +205,6 @@ const struct cmdlet_name cmdlet_planned_table[] = {
 	{ "Get-VMHostCluster", "host settings" },
 	{ "Get-VMHostNumaNode", "host settings" },
 	{ "Get-VMHostNumaNodeStatus", "host settings" },
-	{ "Get-VMHostSupportedVersion", "host settings" },
 	{ "Set-VMHostCluster", "host settings" },
 	{ "Start-VMTrace", "host settings" },
 	{ "Stop-VMTrace", "host settings" },

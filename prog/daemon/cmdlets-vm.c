@@ -88,7 +88,9 @@ static int store_new(struct request *request, struct config_vm *config, struct v
 	const char *path = request_string(request, "Path");
 	AUTO_FREE char *folder = NULL;
 
-	if (path && path[0]) {
+	if (!path || !path[0])
+		path = request->daemon->vm_path;
+	if (path) {
 		if (strchr(config->name, '/') || config->name[0] == '.') {
 			config_vm_free(config);
 			return error_set(err, ERR_INVALID, "a name with '/' can't name a folder");

@@ -357,6 +357,8 @@ static const struct member top_members[] = {
 	{ "automatic_checkpoints", 'b', true },
 	{ "parent_checkpoint", 's', true },
 	{ "saved_state", 's', true },
+	{ "checkpoint_folder", 's', true },
+	{ "smart_paging_folder", 's', true },
 	{ "automatic_actions", 'o', true },
 	{ "enhanced_session_transport", 's', true },
 };
@@ -427,6 +429,10 @@ static int read_checkpoints(struct config_vm *vm, const json_t *json, struct err
 		r = read_guid_text(json, "parent_checkpoint", &vm->parent_checkpoint, err);
 	if (r == 0)
 		r = read_guid_text(json, "saved_state", &vm->saved_state, err);
+	if (r == 0)
+		r = read_string(json, "checkpoint_folder", &vm->checkpoint_folder, err);
+	if (r == 0)
+		r = read_string(json, "smart_paging_folder", &vm->smart_paging_folder, err);
 	return r;
 }
 
@@ -740,6 +746,8 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 		json_object_set_new(json, "automatic_checkpoints", json_true());
 	put(json, "parent_checkpoint", vm->parent_checkpoint);
 	put(json, "saved_state", vm->saved_state);
+	put(json, "checkpoint_folder", vm->checkpoint_folder);
+	put(json, "smart_paging_folder", vm->smart_paging_folder);
 	json_object_set_new(json, "automatic_actions",
 			    json_pack("{s:s, s:i, s:s, s:s, s:i}", "start",
 				      config_start_action_name(vm->start_action),

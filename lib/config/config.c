@@ -264,6 +264,8 @@ void config_vm_free(struct config_vm *vm)
 	free(vm->notes);
 	free(vm->saved_state);
 	free(vm->parent_checkpoint);
+	free(vm->checkpoint_folder);
+	free(vm->smart_paging_folder);
 	free(vm->kernel_path);
 	free(vm->initrd_path);
 	free(vm->kernel_cmdline);
@@ -655,6 +657,15 @@ static int check_boot(const struct config_vm *vm, struct error *err)
 	return 0;
 }
 
+static int check_folders(const struct config_vm *vm, struct error *err)
+{
+	if (vm->checkpoint_folder && vm->checkpoint_folder[0] != '/')
+		return error_set(err, ERR_INVALID, "the folder of its checkpoints is not absolute");
+	if (vm->smart_paging_folder && vm->smart_paging_folder[0] != '/')
+		return error_set(err, ERR_INVALID, "the folder for smart paging is not absolute");
+	return 0;
+}
+
 static int check_drives(const struct config_vm *vm, struct error *err)
 {
 	for (unsigned i = 0; i < vm->disk_count; i++) {
@@ -712,6 +723,8 @@ int config_vm_check(const struct config_vm *vm, struct error *err)
 		r = check_video(vm, err);
 	if (r == 0)
 		r = check_boot(vm, err);
+	if (r == 0)
+		r = check_folders(vm, err);
 	if (r == 0)
 		r = check_drives(vm, err);
 	if (r == 0)

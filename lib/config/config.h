@@ -159,6 +159,9 @@ struct config_vm {
 	/* GUIDs as text. The saved state that it goes on from; the checkpoint that it comes from.
 	 */
 	char *saved_state, *parent_checkpoint; /* NULL: none */
+	/* Folder of its checkpoints alone; NULL: in its own. Hyper-V's smart paging has no
+	 * counterpart: that folder is only kept. Both absolute. */
+	char *checkpoint_folder, *smart_paging_folder;
 	enum config_start_action start_action;
 	unsigned start_delay_seconds; /* of an automatic start */
 	enum config_stop_action stop_action;

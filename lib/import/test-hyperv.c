@@ -248,7 +248,7 @@ static void check_template(const struct import_vm *vm)
 	assert_string_equal(config_mac_format(config->nics[0].mac, mac), "00:15:5d:0a:0b:0c");
 	assert_true(config->nics[0].static_mac);
 	assert_null(config->nics[0].switch_name);
-	assert_int_equal(find_note(vm, "no virtual switch 'Office'")->message_id, 33012);
+	assert_int_equal(find_note(vm, "Ethernet switch 'Office'")->message_id, 33012);
 	assert_false(config->ic_enabled[CONFIG_IC_SHUTDOWN]);
 	assert_true(config->ic_enabled[CONFIG_IC_HEARTBEAT]);
 	assert_int_equal(config->start_action, CONFIG_START_ALWAYS);

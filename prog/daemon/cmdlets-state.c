@@ -329,7 +329,7 @@ void cmdlet_remove_checkpoint(struct request *request)
 
 /* ---- Restore-VMSnapshot ---- */
 
-/* What it was when the checkpoint was taken, but for its identity and its name. */
+/* What it was when the checkpoint was taken, but for its identity, its name and its places. */
 static int restored_config(struct vm *vm, const struct checkpoint *checkpoint, const char *saved,
 			   struct config_vm **ret, struct error *err)
 {
@@ -344,6 +344,12 @@ static int restored_config(struct vm *vm, const struct checkpoint *checkpoint, c
 		r = config_set_string(&config->parent_checkpoint, checkpoint->id, err);
 	if (r == 0)
 		r = config_set_string(&config->saved_state, saved, err);
+	if (r == 0)
+		r = config_set_string(&config->checkpoint_folder, vm->config->checkpoint_folder,
+				      err);
+	if (r == 0)
+		r = config_set_string(&config->smart_paging_folder, vm->config->smart_paging_folder,
+				      err);
 	if (r < 0)
 		config_vm_free(config);
 	else

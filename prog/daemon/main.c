@@ -15,6 +15,7 @@
 #include "server.h"
 #include "sockets.h"
 #include "switches.h"
+#include "undo.h"
 #include "vm.h"
 
 #include "base/clock.h"
@@ -292,6 +293,7 @@ static int start(struct service *service, struct error *err)
 	if (r < 0)
 		return r;
 	log_service(service, EVENT_SERVICE_STARTED, "The management service was started.");
+	undo_interrupted(daemon);
 	r = vm_load_all(daemon, err);
 	if (r < 0)
 		return r;

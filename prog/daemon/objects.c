@@ -175,6 +175,18 @@ static void put_last_stop(json_t *object, const struct vm *vm)
 	put(object, "GuestCrash", vm->run ? vm->run->crash : json_object_get(stop, "crash"));
 }
 
+/* Where its files are, by Hyper-V's names. */
+static void put_places(json_t *object, const struct vm *vm)
+{
+	const struct config_vm *config = vm->config;
+
+	put_text(object, "ConfigurationLocation", vm->folder);
+	put_text(object, "SnapshotFileLocation",
+		 config->checkpoint_folder ? config->checkpoint_folder : vm->folder);
+	put_text(object, "SmartPagingFilePath",
+		 config->smart_paging_folder ? config->smart_paging_folder : vm->folder);
+}
+
 json_t *object_vm(const struct vm *vm)
 {
 	const struct config_vm *config = vm->config;
@@ -209,6 +221,7 @@ json_t *object_vm(const struct vm *vm)
 	put_text(object, "LinuxInitrdPath", config->initrd_path);
 	put_text(object, "LinuxCommandLine", config->kernel_cmdline);
 	put_text(object, "Path", vm->folder);
+	put_places(object, vm);
 	put_last_stop(object, vm);
 	return object;
 }

@@ -376,6 +376,8 @@ static void end_of_save(struct run *run, const struct error *err)
 		else if (!err)
 			err = &why;
 		vm_wake(vm, VM_WAIT_SAVED, err);
+		/* Nobody waited for one of an earlier service. */
+		checkpoint_remove_temporary(vm);
 		return;
 	}
 	if (err) {
@@ -419,10 +421,13 @@ static void take_over(struct run *run, bool saving)
 	run->saving_id[0] = '\0';
 	if (saving)
 		run_set_state(vm, VM_SAVING);
-	if (!saving && (checkpoints_clean_up(vm, &err) < 0 || fold_settle(vm, &err) < 0))
+	if (!saving && (checkpoints_clean_up(vm, &err) < 0 || fold_settle(vm, &err) < 0)) {
 		log_error("virtual machine '%s': %s", vm->config->name, err.text);
-	else
-		fold_resume(vm);
+		return;
+	}
+	if (!saving)
+		checkpoint_remove_temporary(vm);
+	fold_resume(vm);
 }
 
 /* ---- storage that fails ---- */
@@ -1346,6 +1351,8 @@ static void tidy(void *user)
 
 		if (vm->state == VM_OFF)
 			checkpoint_remove_automatic(vm);
+		else if (vm->state == VM_SAVED)
+			checkpoint_remove_temporary(vm);
 		if (vm_is_down(vm))
 			fold_resume(vm);
 	}

@@ -186,3 +186,15 @@ def host(tmp_path):
     text = open(log).read() if os.path.exists(log) else ""
     host.clean_up()
     assert "Sanitizer" not in text and "runtime error" not in text, text
+
+
+@pytest.fixture
+def small_disk(host):
+    """A file system of 40 MiB, where the test may have one."""
+    folder = os.path.join(host.folder, "small")
+    os.mkdir(folder)
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", folder],
+                                           capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)

@@ -50,6 +50,7 @@ static const struct cmdlet_output vm_output = {
 	    { "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
 	    { "AutomaticStartDelay", NULL, CMDLET_SHOW_TEXT },
 	    { "AutomaticStopAction", NULL, CMDLET_SHOW_TEXT },
+	    { "AutomaticRecoveryAction", NULL, CMDLET_SHOW_TEXT },
 	    { "AutomaticCriticalErrorAction", NULL, CMDLET_SHOW_TEXT },
 	    { "AutomaticCriticalErrorActionTimeout", NULL, CMDLET_SHOW_TEXT },
 	    { "ResourceMeteringEnabled", NULL, CMDLET_SHOW_TEXT },
@@ -386,6 +387,13 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .type = CMDLET_ENUM,
 	  .values = "TurnOff Save ShutDown",
 	  .help = "What is done when the host stops (Stop-VM -HostStops)." },
+	{ .name = "AutomaticRecoveryAction",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_OURS,
+	  .values = "None Restart",
+	  .help = "What is done when its worker fails (Hyper-V: AutomaticRecoveryAction of "
+		  "Msvm_VirtualSystemSettingData): Restart starts it again, three times in ten "
+		  "minutes; None unless set." },
 	{ .name = "AutomaticCriticalErrorAction",
 	  .type = CMDLET_ENUM,
 	  .values = "None Pause",

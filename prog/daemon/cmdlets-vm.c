@@ -25,6 +25,7 @@ static int take_settings(struct request *request, struct config_vm *config, stru
 	const char *backend = request_string(request, "Backend");
 	const char *start = request_string(request, "AutomaticStartAction");
 	const char *stop = request_string(request, "AutomaticStopAction");
+	const char *recovery = request_string(request, "AutomaticRecoveryAction");
 	const char *critical = request_string(request, "AutomaticCriticalErrorAction");
 	const char *const names[] = { "LinuxKernelPath", "LinuxInitrdPath", "LinuxCommandLine",
 				      "Notes" };
@@ -38,6 +39,8 @@ static int take_settings(struct request *request, struct config_vm *config, stru
 		config_start_action_from_name(start, &config->start_action);
 	if (stop)
 		config_stop_action_from_name(stop, &config->stop_action);
+	if (recovery)
+		config_recovery_action_from_name(recovery, &config->recovery_action);
 	if (critical)
 		config_critical_action_from_name(critical, &config->critical_action);
 	config->critical_minutes = (unsigned)request_integer(

@@ -210,6 +210,8 @@ json_t *object_vm(const struct vm *vm)
 	json_object_set_new(object, "AutomaticStartDelay",
 			    json_integer(config->start_delay_seconds));
 	json_object_set_new(object, "ResourceMeteringEnabled", json_boolean(vm->metering != NULL));
+	put_text(object, "AutomaticRecoveryAction",
+		 config_recovery_action_name(config->recovery_action));
 	put_text(object, "AutomaticCriticalErrorAction",
 		 config_critical_action_name(config->critical_action));
 	json_object_set_new(object, "AutomaticCriticalErrorActionTimeout",

@@ -41,8 +41,9 @@ static const struct cmdlet_output report_output = {
 static const struct cmdlet_param export_checkpoint_params[] = {
 	{ .name = "Name",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
 	  .position = 1,
+	  .offer = CMDLET_OFFER_CHECKPOINT,
 	  .help = "Names of checkpoints; * and ? match." },
 	{ .name = "Path",
 	  .type = CMDLET_FILE,
@@ -57,6 +58,7 @@ static const struct cmdlet_param export_checkpoint_params[] = {
 	  .position = 3,
 	  .offer = CMDLET_OFFER_VM,
 	  .help = "Names of the virtual machines; * and ? match." },
+	BY_PIPE("VMSnapshot"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -95,7 +97,7 @@ static const struct cmdlet_param export_params[] = {
 };
 static const struct cmdlet_example export_examples[] = {
 	{ "export-vm web -Path /srv/export", "Copies it to /srv/export/web." },
-	{ "export-vm * -Path /srv/export", "Copies all." },
+	{ "get-vm | oyako export-vm -Path /srv/export", "Copies all." },
 	END_EXAMPLES,
 };
 

@@ -483,6 +483,15 @@ static int op_untrack_drive(struct control *control, json_t *request, json_t **r
 	return r < 0 ? r : track_stop(disk, err);
 }
 
+static int op_track_copy(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	AUTO_CLOSE int fd = control_take_fd(control, err);
+	struct blk *disk;
+	int r = fd < 0 ? fd : get_tracked(control, request, &disk, err);
+
+	return r < 0 ? r : track_copy(disk, fd, err);
+}
+
 static int run_tracked(struct control *control, const char *op, const json_t *request, json_t **ret,
 		       struct error *err)
 {
@@ -511,6 +520,7 @@ static const struct control_operation operations[] = {
 	{ "cancel-merge-disk", op_cancel_merge },
 	{ "track-drive", op_track_drive },
 	{ "untrack-drive", op_untrack_drive },
+	{ "track-copy", op_track_copy },
 };
 
 static const struct control_operation *find_operation(const char *name)

@@ -84,7 +84,6 @@ const struct cmdlet_name cmdlet_planned_table[] = {
 	{ "Set-VMBios", "VM settings" },
 	{ "Set-VMComPort", "VM settings" },
 	{ "Set-VMFirmware", "VM settings" },
-	{ "Update-VMVersion", "VM settings" },
 	{ "Add-VMDirectVirtualDisk", "attaching storage" },
 	{ "Get-VMDirectVirtualDisk", "attaching storage" },
 	{ "Get-VMFloppyDiskDrive", "attaching storage" },

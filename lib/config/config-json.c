@@ -375,7 +375,8 @@ static int check_version(const json_t *json, struct error *err)
 		return error_set(err, ERR_INVALID, "this is no description of a virtual machine");
 	if (json_integer_value(version) != CONFIG_VERSION)
 		return error_set(err, ERR_UNSUPPORTED,
-				 "the description has version %lld; this Oyako reads version %d",
+				 "the description has version %lld; this Oyako reads version %d "
+				 "(New-VM -VHDPath makes a new machine of its disks)",
 				 (long long)json_integer_value(version), CONFIG_VERSION);
 	requires = json_object_get(json, "requires");
 	/* So far nothing that a description could require goes by a name. */

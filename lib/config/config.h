@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #define CONFIG_VERSION            1
+#define CONFIG_VERSION_TEXT       "1.0" /* as Get-VM shows it; of saved states, too */
 #define CONFIG_NAME_MAX           100
 #define CONFIG_NOTES_MAX          16384
 #define CONFIG_CMDLINE_MAX        2047 /* what x86 Linux takes */

@@ -74,7 +74,9 @@ static int describe_new(struct request *request, struct config_vm *config, const
 	if (vm_find(request->daemon, config->name))
 		return error_set(err, ERR_EXISTS,
 				 "there is a virtual machine of this name already");
-	r = take_settings(request, config, err);
+	r = cmdlets_check_version(request, err);
+	if (r == 0)
+		r = take_settings(request, config, err);
 	if (r == 0)
 		r = cmdlets_add_nic(request->daemon, config, "Network Adapter",
 				    request_string(request, "SwitchName"), NULL, err);

@@ -99,6 +99,8 @@ static const struct {
 	{ "Export-VM", cmdlet_export_vm },
 	{ "Export-VMSnapshot", cmdlet_export_checkpoint },
 	{ "Import-VM", cmdlet_import_vm },
+	{ "Get-VMHostSupportedVersion", cmdlet_get_supported_version },
+	{ "Update-VMVersion", cmdlet_update_version },
 	{ "Compare-VM", cmdlet_compare_vm },
 	{ "New-VHD", cmdlet_new_vhd },
 	{ "Get-VHD", cmdlet_get_vhd },

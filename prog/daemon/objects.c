@@ -11,8 +11,6 @@
 #include <strings.h>
 #include <sys/utsname.h>
 
-#define VERSION_TEXT "1.0" /* of the description */
-
 static void put_text(json_t *object, const char *name, const char *value)
 {
 	json_object_set_new(object, name, value ? json_string(value) : json_null());
@@ -196,7 +194,7 @@ json_t *object_vm(const struct vm *vm)
 	put_text(object, "State", vm_state_name(vm->state));
 	put_run(object, vm);
 	put_text(object, "Status", status_text(vm));
-	put_text(object, "Version", VERSION_TEXT);
+	put_text(object, "Version", CONFIG_VERSION_TEXT);
 	put_text(object, "VMId", vm->id);
 	json_object_set_new(object, "Generation", json_integer(config->generation));
 	json_object_set_new(object, "ProcessorCount", json_integer(config->processor_count));

@@ -5,22 +5,27 @@
 
 #include <stddef.h>
 
-#define CONTROLLER_TYPE                                                                            \
+/* Positions: 0 where Hyper-V has none. */
+#define CONTROLLER_TYPE(extra, place)                                                              \
 	{                                                                                          \
-		.name = "ControllerType", .type = CMDLET_ENUM, .values = "SCSI IDE",               \
+		.name = "ControllerType", .type = CMDLET_ENUM, .flags = (extra),                   \
+		.position = (place), .values = "SCSI IDE",                                         \
 		.help = "Kind of controller. IDE is not there yet."                                \
 	}
-#define CONTROLLER_NUMBER(extra)                                                                   \
+#define CONTROLLER_NUMBER(extra, place)                                                            \
 	{                                                                                          \
-		.name = "ControllerNumber", .type = CMDLET_INTEGER, .flags = (extra), .min = 0,    \
-		.max = 3, .help = "Number of the controller."                                      \
+		.name = "ControllerNumber", .type = CMDLET_INTEGER, .flags = (extra),              \
+		.position = (place), .min = 0, .max = 3, .help = "Number of the controller."       \
 	}
-#define CONTROLLER_LOCATION(extra)                                                                 \
+#define CONTROLLER_LOCATION(extra, place)                                                          \
 	{                                                                                          \
-		.name = "ControllerLocation", .type = CMDLET_INTEGER, .flags = (extra), .min = 0,  \
-		.max = 63, .help = "Location on the controller."                                   \
+		.name = "ControllerLocation", .type = CMDLET_INTEGER, .flags = (extra),            \
+		.position = (place), .min = 0, .max = 63, .help = "Location on the controller."    \
 	}
-#define MEMORY_HELP "Memory at the start, in bytes or with MB, GB; a multiple of 2 MB."
+/* A drive that comes through a pipe tells its place. */
+#define PIPED        CMDLET_PIPELINE
+#define PIPED_NEEDED (CMDLET_PIPELINE | CMDLET_MANDATORY)
+#define MEMORY_HELP  "Memory at the start, in bytes or with MB, GB; a multiple of 2 MB."
 
 /* ---- outputs ---- */
 
@@ -50,6 +55,7 @@ static const struct cmdlet_output vm_output = {
 	    { "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
 	    { "AutomaticStartDelay", NULL, CMDLET_SHOW_TEXT },
 	    { "AutomaticStopAction", NULL, CMDLET_SHOW_TEXT },
+	    { "AutomaticRecoveryAction", NULL, CMDLET_SHOW_TEXT },
 	    { "AutomaticCriticalErrorAction", NULL, CMDLET_SHOW_TEXT },
 	    { "AutomaticCriticalErrorActionTimeout", NULL, CMDLET_SHOW_TEXT },
 	    { "ResourceMeteringEnabled", NULL, CMDLET_SHOW_TEXT },
@@ -178,11 +184,14 @@ static const struct cmdlet_output host_output = {
 	    { "Version", "Version", CMDLET_SHOW_TEXT },
 	    { "BackendReason", NULL, CMDLET_SHOW_TEXT },
 	    { "VirtualMachinePath", NULL, CMDLET_SHOW_TEXT },
+	    { "VirtualHardDiskPath", NULL, CMDLET_SHOW_TEXT },
 	    { "MacAddressMinimum", NULL, CMDLET_SHOW_TEXT },
 	    { "MacAddressMaximum", NULL, CMDLET_SHOW_TEXT },
 	    { "ApiAddress", NULL, CMDLET_SHOW_TEXT },
 	    { "ApiFingerprint", NULL, CMDLET_SHOW_TEXT },
 	    { "EnableEnhancedSessionMode", NULL, CMDLET_SHOW_TEXT },
+	    { "NumaSpanningEnabled", NULL, CMDLET_SHOW_TEXT },
+	    { "ResourceMeteringSaveInterval", NULL, CMDLET_SHOW_TEXT },
 	    { "VirtualMachineCount", NULL, CMDLET_SHOW_TEXT },
 	    { "ProcessId", NULL, CMDLET_SHOW_TEXT },
 	    END_COLUMNS },
@@ -231,6 +240,7 @@ static const struct cmdlet_param new_vm_params[] = {
 	  .help = MEMORY_HELP },
 	{ .name = "Generation",
 	  .type = CMDLET_INTEGER,
+	  .position = 3,
 	  .min = 1,
 	  .max = 2,
 	  .dflt = "2",
@@ -272,8 +282,7 @@ static const struct cmdlet_param new_vm_params[] = {
 	  .help = "There is no firmware yet, only -LinuxKernelPath." },
 	{ .name = "Version",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Virtual machines have the version of Get-VMHostSupportedVersion." },
+	  .help = "Its configuration version, one of Get-VMHostSupportedVersion." },
 	{ .name = "ProcessorCount",
 	  .type = CMDLET_INTEGER,
 	  .flags = CMDLET_OURS,
@@ -307,6 +316,11 @@ static const struct cmdlet_param new_vm_params[] = {
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_OURS,
 	  .help = "Kernel command line for -LinuxKernelPath." },
+	NOT_YET("SourceGuestStatePath", CMDLET_STRING,
+		"There is no firmware whose state could be taken over."),
+	NOT_YET("GuestStateIsolationType", CMDLET_STRING, "Memory of guests is not encrypted."),
+	NOT_YET("Prerelease", CMDLET_SWITCH, "There is one configuration version."),
+	NOT_YET("Experimental", CMDLET_SWITCH, "There is one configuration version."),
 	FORCE("Accepted for Hyper-V's sake."),
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -338,6 +352,7 @@ static const struct cmdlet_param get_vm_params[] = {
 	  .flags = CMDLET_MANDATORY,
 	  .sets = SET(1),
 	  .help = "Identifier of one virtual machine." },
+	NOT_YET("ClusterObject", CMDLET_STRING, "There are no clusters."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -383,6 +398,13 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .type = CMDLET_ENUM,
 	  .values = "TurnOff Save ShutDown",
 	  .help = "What is done when the host stops (Stop-VM -HostStops)." },
+	{ .name = "AutomaticRecoveryAction",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_OURS,
+	  .values = "None Restart",
+	  .help = "What is done when its worker fails (Hyper-V: AutomaticRecoveryAction of "
+		  "Msvm_VirtualSystemSettingData): Restart starts it again, three times in ten "
+		  "minutes; None unless set." },
 	{ .name = "AutomaticCriticalErrorAction",
 	  .type = CMDLET_ENUM,
 	  .values = "None Pause",
@@ -446,12 +468,15 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_OURS,
 	  .help = "Kernel command line." },
+	NOT_YET("AllowUnverifiedPaths", CMDLET_SWITCH, "It sets no path."),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example set_vm_examples[] = {
 	{ "set-vm web -ProcessorCount 4 -MemoryStartupBytes 2GB", "More of everything." },
+	{ "set-vm 'web*' -AutomaticStartAction StartIfRunning -AutomaticStopAction ShutDown",
+	  "What becomes of them when the host stops and starts." },
 	END_EXAMPLES,
 };
 
@@ -470,6 +495,7 @@ static const struct cmdlet_param start_vm_params[] = {
 };
 static const struct cmdlet_example start_vm_examples[] = {
 	{ "start-vm web,db", "Starts two." },
+	{ "get-vm 'web*' | oyako start-vm", "Starts those that another cmdlet finds." },
 	{ "start-vm -Name t -Console", "Starts one and shows its serial console." },
 	END_EXAMPLES,
 };
@@ -533,6 +559,13 @@ static const struct cmdlet_param restart_vm_params[] = {
 	  .max = 86400,
 	  .dflt = "300",
 	  .help = "Seconds that -Wait waits." },
+	{ .name = "Delay",
+	  .type = CMDLET_INTEGER,
+	  .sets = SET(1),
+	  .min = 1,
+	  .max = 65535,
+	  .help = "Seconds between Hyper-V's looks at the guest. Accepted for its sake: here the "
+		  "guest's news is waited for." },
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -629,6 +662,7 @@ static const struct cmdlet_param get_service_params[] = {
 	  .dflt = "*",
 	  .offer = CMDLET_OFFER_SERVICE,
 	  .help = "Names of the services." },
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -640,7 +674,7 @@ static const struct cmdlet_example get_service_examples[] = {
 static const struct cmdlet_param change_service_params[] = {
 	{ .name = "Name",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
 	  .position = 1,
 	  .offer = CMDLET_OFFER_SERVICE,
 	  .help = "Names of the services." },
@@ -651,12 +685,15 @@ static const struct cmdlet_param change_service_params[] = {
 	  .position = 2,
 	  .offer = CMDLET_OFFER_VM,
 	  .help = "Names of the virtual machines; * and ? match." },
+	BY_PIPE("VMIntegrationService"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example enable_service_examples[] = {
 	{ "enable-vmintegrationservice -Name Heartbeat -VMName web", "Offers it to the guest." },
+	{ "get-vm | oyako enable-vmintegrationservice 'Guest Service Interface'",
+	  "So that Copy-VMFile works with all." },
 	END_EXAMPLES,
 };
 static const struct cmdlet_example disable_service_examples[] = {
@@ -678,9 +715,9 @@ static const struct cmdlet_param add_disk_params[] = {
 	  .offer = CMDLET_OFFER_FILE,
 	  .flags = CMDLET_MANDATORY,
 	  .help = "Disk file." },
-	CONTROLLER_TYPE,
-	CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0),
+	CONTROLLER_TYPE(0, 2),
+	CONTROLLER_NUMBER(PIPED, 3),
+	CONTROLLER_LOCATION(0, 4),
 	{ .name = "ReadOnly",
 	  .type = CMDLET_SWITCH,
 	  .flags = CMDLET_OURS,
@@ -703,29 +740,40 @@ static const struct cmdlet_param add_disk_params[] = {
 	{ .name = "AllowUnverifiedPaths",
 	  .type = CMDLET_SWITCH,
 	  .help = "Does not check that the file is there." },
+	BY_PIPE("VMDriveController"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example add_disk_examples[] = {
 	{ "add-vmharddiskdrive -VMName web -Path data.vhdx", "At the first free location." },
+	{ "get-vmscsicontroller web -ControllerNumber 1 | oyako add-vmharddiskdrive -Path d.vhdx",
+	  "On the second controller." },
 	END_EXAMPLES,
 };
 
 static const struct cmdlet_param get_disk_params[] = {
-	VM_BY_VMNAME,           CONTROLLER_TYPE, CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0), COMPUTER_NAME,   END_PARAMS,
+	VM_BY_VMNAME,
+	CONTROLLER_TYPE(0, 2),
+	CONTROLLER_NUMBER(PIPED, 3),
+	CONTROLLER_LOCATION(0, 4),
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	BY_PIPE("VMDriveController"),
+	COMPUTER_NAME,
+	END_PARAMS,
 };
 static const struct cmdlet_example get_disk_examples[] = {
 	{ "get-vmharddiskdrive '*'", "Every attached disk." },
+	{ "get-vm web | oyako get-vmharddiskdrive | oyako get-vhd", "What the disks of web are." },
 	END_EXAMPLES,
 };
 
 static const struct cmdlet_param remove_disk_params[] = {
 	ONE_VM,
-	CONTROLLER_TYPE,
-	CONTROLLER_NUMBER(CMDLET_MANDATORY),
-	CONTROLLER_LOCATION(CMDLET_MANDATORY),
+	CONTROLLER_TYPE(PIPED, 2),
+	CONTROLLER_NUMBER(PIPED_NEEDED, 3),
+	CONTROLLER_LOCATION(PIPED_NEEDED, 4),
+	BY_PIPE("VMHardDiskDrive"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -734,6 +782,7 @@ static const struct cmdlet_example remove_disk_examples[] = {
 	{ "remove-vmharddiskdrive -VMName web -ControllerType SCSI -ControllerNumber 0 "
 	  "-ControllerLocation 1",
 	  "Detaches it; the file stays." },
+	{ "get-vmharddiskdrive web | oyako remove-vmharddiskdrive", "Detaches all of them." },
 	END_EXAMPLES,
 };
 
@@ -755,9 +804,9 @@ static const struct cmdlet_example remove_disk_examples[] = {
 
 static const struct cmdlet_param set_disk_params[] = {
 	ONE_VM,
-	CONTROLLER_TYPE,
-	CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0),
+	CONTROLLER_TYPE(PIPED, 2),
+	CONTROLLER_NUMBER(PIPED, 3),
+	CONTROLLER_LOCATION(PIPED, 4),
 	{ .name = "Path",
 	  .type = CMDLET_FILE,
 	  .position = 5,
@@ -789,6 +838,7 @@ static const struct cmdlet_param set_disk_params[] = {
 		"Guests see a disk with a write cache, which they flush."),
 	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
 	UNVERIFIED_PATHS,
+	BY_PIPE("VMHardDiskDrive"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -796,15 +846,25 @@ static const struct cmdlet_param set_disk_params[] = {
 static const struct cmdlet_example set_disk_examples[] = {
 	{ "set-vmharddiskdrive -VMName web -ControllerLocation 1 -Path data2.vhdx",
 	  "Takes the disk at location 1 away and attaches another one there." },
+	{ "get-vmharddiskdrive web -ControllerLocation 0 | oyako set-vmharddiskdrive "
+	  "-ToControllerLocation 5",
+	  "Moves it." },
 	END_EXAMPLES,
 };
 
 static const struct cmdlet_param controller_params[] = { VM_BY_VMNAME, PASSTHRU, COMPUTER_NAME,
 							 END_PARAMS };
-static const struct cmdlet_param get_controller_params[] = { VM_BY_VMNAME, CONTROLLER_NUMBER(0),
-							     COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param get_controller_params[] = {
+	VM_BY_VMNAME,
+	CONTROLLER_NUMBER(0, 2),
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
 static const struct cmdlet_param remove_controller_params[] = {
-	VM_BY_VMNAME, CONTROLLER_NUMBER(CMDLET_MANDATORY), PASSTHRU, COMPUTER_NAME, END_PARAMS,
+	VM_BY_VMNAME,  CONTROLLER_NUMBER(PIPED_NEEDED, 2),
+	PASSTHRU,      BY_PIPE("VMScsiController"),
+	COMPUTER_NAME, END_PARAMS,
 };
 static const struct cmdlet_example add_controller_examples[] = {
 	{ "add-vmscsicontroller web", "One more, four at most." },
@@ -822,13 +882,15 @@ static const struct cmdlet_example remove_controller_examples[] = {
 
 static const struct cmdlet_param add_dvd_params[] = {
 	VM_BY_VMNAME,
-	CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0),
+	CONTROLLER_NUMBER(PIPED, 2),
+	CONTROLLER_LOCATION(0, 3),
 	{ .name = "Path",
 	  .type = CMDLET_FILE,
 	  .position = 4,
 	  .offer = CMDLET_OFFER_FILE,
 	  .help = "ISO file; without it the drive is empty." },
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
+	BY_PIPE("VMDriveController"),
 	{ .name = "AllowUnverifiedPaths",
 	  .type = CMDLET_SWITCH,
 	  .help = "Does not check that the file is there." },
@@ -842,7 +904,13 @@ static const struct cmdlet_example add_dvd_examples[] = {
 };
 
 static const struct cmdlet_param get_dvd_params[] = {
-	VM_BY_VMNAME, CONTROLLER_NUMBER(0), CONTROLLER_LOCATION(0), COMPUTER_NAME, END_PARAMS,
+	VM_BY_VMNAME,
+	CONTROLLER_NUMBER(PIPED, 2),
+	CONTROLLER_LOCATION(0, 3),
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	BY_PIPE("VMDriveController"),
+	COMPUTER_NAME,
+	END_PARAMS,
 };
 static const struct cmdlet_example get_dvd_examples[] = {
 	{ "get-vmdvddrive web", "Its DVD drives." },
@@ -851,16 +919,19 @@ static const struct cmdlet_example get_dvd_examples[] = {
 
 static const struct cmdlet_param set_dvd_params[] = {
 	ONE_VM,
-	CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0),
+	CONTROLLER_NUMBER(PIPED, 2),
+	CONTROLLER_LOCATION(PIPED, 3),
 	{ .name = "Path",
 	  .type = CMDLET_FILE,
 	  .position = 4,
 	  .offer = CMDLET_OFFER_FILE,
-	  .help = "ISO file to insert; '' ejects." },
+	  .flags = CMDLET_NULLABLE,
+	  .help = "ISO file to insert; '' or $null ejects." },
 	TO_CONTROLLER_NUMBER,
 	TO_CONTROLLER_LOCATION,
 	UNVERIFIED_PATHS,
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
+	BY_PIPE("VMDvdDrive"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -872,8 +943,9 @@ static const struct cmdlet_example set_dvd_examples[] = {
 
 static const struct cmdlet_param remove_dvd_params[] = {
 	ONE_VM,
-	CONTROLLER_NUMBER(CMDLET_MANDATORY),
-	CONTROLLER_LOCATION(CMDLET_MANDATORY),
+	CONTROLLER_NUMBER(PIPED_NEEDED, 2),
+	CONTROLLER_LOCATION(PIPED_NEEDED, 3),
+	BY_PIPE("VMDvdDrive"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -909,6 +981,9 @@ static const struct cmdlet_param add_adapter_params[] = {
 	  .type = CMDLET_BOOLEAN,
 	  .flags = CMDLET_NOT_YET,
 	  .help = "Emulated adapters need generation 1." },
+	NOT_YET("DeviceNaming", CMDLET_STRING, "Guests are not told the names of adapters."),
+	NOT_YET("ManagementOS", CMDLET_SWITCH, "The host has no virtual adapters."),
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -922,23 +997,59 @@ static const struct cmdlet_example add_adapter_examples[] = {
 #define ADAPTER_NAME(place)                                                                        \
 	{                                                                                          \
 		.name = "Name", .aliases = "VMNetworkAdapterName", .type = CMDLET_STRING,          \
-		.flags = CMDLET_WILDCARD, .position = (place), .dflt = "*",                        \
-		.help = "Name of the adapter; without it: all."                                    \
+		.flags = CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE, .position = (place),     \
+		.dflt = "*", .help = "Names of the adapters; * and ? match. Without it: all."      \
 	}
 
-static const struct cmdlet_param adapter_params[] = { VM_BY_VMNAME, ADAPTER_NAME(2), PASSTHRU,
-						      COMPUTER_NAME, END_PARAMS };
-static const struct cmdlet_param get_adapter_params[] = { VM_BY_VMNAME, ADAPTER_NAME(2),
-							  COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param disconnect_adapter_params[] = {
+	VM_BY_VMNAME, ADAPTER_NAME(2), BY_PIPE("VMNetworkAdapter"),
+	PASSTHRU,     COMPUTER_NAME,   END_PARAMS,
+};
+static const struct cmdlet_param remove_adapter_params[] = {
+	VM_BY_VMNAME,
+	ADAPTER_NAME(2),
+	NOT_YET("ManagementOS", CMDLET_SWITCH, "The host has no virtual adapters."),
+	NOT_YET("SwitchName", CMDLET_STRING, "The host has no virtual adapters."),
+	BY_PIPE("VMNetworkAdapter"),
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const char *const get_adapter_sets[] = { "Virtual machine", "All", NULL };
+static const struct cmdlet_param get_adapter_params[] = {
+	{ .name = "VMName",
+	  .aliases = "VM",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
+	  .sets = SET(0),
+	  .position = 1,
+	  .offer = CMDLET_OFFER_VM,
+	  .help = "Names of the virtual machines; * and ? match." },
+	{ .name = "All",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(1),
+	  .help = "Those of all virtual machines. The host itself has none here." },
+	ADAPTER_NAME(2),
+	NOT_YET("IsLegacy", CMDLET_BOOLEAN, "Emulated adapters need generation 1."),
+	NOT_YET("ManagementOS", CMDLET_SWITCH, "The host has no virtual adapters."),
+	NOT_YET("SwitchName", CMDLET_STRING, "The host has no virtual adapters."),
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
 static const struct cmdlet_param connect_adapter_params[] = {
 	VM_BY_VMNAME,
 	ADAPTER_NAME(2),
 	{ .name = "SwitchName",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_MANDATORY,
+	  .flags = CMDLET_MANDATORY | CMDLET_PIPELINE,
 	  .position = 3,
 	  .offer = CMDLET_OFFER_SWITCH,
 	  .help = "Virtual switch." },
+	NOT_YET("UseAutomaticConnection", CMDLET_SWITCH, "There are no resource pools."),
+	BY_PIPE("VMNetworkAdapter"),
+	BY_PIPE("VMSwitch"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -953,6 +1064,8 @@ static const struct cmdlet_example remove_adapter_examples[] = {
 };
 static const struct cmdlet_example connect_adapter_examples[] = {
 	{ "connect-vmnetworkadapter web -SwitchName 'Default Switch'", "Plugs it in." },
+	{ "get-vmnetworkadapter '*' | oyako connect-vmnetworkadapter -SwitchName 'Default Switch'",
+	  "All adapters of all virtual machines." },
 	END_EXAMPLES,
 };
 static const struct cmdlet_example disconnect_adapter_examples[] = {
@@ -960,7 +1073,11 @@ static const struct cmdlet_example disconnect_adapter_examples[] = {
 	END_EXAMPLES,
 };
 
-static const struct cmdlet_param by_vmname_params[] = { VM_BY_VMNAME, COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param by_vmname_params[] = {
+	VM_BY_VMNAME,
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	COMPUTER_NAME, END_PARAMS
+};
 static const struct cmdlet_param set_processor_params[] = {
 	VM_BY_VMNAME,
 	{ .name = "Count",
@@ -1000,6 +1117,7 @@ static const struct cmdlet_param set_processor_params[] = {
 	NOT_YET("EnableHostResourceProtection", CMDLET_BOOLEAN,
 		"What a guest can ask of the host is always bounded."),
 	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
+	BY_PIPE("VMProcessor"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -1039,6 +1157,9 @@ static const struct cmdlet_param set_memory_params[] = {
 	  .min = 0,
 	  .max = 100,
 	  .help = "Who gets memory when it is scarce; 50 unless set." },
+	NOT_YET("MaximumAmountPerNumaNodeBytes", CMDLET_SIZE, "Guests have one NUMA node."),
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
+	BY_PIPE("VMMemory"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -1089,6 +1210,7 @@ static const struct cmdlet_param set_video_params[] = {
 	  .flags = CMDLET_OURS,
 	  .help = "Whether it has a screen, a keyboard and a mouse at all; not unless set, since "
 		  "a Linux that is started directly has its console on COM1." },
+	BY_PIPE("VMVideo"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -1194,34 +1316,26 @@ static const struct cmdlet_param set_host_params[] = {
 	  .flags = CMDLET_OURS,
 	  .help = "Where the API is listened for over TLS: 192.0.2.1:2180, [::1]:2180, or 2180 for "
 		  "all addresses; '' for nowhere, which is the default. Only on the host itself." },
-	{ .name = "MaximumStorageMigrations",
-	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
-	{ .name = "MaximumVirtualMachineMigrations",
-	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
-	{ .name = "VirtualHardDiskPath",
-	  .type = CMDLET_FILE,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
 	{ .name = "VirtualMachinePath",
 	  .type = CMDLET_FILE,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
-	{ .name = "MacAddressMaximum",
-	  .type = CMDLET_STRING,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .offer = CMDLET_OFFER_FILE,
+	  .help =
+	      "Folder in which New-VM without -Path makes the folders of virtual machines; '' for "
+	      "the service's own, which is the default." },
+	{ .name = "VirtualHardDiskPath",
+	  .type = CMDLET_FILE,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Folder for disk files, for people and programs to heed; no cmdlet does. '' for "
+		  "none." },
 	{ .name = "MacAddressMinimum",
-	  .type = CMDLET_STRING,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .type = CMDLET_MAC,
+	  .help = "The first dynamic MAC address of this host." },
+	{ .name = "MacAddressMaximum",
+	  .type = CMDLET_MAC,
+	  .help = "The last one; a host has at most 65536, and 256 unless set." },
 	{ .name = "NumaSpanningEnabled",
 	  .type = CMDLET_BOOLEAN,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help = "Always true: nothing binds a virtual machine's memory to a NUMA node." },
 	{ .name = "EnableEnhancedSessionMode",
 	  .type = CMDLET_BOOLEAN,
 	  .help =
@@ -1229,14 +1343,26 @@ static const struct cmdlet_param set_host_params[] = {
 	      "is so by default." },
 	{ .name = "ResourceMeteringSaveInterval",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help =
+	      "How often what running virtual machines used is written down, hh:mm:ss; 00:05:00 "
+	      "unless set." },
+	NOT_YET("MaximumStorageMigrations", CMDLET_INTEGER, "There is no migration yet."),
+	NOT_YET("MaximumVirtualMachineMigrations", CMDLET_INTEGER, "There is no migration yet."),
+	NOT_YET("VirtualMachineMigrationAuthenticationType", CMDLET_STRING,
+		"There is no migration yet."),
+	NOT_YET("VirtualMachineMigrationPerformanceOption", CMDLET_STRING,
+		"There is no migration yet."),
+	NOT_YET("UseAnyNetworkForMigration", CMDLET_BOOLEAN, "There is no migration yet."),
+	NOT_YET("FibreChannelWwnn", CMDLET_STRING, "There is no Fibre Channel."),
+	NOT_YET("FibreChannelWwpnMaximum", CMDLET_STRING, "There is no Fibre Channel."),
+	NOT_YET("FibreChannelWwpnMinimum", CMDLET_STRING, "There is no Fibre Channel."),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example set_host_examples[] = {
 	{ "set-vmhost -ApiAddress 192.0.2.1:2180", "Listens on one address." },
+	{ "set-vmhost -VirtualMachinePath /srv/vms", "Where new virtual machines go." },
 	END_EXAMPLES,
 };
 
@@ -1250,11 +1376,22 @@ static const struct cmdlet_param switch_params[] = {
 	{ .name = "Name",
 	  .aliases = "SwitchName",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_WILDCARD,
+	  .flags = CMDLET_LIST | CMDLET_WILDCARD,
 	  .position = 1,
 	  .dflt = "*",
 	  .offer = CMDLET_OFFER_SWITCH,
-	  .help = "Name of the switch; without it: all." },
+	  .help = "Names of the switches; * and ? match. Without it: all." },
+	{ .name = "SwitchType",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_LIST,
+	  .values = "External Internal Private NAT",
+	  .help = "Only switches of these types. NAT is ours." },
+	{ .name = "Id",
+	  .aliases = "SwitchId",
+	  .type = CMDLET_GUID,
+	  .flags = CMDLET_LIST,
+	  .help = "Only the switches with these identifiers." },
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -1568,13 +1705,14 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .synopsis = "Lists network adapters with their addresses",
 	  .description = "Shows the adapters of virtual machines; addresses are what the guest "
 			 "reports by the data exchange service.",
+	  .sets = get_adapter_sets,
 	  .params = get_adapter_params,
 	  .output = &adapter_output,
 	  .examples = get_adapter_examples },
 	{ .name = "Remove-VMNetworkAdapter",
 	  .synopsis = "Takes a network adapter away",
 	  .description = "Removes adapters; the virtual machine may be running.",
-	  .params = adapter_params,
+	  .params = remove_adapter_params,
 	  .output = &adapter_output,
 	  .examples = remove_adapter_examples,
 	  .output_if_passthru = true },
@@ -1588,7 +1726,7 @@ const struct cmdlet cmdlet_table_vm[] = {
 	{ .name = "Disconnect-VMNetworkAdapter",
 	  .synopsis = "Unplugs a network adapter from its switch",
 	  .description = "Disconnects adapters; the virtual machine may be running.",
-	  .params = adapter_params,
+	  .params = disconnect_adapter_params,
 	  .output = &adapter_output,
 	  .examples = disconnect_adapter_examples,
 	  .output_if_passthru = true },
@@ -1680,6 +1818,7 @@ const struct cmdlet cmdlet_table_vm[] = {
 	{ .name = "Set-VMHost",
 	  .synopsis = "Changes the host",
 	  .description =
+	      "Changes defaults of the host. "
 	      "Lets the management service listen for other hosts, whose users Add-VMApiUser "
 	      "makes. Its certificate is tls/certificate.pem in the state folder; there is made "
 	      "one where there is none. Clients are told its fingerprint, ApiFingerprint.",

@@ -186,9 +186,14 @@ static void show_drives(struct request *request, struct vm *vm)
 {
 	int64_t controller = request_integer(request, "ControllerNumber", -1);
 	int64_t location = request_integer(request, "ControllerLocation", -1);
+	const char *type = request_string(request, "ControllerType");
 
 	for (unsigned i = 0; i < vm->config->disk_count; i++) {
 		const struct config_disk *disk = &vm->config->disks[i];
+
+		/* IDE is of generation 1: none has it. */
+		if (type && strcmp(type, "SCSI") != 0)
+			return;
 
 		if (disk->kind == kind_of(request) &&
 		    (controller < 0 || disk->controller_number == (unsigned)controller) &&
@@ -199,8 +204,7 @@ static void show_drives(struct request *request, struct vm *vm)
 
 void cmdlet_get_disk(struct request *request)
 {
-	if (controller_there(request))
-		request_for_vms(request, "VMName", show_drives);
+	request_for_vms(request, "VMName", show_drives);
 }
 
 void cmdlet_get_dvd(struct request *request)
@@ -743,6 +747,8 @@ static void show_adapters(struct request *request, struct vm *vm)
 
 void cmdlet_get_adapter(struct request *request)
 {
+	if (request_switch(request, "All"))
+		json_object_set_new(request->params, "VMName", json_pack("[s]", "*"));
 	cmdlets_show_fresh(request, "VMName", show_adapters);
 }
 
@@ -847,6 +853,7 @@ void cmdlet_add_adapter(struct request *request)
 static void for_adapters(struct request *request, struct vm *vm,
 			 void (*begin)(struct change *change))
 {
+	const json_t *names = json_object_get(request->params, "Name");
 	struct change *changes[CONFIG_MAX_NICS];
 	unsigned count = 0;
 	struct error err;
@@ -862,7 +869,7 @@ static void for_adapters(struct request *request, struct vm *vm,
 	}
 	if (count == 0) {
 		error_set(&err, ERR_NOT_FOUND, "it has no network adapter '%.100s'",
-			  request_string(request, "Name"));
+			  json_string_value(json_array_get(names, 0)));
 		request_error(request, vm->config->name, &err);
 	}
 	/* Each changes the description under what was found. */

@@ -191,6 +191,8 @@ static void get_checkpoints(struct request *request, struct vm *vm)
 
 void cmdlet_get_checkpoint(struct request *request)
 {
+	if (request_string(request, "Id"))
+		json_object_set_new(request->params, "VMName", json_pack("[s]", "*"));
 	request_for_vms(request, "VMName", get_checkpoints);
 }
 

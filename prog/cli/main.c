@@ -596,10 +596,13 @@ static int follow_events(struct client *client, const struct cmdlet *cmdlet,
 
 /* ---- what completion asks ---- */
 
-/* Names of the daemon's objects; no daemon is started for it. */
-static void offer_names(const char *cmdlet, const char *typed)
+/* Names of the daemon's objects, of which params chooses; no daemon is started for it. Of a list it
+ * is the last one that is typed. Takes params. */
+static void offer_names(const char *cmdlet, json_t *params, const char *typed)
 {
-	json_t *params = json_object(), *answer = NULL, *results;
+	const char *comma = strrchr(typed, ',');
+	const char *last = comma ? comma + 1 : typed;
+	json_t *answer = NULL, *results;
 	struct client *client;
 	struct error err;
 
@@ -611,8 +614,8 @@ static void offer_names(const char *cmdlet, const char *typed)
 	for (size_t i = 0; i < json_array_size(results); i++) {
 		const char *name = text_of(json_array_get(results, i), "Name");
 
-		if (strncasecmp(name, typed, strlen(typed)) == 0)
-			puts(name);
+		if (strncasecmp(name, last, strlen(last)) == 0)
+			printf("%.*s%s\n", (int)(last - typed), typed, name);
 	}
 	json_decref(params);
 	json_decref(answer);
@@ -632,9 +635,11 @@ static int complete(int count, char *const *words)
 	if (found.offer == CMDLET_OFFER_FILE)
 		puts(":file");
 	else if (found.offer == CMDLET_OFFER_VM)
-		offer_names("Get-VM", typed);
+		offer_names("Get-VM", json_object(), typed);
 	else if (found.offer == CMDLET_OFFER_SWITCH)
-		offer_names("Get-VMSwitch", typed);
+		offer_names("Get-VMSwitch", json_object(), typed);
+	else if (found.offer == CMDLET_OFFER_CHECKPOINT)
+		offer_names("Get-VMSnapshot", json_pack("{s:s}", "VMName", "*"), typed);
 	for (size_t i = 0; found.offer == CMDLET_OFFER_SERVICE && i < ARRAY_SIZE(services); i++)
 		if (strncasecmp(services[i], typed, strlen(typed)) == 0)
 			puts(services[i]);

@@ -1,5 +1,5 @@
-/* The part of the table about what comes through a pipe: PowerShell's cmdlets that choose, order and
- * show objects, as far as a command line can say it. */
+/* The part of the table about what comes through a pipe: PowerShell's cmdlets that choose, order
+ * and show objects, as far as a command line can say it. */
 #include "cmdlet/table.h"
 
 #include "base/macros.h"
@@ -22,7 +22,10 @@ static const struct cmdlet_param where_params[] = {
 	  .position = 1,
 	  .help = "Which property; or a script block with one comparison, "
 		  "'{$_.State -eq \"Running\"}'." },
-	{ .name = "Value", .type = CMDLET_STRING, .position = 2, .help = "What it is compared with." },
+	{ .name = "Value",
+	  .type = CMDLET_STRING,
+	  .position = 2,
+	  .help = "What it is compared with." },
 	OPERATOR("EQ", "Equal; case does not matter, numbers may have MB, GB."),
 	OPERATOR("NE", "Not equal."),
 	OPERATOR("GT", "Greater."),
@@ -43,8 +46,16 @@ static const struct cmdlet_example where_examples[] = {
 
 static const struct cmdlet_param select_params[] = {
 	PROPERTIES(0, "Only these properties; without it: all."),
-	{ .name = "First", .type = CMDLET_INTEGER, .min = 0, .max = INT32_MAX, .help = "The first so many." },
-	{ .name = "Last", .type = CMDLET_INTEGER, .min = 0, .max = INT32_MAX, .help = "The last so many." },
+	{ .name = "First",
+	  .type = CMDLET_INTEGER,
+	  .min = 0,
+	  .max = INT32_MAX,
+	  .help = "The first so many." },
+	{ .name = "Last",
+	  .type = CMDLET_INTEGER,
+	  .min = 0,
+	  .max = INT32_MAX,
+	  .help = "The last so many." },
 	{ .name = "ExpandProperty",
 	  .type = CMDLET_STRING,
 	  .help = "Shows the values of this property and nothing else, a line for each." },
@@ -71,7 +82,8 @@ static const struct cmdlet_param format_params[] = {
 	END_PARAMS,
 };
 static const struct cmdlet_example list_examples[] = {
-	{ "get-vm web --json | oyako format-list Name,ResourceMeteringEnabled", "A line for each." },
+	{ "get-vm web --json | oyako format-list Name,ResourceMeteringEnabled",
+	  "A line for each." },
 	END_EXAMPLES,
 };
 static const struct cmdlet_example table_examples[] = {
@@ -86,8 +98,9 @@ const struct cmdlet cmdlet_table_object[] = {
 	{ .name = "Where-Object",
 	  .aliases = "Where ?",
 	  .synopsis = "Lets through what one property says",
-	  .description = "Shows those of the objects that come through a pipe whose property is so; "
-			 "without a comparison, those where it is true." WHAT_COMES,
+	  .description =
+	      "Shows those of the objects that come through a pipe whose property is so; "
+	      "without a comparison, those where it is true." WHAT_COMES,
 	  .params = where_params,
 	  .examples = where_examples,
 	  .place = CMDLET_IN_CLIENT,

@@ -85,10 +85,11 @@ static int check_property(const json_t *objects, const char *name, struct error 
 			return 0;
 	if (json_array_size(objects) == 0)
 		return 0;
-	return error_set(err, ERR_NOT_FOUND,
-			 "no property '%.60s' comes through the pipe (with --json, the cmdlet before "
-			 "gives all)",
-			 name);
+	return error_set(
+	    err, ERR_NOT_FOUND,
+	    "no property '%.60s' comes through the pipe (with --json, the cmdlet before "
+	    "gives all)",
+	    name);
 }
 
 /* As it is shown; the caller's. */
@@ -128,7 +129,8 @@ static bool amount_of(const char *text, double *ret)
 static struct property property_of(const json_t *object, const char *name)
 {
 	const char *key = key_of(object, name);
-	struct property property = { .text = text_of_value(key ? json_object_get(object, key) : NULL) };
+	struct property property = { .text =
+					 text_of_value(key ? json_object_get(object, key) : NULL) };
 
 	if (!property.text)
 		abort();
@@ -147,8 +149,19 @@ static int compare(const struct property *a, const struct property *b)
 
 /* ---- Where-Object ---- */
 
-enum operator { OP_TRUE, OP_EQ, OP_NE, OP_GT, OP_GE, OP_LT, OP_LE, OP_LIKE, OP_NOT_LIKE, OP_MATCH,
-		OP_NOT_MATCH };
+enum operator{
+	OP_TRUE,
+	OP_EQ,
+	OP_NE,
+	OP_GT,
+	OP_GE,
+	OP_LT,
+	OP_LE,
+	OP_LIKE,
+	OP_NOT_LIKE,
+	OP_MATCH,
+	OP_NOT_MATCH
+};
 
 static const char *const operators[] = { [OP_EQ] = "EQ",       [OP_NE] = "NE",
 					 [OP_GT] = "GT",       [OP_GE] = "GE",
@@ -218,8 +231,9 @@ static int read_condition(const json_t *params, struct condition *ret, struct er
 	if (whole) {
 		read_block(ret, name);
 		if (strstr(name, " -and ") || strstr(name, " -or "))
-			return error_set(err, ERR_UNSUPPORTED,
-					 "one comparison only: for -and, one Where-Object behind the other");
+			return error_set(
+			    err, ERR_UNSUPPORTED,
+			    "one comparison only: for -and, one Where-Object behind the other");
 		return 0;
 	}
 	for (size_t i = OP_EQ; i < ARRAY_SIZE(operators); i++)
@@ -242,10 +256,12 @@ static int prepare(struct condition *condition, struct error *err)
 				 "-%s needs a value (of $true and $false a shell leaves nothing)",
 				 operators[op]);
 	}
-	condition->wanted.text = condition->value[0] == '$' ? condition->value + 1 : condition->value;
+	condition->wanted.text =
+	    condition->value[0] == '$' ? condition->value + 1 : condition->value;
 	condition->wanted.number = amount_of(condition->wanted.text, &condition->wanted.amount);
 	if ((condition->op == OP_MATCH || condition->op == OP_NOT_MATCH) &&
-	    regcomp(&condition->regex, condition->value, REG_EXTENDED | REG_ICASE | REG_NOSUB) != 0) {
+	    regcomp(&condition->regex, condition->value, REG_EXTENDED | REG_ICASE | REG_NOSUB) !=
+		0) {
 		condition->op = OP_TRUE;
 		return error_set(err, ERR_INVALID, "'%.60s' is no regular expression",
 				 condition->value);
@@ -295,8 +311,7 @@ static int where(json_t *objects, const json_t *params, struct error *err)
 	if (r == 0)
 		r = check_property(objects, condition.name, err);
 	for (size_t i = json_array_size(objects); r == 0 && i-- > 0;) {
-		struct property property =
-		    property_of(json_array_get(objects, i), condition.name);
+		struct property property = property_of(json_array_get(objects, i), condition.name);
 
 		if (!holds(&condition, &property))
 			json_array_remove(objects, i);
@@ -331,7 +346,8 @@ static int keep_properties(json_t *objects, const json_t *names, struct error *e
 
 static void keep_some(json_t *objects, const json_t *params)
 {
-	const json_t *first = json_object_get(params, "First"), *last = json_object_get(params, "Last");
+	const json_t *first = json_object_get(params, "First"),
+		     *last = json_object_get(params, "Last");
 
 	while (last && (json_int_t)json_array_size(objects) > json_integer_value(last))
 		json_array_remove(objects, 0);
@@ -410,7 +426,8 @@ static size_t columns_of(const json_t *objects, struct cmdlet_column *columns)
 			while (k < count && strcmp(columns[k].key, key) != 0)
 				k++;
 			if (k == count && count < MAX_COLUMNS)
-				columns[count++] = (struct cmdlet_column){ key, key, CMDLET_SHOW_TEXT };
+				columns[count++] =
+				    (struct cmdlet_column){ key, key, CMDLET_SHOW_TEXT };
 		}
 	}
 	return count;

@@ -1,6 +1,6 @@
 /*
- * Objects that come through a pipe, and PowerShell's cmdlets about them: Where-Object, Select-Object,
- * Sort-Object, Format-List, Format-Table.
+ * Objects that come through a pipe, and PowerShell's cmdlets about them: Where-Object,
+ * Select-Object, Sort-Object, Format-List, Format-Table.
  */
 #ifndef CLI_OBJECTS_H
 #define CLI_OBJECTS_H

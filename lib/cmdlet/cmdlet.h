@@ -44,16 +44,18 @@ enum cmdlet_offer {
 	CMDLET_OFFER_SWITCH,
 	CMDLET_OFFER_SERVICE,
 	CMDLET_OFFER_CMDLET,
+	CMDLET_OFFER_CHECKPOINT,
 };
 
 /* Flags of a parameter. */
 #define CMDLET_MANDATORY 1u
-#define CMDLET_LIST      2u  /* several values, by comma */
-#define CMDLET_WILDCARD  4u  /* * and ? match */
-#define CMDLET_PIPELINE  8u  /* by property name of what comes in */
-#define CMDLET_OURS      16u /* Hyper-V's cmdlet has no such parameter */
-#define CMDLET_NOT_YET   32u /* known, refused until what it needs is there */
-#define CMDLET_LOCAL     64u /* for the command line itself; no part of a request */
+#define CMDLET_LIST      2u   /* several values, by comma */
+#define CMDLET_WILDCARD  4u   /* * and ? match */
+#define CMDLET_PIPELINE  8u   /* taken from what comes in by a pipe: cmdlet_bind_objects */
+#define CMDLET_OURS      16u  /* Hyper-V's cmdlet has no such parameter */
+#define CMDLET_NOT_YET   32u  /* known, refused: its help says what it needs, or why */
+#define CMDLET_LOCAL     64u  /* for the command line itself; no part of a request */
+#define CMDLET_NULLABLE  128u /* $null, of which a shell leaves nothing, is its empty value */
 
 struct cmdlet_param {
 	const char *name;
@@ -110,8 +112,8 @@ struct cmdlet {
 	bool ours;               /* Hyper-V has no cmdlet of this name */
 	bool output_if_passthru; /* shows its result only with -Passthru */
 	bool confirm;            /* asks before it acts, unless -Force or -Confirm:false */
-	const char *what_if; /* the parameter that names what it acts on, for -WhatIf; NULL: that
-				is refused */
+	const char *what_if;     /* the parameter that names what it acts on, for -WhatIf; NULL: the
+				    first one (cmdlet_what_if) */
 };
 
 /* What a user of the API may do, each more than the one before (docs/api.md). */
@@ -168,11 +170,31 @@ int cmdlet_parse(const struct cmdlet *cmdlet, int argc, char *const *argv,
  * the caller's, has the table's spelling and the defaults. */
 int cmdlet_check(const struct cmdlet *cmdlet, const json_t *request, json_t **ret,
 		 struct error *err);
+/* The parameter sets that params leave possible, as bits. */
+unsigned cmdlet_possible_sets(const struct cmdlet *cmdlet, const json_t *params);
+/* The parameter whose values -WhatIf names; NULL with *ret_known false: nothing is changed, so
+ * there is no -WhatIf. */
+const struct cmdlet_param *cmdlet_what_if(const struct cmdlet *cmdlet, bool *ret_known);
 /* "512MB", "1.5GB", "0x200000", "1048576". False: none of these, or too large. */
 bool cmdlet_parse_size(const char *text, int64_t *ret);
 /* Case-insensitive match with *, ? and [a-z]. */
 bool cmdlet_wildcard_match(const char *pattern, const char *text);
 bool cmdlet_has_wildcard(const char *text);
+
+/* ---- pipes (oyako get-vm 'web*' | oyako stop-vm) ---- */
+
+/* Member of a result: the other host that it comes from, as PowerShell names it. */
+#define CMDLET_ORIGIN "PSComputerName"
+
+/* Do params lack nothing but what objects can give? */
+bool cmdlet_takes_objects(const struct cmdlet *cmdlet, const json_t *params);
+/* The objects of a text that cmdlets wrote: tables or JSON; none if it is empty. *ret is the
+ * caller's. */
+int cmdlet_read_objects(const char *text, json_t **ret, struct error *err);
+/* What is to be asked for so that every object is met: a list of requests' parameters, the
+ * caller's. Names in them mean themselves, whatever characters they have. */
+int cmdlet_bind_objects(const struct cmdlet *cmdlet, const json_t *params, const json_t *objects,
+			json_t **ret, struct error *err);
 
 /* ---- texts for people; each is the caller's (free), NULL: no memory ---- */
 

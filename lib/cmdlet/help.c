@@ -183,7 +183,8 @@ char *cmdlet_help_text(const struct cmdlet *cmdlet)
 	put_syntax(out, cmdlet);
 	fputs("\nPARAMETERS\n", out);
 	put_params(out, cmdlet, put_param_help);
-	fputs("  --json, -FormatList, -Confirm:false, -?\n      Understood by every cmdlet: see "
+	fputs("  --json, -FormatList, -WhatIf, -Confirm:false, -?\n      Understood by every "
+	      "cmdlet: see "
 	      "`oyako help`.\n\n",
 	      out);
 	put_not_yet(out, cmdlet);
@@ -200,12 +201,13 @@ static const char usage[] =
     "Usage: oyako CMDLET [-Parameter value ...]\n\n"
     "Cmdlets, parameters and defaults are Hyper-V's; case does not matter, and a parameter may be\n"
     "shortened while it stays unique. Lists are written a,b; sizes 512MB or 4GB; in names * and ?\n"
-    "match. -Name:value does for values that begin with a dash.\n\n"
+    "match. -Name:value does for values that begin with a dash. A cmdlet takes what another one\n"
+    "shows: oyako get-vm 'web*' | oyako stop-vm\n\n"
     "Every cmdlet understands\n"
     "  --json            prints results for programs\n"
     "  -FormatList       prints all properties, one a line\n"
     "  -Confirm:false    does not ask\n"
-    "  -WhatIf           says what would be done, of disk files, and does nothing\n"
+    "  -WhatIf           says what would be done, and does nothing\n"
     "  -?, --help        explains the cmdlet\n\n";
 
 char *cmdlet_overview_text(void)

@@ -24,7 +24,7 @@
 	}
 #define SECTOR_SIZE(which, dflt_text)                                                              \
 	{                                                                                          \
-		.name = which "SectorSizeBytes", .type = CMDLET_INTEGER, .min = 512, .max = 4096,  \
+		.name = which "SectorSizeBytes", .type = CMDLET_SIZE, .min = 512, .max = 4096,     \
 		.help = "512 or 4096; " dflt_text                                                  \
 	}
 

@@ -5,7 +5,7 @@
 
 #define USER_NAMES(flags_, help_)                                                                  \
 	{                                                                                          \
-		.name = "UserName", .aliases = "UserId", .type = CMDLET_STRING,                    \
+		.name = "UserName", .aliases = "UserId Sid", .type = CMDLET_STRING, .position = 2, \
 		.flags = CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE | (flags_),               \
 		.help = (help_)                                                                    \
 	}
@@ -107,8 +107,11 @@ static const struct cmdlet_example remove_user_examples[] = {
 };
 
 static const struct cmdlet_param grant_params[] = {
-	VM_BY_VMNAME, USER_NAMES(CMDLET_MANDATORY, "Users of the API (Add-VMApiUser)."),
-	PASSTHRU,     COMPUTER_NAME,
+	VM_BY_VMNAME,
+	USER_NAMES(CMDLET_MANDATORY, "Users of the API (Add-VMApiUser)."),
+	NOT_YET("VMId", CMDLET_GUID, "Virtual machines are named by -VMName here."),
+	PASSTHRU,
+	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example grant_examples[] = {
@@ -130,6 +133,7 @@ static const struct cmdlet_param get_access_params[] = {
 	  .offer = CMDLET_OFFER_VM,
 	  .help = "Names of the virtual machines; * and ? match." },
 	USER_NAMES(0, "Only these users."),
+	NOT_YET("VMId", CMDLET_GUID, "Virtual machines are named by -VMName here."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };

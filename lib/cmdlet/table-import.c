@@ -21,14 +21,19 @@ static const struct cmdlet_output import_output = {
 					END_COLUMNS },
 };
 
-static const struct cmdlet_output note_output = {
-	"VMIncompatibility",
-	(const struct cmdlet_column[]){ { "VMName", "VMName", CMDLET_SHOW_TEXT },
-					{ "Severity", "Severity", CMDLET_SHOW_TEXT },
-					{ "MessageId", "MessageId", CMDLET_SHOW_TEXT },
-					{ "Source", "Source", CMDLET_SHOW_TEXT },
-					{ "Message", "Message", CMDLET_SHOW_TEXT },
-					END_COLUMNS },
+static const struct cmdlet_output report_output = {
+	"VMCompatibilityReport",
+	(const struct cmdlet_column[]){
+	    { "VMName", "VM", CMDLET_SHOW_TEXT },
+	    { "OperationType", "OperationType", CMDLET_SHOW_TEXT },
+	    { "Destination", "Destination", CMDLET_SHOW_TEXT },
+	    { "Path", NULL, CMDLET_SHOW_TEXT },
+	    { "SnapshotPath", NULL, CMDLET_SHOW_TEXT },
+	    { "VhdDestinationPath", NULL, CMDLET_SHOW_TEXT },
+	    { "VhdSourcePath", NULL, CMDLET_SHOW_TEXT },
+	    { "Incompatibilities", "Incompatibilities", CMDLET_SHOW_TEXT },
+	    { "Parameters", NULL, CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
 };
 
 /* ---- Export-VMSnapshot ---- */
@@ -36,8 +41,9 @@ static const struct cmdlet_output note_output = {
 static const struct cmdlet_param export_checkpoint_params[] = {
 	{ .name = "Name",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
 	  .position = 1,
+	  .offer = CMDLET_OFFER_CHECKPOINT,
 	  .help = "Names of checkpoints; * and ? match." },
 	{ .name = "Path",
 	  .type = CMDLET_FILE,
@@ -52,6 +58,7 @@ static const struct cmdlet_param export_checkpoint_params[] = {
 	  .position = 3,
 	  .offer = CMDLET_OFFER_VM,
 	  .help = "Names of the virtual machines; * and ? match." },
+	BY_PIPE("VMSnapshot"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -90,18 +97,21 @@ static const struct cmdlet_param export_params[] = {
 };
 static const struct cmdlet_example export_examples[] = {
 	{ "export-vm web -Path /srv/export", "Copies it to /srv/export/web." },
-	{ "export-vm * -Path /srv/export", "Copies all." },
+	{ "get-vm | oyako export-vm -Path /srv/export", "Copies all." },
 	END_EXAMPLES,
 };
 
 /* ---- Import-VM, Compare-VM ---- */
 
-static const char *const import_sets[] = { "Register", "Copy", NULL };
+static const char *const import_sets[] = { "Register", "Copy", "CompatibilityReport", NULL };
+
+#define FROM_PATH (SET(0) | SET(1))
 
 #define IMPORT_PARAMS                                                                              \
 	{ .name = "Path",                                                                          \
 	  .type = CMDLET_FILE,                                                                     \
 	  .flags = CMDLET_MANDATORY,                                                               \
+	  .sets = FROM_PATH,                                                                       \
 	  .position = 1,                                                                           \
 	  .offer = CMDLET_OFFER_FILE,                                                              \
 	  .help = "The configuration: Hyper-V's .vmcx or .xml file, or the vm.json (or its "       \
@@ -114,7 +124,7 @@ static const char *const import_sets[] = { "Register", "Copy", NULL };
 	      .type = CMDLET_SWITCH,                                                               \
 	      .flags = CMDLET_MANDATORY,                                                           \
 	      .sets = SET(1),                                                                      \
-	      .help = "Copies the disks, and leaves the export as it is." },                       \
+	      .help = "Copies all of it, and leaves the export as it is." },                       \
 	    { .name = "GenerateNewId",                                                             \
 	      .type = CMDLET_SWITCH,                                                               \
 	      .sets = SET(1),                                                                      \
@@ -132,22 +142,34 @@ static const char *const import_sets[] = { "Register", "Copy", NULL };
 	      .offer = CMDLET_OFFER_FILE,                                                          \
 	      .help = "Folder in which the virtual machine's own folder is made; else the "        \
 		      "service's." },                                                              \
+	    { .name = "SnapshotFilePath",                                                          \
+	      .type = CMDLET_FILE,                                                                 \
+	      .sets = SET(1),                                                                      \
+	      .offer = CMDLET_OFFER_FILE,                                                          \
+	      .help = "Folder in which its checkpoints are, in one of their own below "            \
+		      "\"Snapshots\"; else in the virtual machine's." },                           \
+	    { .name = "SmartPagingFilePath",                                                       \
+	      .type = CMDLET_FILE,                                                                 \
+	      .sets = SET(1),                                                                      \
+	      .offer = CMDLET_OFFER_FILE,                                                          \
+	      .help = "Kept and shown: there is no smart paging, so nothing is written there." },  \
 	    { .name = "VhdSourcePath",                                                             \
 	      .type = CMDLET_FILE,                                                                 \
+	      .sets = FROM_PATH,                                                                   \
 	      .offer = CMDLET_OFFER_FILE,                                                          \
 	      .help = "Folder in which the disks are, if not where an export has them." },         \
 	    { .name = "NewName",                                                                   \
 	      .type = CMDLET_STRING,                                                               \
 	      .flags = CMDLET_OURS,                                                                \
+	      .sets = FROM_PATH,                                                                   \
 	      .help = "Another name for the virtual machine." },                                   \
-	    { .name = "SnapshotFilePath",                                                          \
+	    { .name = "CompatibilityReport",                                                       \
 	      .type = CMDLET_FILE,                                                                 \
-	      .flags = CMDLET_NOT_YET,                                                             \
-	      .help = "Checkpoints are not imported yet." },                                       \
-	    { .name = "SmartPagingFilePath",                                                       \
-	      .type = CMDLET_FILE,                                                                 \
-	      .flags = CMDLET_NOT_YET,                                                             \
-	      .help = "There is no smart paging." },                                               \
+	      .flags = CMDLET_MANDATORY,                                                           \
+	      .sets = SET(2),                                                                      \
+	      .offer = CMDLET_OFFER_FILE,                                                          \
+	      .help = "What `compare-vm --json` wrote, mended where that was needed: its member "  \
+		      "VM is the description that the virtual machine gets." },                    \
 	    COMPUTER_NAME, END_PARAMS
 
 static const struct cmdlet_param import_params[] = { IMPORT_PARAMS };
@@ -157,11 +179,16 @@ static const struct cmdlet_example import_examples[] = {
 	{ "import-vm /srv/export/web/Virtual\\ Machines/*/vm.json -Copy -GenerateNewId -NewName "
 	  "web2",
 	  "Makes a second one of an export." },
+	{ "import-vm -CompatibilityReport report.json",
+	  "Imports what Compare-VM looked at, as its report was mended." },
 	END_EXAMPLES,
 };
 static const struct cmdlet_example compare_examples[] = {
 	{ "compare-vm /srv/web/machine.xml",
 	  "What would not be as it was on Hyper-V; nothing is changed." },
+	{ "compare-vm /srv/web/machine.xml --json",
+	  "As a file, and mended where something stands in the way: what Import-VM takes as "
+	  "-CompatibilityReport. Its member VM is the description that the machine gets." },
 	END_EXAMPLES,
 };
 
@@ -169,11 +196,12 @@ static const struct cmdlet_example compare_examples[] = {
 
 const struct cmdlet cmdlet_table_import[] = {
 	{ .name = "Export-VM",
-	  .synopsis = "Copies a virtual machine's configuration and disks out",
-	  .description =
-	      "Copies virtual machines, with their disks and boot files, to a folder from which "
-	      "Import-VM takes them, on this host or another. One that runs goes on. ISO images "
-	      "stay where they are.",
+	  .synopsis = "Copies a virtual machine out, with all that belongs to it",
+	  .description = "Copies virtual machines, with their checkpoints, saved state, disks and "
+			 "boot files, to "
+			 "a folder from which Import-VM takes them, on this host or another. One "
+			 "that runs goes "
+			 "on. ISO images stay where they are.",
 	  .params = export_params,
 	  .output = &import_output,
 	  .examples = export_examples,
@@ -201,12 +229,14 @@ const struct cmdlet cmdlet_table_import[] = {
 	  .examples = import_examples },
 	{ .name = "Compare-VM",
 	  .synopsis = "Tells what an import would change",
-	  .description =
-	      "Looks at a configuration file as Import-VM does and lists what would be lost or "
-	      "changed, and what stands in the way (Error). Lists nothing where all is as it was.",
+	  .description = "Looks at a configuration file as Import-VM does and reports "
+			 "(Incompatibilities) what "
+			 "would be lost or changed, and what stands in the way (Error). The report "
+			 "can be mended "
+			 "and given to Import-VM.",
 	  .sets = import_sets,
 	  .params = import_params,
-	  .output = &note_output,
+	  .output = &report_output,
 	  .examples = compare_examples },
 };
 

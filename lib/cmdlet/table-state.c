@@ -18,8 +18,9 @@
 	{                                                                                          \
 		.name = "Name", .aliases = "SnapshotName", .type = CMDLET_STRING,                  \
 		.flags = CMDLET_MANDATORY | CMDLET_PIPELINE, .position = 1,                        \
-		.help = "Name of the checkpoint."                                                  \
+		.offer = CMDLET_OFFER_CHECKPOINT, .help = "Name of the checkpoint."                \
 	}
+#define PIPED_CHECKPOINT BY_PIPE("VMSnapshot")
 
 /* ---- outputs ---- */
 
@@ -68,6 +69,7 @@ static const struct cmdlet_example save_vm_examples[] = {
 
 static const struct cmdlet_param remove_saved_params[] = {
 	VMS("VMName", "Name"),
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -92,32 +94,41 @@ static const struct cmdlet_example checkpoint_examples[] = {
 	END_EXAMPLES,
 };
 
+static const char *const get_sets[] = { "Virtual machine", "Id", NULL };
 static const struct cmdlet_param get_params[] = {
 	{ .name = "VMName",
 	  .aliases = "VM",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
+	  .sets = SET(0),
 	  .position = 1,
-	  .dflt = "*",
 	  .offer = CMDLET_OFFER_VM,
-	  .help = "Names of the virtual machines; * and ? match. Without it: all." },
+	  .help = "Names of the virtual machines; * and ? match." },
 	{ .name = "Name",
 	  .aliases = "SnapshotName",
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_WILDCARD,
 	  .position = 2,
+	  .offer = CMDLET_OFFER_CHECKPOINT,
 	  .help = "Name of the checkpoints; * and ? match. Without it: all." },
 	{ .name = "SnapshotType",
 	  .aliases = "CheckpointType VMRecoveryCheckpoint",
 	  .type = CMDLET_ENUM,
 	  .values = "Standard Recovery Planned Missing Replica AppConsistentReplica SyncedReplica",
 	  .help = "Kind of checkpoints. There are standard ones so far." },
-	{ .name = "Id", .type = CMDLET_GUID, .help = "Identifier of one checkpoint." },
+	{ .name = "Id",
+	  .type = CMDLET_GUID,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(1),
+	  .help = "Identifier of one checkpoint." },
+	NOT_YET("ParentOf", CMDLET_STRING, "Get-VMSnapshot shows each one's parent."),
+	NOT_YET("ChildOf", CMDLET_STRING, "Get-VMSnapshot shows each one's parent."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example get_examples[] = {
 	{ "get-vmsnapshot web", "Its checkpoints, and which comes from which." },
+	{ "get-vm | oyako get-vmsnapshot", "Those of all virtual machines." },
 	END_EXAMPLES,
 };
 
@@ -129,6 +140,7 @@ static const struct cmdlet_param rename_params[] = {
 	  .flags = CMDLET_MANDATORY,
 	  .position = 3,
 	  .help = "Its new name." },
+	PIPED_CHECKPOINT,
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -143,13 +155,15 @@ static const struct cmdlet_param remove_params[] = {
 	{ .name = "Name",
 	  .aliases = "SnapshotName",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_LIST | CMDLET_WILDCARD,
+	  .flags = CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
 	  .position = 2,
+	  .offer = CMDLET_OFFER_CHECKPOINT,
 	  .help = "Names of the checkpoints; * and ? match. Without it: all." },
 	{ .name = "IncludeAllChildSnapshots",
 	  .aliases = "IncludeAllChildCheckpoints",
 	  .type = CMDLET_SWITCH,
 	  .help = "Also those that come from them." },
+	PIPED_CHECKPOINT,
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -160,10 +174,12 @@ static const struct cmdlet_example remove_examples[] = {
 };
 
 static const struct cmdlet_param restore_params[] = {
-	CHECKPOINT_NAME, CHECKPOINTED_VM, PASSTHRU, COMPUTER_NAME, END_PARAMS,
+	CHECKPOINT_NAME, CHECKPOINTED_VM, PIPED_CHECKPOINT, PASSTHRU, COMPUTER_NAME, END_PARAMS,
 };
 static const struct cmdlet_example restore_examples[] = {
 	{ "restore-vmsnapshot 'before update' -VMName web", "Back to how it was then." },
+	{ "get-vmsnapshot 'web*' -Name 'before update' | oyako restore-vmsnapshot",
+	  "The same for several." },
 	END_EXAMPLES,
 };
 
@@ -198,6 +214,7 @@ const struct cmdlet cmdlet_table_state[] = {
 	  .aliases = "Get-VMCheckpoint",
 	  .synopsis = "Lists checkpoints",
 	  .description = "Shows the checkpoints of virtual machines, the oldest first.",
+	  .sets = get_sets,
 	  .params = get_params,
 	  .output = &checkpoint_output,
 	  .examples = get_examples },

@@ -5,70 +5,81 @@
 
 #include <stddef.h>
 
-#define CONTROLLER_TYPE                                                                            \
+/* Positions: 0 where Hyper-V has none. */
+#define CONTROLLER_TYPE(extra, place)                                                              \
 	{                                                                                          \
-		.name = "ControllerType", .type = CMDLET_ENUM, .values = "SCSI IDE",               \
+		.name = "ControllerType", .type = CMDLET_ENUM, .flags = (extra),                   \
+		.position = (place), .values = "SCSI IDE",                                         \
 		.help = "Kind of controller. IDE is not there yet."                                \
 	}
-#define CONTROLLER_NUMBER(extra)                                                                   \
+#define CONTROLLER_NUMBER(extra, place)                                                            \
 	{                                                                                          \
-		.name = "ControllerNumber", .type = CMDLET_INTEGER, .flags = (extra), .min = 0,    \
-		.max = 3, .help = "Number of the controller."                                      \
+		.name = "ControllerNumber", .type = CMDLET_INTEGER, .flags = (extra),              \
+		.position = (place), .min = 0, .max = 3, .help = "Number of the controller."       \
 	}
-#define CONTROLLER_LOCATION(extra)                                                                 \
+#define CONTROLLER_LOCATION(extra, place)                                                          \
 	{                                                                                          \
-		.name = "ControllerLocation", .type = CMDLET_INTEGER, .flags = (extra), .min = 0,  \
-		.max = 63, .help = "Location on the controller."                                   \
+		.name = "ControllerLocation", .type = CMDLET_INTEGER, .flags = (extra),            \
+		.position = (place), .min = 0, .max = 63, .help = "Location on the controller."    \
 	}
-#define MEMORY_HELP "Memory at the start, in bytes or with MB, GB; a multiple of 2 MB."
+/* A drive that comes through a pipe tells its place. */
+#define PIPED        CMDLET_PIPELINE
+#define PIPED_NEEDED (CMDLET_PIPELINE | CMDLET_MANDATORY)
+#define MEMORY_HELP  "Memory at the start, in bytes or with MB, GB; a multiple of 2 MB."
 
 /* ---- outputs ---- */
 
 static const struct cmdlet_output vm_output = {
 	"VirtualMachine",
-	(const struct cmdlet_column[]){ { "Name", "Name", CMDLET_SHOW_TEXT },
-					{ "State", "State", CMDLET_SHOW_TEXT },
-					{ "CPUUsage", "CPUUsage(%)", CMDLET_SHOW_TEXT },
-					{ "MemoryAssigned", "MemoryAssigned(M)", CMDLET_SHOW_MB },
-					{ "Uptime", "Uptime", CMDLET_SHOW_DURATION },
-					{ "Status", "Status", CMDLET_SHOW_TEXT },
-					{ "Version", "Version", CMDLET_SHOW_TEXT },
-					{ "VMId", NULL, CMDLET_SHOW_TEXT },
-					{ "Generation", NULL, CMDLET_SHOW_TEXT },
-					{ "ProcessorCount", NULL, CMDLET_SHOW_TEXT },
-					{ "MemoryDemand", NULL, CMDLET_SHOW_TEXT },
-					{ "MemoryStatus", NULL, CMDLET_SHOW_TEXT },
-					{ "DynamicMemoryEnabled", NULL, CMDLET_SHOW_TEXT },
-					{ "MemoryMinimum", NULL, CMDLET_SHOW_TEXT },
-					{ "MemoryStartup", NULL, CMDLET_SHOW_TEXT },
-					{ "MemoryMaximum", NULL, CMDLET_SHOW_TEXT },
-					{ "CheckpointType", NULL, CMDLET_SHOW_TEXT },
-					{ "AutomaticCheckpointsEnabled", NULL, CMDLET_SHOW_TEXT },
-					{ "ParentSnapshotId", NULL, CMDLET_SHOW_TEXT },
-					{ "Notes", NULL, CMDLET_SHOW_TEXT },
-					{ "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
-					{ "AutomaticStartDelay", NULL, CMDLET_SHOW_TEXT },
-					{ "AutomaticStopAction", NULL, CMDLET_SHOW_TEXT },
-					{ "ResourceMeteringEnabled", NULL, CMDLET_SHOW_TEXT },
-					{ "EnhancedSessionTransportType", NULL, CMDLET_SHOW_TEXT },
-					{ "Heartbeat", NULL, CMDLET_SHOW_TEXT },
-					{ "IntegrationServicesState", NULL, CMDLET_SHOW_TEXT },
-					{ "GuestHostName", NULL, CMDLET_SHOW_TEXT },
-					{ "GuestOperatingSystem", NULL, CMDLET_SHOW_TEXT },
-					{ "GuestKernel", NULL, CMDLET_SHOW_TEXT },
-					{ "IPAddresses", NULL, CMDLET_SHOW_TEXT },
-					{ "Backend", NULL, CMDLET_SHOW_TEXT },
-					{ "BackendReason", NULL, CMDLET_SHOW_TEXT },
-					{ "ResidentMemory", NULL, CMDLET_SHOW_TEXT },
-					{ "WorkerProcessId", NULL, CMDLET_SHOW_TEXT },
-					{ "LinuxKernelPath", NULL, CMDLET_SHOW_TEXT },
-					{ "LinuxInitrdPath", NULL, CMDLET_SHOW_TEXT },
-					{ "LinuxCommandLine", NULL, CMDLET_SHOW_TEXT },
-					{ "Path", NULL, CMDLET_SHOW_TEXT },
-					{ "LastStopReason", NULL, CMDLET_SHOW_TEXT },
-					{ "LastStopTime", NULL, CMDLET_SHOW_TEXT },
-					{ "GuestCrash", NULL, CMDLET_SHOW_TEXT },
-					END_COLUMNS },
+	(const struct cmdlet_column[]){
+	    { "Name", "Name", CMDLET_SHOW_TEXT },
+	    { "State", "State", CMDLET_SHOW_TEXT },
+	    { "CPUUsage", "CPUUsage(%)", CMDLET_SHOW_TEXT },
+	    { "MemoryAssigned", "MemoryAssigned(M)", CMDLET_SHOW_MB },
+	    { "Uptime", "Uptime", CMDLET_SHOW_DURATION },
+	    { "Status", "Status", CMDLET_SHOW_TEXT },
+	    { "Version", "Version", CMDLET_SHOW_TEXT },
+	    { "VMId", NULL, CMDLET_SHOW_TEXT },
+	    { "Generation", NULL, CMDLET_SHOW_TEXT },
+	    { "ProcessorCount", NULL, CMDLET_SHOW_TEXT },
+	    { "MemoryDemand", NULL, CMDLET_SHOW_TEXT },
+	    { "MemoryStatus", NULL, CMDLET_SHOW_TEXT },
+	    { "DynamicMemoryEnabled", NULL, CMDLET_SHOW_TEXT },
+	    { "MemoryMinimum", NULL, CMDLET_SHOW_TEXT },
+	    { "MemoryStartup", NULL, CMDLET_SHOW_TEXT },
+	    { "MemoryMaximum", NULL, CMDLET_SHOW_TEXT },
+	    { "CheckpointType", NULL, CMDLET_SHOW_TEXT },
+	    { "AutomaticCheckpointsEnabled", NULL, CMDLET_SHOW_TEXT },
+	    { "ParentSnapshotId", NULL, CMDLET_SHOW_TEXT },
+	    { "Notes", NULL, CMDLET_SHOW_TEXT },
+	    { "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
+	    { "AutomaticStartDelay", NULL, CMDLET_SHOW_TEXT },
+	    { "AutomaticStopAction", NULL, CMDLET_SHOW_TEXT },
+	    { "AutomaticCriticalErrorAction", NULL, CMDLET_SHOW_TEXT },
+	    { "AutomaticCriticalErrorActionTimeout", NULL, CMDLET_SHOW_TEXT },
+	    { "ResourceMeteringEnabled", NULL, CMDLET_SHOW_TEXT },
+	    { "EnhancedSessionTransportType", NULL, CMDLET_SHOW_TEXT },
+	    { "Heartbeat", NULL, CMDLET_SHOW_TEXT },
+	    { "IntegrationServicesState", NULL, CMDLET_SHOW_TEXT },
+	    { "GuestHostName", NULL, CMDLET_SHOW_TEXT },
+	    { "GuestOperatingSystem", NULL, CMDLET_SHOW_TEXT },
+	    { "GuestKernel", NULL, CMDLET_SHOW_TEXT },
+	    { "IPAddresses", NULL, CMDLET_SHOW_TEXT },
+	    { "Backend", NULL, CMDLET_SHOW_TEXT },
+	    { "BackendReason", NULL, CMDLET_SHOW_TEXT },
+	    { "ResidentMemory", NULL, CMDLET_SHOW_TEXT },
+	    { "WorkerProcessId", NULL, CMDLET_SHOW_TEXT },
+	    { "LinuxKernelPath", NULL, CMDLET_SHOW_TEXT },
+	    { "LinuxInitrdPath", NULL, CMDLET_SHOW_TEXT },
+	    { "LinuxCommandLine", NULL, CMDLET_SHOW_TEXT },
+	    { "Path", NULL, CMDLET_SHOW_TEXT },
+	    { "ConfigurationLocation", NULL, CMDLET_SHOW_TEXT },
+	    { "SnapshotFileLocation", NULL, CMDLET_SHOW_TEXT },
+	    { "SmartPagingFilePath", NULL, CMDLET_SHOW_TEXT },
+	    { "LastStopReason", NULL, CMDLET_SHOW_TEXT },
+	    { "LastStopTime", NULL, CMDLET_SHOW_TEXT },
+	    { "GuestCrash", NULL, CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
 };
 
 static const struct cmdlet_output service_output = {
@@ -93,6 +104,8 @@ static const struct cmdlet_output hard_disk_output = {
 	    { "ControllerLocation", "ControllerLocation", CMDLET_SHOW_TEXT },
 	    { "Path", "Path", CMDLET_SHOW_TEXT },
 	    { "ReadOnly", NULL, CMDLET_SHOW_TEXT },
+	    { "MinimumIOPS", NULL, CMDLET_SHOW_TEXT },
+	    { "MaximumIOPS", NULL, CMDLET_SHOW_TEXT },
 	    { "VMId", NULL, CMDLET_SHOW_TEXT },
 	    END_COLUMNS },
 };
@@ -140,6 +153,10 @@ static const struct cmdlet_output processor_output = {
 	"VMProcessor",
 	(const struct cmdlet_column[]){ { "VMName", "VMName", CMDLET_SHOW_TEXT },
 					{ "Count", "Count", CMDLET_SHOW_TEXT },
+					{ "Reserve", "Reserve", CMDLET_SHOW_TEXT },
+					{ "Maximum", "Maximum", CMDLET_SHOW_TEXT },
+					{ "RelativeWeight", "RelativeWeight", CMDLET_SHOW_TEXT },
+					{ "ResourceControl", NULL, CMDLET_SHOW_TEXT },
 					END_COLUMNS },
 };
 
@@ -219,6 +236,7 @@ static const struct cmdlet_param new_vm_params[] = {
 	  .help = MEMORY_HELP },
 	{ .name = "Generation",
 	  .type = CMDLET_INTEGER,
+	  .position = 3,
 	  .min = 1,
 	  .max = 2,
 	  .dflt = "2",
@@ -257,11 +275,11 @@ static const struct cmdlet_param new_vm_params[] = {
 	  .type = CMDLET_ENUM,
 	  .flags = CMDLET_NOT_YET,
 	  .values = "Floppy CD IDE LegacyNetworkAdapter NetworkAdapter VHD",
-	  .help = "What the firmware boots first. Not there yet." },
+	  .help = "There is no firmware yet, only -LinuxKernelPath." },
 	{ .name = "Version",
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_NOT_YET,
-	  .help = "Configuration version. Not there yet." },
+	  .help = "Virtual machines have the version of Get-VMHostSupportedVersion." },
 	{ .name = "ProcessorCount",
 	  .type = CMDLET_INTEGER,
 	  .flags = CMDLET_OURS,
@@ -295,6 +313,11 @@ static const struct cmdlet_param new_vm_params[] = {
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_OURS,
 	  .help = "Kernel command line for -LinuxKernelPath." },
+	NOT_YET("SourceGuestStatePath", CMDLET_STRING,
+		"There is no firmware whose state could be taken over."),
+	NOT_YET("GuestStateIsolationType", CMDLET_STRING, "Memory of guests is not encrypted."),
+	NOT_YET("Prerelease", CMDLET_SWITCH, "There is one configuration version."),
+	NOT_YET("Experimental", CMDLET_SWITCH, "There is one configuration version."),
 	FORCE("Accepted for Hyper-V's sake."),
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -326,6 +349,7 @@ static const struct cmdlet_param get_vm_params[] = {
 	  .flags = CMDLET_MANDATORY,
 	  .sets = SET(1),
 	  .help = "Identifier of one virtual machine." },
+	NOT_YET("ClusterObject", CMDLET_STRING, "There are no clusters."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -371,6 +395,25 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .type = CMDLET_ENUM,
 	  .values = "TurnOff Save ShutDown",
 	  .help = "What is done when the host stops (Stop-VM -HostStops)." },
+	{ .name = "AutomaticCriticalErrorAction",
+	  .type = CMDLET_ENUM,
+	  .values = "None Pause",
+	  .help =
+	      "What is done when the host's storage fails: Pause, which is the default, until it "
+	      "is back; or None, and the guest gets the errors." },
+	{ .name = "AutomaticCriticalErrorActionTimeout",
+	  .type = CMDLET_INTEGER,
+	  .min = 1,
+	  .max = 1440,
+	  .help = "Minutes that it is paused before it is turned off; 30 unless set." },
+	NOT_YET("GuestControlledCacheTypes", CMDLET_BOOLEAN,
+		"What kind of cache memory has is the host's affair."),
+	NOT_YET("LowMemoryMappedIoSpace", CMDLET_INTEGER, "It is for assigned devices."),
+	NOT_YET("HighMemoryMappedIoSpace", CMDLET_INTEGER, "It is for assigned devices."),
+	NOT_YET("LockOnDisconnect", CMDLET_STRING, "A console can't lock the guest."),
+	NOT_YET("SnapshotFileLocation", CMDLET_FILE,
+		"Checkpoints are in the virtual machine's folder, and beside its disks."),
+	NOT_YET("SmartPagingFilePath", CMDLET_FILE, "There is no smart paging."),
 	{ .name = "EnhancedSessionTransportType",
 	  .type = CMDLET_ENUM,
 	  .values = "VMBus HvSocket",
@@ -415,12 +458,15 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_OURS,
 	  .help = "Kernel command line." },
+	NOT_YET("AllowUnverifiedPaths", CMDLET_SWITCH, "It sets no path."),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example set_vm_examples[] = {
 	{ "set-vm web -ProcessorCount 4 -MemoryStartupBytes 2GB", "More of everything." },
+	{ "set-vm 'web*' -AutomaticStartAction StartIfRunning -AutomaticStopAction ShutDown",
+	  "What becomes of them when the host stops and starts." },
 	END_EXAMPLES,
 };
 
@@ -439,6 +485,7 @@ static const struct cmdlet_param start_vm_params[] = {
 };
 static const struct cmdlet_example start_vm_examples[] = {
 	{ "start-vm web,db", "Starts two." },
+	{ "get-vm 'web*' | oyako start-vm", "Starts those that another cmdlet finds." },
 	{ "start-vm -Name t -Console", "Starts one and shows its serial console." },
 	END_EXAMPLES,
 };
@@ -502,6 +549,13 @@ static const struct cmdlet_param restart_vm_params[] = {
 	  .max = 86400,
 	  .dflt = "300",
 	  .help = "Seconds that -Wait waits." },
+	{ .name = "Delay",
+	  .type = CMDLET_INTEGER,
+	  .sets = SET(1),
+	  .min = 1,
+	  .max = 65535,
+	  .help = "Seconds between Hyper-V's looks at the guest. Accepted for its sake: here the "
+		  "guest's news is waited for." },
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -598,6 +652,7 @@ static const struct cmdlet_param get_service_params[] = {
 	  .dflt = "*",
 	  .offer = CMDLET_OFFER_SERVICE,
 	  .help = "Names of the services." },
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -609,7 +664,7 @@ static const struct cmdlet_example get_service_examples[] = {
 static const struct cmdlet_param change_service_params[] = {
 	{ .name = "Name",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
 	  .position = 1,
 	  .offer = CMDLET_OFFER_SERVICE,
 	  .help = "Names of the services." },
@@ -620,18 +675,27 @@ static const struct cmdlet_param change_service_params[] = {
 	  .position = 2,
 	  .offer = CMDLET_OFFER_VM,
 	  .help = "Names of the virtual machines; * and ? match." },
+	BY_PIPE("VMIntegrationService"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example enable_service_examples[] = {
 	{ "enable-vmintegrationservice -Name Heartbeat -VMName web", "Offers it to the guest." },
+	{ "get-vm | oyako enable-vmintegrationservice 'Guest Service Interface'",
+	  "So that Copy-VMFile works with all." },
 	END_EXAMPLES,
 };
 static const struct cmdlet_example disable_service_examples[] = {
 	{ "disable-vmintegrationservice 'Time Synchronization' web", "Takes it away." },
 	END_EXAMPLES,
 };
+
+#define IOPS(which, text)                                                                          \
+	{                                                                                          \
+		.name = which "IOPS", .type = CMDLET_INTEGER, .min = 0, .max = 1000000000,         \
+		.help = text                                                                       \
+	}
 
 static const struct cmdlet_param add_disk_params[] = {
 	VM_BY_VMNAME,
@@ -641,9 +705,9 @@ static const struct cmdlet_param add_disk_params[] = {
 	  .offer = CMDLET_OFFER_FILE,
 	  .flags = CMDLET_MANDATORY,
 	  .help = "Disk file." },
-	CONTROLLER_TYPE,
-	CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0),
+	CONTROLLER_TYPE(0, 2),
+	CONTROLLER_NUMBER(PIPED, 3),
+	CONTROLLER_LOCATION(0, 4),
 	{ .name = "ReadOnly",
 	  .type = CMDLET_SWITCH,
 	  .flags = CMDLET_OURS,
@@ -651,41 +715,55 @@ static const struct cmdlet_param add_disk_params[] = {
 	{ .name = "DiskNumber",
 	  .type = CMDLET_INTEGER,
 	  .flags = CMDLET_NOT_YET,
-	  .help = "Pass-through disk. Not there yet." },
-	{ .name = "MaximumIOPS",
-	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
-	{ .name = "MinimumIOPS",
-	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help = "Disks of the host go by their device, as -Path /dev/sdb." },
+	IOPS("Maximum",
+	     "Requests a second, of 8 KiB or a part of it, that the guest gets at most; 0, "
+	     "which is the default, for no limit."),
+	IOPS("Minimum",
+	     "An event tells when a busy disk does fewer requests a second; 0 unless set."),
+	NOT_YET("SupportPersistentReservations", CMDLET_SWITCH, "A disk is one guest's."),
+	NOT_YET("QoSPolicyID", CMDLET_STRING, "Policies are of Storage Spaces Direct."),
+	NOT_YET("QoSPolicy", CMDLET_STRING, "Policies are of Storage Spaces Direct."),
+	NOT_YET("OverrideCacheAttributes", CMDLET_STRING,
+		"Guests see a disk with a write cache, which they flush."),
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
 	{ .name = "AllowUnverifiedPaths",
 	  .type = CMDLET_SWITCH,
 	  .help = "Does not check that the file is there." },
+	BY_PIPE("VMDriveController"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example add_disk_examples[] = {
 	{ "add-vmharddiskdrive -VMName web -Path data.vhdx", "At the first free location." },
+	{ "get-vmscsicontroller web -ControllerNumber 1 | oyako add-vmharddiskdrive -Path d.vhdx",
+	  "On the second controller." },
 	END_EXAMPLES,
 };
 
 static const struct cmdlet_param get_disk_params[] = {
-	VM_BY_VMNAME,           CONTROLLER_TYPE, CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0), COMPUTER_NAME,   END_PARAMS,
+	VM_BY_VMNAME,
+	CONTROLLER_TYPE(0, 2),
+	CONTROLLER_NUMBER(PIPED, 3),
+	CONTROLLER_LOCATION(0, 4),
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	BY_PIPE("VMDriveController"),
+	COMPUTER_NAME,
+	END_PARAMS,
 };
 static const struct cmdlet_example get_disk_examples[] = {
 	{ "get-vmharddiskdrive '*'", "Every attached disk." },
+	{ "get-vm web | oyako get-vmharddiskdrive | oyako get-vhd", "What the disks of web are." },
 	END_EXAMPLES,
 };
 
 static const struct cmdlet_param remove_disk_params[] = {
 	ONE_VM,
-	CONTROLLER_TYPE,
-	CONTROLLER_NUMBER(CMDLET_MANDATORY),
-	CONTROLLER_LOCATION(CMDLET_MANDATORY),
+	CONTROLLER_TYPE(PIPED, 2),
+	CONTROLLER_NUMBER(PIPED_NEEDED, 3),
+	CONTROLLER_LOCATION(PIPED_NEEDED, 4),
+	BY_PIPE("VMHardDiskDrive"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -694,6 +772,7 @@ static const struct cmdlet_example remove_disk_examples[] = {
 	{ "remove-vmharddiskdrive -VMName web -ControllerType SCSI -ControllerNumber 0 "
 	  "-ControllerLocation 1",
 	  "Detaches it; the file stays." },
+	{ "get-vmharddiskdrive web | oyako remove-vmharddiskdrive", "Detaches all of them." },
 	END_EXAMPLES,
 };
 
@@ -715,14 +794,16 @@ static const struct cmdlet_example remove_disk_examples[] = {
 
 static const struct cmdlet_param set_disk_params[] = {
 	ONE_VM,
-	CONTROLLER_TYPE,
-	CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0),
+	CONTROLLER_TYPE(PIPED, 2),
+	CONTROLLER_NUMBER(PIPED, 3),
+	CONTROLLER_LOCATION(PIPED, 4),
 	{ .name = "Path",
 	  .type = CMDLET_FILE,
 	  .position = 5,
 	  .offer = CMDLET_OFFER_FILE,
 	  .help = "Disk file to attach in place of the present one." },
+	NOT_YET("DiskNumber", CMDLET_INTEGER,
+		"Disks of the host go by their device, as -Path /dev/sdb."),
 	{ .name = "ToControllerType",
 	  .type = CMDLET_ENUM,
 	  .values = "SCSI IDE",
@@ -735,15 +816,19 @@ static const struct cmdlet_param set_disk_params[] = {
 	  .min = 1,
 	  .max = INT64_MAX,
 	  .help = "Makes the disk of a running virtual machine larger, as Resize-VHD does." },
-	{ .name = "MaximumIOPS",
-	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
-	{ .name = "MinimumIOPS",
-	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	IOPS("Maximum",
+	     "Requests a second, of 8 KiB or a part of it, that the guest gets at most; 0, "
+	     "which is the default, for no limit."),
+	IOPS("Minimum",
+	     "An event tells when a busy disk does fewer requests a second; 0 unless set."),
+	NOT_YET("SupportPersistentReservations", CMDLET_SWITCH, "A disk is one guest's."),
+	NOT_YET("QoSPolicyID", CMDLET_STRING, "Policies are of Storage Spaces Direct."),
+	NOT_YET("QoSPolicy", CMDLET_STRING, "Policies are of Storage Spaces Direct."),
+	NOT_YET("OverrideCacheAttributes", CMDLET_STRING,
+		"Guests see a disk with a write cache, which they flush."),
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
 	UNVERIFIED_PATHS,
+	BY_PIPE("VMHardDiskDrive"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -751,15 +836,25 @@ static const struct cmdlet_param set_disk_params[] = {
 static const struct cmdlet_example set_disk_examples[] = {
 	{ "set-vmharddiskdrive -VMName web -ControllerLocation 1 -Path data2.vhdx",
 	  "Takes the disk at location 1 away and attaches another one there." },
+	{ "get-vmharddiskdrive web -ControllerLocation 0 | oyako set-vmharddiskdrive "
+	  "-ToControllerLocation 5",
+	  "Moves it." },
 	END_EXAMPLES,
 };
 
 static const struct cmdlet_param controller_params[] = { VM_BY_VMNAME, PASSTHRU, COMPUTER_NAME,
 							 END_PARAMS };
-static const struct cmdlet_param get_controller_params[] = { VM_BY_VMNAME, CONTROLLER_NUMBER(0),
-							     COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param get_controller_params[] = {
+	VM_BY_VMNAME,
+	CONTROLLER_NUMBER(0, 2),
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
 static const struct cmdlet_param remove_controller_params[] = {
-	VM_BY_VMNAME, CONTROLLER_NUMBER(CMDLET_MANDATORY), PASSTHRU, COMPUTER_NAME, END_PARAMS,
+	VM_BY_VMNAME,  CONTROLLER_NUMBER(PIPED_NEEDED, 2),
+	PASSTHRU,      BY_PIPE("VMScsiController"),
+	COMPUTER_NAME, END_PARAMS,
 };
 static const struct cmdlet_example add_controller_examples[] = {
 	{ "add-vmscsicontroller web", "One more, four at most." },
@@ -777,13 +872,15 @@ static const struct cmdlet_example remove_controller_examples[] = {
 
 static const struct cmdlet_param add_dvd_params[] = {
 	VM_BY_VMNAME,
-	CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0),
+	CONTROLLER_NUMBER(PIPED, 2),
+	CONTROLLER_LOCATION(0, 3),
 	{ .name = "Path",
 	  .type = CMDLET_FILE,
 	  .position = 4,
 	  .offer = CMDLET_OFFER_FILE,
 	  .help = "ISO file; without it the drive is empty." },
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
+	BY_PIPE("VMDriveController"),
 	{ .name = "AllowUnverifiedPaths",
 	  .type = CMDLET_SWITCH,
 	  .help = "Does not check that the file is there." },
@@ -797,7 +894,13 @@ static const struct cmdlet_example add_dvd_examples[] = {
 };
 
 static const struct cmdlet_param get_dvd_params[] = {
-	VM_BY_VMNAME, CONTROLLER_NUMBER(0), CONTROLLER_LOCATION(0), COMPUTER_NAME, END_PARAMS,
+	VM_BY_VMNAME,
+	CONTROLLER_NUMBER(PIPED, 2),
+	CONTROLLER_LOCATION(0, 3),
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	BY_PIPE("VMDriveController"),
+	COMPUTER_NAME,
+	END_PARAMS,
 };
 static const struct cmdlet_example get_dvd_examples[] = {
 	{ "get-vmdvddrive web", "Its DVD drives." },
@@ -806,16 +909,19 @@ static const struct cmdlet_example get_dvd_examples[] = {
 
 static const struct cmdlet_param set_dvd_params[] = {
 	ONE_VM,
-	CONTROLLER_NUMBER(0),
-	CONTROLLER_LOCATION(0),
+	CONTROLLER_NUMBER(PIPED, 2),
+	CONTROLLER_LOCATION(PIPED, 3),
 	{ .name = "Path",
 	  .type = CMDLET_FILE,
 	  .position = 4,
 	  .offer = CMDLET_OFFER_FILE,
-	  .help = "ISO file to insert; '' ejects." },
+	  .flags = CMDLET_NULLABLE,
+	  .help = "ISO file to insert; '' or $null ejects." },
 	TO_CONTROLLER_NUMBER,
 	TO_CONTROLLER_LOCATION,
 	UNVERIFIED_PATHS,
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
+	BY_PIPE("VMDvdDrive"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -827,8 +933,9 @@ static const struct cmdlet_example set_dvd_examples[] = {
 
 static const struct cmdlet_param remove_dvd_params[] = {
 	ONE_VM,
-	CONTROLLER_NUMBER(CMDLET_MANDATORY),
-	CONTROLLER_LOCATION(CMDLET_MANDATORY),
+	CONTROLLER_NUMBER(PIPED_NEEDED, 2),
+	CONTROLLER_LOCATION(PIPED_NEEDED, 3),
+	BY_PIPE("VMDvdDrive"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -863,7 +970,10 @@ static const struct cmdlet_param add_adapter_params[] = {
 	{ .name = "IsLegacy",
 	  .type = CMDLET_BOOLEAN,
 	  .flags = CMDLET_NOT_YET,
-	  .help = "Emulated adapter of generation 1. Not there yet." },
+	  .help = "Emulated adapters need generation 1." },
+	NOT_YET("DeviceNaming", CMDLET_STRING, "Guests are not told the names of adapters."),
+	NOT_YET("ManagementOS", CMDLET_SWITCH, "The host has no virtual adapters."),
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -877,23 +987,59 @@ static const struct cmdlet_example add_adapter_examples[] = {
 #define ADAPTER_NAME(place)                                                                        \
 	{                                                                                          \
 		.name = "Name", .aliases = "VMNetworkAdapterName", .type = CMDLET_STRING,          \
-		.flags = CMDLET_WILDCARD, .position = (place), .dflt = "*",                        \
-		.help = "Name of the adapter; without it: all."                                    \
+		.flags = CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE, .position = (place),     \
+		.dflt = "*", .help = "Names of the adapters; * and ? match. Without it: all."      \
 	}
 
-static const struct cmdlet_param adapter_params[] = { VM_BY_VMNAME, ADAPTER_NAME(2), PASSTHRU,
-						      COMPUTER_NAME, END_PARAMS };
-static const struct cmdlet_param get_adapter_params[] = { VM_BY_VMNAME, ADAPTER_NAME(2),
-							  COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param disconnect_adapter_params[] = {
+	VM_BY_VMNAME, ADAPTER_NAME(2), BY_PIPE("VMNetworkAdapter"),
+	PASSTHRU,     COMPUTER_NAME,   END_PARAMS,
+};
+static const struct cmdlet_param remove_adapter_params[] = {
+	VM_BY_VMNAME,
+	ADAPTER_NAME(2),
+	NOT_YET("ManagementOS", CMDLET_SWITCH, "The host has no virtual adapters."),
+	NOT_YET("SwitchName", CMDLET_STRING, "The host has no virtual adapters."),
+	BY_PIPE("VMNetworkAdapter"),
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const char *const get_adapter_sets[] = { "Virtual machine", "All", NULL };
+static const struct cmdlet_param get_adapter_params[] = {
+	{ .name = "VMName",
+	  .aliases = "VM",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
+	  .sets = SET(0),
+	  .position = 1,
+	  .offer = CMDLET_OFFER_VM,
+	  .help = "Names of the virtual machines; * and ? match." },
+	{ .name = "All",
+	  .type = CMDLET_SWITCH,
+	  .flags = CMDLET_MANDATORY,
+	  .sets = SET(1),
+	  .help = "Those of all virtual machines. The host itself has none here." },
+	ADAPTER_NAME(2),
+	NOT_YET("IsLegacy", CMDLET_BOOLEAN, "Emulated adapters need generation 1."),
+	NOT_YET("ManagementOS", CMDLET_SWITCH, "The host has no virtual adapters."),
+	NOT_YET("SwitchName", CMDLET_STRING, "The host has no virtual adapters."),
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
 static const struct cmdlet_param connect_adapter_params[] = {
 	VM_BY_VMNAME,
 	ADAPTER_NAME(2),
 	{ .name = "SwitchName",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_MANDATORY,
+	  .flags = CMDLET_MANDATORY | CMDLET_PIPELINE,
 	  .position = 3,
 	  .offer = CMDLET_OFFER_SWITCH,
 	  .help = "Virtual switch." },
+	NOT_YET("UseAutomaticConnection", CMDLET_SWITCH, "There are no resource pools."),
+	BY_PIPE("VMNetworkAdapter"),
+	BY_PIPE("VMSwitch"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -908,6 +1054,8 @@ static const struct cmdlet_example remove_adapter_examples[] = {
 };
 static const struct cmdlet_example connect_adapter_examples[] = {
 	{ "connect-vmnetworkadapter web -SwitchName 'Default Switch'", "Plugs it in." },
+	{ "get-vmnetworkadapter '*' | oyako connect-vmnetworkadapter -SwitchName 'Default Switch'",
+	  "All adapters of all virtual machines." },
 	END_EXAMPLES,
 };
 static const struct cmdlet_example disconnect_adapter_examples[] = {
@@ -915,7 +1063,11 @@ static const struct cmdlet_example disconnect_adapter_examples[] = {
 	END_EXAMPLES,
 };
 
-static const struct cmdlet_param by_vmname_params[] = { VM_BY_VMNAME, COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param by_vmname_params[] = {
+	VM_BY_VMNAME,
+	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	COMPUTER_NAME, END_PARAMS
+};
 static const struct cmdlet_param set_processor_params[] = {
 	VM_BY_VMNAME,
 	{ .name = "Count",
@@ -926,20 +1078,36 @@ static const struct cmdlet_param set_processor_params[] = {
 	  .help = "Number of virtual processors. The virtual machine must be off." },
 	{ .name = "Reserve",
 	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .min = 0,
+	  .max = 100,
+	  .help = "Percentage of each of its processors that the host must have to spare for it to "
+		  "start; 0 unless set." },
 	{ .name = "Maximum",
 	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .min = 0,
+	  .max = 100,
+	  .help = "Percentage of its processors that it gets at most; 100 unless set. The control "
+		  "group's cpu.max, if the service has one (ResourceControl of Get-VMProcessor)." },
 	{ .name = "RelativeWeight",
 	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
-	{ .name = "ExposeVirtualizationExtensions",
-	  .type = CMDLET_BOOLEAN,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .min = 1,
+	  .max = 10000,
+	  .help = "What each of its processors counts where all of the host's are busy; 100 unless "
+		  "set. The control group's cpu.weight." },
+	NOT_YET("ExposeVirtualizationExtensions", CMDLET_BOOLEAN,
+		"Guests can't run virtual machines themselves."),
+	NOT_YET("CompatibilityForMigrationEnabled", CMDLET_BOOLEAN,
+		"Guests see the same processor on all hosts, but for features that a host lacks."),
+	NOT_YET("CompatibilityForOlderOperatingSystemsEnabled", CMDLET_BOOLEAN,
+		"Guests see one processor, which Windows NT 4.0 does not know."),
+	NOT_YET("HwThreadCountPerCore", CMDLET_INTEGER, "Each processor is a core."),
+	NOT_YET("MaximumCountPerNumaNode", CMDLET_INTEGER, "Guests have one NUMA node."),
+	NOT_YET("MaximumCountPerNumaSocket", CMDLET_INTEGER, "Guests have one socket."),
+	NOT_YET("Perfmon", CMDLET_STRING, "Guests have no performance counters."),
+	NOT_YET("EnableHostResourceProtection", CMDLET_BOOLEAN,
+		"What a guest can ask of the host is always bounded."),
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
+	BY_PIPE("VMProcessor"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -950,6 +1118,8 @@ static const struct cmdlet_example get_processor_examples[] = {
 };
 static const struct cmdlet_example set_processor_examples[] = {
 	{ "set-vmprocessor web -Count 2", "Two processors from the next start on." },
+	{ "set-vmprocessor web -Maximum 50 -RelativeWeight 200",
+	  "Half of what its processors could use at most, but twice the share of others." },
 	END_EXAMPLES,
 };
 
@@ -977,6 +1147,9 @@ static const struct cmdlet_param set_memory_params[] = {
 	  .min = 0,
 	  .max = 100,
 	  .help = "Who gets memory when it is scarce; 50 unless set." },
+	NOT_YET("MaximumAmountPerNumaNodeBytes", CMDLET_SIZE, "Guests have one NUMA node."),
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
+	BY_PIPE("VMMemory"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -1027,6 +1200,7 @@ static const struct cmdlet_param set_video_params[] = {
 	  .flags = CMDLET_OURS,
 	  .help = "Whether it has a screen, a keyboard and a mouse at all; not unless set, since "
 		  "a Linux that is started directly has its console on COM1." },
+	BY_PIPE("VMVideo"),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -1188,11 +1362,22 @@ static const struct cmdlet_param switch_params[] = {
 	{ .name = "Name",
 	  .aliases = "SwitchName",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_WILDCARD,
+	  .flags = CMDLET_LIST | CMDLET_WILDCARD,
 	  .position = 1,
 	  .dflt = "*",
 	  .offer = CMDLET_OFFER_SWITCH,
-	  .help = "Name of the switch; without it: all." },
+	  .help = "Names of the switches; * and ? match. Without it: all." },
+	{ .name = "SwitchType",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_LIST,
+	  .values = "External Internal Private NAT",
+	  .help = "Only switches of these types. NAT is ours." },
+	{ .name = "Id",
+	  .aliases = "SwitchId",
+	  .type = CMDLET_GUID,
+	  .flags = CMDLET_LIST,
+	  .help = "Only the switches with these identifiers." },
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -1506,13 +1691,14 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .synopsis = "Lists network adapters with their addresses",
 	  .description = "Shows the adapters of virtual machines; addresses are what the guest "
 			 "reports by the data exchange service.",
+	  .sets = get_adapter_sets,
 	  .params = get_adapter_params,
 	  .output = &adapter_output,
 	  .examples = get_adapter_examples },
 	{ .name = "Remove-VMNetworkAdapter",
 	  .synopsis = "Takes a network adapter away",
 	  .description = "Removes adapters; the virtual machine may be running.",
-	  .params = adapter_params,
+	  .params = remove_adapter_params,
 	  .output = &adapter_output,
 	  .examples = remove_adapter_examples,
 	  .output_if_passthru = true },
@@ -1526,19 +1712,23 @@ const struct cmdlet cmdlet_table_vm[] = {
 	{ .name = "Disconnect-VMNetworkAdapter",
 	  .synopsis = "Unplugs a network adapter from its switch",
 	  .description = "Disconnects adapters; the virtual machine may be running.",
-	  .params = adapter_params,
+	  .params = disconnect_adapter_params,
 	  .output = &adapter_output,
 	  .examples = disconnect_adapter_examples,
 	  .output_if_passthru = true },
 	{ .name = "Get-VMProcessor",
 	  .synopsis = "Shows the processors of virtual machines",
-	  .description = "Shows the number of virtual processors.",
+	  .description = "Shows the number of virtual processors, and what the host's do for them. "
+			 "ResourceControl says OK, or why Maximum and RelativeWeight have no "
+			 "effect: they need a control group that is the service's.",
 	  .params = by_vmname_params,
 	  .output = &processor_output,
 	  .examples = get_processor_examples },
 	{ .name = "Set-VMProcessor",
 	  .synopsis = "Changes the processors of virtual machines",
-	  .description = "Changes the number of virtual processors while it is off.",
+	  .description =
+	      "Changes the number of virtual processors while it is off, and at any time "
+	      "what the host's do for them.",
 	  .params = set_processor_params,
 	  .output = &processor_output,
 	  .examples = set_processor_examples,

@@ -36,6 +36,13 @@
 	{                                                                                          \
 		.name = "Force", .type = CMDLET_SWITCH, .help = (text)                             \
 	}
+/* Hyper-V's, but refused: why. */
+#define NOT_YET(param, kind, reason)                                                               \
+	{                                                                                          \
+		.name = (param), .type = (kind), .flags = CMDLET_NOT_YET, .help = (reason)         \
+	}
+/* Hyper-V's for objects. */
+#define BY_PIPE(param) NOT_YET(param, CMDLET_STRING, "Objects come through a pipe, not as a value.")
 /* The VMs that a cmdlet works on, by the name Name or VMName. */
 #define VMS(param, other)                                                                          \
 	{                                                                                          \

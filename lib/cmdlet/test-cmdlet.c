@@ -265,6 +265,32 @@ static void test_command_lines(void **state)
 	assert_int_equal(last.confirm, 0);
 }
 
+/* As PowerShell's users write them. */
+static void test_powershell_ways(void **state)
+{
+	/* Values without a name go where those with one have left a place. */
+	expect(PARSE("Get-VMIntegrationService", (char *)"VSS", (char *)"-VMName", (char *)"a"),
+	       "{\"Name\":[\"VSS\"],\"VMName\":[\"a\"]}");
+	/* Lists with spaces beside their commas. */
+	expect(PARSE("Start-VM", (char *)"a,", (char *)"b", (char *)",c"),
+	       "{\"Name\":[\"a\",\"b\",\"c\"]}");
+	expect(PARSE("Start-VM", (char *)"-Name", (char *)"a\\,", (char *)"-Passthru"),
+	       "{\"Name\":[\"a,\"],\"Passthru\":true}");
+	/* Common parameters, shortened and by their aliases. */
+	expect(PARSE("Remove-VM", (char *)"a", (char *)"-Conf:$false", (char *)"-wa:Stop",
+		     (char *)"-Verb", (char *)"-EA", (char *)"0"),
+	       "{\"Name\":[\"a\"]}");
+	assert_int_equal(last.confirm, 0);
+	assert_true(last.quiet);
+	/* What a POSIX shell leaves of -Confirm:$false and of $null. */
+	expect(PARSE("Remove-VM", (char *)"a", (char *)"-Confirm:"), "{\"Name\":[\"a\"]}");
+	assert_int_equal(last.confirm, 0);
+	expect(PARSE("Set-VMDvdDrive", (char *)"a", (char *)"-Path", (char *)"-Passthru"),
+	       "{\"Passthru\":true,\"Path\":\"\",\"VMName\":\"a\"}");
+	expect(PARSE("Stop-VM", (char *)"a", (char *)"-WhatIf"), "{\"Name\":[\"a\"]}");
+	assert_true(last.what_if);
+}
+
 static void test_bad_command_lines(void **state)
 {
 	refuse(PARSE("Get-VM", (char *)"-Nmae", (char *)"x"), ERR_INVALID, "did you mean -Name");
@@ -278,7 +304,15 @@ static void test_bad_command_lines(void **state)
 	refuse(PARSE("New-VM", (char *)"-N", (char *)"x"), ERR_INVALID, "ambiguous");
 	refuse(PARSE("New-VM", (char *)"-Generation", (char *)"3"), ERR_LIMIT, "between 1 and 2");
 	refuse(PARSE("Start-VM", (char *)"--json"), ERR_INVALID, "needs -Name");
-	refuse(PARSE("Start-VM", (char *)"a", (char *)"-WhatIf"), ERR_UNSUPPORTED, "not there yet");
+	refuse(PARSE("Get-VM", (char *)"a", (char *)"-WhatIf"), ERR_UNSUPPORTED, "changes nothing");
+	refuse(PARSE("Set-VMMemory", (char *)"a", (char *)"-DynamicMemoryEnabled",
+		     (char *)"-Buffer", (char *)"20"),
+	       ERR_INVALID, "of $true and $false a shell leaves nothing");
+	refuse(PARSE("Stop-VM", (char *)"a", (char *)"-TurnOff:"), ERR_INVALID, "true or false");
+	refuse(PARSE("Remove-VM", (char *)"a", (char *)"-Confirm:perhaps"), ERR_INVALID,
+	       "true or false");
+	refuse(PARSE("Get-VMHardDiskDrive", (char *)"a", (char *)"-VMDriveController", (char *)"b"),
+	       ERR_UNSUPPORTED, "through a pipe");
 	refuse(
 	    PARSE("Set-VM", (char *)"a", (char *)"-AutomaticCheckpointsEnabled", (char *)"maybe"),
 	    ERR_INVALID, "true or false");
@@ -318,6 +352,94 @@ static void test_requests(void **state)
 	refuse(check_text("New-VM", "{\"ProcessorCount\":65}"), ERR_LIMIT, "between");
 	refuse(check_text("New-VM", "{\"ProcessorCount\":1.5}"), ERR_INVALID, "wrong type");
 	refuse(check_text("New-VM", "{\"\":1}"), ERR_INVALID, "no parameter");
+}
+
+/* ---- pipes ---- */
+
+/* The requests that what comes in leads to, as JSON text, or NULL; the caller's. */
+static char *bind_text(const char *name, const char *params, const char *input)
+{
+	const struct cmdlet *cmdlet = cmdlet_find(name);
+	json_t *given = json_loads(params, 0, NULL), *objects, *requests = NULL;
+	char *text = NULL;
+
+	assert_true(cmdlet_takes_objects(cmdlet, given));
+	if (cmdlet_read_objects(input, &objects, &last_error) == 0) {
+		if (cmdlet_bind_objects(cmdlet, given, objects, &requests, &last_error) == 0)
+			text = json_dumps(requests, JSON_COMPACT | JSON_SORT_KEYS);
+		json_decref(requests);
+		json_decref(objects);
+	}
+	json_decref(given);
+	return text;
+}
+
+#define VM_TABLE                                                                                   \
+	"Name  State   Uptime   Status\n"                                                          \
+	"----  -----   ------   ------\n"                                                          \
+	"w\u00e9 b  Running 00:00:01 Ok\n"                                                         \
+	"x[1]* Off     00:00:00 \n"
+#define DISK_TABLE                                                                                 \
+	"VMName ControllerType ControllerNumber ControllerLocation Path\n"                         \
+	"------ -------------- ---------------- ------------------ ----\n"                         \
+	"a      SCSI           0                1                  /d 1\n"                         \
+	"a      SCSI           1                0                  \n"
+
+static void test_pipes(void **state)
+{
+	/* Names become one request, and mean themselves only. */
+	expect(bind_text("Stop-VM", "{\"TurnOff\":true}", VM_TABLE),
+	       "[{\"Name\":[\"w\u00e9 b\",\"x[[]1][*]\"],\"TurnOff\":true}]");
+	expect(
+	    bind_text("Get-VMMemory", "{}", "[{\"Name\":\"a\",\"State\":\"Off\",\"VMId\":\"i\"}]"),
+	    "[{\"VMName\":[\"a\"]}]");
+	/* A virtual machine's name is not that of its adapters, a switch's neither. */
+	expect(bind_text("Remove-VMNetworkAdapter", "{}", "[{\"Name\":\"a\",\"State\":\"Off\"}]"),
+	       "[{\"VMName\":[\"a\"]}]");
+	expect(bind_text("Connect-VMNetworkAdapter", "{\"VMName\":[\"a\"]}",
+			 "[{\"Name\":\"s\",\"SwitchType\":\"NAT\"}]"),
+	       "[{\"SwitchName\":\"s\",\"VMName\":[\"a\"]}]");
+	/* Drives tell their places, each in a request of its own; two tables may come. */
+	expect(
+	    bind_text("Remove-VMHardDiskDrive", "{}", DISK_TABLE "\n" DISK_TABLE),
+	    "[{\"ControllerLocation\":\"1\",\"ControllerNumber\":\"0\",\"ControllerType\":\"SCSI\","
+	    "\"VMName\":\"a\"},"
+	    "{\"ControllerLocation\":\"0\",\"ControllerNumber\":\"1\",\"ControllerType\":\"SCSI\","
+	    "\"VMName\":\"a\"},"
+	    "{\"ControllerLocation\":\"1\",\"ControllerNumber\":\"0\",\"ControllerType\":\"SCSI\","
+	    "\"VMName\":\"a\"},"
+	    "{\"ControllerLocation\":\"0\",\"ControllerNumber\":\"1\",\"ControllerType\":\"SCSI\","
+	    "\"VMName\":\"a\"}]");
+	/* One set only: not the virtual machine's id besides the path. */
+	expect(bind_text("Get-VHD", "{}", "[{\"Path\":\"/d\",\"VMId\":\"i\",\"VMName\":\"a\"}]"),
+	       "[{\"Path\":[\"/d\"]}]");
+	/* From another host to that host. */
+	expect(bind_text("Start-VM", "{}",
+			 "[{\"Name\":\"a\",\"State\":\"Off\",\"PSComputerName\":\"h:1\"}]"),
+	       "[{\"ComputerName\":[\"h:1\"],\"Name\":\"a\"}]");
+	expect(bind_text("Start-VM", "{}", "\n"), "[]");
+	expect(bind_text("Start-VM", "{}", "[] [{\"Name\":\"a\"}]\n[]\n"), "[{\"Name\":[\"a\"]}]");
+}
+
+static void test_bad_pipes(void **state)
+{
+	const struct cmdlet *start = cmdlet_find("Start-VM"), *all = cmdlet_find("Get-VM");
+	json_t *none = json_object(), *named = json_pack("{s:[s]}", "Name", "a");
+
+	assert_true(cmdlet_takes_objects(start, none));
+	assert_false(cmdlet_takes_objects(start, named));
+	assert_false(cmdlet_takes_objects(all, none));
+	json_decref(none);
+	json_decref(named);
+	refuse(bind_text("Start-VM", "{}", "hello\n"), ERR_INVALID,
+	       "not what a cmdlet shows: 'hello'");
+	refuse(bind_text("Start-VM", "{}", "[1"), ERR_INVALID, "not JSON");
+	refuse(bind_text("Start-VM", "{}", "[1]"), ERR_INVALID, "not a list of objects");
+	refuse(bind_text("Start-VM", "{}", "[{\"Name\":\"s\",\"SwitchType\":\"NAT\"}]"),
+	       ERR_INVALID, "nothing that Start-VM takes");
+	refuse(bind_text("Get-VMMemory", "{}",
+			 "[{\"Name\":\"s\",\"VMName\":\"a\",\"SnapshotType\":\"Standard\"}]"),
+	       ERR_UNSUPPORTED, "for a checkpoint");
 }
 
 /* ---- output ---- */
@@ -395,12 +517,21 @@ static void test_completion(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_table_is_complete), cmocka_unit_test(test_texts_of_all),
-		cmocka_unit_test(test_looking_up),        cmocka_unit_test(test_sizes),
-		cmocka_unit_test(test_wildcards),         cmocka_unit_test(test_command_lines),
-		cmocka_unit_test(test_bad_command_lines), cmocka_unit_test(test_requests),
-		cmocka_unit_test(test_openapi),           cmocka_unit_test(test_lines),
-		cmocka_unit_test(test_tables_and_lists),  cmocka_unit_test(test_completion),
+		cmocka_unit_test(test_table_is_complete),
+		cmocka_unit_test(test_texts_of_all),
+		cmocka_unit_test(test_looking_up),
+		cmocka_unit_test(test_sizes),
+		cmocka_unit_test(test_wildcards),
+		cmocka_unit_test(test_command_lines),
+		cmocka_unit_test(test_bad_command_lines),
+		cmocka_unit_test(test_requests),
+		cmocka_unit_test(test_powershell_ways),
+		cmocka_unit_test(test_pipes),
+		cmocka_unit_test(test_bad_pipes),
+		cmocka_unit_test(test_openapi),
+		cmocka_unit_test(test_lines),
+		cmocka_unit_test(test_tables_and_lists),
+		cmocka_unit_test(test_completion),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -149,16 +149,21 @@ static int read_linux(struct config_vm *vm, const json_t *boot, struct error *er
 static int read_drive(struct config_vm *vm, enum config_bus bus, unsigned controller,
 		      const json_t *json, struct error *err)
 {
-	static const struct member members[] = { { "location", 'n', false },
-						 { "kind", 's', false },
-						 { "path", 's', true },
-						 { "read_only", 'b', true } };
+	static const struct member members[] = {
+		{ "location", 'n', false },    { "kind", 's', false },
+		{ "path", 's', true },         { "read_only", 'b', true },
+		{ "minimum_iops", 'n', true }, { "maximum_iops", 'n', true }
+	};
 	struct config_disk disk = { .bus = bus, .controller_number = controller };
 	const char *kind;
 	int r = check_object(json, members, ARRAY_SIZE(members), err);
 
 	if (r == 0)
 		r = read_unsigned(json, "location", &disk.lun, err);
+	if (r == 0)
+		r = read_unsigned(json, "minimum_iops", &disk.minimum_iops, err);
+	if (r == 0)
+		r = read_unsigned(json, "maximum_iops", &disk.maximum_iops, err);
 	if (r < 0)
 		return r;
 	kind = json_string_value(json_object_get(json, "kind"));
@@ -299,8 +304,10 @@ static int read_actions(struct config_vm *vm, const json_t *json, struct error *
 {
 	static const struct member members[] = { { "start", 's', false },
 						 { "start_delay_seconds", 'n', true },
-						 { "stop", 's', false } };
-	const char *start, *stop;
+						 { "stop", 's', false },
+						 { "critical", 's', true },
+						 { "critical_minutes", 'n', true } };
+	const char *start, *stop, *critical;
 	int r;
 
 	if (!json)
@@ -308,6 +315,13 @@ static int read_actions(struct config_vm *vm, const json_t *json, struct error *
 	r = check_object(json, members, ARRAY_SIZE(members), err);
 	if (r == 0)
 		r = read_unsigned(json, "start_delay_seconds", &vm->start_delay_seconds, err);
+	if (r < 0)
+		return r;
+	critical = json_string_value(json_object_get(json, "critical"));
+	if (critical && !config_critical_action_from_name(critical, &vm->critical_action))
+		return error_set(err, ERR_INVALID, "'%.40s' is no critical error action", critical);
+	if (json_object_get(json, "critical_minutes"))
+		r = read_unsigned(json, "critical_minutes", &vm->critical_minutes, err);
 	if (r < 0)
 		return r;
 	start = json_string_value(json_object_get(json, "start"));
@@ -330,6 +344,7 @@ static const struct member top_members[] = {
 	{ "dynamic_memory", 'o', true },
 	{ "video", 'o', true },
 	{ "processor_count", 'n', false },
+	{ "processor_controls", 'o', true },
 	{ "backend", 's', true },
 	{ "code_cache_bytes", 'n', true },
 	{ "boot", 'o', true },
@@ -342,6 +357,8 @@ static const struct member top_members[] = {
 	{ "automatic_checkpoints", 'b', true },
 	{ "parent_checkpoint", 's', true },
 	{ "saved_state", 's', true },
+	{ "checkpoint_folder", 's', true },
+	{ "smart_paging_folder", 's', true },
 	{ "automatic_actions", 'o', true },
 	{ "enhanced_session_transport", 's', true },
 };
@@ -412,6 +429,10 @@ static int read_checkpoints(struct config_vm *vm, const json_t *json, struct err
 		r = read_guid_text(json, "parent_checkpoint", &vm->parent_checkpoint, err);
 	if (r == 0)
 		r = read_guid_text(json, "saved_state", &vm->saved_state, err);
+	if (r == 0)
+		r = read_string(json, "checkpoint_folder", &vm->checkpoint_folder, err);
+	if (r == 0)
+		r = read_string(json, "smart_paging_folder", &vm->smart_paging_folder, err);
 	return r;
 }
 
@@ -439,6 +460,26 @@ static int read_plain(struct config_vm *vm, const json_t *json, struct error *er
 	vm->code_cache_bytes =
 	    (uint64_t)json_integer_value(json_object_get(json, "code_cache_bytes"));
 	return r;
+}
+
+static int read_processor(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	static const struct member members[] = { { "reserve_percent", 'n', false },
+						 { "maximum_percent", 'n', false },
+						 { "weight", 'n', false } };
+	struct config_processor *processor = &vm->processor;
+	int r;
+
+	if (!json)
+		return 0;
+	r = check_object(json, members, ARRAY_SIZE(members), err);
+	if (r == 0)
+		r = read_unsigned(json, "reserve_percent", &processor->reserve_percent, err);
+	if (r == 0)
+		r = read_unsigned(json, "maximum_percent", &processor->maximum_percent, err);
+	if (r == 0)
+		r = read_unsigned(json, "weight", &processor->weight, err);
+	return r < 0 ? error_prefix(err, "processor_controls") : 0;
 }
 
 static int read_dynamic_memory(struct config_vm *vm, const json_t *json, struct error *err)
@@ -501,6 +542,8 @@ int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error
 	vm->scsi_count = 0;
 	r = read_plain(vm, json, err);
 	if (r == 0)
+		r = read_processor(vm, json_object_get(json, "processor_controls"), err);
+	if (r == 0)
 		r = read_dynamic_memory(vm, json_object_get(json, "dynamic_memory"), err);
 	if (r == 0)
 		r = read_video(vm, json_object_get(json, "video"), err);
@@ -555,6 +598,10 @@ static json_t *drive_json(const struct config_disk *disk)
 	put(json, "path", disk->path);
 	if (disk->read_only)
 		json_object_set_new(json, "read_only", json_true());
+	if (disk->minimum_iops)
+		json_object_set_new(json, "minimum_iops", json_integer(disk->minimum_iops));
+	if (disk->maximum_iops)
+		json_object_set_new(json, "maximum_iops", json_integer(disk->maximum_iops));
 	return json;
 }
 
@@ -617,6 +664,15 @@ static json_t *services_json(const struct config_vm *vm)
 	return json;
 }
 
+static json_t *processor_json(const struct config_vm *vm)
+{
+	const struct config_processor *processor = &vm->processor;
+
+	return json_pack("{s:i, s:i, s:i}", "reserve_percent", (int)processor->reserve_percent,
+			 "maximum_percent", (int)processor->maximum_percent, "weight",
+			 (int)processor->weight);
+}
+
 static json_t *dynamic_memory_json(const struct config_vm *vm)
 {
 	const struct config_dynamic_memory *dynamic = &vm->dynamic_memory;
@@ -673,6 +729,7 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	if (vm->code_cache_bytes)
 		json_object_set_new(json, "code_cache_bytes",
 				    json_integer((json_int_t)vm->code_cache_bytes));
+	json_object_set_new(json, "processor_controls", processor_json(vm));
 	json_object_set_new(json, "dynamic_memory", dynamic_memory_json(vm));
 	json_object_set_new(json, "video", video_json(vm));
 	if (vm->kernel_path)
@@ -689,11 +746,15 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 		json_object_set_new(json, "automatic_checkpoints", json_true());
 	put(json, "parent_checkpoint", vm->parent_checkpoint);
 	put(json, "saved_state", vm->saved_state);
+	put(json, "checkpoint_folder", vm->checkpoint_folder);
+	put(json, "smart_paging_folder", vm->smart_paging_folder);
 	json_object_set_new(json, "automatic_actions",
-			    json_pack("{s:s, s:i, s:s}", "start",
+			    json_pack("{s:s, s:i, s:s, s:s, s:i}", "start",
 				      config_start_action_name(vm->start_action),
 				      "start_delay_seconds", (int)vm->start_delay_seconds, "stop",
-				      config_stop_action_name(vm->stop_action)));
+				      config_stop_action_name(vm->stop_action), "critical",
+				      config_critical_action_name(vm->critical_action),
+				      "critical_minutes", (int)vm->critical_minutes));
 	put(json, "enhanced_session_transport", config_session_name(vm->session));
 	if (vm->unknown)
 		json_object_update(json, vm->unknown);

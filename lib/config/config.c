@@ -32,6 +32,7 @@ static const char *const video_type_names[] = {
 };
 static const char *const start_actions[] = { "Nothing", "StartIfRunning", "Start" };
 static const char *const stop_actions[] = { "TurnOff", "Save", "ShutDown" };
+static const char *const critical_actions[] = { "None", "Pause" };
 static const char *const session_names[] = { "VMBus", "HvSocket" };
 
 /* ---- names ---- */
@@ -147,6 +148,20 @@ bool config_stop_action_from_name(const char *name, enum config_stop_action *ret
 	return index >= 0;
 }
 
+const char *config_critical_action_name(enum config_critical_action action)
+{
+	return critical_actions[action];
+}
+
+bool config_critical_action_from_name(const char *name, enum config_critical_action *ret)
+{
+	int index = index_of(critical_actions, ARRAY_SIZE(critical_actions), name);
+
+	if (index >= 0)
+		*ret = (enum config_critical_action)index;
+	return index >= 0;
+}
+
 const char *config_session_name(enum config_session session)
 {
 	return session_names[session];
@@ -204,12 +219,15 @@ struct config_vm *config_vm_new(const char *name)
 					   .width = CONFIG_VIDEO_WIDTH,
 					   .height = CONFIG_VIDEO_HEIGHT };
 	vm->processor_count = 1;
+	vm->processor = (struct config_processor){ .maximum_percent = 100, .weight = 100 };
 	guid_generate(&vm->scsi_ids[0]);
 	vm->scsi_count = 1;
 	for (int i = 0; i < CONFIG_IC_COUNT; i++)
 		vm->ic_enabled[i] = i != CONFIG_IC_COPY;
 	vm->start_action = CONFIG_START_IF_RUNNING;
 	vm->stop_action = CONFIG_STOP_SAVE;
+	vm->critical_action = CONFIG_CRITICAL_PAUSE;
+	vm->critical_minutes = CONFIG_CRITICAL_MINUTES;
 	if (!vm->name) {
 		config_vm_free(vm);
 		return NULL;
@@ -246,6 +264,8 @@ void config_vm_free(struct config_vm *vm)
 	free(vm->notes);
 	free(vm->saved_state);
 	free(vm->parent_checkpoint);
+	free(vm->checkpoint_folder);
+	free(vm->smart_paging_folder);
 	free(vm->kernel_path);
 	free(vm->initrd_path);
 	free(vm->kernel_cmdline);
@@ -328,6 +348,12 @@ static int check_disk(const struct config_vm *vm, const struct config_disk *disk
 		return r;
 	if (disk->kind == CONFIG_DISK_HARD && !disk->path)
 		return error_set(err, ERR_INVALID, "a hard disk drive needs a path");
+	if (disk->maximum_iops > CONFIG_MAX_IOPS || disk->minimum_iops > CONFIG_MAX_IOPS)
+		return error_set(err, ERR_LIMIT, "a disk's IOPS are at most %d", CONFIG_MAX_IOPS);
+	if (disk->maximum_iops && disk->minimum_iops > disk->maximum_iops)
+		return error_set(err, ERR_INVALID,
+				 "the disk's minimum of %u IOPS is above its maximum of %u",
+				 disk->minimum_iops, disk->maximum_iops);
 	if (disk->path && disk->path[0] != '/')
 		return error_set(err, ERR_INVALID, "the path '%.200s' is not absolute", disk->path);
 	return 0;
@@ -582,6 +608,27 @@ static int check_memory(const struct config_vm *vm, struct error *err)
 	return r < 0 ? r : check_dynamic_memory(vm, max, err);
 }
 
+static int check_processor(const struct config_vm *vm, struct error *err)
+{
+	const struct config_processor *processor = &vm->processor;
+
+	if (vm->processor_count < 1 || vm->processor_count > CONFIG_MAX_PROCESSORS)
+		return error_set(err, ERR_LIMIT, "%u processors are not between 1 and %d",
+				 vm->processor_count, CONFIG_MAX_PROCESSORS);
+	if (processor->maximum_percent > 100)
+		return error_set(err, ERR_LIMIT,
+				 "a processor maximum of %u %% is not between 0 and 100",
+				 processor->maximum_percent);
+	if (processor->reserve_percent > processor->maximum_percent)
+		return error_set(err, ERR_INVALID,
+				 "the processor reserve of %u %% is above the maximum of %u %%",
+				 processor->reserve_percent, processor->maximum_percent);
+	if (processor->weight < 1 || processor->weight > CONFIG_MAX_WEIGHT)
+		return error_set(err, ERR_LIMIT, "a processor weight of %u is not between 1 and %d",
+				 processor->weight, CONFIG_MAX_WEIGHT);
+	return 0;
+}
+
 static int check_video(const struct config_vm *vm, struct error *err)
 {
 	unsigned width = vm->video.width, height = vm->video.height;
@@ -607,6 +654,15 @@ static int check_boot(const struct config_vm *vm, struct error *err)
 		return error_set(err, ERR_LIMIT,
 				 "the kernel command line is longer than %d characters",
 				 CONFIG_CMDLINE_MAX);
+	return 0;
+}
+
+static int check_folders(const struct config_vm *vm, struct error *err)
+{
+	if (vm->checkpoint_folder && vm->checkpoint_folder[0] != '/')
+		return error_set(err, ERR_INVALID, "the folder of its checkpoints is not absolute");
+	if (vm->smart_paging_folder && vm->smart_paging_folder[0] != '/')
+		return error_set(err, ERR_INVALID, "the folder for smart paging is not absolute");
 	return 0;
 }
 
@@ -649,20 +705,26 @@ int config_vm_check(const struct config_vm *vm, struct error *err)
 	     vm->code_cache_bytes > CONFIG_MAX_CODE_CACHE))
 		r = error_set(err, ERR_INVALID,
 			      "the code cache of a processor must be between 1 MiB and 1 GiB");
-	if (r == 0 && (vm->processor_count < 1 || vm->processor_count > CONFIG_MAX_PROCESSORS))
-		r = error_set(err, ERR_LIMIT, "%u processors are not between 1 and %d",
-			      vm->processor_count, CONFIG_MAX_PROCESSORS);
+	if (r == 0)
+		r = check_processor(vm, err);
 	if (r == 0 && vm->notes && strlen(vm->notes) > CONFIG_NOTES_MAX)
 		r = error_set(err, ERR_LIMIT, "the notes are longer than %d bytes",
 			      CONFIG_NOTES_MAX);
 	if (r == 0 && vm->start_delay_seconds > CONFIG_MAX_START_DELAY_SECONDS)
 		r = error_set(err, ERR_LIMIT, "the automatic start's delay is longer than a day");
+	if (r == 0 &&
+	    (vm->critical_minutes < 1 || vm->critical_minutes > CONFIG_MAX_CRITICAL_MINUTES))
+		r = error_set(err, ERR_LIMIT,
+			      "the critical error action's timeout is not between 1 minute and a "
+			      "day");
 	if (r == 0)
 		r = check_memory(vm, err);
 	if (r == 0)
 		r = check_video(vm, err);
 	if (r == 0)
 		r = check_boot(vm, err);
+	if (r == 0)
+		r = check_folders(vm, err);
 	if (r == 0)
 		r = check_drives(vm, err);
 	if (r == 0)

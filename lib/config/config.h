@@ -20,6 +20,7 @@
 #define CONFIG_NOTES_MAX          16384
 #define CONFIG_CMDLINE_MAX        2047 /* what x86 Linux takes */
 #define CONFIG_MAX_DISKS          256
+#define CONFIG_MAX_IOPS           1000000000
 #define CONFIG_MAX_NICS           8
 #define CONFIG_MAX_SOCKETS        64
 #define CONFIG_MAX_SCSI           4
@@ -50,6 +51,9 @@ struct config_disk {
 	char *path;                      /* absolute; NULL: an empty DVD drive */
 	unsigned controller_number, lun; /* SCSI: 0..3, location 0..63; IDE: 0..1, 0..1 */
 	bool read_only;
+	/* Normalized (8 KiB) requests a second; 0: none. The maximum is kept, the minimum watched.
+	 */
+	unsigned minimum_iops, maximum_iops;
 };
 
 struct config_nic {
@@ -69,6 +73,15 @@ enum config_ic {
 	CONFIG_IC_VSS,       /* "VSS"                     */
 	CONFIG_IC_COPY,      /* "Guest Service Interface" */
 	CONFIG_IC_COUNT
+};
+
+/* What the host's processors do for the VM, with Hyper-V's ranges and defaults. Percentages are of
+ * each virtual processor. */
+#define CONFIG_MAX_WEIGHT 10000
+struct config_processor {
+	unsigned reserve_percent; /* 0..100: kept for it while it runs */
+	unsigned maximum_percent; /* 0..100, not below the reserve: it gets no more */
+	unsigned weight;          /* 1..10000: who gets a processor when all are busy */
 };
 
 /* Dynamic memory, with Hyper-V's defaults. Bounds hold only where it is enabled. */
@@ -110,6 +123,10 @@ enum config_session { CONFIG_SESSION_VMBUS, CONFIG_SESSION_HVSOCKET };
 enum config_start_action { CONFIG_START_NOTHING, CONFIG_START_IF_RUNNING, CONFIG_START_ALWAYS };
 enum config_stop_action { CONFIG_STOP_TURN_OFF, CONFIG_STOP_SAVE, CONFIG_STOP_SHUT_DOWN };
 #define CONFIG_MAX_START_DELAY_SECONDS 86400
+/* What happens to a running VM when the host's storage fails it. */
+enum config_critical_action { CONFIG_CRITICAL_NONE, CONFIG_CRITICAL_PAUSE };
+#define CONFIG_CRITICAL_MINUTES     30 /* paused so long, by default, before it is turned off */
+#define CONFIG_MAX_CRITICAL_MINUTES 1440
 
 struct json_t;
 
@@ -123,6 +140,7 @@ struct config_vm {
 	struct config_dynamic_memory dynamic_memory;
 	struct config_video video;
 	unsigned processor_count;
+	struct config_processor processor;
 	enum config_backend backend;
 	/* Of the software CPU, for one processor; 0: what is usual. */
 	uint64_t code_cache_bytes;
@@ -141,9 +159,14 @@ struct config_vm {
 	/* GUIDs as text. The saved state that it goes on from; the checkpoint that it comes from.
 	 */
 	char *saved_state, *parent_checkpoint; /* NULL: none */
+	/* Folder of its checkpoints alone; NULL: in its own. Hyper-V's smart paging has no
+	 * counterpart: that folder is only kept. Both absolute. */
+	char *checkpoint_folder, *smart_paging_folder;
 	enum config_start_action start_action;
 	unsigned start_delay_seconds; /* of an automatic start */
 	enum config_stop_action stop_action;
+	enum config_critical_action critical_action;
+	unsigned critical_minutes;
 	enum config_session session;
 	/* Members of the file that this version does not know; kept when it is written again. */
 	struct json_t *unknown;
@@ -199,6 +222,9 @@ const char *config_start_action_name(enum config_start_action action);
 const char *config_stop_action_name(enum config_stop_action action);
 bool config_start_action_from_name(const char *name, enum config_start_action *ret);
 bool config_stop_action_from_name(const char *name, enum config_stop_action *ret);
+/* "None", "Pause"; from a name: case ignored. */
+const char *config_critical_action_name(enum config_critical_action action);
+bool config_critical_action_from_name(const char *name, enum config_critical_action *ret);
 /* "VMBus", "HvSocket"; from a name: case ignored. */
 const char *config_session_name(enum config_session session);
 bool config_session_from_name(const char *name, enum config_session *ret);

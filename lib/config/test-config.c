@@ -17,7 +17,9 @@
 static struct config_vm *full_vm(void)
 {
 	struct config_vm *vm = config_vm_new("Wëb \"1\"");
-	struct config_disk disk = { .path = (char *)"/tmp/a.vhdx", .lun = 0 };
+	struct config_disk disk = {
+		.path = (char *)"/tmp/a.vhdx", .lun = 0, .minimum_iops = 20, .maximum_iops = 500
+	};
 	struct config_disk dvd = { .kind = CONFIG_DISK_DVD, .controller_number = 1, .lun = 63 };
 	struct config_nic nic = { .name = (char *)"Network Adapter",
 				  .switch_name = (char *)"Default Switch",
@@ -26,11 +28,14 @@ static struct config_vm *full_vm(void)
 
 	vm->memory_bytes = 4 * GIB;
 	vm->processor_count = 3;
+	vm->processor = (struct config_processor){ 10, 60, 250 };
 	vm->backend = CONFIG_BACKEND_SOFT;
 	vm->code_cache_bytes = 32 * MIB;
 	guid_generate(&vm->scsi_ids[1]);
 	vm->scsi_count = 2;
 	vm->ic_enabled[CONFIG_IC_KVP] = false;
+	vm->critical_action = CONFIG_CRITICAL_NONE;
+	vm->critical_minutes = 5;
 	config_set_string(&vm->notes, "line\nline", NULL);
 	config_set_string(&vm->kernel_path, "/boot/vmlinuz", NULL);
 	config_set_string(&vm->kernel_cmdline, "console=ttyS0", NULL);
@@ -55,12 +60,19 @@ static void test_round_trip(void **state)
 	assert_true(json_equal(json, again));
 	assert_string_equal(back->name, vm->name);
 	assert_int_equal(back->memory_bytes, 4 * GIB);
+	assert_int_equal(back->processor.reserve_percent, 10);
+	assert_int_equal(back->processor.maximum_percent, 60);
+	assert_int_equal(back->processor.weight, 250);
 	assert_int_equal(back->code_cache_bytes, 32 * MIB);
+	assert_int_equal(back->disks[0].minimum_iops, 20);
+	assert_int_equal(back->disks[0].maximum_iops, 500);
 	assert_int_equal(back->disks[1].lun, 63);
 	assert_int_equal(back->disks[1].kind, CONFIG_DISK_DVD);
 	assert_null(back->disks[1].path);
 	assert_memory_equal(back->nics[0].mac, vm->nics[0].mac, 6);
 	assert_false(back->ic_enabled[CONFIG_IC_KVP]);
+	assert_int_equal(back->critical_action, CONFIG_CRITICAL_NONE);
+	assert_int_equal(back->critical_minutes, 5);
 	assert_true(back->ic_enabled[CONFIG_IC_SHUTDOWN]);
 	json_decref(json);
 	json_decref(again);

@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -185,6 +186,36 @@ static void test_stale(void **state)
 	file_mem_bytes(file)[TRACK_PAGE + 100] ^= 1;
 	assert_int_equal(attach(&w, file, &options, &err), -ERR_CORRUPT);
 	file_close(file);
+	teardown(&w);
+}
+
+/* A copy names the same, for whoever trusts that it is this disk's. */
+static void test_copy(void **state)
+{
+	struct track_options options = { .link_now = { { 9 } }, .link_next = { { 9 } } };
+	uint8_t units[UNITS];
+	struct guid since;
+	struct world w;
+	struct file *file;
+	int fd = memfd_create("copy", MFD_CLOEXEC);
+
+	setup(&w);
+	assert_int_equal(attach(&w, file_at(&w, 0, CUT_ANY, true),
+				&(struct track_options){ .create = true }, NULL),
+			 0);
+	assert_int_equal(track_mark(w.tracked, &since, NULL), 0);
+	write_at(&w, 3 * UNIT);
+	write_at(&w, DISK_BYTES - 4096);
+	assert_int_equal(track_copy(w.tracked, fd, NULL), 0);
+	write_at(&w, 5 * UNIT);
+	assert_int_equal(blk_close(w.tracked, NULL), 0);
+	assert_int_equal(file_open_blocking(fd, FILE_UNLOCKED, &file, NULL), 0);
+	assert_int_equal(attach(&w, file, &options, NULL), -ERR_STATE);
+	options.trusted = true;
+	assert_int_equal(attach(&w, file, &options, NULL), 0);
+	assert_int_equal(changed_units(&w, &since, units), 2);
+	assert_true(units[3] && units[UNITS - 1]);
+	assert_int_equal(blk_close(w.tracked, NULL), 0);
 	teardown(&w);
 }
 
@@ -433,6 +464,7 @@ int main(void)
 		cmocka_unit_test(test_exact_over_restarts),
 		cmocka_unit_test(test_stale),
 		cmocka_unit_test(test_grow),
+		cmocka_unit_test(test_copy),
 		cmocka_unit_test(test_cuts),
 		cmocka_unit_test(test_faults),
 		cmocka_unit_test(test_open),

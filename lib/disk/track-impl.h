@@ -61,6 +61,8 @@ int track_state_load(struct track_state *state, struct file *file, uint64_t disk
 		     const struct track_options *options, struct error *err);
 void track_state_done(struct track_state *state);
 
+/* Blocking: all of it into another file. 0 or -errno. */
+int track_state_copy(const struct track_state *state, struct file *to);
 /* Can it keep track of a disk of that size, in the units and regions that it has? */
 bool track_state_fits(const struct track_state *state, uint64_t disk_bytes);
 /* Blocking: the disk has become larger, to a size that fits. What is new counts as changed. 0 or

@@ -227,7 +227,7 @@ static int check_identity(const struct track_state *state, uint64_t disk_bytes,
 				 "changes were tracked of a disk of %lu bytes, this one has %lu: "
 				 "begin anew",
 				 h->disk_bytes, disk_bytes);
-	if (!guid_equal(&h->links[0], &options->link_now) &&
+	if (!options->trusted && !guid_equal(&h->links[0], &options->link_now) &&
 	    !guid_equal(&h->links[1], &options->link_now))
 		return error_set(err, ERR_STATE,
 				 "the disk was changed without its changes being tracked: begin "
@@ -311,6 +311,22 @@ void track_state_activate(struct track_state *state, uint64_t offset, uint64_t l
 
 	for (uint64_t r = offset / state->header.region_bytes; r <= last; r++)
 		state->active[r / 8] |= (uint8_t)(1u << (r % 8));
+}
+
+/* ---- a copy ---- */
+
+int track_state_copy(const struct track_state *state, struct file *to)
+{
+	struct track_state copy = *state;
+	size_t bytes = state->page_count * TRACK_PAGE;
+	int rc = file_set_size(to, TRACK_EPOCHS_AT + bytes);
+
+	copy.file = to;
+	if (rc == 0)
+		rc = file_zero_now(to, 0, TRACK_EPOCHS_AT);
+	if (rc == 0)
+		rc = file_write_now(to, TRACK_EPOCHS_AT, state->epochs, bytes);
+	return rc == 0 ? track_state_store_header(&copy) : rc;
 }
 
 /* ---- another size ---- */

@@ -400,6 +400,20 @@ int track_relink(struct blk *tracked, const struct guid *link_now, const struct 
 	return rc < 0 ? error_set_errno(err, -rc, "storing the change tracking file") : 0;
 }
 
+int track_copy(const struct blk *tracked, int fd, struct error *err)
+{
+	struct file *file;
+	int rc = check_running(tracked, err);
+
+	if (rc == 0)
+		rc = file_open_blocking(fd, FILE_UNLOCKED, &file, err);
+	if (rc < 0)
+		return rc;
+	rc = track_state_copy(&container_of(tracked, const struct track, blk)->state, file);
+	file_abandon(file);
+	return rc < 0 ? error_set_errno(err, -rc, "copying what is tracked of the disk") : 0;
+}
+
 struct blk *track_free(struct blk *tracked)
 {
 	struct track *track = of(tracked);

@@ -30,6 +30,8 @@ struct track_point {
 
 struct track_options {
 	bool create; /* begin anew, whatever the file holds: an empty or stale one */
+	/* The caller knows that the file is one of this very disk: the links are not looked at. */
+	bool trusted;
 	/* The image's link_id now, and what the first change of the image will make of it. Zero for
 	 * images that have none: then nobody notices if they are changed without tracking. */
 	struct guid link_now, link_next;
@@ -47,6 +49,9 @@ int track_start(struct blk *tracked, struct loop *loop, int fd, const struct tra
  * not changed meanwhile. */
 int track_stop(struct blk *tracked, struct error *err);
 bool track_running(const struct blk *tracked);
+/* Writes what is known now into another file (empty; fd is borrowed), for a disk that reads as this
+ * one did since the point that will be asked for: that names a little more then. Blocking. */
+int track_copy(const struct blk *tracked, int fd, struct error *err);
 /* The image got other ids: it was flushed and changes its file, as for a checkpoint. */
 int track_relink(struct blk *tracked, const struct guid *link_now, const struct guid *link_next,
 		 struct error *err);

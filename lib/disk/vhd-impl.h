@@ -88,6 +88,7 @@ struct vhd {
 	struct vhd_range structures[VHD_OTHER_STRUCTURES + VHD_LOCATORS];
 	uint64_t structures_end; /* no block lies below, unless it did before */
 	uint64_t end;            /* all of the file from here on is free */
+	uint64_t opened_end;     /* what it was: behind it lies only what we have put there */
 	uint64_t room_end;       /* blocks may lie below; a footer is durable behind */
 	uint64_t stale_end;      /* bytes below may be other than zero */
 	bool layout_changed;

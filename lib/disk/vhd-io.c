@@ -32,7 +32,9 @@
 #define MAX_FREED_PLACES 256u /* then they are given back without waiting for a flush */
 #define MAX_BITMAPS      32768u
 #define FLUSH_WRITES     512u
-#define FLUSH_BYTES      (1u << 20)
+#define FLUSH_BYTES      (2u << 20)
+/* The host's file systems take what covers their blocks at once, and single sectors one by one. */
+#define HOST_BLOCK_BYTES 4096u
 
 uint8_t vhd_full[1];
 
@@ -719,21 +721,38 @@ static bool fits(const struct vhd_flush *flush, size_t len)
 	return flush->write_count < FLUSH_WRITES && flush->bytes_used + len <= FLUSH_BYTES;
 }
 
+/* What lies before the bitmap in its block of the host, where that is a gap that we have left
+ * (vhd_block_place): it is written, too, as zeros. */
+static size_t gap_before(const struct vhd *vhd, uint64_t place)
+{
+	uint64_t start = ALIGN_DOWN(place, (uint64_t)HOST_BLOCK_BYTES);
+
+	return start >= vhd->opened_end ? place - start : 0;
+}
+
+static void copy_bitmap(struct vhd *vhd, uint32_t block)
+{
+	uint64_t place = vhd_place_of(vhd, block);
+	size_t bytes = vhd->geometry.bitmap_bytes, gap = gap_before(vhd, place);
+	uint8_t *to = add_write(vhd, place - gap, gap + bytes);
+
+	memset(to, 0, gap);
+	if (vhd->bitmap[block] == vhd_full)
+		memset(to + gap, 0xff, bytes);
+	else
+		memcpy(to + gap, vhd->bitmap[block], bytes);
+}
+
 static void copy_bitmaps(struct vhd *vhd)
 {
-	size_t bytes = vhd->geometry.bitmap_bytes;
+	size_t most = vhd->geometry.bitmap_bytes + HOST_BLOCK_BYTES;
 
-	while (vhd->dirty_blocks.count > 0 && fits(&vhd->flush, bytes)) {
+	while (vhd->dirty_blocks.count > 0 && fits(&vhd->flush, most)) {
 		uint32_t block = take_dirty(&vhd->dirty_blocks);
 
-		/* Freed again since. */
-		if (vhd->bat[block] == VHD_BAT_UNUSED)
-			continue;
-		if (vhd->bitmap[block] == vhd_full)
-			memset(add_write(vhd, vhd_place_of(vhd, block), bytes), 0xff, bytes);
-		else
-			memcpy(add_write(vhd, vhd_place_of(vhd, block), bytes), vhd->bitmap[block],
-			       bytes);
+		/* Else it was freed again since. */
+		if (vhd->bat[block] != VHD_BAT_UNUSED)
+			copy_bitmap(vhd, block);
 	}
 }
 
@@ -759,7 +778,7 @@ static bool prepare_buffers(struct vhd_flush *flush)
 	if (!flush->writes)
 		flush->writes = calloc(FLUSH_WRITES, sizeof(*flush->writes));
 	if (!flush->bytes)
-		flush->bytes = malloc(FLUSH_BYTES);
+		flush->bytes = aligned_alloc(HOST_BLOCK_BYTES, FLUSH_BYTES);
 	return flush->writes && flush->bytes;
 }
 

@@ -289,7 +289,7 @@ static int check_blocks(struct vhd *vhd, struct error *err)
 		if (i + 1 < count && slot_end > (sorted[i + 1] >> 32) * VHD_SECTOR_BYTES)
 			vhd->short_block = true;
 	}
-	vhd->end = MAX(slot_end, vhd->structures_end);
+	vhd->end = vhd->opened_end = MAX(slot_end, vhd->structures_end);
 	return 0;
 }
 

@@ -24,8 +24,10 @@
 #include <assert.h>
 #include <errno.h>
 
-#define SEGMENT_IOV     64u
+#define SEGMENT_IOV 64u
+/* Growing waits for what is in flight, so a large file grows in larger steps. */
 #define GROW_STEP_BYTES (UINT64_C(32) << 20)
+#define GROW_STEP_MOST  (UINT64_C(1) << 30)
 /* A guest may ask to zero 64 TiB at once: what is in flight for one request is bounded. */
 #define MAX_SEGMENTS_PER_IO 64u
 #define MAX_RELEASES        32u
@@ -426,7 +428,8 @@ static uint64_t start_parent_read(struct vhdx *vhdx, struct vhdx_io *io, uint64_
 
 static int ensure_file_size(struct vhdx *vhdx, uint64_t end)
 {
-	uint64_t ahead = ALIGN_UP(end, GROW_STEP_BYTES);
+	uint64_t step = MIN(MAX(end / 2, GROW_STEP_BYTES), GROW_STEP_MOST);
+	uint64_t ahead = ALIGN_UP(end + step - GROW_STEP_BYTES, GROW_STEP_BYTES);
 
 	if (end <= vhdx->file->size_bytes)
 		return 0;

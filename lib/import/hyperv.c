@@ -1,5 +1,6 @@
 #include "import/hyperv.h"
 
+#include "base/bytes.h"
 #include "base/macros.h"
 #include "import/vmcx.h"
 #include "import/vmxml.h"
@@ -72,6 +73,19 @@ static void channel_instance(const struct key *device, const struct guid *instan
 
 /* ---- who and how large ---- */
 
+#define FILETIME_PER_SECOND 10000000
+#define FILETIME_OF_1970    INT64_C(11644473600)  /* seconds since 1601 */
+#define LATEST_TIME         INT64_C(253402300799) /* the year 9999 ends */
+
+static int64_t creation_time(const struct import *in)
+{
+	const struct key *key = key_find(in->key, "properties/creation_time");
+
+	if (!key || key->type != KEY_BYTES || key->size != 8)
+		return 0;
+	return (int64_t)(load_le64(key->bytes) / FILETIME_PER_SECOND) - FILETIME_OF_1970;
+}
+
 static int take_identity(struct import *in)
 {
 	struct config_vm *config = in->vm->config;
@@ -87,11 +101,32 @@ static int take_identity(struct import *in)
 		return error_set(in->err, ERR_UNSUPPORTED, "subtype %lld of a VM is not known",
 				 (long long)subtype);
 	config->generation = (unsigned)subtype + 1;
+	in->vm->created = MIN(MAX(creation_time(in), INT64_C(0)), LATEST_TIME);
+	in->vm->is_checkpoint =
+	    strcasecmp(key_text(in->key, "properties/type_id", ""), "Snapshots") == 0;
 	in->vm->hyperv_version = (unsigned)key_integer(in->key, "properties/version", VERSION_5_0);
 	r = config_set_string(&config->name, name, in->err);
 	if (r == 0)
 		r = config_set_string(&config->notes, notes[0] ? notes : NULL, in->err);
 	return r;
+}
+
+/* Reserve and limit are in thousandths of a percent; here they are whole ones. */
+static void take_processor_controls(struct import *in)
+{
+	int64_t weight = key_integer(in->key, "settings/processors/weight", 100);
+	int64_t reserve = key_integer(in->key, "settings/processors/reservation", 0);
+	int64_t limit = key_integer(in->key, "settings/processors/limit", 100000);
+
+	if (weight < 1 || weight > CONFIG_MAX_WEIGHT || reserve < 0 || reserve > limit ||
+	    limit > 100000) {
+		note(in, IMPORT_LOST, 0, "Processor", "weight, reserve and limit are no good");
+		return;
+	}
+	in->vm->config->processor =
+	    (struct config_processor){ .weight = (unsigned)weight,
+				       .reserve_percent = (unsigned)(reserve / 1000),
+				       .maximum_percent = (unsigned)((limit + 999) / 1000) };
 }
 
 static void take_processors(struct import *in)
@@ -107,11 +142,7 @@ static void take_processors(struct import *in)
 		     (long long)wanted, (long long)count);
 	}
 	config->processor_count = (unsigned)count;
-	if (key_integer(in->key, "settings/processors/weight", 100) != 100 ||
-	    key_integer(in->key, "settings/processors/reservation", 0) != 0 ||
-	    key_integer(in->key, "settings/processors/limit", 100000) != 100000)
-		note(in, IMPORT_LOST, 0, "Processor",
-		     "weight, reserve and limit are not there yet");
+	take_processor_controls(in);
 	if (key_bool(in->key, "settings/processors/nested_virtualization/enabled", false))
 		note(in, IMPORT_LOST, 0, "Processor", "nested virtualization is not there yet");
 }
@@ -181,7 +212,7 @@ static void take_drive(struct import *in, const struct key *drive, const struct 
 		return;
 	}
 	if (path[0] && !found)
-		note(in, IMPORT_CHANGED, 0, path,
+		note(in, IMPORT_CHANGED, IMPORT_NO_DISK, path,
 		     "the medium '%s' was not found: the drive is empty", import_base_name(path));
 	if (!config_add_disk(in->vm->config, &disk, in->err))
 		note(in, IMPORT_BLOCKS, 0, path, "%s", in->err->text);
@@ -290,8 +321,7 @@ static int take_adapter(struct import *in, const struct key *device, const struc
 	if (wanted[0] && in->env->has_switch(in->env->user, wanted))
 		nic.switch_name = (char *)wanted;
 	else if (wanted[0])
-		note(in, IMPORT_CHANGED, IMPORT_NO_SWITCH, nic.name,
-		     "there is no virtual switch '%s': the adapter is not connected", wanted);
+		note(in, IMPORT_CHANGED, IMPORT_NO_SWITCH, nic.name, IMPORT_NO_SWITCH_TEXT, wanted);
 	if (!config_add_nic(in->vm->config, &nic, in->err))
 		note(in, IMPORT_BLOCKS, 0, nic.name, "%s", in->err->text);
 	if (key_find(device, "Connection/Features"))
@@ -381,13 +411,7 @@ static void report_devices(struct import *in)
 
 static void report_checkpoints(struct import *in)
 {
-	int64_t count = key_integer(in->key, "global_settings/snapshots/list/size", 0);
-
-	if (count > 0)
-		note(
-		    in, IMPORT_LOST, 0, "Checkpoints",
-		    "its %lld checkpoints are not taken over: the VM starts from its present disks",
-		    (long long)count);
+	in->vm->checkpoint_count = key_integer(in->key, "global_settings/snapshots/list/size", 0);
 	if (key_bool(in->key, "global_settings/disk_merge_pending", false))
 		note(in, IMPORT_LOST, 0, "Checkpoints",
 		     "Hyper-V had not finished merging its disks: Merge-VHD does");

@@ -19,7 +19,10 @@ enum import_severity {
 
 /* Numbers of Hyper-V's incompatibilities, as Compare-VM shows them. */
 #define IMPORT_NO_SWITCH 33012
-#define IMPORT_NO_DISK   40010
+/* Scripts take the switch's name out of it. */
+#define IMPORT_NO_SWITCH_TEXT "Could not find Ethernet switch '%s'."
+#define IMPORT_NO_DISK        40010
+#define IMPORT_NO_STATE       40004
 
 struct import_note {
 	enum import_severity severity;
@@ -31,6 +34,9 @@ struct import_note {
 struct import_vm {
 	struct config_vm *config;
 	unsigned hyperv_version; /* major << 8 | minor */
+	bool is_checkpoint;
+	int64_t checkpoint_count; /* that the file tells of: they have files of their own */
+	int64_t created;          /* UTC, seconds since 1970; 0: the file does not say */
 	struct import_note *notes;
 	size_t note_count;
 };
@@ -57,11 +63,16 @@ int import_hyperv(const struct key *root, const struct import_env *env, struct i
 /* Takes config. */
 struct import_vm *import_vm_new(struct config_vm *config);
 void import_vm_free(struct import_vm *vm);
-/* The description is one of ours, exported from elsewhere and now in `folder`: looks for its disks,
- * media, switches and boot files, and notes what is not there. */
-void import_relocate(struct import_vm *vm, const struct import_env *env, const char *folder);
+/* The description (the VM's own, or one of its checkpoints') is one of ours, exported from
+ * elsewhere and now in `folder`: looks for its disks, media, switches and boot files, and notes
+ * what is not there. */
+void import_relocate(struct import_vm *vm, struct config_vm *config, const struct import_env *env,
+		     const char *folder);
+/* What was noted already is not noted again. */
 void import_note(struct import_vm *vm, enum import_severity severity, int message_id,
 		 const char *source, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+/* Forgets all notes but those of what is lost. */
+void import_forget(struct import_vm *vm);
 bool import_vm_blocked(const struct import_vm *vm);
 const char *import_severity_name(enum import_severity severity);
 

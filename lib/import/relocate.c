@@ -22,7 +22,7 @@ static void relocate_disk(struct import_vm *vm, const struct import_env *env,
 			    "the hard disk image was not found; -VhdSourcePath names its folder");
 		return;
 	}
-	import_note(vm, IMPORT_CHANGED, 0, disk->path,
+	import_note(vm, IMPORT_CHANGED, IMPORT_NO_DISK, disk->path,
 		    "the medium was not found: the drive is empty");
 	free(disk->path);
 	disk->path = NULL;
@@ -53,17 +53,15 @@ static void relocate_adapter(struct import_vm *vm, const struct import_env *env,
 {
 	if (!nic->switch_name || env->has_switch(env->user, nic->switch_name))
 		return;
-	import_note(vm, IMPORT_CHANGED, IMPORT_NO_SWITCH, nic->name,
-		    "there is no virtual switch '%s': the adapter is not connected",
+	import_note(vm, IMPORT_CHANGED, IMPORT_NO_SWITCH, nic->name, IMPORT_NO_SWITCH_TEXT,
 		    nic->switch_name);
 	free(nic->switch_name);
 	nic->switch_name = NULL;
 }
 
-void import_relocate(struct import_vm *vm, const struct import_env *env, const char *folder)
+void import_relocate(struct import_vm *vm, struct config_vm *config, const struct import_env *env,
+		     const char *folder)
 {
-	struct config_vm *config = vm->config;
-
 	for (unsigned i = 0; i < config->disk_count; i++)
 		if (config->disks[i].path)
 			relocate_disk(vm, env, &config->disks[i]);

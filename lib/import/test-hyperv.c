@@ -195,7 +195,9 @@ static const char template[] =
     "<reservation type=\"integer\">1024</reservation><limit type=\"integer\">8193</limit>"
     "<target_memory_buffer type=\"integer\">25</target_memory_buffer>"
     "<priority type=\"integer\">7500</priority></bank></memory>"
-    "<processors><count type=\"integer\">4</count></processors></settings>"
+    "<processors><count type=\"integer\">4</count><weight type=\"integer\">250</weight>"
+    "<reservation type=\"integer\">10500</reservation><limit type=\"integer\">50001</limit>"
+    "</processors></settings>"
     "<manifest><vdev001><device type=\"string\">D422512D-2BF2-4752-809D-7B82B5FCB1B4</device>"
     "<instance type=\"string\">" SCSI_INSTANCE "</instance></vdev001>"
     "<vdev002><device type=\"string\">2fc216b0-d2e2-4967-9b6d-b8a5c9ca2778</device>"
@@ -226,6 +228,9 @@ static void check_template(const struct import_vm *vm)
 
 	assert_int_equal(config->generation, 2);
 	assert_int_equal(config->processor_count, 4);
+	assert_int_equal(config->processor.weight, 250);
+	assert_int_equal(config->processor.reserve_percent, 10);
+	assert_int_equal(config->processor.maximum_percent, 51);
 	assert_int_equal(config->memory_bytes, 4 * GIB);
 	assert_true(config->dynamic_memory.enabled);
 	assert_int_equal(config->dynamic_memory.minimum_bytes, 1 * GIB);
@@ -243,7 +248,7 @@ static void check_template(const struct import_vm *vm)
 	assert_string_equal(config_mac_format(config->nics[0].mac, mac), "00:15:5d:0a:0b:0c");
 	assert_true(config->nics[0].static_mac);
 	assert_null(config->nics[0].switch_name);
-	assert_int_equal(find_note(vm, "no virtual switch 'Office'")->message_id, 33012);
+	assert_int_equal(find_note(vm, "Ethernet switch 'Office'")->message_id, 33012);
 	assert_false(config->ic_enabled[CONFIG_IC_SHUTDOWN]);
 	assert_true(config->ic_enabled[CONFIG_IC_HEARTBEAT]);
 	assert_int_equal(config->start_action, CONFIG_START_ALWAYS);

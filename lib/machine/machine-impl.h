@@ -54,6 +54,9 @@ struct machine {
 	bool running, paused;
 	bool resetting;          /* between machine_reset and the end of vmbus_reset */
 	bool off;                /* told already */
+	bool critical;           /* paused since the host's storage failed */
+	bool critical_resumes;   /* it ran before, or was resumed since */
+	bool critical_ignored;   /* the guest gets such errors */
 	struct save *save;       /* under way; or NULL */
 	struct restore *restore; /* the saved state, while the machine is built from it; or NULL */
 	bool reset_asked;        /* atomic: a VP asked for a reset that the loop has not done yet */
@@ -63,6 +66,10 @@ struct machine {
 
 void machine_ask_reset(struct machine *machine);
 void machine_ask_off(struct machine *machine, enum machine_off_reason reason, const char *text);
+
+/* The storage has failed: false where the guest is to get the error. It is back. */
+bool machine_enter_critical(struct machine *machine, const char *text);
+void machine_leave_critical(struct machine *machine);
 
 /* ---- platform.c ---- */
 
@@ -112,6 +119,10 @@ void storage_pop(struct storage *storage, const struct machine_layer *layers, un
 int adapters_new(struct machine *machine, struct adapters **ret, struct error *err);
 void adapters_free(struct adapters *adapters);
 /* Add what theirs did. */
+/* Tries again what the host's storage has failed. */
+void storage_retry(struct storage *storage);
+/* Gives the guest the errors. */
+void storage_give_up(struct storage *storage);
 void storage_usage(const struct storage *storage, struct machine_usage *ret);
 void adapters_usage(const struct adapters *adapters, struct machine_usage *ret);
 /* As of the synthetic devices below. */

@@ -393,9 +393,50 @@ void machine_resume(struct machine *machine)
 {
 	if (machine->off || !machine->paused)
 		return;
+	if (machine->critical) {
+		machine->critical_resumes = true;
+		storage_retry(machine->storage);
+		return;
+	}
 	machine->paused = false;
 	if (!machine->resetting && !save_has_guest(machine))
 		part_resume(machine->part);
+}
+
+bool machine_critical(const struct machine *machine)
+{
+	return machine->critical;
+}
+
+bool machine_enter_critical(struct machine *machine, const char *text)
+{
+	/* What is being saved must come to an end. */
+	if (machine->off || machine->critical_ignored || save_has_guest(machine))
+		return false;
+	if (machine->critical)
+		return true;
+	machine->critical = true;
+	machine->critical_resumes = !machine->paused;
+	machine_pause(machine);
+	machine->events.critical(machine->events.user, text);
+	return true;
+}
+
+void machine_leave_critical(struct machine *machine)
+{
+	if (!machine->critical || machine->off)
+		return;
+	machine->critical = false;
+	if (machine->critical_resumes)
+		machine_resume(machine);
+	machine->events.critical(machine->events.user, NULL);
+}
+
+void machine_set_critical_pause(struct machine *machine, bool pause)
+{
+	machine->critical_ignored = !pause;
+	if (!pause)
+		storage_give_up(machine->storage);
 }
 
 void machine_turn_off(struct machine *machine)

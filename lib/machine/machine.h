@@ -48,6 +48,11 @@ struct machine_events {
 	void (*guest_reset)(void *user);
 	/* The guest opened that DVD drive: its medium is closed already. */
 	void (*ejected)(void *user, const struct guid *controller, unsigned location);
+	/* A hard disk is slower than its minimum; it is not any more. */
+	void (*disk_slow)(void *user, const struct guid *controller, unsigned location, bool slow);
+	/* The host's storage failed, and the guest stands still until it is back (text says which
+	 * disk and why); it is back, or the disk is gone (text NULL). machine_critical(). */
+	void (*critical)(void *user, const char *text);
 	/* P0..P4 of the crash MSRs; message may be NULL. */
 	void (*guest_crash)(void *user, const uint64_t parameters[5], const char *message);
 	/* What the guest says of itself (KVP pool 2), or its services, changed. */
@@ -95,6 +100,11 @@ int machine_start(struct machine *machine, struct error *err);
 
 void machine_pause(struct machine *machine);
 void machine_resume(struct machine *machine);
+/* The host's storage has failed, and the machine is paused for it. It is tried again by itself, and
+ * at once by machine_resume. */
+bool machine_critical(const struct machine *machine);
+/* Whether the machine is paused then (it is unless set); else the guest gets the errors. */
+void machine_set_critical_pause(struct machine *machine, bool pause);
 /* Power button held: VPs stop at once; `off` follows. */
 void machine_turn_off(struct machine *machine);
 /* Reset button. */
@@ -176,7 +186,8 @@ struct machine_drive {
 	unsigned location;
 	enum config_disk_kind kind;
 	bool read_only;
-	const char *path; /* what errors call it; NULL: an empty DVD drive */
+	const char *path;                    /* what errors call it; NULL: an empty DVD drive */
+	unsigned minimum_iops, maximum_iops; /* of a hard disk; 0: none */
 };
 
 int machine_add_controller(struct machine *machine, const struct guid *id, struct error *err);
@@ -202,6 +213,9 @@ int machine_drive_track(struct machine *machine, const struct guid *controller, 
 struct blk;
 int machine_drive_tracked(struct machine *machine, const struct guid *controller, unsigned location,
 			  struct blk **ret, struct error *err);
+/* Of a hard disk, from now on. */
+int machine_set_iops(struct machine *machine, const struct guid *controller, unsigned location,
+		     unsigned minimum, unsigned maximum, struct error *err);
 /* Makes a disk larger, and tells the guest. An error may also be that its changes are not tracked
  * any more. */
 int machine_grow_drive(struct machine *machine, const struct guid *controller, unsigned location,

@@ -1,22 +1,34 @@
 #include "machine/machine-impl.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "blk/gate.h"
 #include "dev/storvsp.h"
 #include "disk/disk.h"
 #include "disk/live.h"
 #include "disk/track.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define DVD_SECTOR_BYTES 2048
+#define RETRY_NS         (5 * NS_PER_SEC) /* while the host's storage fails */
 
 /* What a writable VHD or VHDX of the start has under the guest: its chain can change, and its
  * changes can be tracked. */
 struct layers {
 	struct blk *live, *tracked; /* tracked is the upper one; NULL: it is another disk */
+};
+
+/* The gate of a hard disk: the uppermost of its filters. */
+struct place {
+	struct controller *controller;
+	struct blk *gate; /* NULL: no hard disk is here */
+	char *path;       /* what it is called */
+	bool troubled;    /* the host's storage has failed it */
 };
 
 struct controller {
@@ -25,6 +37,7 @@ struct controller {
 	struct storvsp *vsp;
 	struct blk *disks[STORVSP_MAX_LUNS]; /* lent to vsp; NULL: no drive, or an empty one */
 	struct layers layers[STORVSP_MAX_LUNS];
+	struct place places[STORVSP_MAX_LUNS];
 	struct controller *next; /* among those that retire */
 };
 
@@ -32,7 +45,12 @@ struct storage {
 	struct machine *machine;
 	struct controller *controllers[CONFIG_MAX_SCSI];
 	struct controller *retiring; /* gone for the administrator, not yet for the guest */
+	unsigned troubled;           /* disks that the host's storage has failed */
+	struct loop_timer *retry;
 };
+
+static struct controller *find_controller(struct storage *storage, const struct guid *id,
+					  struct error *err);
 
 /* ---- images ---- */
 
@@ -115,6 +133,116 @@ static int open_disk(struct machine *machine, const struct machine_drive *drive,
 	return 0;
 }
 
+/* ---- gates ---- */
+
+static unsigned location_of(const struct place *place)
+{
+	return (unsigned)(place - place->controller->places);
+}
+
+static bool hold(void *user, enum blk_result result)
+{
+	struct place *place = user;
+	struct storage *storage = place->controller->storage;
+	char text[300];
+
+	snprintf(text, sizeof(text), "disk '%.200s': %s", place->path ? place->path : "",
+		 result == BLK_NO_SPACE ? "the host's storage is full"
+					: "the host's storage has failed");
+	if (!machine_enter_critical(storage->machine, text))
+		return false;
+	if (storage->troubled == 0)
+		loop_timer_arm(storage->retry, clock_now_ns() + RETRY_NS);
+	storage->troubled += !place->troubled;
+	place->troubled = true;
+	return true;
+}
+
+static void recovered(void *user)
+{
+	struct place *place = user;
+	struct storage *storage = place->controller->storage;
+
+	storage->troubled -= place->troubled;
+	place->troubled = false;
+	if (storage->troubled == 0)
+		machine_leave_critical(storage->machine);
+}
+
+static void slow(void *user, bool is_slow)
+{
+	struct place *place = user;
+	const struct machine_events *events = &place->controller->storage->machine->events;
+
+	events->disk_slow(events->user, &place->controller->id, location_of(place), is_slow);
+}
+
+static void for_troubled(struct storage *storage, void (*act)(struct blk *gate))
+{
+	for (unsigned i = 0; i < CONFIG_MAX_SCSI; i++)
+		for (unsigned k = 0; storage->controllers[i] && k < STORVSP_MAX_LUNS; k++)
+			if (storage->controllers[i]->places[k].troubled)
+				act(storage->controllers[i]->places[k].gate);
+}
+
+void storage_retry(struct storage *storage)
+{
+	for_troubled(storage, gate_retry);
+}
+
+void storage_give_up(struct storage *storage)
+{
+	for_troubled(storage, gate_give_up);
+}
+
+static void retry(void *user)
+{
+	struct storage *storage = user;
+
+	storage_retry(storage);
+	if (storage->troubled)
+		loop_timer_arm(storage->retry, clock_now_ns() + RETRY_NS);
+}
+
+/* Puts the gate of a hard disk above *disk. */
+static int add_gate(struct controller *controller, const struct machine_drive *drive,
+		    struct blk **disk, struct error *err)
+{
+	struct place *place = &controller->places[drive->location];
+	const struct gate_events events = { place, hold, recovered, slow };
+	struct blk *gate = NULL;
+	int r = gate_new(controller->storage->machine->loop, *disk, &events, &gate, err);
+
+	if (r < 0)
+		return r;
+	gate_set_rates(gate, drive->minimum_iops, drive->maximum_iops);
+	*disk = gate;
+	return 0;
+}
+
+/* The drive is attached; nothing was asked of it yet. */
+static void note_gate(struct controller *controller, const struct machine_drive *drive,
+		      struct blk *gate)
+{
+	controller->places[drive->location] =
+	    (struct place){ .controller = controller,
+			    .gate = gate,
+			    .path = drive->path ? strdup(drive->path) : NULL };
+}
+
+int machine_set_iops(struct machine *machine, const struct guid *id, unsigned location,
+		     unsigned minimum, unsigned maximum, struct error *err)
+{
+	struct controller *controller = find_controller(machine->storage, id, err);
+
+	if (!controller)
+		return -ERR_NOT_FOUND;
+	if (location >= STORVSP_MAX_LUNS || !controller->places[location].gate)
+		return error_set(err, ERR_NOT_FOUND, "no hard disk is at location %u", location);
+	gate_set_rates(controller->places[location].gate, minimum, maximum);
+	return 0;
+}
+
 /* ---- controllers ---- */
 
 static struct controller *find_controller(struct storage *storage, const struct guid *id,
@@ -159,12 +287,20 @@ static void on_ejected(void *user, unsigned location, struct blk *medium)
 	loop_post(machine->loop, finish_eject, ejected);
 }
 
+static void close_at(struct controller *controller, unsigned location)
+{
+	struct place *place = &controller->places[location];
+
+	close_disk(controller->disks[location]);
+	controller->disks[location] = NULL;
+	place->gate = NULL;
+	free(TAKE(place->path));
+}
+
 static void close_disks(struct controller *controller)
 {
-	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++) {
-		close_disk(controller->disks[i]);
-		controller->disks[i] = NULL;
-	}
+	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++)
+		close_at(controller, i);
 }
 
 static void free_controller(struct controller *controller)
@@ -253,6 +389,9 @@ int machine_add_drive(struct machine *machine, const struct machine_drive *drive
 		r = open_disk(machine, drive, fd, parents, &layers, &disk, err);
 	else if (fd >= 0)
 		close(fd);
+	/* Its location is checked by the next step. */
+	if (r == 0 && drive->kind == CONFIG_DISK_HARD && drive->location < STORVSP_MAX_LUNS)
+		r = add_gate(controller, drive, &disk, err);
 	if (r == 0)
 		r = storvsp_attach(controller->vsp, drive->location, disk,
 				   drive->kind == CONFIG_DISK_DVD ? SCSI_KIND_DVD : SCSI_KIND_DISK,
@@ -263,6 +402,8 @@ int machine_add_drive(struct machine *machine, const struct machine_drive *drive
 	}
 	controller->disks[drive->location] = disk;
 	controller->layers[drive->location] = layers;
+	if (drive->kind == CONFIG_DISK_HARD)
+		note_gate(controller, drive, disk);
 	if (layers.live)
 		live_on_change(layers.live, chain_changed, &controller->layers[drive->location]);
 	return 0;
@@ -276,8 +417,7 @@ int machine_remove_drive(struct machine *machine, const struct guid *id, unsigne
 
 	if (r < 0)
 		return r;
-	close_disk(controller->disks[location]);
-	controller->disks[location] = NULL;
+	close_at(controller, location);
 	controller->layers[location] = (struct layers){ NULL, NULL };
 	return 0;
 }
@@ -359,7 +499,9 @@ static int add_described(struct storage *storage, unsigned index, struct error *
 	struct machine_drive drive = { .location = disk->lun,
 				       .kind = disk->kind,
 				       .read_only = disk->read_only,
-				       .path = disk->path };
+				       .path = disk->path,
+				       .minimum_iops = disk->minimum_iops,
+				       .maximum_iops = disk->maximum_iops };
 	int fd = machine->files.disks[index], track_fd = machine->files.tracks[index], r;
 
 	if (disk->bus != CONFIG_BUS_SCSI)
@@ -388,6 +530,8 @@ int storage_new(struct machine *machine, struct storage **ret, struct error *err
 		return error_set(err, ERR_NO_MEMORY, "no memory for the disks");
 	storage->machine = machine;
 	*ret = storage; /* machine_free frees it, however far this comes */
+	machine->critical_ignored = machine->config->critical_action == CONFIG_CRITICAL_NONE;
+	r = loop_timer_new(machine->loop, retry, storage, &storage->retry, err);
 	for (unsigned i = 0; r == 0 && i < machine->config->scsi_count; i++)
 		r = machine_add_controller(machine, &machine->config->scsi_ids[i], err);
 	for (unsigned i = 0; r == 0 && i < machine->config->disk_count; i++)
@@ -404,6 +548,7 @@ void storage_free(struct storage *storage)
 			free_controller(storage->controllers[i]);
 	while (storage->retiring)
 		retired(storage->retiring);
+	loop_timer_free(storage->retry);
 	free(storage);
 }
 

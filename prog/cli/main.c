@@ -27,6 +27,8 @@
 #include <time.h>
 
 #define JOB_WAIT_SECONDS 30 /* of one look at a job */
+#define MAX_COLUMNS      64
+#define MAX_PIPE         (64 * MIB) /* what may come in through a pipe */
 
 enum { EXIT_DONE, EXIT_FAILED, EXIT_USAGE };
 
@@ -48,6 +50,11 @@ static const char *text_of(const json_t *object, const char *name)
 
 static int print_error(const char *cmdlet, const char *object, const char *text)
 {
+	/* What is wrong with a command line begins with the cmdlet's name anyway. */
+	if (!object && strncmp(text, cmdlet, strlen(cmdlet)) == 0) {
+		fprintf(stderr, "oyako: %s\n", text);
+		return EXIT_FAILED;
+	}
 	fprintf(stderr, "oyako: %s%s%s%s: %s\n", cmdlet, object ? " '" : "", object ? object : "",
 		object ? "'" : "", text);
 	return EXIT_FAILED;
@@ -71,6 +78,23 @@ static unsigned terminal_width(void)
 	return size.ws_col;
 }
 
+/* A table tells from which other host its objects are, so that a cmdlet behind a pipe finds them.
+ */
+static char *results_table(const struct cmdlet_output *output, const json_t *results)
+{
+	const struct cmdlet_column origin = { CMDLET_ORIGIN, CMDLET_ORIGIN, CMDLET_SHOW_TEXT };
+	struct cmdlet_column columns[MAX_COLUMNS + 2] = { 0 };
+	const struct cmdlet_output with_origin = { output->type, columns };
+	size_t count = 0;
+
+	if (!json_object_get(json_array_get(results, 0), CMDLET_ORIGIN))
+		return cmdlet_format_table(output, results, terminal_width());
+	for (const struct cmdlet_column *c = output->columns; c->key && count < MAX_COLUMNS; c++)
+		columns[count++] = *c;
+	columns[count] = origin;
+	return cmdlet_format_table(&with_origin, results, terminal_width());
+}
+
 static int print_results(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation,
 			 const json_t *results)
 {
@@ -86,9 +110,8 @@ static int print_results(const struct cmdlet *cmdlet, const struct cmdlet_invoca
 	}
 	if (!cmdlet->output || (cmdlet->output_if_passthru && !passthru && !invocation->list))
 		return EXIT_DONE;
-	return print_text(invocation->list
-			      ? cmdlet_format_list(cmdlet->output, results)
-			      : cmdlet_format_table(cmdlet->output, results, terminal_width()));
+	return print_text(invocation->list ? cmdlet_format_list(cmdlet->output, results)
+					   : results_table(cmdlet->output, results));
 }
 
 static int print_errors(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation,
@@ -166,24 +189,49 @@ static bool is_confirmed(const struct cmdlet *cmdlet, const struct cmdlet_invoca
 	return ask(cmdlet, invocation->params);
 }
 
-/* In PowerShell's words. What the daemon would find out only by doing it, is not told. */
-static int say_what_if(const struct cmdlet *cmdlet, const json_t *params)
+/* The names of the virtual machines that the patterns mean, the caller's; what is not there is
+ * told. */
+static json_t *names_of_vms(struct client *client, const struct cmdlet *cmdlet,
+			    const struct cmdlet_invocation *invocation, const json_t *patterns,
+			    int *ret_status)
 {
-	json_t *checked, *targets;
-	struct error err;
+	json_t *params = json_pack("{s:O}", "Name", patterns), *names = json_array(),
+	       *answer = NULL;
 
-	if (cmdlet_check(cmdlet, params, &checked, &err) < 0)
-		return print_error(cmdlet->name, NULL, err.text);
-	targets = json_object_get(checked, cmdlet->what_if);
-	targets = json_is_array(targets) ? json_incref(targets) : json_pack("[O*]", targets);
+	if (run_in_daemon(client, cmdlet_find("Get-VM"), params, &answer) < 0)
+		*ret_status = EXIT_FAILED;
+	else
+		*ret_status = print_errors(cmdlet, invocation, json_object_get(answer, "errors"));
+	for (size_t i = 0; i < json_array_size(json_object_get(answer, "results")); i++) {
+		json_t *vm = json_array_get(json_object_get(answer, "results"), i);
+
+		json_array_append(names, json_object_get(vm, "Name"));
+	}
+	json_decref(params);
+	json_decref(answer);
+	return names;
+}
+
+/* In PowerShell's words. What the daemon would find out only by doing it, is not told. */
+static int say_what_if(struct client *client, const struct cmdlet *cmdlet,
+		       const struct cmdlet_invocation *invocation)
+{
+	bool known;
+	const struct cmdlet_param *param = cmdlet_what_if(cmdlet, &known);
+	json_t *value = param ? json_object_get(invocation->params, param->name) : NULL, *targets;
+	int status = EXIT_DONE;
+
+	if (param && param->offer == CMDLET_OFFER_VM && value)
+		targets = names_of_vms(client, cmdlet, invocation, value, &status);
+	else
+		targets = json_is_array(value) ? json_incref(value) : json_pack("[O*]", value);
 	for (size_t i = 0; i < json_array_size(targets); i++)
 		printf("What if: Performing the operation \"%s\" on target \"%s\".\n", cmdlet->name,
 		       json_string_value(json_array_get(targets, i)));
-	if (json_array_size(targets) == 0)
+	if (!value)
 		printf("What if: Performing the operation \"%s\".\n", cmdlet->name);
 	json_decref(targets);
-	json_decref(checked);
-	return EXIT_DONE;
+	return status;
 }
 
 /* ---- jobs ---- */
@@ -280,24 +328,38 @@ static int receive_jobs(struct client *client, const struct cmdlet_invocation *i
 	return status;
 }
 
-static int run_plain(struct client *client, const struct cmdlet *cmdlet,
-		     const struct cmdlet_invocation *invocation)
+/* host NULL: this one. */
+static void collect(json_t **results, const json_t *more, const char *host)
 {
-	int failed, printed;
-	json_t *answer;
+	if (!*results)
+		*results = json_array();
+	for (size_t i = 0; i < json_array_size(more); i++) {
+		json_t *result = json_array_get(more, i);
 
-	if (invocation->what_if)
-		return say_what_if(cmdlet, invocation->params);
+		if (host && json_is_object(result))
+			json_object_set_new(result, CMDLET_ORIGIN, json_string(host));
+		json_array_append(*results, result);
+	}
+}
+
+/* What it finds is added to the list of results, from host, if that is not this one; without
+ * anything to show, they stay NULL. */
+static int run_plain(struct client *client, const struct cmdlet *cmdlet,
+		     const struct cmdlet_invocation *invocation, const char *host, json_t **results)
+{
+	json_t *answer;
+	int status;
+
 	if (!is_confirmed(cmdlet, invocation))
 		return EXIT_FAILED;
 	if (invocation->as_job)
 		return begin_job(client, cmdlet, invocation);
 	if (run_in_daemon(client, cmdlet, invocation->params, &answer) < 0)
 		return EXIT_FAILED;
-	printed = print_results(cmdlet, invocation, json_object_get(answer, "results"));
-	failed = print_errors(cmdlet, invocation, json_object_get(answer, "errors"));
+	collect(results, json_object_get(answer, "results"), host);
+	status = print_errors(cmdlet, invocation, json_object_get(answer, "errors"));
 	json_decref(answer);
-	return failed ? failed : printed;
+	return status;
 }
 
 /* ---- consoles ---- */
@@ -630,7 +692,8 @@ static int run_in_client(const struct cmdlet *cmdlet, const struct cmdlet_invoca
 
 /* host NULL: this one; so below. */
 static int run_with_daemon(const char *host, const struct cmdlet *cmdlet,
-			   const struct cmdlet_invocation *invocation, const json_t *params)
+			   const struct cmdlet_invocation *invocation, const json_t *params,
+			   json_t **results)
 {
 	struct client *client;
 	struct error err;
@@ -638,13 +701,15 @@ static int run_with_daemon(const char *host, const struct cmdlet *cmdlet,
 
 	if (client_open(host, true, &client, &err) < 0)
 		return print_error(cmdlet->name, NULL, err.text);
-	if (json_is_true(json_object_get(invocation->params, "Console")))
+	if (invocation->what_if)
+		status = say_what_if(client, cmdlet, invocation);
+	else if (json_is_true(json_object_get(invocation->params, "Console")))
 		status = start_with_console(client, cmdlet, invocation);
 	else if (strcmp(cmdlet->name, "Get-VMEvent") == 0 &&
 		 json_is_true(json_object_get(params, "Wait")))
 		status = follow_events(client, cmdlet, invocation, params);
 	else
-		status = run_plain(client, cmdlet, invocation);
+		status = run_plain(client, cmdlet, invocation, host, results);
 	client_close(client);
 	return status;
 }
@@ -675,14 +740,15 @@ static int run_beside_daemon(const char *host, const struct cmdlet *cmdlet,
 	return status;
 }
 
-static int run_checked(const char *host, const struct cmdlet *cmdlet,
-		       const struct cmdlet_invocation *invocation, const json_t *params)
+static int run_on_host(const char *host, const struct cmdlet *cmdlet,
+		       const struct cmdlet_invocation *invocation, const json_t *params,
+		       json_t **results)
 {
 	static const char *const alone[] = { "Help", "Get-Command", "Completion",
 					     "Get-VMApiDescription" };
 
 	if (cmdlet->place == CMDLET_IN_DAEMON)
-		return run_with_daemon(host, cmdlet, invocation, params);
+		return run_with_daemon(host, cmdlet, invocation, params, results);
 	for (size_t i = 0; i < ARRAY_SIZE(alone); i++)
 		if (strcmp(cmdlet->name, alone[i]) == 0)
 			return run_in_client(cmdlet, invocation);
@@ -691,48 +757,142 @@ static int run_checked(const char *host, const struct cmdlet *cmdlet,
 
 /* On each of the hosts, one after the other; without any, on this one. */
 static int run_on_hosts(const json_t *hosts, const struct cmdlet *cmdlet,
-			const struct cmdlet_invocation *invocation, const json_t *params)
+			const struct cmdlet_invocation *invocation, const json_t *params,
+			json_t **results)
 {
 	int status = EXIT_DONE;
 
 	if (!json_array_size(hosts))
-		return run_checked(NULL, cmdlet, invocation, params);
+		return run_on_host(NULL, cmdlet, invocation, params, results);
 	if (json_array_size(hosts) > 1 &&
 	    (cmdlet->place == CMDLET_IN_CLIENT || json_is_true(json_object_get(params, "Console"))))
 		return print_error(cmdlet->name, NULL, "-ComputerName takes one host here");
 	for (size_t i = 0; i < json_array_size(hosts); i++) {
-		int one = run_checked(json_string_value(json_array_get(hosts, i)), cmdlet,
-				      invocation, params);
+		int one = run_on_host(json_string_value(json_array_get(hosts, i)), cmdlet,
+				      invocation, params, results);
 
 		status = status == EXIT_DONE ? one : status;
 	}
 	return status;
 }
 
+/* With the parameters of the invocation, which are what was typed and what a pipe brought. */
+static int run_request(const struct cmdlet *cmdlet, struct cmdlet_invocation *invocation,
+		       json_t **results)
+{
+	json_t *checked, *hosts = json_incref(json_object_get(invocation->params, "ComputerName"));
+	struct error err;
+	int status;
+
+	json_object_del(invocation->params, "ComputerName");
+	/* What would be refused anyway is refused before a daemon is started for it. */
+	if (cmdlet_check(cmdlet, invocation->params, &checked, &err) < 0) {
+		print_error(cmdlet->name, NULL, err.text);
+		status = EXIT_USAGE;
+	} else {
+		status = run_on_hosts(hosts, cmdlet, invocation, checked, results);
+		json_decref(checked);
+	}
+	json_decref(hosts);
+	return status;
+}
+
+/* ---- pipes ---- */
+
+/* Only a pipe or a file brings objects: a terminal is typed at, and /dev/null is what services and
+ * many a script have. */
+static bool brings_objects(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 &&
+	       (S_ISFIFO(st.st_mode) || S_ISREG(st.st_mode) || S_ISSOCK(st.st_mode));
+}
+
+static int read_pipe(char **ret, struct error *err)
+{
+	char *text = NULL, buffer[65536];
+	size_t size, len;
+	FILE *out = open_memstream(&text, &size);
+	int r = 0;
+
+	if (!out)
+		abort();
+	while (r == 0 && (len = fread(buffer, 1, sizeof(buffer), stdin)) > 0) {
+		fwrite(buffer, 1, len, out);
+		if ((size_t)ftell(out) > MAX_PIPE)
+			r = error_set(err, ERR_LIMIT, "more than %u MB come through the pipe",
+				      (unsigned)(MAX_PIPE / MIB));
+	}
+	fclose(out);
+	if (r < 0)
+		free(text);
+	else
+		*ret = text;
+	return r;
+}
+
+/* The requests, the caller's, that what comes in leads to: none where nothing comes. */
+static int requests_of_pipe(const struct cmdlet *cmdlet, const json_t *params, json_t **ret,
+			    struct error *err)
+{
+	AUTO_FREE char *text = NULL;
+	json_t *objects;
+	int r;
+
+	if (read_pipe(&text, err) < 0)
+		return -(int)err->code;
+	r = cmdlet_read_objects(text, &objects, err);
+	if (r < 0)
+		return r;
+	r = cmdlet_bind_objects(cmdlet, params, objects, ret, err);
+	json_decref(objects);
+	return r;
+}
+
+static int run_requests(const struct cmdlet *cmdlet, struct cmdlet_invocation *invocation,
+			const json_t *requests)
+{
+	json_t *results = NULL, *typed = invocation->params;
+	int status = EXIT_DONE, printed = EXIT_DONE;
+
+	for (size_t i = 0; i < json_array_size(requests); i++) {
+		int one;
+
+		invocation->params = json_array_get(requests, i);
+		one = run_request(cmdlet, invocation, &results);
+		status = status == EXIT_DONE ? one : status;
+	}
+	invocation->params = typed;
+	if (results)
+		printed = print_results(cmdlet, invocation, results);
+	json_decref(results);
+	return status ? status : printed;
+}
+
 static int run_cmdlet(const struct cmdlet *cmdlet, int argc, char *const *argv)
 {
 	struct cmdlet_invocation invocation;
-	json_t *checked = NULL, *hosts;
+	json_t *requests = NULL;
 	struct error err;
-	int status;
+	int status, r = 0;
 
 	if (cmdlet_parse(cmdlet, argc, argv, &invocation, &err) < 0) {
 		print_error(cmdlet->name, NULL, err.text);
 		return EXIT_USAGE;
 	}
-	hosts = json_incref(json_object_get(invocation.params, "ComputerName"));
-	json_object_del(invocation.params, "ComputerName");
-	if (invocation.help) {
+	if (!invocation.help && cmdlet_takes_objects(cmdlet, invocation.params) &&
+	    brings_objects(STDIN_FILENO))
+		r = requests_of_pipe(cmdlet, invocation.params, &requests, &err);
+	else
+		requests = json_pack("[O]", invocation.params);
+	if (r < 0)
+		status = print_error(cmdlet->name, NULL, err.text);
+	else if (invocation.help)
 		status = help(cmdlet->name);
-	} else if (cmdlet_check(cmdlet, invocation.params, &checked, &err) < 0) {
-		/* What would be refused anyway is refused before a daemon is started for it. */
-		print_error(cmdlet->name, NULL, err.text);
-		status = EXIT_USAGE;
-	} else {
-		status = run_on_hosts(hosts, cmdlet, &invocation, checked);
-	}
-	json_decref(hosts);
-	json_decref(checked);
+	else
+		status = run_requests(cmdlet, &invocation, requests);
+	json_decref(requests);
 	json_decref(invocation.params);
 	return status;
 }

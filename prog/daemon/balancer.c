@@ -238,6 +238,11 @@ int balancer_new(struct daemon *daemon, struct balancer **ret, struct error *err
 	return 0;
 }
 
+uint64_t balancer_most_bytes(const struct balancer *balancer)
+{
+	return balancer->limit_bytes == UINT64_MAX ? host_memory_bytes() : balancer->limit_bytes;
+}
+
 void balancer_free(struct balancer *balancer)
 {
 	if (!balancer)

@@ -20,6 +20,8 @@ int balancer_new(struct daemon *daemon, struct balancer **ret, struct error *err
 void balancer_free(struct balancer *balancer); /* NULL allowed */
 /* Is there so much more for a VM? ERR_NO_MEMORY. */
 int balancer_admit(const struct balancer *balancer, uint64_t bytes, struct error *err);
+/* What one VM can have at most: the host's memory, or OYAKO_MEMORY_LIMIT. */
+uint64_t balancer_most_bytes(const struct balancer *balancer);
 /* The memory of a VM, or its demand, has changed. */
 void balancer_wake(struct balancer *balancer);
 /* Is there a VM whose memory it looks after? */

@@ -352,8 +352,9 @@ static void choose_kind(struct taking *taking, enum checkpoint_kind kind)
 	    kind != CHECKPOINT_AS_SET || type == CONFIG_CHECKPOINT_PRODUCTION_ONLY;
 }
 
-static void take(struct vm *vm, const char *name, bool automatic, enum checkpoint_kind kind,
-		 struct request *request, checkpoint_taken done, void *user)
+static void take(struct vm *vm, const char *name, bool automatic, bool temporary,
+		 enum checkpoint_kind kind, struct request *request, checkpoint_taken done,
+		 void *user)
 {
 	struct taking *taking = calloc(1, sizeof(*taking));
 	struct error err;
@@ -364,6 +365,7 @@ static void take(struct vm *vm, const char *name, bool automatic, enum checkpoin
 	    (struct taking){ .vm = vm_ref(vm), .request = request, .done = done, .user = user };
 	taking->checkpoint.name = name ? strdup(name) : checkpoint_default_name(vm);
 	taking->checkpoint.automatic = automatic;
+	taking->checkpoint.temporary = temporary;
 	choose_kind(taking, kind);
 	if (check(vm, name, kind, &err) < 0)
 		taking_end(taking, &err);
@@ -374,13 +376,13 @@ static void take(struct vm *vm, const char *name, bool automatic, enum checkpoin
 void checkpoint_take(struct vm *vm, const char *name, struct request *request,
 		     checkpoint_taken done, void *user)
 {
-	take(vm, name, false, CHECKPOINT_AS_SET, request, done, user);
+	take(vm, name, false, false, CHECKPOINT_AS_SET, request, done, user);
 }
 
 void checkpoint_take_for(struct vm *vm, const char *name, enum checkpoint_kind kind,
 			 struct request *request, checkpoint_taken done, void *user)
 {
-	take(vm, name, true, kind, request, done, user);
+	take(vm, name, true, true, kind, request, done, user);
 }
 
 /* ---- automatic ones ---- */
@@ -398,11 +400,21 @@ bool checkpoint_take_automatic(struct vm *vm, checkpoint_taken done, void *user)
 	usual = checkpoint_default_name(vm);
 	if (asprintf(&name, "Automatic Checkpoint - %.70s", usual) < 0)
 		abort();
-	take(vm, name, true, CHECKPOINT_AS_SET, NULL, done, user);
+	take(vm, name, true, false, CHECKPOINT_AS_SET, NULL, done, user);
 	return true;
 }
 
-void checkpoint_remove_automatic(struct vm *vm)
+static bool is_automatic(const struct checkpoint *checkpoint)
+{
+	return checkpoint->automatic;
+}
+
+static bool is_temporary(const struct checkpoint *checkpoint)
+{
+	return checkpoint->temporary;
+}
+
+static void remove_those(struct vm *vm, bool (*is_one)(const struct checkpoint *checkpoint))
 {
 	struct checkpoints all;
 	bool removed = false;
@@ -411,7 +423,7 @@ void checkpoint_remove_automatic(struct vm *vm)
 	for (size_t i = 0; i < all.count; i++) {
 		struct error err;
 
-		if (!all.list[i].automatic)
+		if (!is_one(&all.list[i]))
 			continue;
 		if (checkpoint_disks_remove_with(vm, &all, &all.list[i], &err) < 0)
 			log_error("virtual machine '%s': removing its automatic checkpoint: %s",
@@ -422,4 +434,15 @@ void checkpoint_remove_automatic(struct vm *vm)
 	checkpoints_done(&all);
 	if (removed)
 		fold_begin(vm, NULL);
+}
+
+void checkpoint_remove_automatic(struct vm *vm)
+{
+	remove_those(vm, is_automatic);
+}
+
+void checkpoint_remove_temporary(struct vm *vm)
+{
+	if (!vm->busy)
+		remove_those(vm, is_temporary);
 }

@@ -21,8 +21,8 @@ void checkpoint_take(struct vm *vm, const char *name, struct request *request,
 		     checkpoint_taken done, void *user);
 
 /* For a moment's use, of a VM that runs: with its memory, with file systems that stand still, or
- * just its disks. It counts as an automatic one, so that it goes with the VM's stop at the latest.
- */
+ * just its disks. It goes with the VM's stop at the latest, and with what is left of an earlier
+ * service. */
 enum checkpoint_kind {
 	CHECKPOINT_AS_SET,
 	CHECKPOINT_WITH_MEMORY,
@@ -37,5 +37,7 @@ void checkpoint_take_for(struct vm *vm, const char *name, enum checkpoint_kind k
 bool checkpoint_take_automatic(struct vm *vm, checkpoint_taken done, void *user);
 /* The VM is off: it goes. */
 void checkpoint_remove_automatic(struct vm *vm);
+/* Those that checkpoint_take_for took, unless the VM is still busy with them. */
+void checkpoint_remove_temporary(struct vm *vm);
 
 #endif

@@ -30,15 +30,40 @@
 
 /* ---- paths ---- */
 
-/* Any of the three may be NULL or "". */
-static char *path_of(const struct vm *vm, const char *id, const char *suffix, const char *file)
+char *checkpoints_folder(const char *vm_folder, const struct config_vm *config)
 {
 	char *path = NULL;
 
-	if (asprintf(&path, "%s/" FOLDER "%s%s%s%s%s", vm->folder, id ? "/" : "", id ? id : "",
+	if (config->checkpoint_folder)
+		path = strdup(config->checkpoint_folder);
+	else if (asprintf(&path, "%s/" FOLDER, vm_folder) < 0)
+		path = NULL;
+	if (!path)
+		abort();
+	return path;
+}
+
+static char *path_in(const char *folder, const char *id, const char *suffix, const char *file)
+{
+	char *path = NULL;
+
+	if (asprintf(&path, "%s%s%s%s%s%s", folder, id ? "/" : "", id ? id : "",
 		     suffix ? suffix : "", file ? "/" : "", file ? file : "") < 0)
 		abort();
 	return path;
+}
+
+/* Any of the three may be NULL or "". */
+static char *path_of(const struct vm *vm, const char *id, const char *suffix, const char *file)
+{
+	AUTO_FREE char *folder = checkpoints_folder(vm->folder, vm->config);
+
+	return path_in(folder, id, suffix, file);
+}
+
+char *checkpoint_memory_in(const char *folder, const char *id)
+{
+	return path_in(folder, id, NULL, MEMORY_FILE);
 }
 
 char *checkpoint_memory_path(const struct vm *vm, const char *id)
@@ -85,9 +110,9 @@ static bool has_file(int fd, const char *file)
 	return faccessat(fd, file, F_OK, 0) == 0;
 }
 
-static int load_one(const struct vm *vm, const char *id, struct checkpoint *ret, struct error *err)
+static int load_one(const char *folder, const char *id, struct checkpoint *ret, struct error *err)
 {
-	AUTO_FREE char *path = path_of(vm, id, NULL, NULL);
+	AUTO_FREE char *path = path_in(folder, id, NULL, NULL);
 	AUTO_CLOSE int fd = open_folder(path, err);
 	const char *name, *created, *parent, *type;
 	struct guid guid;
@@ -110,7 +135,8 @@ static int load_one(const struct vm *vm, const char *id, struct checkpoint *ret,
 				    .parent = parent ? strdup(parent) : NULL,
 				    .has_memory = has_file(fd, MEMORY_FILE),
 				    .production = type && strcmp(type, PRODUCTION) == 0,
-				    .automatic = json_is_true(json_object_get(json, "automatic")) };
+				    .automatic = json_is_true(json_object_get(json, "automatic")),
+				    .temporary = json_is_true(json_object_get(json, "temporary")) };
 	snprintf(ret->id, sizeof(ret->id), "%s", id);
 	json_decref(json);
 	return 0;
@@ -122,9 +148,9 @@ static int compare_times(const void *a, const void *b)
 		      ((const struct checkpoint *)b)->created);
 }
 
-void checkpoints_load(const struct vm *vm, struct checkpoints *ret)
+size_t checkpoints_load_from(const char *path, struct checkpoints *ret)
 {
-	AUTO_FREE char *path = path_of(vm, NULL, NULL, NULL);
+	size_t unreadable = 0;
 	DIR *folder = opendir(path);
 	struct dirent *entry;
 	struct guid guid;
@@ -141,16 +167,23 @@ void checkpoints_load(const struct vm *vm, struct checkpoints *ret)
 		if (!grown)
 			abort();
 		ret->list = grown;
-		if (load_one(vm, entry->d_name, &ret->list[ret->count], &err) == 0)
+		if (load_one(path, entry->d_name, &ret->list[ret->count], &err) == 0)
 			ret->count++;
-		else
-			log_error("virtual machine '%s': a checkpoint can't be read: %s",
-				  vm->config->name, err.text);
+		else if (++unreadable)
+			log_error("a checkpoint in '%s' can't be read: %s", path, err.text);
 	}
 	if (folder)
 		closedir(folder);
 	if (ret->count)
 		qsort(ret->list, ret->count, sizeof(*ret->list), compare_times);
+	return unreadable;
+}
+
+size_t checkpoints_load(const struct vm *vm, struct checkpoints *ret)
+{
+	AUTO_FREE char *folder = checkpoints_folder(vm->folder, vm->config);
+
+	return checkpoints_load_from(folder, ret);
 }
 
 static void checkpoint_done(struct checkpoint *checkpoint)
@@ -212,11 +245,11 @@ static int write_description(const char *folder, const struct checkpoint *checkp
 			     struct error *err)
 {
 	AUTO_CLOSE int fd = open_folder(folder, err);
-	json_t *json =
-	    json_pack("{s:i, s:s, s:s, s:s, s:s, s:b, s:s*}", "version", 1, "id", checkpoint->id,
-		      "name", checkpoint->name, "created", checkpoint->created, "type",
-		      checkpoint->production ? PRODUCTION : STANDARD, "automatic",
-		      checkpoint->automatic, "parent", checkpoint->parent);
+	json_t *json = json_pack(
+	    "{s:i, s:s, s:s, s:s, s:s, s:b, s:b, s:s*}", "version", 1, "id", checkpoint->id, "name",
+	    checkpoint->name, "created", checkpoint->created, "type",
+	    checkpoint->production ? PRODUCTION : STANDARD, "automatic", checkpoint->automatic,
+	    "temporary", checkpoint->temporary, "parent", checkpoint->parent);
 	int r = fd < 0 ? fd : config_save_json(fd, DESCRIPTION, json, err);
 
 	json_decref(json);
@@ -276,10 +309,11 @@ int checkpoint_begin(struct vm *vm, struct checkpoint *ret, const json_t *plan, 
 
 static int load_new(const struct vm *vm, const char *id, struct checkpoint *ret, struct error *err)
 {
+	AUTO_FREE char *folder = checkpoints_folder(vm->folder, vm->config);
 	char name[GUID_TEXT_SIZE + sizeof(".new")];
 
 	snprintf(name, sizeof(name), "%s.new", id);
-	return load_one(vm, name, ret, err);
+	return load_one(folder, name, ret, err);
 }
 
 int checkpoint_make_standard(struct vm *vm, struct checkpoint *checkpoint, struct error *err)
@@ -490,13 +524,31 @@ int checkpoint_settle(struct vm *vm, const char *id, struct error *err)
 
 /* ---- what is done with them ---- */
 
-int checkpoint_config(const struct vm *vm, const char *id, struct config_vm **ret,
-		      struct error *err)
+int checkpoint_config_from(const char *folder, const char *id, struct config_vm **ret,
+			   struct error *err)
 {
-	AUTO_FREE char *path = path_of(vm, id, NULL, NULL);
+	AUTO_FREE char *path = path_in(folder, id, NULL, NULL);
 	AUTO_CLOSE int fd = open_folder(path, err);
 
 	return fd < 0 ? fd : config_load(fd, CONFIG_FILE, ret, err);
+}
+
+int checkpoint_config(const struct vm *vm, const char *id, struct config_vm **ret,
+		      struct error *err)
+{
+	AUTO_FREE char *folder = checkpoints_folder(vm->folder, vm->config);
+
+	return checkpoint_config_from(folder, id, ret, err);
+}
+
+int checkpoint_write(const char *folder, const struct checkpoint *checkpoint,
+		     const struct config_vm *config, struct error *err)
+{
+	AUTO_FREE char *path = path_in(folder, checkpoint->id, NULL, NULL);
+	AUTO_CLOSE int fd = open_folder(path, err);
+	int r = fd < 0 ? fd : config_save(fd, CONFIG_FILE, config, err);
+
+	return r < 0 ? r : write_description(path, checkpoint, err);
 }
 
 static int rename_disk(struct vm *vm, const char *id, const char *old, const char *new,
@@ -587,10 +639,11 @@ int checkpoint_remove(struct vm *vm, const struct checkpoint *checkpoint, struct
 /* Its removal was interrupted behind the name. */
 static void finish_removal(struct vm *vm, const char *name)
 {
+	AUTO_FREE char *folder = checkpoints_folder(vm->folder, vm->config);
 	struct checkpoint gone;
 	struct error err;
 
-	if (load_one(vm, name, &gone, &err) < 0)
+	if (load_one(folder, name, &gone, &err) < 0)
 		return; /* its folder was being deleted: the children are away already */
 	if (adopt_children(vm, &gone, &err) < 0)
 		log_error("virtual machine '%s': %s", vm->config->name, err.text);

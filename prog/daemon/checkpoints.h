@@ -1,7 +1,7 @@
 /*
- * Checkpoints of a VM: each a folder of VM-folder/checkpoints, named by its id:
- *	checkpoint.json	id, name, when, parent, type
- *	vm.json		the description as it was
+ * Checkpoints of a VM: each a folder of VM-folder/checkpoints (or of the folder that the
+ *description names for them), named by its id: checkpoint.json	id, name, when, parent, type vm.json
+ *the description as it was
  *	memory		memory and state (lib/state/file.h), of a VM that was saved, or ran, unless
  *it is a production checkpoint and while it is being taken:
  *	layers.json	the new disks that the VM is to have over its own (checkpoint-disks.h)
@@ -27,6 +27,7 @@ struct checkpoint {
 	bool has_memory;
 	bool production; /* of file systems that stood still */
 	bool automatic;  /* taken at a start, to go with the stop */
+	bool temporary;  /* taken for an operation of the service, to go with that */
 };
 
 struct checkpoints {
@@ -34,10 +35,21 @@ struct checkpoints {
 	size_t count;
 };
 
-/* Reads them all; what can't be read is logged and left out. */
-void checkpoints_load(const struct vm *vm, struct checkpoints *ret);
+/* Reads them all; what can't be read is logged and left out. Returns how many that are. */
+size_t checkpoints_load(const struct vm *vm, struct checkpoints *ret);
 void checkpoints_done(struct checkpoints *checkpoints);
 const struct checkpoint *checkpoints_find(const struct checkpoints *checkpoints, const char *id);
+
+/* The same of any folder that holds checkpoints, such as that of an export. */
+size_t checkpoints_load_from(const char *folder, struct checkpoints *ret);
+int checkpoint_config_from(const char *folder, const char *id, struct config_vm **ret,
+			   struct error *err);
+char *checkpoint_memory_in(const char *folder, const char *id); /* the caller's */
+/* Writes one, whose memory is there already, into its folder, which is there, too. */
+int checkpoint_write(const char *folder, const struct checkpoint *checkpoint,
+		     const struct config_vm *config, struct error *err);
+/* Where a VM that has this folder and description has its checkpoints; the caller's. */
+char *checkpoints_folder(const char *vm_folder, const struct config_vm *config);
 
 /* Hyper-V's: "web - (11/28/2026 - 1:05:12 PM)", local time. */
 char *checkpoint_default_name(const struct vm *vm);

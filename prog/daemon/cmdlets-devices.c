@@ -186,9 +186,14 @@ static void show_drives(struct request *request, struct vm *vm)
 {
 	int64_t controller = request_integer(request, "ControllerNumber", -1);
 	int64_t location = request_integer(request, "ControllerLocation", -1);
+	const char *type = request_string(request, "ControllerType");
 
 	for (unsigned i = 0; i < vm->config->disk_count; i++) {
 		const struct config_disk *disk = &vm->config->disks[i];
+
+		/* IDE is of generation 1: none has it. */
+		if (type && strcmp(type, "SCSI") != 0)
+			return;
 
 		if (disk->kind == kind_of(request) &&
 		    (controller < 0 || disk->controller_number == (unsigned)controller) &&
@@ -199,8 +204,7 @@ static void show_drives(struct request *request, struct vm *vm)
 
 void cmdlet_get_disk(struct request *request)
 {
-	if (controller_there(request))
-		request_for_vms(request, "VMName", show_drives);
+	request_for_vms(request, "VMName", show_drives);
 }
 
 void cmdlet_get_dvd(struct request *request)
@@ -230,6 +234,10 @@ static json_t *drive_message(const struct change *change, const char *op,
 
 	if (disk->path)
 		json_object_set_new(message, "path", json_string(disk->path));
+	if (disk->minimum_iops)
+		json_object_set_new(message, "minimum_iops", json_integer(disk->minimum_iops));
+	if (disk->maximum_iops)
+		json_object_set_new(message, "maximum_iops", json_integer(disk->maximum_iops));
 	return message;
 }
 
@@ -325,6 +333,12 @@ static void ask_add_drive(struct change *change)
 		change_answered(change, NULL, &err);
 }
 
+static void take_iops(const struct request *request, struct config_disk *disk)
+{
+	disk->minimum_iops = (unsigned)request_integer(request, "MinimumIOPS", disk->minimum_iops);
+	disk->maximum_iops = (unsigned)request_integer(request, "MaximumIOPS", disk->maximum_iops);
+}
+
 static void add_drive(struct request *request, struct vm *vm)
 {
 	struct change *change = change_new(request, vm);
@@ -333,6 +347,7 @@ static void add_drive(struct request *request, struct vm *vm)
 	change->disk.kind = kind_of(request);
 	change->disk.read_only = request_switch(request, "ReadOnly");
 	change->disk.path = path && path[0] ? copy_text(path) : NULL;
+	take_iops(request, &change->disk);
 	change->early = true;
 	change->mutate = mutate_add_drive;
 	change->refused = unmutate_add_drive;
@@ -480,10 +495,20 @@ static void drive_taken_away(void *user, const json_t *reply, const struct error
 	ask_add_drive(change);
 }
 
+static bool stays(const struct change *change)
+{
+	return same_file(change) && same_place(&change->from, &change->disk);
+}
+
 static void ask_set_drive(struct change *change)
 {
 	struct error err;
 
+	if (stays(change)) {
+		change_ask(change, drive_message(change, "set-iops", &change->disk), -1,
+			   change_answered);
+		return;
+	}
 	/* The new file first, as far as it is not our own: what is wrong with it shows before
 	 * anything is done. */
 	if (!same_file(change) && change->disk.path) {
@@ -545,6 +570,7 @@ static void set_drive(struct request *request, struct vm *vm)
 		free(change->disk.path);
 		change->disk.path = path[0] ? copy_text(path) : NULL;
 	}
+	take_iops(request, &change->disk);
 	change->mutate = mutate_set_drive;
 	change->refused = refused_set_drive;
 	change->ask = ask_set_drive;
@@ -554,7 +580,8 @@ static void set_drive(struct request *request, struct vm *vm)
 		r = check_new_drive(change, &err);
 	if (r < 0)
 		change_end(change, &err);
-	else if (same_file(change) && same_place(&change->from, &change->disk))
+	else if (stays(change) && change->from.minimum_iops == change->disk.minimum_iops &&
+		 change->from.maximum_iops == change->disk.maximum_iops)
 		change_end(change, NULL); /* nothing to change */
 	else
 		change_run(change);
@@ -720,6 +747,8 @@ static void show_adapters(struct request *request, struct vm *vm)
 
 void cmdlet_get_adapter(struct request *request)
 {
+	if (request_switch(request, "All"))
+		json_object_set_new(request->params, "VMName", json_pack("[s]", "*"));
 	cmdlets_show_fresh(request, "VMName", show_adapters);
 }
 
@@ -824,6 +853,7 @@ void cmdlet_add_adapter(struct request *request)
 static void for_adapters(struct request *request, struct vm *vm,
 			 void (*begin)(struct change *change))
 {
+	const json_t *names = json_object_get(request->params, "Name");
 	struct change *changes[CONFIG_MAX_NICS];
 	unsigned count = 0;
 	struct error err;
@@ -839,7 +869,7 @@ static void for_adapters(struct request *request, struct vm *vm,
 	}
 	if (count == 0) {
 		error_set(&err, ERR_NOT_FOUND, "it has no network adapter '%.100s'",
-			  request_string(request, "Name"));
+			  json_string_value(json_array_get(names, 0)));
 		request_error(request, vm->config->name, &err);
 	}
 	/* Each changes the description under what was found. */

@@ -9,9 +9,8 @@
 #include "base/guid.h"
 #include "base/macros.h"
 #include "config/config-json.h"
+#include "host.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -48,17 +47,10 @@ static bool is_group(const json_t *group)
 	return true;
 }
 
-static int open_state(const struct daemon *daemon, struct error *err)
-{
-	int fd = open(daemon->paths.state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	return fd < 0 ? error_set_errno(err, errno, "opening '%.200s'", daemon->paths.state) : fd;
-}
-
 /* The list, the caller's; empty where there is no file. */
 static int load(const struct daemon *daemon, json_t **ret, struct error *err)
 {
-	AUTO_CLOSE int fd = open_state(daemon, err);
+	AUTO_CLOSE int fd = host_open_state(daemon, err);
 	json_t *file = NULL, *groups;
 	int r = fd < 0 ? fd : config_load_json(fd, GROUPS_FILE, &file, err);
 
@@ -85,7 +77,7 @@ static int load(const struct daemon *daemon, json_t **ret, struct error *err)
 
 static int save(const struct daemon *daemon, json_t *groups, struct error *err)
 {
-	AUTO_CLOSE int fd = open_state(daemon, err);
+	AUTO_CLOSE int fd = host_open_state(daemon, err);
 	json_t *file = json_pack("{s:i, s:O}", "version", GROUPS_VERSION, "groups", groups);
 	int r = fd < 0 ? fd : config_save_json(fd, GROUPS_FILE, file, err);
 

@@ -1,394 +1,272 @@
 /*
  * Import-VM and Compare-VM: a VM out of an export of ours (vm.json) or of Hyper-V (.vmcx, XML).
- * Both are looked at the same way, and give the same report; Import-VM then acts, unless something
- * in the report stands in the way.
+ * Both look at it the same way (incoming.h), and give the same report; Import-VM then acts, unless
+ * something in the report stands in the way.
  */
 #include "cmdlets.h"
 
 #include "base/macros.h"
 #include "config/config-json.h"
-#include "import/hyperv.h"
+#include "incoming.h"
 #include "objects.h"
-#include "switches.h"
-#include "transfer.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/stat.h>
-
-#define MAX_FILE_BYTES (64 * MIB)
-#define OUR_FILE       "vm.json"
+#include <unistd.h>
 
 struct import {
-	struct request *request;
-	char *path;           /* of the configuration file */
-	bool ours;            /* it is a vm.json */
-	struct import_vm *vm; /* its report, too */
+	struct incoming *in;
 	struct transfer *transfer;
+	char *machine, *checkpoints, *disks; /* folders of the new VM; disks NULL: they stay */
 };
 
 static void import_free(struct import *import)
 {
-	import_vm_free(import->vm);
-	free(import->path);
+	incoming_free(import->in);
+	free(import->machine);
+	free(import->checkpoints);
+	free(import->disks);
 	free(import);
-}
-
-static char *folder_of(const char *path)
-{
-	char *folder = strdup(path), *slash;
-
-	if (!folder)
-		abort();
-	slash = strrchr(folder, '/');
-	if (slash)
-		*slash = 0;
-	return folder;
-}
-
-/* ---- reading ---- */
-
-/* The file that -Path names: a folder stands for the description in it. */
-static int find_config(struct import *import, struct error *err)
-{
-	const char *path = request_string(import->request, "Path");
-	struct stat st;
-
-	if (stat(path, &st) < 0)
-		return error_set_errno(err, errno, "'%.300s'", path);
-	import->path = S_ISDIR(st.st_mode) ? transfer_path(path, OUR_FILE) : strdup(path);
-	if (!import->path)
-		abort();
-	import->ours = strcmp(strrchr(import->path, '/') + 1, OUR_FILE) == 0;
-	return 0;
-}
-
-static char *find_disk(void *user, const char *windows_path)
-{
-	struct import *import = user;
-
-	return import_find_file(import->path, request_string(import->request, "VhdSourcePath"),
-				windows_path);
-}
-
-static bool has_switch(void *user, const char *name)
-{
-	return switches_exists(name);
-}
-
-static int new_mac(void *user, const struct config_vm *config, uint8_t ret[6], struct error *err)
-{
-	struct import *import = user;
-
-	return cmdlets_choose_mac(import->request->daemon, config, ret, err);
-}
-
-static int read_bytes(const char *path, uint8_t **ret, size_t *ret_size, struct error *err)
-{
-	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	AUTO_FREE uint8_t *bytes = NULL;
-	struct stat st;
-	size_t done = 0;
-	ssize_t n = 1;
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return error_set_errno(err, errno, "opening '%.300s'", path);
-	if (!S_ISREG(st.st_mode) || st.st_size > (off_t)MAX_FILE_BYTES)
-		return error_set(err, ERR_INVALID, "'%.300s' is no file of at most 64 MB", path);
-	bytes = malloc((size_t)st.st_size + 1);
-	if (!bytes)
-		return error_set(err, ERR_NO_MEMORY, "no memory to read '%.300s'", path);
-	while (done < (size_t)st.st_size && n > 0) {
-		n = read(fd, bytes + done, (size_t)st.st_size - done);
-		if (n < 0)
-			return error_set_errno(err, errno, "reading '%.300s'", path);
-		done += (size_t)n;
-	}
-	*ret = TAKE(bytes);
-	*ret_size = done;
-	return 0;
-}
-
-static int read_hyperv(struct import *import, struct error *err)
-{
-	const struct import_env env = { import, find_disk, has_switch, new_mac };
-	AUTO_FREE uint8_t *bytes = NULL;
-	struct key *root;
-	size_t size = 0;
-	int r = read_bytes(import->path, &bytes, &size, err);
-
-	if (r == 0)
-		r = import_read(bytes, size, &root, err);
-	if (r < 0)
-		return r;
-	r = import_hyperv(root, &env, &import->vm, err);
-	key_free(root);
-	return r;
-}
-
-static int read_ours(struct import *import, struct error *err)
-{
-	AUTO_FREE char *folder = folder_of(import->path);
-	AUTO_CLOSE int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	struct config_vm *config;
-	int r;
-
-	if (fd < 0)
-		return error_set_errno(err, errno, "opening the folder '%.300s'", folder);
-	r = config_load(fd, OUR_FILE, &config, err);
-	if (r < 0)
-		return r;
-	import->vm = import_vm_new(config);
-	if (config->saved_state && request_switch(import->request, "Copy")) {
-		import_note(import->vm, IMPORT_LOST, 0, config->name,
-			    "its saved state is not copied: it will be off, as after a power cut");
-		config_set_string(&config->saved_state, NULL, NULL);
-	}
-	import_relocate(import->vm, &(struct import_env){ import, find_disk, has_switch, new_mac },
-			folder);
-	return 0;
-}
-
-/* ---- what this host has to say ---- */
-
-static void check_identity(struct import *import)
-{
-	const char *new_name = request_string(import->request, "NewName");
-	struct daemon *daemon = import->request->daemon;
-	struct config_vm *config = import->vm->config;
-	char id[GUID_TEXT_SIZE];
-
-	if (request_switch(import->request, "GenerateNewId"))
-		guid_generate(&config->id);
-	if (new_name)
-		config_set_string(&config->name, new_name, NULL);
-	guid_format(&config->id, id);
-	if (vm_find_id(daemon, id))
-		import_note(import->vm, IMPORT_BLOCKS, 0, id,
-			    "a virtual machine with this identifier is registered already; -Copy "
-			    "-GenerateNewId makes another one of it");
-	if (vm_find(daemon, config->name))
-		import_note(import->vm, IMPORT_BLOCKS, 0, config->name,
-			    "there is a virtual machine of this name already; -NewName gives it "
-			    "another one");
-}
-
-static void change_address(struct import *import, struct config_nic *nic, const uint8_t mac[6])
-{
-	memcpy(nic->mac, mac, sizeof(nic->mac));
-	import_note(import->vm, IMPORT_CHANGED, 0, nic->name,
-		    "it gets another dynamic MAC address: its own is in use here");
-}
-
-static void check_addresses(struct import *import)
-{
-	struct config_vm *config = import->vm->config;
-	struct error err;
-
-	for (unsigned i = 0; i < config->nic_count; i++) {
-		struct config_nic *nic = &config->nics[i];
-		uint8_t mac[6];
-
-		if (!cmdlets_mac_in_use(import->request->daemon, NULL, nic->mac))
-			continue;
-		if (nic->static_mac)
-			import_note(import->vm, IMPORT_BLOCKS, 0, nic->name,
-				    "another virtual machine's adapter has its static MAC address");
-		else if (new_mac(import, config, mac, &err) < 0)
-			import_note(import->vm, IMPORT_BLOCKS, 0, nic->name, "%s", err.text);
-		else
-			change_address(import, nic, mac);
-	}
-}
-
-static int look(struct import *import, struct error *err)
-{
-	int r = find_config(import, err);
-
-	if (r == 0)
-		r = import->ours ? read_ours(import, err) : read_hyperv(import, err);
-	if (r < 0)
-		return r;
-	check_identity(import);
-	check_addresses(import);
-	return 0;
-}
-
-static struct import *import_begin(struct request *request)
-{
-	struct import *import = calloc(1, sizeof(*import));
-	struct error err;
-
-	if (!import)
-		abort();
-	import->request = request;
-	if (look(import, &err) == 0)
-		return import;
-	request_error(request, request_string(request, "Path"), &err);
-	import_free(import);
-	return NULL;
 }
 
 /* ---- Compare-VM ---- */
 
-static json_t *object_note(const char *vm_name, const struct import_note *note)
+static json_t *text_or_null(const char *text)
 {
-	return json_pack("{s:s, s:s, s:i, s:s, s:s}", "VMName", vm_name, "Severity",
-			 import_severity_name(note->severity), "MessageId", note->message_id,
-			 "Source", note->source, "Message", note->text);
+	return text ? json_string(text) : json_null();
+}
+
+/* Of which an import can be made again, when its reader has mended what stands in the way. */
+static json_t *object_report(const struct incoming *in)
+{
+	const struct request *request = in->request;
+	char host[65] = "";
+
+	gethostname(host, sizeof(host) - 1);
+	return json_pack(
+	    "{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:O, s:o}", "VMName",
+	    in->package.config->name, "OperationType", "ImportVirtualMachine", "Destination", host,
+	    "Path", in->path, "SnapshotPath",
+	    text_or_null(request_string(request, "SnapshotFilePath")), "VhdDestinationPath",
+	    text_or_null(request_string(request, "VhdDestinationPath")), "VhdSourcePath",
+	    text_or_null(request_string(request, "VhdSourcePath")), "Incompatibilities",
+	    incoming_notes(in, in->package.config->name), "Parameters", request->params, "VM",
+	    config_vm_to_json(in->package.config));
+}
+
+static void compared(struct incoming *in)
+{
+	request_result(in->request, object_report(in));
+	incoming_free(in);
 }
 
 void cmdlet_compare_vm(struct request *request)
 {
-	struct import *import = import_begin(request);
-
-	if (!import)
-		return;
-	for (size_t i = 0; i < import->vm->note_count; i++)
-		request_result(request,
-			       object_note(import->vm->config->name, &import->vm->notes[i]));
-	import_free(import);
+	incoming_read(request, compared);
 }
 
 /* ---- Import-VM ---- */
 
-static bool refuse_blocked(struct import *import)
+static bool refuse_blocked(struct incoming *in)
 {
 	bool blocked = false;
 
-	for (size_t i = 0; i < import->vm->note_count; i++) {
-		const struct import_note *note = &import->vm->notes[i];
+	for (size_t i = 0; i < in->report->note_count; i++) {
+		const struct import_note *note = &in->report->notes[i];
 		struct error err;
 
 		if (note->severity != IMPORT_BLOCKS)
 			continue;
 		error_set(&err, ERR_INVALID, "%s", note->text);
-		request_error(import->request, note->source, &err);
+		request_error(in->request, note->source, &err);
 		blocked = true;
 	}
 	return blocked;
 }
 
-static void imported(struct import *import, struct vm *vm)
+static void imported(struct incoming *in, struct vm *vm)
 {
-	json_t *notes = json_array(), *object;
+	json_t *notes = incoming_notes(in, vm->config->name), *object;
 
-	for (size_t i = 0; i < import->vm->note_count; i++)
-		json_array_append_new(notes, object_note(vm->config->name, &import->vm->notes[i]));
 	vm_event(vm, EVENT_VM_IMPORTED, json_pack("{s:O}", "Incompatibilities", notes),
-		 "'%s' was imported from '%.300s', with %zu remarks.", vm->config->name,
-		 import->path, json_array_size(notes));
+		 "'%s' was imported from '%.300s', with %zu remarks.", vm->config->name, in->path,
+		 json_array_size(notes));
 	object = object_vm(vm);
 	json_object_set_new(object, "Incompatibilities", notes);
-	request_result(import->request, object);
+	request_result(in->request, object);
 }
 
-/* Where a new VM of that name has its folder; NULL: in the store. */
-static char *machine_folder(const struct import *import)
+static void end(struct import *import, struct vm *vm, const struct error *err)
 {
-	const char *path = request_string(import->request, "VirtualMachinePath");
-
-	return path ? transfer_path(path, import->vm->config->name) : NULL;
-}
-
-static int create(struct import *import, struct error *err)
-{
-	AUTO_FREE char *folder = machine_folder(import);
-	struct vm *vm;
-	int r = vm_create(import->request->daemon, TAKE(import->vm->config), folder, &vm, err);
-
-	if (r == 0)
-		imported(import, vm);
-	return r;
-}
-
-/* In place: an export of ours is registered where it lies; of Hyper-V's only the disks stay. */
-static void import_in_place(struct import *import)
-{
-	AUTO_FREE char *folder = folder_of(import->path);
-	struct error err;
-	struct vm *vm;
-	int r;
-
-	if (!import->ours) {
-		r = create(import, &err);
-	} else {
-		r = vm_register(import->request->daemon, TAKE(import->vm->config), folder, &vm,
-				&err);
-		if (r == 0)
-			imported(import, vm);
-	}
-	if (r < 0)
-		request_error(import->request, import->path, &err);
+	if (err)
+		request_error(import->in->request, import->in->path, err);
+	else
+		imported(import->in, vm);
 	import_free(import);
 }
 
-static int copied(void *user, const struct error *err)
+/* ---- where it is: an export of ours is registered where it lies ---- */
+
+/* Its checkpoints: in a folder of their own, or in the VM's. */
+static int settle_checkpoints(struct incoming *in, struct error *err)
+{
+	AUTO_FREE char *inside = transfer_path(in->folder, "checkpoints");
+	AUTO_FREE char *real = realpath(inside, NULL);
+	bool apart = in->checkpoints && (!real || strcmp(in->checkpoints, real) != 0);
+	struct package *package = &in->package;
+	int r = config_set_string(&package->config->checkpoint_folder,
+				  apart ? in->checkpoints : NULL, err);
+
+	if (r == 0)
+		r = package_settle(package, err);
+	for (size_t i = 0; r == 0 && i < package->checkpoint_count; i++)
+		r = checkpoint_write(in->checkpoints, &package->checkpoints[i].info,
+				     package->checkpoints[i].config, err);
+	return r;
+}
+
+static void import_in_place(struct import *import)
+{
+	struct incoming *in = import->in;
+	struct vm *vm = NULL;
+	struct error err;
+	int r = settle_checkpoints(in, &err);
+
+	if (r == 0)
+		r = vm_register(in->request->daemon, TAKE(in->package.config), in->folder, &vm,
+				&err);
+	end(import, vm, r < 0 ? &err : NULL);
+}
+
+/* ---- a VM of its own ---- */
+
+static struct package_places places_of(const struct import *import)
+{
+	return (struct package_places){ import->machine, import->checkpoints, import->disks };
+}
+
+/* Until the commit nobody knows of it, and it is taken away again. */
+static int create(struct import *import, struct vm **ret, struct error *err)
+{
+	struct incoming *in = import->in;
+	const struct package_places places = places_of(import);
+	int r = package_write(&in->package, &places, err);
+
+	if (r == 0)
+		r = vm_place(in->request->daemon, TAKE(in->package.config), import->machine, ret,
+			     err);
+	if (r < 0)
+		return r;
+	r = transfer_commit(import->transfer, err);
+	if (r < 0)
+		vm_unref(*ret);
+	else
+		vm_enlist(*ret);
+	return r;
+}
+
+static void copied(void *user, const struct error *err)
 {
 	struct import *import = user;
 	struct error failure;
-	int r = err ? -(int)err->code : create(import, &failure);
+	struct vm *vm = NULL;
 
-	if (r < 0)
-		request_error(import->request, import->path, err ? err : &failure);
-	import_free(import);
-	return r;
+	if (!err && create(import, &vm, &failure) < 0)
+		err = &failure;
+	end(import, vm, err);
 }
 
-static int copy_to(struct import *import, char **field, const char *folder, struct error *err)
+/* Below -SnapshotFilePath each VM has a folder of its own. */
+static int choose_checkpoints(struct import *import, const char *id, struct error *err)
 {
-	AUTO_FREE char *to = transfer_path(folder, strrchr(*field, '/') + 1);
+	const char *wanted = request_string(import->in->request, "SnapshotFilePath");
+	AUTO_FREE char *all = wanted ? transfer_path(wanted, "Snapshots") : NULL;
 
-	transfer_file(import->transfer, *field, to);
-	return config_set_string(field, to, err);
+	import->checkpoints =
+	    all ? transfer_path(all, id) : transfer_path(import->machine, "checkpoints");
+	if (all) {
+		transfer_add(import->transfer, UNDO_SHARED_FOLDER, wanted);
+		transfer_add(import->transfer, UNDO_SHARED_FOLDER, all);
+	}
+	return config_set_string(&import->in->package.config->checkpoint_folder,
+				 all ? import->checkpoints : NULL, err);
 }
 
-static int add_copies(struct import *import, const char *folder, struct error *err)
+static void choose_disks(struct import *import)
 {
-	struct config_vm *config = import->vm->config;
-	const char *machines = request_string(import->request, "VirtualMachinePath");
-	int r = transfer_folder(import->transfer, folder, err);
+	const struct request *request = import->in->request;
+	const char *wanted = request_string(request, "VhdDestinationPath");
 
-	if (r == 0 && machines)
-		r = transfer_folder(import->transfer, machines, err);
-	for (unsigned i = 0; r == 0 && i < config->disk_count; i++)
-		if (config->disks[i].kind == CONFIG_DISK_HARD)
-			r = copy_to(import, &config->disks[i].path, folder, err);
-	return r;
+	if (!request_switch(request, "Copy"))
+		return;
+	import->disks = wanted ? strdup(wanted)
+			       : transfer_path(request->daemon->paths.state, "Virtual Hard Disks");
+	transfer_add(import->transfer, UNDO_SHARED_FOLDER, import->disks);
 }
 
-static void import_copy(struct import *import)
+static int choose_places(struct import *import, struct error *err)
 {
-	const char *wanted = request_string(import->request, "VhdDestinationPath");
-	AUTO_FREE char *folder =
-	    wanted ? strdup(wanted)
-		   : transfer_path(import->request->daemon->paths.state, "Virtual Hard Disks");
+	struct incoming *in = import->in;
+	const char *path = request_string(in->request, "VirtualMachinePath");
+	const char *paging = request_string(in->request, "SmartPagingFilePath");
+	struct config_vm *config = in->package.config;
+	char id[GUID_TEXT_SIZE];
+	AUTO_FREE char *link = NULL;
+	int r = 0;
+
+	guid_format(&config->id, id);
+	link = vm_store_path(in->request->daemon, id);
+	import->machine = path ? package_folder(path, config->name) : strdup(link);
+	if (path) {
+		transfer_add(import->transfer, UNDO_SHARED_FOLDER, path);
+		transfer_add(import->transfer, UNDO_LINK, link);
+	}
+	choose_disks(import);
+	if (paging)
+		r = config_set_string(&config->smart_paging_folder, paging, err);
+	return r < 0 ? r : choose_checkpoints(import, id, err);
+}
+
+static void import_anew(struct import *import)
+{
+	struct incoming *in = import->in;
+	struct package_places places;
 	struct error err;
+	int r;
 
-	import->transfer = transfer_new(import->request);
-	if (add_copies(import, folder, &err) == 0) {
+	import->transfer = transfer_new(in->request);
+	r = choose_places(import, &err);
+	places = places_of(import);
+	if (r == 0)
+		r = package_copy(&in->package, in->files, &places, import->transfer, &err);
+	if (r == 0) {
 		transfer_run(import->transfer, copied, import);
 		return;
 	}
 	transfer_free(import->transfer);
-	request_error(import->request, import->path, &err);
-	import_free(import);
+	end(import, NULL, &err);
+}
+
+static void act(struct incoming *in)
+{
+	struct import *import;
+
+	if (refuse_blocked(in)) {
+		incoming_free(in);
+		return;
+	}
+	import = calloc(1, sizeof(*import));
+	if (!import)
+		abort();
+	import->in = in;
+	if (in->ours && !request_switch(in->request, "Copy"))
+		import_in_place(import);
+	else
+		import_anew(import);
 }
 
 void cmdlet_import_vm(struct request *request)
 {
-	struct import *import = import_begin(request);
-
-	if (!import)
-		return;
-	if (refuse_blocked(import))
-		import_free(import);
-	else if (request_switch(request, "Copy"))
-		import_copy(import);
-	else
-		import_in_place(import);
+	incoming_read(request, act);
 }

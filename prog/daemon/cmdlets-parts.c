@@ -102,15 +102,32 @@ void cmdlet_get_processor(struct request *request)
 
 static int mutate_processor(struct request *request, struct config_vm *config, struct error *err)
 {
-	config->processor_count =
-	    (unsigned)request_integer(request, "Count", config->processor_count);
-	return 0;
+	const struct vm *vm = request->context;
+	const struct {
+		const char *name;
+		unsigned *field;
+	} numbers[] = {
+		{ "Count", &config->processor_count },
+		{ "Reserve", &config->processor.reserve_percent },
+		{ "Maximum", &config->processor.maximum_percent },
+		{ "RelativeWeight", &config->processor.weight },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
+		*numbers[i].field =
+		    (unsigned)request_integer(request, numbers[i].name, *numbers[i].field);
+	return vm->run ? run_admit_reserve(vm, config, err) : 0;
 }
 
 static void set_processor(struct request *request, struct vm *vm)
 {
-	if (cmdlets_change(request, vm, true, mutate_processor))
-		show_processor(request, vm);
+	bool counted = json_object_get(request->params, "Count") != NULL;
+
+	request->context = vm;
+	if (!cmdlets_change(request, vm, counted, mutate_processor))
+		return;
+	run_limit(vm);
+	show_processor(request, vm);
 }
 
 void cmdlet_set_processor(struct request *request)

@@ -191,6 +191,8 @@ static void get_checkpoints(struct request *request, struct vm *vm)
 
 void cmdlet_get_checkpoint(struct request *request)
 {
+	if (request_string(request, "Id"))
+		json_object_set_new(request->params, "VMName", json_pack("[s]", "*"));
 	request_for_vms(request, "VMName", get_checkpoints);
 }
 
@@ -329,7 +331,7 @@ void cmdlet_remove_checkpoint(struct request *request)
 
 /* ---- Restore-VMSnapshot ---- */
 
-/* What it was when the checkpoint was taken, but for its identity and its name. */
+/* What it was when the checkpoint was taken, but for its identity, its name and its places. */
 static int restored_config(struct vm *vm, const struct checkpoint *checkpoint, const char *saved,
 			   struct config_vm **ret, struct error *err)
 {
@@ -344,6 +346,12 @@ static int restored_config(struct vm *vm, const struct checkpoint *checkpoint, c
 		r = config_set_string(&config->parent_checkpoint, checkpoint->id, err);
 	if (r == 0)
 		r = config_set_string(&config->saved_state, saved, err);
+	if (r == 0)
+		r = config_set_string(&config->checkpoint_folder, vm->config->checkpoint_folder,
+				      err);
+	if (r == 0)
+		r = config_set_string(&config->smart_paging_folder, vm->config->smart_paging_folder,
+				      err);
 	if (r < 0)
 		config_vm_free(config);
 	else

@@ -7,7 +7,12 @@
 #include "cmdlets.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/macros.h"
+#include "checkpoint-disks.h"
+#include "checkpoint-fold.h"
+#include "checkpoint-take.h"
+#include "checkpoints.h"
 #include "disk-task.h"
 #include "disk-user.h"
 #include "files.h"
@@ -18,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -176,6 +182,144 @@ static int begin_asking(struct disk_task *task, struct disk_user who, char *file
 	return 0;
 }
 
+/* ---- an export of a running VM's disk ---- */
+
+/*
+ * A checkpoint for a moment gives the disk a new leaf: what lies under it stands still, and is
+ * exported by what the worker knows of changes then, which is that and a little more.
+ */
+struct exporting {
+	struct disk_task_ops ops; /* of the export itself, when all is prepared */
+	struct request *request;
+	struct vm *vm;
+	json_t *place; /* of the disk */
+	char *path;
+	char checkpoint[GUID_TEXT_SIZE];
+	int track_fd; /* the worker's copy */
+};
+
+static void remove_temporary(const struct exporting *e)
+{
+	const struct checkpoint *checkpoint;
+	struct checkpoints all;
+	struct error err;
+
+	checkpoints_load(e->vm, &all);
+	checkpoint = checkpoints_find(&all, e->checkpoint);
+	if (checkpoint && checkpoint_disks_remove_with(e->vm, &all, checkpoint, &err) < 0)
+		log_error("virtual machine '%s': removing the checkpoint of an export: %s",
+			  e->vm->config->name, err.text);
+	checkpoints_done(&all);
+	fold_begin(e->vm, NULL);
+}
+
+/* err: why it did not come to the export. */
+static void exporting_end(struct exporting *e, const struct error *err)
+{
+	if (err)
+		request_error(e->request, e->path, err);
+	if (e->checkpoint[0])
+		remove_temporary(e);
+	if (e->track_fd >= 0)
+		close(e->track_fd);
+	vm_unref(e->vm);
+	json_decref(e->place);
+	free(e->path);
+	request_release(e->request);
+	free(e);
+}
+
+static struct exporting *exporting_of(const struct disk_task *task)
+{
+	return (struct exporting *)container_of(task->ops, struct exporting, ops);
+}
+
+static int export_begin(struct disk_task *task, json_t **ret, struct error *err)
+{
+	int r = output_open(request_string(task->request, "DestinationPath"), &task->output, err);
+
+	if (r < 0)
+		return r;
+	task->fd = exporting_of(task)->track_fd;
+	exporting_of(task)->track_fd = -1;
+	*ret = message(task->request, "track-export", task->path, NULL);
+	json_object_set_new(*ret, "frozen", json_true());
+	return 0;
+}
+
+static int export_end(struct disk_task *task, const json_t *result, struct process *process,
+		      json_t **ret, struct error *err)
+{
+	show_image(task->request, task->path, result);
+	exporting_end(exporting_of(task), NULL);
+	return 0;
+}
+
+static void export_failed(struct disk_task *task)
+{
+	exporting_end(exporting_of(task), NULL);
+}
+
+static void changes_copied(void *user, const json_t *reply, const struct error *err)
+{
+	struct exporting *e = user;
+
+	if (err)
+		exporting_end(e, err);
+	else
+		disk_task_run(e->request, json_pack("[s]", e->path), &e->ops);
+}
+
+static int ask_for_copy(struct exporting *e, struct error *err)
+{
+	if (e->request->cancelled)
+		return error_set(err, ERR_CANCELLED, "it was cancelled");
+	e->track_fd = memfd_create("changes", MFD_CLOEXEC);
+	if (e->track_fd < 0)
+		return error_set_errno(err, errno, "making a file in memory");
+	json_object_set_new(e->place, "op", json_string("track-copy"));
+	run_request_fd(e->vm, json_incref(e->place), e->track_fd, WORKER_TIMEOUT_NS, changes_copied,
+		       e);
+	return 0;
+}
+
+static void checkpoint_there(void *user, struct vm *vm, const char *id, const struct error *err)
+{
+	struct exporting *e = user;
+	struct error failure;
+
+	if (err) {
+		exporting_end(e, err);
+		return;
+	}
+	memcpy(e->checkpoint, id, GUID_TEXT_SIZE);
+	if (ask_for_copy(e, &failure) < 0)
+		exporting_end(e, &failure);
+}
+
+static void begin_exporting(struct disk_task *task, struct disk_user who)
+{
+	struct exporting *e = malloc(sizeof(*e));
+
+	if (!e)
+		abort();
+	*e = (struct exporting){ .ops = { .activity = "exporting changes",
+					  .begin = export_begin,
+					  .end = export_end,
+					  .failed = export_failed },
+				 .request = task->request,
+				 .vm = vm_ref(who.vm),
+				 .place = json_object(),
+				 .path = strdup(task->path),
+				 .track_fd = -1 };
+	if (!e->path)
+		abort();
+	disk_user_place(who, e->place);
+	request_hold(task->request);
+	checkpoint_take_for(who.vm, "Export-VHDChange", CHECKPOINT_DISKS, task->request,
+			    checkpoint_there, e);
+}
+
 /* ---- a disk that is off ---- */
 
 static int begin_job(struct disk_task *task, const char *file, json_t **ret, struct error *err)
@@ -244,6 +388,11 @@ static int end(struct disk_task *task, const json_t *result, struct process *pro
 			return r;
 		if (who.vm && !cmdlet->makes_image)
 			return begin_asking(task, who, file, err);
+		if (who.vm) {
+			free(file);
+			begin_exporting(task, who);
+			return 0;
+		}
 		r = begin_job(task, file, ret, err);
 		free(file);
 		return r;

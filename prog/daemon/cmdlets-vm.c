@@ -25,6 +25,7 @@ static int take_settings(struct request *request, struct config_vm *config, stru
 	const char *backend = request_string(request, "Backend");
 	const char *start = request_string(request, "AutomaticStartAction");
 	const char *stop = request_string(request, "AutomaticStopAction");
+	const char *critical = request_string(request, "AutomaticCriticalErrorAction");
 	const char *const names[] = { "LinuxKernelPath", "LinuxInitrdPath", "LinuxCommandLine",
 				      "Notes" };
 	char **const fields[] = { &config->kernel_path, &config->initrd_path,
@@ -37,6 +38,10 @@ static int take_settings(struct request *request, struct config_vm *config, stru
 		config_start_action_from_name(start, &config->start_action);
 	if (stop)
 		config_stop_action_from_name(stop, &config->stop_action);
+	if (critical)
+		config_critical_action_from_name(critical, &config->critical_action);
+	config->critical_minutes = (unsigned)request_integer(
+	    request, "AutomaticCriticalErrorActionTimeout", config->critical_minutes);
 	config->start_delay_seconds =
 	    (unsigned)request_integer(request, "AutomaticStartDelay", config->start_delay_seconds);
 	config->processor_count =
@@ -224,6 +229,13 @@ static void set_vm(struct request *request, struct vm *vm)
 		return;
 	if (!cmdlets_change(request, vm, needs_off, mutate_set))
 		return;
+	if (vm->run && json_object_get(request->params, "AutomaticCriticalErrorAction"))
+		run_request(vm,
+			    json_pack("{s:s, s:b}", "op", "set-critical", "pause",
+				      vm->config->critical_action == CONFIG_CRITICAL_PAUSE),
+			    REQUEST_TIMEOUT_NS, NULL, NULL);
+	if (json_object_get(request->params, "AutomaticCriticalErrorActionTimeout"))
+		run_arm_critical(vm);
 	vm_event(vm, EVENT_VM_CHANGED, NULL, "The settings of '%s' were changed.",
 		 vm->config->name);
 	show_vm(request, vm);
@@ -582,8 +594,9 @@ void cmdlet_suspend_vm(struct request *request)
 
 static void resume_vm(struct request *request, struct vm *vm)
 {
-	if (check_state(request, vm, VM_PAUSED, VM_PAUSED))
-		ask_worker(request, vm, json_pack("{s:s}", "op", "resume"), resumed);
+	if (check_state(request, vm, VM_PAUSED, VM_CRITICAL))
+		ask_worker(request, vm, json_pack("{s:s}", "op", "resume"),
+			   vm->state == VM_CRITICAL ? ask_show : resumed);
 }
 
 void cmdlet_resume_vm(struct request *request)

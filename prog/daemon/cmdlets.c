@@ -330,27 +330,49 @@ void cmdlet_get_host(struct request *request)
 	request_result(request, object_host(request->daemon));
 }
 
-void cmdlet_get_switch(struct request *request)
+/* Without the parameter all are. */
+static bool list_names(const struct request *request, const char *param, const char *text)
 {
-	json_t *switches = switches_describe(request->daemon->switches);
-	const char *pattern = request_string(request, "Name");
+	return !json_object_get(request->params, param) ||
+	       cmdlets_list_matches(request, param, text);
+}
+
+static bool switch_wanted(const struct request *request, const json_t *object)
+{
+	const char *type = json_string_value(json_object_get(object, "SwitchType"));
+	const char *id = json_string_value(json_object_get(object, "Id"));
+
+	return list_names(request, "SwitchType", type) && list_names(request, "Id", id);
+}
+
+static void show_switches(struct request *request, const json_t *switches, const char *pattern)
+{
 	bool found = false;
+	struct error err;
 
 	for (size_t i = 0; i < json_array_size(switches); i++) {
 		json_t *object = json_array_get(switches, i);
+		const char *name = json_string_value(json_object_get(object, "Name"));
 
-		if (cmdlet_wildcard_match(pattern,
-					  json_string_value(json_object_get(object, "Name")))) {
+		if (!cmdlet_wildcard_match(pattern, name))
+			continue;
+		found = true;
+		if (switch_wanted(request, object))
 			request_result(request, json_incref(object));
-			found = true;
-		}
 	}
 	if (!found && !cmdlet_has_wildcard(pattern)) {
-		struct error err;
-
 		error_set(&err, ERR_NOT_FOUND, "there is no virtual switch of this name");
 		request_error(request, pattern, &err);
 	}
+}
+
+void cmdlet_get_switch(struct request *request)
+{
+	json_t *switches = switches_describe(request->daemon->switches);
+	const json_t *names = json_object_get(request->params, "Name");
+
+	for (size_t i = 0; i < json_array_size(names); i++)
+		show_switches(request, switches, json_string_value(json_array_get(names, i)));
 	json_decref(switches);
 }
 

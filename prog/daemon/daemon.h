@@ -18,6 +18,7 @@ struct automatic;
 struct access;
 struct server;
 struct job_wait;
+struct cgroup;
 
 struct daemon {
 	struct loop *loop;
@@ -30,6 +31,7 @@ struct daemon {
 	struct automatic *automatic; /* VMs that are to start after a delay */
 	struct job_wait *job_waits;  /* cmdlets-job.c */
 	struct server *server;
+	struct cgroup *cgroup;    /* of the running VMs */
 	struct access *access;    /* users of the API from elsewhere */
 	char *api_address;        /* where they are listened for; NULL: nowhere */
 	bool enhanced_sessions;   /* are let in, where a VM has them */

@@ -10,7 +10,7 @@
 
 #define FILE_NAME "host.json"
 
-static int open_state(struct daemon *daemon, struct error *err)
+int host_open_state(const struct daemon *daemon, struct error *err)
 {
 	int fd = open(daemon->paths.state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
@@ -32,7 +32,7 @@ static bool take_mac_pool(struct daemon *daemon, const json_t *host)
 
 int host_load(struct daemon *daemon, struct error *err)
 {
-	AUTO_CLOSE int fd = open_state(daemon, err);
+	AUTO_CLOSE int fd = host_open_state(daemon, err);
 	const char *address;
 	json_t *host = NULL;
 	bool known;
@@ -50,7 +50,7 @@ int host_load(struct daemon *daemon, struct error *err)
 
 int host_save(struct daemon *daemon, struct error *err)
 {
-	AUTO_CLOSE int fd = open_state(daemon, err);
+	AUTO_CLOSE int fd = host_open_state(daemon, err);
 	uint8_t mac[6] = { 0 };
 	char text[CONFIG_MAC_TEXT_SIZE];
 	json_t *host = NULL;

@@ -4,6 +4,7 @@
  */
 #include "automatic.h"
 #include "balancer.h"
+#include "cgroup.h"
 #include "daemon.h"
 #include "files.h"
 #include "host.h"
@@ -14,6 +15,7 @@
 #include "server.h"
 #include "sockets.h"
 #include "switches.h"
+#include "undo.h"
 #include "vm.h"
 
 #include "base/clock.h"
@@ -274,6 +276,8 @@ static int start(struct service *service, struct error *err)
 	struct daemon *daemon = &service->daemon;
 	int r = loop_new(&daemon->loop, err), fd;
 
+	daemon->cgroup = cgroup_new();
+
 	if (r == 0)
 		r = watch_signals(service, err);
 	if (r == 0)
@@ -289,6 +293,7 @@ static int start(struct service *service, struct error *err)
 	if (r < 0)
 		return r;
 	log_service(service, EVENT_SERVICE_STARTED, "The management service was started.");
+	undo_interrupted(daemon);
 	r = vm_load_all(daemon, err);
 	if (r < 0)
 		return r;
@@ -358,6 +363,7 @@ static void release(struct service *service)
 	balancer_free(daemon->balancer);
 	for (size_t i = 0; i < daemon->vm_count; i++)
 		run_detach(daemon->vms[i]);
+	cgroup_free(daemon->cgroup);
 	switches_free(daemon->switches);
 	mounts_free(daemon->mounts);
 	requests_free(daemon->requests);

@@ -2,6 +2,7 @@
 
 #include "base/host.h"
 #include "base/macros.h"
+#include "cgroup.h"
 #include "run.h"
 #include "spec/hvsock.h"
 
@@ -60,6 +61,9 @@ static const char *status_text(const struct vm *vm)
 		return "Stopping";
 	case VM_SAVING:
 		return "Saving";
+	case VM_CRITICAL:
+		return vm->run->critical_text[0] ? vm->run->critical_text
+						 : "The host's storage has failed";
 	default:
 		return vm->folding ? "Merging disks" : "Operating normally";
 	}
@@ -147,8 +151,7 @@ static void put_memory(json_t *object, const struct vm *vm)
 static void put_run(json_t *object, const struct vm *vm)
 {
 	const struct run *run = vm->run;
-	bool runs = vm->state == VM_RUNNING || vm->state == VM_PAUSED || vm->state == VM_STOPPING ||
-		    vm->state == VM_SAVING;
+	bool runs = !vm_is_down(vm) && vm->state != VM_STARTING;
 
 	json_object_set_new(object, "CPUUsage",
 			    json_integer(vm->state == VM_RUNNING ? run->cpu_usage_percent : 0));
@@ -171,6 +174,18 @@ static void put_last_stop(json_t *object, const struct vm *vm)
 	put(object, "LastStopCode", json_object_get(stop, "reason"));
 	put(object, "LastStopTime", json_object_get(stop, "time"));
 	put(object, "GuestCrash", vm->run ? vm->run->crash : json_object_get(stop, "crash"));
+}
+
+/* Where its files are, by Hyper-V's names. */
+static void put_places(json_t *object, const struct vm *vm)
+{
+	const struct config_vm *config = vm->config;
+
+	put_text(object, "ConfigurationLocation", vm->folder);
+	put_text(object, "SnapshotFileLocation",
+		 config->checkpoint_folder ? config->checkpoint_folder : vm->folder);
+	put_text(object, "SmartPagingFilePath",
+		 config->smart_paging_folder ? config->smart_paging_folder : vm->folder);
 }
 
 json_t *object_vm(const struct vm *vm)
@@ -196,6 +211,10 @@ json_t *object_vm(const struct vm *vm)
 	json_object_set_new(object, "AutomaticStartDelay",
 			    json_integer(config->start_delay_seconds));
 	json_object_set_new(object, "ResourceMeteringEnabled", json_boolean(vm->metering != NULL));
+	put_text(object, "AutomaticCriticalErrorAction",
+		 config_critical_action_name(config->critical_action));
+	json_object_set_new(object, "AutomaticCriticalErrorActionTimeout",
+			    json_integer(config->critical_minutes));
 	put_text(object, "AutomaticStopAction", config_stop_action_name(config->stop_action));
 	put_text(object, "EnhancedSessionTransportType", config_session_name(config->session));
 	put_guest(object, vm);
@@ -203,6 +222,7 @@ json_t *object_vm(const struct vm *vm)
 	put_text(object, "LinuxInitrdPath", config->initrd_path);
 	put_text(object, "LinuxCommandLine", config->kernel_cmdline);
 	put_text(object, "Path", vm->folder);
+	put_places(object, vm);
 	put_last_stop(object, vm);
 	return object;
 }
@@ -223,9 +243,12 @@ json_t *object_disk(const struct vm *vm, const struct config_disk *disk)
 	json_object_set_new(object, "ControllerLocation", json_integer(disk->lun));
 	if (disk->kind == CONFIG_DISK_DVD)
 		put_text(object, "DvdMediaType", disk->path ? "ISO" : "None");
-	else
-		json_object_set_new(object, "ReadOnly", json_boolean(disk->read_only));
 	put_text(object, "Path", disk->path);
+	if (disk->kind == CONFIG_DISK_HARD) {
+		json_object_set_new(object, "ReadOnly", json_boolean(disk->read_only));
+		json_object_set_new(object, "MinimumIOPS", json_integer(disk->minimum_iops));
+		json_object_set_new(object, "MaximumIOPS", json_integer(disk->maximum_iops));
+	}
 	return object;
 }
 
@@ -316,9 +339,15 @@ json_t *object_socket(const struct vm *vm, const struct config_socket *socket)
 
 json_t *object_processor(const struct vm *vm)
 {
+	const struct config_processor *processor = &vm->config->processor;
+	const char *missing = cgroup_missing(vm->daemon->cgroup);
 	json_t *object = part(vm);
 
 	json_object_set_new(object, "Count", json_integer(vm->config->processor_count));
+	json_object_set_new(object, "Reserve", json_integer(processor->reserve_percent));
+	json_object_set_new(object, "Maximum", json_integer(processor->maximum_percent));
+	json_object_set_new(object, "RelativeWeight", json_integer(processor->weight));
+	put_text(object, "ResourceControl", missing ? missing : "OK");
 	return object;
 }
 

@@ -3,8 +3,10 @@
 #include "base/guid.h"
 #include "base/macros.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +40,12 @@ static int refuse_existing(const struct output *output, const char *path, struct
 	return 0;
 }
 
+/* The name may be as long as the file system allows; ours is 14 longer. */
+#define TEMPORARY_NAME "." NAME_PART ".%.8s" TEMPORARY_END
+#define NAME_PART      "%.200s"
+#define TEMPORARY_END  ".new"
+#define TEMPORARY_TAIL (1 + 8 + sizeof(TEMPORARY_END) - 1)
+
 static int open_named(struct output *output)
 {
 	char id[GUID_TEXT_SIZE];
@@ -45,8 +53,7 @@ static int open_named(struct output *output)
 
 	guid_generate(&guid);
 	guid_format(&guid, id);
-	/* The name may be as long as the file system allows; ours is 14 longer. */
-	if (asprintf(&output->temporary, ".%.200s.%.8s.new", output->name, id) < 0)
+	if (asprintf(&output->temporary, TEMPORARY_NAME, output->name, id) < 0)
 		abort();
 	return openat(output->folder_fd, output->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC,
 		      0644);
@@ -119,4 +126,27 @@ void output_done(struct output *output)
 	free(output->temporary);
 	free(output->name);
 	*output = (struct output){ .fd = -1, .folder_fd = -1 };
+}
+
+static bool is_temporary_of(const char *entry, const char *name)
+{
+	char start[210];
+	size_t len = (size_t)snprintf(start, sizeof(start), "." NAME_PART ".", name);
+
+	return strncmp(entry, start, len) == 0 && strlen(entry) == len - 1 + TEMPORARY_TAIL &&
+	       strcmp(entry + len + 8, TEMPORARY_END) == 0;
+}
+
+void output_sweep(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	AUTO_FREE char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : NULL;
+	DIR *dir = folder ? opendir(folder) : NULL;
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir)))
+		if (is_temporary_of(entry->d_name, slash + 1))
+			unlinkat(dirfd(dir), entry->d_name, 0);
+	if (dir)
+		closedir(dir);
 }

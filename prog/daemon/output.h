@@ -20,5 +20,7 @@ int output_open(const char *path, struct output *ret, struct error *err);
 int output_commit(struct output *output, struct error *err);
 /* Frees, and lets go of a file that was not committed. May be repeated. */
 void output_done(struct output *output);
+/* Removes what an interrupted one for that path may have left beside it. */
+void output_sweep(const char *path);
 
 #endif

@@ -27,18 +27,11 @@
 #define SECONDS_PER_YEAR (366 * 86400L)
 #define VALID_YEARS      20 /* clients keep its fingerprint: it should outlive the host */
 
-static int open_state(struct daemon *daemon, struct error *err)
-{
-	int fd = open(daemon->paths.state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	return fd < 0 ? error_set_errno(err, errno, "opening '%.200s'", daemon->paths.state) : fd;
-}
-
 /* ---- users ---- */
 
 int remote_load(struct daemon *daemon, struct error *err)
 {
-	AUTO_CLOSE int fd = open_state(daemon, err);
+	AUTO_CLOSE int fd = host_open_state(daemon, err);
 	struct access *access = NULL;
 	json_t *json = NULL;
 	int r;
@@ -63,7 +56,7 @@ int remote_load(struct daemon *daemon, struct error *err)
 
 int remote_save_users(struct daemon *daemon, struct error *err)
 {
-	AUTO_CLOSE int fd = open_state(daemon, err);
+	AUTO_CLOSE int fd = host_open_state(daemon, err);
 	json_t *json = access_to_json(daemon->access);
 	int r = fd < 0 ? fd : config_save_json(fd, ACCESS_FILE, json, err);
 	struct error ignored;

@@ -2,7 +2,9 @@
 
 #include "automatic.h"
 #include "balancer.h"
+#include "cgroup.h"
 #include "base/clock.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/macros.h"
 #include "cmdlets.h"
@@ -89,6 +91,7 @@ static void run_free(struct run *run)
 	if (run->process.pidfd >= 0)
 		close(run->process.pidfd);
 	loop_timer_free(run->timer);
+	loop_timer_free(run->critical_timer);
 	vm->run = NULL;
 	metering_save(vm);
 	peer_free(run->peer);
@@ -219,6 +222,7 @@ static void finish(struct run *run, const struct error *start_failure)
 		start_failure = &failure;
 	}
 	remove_ports(run);
+	cgroup_remove(vm->daemon->cgroup, vm->id);
 	remove_runtime_folder(run->folder);
 	run_free(run);
 	/* A worker that an earlier daemon began may have used it. */
@@ -372,6 +376,8 @@ static void end_of_save(struct run *run, const struct error *err)
 		else if (!err)
 			err = &why;
 		vm_wake(vm, VM_WAIT_SAVED, err);
+		/* Nobody waited for one of an earlier service. */
+		checkpoint_remove_temporary(vm);
 		return;
 	}
 	if (err) {
@@ -415,16 +421,90 @@ static void take_over(struct run *run, bool saving)
 	run->saving_id[0] = '\0';
 	if (saving)
 		run_set_state(vm, VM_SAVING);
-	if (!saving && (checkpoints_clean_up(vm, &err) < 0 || fold_settle(vm, &err) < 0))
+	if (!saving && (checkpoints_clean_up(vm, &err) < 0 || fold_settle(vm, &err) < 0)) {
 		log_error("virtual machine '%s': %s", vm->config->name, err.text);
-	else
-		fold_resume(vm);
+		return;
+	}
+	if (!saving)
+		checkpoint_remove_temporary(vm);
+	fold_resume(vm);
+}
+
+/* ---- storage that fails ---- */
+
+static void critical_too_long(void *user)
+{
+	struct run *run = user;
+	struct vm *vm = run->vm;
+
+	vm_event(vm, EVENT_VM_CRITICAL, NULL,
+		 "'%s' is turned off: the storage was not back in %u minutes.", vm->config->name,
+		 vm->config->critical_minutes);
+	run_turn_off(vm);
+}
+
+void run_arm_critical(struct vm *vm)
+{
+	struct run *run = vm->run;
+
+	if (vm->state != VM_CRITICAL)
+		return;
+	if (!run->critical_timer && loop_timer_new(vm->daemon->loop, critical_too_long, run,
+						   &run->critical_timer, NULL) < 0)
+		abort();
+	loop_timer_arm(run->critical_timer,
+		       clock_now_ns() + vm->config->critical_minutes * 60 * NS_PER_SEC);
+}
+
+static void enter_critical(struct run *run, const char *text)
+{
+	struct vm *vm = run->vm;
+
+	snprintf(run->critical_text, sizeof(run->critical_text), "%s", text ? text : "");
+	vm_event(vm, EVENT_VM_CRITICAL, NULL, "'%s' was paused: %s.", vm->config->name,
+		 text ? text : "the host's storage has failed");
+	run_set_state(vm, VM_CRITICAL);
+	run_arm_critical(vm);
+}
+
+static void leave_critical(struct run *run, bool paused)
+{
+	if (run->critical_timer)
+		loop_timer_cancel(run->critical_timer);
+	vm_event(run->vm, EVENT_VM_CRITICAL_OVER, NULL, "The storage of '%s' is back.",
+		 run->vm->config->name);
+	run_set_state(run->vm, paused ? VM_PAUSED : VM_RUNNING);
+}
+
+static const struct config_disk *disk_of_event(const struct vm *vm, const json_t *event)
+{
+	const char *id = json_string_value(json_object_get(event, "controller"));
+	json_int_t location = json_integer_value(json_object_get(event, "location"));
+	char its_id[GUID_TEXT_SIZE];
+
+	for (unsigned i = 0; id && i < vm->config->scsi_count; i++)
+		if (strcasecmp(guid_format(&vm->config->scsi_ids[i], its_id), id) == 0)
+			return config_find_disk(vm->config, CONFIG_BUS_SCSI, i, (unsigned)location);
+	return NULL;
+}
+
+static void on_disk_slow(struct run *run, const json_t *event)
+{
+	const struct config_disk *disk = disk_of_event(run->vm, event);
+	bool slow = json_is_true(json_object_get(event, "slow"));
+
+	if (disk)
+		vm_event(run->vm, slow ? EVENT_VM_DISK_SLOW : EVENT_VM_DISK_SLOW_OVER, NULL,
+			 "The disk '%s' of '%s' is %s its minimum of %u IOPS.", disk->path,
+			 run->vm->config->name, slow ? "slower than" : "as fast as",
+			 disk->minimum_iops);
 }
 
 static void on_state(struct run *run, const json_t *event)
 {
 	const char *state = json_string_value(json_object_get(event, "state"));
 	bool paused = state && strcmp(state, "paused") == 0;
+	bool critical = json_is_true(json_object_get(event, "critical"));
 	bool saving = json_is_true(json_object_get(event, "saving"));
 
 	if (run->starting || !state)
@@ -439,7 +519,11 @@ static void on_state(struct run *run, const json_t *event)
 		return;
 	if (run->vm->state == VM_SAVING)
 		run_set_state(run->vm, VM_RUNNING);
-	if (paused && run->vm->state == VM_RUNNING)
+	if (critical && (run->vm->state == VM_RUNNING || run->vm->state == VM_PAUSED))
+		enter_critical(run, json_string_value(json_object_get(event, "text")));
+	else if (!critical && run->vm->state == VM_CRITICAL)
+		leave_critical(run, paused);
+	else if (paused && run->vm->state == VM_RUNNING)
 		run_set_state(run->vm, VM_PAUSED);
 	else if (!paused && run->vm->state == VM_PAUSED)
 		run_set_state(run->vm, VM_RUNNING);
@@ -615,6 +699,7 @@ static void on_event(void *user, const char *name, const json_t *event)
 		{ "memory", on_memory },
 		{ "guest-reset", on_guest_reset },
 		{ "ejected", on_ejected },
+		{ "disk-slow", on_disk_slow },
 		{ "shutdown-failed", on_shutdown_failed },
 		{ "guest-crash", on_guest_crash },
 		{ "saved", on_saved },
@@ -668,6 +753,49 @@ static int connect_control(struct run *run, struct error *err)
 }
 
 /* ---- the start ---- */
+
+static bool has_controls(const struct config_processor *processor)
+{
+	return processor->maximum_percent != 100 || processor->weight != 100;
+}
+
+void run_limit(struct vm *vm)
+{
+	struct cgroup *cgroup = vm->daemon->cgroup;
+	struct error err;
+	int r;
+
+	if (!vm->run || vm->run->process.pidfd < 0)
+		return;
+	r = cgroup_add(cgroup, vm->id, vm->run->process.pid, &err);
+	if (r == 0)
+		r = cgroup_limit(cgroup, vm->id, vm->config, &err);
+	if (r < 0 && has_controls(&vm->config->processor))
+		vm_event(vm, EVENT_VM_UNLIMITED, NULL,
+			 "The processor maximum and weight of '%s' are not applied: %s",
+			 vm->config->name, err.text);
+}
+
+int run_admit_reserve(const struct vm *vm, const struct config_vm *config, struct error *err)
+{
+	unsigned wanted = config->processor.reserve_percent * config->processor_count;
+	unsigned all = host_processors() * 100, taken = 0;
+
+	for (size_t i = 0; i < vm->daemon->vm_count; i++) {
+		const struct vm *other = vm->daemon->vms[i];
+
+		if (other != vm && !vm_is_down(other))
+			taken += other->config->processor.reserve_percent *
+				 other->config->processor_count;
+	}
+	if (!wanted || wanted + taken <= all)
+		return 0;
+	return error_set(err, ERR_LIMIT,
+			 "the host has not enough processor resources for its reserve: it needs "
+			 "%u %% of a processor; of %u %%, running virtual machines have reserved "
+			 "%u %%",
+			 wanted, all, taken);
+}
 
 static void started(struct run *run, const json_t *answer)
 {
@@ -866,6 +994,8 @@ static int launch(struct run *run, struct error *err)
 	if (r == 0)
 		r = write_run_file(run, err);
 	if (r == 0)
+		run_limit(run->vm);
+	if (r == 0)
 		r = send_job(run, &files, err);
 	if (r == 0)
 		r = loop_fd_add(run->vm->daemon->loop, run->job_fd, EPOLLIN, job_ready, run,
@@ -1018,7 +1148,8 @@ int run_start(struct vm *vm, struct error *err)
 	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
-	if (balancer_admit(vm->daemon->balancer, vm->config->memory_bytes, err) < 0)
+	if (balancer_admit(vm->daemon->balancer, vm->config->memory_bytes, err) < 0 ||
+	    run_admit_reserve(vm, vm->config, err) < 0)
 		return -(int)err->code;
 	/* A merge is ended for it, and goes on behind the guest. */
 	if (!fold_holds(vm) && (vm_check_busy(vm, err) < 0 || checkpoints_clean_up(vm, err) < 0 ||
@@ -1183,6 +1314,7 @@ static void adopt(struct vm *vm, struct process *process)
 		spawn_kill(process);
 		return;
 	}
+	run_limit(vm);
 	run_set_state(vm, VM_RUNNING);
 	vm_event(vm, EVENT_VM_ADOPTED, NULL, "'%s' was found running, as process %d.",
 		 vm->config->name, (int)process->pid);
@@ -1219,6 +1351,8 @@ static void tidy(void *user)
 
 		if (vm->state == VM_OFF)
 			checkpoint_remove_automatic(vm);
+		else if (vm->state == VM_SAVED)
+			checkpoint_remove_temporary(vm);
 		if (vm_is_down(vm))
 			fold_resume(vm);
 	}

@@ -26,6 +26,8 @@ struct run {
 	struct loop_fd *job_watch;
 	struct peer *peer;        /* control; NULL: not connected */
 	struct loop_timer *timer; /* start time-out, then kills a worker that does not end */
+	struct loop_timer *critical_timer; /* turns off what the storage does not come back for */
+	char critical_text[300];           /* why it is paused; empty: not known */
 	int port_fds[CONFIG_MAX_NICS];
 	struct json_t *parents; /* of its disks, as files_open wants them */
 	unsigned waiting;       /* for ports and parents */
@@ -53,6 +55,13 @@ struct run {
 	struct error failure;          /* of the start */
 };
 
+/* The time that a critical VM waits for its storage begins, as its description says. */
+void run_arm_critical(struct vm *vm);
+/* Gives a running VM's worker what processors its description says, now. Where that can't be done
+ * the event log says so. */
+void run_limit(struct vm *vm);
+/* Can the VM have the reserve that config asks for, beside those that run? ERR_LIMIT. */
+int run_admit_reserve(const struct vm *vm, const struct config_vm *config, struct error *err);
 /* The switch has died: notes it with all that have a port of it. True: there are such VMs. */
 bool run_ports_lost(struct daemon *daemon);
 /* Asks for new ports for them. True: some can't have theirs yet. */

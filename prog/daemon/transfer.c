@@ -17,18 +17,25 @@ struct item {
 	uint64_t bytes; /* that it takes on the host's disk */
 };
 
+struct link {
+	char *child, *parent;
+};
+
 struct transfer {
 	struct request *request;
+	struct undo *undo;
 	struct item *items;
 	size_t count, index;
-	char **folders; /* that this transfer made */
-	size_t folder_count;
+	struct link *links;
+	size_t link_count, link_index;
+	char **own; /* folders of this transfer: what is in them is known by them */
+	size_t own_count;
 	uint64_t total, before; /* bytes of all files, of those that are done */
 	struct disk_job *job;
 	struct output output;
 	int from_fd;
 	bool cancelled;
-	int (*done)(void *user, const struct error *err);
+	void (*done)(void *user, const struct error *err);
 	void *user;
 };
 
@@ -48,63 +55,69 @@ struct transfer *transfer_new(struct request *request)
 	if (!transfer)
 		abort();
 	*transfer = (struct transfer){ .request = request,
+				       .undo = undo_new(request->daemon),
 				       .output = { .fd = -1, .folder_fd = -1 },
 				       .from_fd = -1 };
 	request_hold(request);
 	return transfer;
 }
 
-static void take_away(struct transfer *transfer)
+void transfer_free(struct transfer *transfer)
 {
-	for (size_t i = 0; i < transfer->index; i++)
-		unlink(transfer->items[i].to);
-	while (transfer->folder_count--) {
-		rmdir(transfer->folders[transfer->folder_count]);
-		free(transfer->folders[transfer->folder_count]);
-	}
-	transfer->folder_count = 0;
-}
+	struct request *request;
 
-static void release(struct transfer *transfer)
-{
-	struct request *request = transfer->request;
-
+	if (!transfer)
+		return;
+	request = transfer->request;
+	undo_free(transfer->undo);
 	for (size_t i = 0; i < transfer->count; i++) {
 		free(transfer->items[i].from);
 		free(transfer->items[i].to);
 	}
-	for (size_t i = 0; i < transfer->folder_count; i++)
-		free(transfer->folders[i]);
+	for (size_t i = 0; i < transfer->link_count; i++) {
+		free(transfer->links[i].child);
+		free(transfer->links[i].parent);
+	}
+	for (size_t i = 0; i < transfer->own_count; i++)
+		free(transfer->own[i]);
 	free(transfer->items);
-	free(transfer->folders);
+	free(transfer->links);
+	free(transfer->own);
+	/* done may have begun another one. */
+	if (request->context == transfer)
+		request->cancel = NULL;
 	free(transfer);
-	request->cancel = NULL;
 	request_release(request);
 }
 
-void transfer_free(struct transfer *transfer)
+/* ---- what is to be done ---- */
+
+static bool is_below(const char *folder, const char *path)
 {
-	if (!transfer)
-		return;
-	take_away(transfer);
-	release(transfer);
+	size_t length = strlen(folder);
+
+	return strncmp(path, folder, length) == 0 && path[length] == '/';
 }
 
-int transfer_folder(struct transfer *transfer, const char *path, struct error *err)
+static bool is_in_own(const struct transfer *transfer, const char *path)
 {
-	if (mkdir(path, 0755) < 0) {
-		struct stat st;
+	for (size_t i = 0; i < transfer->own_count; i++)
+		if (is_below(transfer->own[i], path))
+			return true;
+	return false;
+}
 
-		if (errno == EEXIST && stat(path, &st) == 0 && S_ISDIR(st.st_mode))
-			return 0;
-		return error_set_errno(err, errno, "making the folder '%.300s'", path);
-	}
-	transfer->folders =
-	    reallocarray(transfer->folders, transfer->folder_count + 1, sizeof(char *));
-	if (!transfer->folders)
+void transfer_add(struct transfer *transfer, enum undo_kind kind, const char *path)
+{
+	if (kind == UNDO_FILE && is_in_own(transfer, path))
+		return;
+	undo_add(transfer->undo, kind, path);
+	if (kind != UNDO_OWN_FOLDER)
+		return;
+	transfer->own = reallocarray(transfer->own, transfer->own_count + 1, sizeof(char *));
+	if (!transfer->own)
 		abort();
-	transfer->folders[transfer->folder_count++] = strdup(path);
-	return 0;
+	transfer->own[transfer->own_count++] = strdup(path);
 }
 
 void transfer_file(struct transfer *transfer, const char *from, const char *to)
@@ -119,21 +132,93 @@ void transfer_file(struct transfer *transfer, const char *from, const char *to)
 		item.bytes = (uint64_t)st.st_blocks * 512;
 	transfer->total += item.bytes;
 	transfer->items[transfer->count++] = item;
+	transfer_add(transfer, UNDO_FILE, to);
 }
 
-/* ---- one file after the other ---- */
+void transfer_parent(struct transfer *transfer, const char *child, const char *parent)
+{
+	struct link link = { strdup(child), strdup(parent) };
 
-static void next(struct transfer *transfer);
+	transfer->links = reallocarray(transfer->links, transfer->link_count + 1, sizeof(link));
+	if (!transfer->links || !link.child || !link.parent)
+		abort();
+	transfer->links[transfer->link_count++] = link;
+}
+
+/* ---- the end ---- */
 
 static void end(struct transfer *transfer, const struct error *err)
 {
 	output_done(&transfer->output);
 	if (transfer->from_fd >= 0)
 		close(transfer->from_fd);
-	if (transfer->done(transfer->user, err) < 0 || err)
-		take_away(transfer);
-	release(transfer);
+	if (err)
+		undo_free(TAKE(transfer->undo));
+	transfer->done(transfer->user, err);
+	transfer_free(transfer);
 }
+
+int transfer_commit(struct transfer *transfer, struct error *err)
+{
+	return undo_commit(transfer->undo, err);
+}
+
+static bool is_cancelled(const struct transfer *transfer, struct error *err)
+{
+	if (transfer->cancelled)
+		error_set(err, ERR_CANCELLED, "it was cancelled");
+	return transfer->cancelled;
+}
+
+/* ---- the parents of the copies, one after the other ---- */
+
+static void next_link(struct transfer *transfer);
+
+static void on_linked(void *user, const json_t *result, struct process *process,
+		      const struct error *err)
+{
+	struct transfer *transfer = user;
+	struct error failure;
+
+	transfer->job = NULL;
+	if (err) {
+		failure = *err;
+		error_prefix(&failure, "the copy '%.200s'",
+			     transfer->links[transfer->link_index].child);
+		end(transfer, &failure);
+		return;
+	}
+	transfer->link_index++;
+	next_link(transfer);
+}
+
+static int begin_link(struct transfer *transfer, struct error *err)
+{
+	static const struct disk_job_events events = { NULL, on_linked };
+	const struct link *link = &transfer->links[transfer->link_index];
+
+	request_progress(transfer->request, link->child, "linking the copies");
+	return disk_job_start(
+	    transfer->request->daemon,
+	    json_pack("{s:s, s:s, s:s}", "op", "set", "path", link->child, "parent", link->parent),
+	    NULL, 0, 0, &events, transfer, &transfer->job, err);
+}
+
+static void next_link(struct transfer *transfer)
+{
+	struct error err;
+
+	if (is_cancelled(transfer, &err))
+		end(transfer, &err);
+	else if (transfer->link_index == transfer->link_count)
+		end(transfer, NULL);
+	else if (begin_link(transfer, &err) < 0)
+		end(transfer, &err);
+}
+
+/* ---- one file after the other ---- */
+
+static void next(struct transfer *transfer);
 
 static void on_progress(void *user, uint64_t done, uint64_t total)
 {
@@ -158,6 +243,8 @@ static void on_done(void *user, const json_t *result, struct process *process,
 	if (err)
 		failure = *err;
 	else
+		r = undo_made(transfer->undo, item->to, transfer->output.fd, &failure);
+	if (!err && r == 0)
 		r = output_commit(&transfer->output, &failure);
 	if (err || r < 0) {
 		error_prefix(&failure, "copying '%.200s'", item->from);
@@ -197,14 +284,12 @@ static void next(struct transfer *transfer)
 {
 	struct error err;
 
-	if (transfer->cancelled) {
-		error_set(&err, ERR_CANCELLED, "it was cancelled");
+	if (is_cancelled(transfer, &err))
 		end(transfer, &err);
-	} else if (transfer->index == transfer->count) {
-		end(transfer, NULL);
-	} else if (begin(transfer, &err) < 0) {
+	else if (transfer->index == transfer->count)
+		next_link(transfer);
+	else if (begin(transfer, &err) < 0)
 		end(transfer, &err);
-	}
 }
 
 static void cancel(struct request *request)
@@ -216,12 +301,17 @@ static void cancel(struct request *request)
 		disk_job_cancel(transfer->job);
 }
 
-void transfer_run(struct transfer *transfer, int (*done)(void *user, const struct error *err),
+void transfer_run(struct transfer *transfer, void (*done)(void *user, const struct error *err),
 		  void *user)
 {
+	struct error err;
+
 	transfer->done = done;
 	transfer->user = user;
 	transfer->request->context = transfer;
 	transfer->request->cancel = cancel;
-	next(transfer);
+	if (undo_begin(transfer->undo, &err) < 0)
+		end(transfer, &err);
+	else
+		next(transfer);
 }

@@ -9,6 +9,7 @@
 #include "config/config-json.h"
 #include "metering.h"
 #include "saved.h"
+#include "undo.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -22,7 +23,9 @@
 #include <time.h>
 
 #define CONFIG_FILE    "vm.json"
+#define BOOT_FOLDER    "boot"
 #define LAST_STOP_FILE "last-stop.json"
+#define REMOVED_FILE   "removed.json" /* what was vm.json: the VM is being removed */
 
 struct vm_waiter {
 	struct vm *vm;
@@ -36,9 +39,10 @@ struct vm_waiter {
 const char *vm_state_name(enum vm_state state)
 {
 	static const char *const names[] = {
-		[VM_OFF] = "Off",           [VM_STARTING] = "Starting", [VM_RUNNING] = "Running",
-		[VM_STOPPING] = "Stopping", [VM_PAUSED] = "Paused",     [VM_SAVED] = "Saved",
-		[VM_SAVING] = "Saving",
+		[VM_OFF] = "Off",         [VM_STARTING] = "Starting",
+		[VM_RUNNING] = "Running", [VM_STOPPING] = "Stopping",
+		[VM_PAUSED] = "Paused",   [VM_SAVED] = "Saved",
+		[VM_SAVING] = "Saving",   [VM_CRITICAL] = "PausedCritical",
 	};
 
 	return names[state];
@@ -132,7 +136,7 @@ void vm_free_all(struct daemon *daemon)
 
 /* ---- the store ---- */
 
-static char *store_path(struct daemon *daemon, const char *id)
+char *vm_store_path(struct daemon *daemon, const char *id)
 {
 	char *path = NULL;
 
@@ -148,19 +152,47 @@ static int open_folder(const char *folder, struct error *err)
 	return fd < 0 ? error_set_errno(err, errno, "opening the folder '%.200s'", folder) : fd;
 }
 
+/* Takes config. */
+static struct vm *vm_in(struct daemon *daemon, const char *folder, struct config_vm *config)
+{
+	/* The store may hold only a link to it. */
+	char *real = realpath(folder, NULL);
+
+	return vm_new(daemon, config, real ? real : strdup(folder));
+}
+
+static void delete_folder(struct vm *vm);
+
+/* There is no description: a VM that was being removed, or made. */
+static void finish_removal(struct daemon *daemon, const char *folder, int fd)
+{
+	struct config_vm *config;
+	struct vm *vm;
+
+	if (config_load(fd, REMOVED_FILE, &config, NULL) == 0) {
+		vm = vm_in(daemon, folder, config);
+		delete_folder(vm);
+		vm_unref(vm);
+		return;
+	}
+	unlinkat(fd, "." CONFIG_FILE ".new", 0);
+	rmdir(folder);
+}
+
 static int load(struct daemon *daemon, const char *id, struct error *err)
 {
-	AUTO_FREE char *folder = store_path(daemon, id);
+	AUTO_FREE char *folder = vm_store_path(daemon, id);
 	AUTO_CLOSE int fd = open_folder(folder, err);
 	char config_id[GUID_TEXT_SIZE];
 	struct config_vm *config;
 	struct vm *vm;
-	char *real;
 	int r;
 
 	if (fd < 0)
 		return fd;
 	r = config_load(fd, CONFIG_FILE, &config, err);
+	if (r == -ERR_NOT_FOUND)
+		finish_removal(daemon, folder, fd);
 	if (r < 0)
 		return r;
 	if (strcmp(guid_format(&config->id, config_id), id) != 0) {
@@ -168,9 +200,7 @@ static int load(struct daemon *daemon, const char *id, struct error *err)
 		return error_set(err, ERR_CORRUPT, "the description in the folder is of %s",
 				 config_id);
 	}
-	/* The store may hold only a link to it. */
-	real = realpath(folder, NULL);
-	vm = vm_new(daemon, config, real ? real : TAKE(folder));
+	vm = vm_in(daemon, folder, config);
 	config_load_json(fd, LAST_STOP_FILE, &vm->last_stop, NULL);
 	metering_load(vm, fd);
 	add_to_list(vm);
@@ -186,7 +216,7 @@ static int compare_names(const void *a, const void *b)
 
 int vm_load_all(struct daemon *daemon, struct error *err)
 {
-	AUTO_FREE char *store = store_path(daemon, NULL);
+	AUTO_FREE char *store = vm_store_path(daemon, NULL);
 	struct dirent *entry;
 	struct guid guid;
 	DIR *folder;
@@ -217,40 +247,74 @@ int vm_load_all(struct daemon *daemon, struct error *err)
 	return 0;
 }
 
-static int make_folder(struct vm *vm, struct error *err)
+/* A file that stands in a description, if an import has copied it into the VM's folder. */
+static void delete_boot_file(const struct vm *vm, const char *path)
 {
-	AUTO_FREE char *link = store_path(vm->daemon, vm->id);
+	AUTO_FREE char *inside = NULL;
+	size_t length;
 
-	if (mkdir(vm->folder, 0700) < 0)
-		return error_set_errno(err, errno, "making the folder '%.200s'", vm->folder);
-	if (strcmp(link, vm->folder) != 0 && symlink(vm->folder, link) < 0) {
-		error_set_errno(err, errno, "making the link '%.200s'", link);
-		rmdir(vm->folder);
-		return -(int)err->code;
-	}
-	return 0;
+	if (asprintf(&inside, "%s/" BOOT_FOLDER "/", vm->folder) < 0)
+		abort();
+	length = strlen(inside);
+	if (path && strncmp(path, inside, length) == 0 && !strchr(path + length, '/'))
+		unlink(path);
 }
 
+static void delete_boot_files(struct vm *vm)
+{
+	AUTO_FREE char *folder = NULL;
+	struct checkpoints all;
+
+	delete_boot_file(vm, vm->config->kernel_path);
+	delete_boot_file(vm, vm->config->initrd_path);
+	checkpoints_load(vm, &all);
+	for (size_t i = 0; i < all.count; i++) {
+		struct config_vm *config;
+
+		if (checkpoint_config(vm, all.list[i].id, &config, NULL) < 0)
+			continue;
+		delete_boot_file(vm, config->kernel_path);
+		delete_boot_file(vm, config->initrd_path);
+		config_vm_free(config);
+	}
+	checkpoints_done(&all);
+	if (asprintf(&folder, "%s/" BOOT_FOLDER, vm->folder) < 0)
+		abort();
+	rmdir(folder);
+}
+
+static void delete_file(int fd, const char *name)
+{
+	char temporary[64];
+
+	unlinkat(fd, name, 0);
+	/* What an interrupted config_save leaves. */
+	snprintf(temporary, sizeof(temporary), ".%s.new", name);
+	unlinkat(fd, temporary, 0);
+}
+
+/* The description, by whichever name, goes last: it says what else there is to delete. */
 static void delete_folder(struct vm *vm)
 {
-	AUTO_FREE char *link = store_path(vm->daemon, vm->id);
-	static const char *const files[] = { CONFIG_FILE,  LAST_STOP_FILE, "lock",
-					     "worker.log", "running",      METERING_FILE };
+	AUTO_FREE char *link = vm_store_path(vm->daemon, vm->id);
+	static const char *const files[] = { LAST_STOP_FILE, "lock",       "worker.log", "running",
+					     METERING_FILE,  REMOVED_FILE, CONFIG_FILE };
 	AUTO_CLOSE int fd = open_folder(vm->folder, NULL);
 
-	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
-		unlinkat(fd, files[i], 0);
 	if (fd >= 0)
 		fold_remove_files(fd);
+	delete_boot_files(vm);
 	checkpoints_remove_all(vm);
 	saved_remove_all(vm);
+	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
+		delete_file(fd, files[i]);
 	rmdir(vm->folder);
 	unlink(link);
 }
 
 static void sync_store(struct daemon *daemon)
 {
-	AUTO_FREE char *store = store_path(daemon, NULL);
+	AUTO_FREE char *store = vm_store_path(daemon, NULL);
 	AUTO_CLOSE int fd = open_folder(store, NULL);
 
 	if (fd >= 0)
@@ -264,13 +328,45 @@ static int save(struct vm *vm, const struct config_vm *config, struct error *err
 	return fd < 0 ? fd : config_save(fd, CONFIG_FILE, config, err);
 }
 
-static void list_new(struct vm *vm)
+void vm_enlist(struct vm *vm)
 {
 	struct daemon *daemon = vm->daemon;
 
 	sync_store(daemon);
 	add_to_list(vm);
 	qsort(daemon->vms, daemon->vm_count, sizeof(struct vm *), compare_names);
+}
+
+/* What is interrupted here is a folder without a description: it goes at the next start. */
+static int create_in_store(struct vm *vm, struct error *err)
+{
+	int r;
+
+	if (mkdir(vm->folder, 0700) < 0)
+		return error_set_errno(err, errno, "making the folder '%.200s'", vm->folder);
+	r = save(vm, vm->config, err);
+	if (r < 0)
+		delete_folder(vm);
+	return r;
+}
+
+static int create_elsewhere(struct vm *vm, struct error *err)
+{
+	AUTO_FREE char *link = vm_store_path(vm->daemon, vm->id);
+	struct undo *undo = undo_new(vm->daemon);
+	int r;
+
+	undo_add(undo, UNDO_OWN_FOLDER, vm->folder);
+	undo_add(undo, UNDO_LINK, link);
+	r = undo_begin(undo, err);
+	if (r == 0)
+		r = save(vm, vm->config, err);
+	if (r == 0 && symlink(vm->folder, link) < 0)
+		r = error_set_errno(err, errno, "making the link '%.200s'", link);
+	if (r == 0)
+		r = undo_commit(undo, err);
+	undo_free(undo);
+	return r;
 }
 
 int vm_create(struct daemon *daemon, struct config_vm *config, const char *folder, struct vm **ret,
@@ -282,21 +378,16 @@ int vm_create(struct daemon *daemon, struct config_vm *config, const char *folde
 	int r;
 
 	guid_format(&config->id, id);
-	path = folder ? strdup(folder) : store_path(daemon, id);
+	path = folder ? strdup(folder) : vm_store_path(daemon, id);
 	if (!path)
 		abort();
 	vm = vm_new(daemon, config, path);
-	r = make_folder(vm, err);
-	if (r == 0) {
-		r = save(vm, config, err);
-		if (r < 0)
-			delete_folder(vm);
-	}
+	r = folder ? create_elsewhere(vm, err) : create_in_store(vm, err);
 	if (r < 0) {
 		vm_unref(vm);
 		return r;
 	}
-	list_new(vm);
+	vm_enlist(vm);
 	*ret = vm;
 	return 0;
 }
@@ -315,11 +406,18 @@ static int check_settled(const struct vm *vm, struct error *err)
 	    "has to finish that before");
 }
 
-int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder,
-		struct vm **ret, struct error *err)
+static bool is_same_folder(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+int vm_place(struct daemon *daemon, struct config_vm *config, const char *folder, struct vm **ret,
+	     struct error *err)
 {
 	struct vm *vm = vm_new(daemon, config, realpath(folder, NULL));
-	AUTO_FREE char *link = store_path(daemon, vm->id);
+	AUTO_FREE char *link = vm_store_path(daemon, vm->id);
 	int r = 0;
 
 	if (!vm->folder)
@@ -328,20 +426,42 @@ int vm_register(struct daemon *daemon, struct config_vm *config, const char *fol
 		r = check_settled(vm, err);
 	if (r == 0)
 		r = save(vm, config, err);
-	if (r == 0 && strcmp(link, vm->folder) != 0 && symlink(vm->folder, link) < 0)
+	if (r == 0 && !is_same_folder(link, vm->folder) && symlink(vm->folder, link) < 0)
 		r = error_set_errno(err, errno, "making the link '%.200s'", link);
 	if (r < 0) {
 		vm_unref(vm);
 		return r;
 	}
-	list_new(vm);
 	*ret = vm;
 	return 0;
+}
+
+int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder,
+		struct vm **ret, struct error *err)
+{
+	int r = vm_place(daemon, config, folder, ret, err);
+
+	if (r == 0)
+		vm_enlist(*ret);
+	return r;
 }
 
 int vm_check_busy(const struct vm *vm, struct error *err)
 {
 	return vm->busy ? error_set(err, ERR_BUSY, "%s", vm->busy) : 0;
+}
+
+static int note_removed(struct vm *vm, struct error *err)
+{
+	AUTO_CLOSE int fd = open_folder(vm->folder, NULL);
+
+	/* Of a folder that is gone already there is nothing to remove. */
+	if (fd < 0)
+		return 0;
+	if (renameat(fd, CONFIG_FILE, fd, REMOVED_FILE) < 0 && errno != ENOENT)
+		return error_set_errno(err, errno, "removing its description");
+	fsync(fd);
+	return 0;
 }
 
 int vm_remove(struct vm *vm, struct error *err)
@@ -355,7 +475,10 @@ int vm_remove(struct vm *vm, struct error *err)
 	if (!vm_is_down(vm))
 		return error_set(err, ERR_STATE, "it is not off (its state is %s)",
 				 vm_state_name(vm->state));
-	/* The description goes first: from then on the VM does not exist. */
+	/* From then on the VM does not exist. */
+	r = note_removed(vm, err);
+	if (r < 0)
+		return r;
 	delete_folder(vm);
 	sync_store(vm->daemon);
 	vm->removed = true;

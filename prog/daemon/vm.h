@@ -5,8 +5,9 @@
  * A VM is referenced by the list of VMs and by whoever waits for it; after vm_remove the object
  * lives on, marked as removed, until the last one lets go.
  *
- * Folder: vm.json (the description, config-json.h), last-stop.json, lock, saved-ID (saved.h),
- * checkpoints (checkpoints.h), merge.json and merge.mark (checkpoint-fold.h). It is state/vms/ID,
+ * Folder: vm.json (the description, config-json.h; removed.json while the VM is being removed),
+ * last-stop.json, lock, saved-ID (saved.h), checkpoints (checkpoints.h), merge.json and merge.mark
+ * (checkpoint-fold.h), boot (kernels that came with an import). It is state/vms/ID,
  * or with New-VM -Path a folder elsewhere that state/vms/ID points to by a symbolic link.
  */
 #ifndef DAEMON_VM_H
@@ -18,7 +19,16 @@
 
 #include <jansson.h>
 
-enum vm_state { VM_OFF, VM_STARTING, VM_RUNNING, VM_STOPPING, VM_PAUSED, VM_SAVED, VM_SAVING };
+enum vm_state {
+	VM_OFF,
+	VM_STARTING,
+	VM_RUNNING,
+	VM_STOPPING,
+	VM_PAUSED,
+	VM_CRITICAL, /* paused since the host's storage failed */
+	VM_SAVED,
+	VM_SAVING
+};
 
 enum vm_wait {
 	VM_WAIT_STARTED,
@@ -74,6 +84,12 @@ int vm_create(struct daemon *daemon, struct config_vm *config, const char *folde
 /* Takes config, a VM whose folder is there already, and writes its description into it. */
 int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder,
 		struct vm **ret, struct error *err);
+/* The same in two steps: before vm_enlist nobody knows of it, and vm_unref forgets it. */
+int vm_place(struct daemon *daemon, struct config_vm *config, const char *folder, struct vm **ret,
+	     struct error *err);
+void vm_enlist(struct vm *vm);
+/* The link in the store to a VM's folder elsewhere, or its folder there; the caller's. */
+char *vm_store_path(struct daemon *daemon, const char *id);
 int vm_remove(struct vm *vm, struct error *err);
 /* ERR_BUSY where it is. */
 int vm_check_busy(const struct vm *vm, struct error *err);

@@ -27,6 +27,7 @@ static int start_tracking(struct tracking *t, int fd, bool create, struct error 
 {
 	const struct disk_details *details = image_details(&t->image);
 	struct track_options options = { .create = create,
+					 .trusted = job_flag(t->job, "frozen"),
 					 .link_now = details->link_id,
 					 .link_next = details->link_id };
 	int r;

@@ -63,9 +63,18 @@ json_t *control_services_event(struct machine *machine)
 
 static json_t *state_event(struct machine *machine)
 {
-	return json_pack("{s:s, s:s, s:b}", "event", "state", "state",
+	return json_pack("{s:s, s:s, s:b, s:b}", "event", "state", "state",
 			 machine_paused(machine) ? "paused" : "running", "saving",
-			 machine_saving(machine));
+			 machine_saving(machine), "critical", machine_critical(machine));
+}
+
+void control_critical(struct control *control, const char *text)
+{
+	json_t *event = state_event(control->machine);
+
+	if (text)
+		json_object_set_new(event, "text", json_string(text));
+	control_event(control, event);
 }
 
 static json_t *memory_json(struct machine *machine)
@@ -168,6 +177,14 @@ static int op_resume(struct control *control, json_t *request, json_t **ret, str
 static int op_nmi(struct control *control, json_t *request, json_t **ret, struct error *err)
 {
 	machine_nmi(control->machine);
+	return 0;
+}
+
+static int op_set_critical(struct control *control, json_t *request, json_t **ret,
+			   struct error *err)
+{
+	machine_set_critical_pause(control->machine,
+				   json_is_true(json_object_get(request, "pause")));
 	return 0;
 }
 
@@ -466,6 +483,15 @@ static int op_untrack_drive(struct control *control, json_t *request, json_t **r
 	return r < 0 ? r : track_stop(disk, err);
 }
 
+static int op_track_copy(struct control *control, json_t *request, json_t **ret, struct error *err)
+{
+	AUTO_CLOSE int fd = control_take_fd(control, err);
+	struct blk *disk;
+	int r = fd < 0 ? fd : get_tracked(control, request, &disk, err);
+
+	return r < 0 ? r : track_copy(disk, fd, err);
+}
+
 static int run_tracked(struct control *control, const char *op, const json_t *request, json_t **ret,
 		       struct error *err)
 {
@@ -486,6 +512,7 @@ static const struct control_operation operations[] = {
 	{ "nmi", op_nmi },
 	{ "save", op_save },
 	{ "set-memory", op_set_memory },
+	{ "set-critical", op_set_critical },
 	{ "set-integration", op_set_integration },
 	{ "checkpoint", op_checkpoint },
 	{ "merge-disk", op_merge_disk },
@@ -493,6 +520,7 @@ static const struct control_operation operations[] = {
 	{ "cancel-merge-disk", op_cancel_merge },
 	{ "track-drive", op_track_drive },
 	{ "untrack-drive", op_untrack_drive },
+	{ "track-copy", op_track_copy },
 };
 
 static const struct control_operation *find_operation(const char *name)

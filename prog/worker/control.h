@@ -23,6 +23,8 @@ void control_free(struct control *control);
 void control_set_machine(struct control *control, struct machine *machine);
 /* Sends to all clients; takes event. */
 void control_event(struct control *control, json_t *event);
+/* The machine entered its critical state (text: why), or left it (NULL). */
+void control_critical(struct control *control, const char *text);
 
 /* Asks the clients whether the guest may connect to a service of the host. */
 void control_socket_asked(struct control *control, uint64_t ticket, const struct guid *service);

@@ -34,6 +34,14 @@ int devices_get_place(const json_t *request, struct guid *controller, unsigned *
 	return get_guid(request, "controller", controller, err);
 }
 
+/* None where it is not said, or nonsense. */
+static unsigned iops(const json_t *request, const char *name)
+{
+	json_int_t value = json_integer_value(json_object_get(request, name));
+
+	return value > 0 && value <= CONFIG_MAX_IOPS ? (unsigned)value : 0;
+}
+
 static int get_drive(const json_t *request, struct machine_drive *ret, struct error *err)
 {
 	const char *kind = text(request, "kind");
@@ -42,6 +50,8 @@ static int get_drive(const json_t *request, struct machine_drive *ret, struct er
 		.kind = kind && strcmp(kind, "dvd") == 0 ? CONFIG_DISK_DVD : CONFIG_DISK_HARD,
 		.read_only = json_is_true(json_object_get(request, "read_only")),
 		.path = text(request, "path"),
+		.minimum_iops = iops(request, "minimum_iops"),
+		.maximum_iops = iops(request, "maximum_iops"),
 	};
 	return devices_get_place(request, &ret->controller, &ret->location, err);
 }
@@ -143,6 +153,18 @@ static int grow_drive(struct machine *machine, const json_t *request, int *fds, 
 	return r;
 }
 
+static int set_iops(struct machine *machine, const json_t *request, int *fds, struct error *err)
+{
+	struct guid controller;
+	unsigned location;
+	int r = devices_get_place(request, &controller, &location, err);
+
+	return r < 0
+		   ? r
+		   : machine_set_iops(machine, &controller, location, iops(request, "minimum_iops"),
+				      iops(request, "maximum_iops"), err);
+}
+
 static int add_adapter(struct machine *machine, const json_t *request, int *fds, struct error *err)
 {
 	struct config_nic nic = { .name = (char *)text(request, "name") };
@@ -184,7 +206,7 @@ static const struct {
 	{ "add-drive", add_drive },           { "remove-drive", remove_drive },
 	{ "set-medium", set_medium },         { "grow-drive", grow_drive },
 	{ "add-adapter", add_adapter },       { "remove-adapter", remove_adapter },
-	{ "plug-adapter", plug_adapter },
+	{ "plug-adapter", plug_adapter },     { "set-iops", set_iops },
 };
 
 static operation find(const char *op)

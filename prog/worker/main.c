@@ -64,6 +64,24 @@ static void on_ejected(void *user, const struct guid *controller, unsigned locat
 				guid_format(controller, id), "location", (int)location));
 }
 
+static void on_disk_slow(void *user, const struct guid *controller, unsigned location, bool slow)
+{
+	struct worker *worker = user;
+	char id[GUID_TEXT_SIZE];
+
+	control_event(worker->control, json_pack("{s:s, s:s, s:i, s:b}", "event", "disk-slow",
+						 "controller", guid_format(controller, id),
+						 "location", (int)location, "slow", slow));
+}
+
+static void on_critical(void *user, const char *text)
+{
+	struct worker *worker = user;
+
+	if (worker->machine)
+		control_critical(worker->control, text);
+}
+
 static void on_shutdown_failed(void *user, const char *text)
 {
 	struct worker *worker = user;
@@ -168,6 +186,8 @@ static int build(struct worker *worker, struct error *err)
 		.off = on_off,
 		.guest_reset = on_guest_reset,
 		.ejected = on_ejected,
+		.disk_slow = on_disk_slow,
+		.critical = on_critical,
 		.guest_crash = on_guest_crash,
 		.memory_changed = on_memory_changed,
 		.display_changed = on_display_changed,

@@ -2,6 +2,7 @@
 
 Every test has its own store and runtime folder. OYAKO_BUILD names the build folder (default: build).
 """
+import contextlib
 import http.client
 import json
 import os
@@ -142,6 +143,40 @@ def is_alive(pid):
         return False
 
 
+@contextlib.contextmanager
+def console_socket(host, vm):
+    folder = os.open(os.path.join(host.runtime, "vm", host.vm(vm)["VMId"]), os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect("/proc/self/fd/%d/console1" % folder)  # the path itself may be too long
+            yield client
+    finally:
+        os.close(folder)
+
+
+def console(host, vm="a"):
+    """What the fake guest has said so far."""
+    text = b""
+    try:
+        with console_socket(host, vm) as client:
+            client.settimeout(0.3)
+            while data := client.recv(65536):
+                text += data
+    except (TimeoutError, ConnectionRefusedError):
+        pass
+    return text.decode()
+
+
+def tell(host, vm, word):
+    """Types a word at the fake guest's console, and waits until it has read it."""
+    with console_socket(host, vm) as client:
+        client.settimeout(PATIENCE)
+        client.sendall(word.encode() + b"\n")
+        text = b""
+        while word.upper().encode() not in text:
+            text += client.recv(65536)
+
+
 @pytest.fixture
 def host(tmp_path):
     host = Host(tmp_path)
@@ -151,3 +186,15 @@ def host(tmp_path):
     text = open(log).read() if os.path.exists(log) else ""
     host.clean_up()
     assert "Sanitizer" not in text and "runtime error" not in text, text
+
+
+@pytest.fixture
+def small_disk(host):
+    """A file system of 40 MiB, where the test may have one."""
+    folder = os.path.join(host.folder, "small")
+    os.mkdir(folder)
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", folder],
+                                           capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)

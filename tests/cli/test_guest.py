@@ -9,25 +9,9 @@ import threading
 
 import pytest
 
-from conftest import PATIENCE, Connection, wait_for
+from conftest import PATIENCE, Connection, console, wait_for
 
 SERVICE = "00001388-facb-11e6-bd58-64006a7986d3"  # port 5000
-
-
-def console(host, vm="a"):
-    """What the fake guest has said so far."""
-    folder = os.open(os.path.join(host.runtime, "vm", host.vm(vm)["VMId"]), os.O_PATH)
-    text = b""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(0.3)
-        try:
-            client.connect("/proc/self/fd/%d/console1" % folder)  # the path itself may be too long
-            while data := client.recv(65536):
-                text += data
-        except (TimeoutError, ConnectionRefusedError):
-            pass
-    os.close(folder)
-    return text.decode()
 
 
 def test_socket_to_the_guest(host):

@@ -39,6 +39,12 @@ def sparse_disk(host, name, size=64 << 20):
     return path
 
 
+def notes(host, *args):
+    """What Compare-VM finds, but for what depends on the machine that the test runs on."""
+    report, = host.json("compare-vm", *args)
+    return [note for note in report["Incompatibilities"] if note["Source"] != "Processor"]
+
+
 def exported(host, name="web"):
     """A VM with a disk that was exported; returns the folder and the description's path."""
     disk = sparse_disk(host, name + ".vhdx")
@@ -136,9 +142,9 @@ def test_a_disk_that_is_not_there_stands_in_the_way(host):
     os.rename(disk, os.path.join(host.folder, "other", "WEB.VHDX"))
     os.unlink(os.path.join(host.folder, "web.vhdx"))
     assert "-VhdSourcePath" in host.run("import-vm", description, status=1)
-    found = host.json("compare-vm", description)
+    found = notes(host, description)
     assert [(note["Severity"], note["MessageId"]) for note in found] == [("Error", 40010)]
-    assert host.json("compare-vm", description, "-VhdSourcePath", host.folder + "/other") == []
+    assert notes(host, description, "-VhdSourcePath", host.folder + "/other") == []
     host.run("import-vm", description, "-VhdSourcePath", host.folder + "/other")
     assert host.json("get-vmharddiskdrive", "web")[0]["Path"].endswith("/other/WEB.VHDX")
 
@@ -172,7 +178,8 @@ def sample(name):
 def hyperv_export(host, name, disk):
     """Hyper-V's folders with one of its configuration files."""
     top = os.path.join(host.folder, "hyperv")
-    write(os.path.join(top, "Virtual Hard Disks", disk), os.urandom(1 << 20))
+    os.makedirs(os.path.join(top, "Virtual Hard Disks"))
+    host.run("new-vhd", os.path.join(top, "Virtual Hard Disks", disk), "64MB")
     config = os.path.join(top, "Virtual Machines", name)
     with open(sample(name), "rb") as f:
         write(config, f.read())
@@ -198,8 +205,7 @@ def test_import_vmcx(host):
 def test_import_xml_of_version_5(host):
     config = hyperv_export(host, "D351C151-DAC7-4042-B434-B72D522C1E4A.xml",
                            "Default Generation 2.vhdx")
-    notes = host.json("compare-vm", config)
-    assert any("Secure Boot" in note["Message"] for note in notes)
+    assert any("Secure Boot" in note["Message"] for note in notes(host, config))
     assert host.json("get-vm") == []
     vm = host.json("import-vm", config, "-Copy", "-VirtualMachinePath", host.folder + "/vms")[0]
     assert (vm["Name"], vm["Generation"]) == ("Default Generation 2", 2)

@@ -87,7 +87,7 @@ def test_everything_from_elsewhere(far):
     far.user("ada", "Administrator")
     far.run("new-vm", "a", "-LinuxKernelPath", far.host.kernel, "-LinuxCommandLine",
             "console=ttyS0 off=0")
-    assert far.json("get-vm", "a") == far.host.json("get-vm", "a")
+    assert far.json("get-vm", "a") == [dict(far.host.vm("a"), PSComputerName=far.name)]
     assert "hello from a" in far.run("start-vm", "a", "-Console")
     assert far.host.vm("a")["State"] == "Off"
     assert "must be absolute" in far.run("new-vm", "b", "-LinuxKernelPath", "vmlinuz", status=2)
@@ -105,6 +105,20 @@ def test_two_hosts(far):
     assert text.count("a    Off") == 2
     assert "takes one host" in far.host.run("connect-vm", "a", "-ComputerName",
                                             far.name + "," + far.name, status=1)
+
+
+def test_a_pipe_leads_back_to_the_host(far):
+    """What another host has shown is sought there, not here."""
+    far.trust()
+    far.user("ada", "Administrator")
+    far.host.new_vm("a")
+    for shown in (far.run("get-vm", "a"), far.run("get-vm", "a", "--json")):
+        path = os.path.join(far.host.folder, "shown")
+        with open(path, "w") as f:
+            f.write(shown)
+        with open(path) as f:
+            text = far.host.run("get-vmmemory", stdin=f)
+        assert "PSComputerName" in text and far.name in text
 
 
 def test_the_console_both_ways(far):

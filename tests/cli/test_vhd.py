@@ -278,18 +278,6 @@ def children_of(pid):
         return [int(word) for word in f.read().split()]
 
 
-@pytest.fixture
-def small_disk(host):
-    """A file system of 40 MiB, where the test may have one."""
-    folder = path_of(host, "small")
-    os.mkdir(folder)
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", folder],
-                                           capture_output=True).returncode != 0:
-        pytest.skip("no file system can be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
 def test_full_disk(host, small_disk):
     raw = path_of(host, "a.img")
     with open(raw, "wb") as f:

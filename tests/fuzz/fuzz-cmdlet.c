@@ -1,7 +1,7 @@
 /*
  * Cmdlets from outside: the first byte chooses the cmdlet and the kind of input, the rest is a
- * request in JSON, a command line (words apart by NUL) or a result that is to be shown. What was
- * accepted and checked must be accepted again, unchanged.
+ * request in JSON, a command line (words apart by NUL), a result that is to be shown or what a pipe
+ * brings. What was accepted and checked must be accepted again, unchanged.
  */
 #include "cmdlet/cmdlet.h"
 
@@ -66,6 +66,23 @@ static void fuzz_results(const struct cmdlet *cmdlet, const char *text, size_t l
 	json_decref(results);
 }
 
+static void fuzz_pipe(const struct cmdlet *cmdlet, const char *text)
+{
+	json_t *objects, *requests, *params = json_object();
+	struct error err;
+
+	if (cmdlet_read_objects(text, &objects, &err) == 0) {
+		cmdlet_takes_objects(cmdlet, params);
+		if (cmdlet_bind_objects(cmdlet, params, objects, &requests, &err) == 0) {
+			for (size_t i = 0; i < json_array_size(requests); i++)
+				check(cmdlet, json_array_get(requests, i));
+			json_decref(requests);
+		}
+		json_decref(objects);
+	}
+	json_decref(params);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const struct cmdlet *cmdlet;
@@ -79,7 +96,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	memcpy(text, data + 2, size - 2);
 	text[size - 2] = '\0';
-	if (data[1] % 3 == 0)
+	if (data[1] == 'p')
+		fuzz_pipe(cmdlet, text);
+	else if (data[1] % 3 == 0)
 		fuzz_request(cmdlet, text, size - 2);
 	else if (data[1] % 3 == 1)
 		fuzz_words(cmdlet, text, size - 2);

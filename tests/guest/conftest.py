@@ -7,6 +7,8 @@ by tools/ and kept under <build>/guests. OYAKO_BUILD names the build folder (def
 everything is slow: OYAKO_PATIENCE multiplies all time limits. OYAKO_KERNEL=cloud-backports: tests that need no kernel in
 particular take that one (tools/guest-kernel). Tests marked `rig` are those that a submission runs there.
 """
+import contextlib
+import fcntl
 import gzip
 import json
 import os
@@ -39,21 +41,30 @@ def tool(name, *args):
     subprocess.run([os.path.join(TOP, "tools", name), *args], check=True)
 
 
+@contextlib.contextmanager
+def making():
+    """One test process at a time looks whether something under <build>/guests is there, and makes it."""
+    os.makedirs(GUESTS, exist_ok=True)
+    with open(os.path.join(GUESTS, "lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 class Kernel:
     """A stock Debian kernel and the initramfs that fits it."""
 
     def __init__(self, flavour):
         self.folder = os.path.join(GUESTS, "kernel-" + flavour)
-        os.makedirs(GUESTS, exist_ok=True)
-        tool("guest-kernel", flavour, self.folder)
         self.image = os.path.join(self.folder, "vmlinuz")
-        with open(os.path.join(self.folder, "release")) as f:
-            self.release = f.read().strip()
         self.initrd = os.path.join(self.folder, "initrd.gz")
         maker = os.path.join(TOP, "tools", "initramfs")
-        if (not os.path.exists(self.initrd)
-                or os.path.getmtime(self.initrd) < os.path.getmtime(maker)):
-            tool("initramfs", self.folder, self.initrd)
+        with making():
+            tool("guest-kernel", flavour, self.folder)
+            if (not os.path.exists(self.initrd)
+                    or os.path.getmtime(self.initrd) < os.path.getmtime(maker)):
+                tool("initramfs", self.folder, self.initrd)
+        with open(os.path.join(self.folder, "release")) as f:
+            self.release = f.read().strip()
 
     def initrd_with(self, folder, script, files=()):
         """The initramfs plus /run.sh (and files as (host path, guest path)); returns its path."""
@@ -93,7 +104,8 @@ def kernel():
 def debian():
     """Folder of a Debian guest (tools/guest-disk) with what the tests run in it."""
     folder = os.path.join(GUESTS, "debian-12")
-    tool("guest-disk", folder, "stress-ng", "openssh-server")
+    with making():
+        tool("guest-disk", folder, "stress-ng", "openssh-server")
     return folder
 
 

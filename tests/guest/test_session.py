@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 
-from conftest import GUESTS, LONG, Console, tool, wait_for
+from conftest import GUESTS, LONG, Console, making, tool, wait_for
 
 # TPKT, X.224 connection request, RDP_NEG_REQ: TLS.
 CONNECTION_REQUEST = bytes.fromhex("03000013" "0ee00000000000" "0100080001000000")
@@ -22,7 +22,8 @@ TLS_SELECTED = 1
 @pytest.mark.skipif(not LONG, reason="OYAKO_LONG=1 runs it")
 def test_rdp_client_reaches_xrdp(host, tmp_path):
     folder = os.path.join(GUESTS, "debian-12-xrdp")
-    tool("guest-disk", folder, "xrdp", "openssl")
+    with making():
+        tool("guest-disk", folder, "xrdp", "openssl")
     disk = tmp_path / "web.vhdx"
     shutil.copyfile(os.path.join(folder, "disk.vhdx"), disk)
     host.new_vm(os.path.join(folder, "vmlinuz"), "web", memory="768MB", processors=2,

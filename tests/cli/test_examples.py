@@ -1,0 +1,305 @@
+"""The examples of Microsoft's documentation of the cmdlets, and what administrators type every day.
+
+Each script is one such session, in bash, with `oyako` before the cmdlet and paths of this host. Of
+what is behind a command: a line must be in what it shows (runs of spaces are as one); "! text" in
+what it says of its failure; "(nothing)" is shown; without any, it only must succeed.
+"""
+import os
+import re
+import subprocess
+
+import pytest
+
+from conftest import PATIENCE
+
+# The machines that the scripts work on, and disk files.
+SETTING = """
+$ oyako new-vm -Name TestVM -MemoryStartupBytes 512MB -LinuxKernelPath vmlinuz
+TestVM Off 0 0 00:00:00 Operating normally
+$ oyako new-vm -Name Test2 -LinuxKernelPath vmlinuz
+$ truncate -s 4M one.img two.img three.img disc.iso
+"""
+
+SCRIPTS = {
+    # New-VM, Get-VM, Rename-VM, Remove-VM
+    "virtual machines": """
+$ oyako New-VM -Name "VM01" -MemoryStartupBytes 512MB
+VM01 Off
+$ oyako New-VM VM02 1GB 2
+$ oyako New-VM -Name "VM03" -MemoryStartupBytes 1gb -VHDPath one.img
+$ oyako get-vmharddiskdrive VM03
+VM03 SCSI 0 0
+$ oyako New-VM -Name "VM04" -MemoryStartupBytes 1GB -NewVHDPath base.vhdx -NewVHDSizeBytes 40GB
+$ oyako New-VM -Name "VM05" -Generation 1 -BootDevice CD -NoVHD
+! New-VM -BootDevice is not there yet
+$ oyako Get-VM
+VM02 Off
+$ oyako Get-VM -VMName VM01, "VM02" -ErrorAction SilentlyContinue
+VM02 Off
+$ oyako Get-VM nosuch -ErrorAction SilentlyContinue
+!
+$ oyako Get-VM nosuch -EA 0 ; oyako Get-VM 'VM0[12]' | tail -n +3 | wc -l
+2
+$ oyako Rename-VM VM01 -NewName VM11
+$ oyako Get-VM VM11 | oyako Rename-VM -NewName "web 1" -PassThru
+web 1 Off
+$ oyako Remove-VM "web 1"
+! needs a confirmation
+$ oyako Remove-VM "web 1" -WhatIf
+What if: Performing the operation "Remove-VM" on target "web 1".
+$ oyako Get-VM -Name VM* | oyako Remove-VM -Force
+$ oyako Remove-VM "web 1" -Confirm:$false
+$ oyako Get-VM | oyako Get-VMMemory
+TestVM False
+$ oyako Get-VM -Name 'VM*' | oyako Remove-VM -Force
+(nothing)
+""",
+    # Start-VM, Stop-VM, Suspend-VM, Resume-VM, Save-VM, Restart-VM, Debug-VM
+    "life cycle": """
+$ oyako Start-VM -Name 'Test*' -Passthru
+Test2 Running
+$ oyako Suspend-VM -Name 'Test*'
+$ oyako get-vm
+TestVM Paused
+$ oyako Resume-VM -Name TestVM, Test2
+$ oyako debug-vm "TestVM" -InjectNonMaskableInterrupt -Force
+$ oyako Get-VM -Name Test2 | oyako Save-VM
+$ oyako get-vm Test2
+Test2 Saved
+$ oyako Remove-VMSavedState Test2
+$ oyako Get-VM Test2 -ea:Stop | oyako Start-VM
+$ oyako Get-VM | oyako Restart-VM -Force -Confirm:$false
+$ oyako Stop-VM -Name TestVM -TurnOff -WhatIf
+What if: Performing the operation "Stop-VM" on target "TestVM".
+$ oyako Stop-VM 'Test*' -TurnOff -WhatIf
+What if: Performing the operation "Stop-VM" on target "Test2".
+$ oyako get-vm TestVM | oyako stop-vm -turnoff -passthru | oyako set-vm -ProcessorCount 2 -DynamicMemory -MemoryMaximumBytes 2GB -Passthru | oyako Start-VM -Passthru
+TestVM Running
+$ oyako Stop-VM -VMName TestVM,Test2 -TurnOff -Force
+$ oyako Stop-VM TestVM
+(nothing)
+$ oyako Start-VM -Name nosuch
+! there is no virtual machine of this name
+$ oyako Strat-VM TestVM
+! did you mean Start-VM?
+$ oyako Start-VM -Nmae TestVM
+! did you mean -Name?
+""",
+    # Set-VM, Set-VMMemory, Set-VMProcessor, Set-VMVideo and their Get-
+    "settings": """
+$ oyako Set-VM -Name TestVM -AutomaticStopAction Shutdown -AutomaticStartAction startifrunning -AutomaticStartDelay 30
+$ oyako get-vm TestVM -FormatList
+AutomaticStopAction : ShutDown
+AutomaticStartAction : StartIfRunning
+$ oyako Set-VMMemory TestVM -DynamicMemoryEnabled '$true' -MinimumBytes 64MB -StartupBytes 256MB -MaximumBytes 2GB -Priority 80 -Buffer 25
+$ oyako Get-VMMemory TestVM
+TestVM True 64 256 2048
+$ oyako Set-VMMemory TestVM -DynamicMemoryEnabled $true -MinimumBytes 64MB
+! of $true and $false a shell leaves nothing
+$ oyako Set-VMMemory TestVM -DynamicMemoryEnabled 1 -StartupBytes 0.5GB
+$ oyako Get-VM TestVM | oyako Set-VMProcessor -Count 2 -Passthru
+TestVM 2
+$ oyako Get-VMProcessor 'Test*'
+Test2 1
+$ oyako Set-VMVideo -VMName TestVM -HorizontalResolution 1920 -VerticalResolution 1200
+$ oyako Get-VMVideo -VMName "TestVM"
+TestVM False Default 1920 1200
+$ oyako Set-VM TestVM -Notes 'the first one' -StaticMemory -CheckpointType Standard
+$ oyako Set-VMProcessor TestVM -Count 0
+! is not between 1 and 64
+$ oyako Get-VMHost -WarningAction SilentlyContinue
+""",
+    # Add-, Get-, Set-, Remove-VMHardDiskDrive, -VMDvdDrive, -VMScsiController
+    "drives": """
+$ oyako Add-VMHardDiskDrive -VMName TestVM -Path one.img
+$ oyako Get-VM TestVM | oyako Add-VMHardDiskDrive -ControllerType SCSI -ControllerNumber 0 -Path two.img
+$ oyako Get-VMScsiController -VMName TestVM -ControllerNumber 0 | oyako Add-VMHardDiskDrive -Path three.img
+$ oyako Get-VMHardDiskDrive TestVM SCSI 0 1
+TestVM SCSI 0 1
+$ oyako Get-VMHardDiskDrive -VMName TestVM -ControllerLocation 0 | oyako Set-VMHardDiskDrive -ToControllerLocation 7
+$ oyako Get-VM -Name TestVM | oyako Get-VMHardDiskDrive -ControllerType IDE -ControllerNumber 1
+(nothing)
+$ oyako Remove-VMHardDiskDrive -VMName TestVM -ControllerType SCSI -ControllerNumber 0 -ControllerLocation 7
+$ oyako Remove-VMHardDiskDrive TestVM SCSI 0 1
+$ oyako Get-VMHardDiskDrive -VMName TestVM | oyako Remove-VMHardDiskDrive -Passthru
+TestVM SCSI 0 2
+$ oyako Get-VMHardDiskDrive '*'
+(nothing)
+$ oyako Add-VMDvdDrive -VMName Test2 -Path disc.iso
+$ oyako Set-VMDvdDrive -VMName Test2 -ControllerNumber 0 -ControllerLocation 0 -Path $null
+$ oyako Get-VMDvdDrive -VMName Test2
+Test2 SCSI 0 0 None
+$ oyako Get-VMDvdDrive -VMName Test2 | oyako Set-VMDvdDrive -ToControllerLocation 1 -Passthru
+Test2 SCSI 0 1
+$ oyako Get-VM | oyako Get-VMDvdDrive | oyako Remove-VMDvdDrive
+$ oyako Add-VMScsiController -VMName TestVM
+$ oyako Get-VMScsiController -VMName TestVM -ControllerNumber 1 | oyako Remove-VMScsiController
+$ oyako Get-VM -Name TestVM | oyako Get-VMScsiController
+TestVM 0
+$ oyako Add-VMHardDiskDrive TestVM IDE 0 0 one.img
+! IDE controllers are not there yet
+""",
+    # New-VHD, Get-VHD, Resize-VHD, Convert-VHD
+    "disk files": """
+$ oyako New-VHD -Path Base.vhdx -SizeBytes 10GB
+$ oyako New-VHD -ParentPath Base.vhdx -Path Diff.vhdx -Differencing
+$ oyako New-VHD -Path Large.vhdx -BlockSizeBytes 128MB -LogicalSectorSize 4KB -SizeBytes 1TB
+$ oyako Get-VHD -Path Base.vhdx, Diff.vhdx
+VHDX Differencing 4 10240
+$ oyako Resize-VHD -Path Large.vhdx -SizeBytes 1099511627777
+! it has whole sectors of 4096 bytes
+$ oyako Add-VMHardDiskDrive TestVM -Path Diff.vhdx
+$ oyako Get-VM TestVM | oyako Get-VMHardDiskDrive | oyako Get-VHD
+VHDX Differencing
+$ oyako get-vmharddiskdrive TestVM --json | oyako get-vhd
+VHDX Differencing
+$ oyako Convert-VHD -Path Base.vhdx -DestinationPath Base.vhd -VHDType dynamic
+$ oyako Test-VHD -Path Diff.vhdx
+""",
+    # Add-, Get-, Connect-, Disconnect-, Remove-VMNetworkAdapter, Get-VMSwitch
+    "network": """
+$ oyako Add-VMNetworkAdapter -VMName TestVM -Name "Redmond NIC1"
+$ oyako Get-VM Test2 | oyako Add-VMNetworkAdapter -SwitchName 'Default Switch' -Name Second
+$ oyako Get-VMNetworkAdapter -VMName '*'
+Redmond NIC1 TestVM
+$ oyako Get-VMNetworkAdapter -All
+Second Test2 Default Switch
+$ oyako Connect-VMNetworkAdapter -VMName TestVM,Test2 -Name 'Network Adapter' -SwitchName 'Default Switch'
+$ oyako Get-VMNetworkAdapter -VMName TestVM -Name Red* | oyako Connect-VMNetworkAdapter -SwitchName 'Default Switch' -Passthru
+Redmond NIC1 TestVM Default Switch
+$ oyako Get-VMNetworkAdapter -VMName TestVM -Name 'Network Adapter' | oyako Disconnect-VMNetworkAdapter
+$ oyako Get-VMNetworkAdapter TestVM
+Network Adapter TestVM 00155D
+Redmond NIC1 TestVM Default Switch
+$ oyako Get-VMSwitch 'Default Switch' | oyako Connect-VMNetworkAdapter -VMName TestVM
+$ oyako Get-VMNetworkAdapter TestVM
+Network Adapter TestVM Default Switch
+$ oyako Remove-VMNetworkAdapter -VMName TestVM -VMNetworkAdapterName 'Redmond NIC1'
+$ oyako Get-VMSwitch -SwitchType External
+(nothing)
+$ oyako Get-VMSwitch | oyako Start-VM
+! nothing that Start-VM takes
+$ oyako Get-VM Test2 | oyako Add-VMNetworkAdapter -IsLegacy '$true' -Name Bootable
+! -IsLegacy is not there yet
+""",
+    # Checkpoint-VM, Get-, Rename-, Restore-, Remove-VMSnapshot
+    "checkpoints": """
+$ oyako Checkpoint-VM -Name TestVM -SnapshotName BeforeInstallingUpdates
+$ oyako Get-VM | oyako Checkpoint-VM -SnapshotName 'Experiment 1'
+$ oyako Get-VMSnapshot -VMName TestVM
+TestVM BeforeInstallingUpdates Standard
+$ oyako Get-VM -Name TestVM | oyako Get-VMSnapshot -SnapshotType Standard
+TestVM Experiment 1 Standard
+$ oyako Restore-VMSnapshot -Name 'BeforeInstallingUpdates' -VMName TestVM -Confirm:$false
+$ oyako Rename-VMSnapshot -VMName TestVM -Name "Experiment 1" -NewName "Experiment 1: applied all updates"
+$ oyako Get-VMCheckpoint TestVM | oyako Get-VMHardDiskDrive
+! not there yet for a checkpoint
+$ oyako Get-VMSnapshot Test2 | oyako Restore-VMSnapshot
+$ oyako Get-VM TestVM | oyako Remove-VMSnapshot -Name 'Experiment*'
+$ oyako Get-VMSnapshot 'Test*' | oyako Remove-VMSnapshot
+$ oyako Get-VM | oyako Get-VMSnapshot
+(nothing)
+""",
+    # Get-, Enable-, Disable-VMIntegrationService
+    "integration services": """
+$ oyako Disable-VMIntegrationService -Name Shutdown,VSS -VMName TestVM
+$ oyako Get-VMIntegrationService Shutdown,Vss -VMName TestVM
+TestVM Shutdown False
+$ oyako Get-VMIntegrationService Shutdown, Vss -VMName TestVM | oyako Enable-VMIntegrationService -Passthru
+TestVM VSS True
+$ oyako Get-VM TestVM | oyako Enable-VMIntegrationService "Guest Service Interface"
+$ oyako Get-VM -Name TestVM | oyako Get-VMIntegrationService -Name G*
+TestVM Guest Service Interface True
+""",
+    # Enable-, Disable-, Reset-VMResourceMetering, Measure-VM
+    "metering": """
+$ oyako Enable-VMResourceMetering -VMName TestVM
+$ oyako Get-VM Test2 | oyako Enable-VMResourceMetering
+$ oyako Measure-VM -VMName TestVM
+TestVM
+$ oyako Get-VM 'Test*' | oyako Measure-VM
+Test2
+$ oyako Get-VM TestVM | oyako Reset-VMResourceMetering
+$ oyako Get-VM 'Test*' | oyako Disable-VMResourceMetering
+""",
+    # New-, Get-, Rename-, Remove-VMGroup, Add-, Remove-VMGroupMember
+    "groups": """
+$ oyako New-VMGroup -Name 'CollectionGroup07' -GroupType VMCollectionType
+$ oyako New-VMGroup -Name 'ManagementCollectionGroup03' -GroupType ManagementCollectionType
+$ oyako Add-VMGroupMember -Name "CollectionGroup07" -VM TestVM, Test2
+$ oyako Add-VMGroupMember -Name "ManagementCollectionGroup03" -VMGroupMember CollectionGroup07
+$ oyako Remove-VMGroupMember -Name "CollectionGroup07" -VM Test2
+$ oyako Get-VMGroup -Name "CollectionGroup07"
+CollectionGroup07 VMCollectionType {TestVM}
+$ oyako Rename-VMGroup -Name "CollectionGroup07" -NewName "Group01"
+$ oyako Get-VMGroup 'Man*' | oyako Rename-VMGroup -NewName Group02 -Passthru
+Group02 ManagementCollectionType {} {Group01}
+$ oyako Remove-VMGroup -Name "Group02" -Force
+""",
+    # Export-VM, Import-VM
+    "export and import": """
+$ mkdir out
+$ oyako Export-VM -Name TestVM -Path out
+$ oyako Get-VM Test2 | oyako Export-VM -Path out -Passthru
+Test2 Off
+$ oyako Get-VM | oyako Remove-VM -Force
+$ oyako Import-VM -Path "$(find out/TestVM -name vm.json)" | oyako Set-VMProcessor -Count 2 -Passthru
+TestVM 2
+$ oyako Import-VM -Path "$(find out/Test2 -name vm.json)" -Copy -GenerateNewId
+Test2 Off
+""",
+    # What a pipe takes and does not
+    "pipes": """
+$ oyako get-vm nosuch | oyako start-vm
+(nothing)
+$ oyako get-vm 'no*' | oyako start-vm
+(nothing)
+$ oyako get-vm --json | oyako get-vmprocessor --json | grep -c VMName
+2
+$ oyako get-vm TestVM --json | oyako get-vmharddiskdrive --json
+[]
+$ echo hello | oyako start-vm
+! not what a cmdlet shows: 'hello'
+$ oyako start-vm </dev/null
+! Start-VM needs -Name
+$ oyako get-vm | oyako new-vm -Name third | oyako get-vmmemory
+third False
+$ oyako get-vm 'Test*' | oyako get-vmmemory | oyako get-vmprocessor
+TestVM 1
+""",
+}
+
+
+def steps(script):
+    """The commands of a script, each with the lines that it must show."""
+    for part in re.split(r"^\$ ", script, flags=re.M)[1:]:
+        command, *wanted = part.strip().splitlines()
+        yield command, [" ".join(line.split()) for line in wanted]
+
+
+def judge(command, wanted, done):
+    shown = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    told = "$ %s\n%s%s(status %d)" % (command, done.stdout, done.stderr, done.returncode)
+    refused = [line[1:].strip() for line in wanted if line.startswith("!")]
+    assert (done.returncode != 0) == bool(refused), told
+    for text in refused:
+        assert text in done.stderr, told
+    if wanted == ["(nothing)"]:
+        assert not shown, told
+    elif not refused:
+        for line in wanted:
+            assert any(line in one for one in shown), "%r is not in\n%s" % (line, told)
+
+
+def run(host, script):
+    env = dict(host.env, PATH=os.path.dirname(host.command()[0]) + ":" + host.env["PATH"])
+    for command, wanted in steps(script):
+        done = subprocess.run(["bash", "-c", command], env=env, cwd=host.folder, text=True,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, timeout=PATIENCE)
+        judge(command, wanted, done)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script(host, name):
+    run(host, SETTING + SCRIPTS[name])

@@ -55,6 +55,7 @@ static const struct cmdlet_output vm_output = {
 	    { "AutomaticStartAction", NULL, CMDLET_SHOW_TEXT },
 	    { "AutomaticStartDelay", NULL, CMDLET_SHOW_TEXT },
 	    { "AutomaticStopAction", NULL, CMDLET_SHOW_TEXT },
+	    { "AutomaticRecoveryAction", NULL, CMDLET_SHOW_TEXT },
 	    { "AutomaticCriticalErrorAction", NULL, CMDLET_SHOW_TEXT },
 	    { "AutomaticCriticalErrorActionTimeout", NULL, CMDLET_SHOW_TEXT },
 	    { "ResourceMeteringEnabled", NULL, CMDLET_SHOW_TEXT },
@@ -183,11 +184,14 @@ static const struct cmdlet_output host_output = {
 	    { "Version", "Version", CMDLET_SHOW_TEXT },
 	    { "BackendReason", NULL, CMDLET_SHOW_TEXT },
 	    { "VirtualMachinePath", NULL, CMDLET_SHOW_TEXT },
+	    { "VirtualHardDiskPath", NULL, CMDLET_SHOW_TEXT },
 	    { "MacAddressMinimum", NULL, CMDLET_SHOW_TEXT },
 	    { "MacAddressMaximum", NULL, CMDLET_SHOW_TEXT },
 	    { "ApiAddress", NULL, CMDLET_SHOW_TEXT },
 	    { "ApiFingerprint", NULL, CMDLET_SHOW_TEXT },
 	    { "EnableEnhancedSessionMode", NULL, CMDLET_SHOW_TEXT },
+	    { "NumaSpanningEnabled", NULL, CMDLET_SHOW_TEXT },
+	    { "ResourceMeteringSaveInterval", NULL, CMDLET_SHOW_TEXT },
 	    { "VirtualMachineCount", NULL, CMDLET_SHOW_TEXT },
 	    { "ProcessId", NULL, CMDLET_SHOW_TEXT },
 	    END_COLUMNS },
@@ -278,8 +282,7 @@ static const struct cmdlet_param new_vm_params[] = {
 	  .help = "There is no firmware yet, only -LinuxKernelPath." },
 	{ .name = "Version",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Virtual machines have the version of Get-VMHostSupportedVersion." },
+	  .help = "Its configuration version, one of Get-VMHostSupportedVersion." },
 	{ .name = "ProcessorCount",
 	  .type = CMDLET_INTEGER,
 	  .flags = CMDLET_OURS,
@@ -395,6 +398,13 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .type = CMDLET_ENUM,
 	  .values = "TurnOff Save ShutDown",
 	  .help = "What is done when the host stops (Stop-VM -HostStops)." },
+	{ .name = "AutomaticRecoveryAction",
+	  .type = CMDLET_ENUM,
+	  .flags = CMDLET_OURS,
+	  .values = "None Restart",
+	  .help = "What is done when its worker fails (Hyper-V: AutomaticRecoveryAction of "
+		  "Msvm_VirtualSystemSettingData): Restart starts it again, three times in ten "
+		  "minutes; None unless set." },
 	{ .name = "AutomaticCriticalErrorAction",
 	  .type = CMDLET_ENUM,
 	  .values = "None Pause",
@@ -1306,34 +1316,26 @@ static const struct cmdlet_param set_host_params[] = {
 	  .flags = CMDLET_OURS,
 	  .help = "Where the API is listened for over TLS: 192.0.2.1:2180, [::1]:2180, or 2180 for "
 		  "all addresses; '' for nowhere, which is the default. Only on the host itself." },
-	{ .name = "MaximumStorageMigrations",
-	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
-	{ .name = "MaximumVirtualMachineMigrations",
-	  .type = CMDLET_INTEGER,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
-	{ .name = "VirtualHardDiskPath",
-	  .type = CMDLET_FILE,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
 	{ .name = "VirtualMachinePath",
 	  .type = CMDLET_FILE,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
-	{ .name = "MacAddressMaximum",
-	  .type = CMDLET_STRING,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .offer = CMDLET_OFFER_FILE,
+	  .help =
+	      "Folder in which New-VM without -Path makes the folders of virtual machines; '' for "
+	      "the service's own, which is the default." },
+	{ .name = "VirtualHardDiskPath",
+	  .type = CMDLET_FILE,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Folder for disk files, for people and programs to heed; no cmdlet does. '' for "
+		  "none." },
 	{ .name = "MacAddressMinimum",
-	  .type = CMDLET_STRING,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .type = CMDLET_MAC,
+	  .help = "The first dynamic MAC address of this host." },
+	{ .name = "MacAddressMaximum",
+	  .type = CMDLET_MAC,
+	  .help = "The last one; a host has at most 65536, and 256 unless set." },
 	{ .name = "NumaSpanningEnabled",
 	  .type = CMDLET_BOOLEAN,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help = "Always true: nothing binds a virtual machine's memory to a NUMA node." },
 	{ .name = "EnableEnhancedSessionMode",
 	  .type = CMDLET_BOOLEAN,
 	  .help =
@@ -1341,14 +1343,45 @@ static const struct cmdlet_param set_host_params[] = {
 	      "is so by default." },
 	{ .name = "ResourceMeteringSaveInterval",
 	  .type = CMDLET_STRING,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Not there yet." },
+	  .help =
+	      "How often what running virtual machines used is written down, hh:mm:ss; 00:05:00 "
+	      "unless set." },
+	NOT_YET("MaximumStorageMigrations", CMDLET_INTEGER, "There is no migration yet."),
+	NOT_YET("MaximumVirtualMachineMigrations", CMDLET_INTEGER, "There is no migration yet."),
+	NOT_YET("VirtualMachineMigrationAuthenticationType", CMDLET_STRING,
+		"There is no migration yet."),
+	NOT_YET("VirtualMachineMigrationPerformanceOption", CMDLET_STRING,
+		"There is no migration yet."),
+	NOT_YET("UseAnyNetworkForMigration", CMDLET_BOOLEAN, "There is no migration yet."),
+	NOT_YET("FibreChannelWwnn", CMDLET_STRING, "There is no Fibre Channel."),
+	NOT_YET("FibreChannelWwpnMaximum", CMDLET_STRING, "There is no Fibre Channel."),
+	NOT_YET("FibreChannelWwpnMinimum", CMDLET_STRING, "There is no Fibre Channel."),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example set_host_examples[] = {
 	{ "set-vmhost -ApiAddress 192.0.2.1:2180", "Listens on one address." },
+	{ "set-vmhost -VirtualMachinePath /srv/vms", "Where new virtual machines go." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param version_params[] = {
+	{ .name = "Default",
+	  .type = CMDLET_SWITCH,
+	  .help = "Only the one that new virtual machines have; there is no other." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_output version_output = {
+	"VMCompatibilityVersion",
+	(const struct cmdlet_column[]){ { "Name", "Name", CMDLET_SHOW_TEXT },
+					{ "Version", "Version", CMDLET_SHOW_TEXT },
+					{ "IsDefault", "IsDefault", CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+static const struct cmdlet_example version_examples[] = {
+	{ "get-vmhostsupportedversion -Default", "The version of new virtual machines." },
 	END_EXAMPLES,
 };
 
@@ -1804,6 +1837,7 @@ const struct cmdlet cmdlet_table_vm[] = {
 	{ .name = "Set-VMHost",
 	  .synopsis = "Changes the host",
 	  .description =
+	      "Changes defaults of the host. "
 	      "Lets the management service listen for other hosts, whose users Add-VMApiUser "
 	      "makes. Its certificate is tls/certificate.pem in the state folder; there is made "
 	      "one where there is none. Clients are told its fingerprint, ApiFingerprint.",
@@ -1811,6 +1845,13 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .output = &host_output,
 	  .examples = set_host_examples,
 	  .output_if_passthru = true },
+	{ .name = "Get-VMHostSupportedVersion",
+	  .synopsis = "Shows the versions of virtual machines that this host runs",
+	  .description = "Shows the versions of descriptions of virtual machines. There is one so "
+			 "far.",
+	  .params = version_params,
+	  .output = &version_output,
+	  .examples = version_examples },
 	{ .name = "Get-VMSwitch",
 	  .synopsis = "Lists virtual switches",
 	  .description = "Shows the virtual switches. There is one so far, the Default Switch: a "

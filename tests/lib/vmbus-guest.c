@@ -282,19 +282,32 @@ static void stash(struct vmbus_guest *guest, const struct vmbus_guest_message *m
 	guest->stash[guest->stash_count++] = *message;
 }
 
-static uint64_t deadline(void)
+/* The other side has had its time, and turns enough to use it, however busy the machine is. */
+struct patience {
+	uint64_t until_ns;
+	unsigned turns;
+};
+
+static struct patience patience(void)
 {
-	return clock_now_ns() + VMBUS_GUEST_TIMEOUT_MS * NS_PER_MSEC;
+	return (struct patience){ clock_now_ns() + VMBUS_GUEST_TIMEOUT_MS * NS_PER_MSEC,
+				  VMBUS_GUEST_TURNS };
+}
+
+static bool wait_on(struct patience *p)
+{
+	p->turns -= p->turns > 0;
+	return p->turns > 0 || clock_now_ns() < p->until_ns;
 }
 
 bool vmbus_guest_wait(struct vmbus_guest *guest, enum vmbus_spec_msg_type type,
 		      struct vmbus_guest_message *ret)
 {
-	uint64_t end = deadline();
+	struct patience p = patience();
 
 	if (take_stashed(guest, type, ret))
 		return true;
-	while (clock_now_ns() < end) {
+	while (wait_on(&p)) {
 		while (vmbus_guest_poll(guest, ret)) {
 			if (ret->type == (uint32_t)type)
 				return true;
@@ -731,13 +744,13 @@ bool vmbus_guest_try_recv(struct vmbus_guest_channel *channel, struct vmbus_gues
 
 bool vmbus_guest_recv(struct vmbus_guest_channel *channel, struct vmbus_guest_packet *ret)
 {
-	uint64_t end = deadline();
+	struct patience p = patience();
 
 	do {
 		if (vmbus_guest_try_recv(channel, ret))
 			return true;
 		vmbus_guest_step(channel->guest);
-	} while (clock_now_ns() < end);
+	} while (wait_on(&p));
 	return false;
 }
 

@@ -4,7 +4,8 @@
  * goes through hypercalls, MSRs and guest memory only, as a guest does; nothing is short-circuited.
  *
  * Everything runs on the calling thread: waiting functions step the loop until the host has
- *answered or VMBUS_GUEST_TIMEOUT_MS have passed. A test offers devices on guest->bus first, then:
+ * answered, or VMBUS_GUEST_TIMEOUT_MS and VMBUS_GUEST_TURNS of the loop have passed. A test offers
+ * devices on guest->bus first, then:
  *
  *	guest = vmbus_guest_new(1, 16 * MIB);
  *	... storvsp_new(guest->bus, ...) ...
@@ -25,6 +26,7 @@
 #include "vmbus/vmbus-server.h"
 
 #define VMBUS_GUEST_TIMEOUT_MS 2000
+#define VMBUS_GUEST_TURNS      100u
 #define VMBUS_GUEST_MAX_OFFERS 256
 #define VMBUS_GUEST_VECTOR     0xF3
 

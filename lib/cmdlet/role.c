@@ -33,7 +33,6 @@ static const struct {
 	{ "Get-VMGuestCommunicationService", CMDLET_ROLE_READER },
 	{ "Get-VMHardDiskDrive", CMDLET_ROLE_READER },
 	{ "Get-VMHost", CMDLET_ROLE_READER },
-	{ "Get-VMHostSupportedVersion", CMDLET_ROLE_READER },
 	{ "Get-VMIntegrationService", CMDLET_ROLE_READER },
 	{ "Get-VMKeyValuePair", CMDLET_ROLE_READER },
 	{ "Get-VMMemory", CMDLET_ROLE_READER },

@@ -1366,25 +1366,6 @@ static const struct cmdlet_example set_host_examples[] = {
 	END_EXAMPLES,
 };
 
-static const struct cmdlet_param version_params[] = {
-	{ .name = "Default",
-	  .type = CMDLET_SWITCH,
-	  .help = "Only the one that new virtual machines have; there is no other." },
-	COMPUTER_NAME,
-	END_PARAMS,
-};
-static const struct cmdlet_output version_output = {
-	"VMCompatibilityVersion",
-	(const struct cmdlet_column[]){ { "Name", "Name", CMDLET_SHOW_TEXT },
-					{ "Version", "Version", CMDLET_SHOW_TEXT },
-					{ "IsDefault", "IsDefault", CMDLET_SHOW_TEXT },
-					END_COLUMNS },
-};
-static const struct cmdlet_example version_examples[] = {
-	{ "get-vmhostsupportedversion -Default", "The version of new virtual machines." },
-	END_EXAMPLES,
-};
-
 static const struct cmdlet_param host_params[] = { COMPUTER_NAME, END_PARAMS };
 static const struct cmdlet_example host_examples[] = {
 	{ "get-vmhost", "What the host has." },
@@ -1845,13 +1826,6 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .output = &host_output,
 	  .examples = set_host_examples,
 	  .output_if_passthru = true },
-	{ .name = "Get-VMHostSupportedVersion",
-	  .synopsis = "Shows the versions of virtual machines that this host runs",
-	  .description = "Shows the versions of descriptions of virtual machines. There is one so "
-			 "far.",
-	  .params = version_params,
-	  .output = &version_output,
-	  .examples = version_examples },
 	{ .name = "Get-VMSwitch",
 	  .synopsis = "Lists virtual switches",
 	  .description = "Shows the virtual switches. There is one so far, the Default Switch: a "

@@ -160,9 +160,3 @@ void cmdlet_set_host(struct request *request)
 	else
 		request_result(request, object_host(request->daemon));
 }
-
-/* -Default or not: there is one. */
-void cmdlet_get_version(struct request *request)
-{
-	request_result(request, object_version());
-}

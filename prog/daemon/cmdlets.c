@@ -65,7 +65,6 @@ static const struct {
 	{ "Save-VMScreenshot", cmdlet_save_screenshot },
 	{ "Get-VMHost", cmdlet_get_host },
 	{ "Set-VMHost", cmdlet_set_host },
-	{ "Get-VMHostSupportedVersion", cmdlet_get_version },
 	{ "Enable-VMResourceMetering", cmdlet_enable_metering },
 	{ "Disable-VMResourceMetering", cmdlet_disable_metering },
 	{ "Reset-VMResourceMetering", cmdlet_reset_metering },

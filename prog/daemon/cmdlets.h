@@ -57,7 +57,6 @@ void cmdlet_send_mouse(struct request *request);
 void cmdlet_save_screenshot(struct request *request);
 void cmdlet_get_host(struct request *request);
 void cmdlet_set_host(struct request *request);
-void cmdlet_get_version(struct request *request);
 void cmdlet_enable_metering(struct request *request);
 void cmdlet_disable_metering(struct request *request);
 void cmdlet_reset_metering(struct request *request);

@@ -389,12 +389,6 @@ json_t *object_video(const struct vm *vm)
 	return object;
 }
 
-json_t *object_version(void)
-{
-	return json_pack("{s:s, s:s, s:b}", "Name", "Oyako " VERSION_TEXT, "Version", VERSION_TEXT,
-			 "IsDefault", 1);
-}
-
 json_t *object_host(const struct daemon *daemon)
 {
 	char reason[200];

@@ -15,8 +15,6 @@ json_t *object_socket(const struct vm *vm, const struct config_socket *socket);
 json_t *object_processor(const struct vm *vm);
 json_t *object_memory(const struct vm *vm);
 json_t *object_video(const struct vm *vm);
-/* The one version of VMs that there is. */
-json_t *object_version(void);
 json_t *object_host(const struct daemon *daemon);
 /* The addresses that the guest reports: list of texts. */
 json_t *object_addresses(const struct vm *vm);

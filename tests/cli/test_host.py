@@ -97,11 +97,3 @@ def test_all_or_nothing(host):
     os.mkdir(os.path.join(host.state, ".host.json.new"))
     host.run("set-vmhost", "-VirtualHardDiskPath", host.folder, status=1)
     assert shown(host) == before
-
-
-def test_versions(host):
-    for options in ((), ("-Default",)):
-        versions = host.json("get-vmhostsupportedversion", *options)
-        assert [(version["Version"], version["IsDefault"]) for version in versions] == [("1.0", True)]
-    host.new_vm("a")
-    assert host.vm("a")["Version"] == versions[0]["Version"]

@@ -37,6 +37,7 @@ static const struct {
 	{ "Get-VMKeyValuePair", CMDLET_ROLE_READER },
 	{ "Get-VMMemory", CMDLET_ROLE_READER },
 	{ "Get-VMNetworkAdapter", CMDLET_ROLE_READER },
+	{ "Get-VMHostSupportedVersion", CMDLET_ROLE_READER },
 	{ "Get-VMProcessor", CMDLET_ROLE_READER },
 	{ "Get-VMScsiController", CMDLET_ROLE_READER },
 	{ "Get-VMSnapshot", CMDLET_ROLE_READER },

@@ -192,6 +192,36 @@ static const struct cmdlet_example compare_examples[] = {
 	END_EXAMPLES,
 };
 
+/* ---- versions ---- */
+
+static const struct cmdlet_output version_output = {
+	"VMHostSupportedVersion",
+	(const struct cmdlet_column[]){ { "Name", "Name", CMDLET_SHOW_TEXT },
+					{ "Version", "Version", CMDLET_SHOW_TEXT },
+					{ "IsDefault", "IsDefault", CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+
+static const struct cmdlet_param supported_params[] = {
+	{ .name = "Default",
+	  .type = CMDLET_SWITCH,
+	  .help = "Only the one that a new virtual machine gets." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example supported_examples[] = {
+	{ "get-vmhostsupportedversion", "What an imported virtual machine may have." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param update_params[] = {
+	VM_BY_NAME, FORCE("Does not ask."), PASSTHRU, COMPUTER_NAME, END_PARAMS,
+};
+static const struct cmdlet_example update_examples[] = {
+	{ "update-vmversion web -Force", "Raises it to this host's newest." },
+	END_EXAMPLES,
+};
+
 /* ---- the table ---- */
 
 const struct cmdlet cmdlet_table_import[] = {
@@ -238,6 +268,24 @@ const struct cmdlet cmdlet_table_import[] = {
 	  .params = import_params,
 	  .output = &report_output,
 	  .examples = compare_examples },
+	{ .name = "Get-VMHostSupportedVersion",
+	  .synopsis = "Lists the configuration versions that this host can run",
+	  .description =
+	      "A virtual machine's configuration version says what its description and its "
+	      "saved states hold. One that is newer is refused by Import-VM.",
+	  .params = supported_params,
+	  .output = &version_output,
+	  .examples = supported_examples },
+	{ .name = "Update-VMVersion",
+	  .synopsis = "Raises a virtual machine's configuration version",
+	  .description = "It must be off. There is no way back. So far there is one version, so "
+			 "that there is nothing to raise where it has that.",
+	  .params = update_params,
+	  .output = &import_output,
+	  .examples = update_examples,
+	  .output_if_passthru = true,
+	  .confirm = true,
+	  .what_if = "Name" },
 };
 
 const size_t cmdlet_table_import_count = ARRAY_SIZE(cmdlet_table_import);

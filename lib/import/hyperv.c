@@ -20,7 +20,8 @@
 #define KEY_FIRMWARE   "_ac6b8dc1-3257-4a70-b1b2-a9c9215659ad_"
 #define KEY_GUEST_FILE "_917bd8cb-3bb6-4124-9383-b7d21ac07f79_"
 
-#define VERSION_5_0 0x0500u
+#define VERSION_5_0    0x0500u
+#define VERSION_NEWEST 0x0c00u /* that is publicly known: Windows Server 2025 */
 
 struct import {
 	const struct key *key; /* "configuration" */
@@ -105,6 +106,11 @@ static int take_identity(struct import *in)
 	in->vm->is_checkpoint =
 	    strcasecmp(key_text(in->key, "properties/type_id", ""), "Snapshots") == 0;
 	in->vm->hyperv_version = (unsigned)key_integer(in->key, "properties/version", VERSION_5_0);
+	if (in->vm->hyperv_version > VERSION_NEWEST)
+		note(in, IMPORT_LOST, 0, "Version",
+		     "its configuration version %u.%u is newer than what is known here: what that "
+		     "added is not taken over",
+		     in->vm->hyperv_version >> 8, in->vm->hyperv_version & 0xff);
 	r = config_set_string(&config->name, name, in->err);
 	if (r == 0)
 		r = config_set_string(&config->notes, notes[0] ? notes : NULL, in->err);

@@ -113,6 +113,10 @@ void cmdlet_dismount_vhd(struct request *request);
 void cmdlet_export_vm(struct request *request);
 void cmdlet_import_vm(struct request *request);
 void cmdlet_compare_vm(struct request *request);
+void cmdlet_get_supported_version(struct request *request);
+void cmdlet_update_version(struct request *request);
+/* New-VM -Version: one that this host can run? Nothing given is fine. */
+int cmdlets_check_version(const struct request *request, struct error *err);
 
 /* The worker says how far a copy is. */
 void cmdlets_copy_progress(struct vm *vm, const json_t *event);

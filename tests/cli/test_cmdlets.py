@@ -412,7 +412,7 @@ def test_completion(host):
     assert candidates("start-vm", "") == ["db", "web 1"]
     assert candidates("stop-vm", "-Name", "w") == ["web 1"]
     assert candidates("new-vm", "-SwitchName", "") == ["Default Switch"]
-    assert candidates("help", "get-vmh") == ["get-vmharddiskdrive", "get-vmhost"]
+    assert candidates("help", "get-vmh") == ["get-vmharddiskdrive", "get-vmhost", "get-vmhostsupportedversion"]
     script = host.run("completion", "bash")
     shell = script + '\nPATH=%s:$PATH\nCOMP_WORDS=(oyako start-vm we); COMP_CWORD=2; _oyako; ' \
         'printf "%%s\\n" "${COMPREPLY[@]}"' % os.path.dirname(host.command()[0])

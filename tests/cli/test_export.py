@@ -526,6 +526,28 @@ def test_a_parent_that_is_not_there(host):
     assert host.json("get-vm") == []
 
 
+# ---- versions ----
+
+def test_versions(host):
+    assert host.json("get-vmhostsupportedversion") == host.json("get-vmhostsupportedversion", "-Default")
+    version, = host.json("get-vmhostsupportedversion")
+    assert version["IsDefault"] and version["Version"] == "1.0"
+    assert "Get-VMHostSupportedVersion" in host.run("new-vm", "b", "-Version", "9.0", status=1)
+    host.new_vm("a", "", "-Version", "1.0")
+    assert host.vm("a")["Version"] == "1.0"
+    assert host.json("update-vmversion", "a", "-Force", "-Passthru")[0]["Version"] == "1.0"
+    host.run("start-vm", "a")
+    assert "not off" in host.run("update-vmversion", "a", "-Force", status=1)
+    host.run("stop-vm", "a", "-TurnOff")
+    description = exported(host)[1]
+    with open(description) as f:
+        newer = dict(json.load(f), version=2)
+    with open(description, "w") as f:
+        json.dump(newer, f)
+    for cmdlet in ("import-vm", "compare-vm"):
+        one_line(host.run(cmdlet, description, "-Copy", status=1), "version 2")
+
+
 # ---- Hyper-V's own, with checkpoints ----
 
 SCSI = "11111111-aaaa-4000-8000-000000000000"

@@ -58,10 +58,10 @@ def self_checking(host, kernel, tmp_path, *, disk=True, processors=1, options=()
     return console
 
 
-def end(host, console):
+def end(host, console, name="t"):
     console.send("q\n")
     console.expect("== end", 120)
-    wait_for(lambda: host.vm("t")["State"] == "Off", 60)
+    wait_for(lambda: host.vm(name)["State"] == "Off", 60)
     text = console.history
     console.close()
     return text
@@ -224,6 +224,47 @@ def test_checkpoint_with_disk(host, kernel, tmp_path):
     assert raw.returncode == 0
     with open(tmp_path / "raw", "rb") as f:
         assert hashlib.md5(f.read()).hexdigest() == sum_of
+
+
+def test_exported_with_checkpoints_and_imported(host, kernel, tmp_path):
+    """While it runs, with two checkpoints; beside the original, with a new id, one of them goes on."""
+    console = self_checking(host, kernel, tmp_path)
+    host.run("checkpoint-vm", "-Name", "t", "-SnapshotName", "one", timeout=300)
+    console.expect("tick ", 120)
+    console.expect("\n", 10)
+    at_one = max(ticks(console.history))
+    console.expect("tick %d\n" % (at_one + 4), 300)
+    host.run("checkpoint-vm", "-Name", "t", "-SnapshotName", "two", timeout=300)
+    host.run("export-vm", "-Name", "t", "-Path", str(tmp_path / "out"), timeout=600)
+    assert host.vm("t")["State"] == "Running"
+    console.expect("tick ", 120)
+    texts = [end(host, console)]
+    where = tmp_path / "out" / "t" / "Virtual Machines" / host.vm("t")["VMId"]
+    host.run("import-vm", "-Path", str(where), "-Copy", "-GenerateNewId", "-NewName", "copy", "-VhdDestinationPath",
+             str(tmp_path / "disks"), timeout=600)
+    host.run("remove-vm", "-Name", "t", "-Force")
+    got = host.json("get-vmcheckpoint", "-VMName", "copy")
+    assert [(c["Name"], c["ParentSnapshotName"]) for c in got] == [("one", None), ("two", "one")]
+    # From where it was exported, then from its first checkpoint.
+    for restored in (None, "one"):
+        if restored:
+            host.run("restore-vmcheckpoint", "-VMName", "copy", "-Name", restored, "-Confirm:false", timeout=300)
+        assert host.vm("copy")["State"] == "Saved"
+        host.run("start-vm", "-Name", "copy", timeout=300)
+        console = Console(host, "copy")
+        console.expect("tick ", 120)
+        console.expect("\n", 10)
+        if restored:
+            assert min(ticks(console.history)) <= at_one + 2
+        console.expect("tick ", 120)
+        if restored:
+            texts.append(end(host, console, "copy"))
+        else:
+            texts.append(console.history)
+            console.close()
+    check_end(texts)
+    host.run("remove-vmcheckpoint", "-VMName", "copy", "-Confirm:false", timeout=300)
+    assert [path.name for path in (tmp_path / "disks").iterdir()] == ["disk.vhdx"]
 
 
 def test_layers_go_while_it_runs(host, kernel, tmp_path):

@@ -3,10 +3,12 @@
 #include "base/log.h"
 #include "base/macros.h"
 #include "checkpoints.h"
+#include "config/config-json.h"
 #include "disk-job.h"
 #include "output.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -314,6 +316,60 @@ void checkpoint_disks_remove(const struct vm *vm, const struct config_vm *config
 				  vm->config->name, path, strerror(errno));
 	}
 	checkpoints_done(&all);
+}
+
+/* ---- other disks for a VM ---- */
+
+#define REPLACED_FILE "replaced.json"
+
+static int open_folder(const struct vm *vm, struct error *err)
+{
+	int fd = open(vm->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	return fd < 0 ? error_set_errno(err, errno, "opening the folder '%.200s'", vm->folder) : fd;
+}
+
+int checkpoint_disks_replace(const struct vm *vm, const json_t *plan, struct error *err)
+{
+	AUTO_CLOSE int fd = open_folder(vm, err);
+	json_t *paths = json_array();
+	int r;
+
+	for (size_t i = 0; i < json_array_size(plan); i++)
+		json_array_append_new(paths, json_string(path_in(json_array_get(plan, i), "new")));
+	for (unsigned i = 0; i < vm->config->disk_count; i++)
+		if (needs_one(&vm->config->disks[i]))
+			json_array_append_new(paths, json_string(vm->config->disks[i].path));
+	r = fd < 0 ? fd : config_save_json(fd, REPLACED_FILE, paths, err);
+	json_decref(paths);
+	return r;
+}
+
+bool checkpoint_disks_unsettled(const struct vm *vm)
+{
+	AUTO_CLOSE int fd = open_folder(vm, NULL);
+
+	return fd >= 0 && faccessat(fd, REPLACED_FILE, F_OK, 0) == 0;
+}
+
+void checkpoint_disks_replaced(const struct vm *vm)
+{
+	AUTO_CLOSE int fd = open_folder(vm, NULL);
+	json_t *paths = NULL;
+	struct checkpoints all;
+
+	if (fd < 0 || config_load_json(fd, REPLACED_FILE, &paths, NULL) < 0)
+		return;
+	checkpoints_load(vm, &all);
+	for (size_t i = 0; i < json_array_size(paths); i++) {
+		const char *path = json_string_value(json_array_get(paths, i));
+
+		if (path && checkpoint_disk_was_made_here(path) && !is_needed(vm, &all, path))
+			unlink(path);
+	}
+	checkpoints_done(&all);
+	json_decref(paths);
+	unlinkat(fd, REPLACED_FILE, 0);
 }
 
 /* Does anything come from it? Then its disks lie under others. */

@@ -5,6 +5,8 @@
  */
 #include "cmdlet/cmdlet.h"
 
+#include "base/macros.h"
+
 #include <ctype.h>
 #include <string.h>
 #include <strings.h>
@@ -40,9 +42,17 @@ static void offer_cmdlets(json_t *words, const char *typed)
 
 static void offer_params(json_t *words, const struct cmdlet *cmdlet, const char *typed)
 {
+	bool changes;
+
 	for (const struct cmdlet_param *p = cmdlet->params; p->name; p++)
 		if (!(p->flags & CMDLET_NOT_YET))
 			offer(words, "-", p->name, typed);
+	cmdlet_what_if(cmdlet, &changes);
+	if (changes) {
+		offer(words, "", "-WhatIf", typed);
+		offer(words, "", "-Confirm:false", typed);
+	}
+	offer(words, "", "-ErrorAction", typed);
 	offer(words, "", "-FormatList", typed);
 	offer(words, "", "--json", typed);
 	offer(words, "", "--help", typed);
@@ -69,32 +79,52 @@ static void offer_values(json_t *words, const struct cmdlet_param *param, const 
 	}
 }
 
+/* The n-th, from 0, of the positional parameters that are not named; bit i of named: the i-th is.
+ */
+static const struct cmdlet_param *positional(const struct cmdlet *cmdlet, uint64_t named,
+					     unsigned n)
+{
+	const struct cmdlet_param *found = NULL;
+	unsigned last = 0;
+
+	do {
+		found = NULL;
+		for (const struct cmdlet_param *p = cmdlet->params; p->name; p++)
+			if (p->position > last && !(named & BIT((p - cmdlet->params) % 64)) &&
+			    (!found || p->position < found->position))
+				found = p;
+		last = found ? found->position : last;
+	} while (found && n-- > 0);
+	return found;
+}
+
 /* The parameter whose value is typed next: the one just named, or the next positional one. */
 static const struct cmdlet_param *awaited(const struct cmdlet *cmdlet, int count,
 					  char *const *words)
 {
-	const struct cmdlet_param *named = NULL, *found = NULL;
-	unsigned positions = 1;
+	const struct cmdlet_param *waits = NULL;
+	unsigned unnamed = 0;
+	uint64_t named = 0;
 
 	for (int i = 1; i < count - 1; i++) {
-		if (named) {
-			named = NULL;
-		} else if (words[i][0] == '-') {
-			named = strpbrk(words[i], ":=")
-				    ? NULL
-				    : cmdlet_find_param(cmdlet, words[i] + 1, NULL);
-			if (named && named->type == CMDLET_SWITCH)
-				named = NULL;
+		char name[64];
+		size_t len = words[i][0] == '-' ? strcspn(words[i] + 1, ":=") : 0;
+
+		if (waits) {
+			waits = NULL;
+		} else if (!len || len >= sizeof(name)) {
+			unnamed++;
 		} else {
-			positions++;
+			memcpy(name, words[i] + 1, len);
+			name[len] = '\0';
+			waits = cmdlet_find_param(cmdlet, name, NULL);
+			if (waits)
+				named |= BIT((waits - cmdlet->params) % 64);
+			if (waits && (waits->type == CMDLET_SWITCH || words[i][1 + len]))
+				waits = NULL;
 		}
 	}
-	if (named)
-		return named;
-	for (const struct cmdlet_param *p = cmdlet->params; p->name; p++)
-		if (p->position >= positions && (!found || p->position < found->position))
-			found = p;
-	return found;
+	return waits ? waits : positional(cmdlet, named, unnamed);
 }
 
 int cmdlet_complete(int count, char *const *words, struct cmdlet_candidates *ret)

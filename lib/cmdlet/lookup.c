@@ -22,6 +22,7 @@ const struct cmdlet *cmdlet_at(size_t n)
 		{ cmdlet_table_job, cmdlet_table_job_count },
 		{ cmdlet_table_group, cmdlet_table_group_count },
 		{ cmdlet_table_metering, cmdlet_table_metering_count },
+		{ cmdlet_table_object, cmdlet_table_object_count },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {

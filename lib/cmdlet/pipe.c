@@ -1,6 +1,6 @@
 /* Cmdlets behind one another in a pipe. A cmdlet writes for people, so what comes in is the table
  * of the one before (or its JSON); of a table, the headings tell where columns begin, for each is
- * as wide as its widest cell. Cells that a unit has shortened, MemoryAssigned(M), are not taken.
+ * as wide as its widest cell. A unit stays in the name, MemoryAssigned(M): no parameter takes it.
  *
  * Which parameters take something is in the table (CMDLET_PIPELINE). As in PowerShell it is the
  * member of the same name, but that a virtual machine's parameter takes any object that belongs to
@@ -55,7 +55,7 @@ static size_t read_headings(const char *line, size_t len, struct column *columns
 			word++;
 		column->begin = at;
 		column->key[0] = '\0';
-		if (word < sizeof(column->key) && !memchr(line + at, '(', word)) {
+		if (word < sizeof(column->key)) {
 			memcpy(column->key, line + at, word);
 			column->key[word] = '\0';
 		}
@@ -78,10 +78,11 @@ static json_t *read_row(const char *line, size_t len, const struct column *colum
 
 		while (end > begin && line[end - 1] == ' ')
 			end--;
-		/* What is no text in UTF-8 is left out. */
-		if (columns[i].key[0] && end > begin)
+		/* An empty cell is a property without a value; what is no UTF-8 is left out. */
+		if (columns[i].key[0])
 			json_object_set_new(object, columns[i].key,
-					    json_stringn(line + begin, end - begin));
+					    end > begin ? json_stringn(line + begin, end - begin)
+							: json_null());
 	}
 	return object;
 }

@@ -7,10 +7,10 @@
 	{ .name = "ResourcePoolName",                                                              \
 	  .type = CMDLET_STRING,                                                                   \
 	  .flags = CMDLET_NOT_YET,                                                                 \
-	  .help = "Not there yet." },                                                              \
+	  .help = "There are no resource pools." },                                                \
 	{                                                                                          \
 		.name = "ResourcePoolType", .type = CMDLET_STRING, .flags = CMDLET_NOT_YET,        \
-		.help = "Not there yet."                                                           \
+		.help = "There are no resource pools."                                             \
 	}
 
 static const struct cmdlet_output report_output = {

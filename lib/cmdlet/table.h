@@ -71,8 +71,10 @@ extern const struct cmdlet cmdlet_table_host[];     /* table-host.c */
 extern const struct cmdlet cmdlet_table_job[];      /* table-job.c */
 extern const struct cmdlet cmdlet_table_group[];    /* table-group.c */
 extern const struct cmdlet cmdlet_table_metering[]; /* table-metering.c */
-extern const size_t cmdlet_table_vm_count, cmdlet_table_metering_count, cmdlet_table_group_count,
-    cmdlet_table_job_count, cmdlet_table_host_count, cmdlet_table_disk_count,
-    cmdlet_table_state_count, cmdlet_table_import_count, cmdlet_table_guest_count;
+extern const struct cmdlet cmdlet_table_object[];   /* table-object.c */
+extern const size_t cmdlet_table_vm_count, cmdlet_table_object_count, cmdlet_table_metering_count,
+    cmdlet_table_group_count, cmdlet_table_job_count, cmdlet_table_host_count,
+    cmdlet_table_disk_count, cmdlet_table_state_count, cmdlet_table_import_count,
+    cmdlet_table_guest_count;
 
 #endif

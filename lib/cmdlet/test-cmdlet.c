@@ -492,8 +492,22 @@ static void test_completion(void **state)
 	static char *const values[] = { (char *)"set-vm", (char *)"-Backend", (char *)"s" };
 	static char *const files[] = { (char *)"new-vm", (char *)"-VHDPath", (char *)"" };
 	static char *const vms[] = { (char *)"stop-vm", (char *)"-Force", (char *)"" };
+	static char *const services[] = { (char *)"get-vmintegrationservice", (char *)"-VMName",
+					  (char *)"a", (char *)"" };
+	static char *const second[] = { (char *)"rename-vmsnapshot", (char *)"x", (char *)"" };
+	static char *const first[] = { (char *)"restore-vmsnapshot", (char *)"-VMName:a",
+				       (char *)"" };
 	struct cmdlet_candidates found;
 
+	cmdlet_complete(4, services, &found);
+	assert_int_equal(found.offer, CMDLET_OFFER_SERVICE);
+	json_decref(found.words);
+	cmdlet_complete(3, second, &found);
+	assert_int_equal(found.offer, CMDLET_OFFER_VM);
+	json_decref(found.words);
+	cmdlet_complete(3, first, &found);
+	assert_int_equal(found.offer, CMDLET_OFFER_CHECKPOINT);
+	json_decref(found.words);
 	cmdlet_complete(1, cmdlets, &found);
 	assert_int_equal(json_array_size(found.words), 1);
 	json_decref(found.words);

@@ -302,12 +302,12 @@ static int read_services(struct config_vm *vm, const json_t *json, struct error 
 
 static int read_actions(struct config_vm *vm, const json_t *json, struct error *err)
 {
-	static const struct member members[] = { { "start", 's', false },
-						 { "start_delay_seconds", 'n', true },
-						 { "stop", 's', false },
-						 { "critical", 's', true },
-						 { "critical_minutes", 'n', true } };
-	const char *start, *stop, *critical;
+	static const struct member members[] = {
+		{ "start", 's', false },   { "start_delay_seconds", 'n', true },
+		{ "stop", 's', false },    { "recovery", 's', true },
+		{ "critical", 's', true }, { "critical_minutes", 'n', true }
+	};
+	const char *start, *stop, *critical, *recovery;
 	int r;
 
 	if (!json)
@@ -317,6 +317,9 @@ static int read_actions(struct config_vm *vm, const json_t *json, struct error *
 		r = read_unsigned(json, "start_delay_seconds", &vm->start_delay_seconds, err);
 	if (r < 0)
 		return r;
+	recovery = json_string_value(json_object_get(json, "recovery"));
+	if (recovery && !config_recovery_action_from_name(recovery, &vm->recovery_action))
+		return error_set(err, ERR_INVALID, "'%.40s' is no recovery action", recovery);
 	critical = json_string_value(json_object_get(json, "critical"));
 	if (critical && !config_critical_action_from_name(critical, &vm->critical_action))
 		return error_set(err, ERR_INVALID, "'%.40s' is no critical error action", critical);
@@ -750,10 +753,11 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	put(json, "checkpoint_folder", vm->checkpoint_folder);
 	put(json, "smart_paging_folder", vm->smart_paging_folder);
 	json_object_set_new(json, "automatic_actions",
-			    json_pack("{s:s, s:i, s:s, s:s, s:i}", "start",
+			    json_pack("{s:s, s:i, s:s, s:s, s:s, s:i}", "start",
 				      config_start_action_name(vm->start_action),
 				      "start_delay_seconds", (int)vm->start_delay_seconds, "stop",
-				      config_stop_action_name(vm->stop_action), "critical",
+				      config_stop_action_name(vm->stop_action), "recovery",
+				      config_recovery_action_name(vm->recovery_action), "critical",
 				      config_critical_action_name(vm->critical_action),
 				      "critical_minutes", (int)vm->critical_minutes));
 	put(json, "enhanced_session_transport", config_session_name(vm->session));

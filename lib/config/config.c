@@ -32,6 +32,7 @@ static const char *const video_type_names[] = {
 };
 static const char *const start_actions[] = { "Nothing", "StartIfRunning", "Start" };
 static const char *const stop_actions[] = { "TurnOff", "Save", "ShutDown" };
+static const char *const recovery_actions[] = { "None", "Restart" };
 static const char *const critical_actions[] = { "None", "Pause" };
 static const char *const session_names[] = { "VMBus", "HvSocket" };
 
@@ -145,6 +146,20 @@ bool config_stop_action_from_name(const char *name, enum config_stop_action *ret
 
 	if (index >= 0)
 		*ret = (enum config_stop_action)index;
+	return index >= 0;
+}
+
+const char *config_recovery_action_name(enum config_recovery_action action)
+{
+	return recovery_actions[action];
+}
+
+bool config_recovery_action_from_name(const char *name, enum config_recovery_action *ret)
+{
+	int index = index_of(recovery_actions, ARRAY_SIZE(recovery_actions), name);
+
+	if (index >= 0)
+		*ret = (enum config_recovery_action)index;
 	return index >= 0;
 }
 

@@ -126,6 +126,8 @@ enum config_stop_action { CONFIG_STOP_TURN_OFF, CONFIG_STOP_SAVE, CONFIG_STOP_SH
 #define CONFIG_MAX_START_DELAY_SECONDS 86400
 /* What happens to a running VM when the host's storage fails it. */
 enum config_critical_action { CONFIG_CRITICAL_NONE, CONFIG_CRITICAL_PAUSE };
+/* And when its worker fails. */
+enum config_recovery_action { CONFIG_RECOVERY_NONE, CONFIG_RECOVERY_RESTART };
 #define CONFIG_CRITICAL_MINUTES     30 /* paused so long, by default, before it is turned off */
 #define CONFIG_MAX_CRITICAL_MINUTES 1440
 
@@ -166,6 +168,7 @@ struct config_vm {
 	enum config_start_action start_action;
 	unsigned start_delay_seconds; /* of an automatic start */
 	enum config_stop_action stop_action;
+	enum config_recovery_action recovery_action;
 	enum config_critical_action critical_action;
 	unsigned critical_minutes;
 	enum config_session session;
@@ -223,6 +226,9 @@ const char *config_start_action_name(enum config_start_action action);
 const char *config_stop_action_name(enum config_stop_action action);
 bool config_start_action_from_name(const char *name, enum config_start_action *ret);
 bool config_stop_action_from_name(const char *name, enum config_stop_action *ret);
+/* "None", "Restart"; from a name: case ignored. */
+const char *config_recovery_action_name(enum config_recovery_action action);
+bool config_recovery_action_from_name(const char *name, enum config_recovery_action *ret);
 /* "None", "Pause"; from a name: case ignored. */
 const char *config_critical_action_name(enum config_critical_action action);
 bool config_critical_action_from_name(const char *name, enum config_critical_action *ret);

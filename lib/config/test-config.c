@@ -35,6 +35,7 @@ static struct config_vm *full_vm(void)
 	vm->scsi_count = 2;
 	vm->ic_enabled[CONFIG_IC_KVP] = false;
 	vm->critical_action = CONFIG_CRITICAL_NONE;
+	vm->recovery_action = CONFIG_RECOVERY_RESTART;
 	vm->critical_minutes = 5;
 	config_set_string(&vm->notes, "line\nline", NULL);
 	config_set_string(&vm->kernel_path, "/boot/vmlinuz", NULL);
@@ -73,6 +74,7 @@ static void test_round_trip(void **state)
 	assert_false(back->ic_enabled[CONFIG_IC_KVP]);
 	assert_int_equal(back->critical_action, CONFIG_CRITICAL_NONE);
 	assert_int_equal(back->critical_minutes, 5);
+	assert_int_equal(back->recovery_action, CONFIG_RECOVERY_RESTART);
 	assert_true(back->ic_enabled[CONFIG_IC_SHUTDOWN]);
 	json_decref(json);
 	json_decref(again);

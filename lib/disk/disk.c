@@ -2,6 +2,7 @@
 
 #include "base/bytes.h"
 #include "base/macros.h"
+#include "disk/new-image.h"
 #include "disk/raw.h"
 #include "disk/vhd.h"
 #include "disk/vhdx.h"
@@ -290,6 +291,8 @@ int disk_check_parent(const struct disk_details *child, const struct disk_detail
 
 static int create_raw(int fd, const struct disk_create_options *options, struct error *err)
 {
+	int rc = 0;
+
 	if (options->type == DISK_DIFFERENCING)
 		return error_set(err, ERR_INVALID, "a raw image can't be differencing");
 	if (!options->size_bytes || options->size_bytes % 512)
@@ -298,11 +301,9 @@ static int create_raw(int fd, const struct disk_create_options *options, struct 
 				 options->size_bytes);
 	if (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)options->size_bytes) < 0)
 		return error_set_errno(err, errno, "setting the size of the new raw image");
-	if (options->type == DISK_FIXED && !options->sparse &&
-	    fallocate(fd, 0, 0, (off_t)options->size_bytes) < 0 && errno != EOPNOTSUPP)
-		return error_set_errno(err, errno, "reserving %lu bytes for the new raw image",
-				       options->size_bytes);
-	return fsync(fd) < 0 ? error_set_errno(err, errno, "syncing the new raw image") : 0;
+	if (options->type == DISK_FIXED && !options->sparse)
+		rc = new_image_reserve(fd, 0, options->size_bytes, err);
+	return rc < 0 ? rc : new_image_sync(fd, err);
 }
 
 int disk_create(int fd, const struct disk_create_options *options, struct error *err)

@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "base/macros.h"
 #include "base/utf16.h"
+#include "disk/new-image.h"
 #include "disk/vhd-format.h"
 
 #include <errno.h>
@@ -29,26 +30,6 @@ struct creation {
 	struct vhd_geometry geometry;
 	uint64_t end; /* of what has been laid out */
 };
-
-static int write_all(const struct creation *c, uint64_t offset, const void *buf, size_t len,
-		     struct error *err)
-{
-	const char *p = buf;
-
-	while (len > 0) {
-		ssize_t n = pwrite(c->fd, p, len, (off_t)offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return error_set_errno(err, errno, "writing the new VHD file at %#lx",
-					       offset);
-		p += n;
-		offset += (uint64_t)n;
-		len -= (size_t)n;
-	}
-	return 0;
-}
 
 static int check_options(const struct disk_create_options *options, uint64_t size_bytes,
 			 struct error *err)
@@ -133,7 +114,7 @@ static int write_path(struct creation *c, unsigned slot, const char *code, const
 	locator->data_space = htobe32(ALIGN_UP(bytes, PATH_ALIGNMENT));
 	locator->data_length = htobe32(bytes);
 	locator->data_offset = htobe64(c->end);
-	rc = write_all(c, c->end, text, bytes, err);
+	rc = new_image_write(c->fd, c->end, text, bytes, err);
 	c->end += ALIGN_UP(bytes, PATH_ALIGNMENT);
 	return rc;
 }
@@ -151,8 +132,8 @@ static int write_table(struct creation *c, struct error *err)
 	c->header.table_offset = htobe64(c->end);
 	c->header.max_table_entries = htobe32(c->geometry.block_count);
 	for (uint64_t at = 0; rc == 0 && at < bytes; at += TABLE_WRITE_BYTES)
-		rc = write_all(c, c->end + at, unused, MIN(bytes - at, (uint64_t)TABLE_WRITE_BYTES),
-			       err);
+		rc = new_image_write(c->fd, c->end + at, unused,
+				     MIN(bytes - at, (uint64_t)TABLE_WRITE_BYTES), err);
 	c->end += bytes;
 	return rc;
 }
@@ -186,17 +167,15 @@ static int write_dynamic(struct creation *c, struct error *err)
 	c->end = HEADER_OFFSET + sizeof(c->header);
 	rc = c->options->type == DISK_DIFFERENCING ? write_parent(c, err) : write_table(c, err);
 	vhd_header_seal(&c->header);
-	return rc < 0 ? rc : write_all(c, HEADER_OFFSET, &c->header, sizeof(c->header), err);
+	return rc < 0 ? rc
+		      : new_image_write(c->fd, HEADER_OFFSET, &c->header, sizeof(c->header), err);
 }
 
 static int reserve_fixed(const struct creation *c, struct error *err)
 {
 	uint64_t bytes = c->geometry.disk_bytes;
 
-	if (!c->options->sparse && fallocate(c->fd, 0, 0, (off_t)bytes) < 0 && errno != EOPNOTSUPP)
-		return error_set_errno(err, errno, "reserving %lu bytes for the new VHD file",
-				       bytes);
-	return 0;
+	return c->options->sparse ? 0 : new_image_reserve(c->fd, 0, bytes, err);
 }
 
 /* Windows' dynamic files end at a multiple of 4 KiB; a fixed one is the disk and its footer. */
@@ -205,16 +184,14 @@ static int finish(const struct creation *c, struct error *err)
 	bool fixed = c->options->type == DISK_FIXED;
 	uint64_t bytes =
 	    fixed ? c->geometry.disk_bytes + sizeof(c->footer) : vhd_file_bytes(c->end);
-	int rc;
+	int rc = new_image_sync(c->fd, err);
 
-	if (fsync(c->fd) < 0)
-		return error_set_errno(err, errno, "syncing the new VHD file");
-	rc = write_all(c, bytes - sizeof(c->footer), &c->footer, sizeof(c->footer), err);
+	if (rc == 0)
+		rc = new_image_write(c->fd, bytes - sizeof(c->footer), &c->footer,
+				     sizeof(c->footer), err);
 	if (rc == 0 && !fixed)
-		rc = write_all(c, 0, &c->footer, sizeof(c->footer), err);
-	if (rc == 0 && fsync(c->fd) < 0)
-		rc = error_set_errno(err, errno, "syncing the new VHD file");
-	return rc;
+		rc = new_image_write(c->fd, 0, &c->footer, sizeof(c->footer), err);
+	return rc < 0 ? rc : new_image_sync(c->fd, err);
 }
 
 int vhd_create(int fd, const struct disk_create_options *options, struct error *err)

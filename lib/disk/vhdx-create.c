@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/macros.h"
+#include "disk/new-image.h"
 #include "disk/vhdx-format.h"
 #include "disk/vhdx-locator.h"
 
@@ -32,31 +33,6 @@ struct creation {
 	uint8_t *locator; /* differencing */
 	size_t locator_bytes;
 };
-
-static int write_all(const struct creation *c, uint64_t offset, const void *buf, size_t len,
-		     struct error *err)
-{
-	const char *p = buf;
-
-	while (len > 0) {
-		ssize_t n = pwrite(c->fd, p, len, (off_t)offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return error_set_errno(err, errno, "writing the new VHDX file at %#lx",
-					       offset);
-		p += n;
-		offset += (uint64_t)n;
-		len -= (size_t)n;
-	}
-	return 0;
-}
-
-static int sync_file(const struct creation *c, struct error *err)
-{
-	return fsync(c->fd) < 0 ? error_set_errno(err, errno, "syncing the new VHDX file") : 0;
-}
 
 static bool is_power_of_two(uint64_t v)
 {
@@ -179,7 +155,7 @@ static int write_headers(const struct creation *c, struct error *err)
 	for (unsigned slot = 0; slot < 2 && rc == 0; slot++) {
 		header.sequence_number = htole64(slot + 1u);
 		vhdx_header_seal(&header);
-		rc = write_all(c, VHDX_HEADER_OFFSET(slot), &header, sizeof(header), err);
+		rc = new_image_write(c->fd, VHDX_HEADER_OFFSET(slot), &header, sizeof(header), err);
 	}
 	return rc;
 }
@@ -202,8 +178,8 @@ static int write_region_tables(const struct creation *c, struct error *err)
 						 htole32(VHDX_REGION_REQUIRED) };
 	vhdx_region_table_seal(table);
 	for (unsigned slot = 0; slot < 2 && rc == 0; slot++)
-		rc = write_all(c, VHDX_REGION_TABLE_OFFSET(slot), table, VHDX_REGION_TABLE_BYTES,
-			       err);
+		rc = new_image_write(c->fd, VHDX_REGION_TABLE_OFFSET(slot), table,
+				     VHDX_REGION_TABLE_BYTES, err);
 	return rc;
 }
 
@@ -253,7 +229,7 @@ static int write_metadata(const struct creation *c, struct error *err)
 	memcpy(items + 24, &c->geometry.id, sizeof(c->geometry.id));
 	if (c->locator)
 		memcpy(items + 40, c->locator, c->locator_bytes);
-	return write_all(c, METADATA_OFFSET, region, size, err);
+	return new_image_write(c->fd, METADATA_OFFSET, region, size, err);
 }
 
 /* The blocks of a fixed disk follow each other in the file. (An empty BAT is all zeros.) */
@@ -275,8 +251,8 @@ static int write_fixed_bat(const struct creation *c, struct error *err)
 			part[i] = bitmap ? 0 : htole64(payload | VHDX_BLOCK_FULLY_PRESENT);
 			payload += bitmap ? 0 : g->block_bytes;
 		}
-		rc = write_all(c, BAT_OFFSET + first * VHDX_BAT_ENTRY_BYTES, part,
-			       count * VHDX_BAT_ENTRY_BYTES, err);
+		rc = new_image_write(c->fd, BAT_OFFSET + first * VHDX_BAT_ENTRY_BYTES, part,
+				     count * VHDX_BAT_ENTRY_BYTES, err);
 	}
 	return rc;
 }
@@ -290,11 +266,7 @@ static int set_size(const struct creation *c, struct error *err)
 
 	if (ftruncate(c->fd, 0) < 0 || ftruncate(c->fd, (off_t)(head + payload)) < 0)
 		return error_set_errno(err, errno, "setting the size of the new VHDX file");
-	if (payload && !c->sparse && fallocate(c->fd, 0, (off_t)head, (off_t)payload) < 0 &&
-	    errno != EOPNOTSUPP)
-		return error_set_errno(err, errno, "reserving %lu bytes for the new VHDX file",
-				       payload);
-	return 0;
+	return payload && !c->sparse ? new_image_reserve(c->fd, head, payload, err) : 0;
 }
 
 static int write_identifier(const struct creation *c, struct error *err)
@@ -303,7 +275,7 @@ static int write_identifier(const struct creation *c, struct error *err)
 
 	for (unsigned i = 0; creator[i]; i++)
 		identifier.creator[i] = htole16((uint16_t)creator[i]);
-	return write_all(c, VHDX_IDENTIFIER_OFFSET, &identifier, sizeof(identifier), err);
+	return new_image_write(c->fd, VHDX_IDENTIFIER_OFFSET, &identifier, sizeof(identifier), err);
 }
 
 static int write_image(struct creation *c, struct error *err)
@@ -319,10 +291,10 @@ static int write_image(struct creation *c, struct error *err)
 	if (rc == 0 && c->geometry.fixed)
 		rc = write_fixed_bat(c, err);
 	if (rc == 0)
-		rc = sync_file(c, err);
+		rc = new_image_sync(c->fd, err);
 	if (rc == 0)
 		rc = write_identifier(c, err);
-	return rc < 0 ? rc : sync_file(c, err);
+	return rc < 0 ? rc : new_image_sync(c->fd, err);
 }
 
 int vhdx_create(int fd, const struct disk_create_options *options, struct error *err)

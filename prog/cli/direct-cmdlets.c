@@ -2,6 +2,7 @@
 #include "direct.h"
 
 #include "base/macros.h"
+#include "base/text.h"
 #include "direct/direct.h"
 
 #include <errno.h>
@@ -492,19 +493,6 @@ static int run_script(const struct copy *copy, char *script, int in, int out, st
 	return direct_run(copy->client, copy->vm, copy->credential, &command, err);
 }
 
-static char *print(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static char *print(const char *fmt, ...)
-{
-	char *text;
-	va_list ap;
-
-	va_start(ap, fmt);
-	if (vasprintf(&text, fmt, ap) < 0)
-		abort();
-	va_end(ap);
-	return text;
-}
-
 static int judge(int status, const char *what, struct error *err)
 {
 	if (status > 0)
@@ -518,10 +506,10 @@ static int file_to_guest(const struct copy *copy, const char *path, int fd, cons
 {
 	AUTO_FREE char *to = direct_quote(copy->destination), *name = direct_quote(base_name(path));
 	char *script =
-	    print("set -e; d=%s; if [ -d \"$d\" ]; then d=\"${d%%/}/\"%s; fi; "
-		  "t=\"$d.oyako-part\"; trap 'rm -f \"$t\"' EXIT; cat >\"$t\"; "
-		  "[ \"$(wc -c <\"$t\")\" -eq %lld ]; chmod %o \"$t\"; mv -f \"$t\" \"$d\"",
-		  to, name, (long long)st->st_size, st->st_mode & 0777);
+	    text_format("set -e; d=%s; if [ -d \"$d\" ]; then d=\"${d%%/}/\"%s; fi; "
+			"t=\"$d.oyako-part\"; trap 'rm -f \"$t\"' EXIT; cat >\"$t\"; "
+			"[ \"$(wc -c <\"$t\")\" -eq %lld ]; chmod %o \"$t\"; mv -f \"$t\" \"$d\"",
+			to, name, (long long)st->st_size, st->st_mode & 0777);
 
 	return judge(run_script(copy, script, fd, STDOUT_FILENO, err), path, err);
 }
@@ -565,7 +553,7 @@ static int folder_to_guest(const struct copy *copy, const char *path, struct err
 		return error_set_errno(err, errno, "the folder '%.200s'", path);
 	*(char *)(uintptr_t)(name > parent + 1 ? name - 1 : name) = '\0';
 	fd = start_tar(tar, false, &pid);
-	r = judge(run_script(copy, print("mkdir -p %s && exec tar -C %s -xf -", to, to), fd,
+	r = judge(run_script(copy, text_format("mkdir -p %s && exec tar -C %s -xf -", to, to), fd,
 			     STDOUT_FILENO, err),
 		  path, err);
 	close(fd);
@@ -593,20 +581,21 @@ static char *local_target(const struct copy *copy, const char *path)
 	struct stat st;
 
 	if (stat(copy->destination, &st) == 0 && S_ISDIR(st.st_mode))
-		return print("%s/%s", copy->destination, base_name(path));
+		return text_format("%s/%s", copy->destination, base_name(path));
 	return strdup(copy->destination);
 }
 
 static int file_from_guest(const struct copy *copy, const char *path, struct error *err)
 {
-	AUTO_FREE char *target = local_target(copy, path), *part = print("%s.oyako-part", target);
+	AUTO_FREE char *target = local_target(copy, path),
+		       *part = text_format("%s.oyako-part", target);
 	AUTO_FREE char *quoted = direct_quote(path);
 	AUTO_CLOSE int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 	int r;
 
 	if (fd < 0)
 		return error_set_errno(err, errno, "'%.300s'", part);
-	r = judge(run_script(copy, print("exec cat -- %s", quoted), -1, fd, err), path, err);
+	r = judge(run_script(copy, text_format("exec cat -- %s", quoted), -1, fd, err), path, err);
 	if (r == 0 && rename(part, target) < 0)
 		r = error_set_errno(err, errno, "'%.300s'", target);
 	if (r < 0)
@@ -625,13 +614,13 @@ static int folder_from_guest(const struct copy *copy, const char *path, struct e
 	if (mkdir(copy->destination, 0777) < 0 && errno != EEXIST)
 		return error_set_errno(err, errno, "'%.300s'", copy->destination);
 	fd = start_tar(tar, true, &pid);
-	r = judge(
-	    run_script(copy,
-		       print("p=%s; p=\"${p%%/}\"; exec tar -C \"$(dirname -- \"$p\")\" -cf - "
-			     "-- \"$(basename -- \"$p\")\"",
-			     quoted),
-		       -1, fd, err),
-	    path, err);
+	r = judge(run_script(
+		      copy,
+		      text_format("p=%s; p=\"${p%%/}\"; exec tar -C \"$(dirname -- \"$p\")\" -cf - "
+				  "-- \"$(basename -- \"$p\")\"",
+				  quoted),
+		      -1, fd, err),
+		  path, err);
 	close(fd);
 	return end_tar(pid, r, path, err);
 }

@@ -7,6 +7,7 @@
 #include "client.h"
 #include "console.h"
 #include "direct.h"
+#include "objects.h"
 #include "pump.h"
 #include "session.h"
 #include "shell.h"
@@ -28,7 +29,6 @@
 
 #define JOB_WAIT_SECONDS 30 /* of one look at a job */
 #define MAX_COLUMNS      64
-#define MAX_PIPE         (64 * MIB) /* what may come in through a pipe */
 
 enum { EXIT_DONE, EXIT_FAILED, EXIT_USAGE };
 
@@ -596,10 +596,13 @@ static int follow_events(struct client *client, const struct cmdlet *cmdlet,
 
 /* ---- what completion asks ---- */
 
-/* Names of the daemon's objects; no daemon is started for it. */
-static void offer_names(const char *cmdlet, const char *typed)
+/* Names of the daemon's objects, of which params chooses; no daemon is started for it. Of a list it
+ * is the last one that is typed. Takes params. */
+static void offer_names(const char *cmdlet, json_t *params, const char *typed)
 {
-	json_t *params = json_object(), *answer = NULL, *results;
+	const char *comma = strrchr(typed, ',');
+	const char *last = comma ? comma + 1 : typed;
+	json_t *answer = NULL, *results;
 	struct client *client;
 	struct error err;
 
@@ -611,8 +614,8 @@ static void offer_names(const char *cmdlet, const char *typed)
 	for (size_t i = 0; i < json_array_size(results); i++) {
 		const char *name = text_of(json_array_get(results, i), "Name");
 
-		if (strncasecmp(name, typed, strlen(typed)) == 0)
-			puts(name);
+		if (strncasecmp(name, last, strlen(last)) == 0)
+			printf("%.*s%s\n", (int)(last - typed), typed, name);
 	}
 	json_decref(params);
 	json_decref(answer);
@@ -632,9 +635,11 @@ static int complete(int count, char *const *words)
 	if (found.offer == CMDLET_OFFER_FILE)
 		puts(":file");
 	else if (found.offer == CMDLET_OFFER_VM)
-		offer_names("Get-VM", typed);
+		offer_names("Get-VM", json_object(), typed);
 	else if (found.offer == CMDLET_OFFER_SWITCH)
-		offer_names("Get-VMSwitch", typed);
+		offer_names("Get-VMSwitch", json_object(), typed);
+	else if (found.offer == CMDLET_OFFER_CHECKPOINT)
+		offer_names("Get-VMSnapshot", json_pack("{s:s}", "VMName", "*"), typed);
 	for (size_t i = 0; found.offer == CMDLET_OFFER_SERVICE && i < ARRAY_SIZE(services); i++)
 		if (strncasecmp(services[i], typed, strlen(typed)) == 0)
 			puts(services[i]);
@@ -681,13 +686,19 @@ static int write_man_pages(const char *folder)
 
 static int run_in_client(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation)
 {
+	struct error err;
+
 	if (strcmp(cmdlet->name, "Help") == 0)
 		return help(json_string_value(json_object_get(invocation->params, "Name")));
 	if (strcmp(cmdlet->name, "Get-Command") == 0)
 		return get_command(cmdlet, invocation);
 	if (strcmp(cmdlet->name, "Get-VMApiDescription") == 0)
 		return print_openapi();
-	return completion(cmdlet, invocation->params);
+	if (strcmp(cmdlet->name, "Completion") == 0)
+		return completion(cmdlet, invocation->params);
+	return objects_run(cmdlet, invocation->params, invocation->json, terminal_width(), &err) < 0
+		   ? print_error(cmdlet->name, NULL, err.text)
+		   : EXIT_DONE;
 }
 
 /* host NULL: this one; so below. */
@@ -744,8 +755,11 @@ static int run_on_host(const char *host, const struct cmdlet *cmdlet,
 		       const struct cmdlet_invocation *invocation, const json_t *params,
 		       json_t **results)
 {
-	static const char *const alone[] = { "Help", "Get-Command", "Completion",
-					     "Get-VMApiDescription" };
+	static const char *const alone[] = { "Help",         "Get-Command",
+					     "Completion",   "Get-VMApiDescription",
+					     "Where-Object", "Select-Object",
+					     "Sort-Object",  "Format-List",
+					     "Format-Table" };
 
 	if (cmdlet->place == CMDLET_IN_DAEMON)
 		return run_with_daemon(host, cmdlet, invocation, params, results);
@@ -799,50 +813,13 @@ static int run_request(const struct cmdlet *cmdlet, struct cmdlet_invocation *in
 
 /* ---- pipes ---- */
 
-/* Only a pipe or a file brings objects: a terminal is typed at, and /dev/null is what services and
- * many a script have. */
-static bool brings_objects(int fd)
-{
-	struct stat st;
-
-	return fstat(fd, &st) == 0 &&
-	       (S_ISFIFO(st.st_mode) || S_ISREG(st.st_mode) || S_ISSOCK(st.st_mode));
-}
-
-static int read_pipe(char **ret, struct error *err)
-{
-	char *text = NULL, buffer[65536];
-	size_t size, len;
-	FILE *out = open_memstream(&text, &size);
-	int r = 0;
-
-	if (!out)
-		abort();
-	while (r == 0 && (len = fread(buffer, 1, sizeof(buffer), stdin)) > 0) {
-		fwrite(buffer, 1, len, out);
-		if ((size_t)ftell(out) > MAX_PIPE)
-			r = error_set(err, ERR_LIMIT, "more than %u MB come through the pipe",
-				      (unsigned)(MAX_PIPE / MIB));
-	}
-	fclose(out);
-	if (r < 0)
-		free(text);
-	else
-		*ret = text;
-	return r;
-}
-
 /* The requests, the caller's, that what comes in leads to: none where nothing comes. */
 static int requests_of_pipe(const struct cmdlet *cmdlet, const json_t *params, json_t **ret,
 			    struct error *err)
 {
-	AUTO_FREE char *text = NULL;
 	json_t *objects;
-	int r;
+	int r = objects_read(&objects, NULL, err);
 
-	if (read_pipe(&text, err) < 0)
-		return -(int)err->code;
-	r = cmdlet_read_objects(text, &objects, err);
 	if (r < 0)
 		return r;
 	r = cmdlet_bind_objects(cmdlet, params, objects, ret, err);
@@ -882,7 +859,7 @@ static int run_cmdlet(const struct cmdlet *cmdlet, int argc, char *const *argv)
 		return EXIT_USAGE;
 	}
 	if (!invocation.help && cmdlet_takes_objects(cmdlet, invocation.params) &&
-	    brings_objects(STDIN_FILENO))
+	    objects_come(STDIN_FILENO))
 		r = requests_of_pipe(cmdlet, invocation.params, &requests, &err);
 	else
 		requests = json_pack("[O]", invocation.params);

@@ -1,6 +1,7 @@
 #include "remote.h"
 
 #include "base/macros.h"
+#include "base/text.h"
 #include "tls/tunnel.h"
 
 #include <arpa/inet.h>
@@ -14,7 +15,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,23 +39,9 @@ struct far {
 
 /* ---- what is kept about a host ---- */
 
-static char *format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static char *format(const char *fmt, ...)
-{
-	char *text = NULL;
-	va_list ap;
-
-	va_start(ap, fmt);
-	if (vasprintf(&text, fmt, ap) < 0)
-		abort();
-	va_end(ap);
-	return text;
-}
-
 /* A name that can be one of a folder, too. */
 static int split(const char *text, struct remote *remote, struct error *err)
 {
-	const char *colon = strrchr(text, ':'), *bracket = strchr(text, ']');
 	size_t len = strlen(text);
 
 	for (size_t i = 0; i < len; i++)
@@ -63,18 +49,11 @@ static int split(const char *text, struct remote *remote, struct error *err)
 			len = 0;
 	if (len == 0 || len > 255 || text[0] == '.' || text[0] == '-')
 		return error_set(err, ERR_INVALID, "'%.100s' is no host:port", text);
-	/* More than one colon without brackets: an IPv6 address alone. */
-	if (colon && (bracket ? colon < bracket : strchr(text, ':') != colon))
-		colon = NULL;
-	remote->port = strdup(colon ? colon + 1 : REMOTE_DEFAULT_PORT);
-	len = colon ? (size_t)(colon - text) : len;
-	if (bracket && text[0] == '[') {
-		text++;
-		len = (size_t)(bracket - text);
-	}
-	remote->host = strndup(text, len);
-	remote->name =
-	    format(strchr(remote->host, ':') ? "[%s]:%s" : "%s:%s", remote->host, remote->port);
+	text_split_address(text, &remote->host, &remote->port);
+	if (!remote->port)
+		remote->port = text_format("%s", REMOTE_DEFAULT_PORT);
+	remote->name = text_format(strchr(remote->host, ':') ? "[%s]:%s" : "%s:%s", remote->host,
+				   remote->port);
 	return 0;
 }
 
@@ -83,8 +62,8 @@ static char *config_folder(void)
 	const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
 
 	if (config && config[0] == '/')
-		return format("%s/oyako/hosts", config);
-	return format("%s/.config/oyako/hosts", home ? home : "");
+		return text_format("%s/oyako/hosts", config);
+	return text_format("%s/.config/oyako/hosts", home ? home : "");
 }
 
 /* The first line of a file that only we may read; NULL with err unset (code ERR_OK): no file. */
@@ -115,7 +94,8 @@ static char *read_secret(const char *path, struct error *err)
 static int find_token(struct remote *remote, struct error *err)
 {
 	const char *given = getenv("OYAKO_TOKEN"), *file = getenv("OYAKO_TOKEN_FILE");
-	AUTO_FREE char *path = file && *file ? strdup(file) : format("%s/token", remote->folder);
+	AUTO_FREE char *path =
+	    file && *file ? strdup(file) : text_format("%s/token", remote->folder);
 
 	if (given && *given) {
 		remote->token = strdup(given);
@@ -144,7 +124,7 @@ int remote_new(const char *host, struct remote **ret, struct error *err)
 		abort();
 	r = split(host, remote, err);
 	if (r == 0) {
-		remote->folder = format("%s/%s", config, remote->name);
+		remote->folder = text_format("%s/%s", config, remote->name);
 		r = find_token(remote, err);
 	}
 	if (r < 0)
@@ -245,7 +225,7 @@ static bool ask(const struct remote *remote, const char *fingerprint)
 static int check_fingerprint(const struct remote *remote, gnutls_session_t session,
 			     struct error *err)
 {
-	AUTO_FREE char *path = format("%s/fingerprint", remote->folder), *kept = NULL;
+	AUTO_FREE char *path = text_format("%s/fingerprint", remote->folder), *kept = NULL;
 	char fingerprint[FINGERPRINT_TEXT];
 
 	if (fingerprint_of(session, fingerprint) < 0)
@@ -287,7 +267,7 @@ static char *setting(const struct remote *remote, const char *variable, const ch
 
 	if (given && *given)
 		return strdup(given);
-	path = format("%s/%s", remote->folder, name);
+	path = text_format("%s/%s", remote->folder, name);
 	if (access(path, F_OK) == 0)
 		return path;
 	free(path);

@@ -1,6 +1,7 @@
 #include "session.h"
 
 #include "base/macros.h"
+#include "base/text.h"
 #include "pump.h"
 
 #include <arpa/inet.h>
@@ -31,26 +32,19 @@ struct place {
 	char *host, *port;
 };
 
-static int split(const char *address, struct place *ret, struct error *err)
+/* Nothing of it has to be said. */
+static struct place split(const char *address)
 {
-	const char *text = address ? address : "", *colon = strrchr(text, ':');
-	const char *close = strchr(text, ']');
-	bool bare = !colon || (strchr(text, ':') != colon && !close) || (close && colon < close);
+	struct place place;
 
-	/* [::1]:3390, 10.0.0.1:3390, :3390; without a port also ::1. */
-	*ret = (struct place){ bare ? strdup(text) : strndup(text, (size_t)(colon - text)),
-			       strdup(bare ? "0" : colon + 1) };
-	if (!ret->host || !ret->port)
-		return error_set(err, ERR_NO_MEMORY, "no memory for an address");
-	if (ret->host[0] == '[' && close) {
-		memmove(ret->host, ret->host + 1, strlen(ret->host));
-		ret->host[strcspn(ret->host, "]")] = '\0';
+	text_split_address(address ? address : "", &place.host, &place.port);
+	if (!place.host[0]) {
+		free(place.host);
+		place.host = text_format("127.0.0.1");
 	}
-	if (!ret->host[0]) {
-		free(ret->host);
-		ret->host = strdup("127.0.0.1");
-	}
-	return 0;
+	if (!place.port)
+		place.port = text_format("0");
+	return place;
 }
 
 static int listen_at(const struct place *place, const char *address, struct error *err)
@@ -168,14 +162,14 @@ int session_run(struct client *client, const char *vm, const char *address,
 		void (*ready)(void *user, const char *host, const char *port), void *user,
 		struct error *err)
 {
-	struct place place = { 0 };
+	struct place place;
 	int listener, r, probe = client_session(client, vm, err);
 
 	if (probe < 0)
 		return probe;
 	close(probe);
-	r = split(address, &place, err);
-	listener = r < 0 ? r : listen_at(&place, address, err);
+	place = split(address);
+	listener = listen_at(&place, address, err);
 	free(place.host);
 	free(place.port);
 	if (listener < 0)

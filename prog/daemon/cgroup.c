@@ -14,12 +14,11 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#define MOUNT         "/sys/fs/cgroup"
-#define OURS          "service"       /* the group of the service's own processes */
-#define PERIOD_US     100000          /* of cpu.max: the kernel's default */
-#define MIN_QUOTA_US  1000            /* the least that the kernel takes */
-#define MAX_WEIGHT    10000           /* Documentation/admin-guide/cgroup-v2.rst, cpu.weight */
-#define DELEGATE_MARK "user.delegate" /* systemd sets it on what it delegates */
+#define MOUNT        "/sys/fs/cgroup"
+#define OURS         "service" /* the group of the service's own processes */
+#define PERIOD_US    100000    /* of cpu.max: the kernel's default */
+#define MIN_QUOTA_US 1000      /* the least that the kernel takes */
+#define MAX_WEIGHT   10000     /* Documentation/admin-guide/cgroup-v2.rst, cpu.weight */
 
 struct cgroup {
 	int fd; /* of the group that is ours; -1: there is none */
@@ -90,11 +89,16 @@ static int own_folder(char **ret, struct error *err)
 	return 0;
 }
 
+/* systemd marks what it delegates, for everybody since version 251, for root before, too. */
 static bool is_delegated(const char *folder)
 {
-	char value[2] = "";
+	static const char *const marks[] = { "user.delegate", "trusted.delegate" };
+	char value = 0;
 
-	return getxattr(folder, DELEGATE_MARK, value, sizeof(value)) == 1 && value[0] == '1';
+	for (size_t i = 0; i < ARRAY_SIZE(marks) && value != '1'; i++)
+		if (getxattr(folder, marks[i], &value, 1) != 1)
+			value = 0;
+	return value == '1';
 }
 
 /* A group that has others with limits below it can have no processes itself. */

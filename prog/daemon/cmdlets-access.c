@@ -1,4 +1,4 @@
-/* Set-VMHost, the users of the API, and who may use which console. */
+/* The users of the API, and who may use which console. */
 #include "cmdlets.h"
 
 #include "base/macros.h"
@@ -14,41 +14,6 @@
 
 #define MAX_CERTIFICATE_BYTES 65536
 #define SECONDS_PER_DAY       86400
-
-/* ---- Set-VMHost ---- */
-
-static int allow_sessions(struct daemon *daemon, bool allowed, struct error *err)
-{
-	bool before = daemon->enhanced_sessions;
-	int r;
-
-	daemon->enhanced_sessions = allowed;
-	r = host_save(daemon, err);
-	if (r < 0)
-		daemon->enhanced_sessions = before;
-	return r;
-}
-
-void cmdlet_set_host(struct request *request)
-{
-	const char *address = request_string(request, "ApiAddress");
-	const json_t *sessions = json_object_get(request->params, "EnableEnhancedSessionMode");
-	struct error err;
-	int r = 0;
-
-	/* Else somebody would saw off the branch on which he sits. */
-	if (address && request->owner[0])
-		r = error_set(&err, ERR_DENIED,
-			      "-ApiAddress can be changed only on the host itself");
-	else if (address)
-		r = remote_set_address(request->daemon, address, &err);
-	if (r == 0 && sessions)
-		r = allow_sessions(request->daemon, json_is_true(sessions), &err);
-	if (r < 0)
-		request_error(request, NULL, &err);
-	else
-		request_result(request, object_host(request->daemon));
-}
 
 /* ---- users ---- */
 

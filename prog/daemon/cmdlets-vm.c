@@ -25,6 +25,7 @@ static int take_settings(struct request *request, struct config_vm *config, stru
 	const char *backend = request_string(request, "Backend");
 	const char *start = request_string(request, "AutomaticStartAction");
 	const char *stop = request_string(request, "AutomaticStopAction");
+	const char *recovery = request_string(request, "AutomaticRecoveryAction");
 	const char *critical = request_string(request, "AutomaticCriticalErrorAction");
 	const char *const names[] = { "LinuxKernelPath", "LinuxInitrdPath", "LinuxCommandLine",
 				      "Notes" };
@@ -38,6 +39,8 @@ static int take_settings(struct request *request, struct config_vm *config, stru
 		config_start_action_from_name(start, &config->start_action);
 	if (stop)
 		config_stop_action_from_name(stop, &config->stop_action);
+	if (recovery)
+		config_recovery_action_from_name(recovery, &config->recovery_action);
 	if (critical)
 		config_critical_action_from_name(critical, &config->critical_action);
 	config->critical_minutes = (unsigned)request_integer(
@@ -90,7 +93,9 @@ static int store_new(struct request *request, struct config_vm *config, struct v
 	const char *path = request_string(request, "Path");
 	AUTO_FREE char *folder = NULL;
 
-	if (path && path[0]) {
+	if (!path || !path[0])
+		path = request->daemon->vm_path;
+	if (path) {
 		if (strchr(config->name, '/') || config->name[0] == '.') {
 			config_vm_free(config);
 			return error_set(err, ERR_INVALID, "a name with '/' can't name a folder");

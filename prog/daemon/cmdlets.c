@@ -1,6 +1,7 @@
 #include "cmdlets.h"
 
 #include "base/macros.h"
+#include "host.h"
 #include "objects.h"
 #include "run.h"
 #include "switches.h"
@@ -252,31 +253,49 @@ bool cmdlets_mac_in_use(const struct daemon *daemon, const struct config_vm *als
 
 #define FURTHER_TRIES 100
 
-/* Notes the last octet of each address that begins as the host's own do. */
-static void note_used(const struct daemon *daemon, const struct config_vm *config, bool used[256])
+/* Notes each address of the host's pool, by its place there. */
+static void note_used(const struct daemon *daemon, const struct config_vm *config, bool *used)
 {
-	for (unsigned i = 0; config && i < config->nic_count; i++)
-		if (memcmp(config->nics[i].mac, daemon->mac_prefix, 5) == 0)
-			used[config->nics[i].mac[5]] = true;
+	uint64_t first = host_mac_number(daemon->mac_first);
+
+	for (unsigned i = 0; config && i < config->nic_count; i++) {
+		uint64_t mac = host_mac_number(config->nics[i].mac);
+
+		if (mac >= first && mac <= host_mac_number(daemon->mac_last))
+			used[mac - first] = true;
+	}
 }
 
-/* As Hyper-V: 256 addresses of the host's own, 00-15-5D and two octets before the last one. Here an
+/* False: the pool is used up. */
+static bool choose_of_pool(const struct daemon *daemon, const struct config_vm *config,
+			   uint8_t ret[6])
+{
+	uint64_t first = host_mac_number(daemon->mac_first), mac;
+	uint64_t count = host_mac_number(daemon->mac_last) - first + 1, place = 0;
+	AUTO_FREE bool *used = calloc(count, sizeof(*used));
+
+	if (!used)
+		abort();
+	note_used(daemon, config, used);
+	for (size_t i = 0; i < daemon->vm_count; i++)
+		note_used(daemon, daemon->vms[i]->config, used);
+	while (place < count && used[place])
+		place++;
+	mac = first + place;
+	for (int i = 5; i >= 0; i--, mac >>= 8)
+		ret[i] = (uint8_t)mac;
+	return place < count;
+}
+
+/* As Hyper-V: of the host's own pool, 256 addresses of 00-15-5D unless another is set. Here an
  * adapter has its address from the beginning, so there may be more of them: those behind have any
  * address of the same manufacturer that is free. */
 int cmdlets_choose_mac(const struct daemon *daemon, const struct config_vm *config, uint8_t ret[6],
 		       struct error *err)
 {
-	bool used[256] = { false };
-
-	note_used(daemon, config, used);
-	for (size_t i = 0; i < daemon->vm_count; i++)
-		note_used(daemon, daemon->vms[i]->config, used);
-	memcpy(ret, daemon->mac_prefix, 5);
-	for (unsigned last = 0; last < 256; last++)
-		if (!used[last]) {
-			ret[5] = (uint8_t)last;
-			return 0;
-		}
+	if (choose_of_pool(daemon, config, ret))
+		return 0;
+	memcpy(ret, daemon->mac_prefix, 3);
 	for (int i = 0; i < FURTHER_TRIES; i++) {
 		if (getrandom(ret + 3, 3, 0) != 3)
 			abort();

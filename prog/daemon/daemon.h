@@ -40,7 +40,11 @@ struct daemon {
 	int lock_fd;     /* of the state folder: one daemon at a time */
 	struct vm **vms; /* those that are defined; each holds a reference */
 	size_t vm_count;
-	unsigned char mac_prefix[5]; /* of this host's pool of dynamic addresses */
+	unsigned char mac_prefix[5]; /* drawn for this host; its pool, unless another is set */
+	unsigned char mac_first[6], mac_last[6]; /* the pool of dynamic addresses */
+	char *vm_path;                           /* where New-VM puts VMs; NULL: in the store */
+	char *vhd_path;                          /* for people and programs to heed; NULL: none */
+	unsigned metering_save_seconds;
 };
 
 #endif

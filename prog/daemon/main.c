@@ -364,6 +364,7 @@ static void release(struct service *service)
 	for (size_t i = 0; i < daemon->vm_count; i++)
 		run_detach(daemon->vms[i]);
 	cgroup_free(daemon->cgroup);
+	host_free(daemon);
 	switches_free(daemon->switches);
 	mounts_free(daemon->mounts);
 	requests_free(daemon->requests);

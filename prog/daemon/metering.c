@@ -12,7 +12,6 @@
 #include <string.h>
 #include <time.h>
 
-#define SAVE_NS      (300 * NS_PER_SEC)
 #define FILE_VERSION 1
 
 /* What only grows. A worker counts from 0; the sums are over all runs. */
@@ -225,7 +224,7 @@ void metering_sample(struct vm *vm, const json_t *status)
 	    MAX(m->disk_bytes, json_integer_value(json_object_get(json_object_get(status, "usage"),
 								  "disk_capacity_bytes")));
 	m->sampled_ns = now;
-	if (now - m->saved_ns > SAVE_NS)
+	if (now - m->saved_ns > vm->daemon->metering_save_seconds * NS_PER_SEC)
 		metering_save(vm);
 }
 

@@ -6,7 +6,6 @@
 #include "run.h"
 #include "spec/hvsock.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -209,6 +208,8 @@ json_t *object_vm(const struct vm *vm)
 	json_object_set_new(object, "AutomaticStartDelay",
 			    json_integer(config->start_delay_seconds));
 	json_object_set_new(object, "ResourceMeteringEnabled", json_boolean(vm->metering != NULL));
+	put_text(object, "AutomaticRecoveryAction",
+		 config_recovery_action_name(config->recovery_action));
 	put_text(object, "AutomaticCriticalErrorAction",
 		 config_critical_action_name(config->critical_action));
 	json_object_set_new(object, "AutomaticCriticalErrorActionTimeout",
@@ -267,20 +268,33 @@ json_t *object_controller(const struct vm *vm, unsigned number)
 	return object;
 }
 
+static void put_mac(json_t *object, const char *name, const uint8_t mac[6])
+{
+	char text[13];
+
+	for (int i = 0; i < 6; i++)
+		snprintf(text + 2 * i, 3, "%02X", mac[i]);
+	put_text(object, name, text);
+}
+
+/* As a TimeSpan: "01:00:00". */
+static void put_duration(json_t *object, const char *name, unsigned seconds)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%02u:%02u:%02u", seconds / 3600, seconds / 60 % 60,
+		 seconds % 60);
+	put_text(object, name, text);
+}
+
 json_t *object_nic(const struct vm *vm, const struct config_nic *nic)
 {
-	char mac[CONFIG_MAC_TEXT_SIZE], plain[13], id[GUID_TEXT_SIZE];
 	json_t *object = part(vm);
-	size_t len = 0;
+	char id[GUID_TEXT_SIZE];
 
-	config_mac_format(nic->mac, mac);
-	for (const char *p = mac; *p; p++)
-		if (*p != ':')
-			plain[len++] = (char)toupper((unsigned char)*p);
-	plain[len] = '\0';
 	put_text(object, "Name", nic->name);
 	put_text(object, "SwitchName", nic->switch_name);
-	put_text(object, "MacAddress", plain);
+	put_mac(object, "MacAddress", nic->mac);
 	put_text(object, "Status", vm->run && nic->switch_name ? "Ok" : "");
 	/* What the guest reports is not told apart by adapter: it is right where there is one. */
 	json_object_set_new(object, "IPAddresses",
@@ -377,15 +391,12 @@ json_t *object_video(const struct vm *vm)
 
 json_t *object_host(const struct daemon *daemon)
 {
-	const unsigned char *m = daemon->mac_prefix;
-	char reason[200], first[13], last[13];
+	char reason[200];
 	bool kvm = host_kvm_usable(-1, reason, sizeof(reason));
 	json_t *object = json_object();
 	struct utsname names;
 
 	uname(&names);
-	snprintf(first, sizeof(first), "%02X%02X%02X%02X%02X00", m[0], m[1], m[2], m[3], m[4]);
-	snprintf(last, sizeof(last), "%02X%02X%02X%02X%02XFF", m[0], m[1], m[2], m[3], m[4]);
 	put_text(object, "Name", names.nodename);
 	json_object_set_new(object, "LogicalProcessorCount", json_integer(host_processors()));
 	json_object_set_new(object, "MemoryCapacity",
@@ -393,9 +404,14 @@ json_t *object_host(const struct daemon *daemon)
 	put_text(object, "Backend", kvm ? "kvm" : "soft");
 	put_text(object, "BackendReason", reason);
 	put_text(object, "Version", OYAKO_VERSION);
-	put_text(object, "VirtualMachinePath", daemon->paths.state);
-	put_text(object, "MacAddressMinimum", first);
-	put_text(object, "MacAddressMaximum", last);
+	put_text(object, "VirtualMachinePath",
+		 daemon->vm_path ? daemon->vm_path : daemon->paths.state);
+	put_text(object, "VirtualHardDiskPath", daemon->vhd_path);
+	put_mac(object, "MacAddressMinimum", daemon->mac_first);
+	put_mac(object, "MacAddressMaximum", daemon->mac_last);
+	put_duration(object, "ResourceMeteringSaveInterval", daemon->metering_save_seconds);
+	/* Nothing binds a guest's memory to a node. */
+	json_object_set_new(object, "NumaSpanningEnabled", json_true());
 	put_text(object, "ApiAddress", daemon->api_address ? daemon->api_address : "");
 	put_text(object, "ApiFingerprint", daemon->api_fingerprint);
 	json_object_set_new(object, "EnableEnhancedSessionMode",

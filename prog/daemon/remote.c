@@ -3,6 +3,7 @@
 #include "access/access.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "base/text.h"
 #include "config/config-json.h"
 #include "host.h"
 #include "server.h"
@@ -187,21 +188,20 @@ static int load_certificate(struct daemon *daemon, char **ret_certificate, char 
 /* Splits "host:port", "[v6]:port", "port"; both results are the caller's, host NULL: all. */
 static int split_address(const char *text, char **ret_host, char **ret_port, struct error *err)
 {
-	const char *colon = strrchr(text, ':');
-	const char *port = colon ? colon + 1 : text;
-	size_t len = colon ? (size_t)(colon - text) : 0;
+	AUTO_FREE char *host = NULL, *port = NULL;
 
+	text_split_address(text, &host, &port);
+	if (!port) {
+		port = host;
+		host = text_format("%s", "");
+	}
 	if (!*port || strspn(port, "0123456789") != strlen(port) || atol(port) > 65535)
 		return error_set(err, ERR_INVALID,
 				 "'%.100s' is no address to listen on, such as 192.0.2.1:2180, "
 				 "[::1]:2180 or 2180",
 				 text);
-	if (len >= 2 && text[0] == '[' && text[len - 1] == ']') {
-		text++;
-		len -= 2;
-	}
-	*ret_host = len ? strndup(text, len) : NULL;
-	*ret_port = strdup(port);
+	*ret_host = host[0] ? TAKE(host) : NULL;
+	*ret_port = TAKE(port);
 	return 0;
 }
 

@@ -20,6 +20,7 @@
 #include "ipc/ipc.h"
 #include "sockets.h"
 #include "switches.h"
+#include "worker-log.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -121,30 +122,6 @@ static void remove_runtime_folder(const char *path)
 	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
 		unlinkat(fd, files[i], 0);
 	rmdir(path);
-}
-
-/* The last words of the worker, for the error's text. */
-static void last_log_line(const struct run *run, char *ret, size_t size)
-{
-	AUTO_FREE char *path = runtime_path(run->vm, "worker.log");
-	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
-	char text[2048];
-	off_t end = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
-	ssize_t len =
-	    fd < 0 ? 0 : pread(fd, text, sizeof(text) - 1, MAX(0, end - (off_t)sizeof(text) + 1));
-	const char *line;
-
-	ret[0] = '\0';
-	if (len <= 0)
-		return;
-	while (len > 0 && text[len - 1] == '\n')
-		len--;
-	text[len] = '\0';
-	line = strrchr(text, '\n');
-	snprintf(ret, size, "%.190s", line ? line + 1 : text);
-	for (char *p = ret; *p; p++)
-		if ((unsigned char)*p < 0x20 || (unsigned char)*p >= 0x7f)
-			*p = '?';
 }
 
 void run_trim_log(const struct vm *vm)
@@ -283,8 +260,9 @@ static const char *off_sentence(const struct run *run)
 	}
 }
 
-/* The worker's own words say more where something went wrong. */
-static void note_off(struct run *run)
+/* Takes trace, that of the worker's crash; NULL: none. The worker's own words say more where
+ * something went wrong. */
+static void note_off(struct run *run, json_t *trace)
 {
 	enum event_kind kind = off_event(run);
 	bool wrong = kind == EVENT_VM_GUEST_CRASHED || kind == EVENT_VM_WORKER_FAILED;
@@ -294,12 +272,54 @@ static void note_off(struct run *run)
 	snprintf(text, sizeof(text), "'%s' %s%s%s.", run->vm->config->name, off_sentence(run),
 		 says_more ? ": " : "", says_more ? run->off_text : "");
 	vm_note_stop(run->vm, run->off_reason, text, run->crash);
-	vm_event(run->vm, kind, run->crash ? json_incref(run->crash) : NULL, "%s", text);
+	if (run->crash) {
+		json_decref(trace);
+		trace = json_incref(run->crash);
+	}
+	vm_event(run->vm, kind, trace, "%s", text);
+}
+
+/* ---- a worker that failed ---- */
+
+/* In so long it is started again VM_MAX_RECOVERIES times. */
+#define RECOVERY_NS (600 * NS_PER_SEC)
+
+static void recover(struct vm *vm)
+{
+	unsigned oldest = vm->recoveries++ % VM_MAX_RECOVERIES;
+	uint64_t now = clock_now_ns();
+	struct error err;
+
+	if (vm->recovered_ns[oldest] && now - vm->recovered_ns[oldest] < RECOVERY_NS) {
+		vm_event(vm, EVENT_VM_START_FAILED, NULL,
+			 "'%s' is not started again: its worker failed %d times in ten minutes.",
+			 vm->config->name, VM_MAX_RECOVERIES + 1);
+		return;
+	}
+	vm->recovered_ns[oldest] = now;
+	if (run_start(vm, &err) < 0)
+		vm_event(vm, EVENT_VM_START_FAILED, NULL, "'%s' was not started again: %s",
+			 vm->config->name, err.text);
+}
+
+/* Frees run; the VM is down. */
+static void end_run(struct run *run, json_t *trace)
+{
+	struct vm *vm = vm_ref(run->vm);
+	bool failed = off_event(run) == EVENT_VM_WORKER_FAILED;
+
+	note_off(run, trace ? json_pack("{s:o}", "trace", trace) : NULL);
+	finish(run, NULL);
+	if (failed && vm->config->recovery_action == CONFIG_RECOVERY_RESTART && !vm->host_stops &&
+	    vm_is_down(vm))
+		recover(vm);
+	vm_unref(vm);
 }
 
 static void process_ended(void *user, uint32_t events)
 {
 	struct run *run = user;
+	AUTO_FREE char *log_file = runtime_path(run->vm, "worker.log");
 	char how[128], last[200];
 	struct error err;
 
@@ -311,7 +331,7 @@ static void process_ended(void *user, uint32_t events)
 		job_ready(run, 0);
 	if (run->peer)
 		peer_drain(run->peer);
-	last_log_line(run, last, sizeof(last));
+	worker_log_last(log_file, last, sizeof(last));
 	if (run->starting) {
 		if (!run->failure.code)
 			error_set(&run->failure, ERR_INTERNAL, "the worker %s%s%s", how,
@@ -325,8 +345,7 @@ static void process_ended(void *user, uint32_t events)
 		snprintf(run->off_text, sizeof(run->off_text), "the worker process %d %s%s%s",
 			 (int)run->process.pid, how, last[0] ? "; its last message: " : "", last);
 	}
-	note_off(run);
-	finish(run, NULL);
+	end_run(run, worker_log_crash(log_file));
 }
 
 static void timer_fired(void *user)

@@ -46,6 +46,8 @@ struct folding;
 struct run;
 struct metering;
 
+#define VM_MAX_RECOVERIES 3
+
 struct vm {
 	struct daemon *daemon;
 	unsigned references;
@@ -65,6 +67,8 @@ struct vm {
 	int early_console;         /* COM1, connected before the start; -1: none */
 	struct request *copying;   /* Copy-VMFile that is under way */
 	unsigned refused_sign_ins; /* Direct, since the daemon started */
+	unsigned recoveries; /* starts after the worker failed, and when the last of them were */
+	uint64_t recovered_ns[VM_MAX_RECOVERIES];
 	struct vm_waiter *waiters;
 };
 

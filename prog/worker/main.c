@@ -3,6 +3,7 @@
  * path and no other process. docs/worker-protocol.md describes what it says and hears.
  */
 #include "console.h"
+#include "crash.h"
 #include "control.h"
 #include "job.h"
 #include "sandbox.h"
@@ -294,6 +295,7 @@ int main(int argc, char **argv)
 				"--show-state FILE prints what a saved state holds\n");
 		return 2;
 	}
+	crash_watch();
 	if (start(&worker, &err) < 0) {
 		job_failed(JOB_FD, &err);
 		release(&worker);

@@ -248,6 +248,38 @@ TestVM 2
 $ oyako Import-VM -Path "$(find out/Test2 -name vm.json)" -Copy -GenerateNewId
 Test2 Off
 """,
+    # Where-Object, Select-Object, Sort-Object, Format-List, Format-Table, as the examples use them
+    "choosing objects": """
+$ oyako start-vm TestVM
+$ oyako Get-VM | oyako Where-Object {$_.State -eq 'Running'}
+TestVM Running
+$ oyako Get-VM | oyako Where-Object '{$_.State -eq "Off"}' | oyako Start-VM -Passthru
+Test2 Running
+$ oyako Get-VM | oyako where State -ne Off | oyako stop-vm -TurnOff
+$ oyako Get-VM | oyako where State -eq Running
+(nothing)
+$ oyako Get-VM --json | oyako where MemoryStartup -ge 512MB | oyako get-vmmemory
+TestVM False
+$ oyako Get-VM TestVM --json | oyako Format-List Name,ResourceMeteringEnabled
+ResourceMeteringEnabled : False
+$ oyako Get-VM -VMName TestVM | oyako Select-Object -Property Name, State
+TestVM Off
+$ oyako Get-VM | oyako sort-object Name -Descending | oyako select-object -First 1 | oyako select -ExpandProperty Name
+TestVM
+$ oyako Get-VMNetworkAdapter -VMName '*' | oyako Where-Object {$_.SwitchName -eq 'InternetAccess'} | oyako Disconnect-VMNetworkAdapter
+(nothing)
+$ oyako Get-VM | oyako where Name -like 'test?' | oyako where Name -notlike '*VM' | oyako Remove-VM -Force
+$ oyako get-vm | oyako format-table Name
+TestVM
+$ oyako get-vm | oyako where Nmae -eq x
+! no property 'Nmae' comes through the pipe
+$ oyako get-vm | oyako where Name -match '['
+! is no regular expression
+$ oyako get-vm | oyako where Name -eq $true
+! needs a value
+$ oyako where-object Name </dev/null
+! stands behind a pipe
+""",
     # What a pipe takes and does not
     "pipes": """
 $ oyako get-vm nosuch | oyako start-vm

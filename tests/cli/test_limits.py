@@ -4,6 +4,7 @@ Processors: what the service writes is shown by a folder of files in place of a 
 it, by a real one, where the host has control groups of version 2 and lets us make one.
 """
 import os
+import subprocess
 import time
 
 import pytest
@@ -160,7 +161,7 @@ def real_group(host):
 
     def gone():
         for name in os.listdir(folder):
-            if name.startswith("vm-"):
+            if name.startswith("vm-") or name == "service":
                 os.rmdir(os.path.join(folder, name))
         os.rmdir(folder)
         return True
@@ -198,6 +199,20 @@ def test_the_kernel_holds_it_to_the_maximum(host, real_group):
     wait_for(lambda: share(0.5) > 0.35)
     host.run("stop-vm", "a", "-TurnOff")
     assert not os.path.exists(folder)
+
+
+def test_a_delegated_group(host, real_group):
+    """As under systemd: the service finds the group that it is in, and leaves it for one below."""
+    del host.env["OYAKO_CGROUP"]
+    os.setxattr(real_group, "user.delegate", b"1")
+    subprocess.run(["sh", "-c", 'echo $$ >"$0"/cgroup.procs && exec "$@"', real_group, *host.command("get-vmhost")],
+                   env=host.env, check=True, stdout=subprocess.DEVNULL)
+    host.running_vm("a")
+    assert processor(host, "a")["ResourceControl"] == "OK"
+    assert str(host.daemon_pid()) in content(os.path.join(real_group, "service"), "cgroup.procs").split()
+    assert content(real_group, "cgroup.procs") == ""
+    folder = os.path.join(real_group, "vm-" + host.vm("a")["VMId"])
+    assert str(host.vm("a")["WorkerProcessId"]) in content(folder, "cgroup.procs").split()
 
 
 # ---- disks ----

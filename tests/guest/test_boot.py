@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import dmesg_problems, kernel_of
+from conftest import LONG, dmesg_problems, kernel_of
 
 REPORT = """
 echo "== dmesg"; dmesg -r
@@ -56,6 +56,36 @@ def test_stock_kernel_knows_that_it_is_on_hyper_v(host, flavour, processors, mem
     drivers = dict(line.split() for line in got["vmbus"].split("\n"))
     assert drivers[SCSI_CLASS] == "hv_storvsc"
     assert "none" not in drivers.values()
+
+
+LOCKSTEP_WORK = """
+work() {
+	seq 1 3000 | sha256sum
+	seq 1 3000 | gzip | gunzip | md5sum
+	seq 1 3000 | sort -rn | awk '{ s += $1 * 1.5 } END { printf "%.2f\\n", s }'
+	n=0; for i in $(seq 1 40); do n=$(expr $n + $(echo $i | wc -c)); done; echo $n
+}
+work > /tmp/1 & work > /tmp/2 & wait
+echo "== first"; cat /tmp/1
+echo "== second"; cat /tmp/2
+echo "== dmesg"; dmesg -r
+echo "== end"
+"""
+
+
+@pytest.mark.skipif(not LONG, reason="OYAKO_LONG: a quarter of an hour")
+@pytest.mark.parametrize("processors", [1, 2])
+def test_translator_and_interpreter_do_the_same(host, kernel, processors):
+    """A boot and programs of several kinds in lockstep, where a difference stops the VM."""
+    host.backend = "soft-lockstep"
+    got = sections(host.boot_script(kernel, LOCKSTEP_WORK, processors=processors, memory="256MB",
+                                    seconds=3600))
+    numbers = "".join("%d\n" % n for n in range(1, 3001)).encode()
+    wanted = [hashlib.sha256(numbers).hexdigest() + "  -", hashlib.md5(numbers).hexdigest() + "  -",
+              "%.2f" % (3000 * 3001 / 2 * 1.5), str(9 * 2 + 31 * 3)]
+    assert got["first"].split("\n") == got["second"].split("\n") == wanted
+    assert "end" in got
+    assert dmesg_problems(got["dmesg"]) == []
 
 
 @pytest.mark.rig

@@ -1,7 +1,8 @@
-"""The host's limits and troubles as a stock kernel meets them: a disk that is held to its IOPS, and one whose storage
+"""The host's limits and troubles, and the worker's, as a stock kernel meets them: a disk that is held to its IOPS, and one whose storage
 is full and is made room for (OYAKO_LONG=1: a raw disk, too)."""
 import concurrent.futures
 import os
+import signal
 import subprocess
 
 import pytest
@@ -66,3 +67,16 @@ dmesg | grep -i -E 'I/O error|Sense Key'
     assert "WRITE-FAILED" not in output and "I/O error" not in output and "Sense Key" not in output
     events = [event["Event"] for event in host.json("get-vmevent", "t")]
     assert "vm-paused-critical" in events and "vm-critical-over" in events
+
+
+def test_crash_report(host, kernel):
+    """A worker that crashes says where, from inside its sandbox."""
+    initrd = kernel.initrd
+    host.new_vm(kernel.image, initrd=initrd, cmdline="console=ttyS0")
+    host.run("start-vm", "t")
+    os.kill(host.vm("t")["WorkerProcessId"], signal.SIGSEGV)
+    wait_for(lambda: host.vm("t")["State"] == "Off", 60)
+    failed = [event for event in host.json("get-vmevent", "t") if event["Event"] == "vm-worker-failed"][0]
+    assert "signal 11 (Segmentation fault)" in failed["Message"]
+    # Whichever thread it met: each began in a function that has a name.
+    assert any("oyako-worker(" in frame for frame in failed["Data"]["trace"]), failed

@@ -421,14 +421,15 @@ struct block *sc_lockstep(struct vp *c, struct block *b)
 	run(c, b, b->uops[0].fn, &l->translated, &next);
 	if (l->left_early || !b->live) {
 		sc_lockstep_begin(c);
-	} else {
+	} else if (same(c, &l->translated, false)) {
 		l->flags = l->interpreted.flags;
 		l->undefined = (l->undefined & ~(uint32_t)b->flags_set) | b->flags_undefined;
 		l->compared++;
-		if (!same(c, &l->translated, false) && !same_on_copies(c, b)) {
-			stop(c, b);
-			return NULL;
-		}
+	} else if (same_on_copies(c, b)) {
+		sc_lockstep_begin(c); /* the flags come from what others have changed, too */
+	} else {
+		stop(c, b);
+		return NULL;
 	}
 	if (l->translated.raised)
 		longjmp(c->trap, TRAP_RAISED);

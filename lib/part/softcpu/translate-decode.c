@@ -4,6 +4,9 @@
 #include "part/softcpu/translate-gen.h"
 #include "part/softcpu/zydis.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 static enum xl_kind integer_kind(ZydisMnemonic mnemonic)
 {
 	switch (mnemonic) {
@@ -388,7 +391,7 @@ static bool find_all(const ZydisDecodedInstruction *in, const ZydisDecodedOperan
 	return true;
 }
 
-bool xl_decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x)
+static bool decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x)
 {
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
@@ -410,5 +413,67 @@ bool xl_decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len, str
 	find_flags(&in, x);
 	if (may_not_write(&in, x))
 		x->kill = 0;
+	return true;
+}
+
+/* ---- what was decoded before ---- */
+
+/* Guests have the same instructions in many places, and what follows a block is looked at again and
+ * again. */
+#define KNOWN_BITS 11
+
+struct xl_known {
+	uint8_t mode; /* enum sc_mode */
+	uint8_t bytes[ZYDIS_MAX_INSTRUCTION_LENGTH];
+	struct xl_insn insn; /* len 0: free */
+};
+
+struct xl_known *xl_known_new(void)
+{
+	return calloc(1u << KNOWN_BITS, sizeof(struct xl_known));
+}
+
+static const struct xl_known *find_known(const struct xl_known *table, unsigned mode,
+					 const uint8_t *code, size_t len)
+{
+	for (size_t i = 0; i < sizeof(zydis_prefixes); i++) {
+		const struct xl_known *k = &table[zydis_slot(code, zydis_prefixes[i], KNOWN_BITS)];
+
+		if (k->insn.len && k->insn.len <= len && k->mode == mode &&
+		    memcmp(k->bytes, code, k->insn.len) == 0)
+			return k;
+	}
+	return NULL;
+}
+
+static void remember(struct xl_known *table, unsigned mode, const uint8_t *code,
+		     const struct xl_insn *x)
+{
+	struct xl_known *k = &table[zydis_slot_of(code, x->len, KNOWN_BITS)];
+
+	k->mode = (uint8_t)mode;
+	memcpy(k->bytes, code, x->len);
+	k->insn = *x;
+}
+
+bool xl_decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x)
+{
+	struct xl_known *table = c->translator->known;
+	struct xl_insn insn = { .u = NULL };
+	const struct xl_known *k = NULL;
+
+	if (len >= ZYDIS_LOOKUP_BYTES)
+		k = find_known(table, mode, code, len);
+	if (k) {
+		insn = k->insn;
+	} else {
+		if (!decode(c, mode, code, len, &insn))
+			return false;
+		if (len >= ZYDIS_LOOKUP_BYTES)
+			remember(table, mode, code, &insn);
+	}
+	insn.u = x->u;
+	insn.off = x->off;
+	*x = insn;
 	return true;
 }

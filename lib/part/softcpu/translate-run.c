@@ -90,11 +90,9 @@ uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
 
 static void unlink_exit(struct xl_exit *x)
 {
-	struct xl_exit **p = &x->to->incoming;
-
-	while (*p != x)
-		p = &(*p)->next_into;
-	*p = x->next_into;
+	*x->link = x->next_into;
+	if (x->next_into)
+		x->next_into->link = x->link;
 	x->to = NULL;
 	emit_set_rel32(x->jump, x->stub);
 }
@@ -113,6 +111,9 @@ static void link_exit(struct vp *c, struct xl_exit *x, struct xl *to)
 		unlink_exit(x);
 	x->to = to;
 	x->next_into = to->incoming;
+	x->link = &to->incoming;
+	if (x->next_into)
+		x->next_into->link = &x->next_into;
 	to->incoming = x;
 	emit_set_rel32(x->jump, cache->rw + (entry - cache->rx));
 }
@@ -225,11 +226,17 @@ int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err)
 
 	if (!t)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the translator");
+	t->known = xl_known_new();
+	if (!t->known) {
+		free(t);
+		return error_set(err, ERR_NO_MEMORY, "no memory for the translator");
+	}
 	t->hot = TRANSLATE_HOT;
 	t->rorx = __builtin_cpu_supports("bmi2");
 	rc = code_cache_init(&t->cache, cache_bytes, err);
 	if (rc < 0) {
 		code_cache_done(&t->cache);
+		free(t->known);
 		free(t);
 		return rc;
 	}
@@ -249,6 +256,7 @@ void sc_translator_done(struct vp *c)
 	if (!c->translator)
 		return;
 	code_cache_done(&c->translator->cache);
+	free(c->translator->known);
 	free(c->translator);
 	c->translator = NULL;
 }

@@ -79,26 +79,12 @@ void zydis_cache_free(struct zydis_cache *cache)
 	free(cache);
 }
 
-/* How long an instruction is isn't known when it is looked up, so it lies where the first bytes
- * lead that it has for sure. */
-static const uint8_t prefixes[] = { 5, 3, 1 };
-
-#define LOOKUP_BYTES 8
-
-static struct known *slot(struct zydis_cache *cache, const void *code, unsigned prefix)
-{
-	uint64_t first;
-
-	memcpy(&first, code, LOOKUP_BYTES);
-	first <<= 8 * (LOOKUP_BYTES - prefix);
-	return &cache->known[first * UINT64_C(0x9e3779b97f4a7c15) >> (64 - CACHE_BITS)];
-}
-
 static const struct known *find(struct zydis_cache *cache, unsigned mode, const void *code,
 				size_t length)
 {
-	for (size_t i = 0; i < sizeof(prefixes); i++) {
-		const struct known *k = slot(cache, code, prefixes[i]);
+	for (size_t i = 0; i < sizeof(zydis_prefixes); i++) {
+		const struct known *k =
+		    &cache->known[zydis_slot(code, zydis_prefixes[i], CACHE_BITS)];
 
 		if (k->length && k->length <= length && k->mode == mode &&
 		    memcmp(k->bytes, code, k->length) == 0)
@@ -110,14 +96,10 @@ static const struct known *find(struct zydis_cache *cache, unsigned mode, const 
 static void remember(struct zydis_cache *cache, unsigned mode, const void *code,
 		     const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
 {
-	unsigned prefix = 0;
-	struct known *k;
+	struct known *k = &cache->known[zydis_slot_of(code, insn->length, CACHE_BITS)];
 
 	if (insn->operand_count > OPERANDS_MAX)
 		return;
-	while (prefixes[prefix] > insn->length)
-		prefix++;
-	k = slot(cache, code, prefixes[prefix]);
 	k->length = insn->length;
 	k->mode = (uint8_t)mode;
 	memcpy(k->bytes, code, insn->length);
@@ -132,7 +114,7 @@ ZyanStatus zydis_decode_cached(struct zydis_cache *cache, const ZydisDecoder *de
 	const struct known *k;
 	ZyanStatus status;
 
-	if (length < LOOKUP_BYTES)
+	if (length < ZYDIS_LOOKUP_BYTES)
 		return zydis_decode(decoder, code, length, insn, operands);
 	k = find(cache, decoder->machine_mode, code, length);
 	if (k) {

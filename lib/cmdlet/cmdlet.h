@@ -221,6 +221,9 @@ char *cmdlet_format_line(const struct cmdlet_output *output, const json_t *resul
  * (cmdlet_free_words), ends with NULL and has so many free places before and behind the words. */
 int cmdlet_split_line(const char *line, int before, int behind, char ***ret, int *ret_count,
 		      struct error *err);
+/* The parts of a line that pipes join: those at '|' outside of quotes. The caller's
+ * (cmdlet_free_words with first 0); ends with NULL. */
+char **cmdlet_split_pipe(const char *line);
 /* first: the first that is to be freed. */
 void cmdlet_free_words(char **words, int first);
 

@@ -170,6 +170,7 @@ static void put_syntax(FILE *out, const struct cmdlet *cmdlet)
 char *cmdlet_help_text(const struct cmdlet *cmdlet)
 {
 	char *text = NULL;
+	bool changes;
 	size_t size;
 	FILE *out = open_memstream(&text, &size);
 
@@ -183,10 +184,12 @@ char *cmdlet_help_text(const struct cmdlet *cmdlet)
 	put_syntax(out, cmdlet);
 	fputs("\nPARAMETERS\n", out);
 	put_params(out, cmdlet, put_param_help);
-	fputs("  --json, -FormatList, -WhatIf, -Confirm:false, -?\n      Understood by every "
-	      "cmdlet: see "
-	      "`oyako help`.\n\n",
-	      out);
+	cmdlet_what_if(cmdlet, &changes);
+	fprintf(out,
+		"  --json, -FormatList, %s-?\n      Understood by every cmdlet%s: see `oyako "
+		"help`.\n\n",
+		changes ? "-WhatIf, -Confirm:false, " : "",
+		changes ? " that changes something" : "");
 	put_not_yet(out, cmdlet);
 	fputs("EXAMPLES\n", out);
 	for (const struct cmdlet_example *e = cmdlet->examples; e && e->command; e++) {

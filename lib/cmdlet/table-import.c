@@ -163,16 +163,30 @@ static const char *const import_sets[] = { "Register", "Copy", "CompatibilityRep
 	      .flags = CMDLET_OURS,                                                                \
 	      .sets = FROM_PATH,                                                                   \
 	      .help = "Another name for the virtual machine." },                                   \
-	    { .name = "CompatibilityReport",                                                       \
-	      .type = CMDLET_FILE,                                                                 \
-	      .flags = CMDLET_MANDATORY,                                                           \
-	      .sets = SET(2),                                                                      \
-	      .offer = CMDLET_OFFER_FILE,                                                          \
-	      .help = "What `compare-vm --json` wrote, mended where that was needed: its member "  \
-		      "VM is the description that the virtual machine gets." },                    \
-	    COMPUTER_NAME, END_PARAMS
+	{                                                                                          \
+		.name = "CompatibilityReport", .type = CMDLET_FILE, .flags = CMDLET_MANDATORY,     \
+		.sets = SET(2), .offer = CMDLET_OFFER_FILE,                                        \
+		.help =                                                                            \
+		    "What `compare-vm --json` wrote, mended where that was needed: its member "    \
+		    "VM is the description that the virtual machine gets."                         \
+	}
 
-static const struct cmdlet_param import_params[] = { IMPORT_PARAMS };
+static const struct cmdlet_param import_params[] = { IMPORT_PARAMS, COMPUTER_NAME, END_PARAMS };
+static const struct cmdlet_param compare_params[] = {
+	IMPORT_PARAMS,
+	NOT_YET("Name", CMDLET_STRING, "There is no migration yet."),
+	NOT_YET("VM", CMDLET_STRING, "There is no migration yet."),
+	NOT_YET("DestinationHost", CMDLET_STRING, "There is no migration yet."),
+	NOT_YET("DestinationCredential", CMDLET_STRING, "There is no migration yet."),
+	NOT_YET("DestinationCimSession", CMDLET_STRING, "There is no migration yet."),
+	NOT_YET("IncludeStorage", CMDLET_SWITCH, "There is no migration yet."),
+	NOT_YET("DestinationStoragePath", CMDLET_STRING, "There is no migration yet."),
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There is no migration yet."),
+	NOT_YET("RetainVhdCopiesOnSource", CMDLET_SWITCH, "There is no migration yet."),
+	NOT_YET("Vhds", CMDLET_STRING, "There is no migration yet."),
+	COMPUTER_NAME,
+	END_PARAMS,
+};
 static const struct cmdlet_example import_examples[] = {
 	{ "import-vm '/srv/web/Virtual Machines/1F3E.vmcx'",
 	  "Takes over a virtual machine of Hyper-V with its disks where they are." },
@@ -265,7 +279,7 @@ const struct cmdlet cmdlet_table_import[] = {
 			 "can be mended "
 			 "and given to Import-VM.",
 	  .sets = import_sets,
-	  .params = import_params,
+	  .params = compare_params,
 	  .output = &report_output,
 	  .examples = compare_examples },
 	{ .name = "Get-VMHostSupportedVersion",

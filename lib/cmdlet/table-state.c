@@ -204,8 +204,8 @@ const struct cmdlet cmdlet_table_state[] = {
 	  .synopsis = "Takes checkpoints of virtual machines",
 	  .description =
 	      "Keeps settings, memory and state as they are now, to come back to them by "
-	      "Restore-VMSnapshot. Of a running guest the memory is copied while it runs on. "
-	      "Virtual machines with hard disks that they can write are refused so far.",
+	      "Restore-VMSnapshot. Of a running guest the memory is copied while it runs on, or "
+	      "its file systems stand still meanwhile: see Set-VM -CheckpointType.",
 	  .params = checkpoint_params,
 	  .output = &checkpoint_output,
 	  .examples = checkpoint_examples,

@@ -130,6 +130,12 @@ static void test_lines(void **state)
 		cmdlet_free_words(words, 1);
 	}
 	assert_int_equal(cmdlet_split_line("a 'b", 0, 0, &words, &count, &err), -ERR_INVALID);
+	words = cmdlet_split_pipe("a '|' | b \\| \"\\\"|\"|");
+	assert_string_equal(words[0], "a '|' ");
+	assert_string_equal(words[1], " b \\| \"\\\"|\"");
+	assert_string_equal(words[2], "");
+	assert_null(words[3]);
+	cmdlet_free_words(words, 0);
 	assert_int_equal(cmdlet_split_line("a \"b'", 0, 0, &words, &count, &err), -ERR_INVALID);
 }
 

@@ -67,3 +67,42 @@ int cmdlet_split_line(const char *line, int before, int behind, char ***ret, int
 	*ret_count = count;
 	return 0;
 }
+
+/* How long the line is up to a '|' outside of quotes, or its end; quotes as take_word has them. */
+static size_t part_length(const char *line)
+{
+	char quote = '\0';
+	size_t len = 0;
+
+	for (; line[len] && (quote || line[len] != '|'); len++) {
+		if (quote && line[len] == quote)
+			quote = '\0';
+		else if (!quote && (line[len] == '\'' || line[len] == '"'))
+			quote = line[len];
+		else if (line[len] == '\\' && quote != '\'' && line[len + 1])
+			len++;
+	}
+	return len;
+}
+
+char **cmdlet_split_pipe(const char *line)
+{
+	size_t count = 2, n = 0;
+	char **parts;
+
+	for (const char *p = line; *p; p++)
+		count += *p == '|';
+	parts = calloc(count, sizeof(*parts));
+	if (!parts)
+		abort();
+	for (;;) {
+		size_t len = part_length(line);
+
+		parts[n] = strndup(line, len);
+		if (!parts[n++])
+			abort();
+		if (!line[len])
+			return parts;
+		line += len + 1;
+	}
+}

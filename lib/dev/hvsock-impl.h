@@ -37,9 +37,12 @@ struct hvsock_socket {
 	uint32_t to_guest_at, to_guest_end;
 	uint32_t packet_max; /* data in a packet that fits into the guest's ring */
 
+	struct loop_timer *linger; /* until the guest's ring is looked at again */
+	uint64_t linger_ns;
+
 	bool guest_ended;
 	bool end_passed;  /* and the host's program knows */
-	uint8_t *to_host; /* rest of the guest's last packet; owned */
+	uint8_t *to_host; /* what the guest sent and the host's program has not got yet; owned */
 	uint32_t to_host_at, to_host_end, to_host_size;
 };
 

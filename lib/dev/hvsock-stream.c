@@ -4,6 +4,7 @@
  */
 #include "dev/hvsock-impl.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
 
@@ -16,6 +17,18 @@
 
 /* Packets that are moved in each direction before others have their turn. */
 #define TURN 64
+
+/*
+ * A guest that streams (its packets are whole pages) need not wake us for each packet, nor we it
+ * for each that we have read: it is left alone, without signals, until its ring may be filled. How
+ * long that takes is found by trial: less when the ring was full by then, more when it was not half
+ * full.
+ */
+#define STREAM_BYTES     4096u
+#define GATHER_BYTES     65536u /* of the guest's packets that are passed on together */
+#define LINGER_MIN_NS    (10 * UINT64_C(1000))
+#define LINGER_MAX_NS    (500 * UINT64_C(1000))
+#define LINGER_INITIALLY (50 * UINT64_C(1000))
 
 static void on_socket(void *user, uint32_t events);
 
@@ -143,28 +156,38 @@ static uint32_t write_host(struct hvsock_socket *socket, const uint8_t *data, ui
 	return len;
 }
 
-static bool keep_rest(struct hvsock_socket *socket, const uint8_t *data, uint32_t len)
+/* Sends what has been gathered; false: the socket does not take all of it now. */
+static bool flush(struct hvsock_socket *socket)
 {
-	if (len > socket->to_host_size) {
-		uint8_t *grown = realloc(socket->to_host, len);
+	if (has_guest_data(socket))
+		socket->to_host_at += write_host(socket, socket->to_host + socket->to_host_at,
+						 socket->to_host_end - socket->to_host_at);
+	if (has_guest_data(socket))
+		return false;
+	socket->to_host_at = socket->to_host_end = 0;
+	return true;
+}
+
+static bool gather(struct hvsock_socket *socket, const uint8_t *data, uint32_t len)
+{
+	if (len > socket->to_host_size - socket->to_host_end) {
+		uint32_t size = MAX(socket->to_host_end + len, GATHER_BYTES);
+		uint8_t *grown = realloc(socket->to_host, size);
 
 		if (!grown)
 			return false;
 		socket->to_host = grown;
-		socket->to_host_size = len;
+		socket->to_host_size = size;
 	}
 	if (len)
-		memcpy(socket->to_host, data, len);
-	socket->to_host_at = 0;
-	socket->to_host_end = len;
+		memcpy(socket->to_host + socket->to_host_end, data, len);
+	socket->to_host_end += len;
 	return true;
 }
 
 static bool take_packet(struct hvsock_socket *socket, const struct vmbus_packet *packet)
 {
 	struct hvsock_spec_header header;
-	const uint8_t *data = packet->payload + sizeof(header);
-	uint32_t written;
 
 	if (packet->type != VMBUS_INBAND || packet->payload_len < sizeof(header))
 		return false;
@@ -174,31 +197,59 @@ static bool take_packet(struct hvsock_socket *socket, const struct vmbus_packet 
 	if (socket->guest_ended)
 		return true; /* it said that nothing would come */
 	socket->guest_ended = header.len == 0;
-	written = write_host(socket, data, header.len);
-	return keep_rest(socket, data + written, header.len - written);
+	return gather(socket, packet->payload + sizeof(header), header.len);
 }
 
-static bool run_to_host(struct hvsock_socket *socket)
+/* bytes: what was read since the loop has slept. */
+static bool linger(struct hvsock_socket *socket, uint32_t bytes)
+{
+	uint32_t ring = vmbus_guest_ring_bytes(socket->channel);
+
+	if (bytes < STREAM_BYTES || vmbus_has_packet(socket->channel))
+		return false;
+	if (bytes > ring / 4 * 3)
+		socket->linger_ns = MAX(socket->linger_ns / 2, LINGER_MIN_NS);
+	else if (bytes < ring / 2)
+		socket->linger_ns = MIN(socket->linger_ns * 2, LINGER_MAX_NS);
+	loop_timer_arm(socket->linger, clock_now_ns() + socket->linger_ns);
+	return true;
+}
+
+/* 1: there may be more at once; 0: something will tell when there is; negative: the guest broke it.
+ */
+static int read_guest(struct hvsock_socket *socket)
 {
 	struct vmbus_packet packet;
-	int r = 1;
+	uint32_t bytes = 0;
 
 	for (unsigned i = 0; i < TURN; i++) {
-		if (has_guest_data(socket))
-			socket->to_host_at +=
-			    write_host(socket, socket->to_host + socket->to_host_at,
-				       socket->to_host_end - socket->to_host_at);
-		if (has_guest_data(socket))
-			return true;
+		int r;
+
+		if (socket->to_host_end >= GATHER_BYTES && !flush(socket))
+			return 0; /* the socket will say when it takes more */
+		if (linger(socket, bytes))
+			return 0;
 		r = vmbus_recv(socket->channel, &packet);
 		if (r <= 0)
-			break;
+			return r;
+		bytes += packet.payload_len;
 		if (!take_packet(socket, &packet)) {
 			log_guest("a socket's packet is not one: the connection is ended");
-			return false;
+			return -ERR_CORRUPT;
 		}
 	}
-	if (r > 0)
+	return 1;
+}
+
+/* False: the connection is broken. */
+static bool run_to_host(struct hvsock_socket *socket)
+{
+	int r;
+
+	if (!flush(socket))
+		return true;
+	r = read_guest(socket);
+	if (flush(socket) && r > 0)
 		vmbus_look_again(socket->channel);
 	return r >= 0;
 }
@@ -221,13 +272,25 @@ static bool is_over(const struct hvsock_socket *socket)
 	return all_sent && !has_guest_data(socket) && (socket->guest_ended || socket->host_left);
 }
 
-void hvsock_stream_run(struct hvsock_socket *socket)
+/* A guest that waits for room is woken when all of its ring has been read: it fills it at once
+ * then. */
+static bool run(struct hvsock_socket *socket)
 {
-	bool sound = run_to_host(socket);
+	bool sound;
 
+	vmbus_channel_plug(socket->channel);
+	sound = run_to_host(socket);
 	if (sound)
 		pass_guest_end(socket);
 	sound = sound && run_to_guest(socket);
+	vmbus_channel_unplug(socket->channel);
+	return sound;
+}
+
+void hvsock_stream_run(struct hvsock_socket *socket)
+{
+	bool sound = run(socket);
+
 	if (!sound || is_over(socket) || watch(socket, NULL) < 0)
 		hvsock_end(socket);
 }
@@ -241,7 +304,15 @@ static void on_socket(void *user, uint32_t events)
 	hvsock_stream_run(socket);
 }
 
+static void on_linger(void *user)
+{
+	hvsock_stream_run(user);
+}
+
 int hvsock_stream_start(struct hvsock_socket *socket, struct error *err)
 {
-	return watch(socket, err);
+	int r = loop_timer_new(socket->owner->config.loop, on_linger, socket, &socket->linger, err);
+
+	socket->linger_ns = LINGER_INITIALLY;
+	return r < 0 ? r : watch(socket, err);
 }

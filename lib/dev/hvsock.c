@@ -66,6 +66,7 @@ void hvsock_end(struct hvsock_socket *socket)
 	if (socket->channel)
 		vmbus_rescind(TAKE(socket->channel));
 	loop_timer_free(socket->timer);
+	loop_timer_free(socket->linger);
 	loop_fd_remove(socket->watch);
 	if (socket->fd >= 0)
 		close(socket->fd);

@@ -510,6 +510,19 @@ void netvsp_set_link(struct netvsp *nic, bool up)
 	netvsp_indicate_link(nic);
 }
 
+bool netvsp_is_up(const struct netvsp *nic)
+{
+	return nic->queues[0].open && nic->packet_filter;
+}
+
+void netvsp_drain(struct netvsp *nic)
+{
+	/* Without a link nothing waits for the port. */
+	nic->cable_up = false;
+	netvsp_transmit_drop(nic);
+	netvsp_service(nic);
+}
+
 void netvsp_network_changed(struct netvsp *nic)
 {
 	netvsp_indicate(nic, RNDIS_STATUS_NETWORK_CHANGE, NULL, 0);

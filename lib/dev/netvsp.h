@@ -65,6 +65,11 @@ void netvsp_free(struct netvsp *nic); /* NULL allowed; rescinds its channels */
 int netvsp_set_port(struct netvsp *nic, int fd, struct error *err);
 /* The cable at this end; up at first. */
 void netvsp_set_link(struct netvsp *nic, bool up);
+/* The guest's interface is up: it may send. */
+bool netvsp_is_up(const struct netvsp *nic);
+/* Completes all that the guest has sent so far, sent or not: to be called before netvsp_free while
+ * the guest runs. */
+void netvsp_drain(struct netvsp *nic);
 /* Tells the guest that it may be on another network now: it asks for a new address. */
 void netvsp_network_changed(struct netvsp *nic);
 

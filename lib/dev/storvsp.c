@@ -488,7 +488,7 @@ static bool run_target_command(struct request *r, const struct scsi_command *com
 		scsi_report_luns(command, our_target ? visible_luns(r->sp) : 0, &r->reply);
 	} else if (lun && is_visible(lun)) {
 		return false;
-	} else if (!scsi_absent_unit(command, &r->reply)) {
+	} else if (!scsi_absent_unit(command, lun && lun->leaving, &r->reply)) {
 		if (lun)
 			note_miss(lun);
 		finish_srb_status(r, STORVSP_SRB_INVALID_LUN);

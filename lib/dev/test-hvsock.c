@@ -14,8 +14,9 @@
 
 #include <cmocka.h>
 
-#define PORT      1234u
-#define NO_RESULT 12345
+#define PORT         1234u
+#define NO_RESULT    12345
+#define LINUX_PACKET 4088u /* data in each packet of a Linux guest that streams */
 
 struct fixture {
 	struct vmbus_guest *guest;
@@ -350,6 +351,49 @@ static void test_flow_control(void **state)
 }
 
 /* A guest whose ring is smaller than a packet of ours. */
+/* Takes what the host's program has got; true: it was as sent. */
+static bool host_takes(struct fixture *f, size_t *got)
+{
+	uint8_t data[4096];
+	ssize_t n = recv(f->host, data, sizeof(data), MSG_DONTWAIT);
+
+	for (ssize_t i = 0; i < n; i++)
+		if (data[i] != (uint8_t)((*got + (size_t)i) / LINUX_PACKET))
+			return false;
+	if (n > 0)
+		*got += (size_t)n;
+	return true;
+}
+
+/* More than the ring holds, without a wait between; then single bytes, with signals as before. */
+static void test_guest_streams(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t page[LINUX_PACKET];
+	size_t sent = 0, got = 0;
+
+	connect_host(f, 8, 8);
+	while (sent < 200) {
+		memset(page, (int)sent, sizeof(page));
+		if (guest_send(f, page, sizeof(page)))
+			sent++;
+		else
+			step(f);
+		assert_true(host_takes(f, &got));
+	}
+	while (got < sent * sizeof(page)) {
+		step(f);
+		assert_true(host_takes(f, &got));
+	}
+	for (unsigned i = 0; i < 3; i++) {
+		memset(page, (int)sent, sizeof(page));
+		while (!guest_send(f, page, 1))
+			step(f);
+		while (recv(f->host, page, sizeof(page), MSG_DONTWAIT) != 1)
+			step(f);
+	}
+}
+
 static void test_small_ring(void **state)
 {
 	struct fixture *f = *state;
@@ -468,6 +512,7 @@ int main(void)
 		TEST(test_host_leaves),
 		TEST(test_guest_closes),
 		TEST(test_flow_control),
+		TEST(test_guest_streams),
 		TEST(test_small_ring),
 		TEST(test_garbage),
 		TEST(test_limit),

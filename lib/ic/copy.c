@@ -148,7 +148,10 @@ int ic_copy_file(struct ic *ic, const struct ic_copy_request *request, struct er
 	if (r < 0)
 		return r;
 	if (copy->link.state != IC_LINK_READY)
-		return error_set(err, ERR_STATE, "the guest's file copy service is not in contact");
+		return error_set(err, ERR_STATE,
+				 "the guest's file copy service is not in contact: its daemon "
+				 "does not run, or Linux has none any more (6.10 and later; "
+				 "copy-item needs none)");
 	if (copy->phase != IC_COPY_IDLE || copy->link.busy)
 		return error_set(err, ERR_BUSY, "a file is being copied to the guest");
 	copy->request = *request;

@@ -4,6 +4,8 @@
 #include "base/clock.h"
 #include "base/macros.h"
 
+#include <string.h>
+
 #define PERIOD_NS (2 * NS_PER_SEC)
 #define LOST_NS   (5 * PERIOD_NS)
 
@@ -24,17 +26,37 @@ static void on_ready(struct ic_link *link)
 	beat(container_of(link, struct ic_heartbeat_state, link));
 }
 
+static enum ic_applications said(uint32_t state)
+{
+	switch (state) {
+	case IC_APPLICATIONS_HEALTHY:
+		return IC_APPS_HEALTHY;
+	case IC_APPLICATIONS_CRITICAL:
+		return IC_APPS_CRITICAL;
+	}
+	return IC_APPS_UNKNOWN;
+}
+
 static void on_reply(struct ic_link *link, const uint8_t *packet, uint32_t len)
 {
 	struct ic_heartbeat_state *heartbeat = container_of(link, struct ic_heartbeat_state, link);
 
-	/* That it came is all that counts. */
+	uint32_t applications = IC_APPLICATIONS_UNKNOWN;
+
+	if (len >= offsetof(struct ic_spec_heartbeat, application_state) + sizeof(applications))
+		memcpy(&applications,
+		       packet + offsetof(struct ic_spec_heartbeat, application_state),
+		       sizeof(applications));
+	heartbeat->applications = said(applications);
 	heartbeat->sequence++;
 }
 
 static void on_closed(struct ic_link *link)
 {
-	loop_timer_cancel(container_of(link, struct ic_heartbeat_state, link)->timer);
+	struct ic_heartbeat_state *heartbeat = container_of(link, struct ic_heartbeat_state, link);
+
+	heartbeat->applications = IC_APPS_UNKNOWN;
+	loop_timer_cancel(heartbeat->timer);
 }
 
 static const struct ic_spec_version versions[] = { { 3, 0 }, { 1, 0 } };

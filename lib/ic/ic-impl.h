@@ -83,6 +83,7 @@ struct ic_heartbeat_state {
 	struct ic_link link;
 	struct loop_timer *timer;
 	uint64_t sequence;
+	enum ic_applications applications;
 };
 
 struct ic_pairs {

@@ -52,6 +52,7 @@ int ic_enable(struct ic *ic, enum ic_service service, bool enabled, struct error
 void ic_status(const struct ic *ic, enum ic_service service, struct ic_status *ret)
 {
 	ic_link_status(ic_link_of((struct ic *)(uintptr_t)ic, service), ret);
+	ret->applications = service == IC_HEARTBEAT ? ic->heartbeat.applications : IC_APPS_UNKNOWN;
 }
 
 static int init_services(struct ic *ic, const struct ic_config *config, struct error *err)

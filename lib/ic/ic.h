@@ -82,8 +82,16 @@ enum ic_state {
 /* "Disabled", "No Contact", "OK", "Lost Communication". */
 const char *ic_state_name(enum ic_state state);
 
+/* Of the programs in the guest, by their own word (heartbeat only). */
+enum ic_applications {
+	IC_APPS_UNKNOWN,
+	IC_APPS_HEALTHY,
+	IC_APPS_CRITICAL,
+};
+
 struct ic_status {
 	enum ic_state state;
+	enum ic_applications applications;
 	uint16_t major, minor; /* of the service's protocol; 0.0 before an agreement */
 };
 void ic_status(const struct ic *ic, enum ic_service service, struct ic_status *ret);

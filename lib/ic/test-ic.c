@@ -183,6 +183,29 @@ static void stray_answers_are_ignored(void **state)
 	assert_false(f->ic->heartbeat.link.busy);
 }
 
+static void applications_say_how_they_are(void **state)
+{
+	static const enum ic_applications expected[] = { IC_APPS_UNKNOWN, IC_APPS_HEALTHY,
+							 IC_APPS_CRITICAL, IC_APPS_UNKNOWN };
+	struct fixture *f = *state;
+	struct ic_status status;
+
+	contact(f, IC_HEARTBEAT);
+	negotiate(f, 2, 3, 0);
+	for (uint32_t said = 0; said < ARRAY_SIZE(expected); said++) {
+		next_request(f, IC_MSG_HEARTBEAT, 68);
+		store_le32(f->packet.payload + 36, said);
+		answer(f, IC_S_OK);
+		ic_status(f->ic, IC_HEARTBEAT, &status);
+		assert_int_equal(status.applications, expected[said]);
+		loop_timer_arm(f->ic->heartbeat.timer, 1);
+		vmbus_guest_step(f->guest);
+	}
+	vmbus_guest_close(TAKE(f->channel));
+	ic_status(f->ic, IC_HEARTBEAT, &status);
+	assert_int_equal(status.applications, IC_APPS_UNKNOWN);
+}
+
 static void silence_is_lost_communication(void **state)
 {
 	struct fixture *f = *state;
@@ -775,16 +798,27 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(states_follow_the_guest),           TEST(no_common_version),
-		TEST(stray_answers_are_ignored),         TEST(silence_is_lost_communication),
-		TEST(shutdown_asks_and_reports),         TEST(time_is_synced_then_sampled),
-		TEST(old_guests_get_the_old_layout),     TEST(kvp_reads_and_writes_at_the_start),
-		TEST(kvp_requests_wait_their_turn),      TEST(kvp_ip_info),
-		TEST(kvp_requests_end_with_the_service), TEST(backup_freezes_and_thaws),
-		TEST(no_backup_without_a_daemon),        TEST(a_late_freeze_is_undone),
-		TEST(a_forgotten_freeze_is_undone),      TEST(a_file_is_copied),
-		TEST(a_saved_freeze_is_undone),          cmocka_unit_test(state_tables),
-		TEST(a_copy_fails_as_the_guest_says),    TEST(kvp_sets_addresses),
+		TEST(states_follow_the_guest),
+		TEST(no_common_version),
+		TEST(stray_answers_are_ignored),
+		TEST(applications_say_how_they_are),
+		TEST(silence_is_lost_communication),
+		TEST(shutdown_asks_and_reports),
+		TEST(time_is_synced_then_sampled),
+		TEST(old_guests_get_the_old_layout),
+		TEST(kvp_reads_and_writes_at_the_start),
+		TEST(kvp_requests_wait_their_turn),
+		TEST(kvp_ip_info),
+		TEST(kvp_requests_end_with_the_service),
+		TEST(backup_freezes_and_thaws),
+		TEST(no_backup_without_a_daemon),
+		TEST(a_late_freeze_is_undone),
+		TEST(a_forgotten_freeze_is_undone),
+		TEST(a_file_is_copied),
+		TEST(a_saved_freeze_is_undone),
+		cmocka_unit_test(state_tables),
+		TEST(a_copy_fails_as_the_guest_says),
+		TEST(kvp_sets_addresses),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

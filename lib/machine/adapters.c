@@ -1,26 +1,49 @@
 #include "machine/machine-impl.h"
 
+#include "base/clock.h"
+#include "base/macros.h"
 #include "dev/netvsp.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+/*
+ * Linux waits for ever for what it had sent when an adapter is withdrawn (its driver takes no more
+ * completions then). So an adapter that is up loses its link first, which stops the guest's sending
+ * within two seconds, and is withdrawn once the guest has been silent.
+ */
+#define SILENCE_NS     (500 * NS_PER_MSEC)
+#define SILENCES_FIRST 5
+#define SILENCES_MAX   20 /* then it goes whatever the guest does */
+
 struct adapter {
 	struct guid id;
-	struct netvsp *vsp; /* NULL: a free place */
+	struct netvsp *vsp;          /* NULL: a free place */
+	struct loop_timer *retiring; /* NULL: it stays */
+	unsigned silences;           /* since it retires */
+	uint64_t sent;               /* by the guest, when we last looked */
 };
 
 struct adapters {
 	struct adapter places[CONFIG_MAX_NICS];
 };
 
-static struct adapter *find_adapter(struct adapters *adapters, const struct guid *id,
-				    struct error *err)
+static struct adapter *place_of(struct adapters *adapters, const struct guid *id)
 {
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		if (adapters->places[i].vsp && guid_equal(&adapters->places[i].id, id))
 			return &adapters->places[i];
+	return NULL;
+}
+
+static struct adapter *find_adapter(struct adapters *adapters, const struct guid *id,
+				    struct error *err)
+{
+	struct adapter *adapter = place_of(adapters, id);
+
+	if (adapter && !adapter->retiring)
+		return adapter;
 	error_set(err, ERR_NOT_FOUND, "there is no such network adapter");
 	return NULL;
 }
@@ -28,7 +51,7 @@ static struct adapter *find_adapter(struct adapters *adapters, const struct guid
 static struct adapter *free_place(struct adapters *adapters, const struct guid *id,
 				  struct error *err)
 {
-	if (find_adapter(adapters, id, NULL)) {
+	if (place_of(adapters, id)) {
 		error_set(err, ERR_EXISTS, "there is such a network adapter already");
 		return NULL;
 	}
@@ -78,14 +101,54 @@ int machine_add_adapter(struct machine *machine, const struct config_nic *nic, i
 	return 0;
 }
 
+/* ---- removal ---- */
+
+static void withdraw(struct adapter *adapter)
+{
+	loop_timer_free(TAKE(adapter->retiring));
+	netvsp_drain(adapter->vsp);
+	netvsp_free(TAKE(adapter->vsp));
+}
+
+static uint64_t sent_by_guest(const struct adapter *adapter)
+{
+	const struct netvsp_stats *stats = netvsp_stats(adapter->vsp);
+	uint64_t sent = stats->sent_errors + stats->sent_dropped;
+
+	for (int cast = 0; cast < NETVSP_CASTS; cast++)
+		sent += stats->sent[cast].frames;
+	return sent;
+}
+
+static void look_whether_silent(void *user)
+{
+	struct adapter *adapter = user;
+	uint64_t sent = sent_by_guest(adapter);
+	bool silent = sent == adapter->sent;
+
+	adapter->silences++;
+	adapter->sent = sent;
+	if ((silent && adapter->silences >= SILENCES_FIRST) || adapter->silences >= SILENCES_MAX)
+		withdraw(adapter);
+	else
+		loop_timer_arm(adapter->retiring, clock_now_ns() + SILENCE_NS);
+}
+
 int machine_remove_adapter(struct machine *machine, const struct guid *id, struct error *err)
 {
 	struct adapter *adapter = find_adapter(machine->adapters, id, err);
 
 	if (!adapter)
 		return -ERR_NOT_FOUND;
-	netvsp_free(adapter->vsp);
-	adapter->vsp = NULL;
+	if (!netvsp_is_up(adapter->vsp) || loop_timer_new(machine->loop, look_whether_silent,
+							  adapter, &adapter->retiring, NULL) < 0) {
+		withdraw(adapter);
+		return 0;
+	}
+	netvsp_set_link(adapter->vsp, false);
+	adapter->silences = 0;
+	adapter->sent = sent_by_guest(adapter);
+	loop_timer_arm(adapter->retiring, clock_now_ns() + SILENCE_NS);
 	return 0;
 }
 
@@ -122,18 +185,26 @@ void adapters_free(struct adapters *adapters)
 {
 	if (!adapters)
 		return;
-	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++) {
+		loop_timer_free(adapters->places[i].retiring);
 		netvsp_free(adapters->places[i].vsp);
+	}
 	free(adapters);
 }
 
 /* ---- state ---- */
 
+/* One that retires is gone from the description, and so from the state. */
 void adapters_quiesce(struct adapters *adapters)
 {
-	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
-		if (adapters->places[i].vsp)
-			netvsp_quiesce(adapters->places[i].vsp);
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++) {
+		struct adapter *adapter = &adapters->places[i];
+
+		if (adapter->retiring)
+			withdraw(adapter);
+		else if (adapter->vsp)
+			netvsp_quiesce(adapter->vsp);
+	}
 }
 
 void adapters_unquiesce(struct adapters *adapters)

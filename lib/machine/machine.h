@@ -224,6 +224,7 @@ int machine_grow_drive(struct machine *machine, const struct guid *controller, u
 /* port_fd: of a switch; -1: not connected. */
 int machine_add_adapter(struct machine *machine, const struct config_nic *nic, int port_fd,
 			struct error *err);
+/* Where the guest's interface is up, it loses its link now and goes some seconds later. */
 int machine_remove_adapter(struct machine *machine, const struct guid *id, struct error *err);
 /* Plugs it in elsewhere, or out. */
 int machine_plug_adapter(struct machine *machine, const struct guid *id, int port_fd,

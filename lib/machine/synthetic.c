@@ -58,7 +58,7 @@ static bool status_changed(struct synthetic *synthetic)
 
 		ic_status(synthetic->ic, (enum ic_service)i, &now);
 		changed |= now.state != seen->state || now.major != seen->major ||
-			   now.minor != seen->minor;
+			   now.minor != seen->minor || now.applications != seen->applications;
 		*seen = now;
 	}
 	return changed;
@@ -324,6 +324,10 @@ const char *machine_heartbeat(struct machine *machine)
 	struct ic_status status;
 
 	ic_status(machine->synthetic->ic, IC_HEARTBEAT, &status);
+	if (status.state == IC_STATE_OK && status.applications == IC_APPS_HEALTHY)
+		return "OK (Applications Healthy)";
+	if (status.state == IC_STATE_OK && status.applications == IC_APPS_CRITICAL)
+		return "OK (Applications Critical)";
 	return ic_state_name(status.state);
 }
 

@@ -466,11 +466,18 @@ uint32_t scsi_parameter_bytes(const struct scsi_unit *unit,
 
 /* ---- the target ---- */
 
-bool scsi_absent_unit(const struct scsi_command *command, struct scsi_reply *ret)
+static bool is_flush(uint8_t opcode)
+{
+	return opcode == SCSI_SYNCHRONIZE_CACHE_10 || opcode == SCSI_SYNCHRONIZE_CACHE_16;
+}
+
+bool scsi_absent_unit(const struct scsi_command *command, bool left, struct scsi_reply *ret)
 {
 	struct scsi_call call = { NULL, command, command->cdb, ret };
 
 	reply_init(ret);
+	if (left && is_flush(command->cdb[0]))
+		return true;
 	if (command->cdb[0] != SCSI_INQUIRY)
 		return false;
 	memset(ret->data, 0, SCSI_INQUIRY_BYTES);

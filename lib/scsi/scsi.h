@@ -104,9 +104,10 @@ void scsi_execute(struct scsi_unit *unit, const struct scsi_command *command,
 /* After the planned requests: the first result that was not BLK_OK, or BLK_OK. */
 void scsi_io_result(struct scsi_reply *reply, enum blk_result result);
 
-/* INQUIRY of a LUN that is not there is answered with data that says so; for any other command to
- * it false is returned (no such LUN). */
-bool scsi_absent_unit(const struct scsi_command *command, struct scsi_reply *ret);
+/* INQUIRY of a LUN that is not there is answered with data that says so. left: the guest may not
+ * know yet that the unit has left; what it wrote is written back with that, so flushing has nothing
+ * to do. For any other command false is returned (no such LUN). */
+bool scsi_absent_unit(const struct scsi_command *command, bool left, struct scsi_reply *ret);
 /* luns: bit n for LUN n. */
 void scsi_report_luns(const struct scsi_command *command, uint64_t luns, struct scsi_reply *ret);
 

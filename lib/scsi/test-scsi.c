@@ -362,11 +362,15 @@ static void test_target(void **state)
 	scsi_report_luns(&command, 0, &f->reply);
 	expect_data(&f->reply, 8);
 	command = (struct scsi_command){ .cdb = { 0x12, [4] = 36 }, .buffer_bytes = 36 };
-	assert_true(scsi_absent_unit(&command, &f->reply));
+	assert_true(scsi_absent_unit(&command, false, &f->reply));
 	expect_data(&f->reply, 36);
 	assert_int_equal(f->reply.data[0], 0x7F);
 	command.cdb[0] = 0;
-	assert_false(scsi_absent_unit(&command, &f->reply));
+	assert_false(scsi_absent_unit(&command, true, &f->reply));
+	command.cdb[0] = 0x35;
+	assert_false(scsi_absent_unit(&command, false, &f->reply));
+	assert_true(scsi_absent_unit(&command, true, &f->reply));
+	expect_data(&f->reply, 0);
 }
 
 /* ---- DVD drives ---- */

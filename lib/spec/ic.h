@@ -67,10 +67,18 @@ struct ic_spec_negotiate {
 } IC_SPEC_PACKED;
 IC_SPEC_SIZE(ic_spec_negotiate, 36);
 
+/* What the guest says of its programs; Linux says nothing (unknown). */
+enum ic_spec_application_state {
+	IC_APPLICATIONS_UNKNOWN = 0,
+	IC_APPLICATIONS_HEALTHY = 1,
+	IC_APPLICATIONS_CRITICAL = 2,
+};
+
 struct ic_spec_heartbeat {
 	struct ic_spec_header header;
 	uint64_t sequence;
-	uint32_t reserved[8];
+	uint32_t application_state; /* enum ic_spec_application_state */
+	uint32_t reserved[7];
 } IC_SPEC_PACKED;
 IC_SPEC_SIZE(ic_spec_heartbeat, 68);
 

@@ -221,6 +221,17 @@ static int parse_gpa_direct(struct vmbus_channel *channel, struct vmbus_packet *
 	return 0;
 }
 
+bool vmbus_has_packet(const struct vmbus_channel *channel)
+{
+	return channel->state == VMBUS_CHANNEL_OPEN && !channel->damaged &&
+	       vmbus_ring_load(&channel->in, WRITE_INDEX) != channel->in.index;
+}
+
+uint32_t vmbus_guest_ring_bytes(const struct vmbus_channel *channel)
+{
+	return channel->in.size;
+}
+
 int vmbus_recv(struct vmbus_channel *channel, struct vmbus_packet *ret)
 {
 	struct vmbus_spec_descriptor desc;

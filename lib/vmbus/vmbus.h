@@ -100,6 +100,11 @@ struct vmbus_packet {
 /* 1: *ret filled; 0: ring empty (signalling is armed again); negative: the ring is damaged, the
  * channel is dead until it is re-opened (already logged). Consumes the packet. */
 int vmbus_recv(struct vmbus_channel *channel, struct vmbus_packet *ret);
+/* Something is there for vmbus_recv. Arms no signalling: after vmbus_recv gave a packet the guest
+ * goes on without signals until vmbus_recv has found the ring empty. */
+bool vmbus_has_packet(const struct vmbus_channel *channel);
+/* What the ring that the guest writes holds at most. */
+uint32_t vmbus_guest_ring_bytes(const struct vmbus_channel *channel);
 
 /* Each sends one packet whose payload is the concatenation of iov, and signals the guest when it
  * needs that. 0, or -ERR_BUSY when the ring is full: keep the packet; `ready` is called when there

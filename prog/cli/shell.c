@@ -25,8 +25,8 @@ extern char **environ;
 
 /* ---- carrying out ---- */
 
-/* words ends with NULL and has room for the program's name at its beginning. out -1: ours. */
-static pid_t start(char **words, int out)
+/* words ends with NULL and has room for the program's name at its beginning. in, out -1: ours. */
+static pid_t start(char **words, int in, int out, bool quiet)
 {
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
@@ -40,10 +40,12 @@ static pid_t start(char **words, int out)
 	posix_spawnattr_setsigdefault(&attributes, &defaults);
 	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
 	posix_spawn_file_actions_init(&actions);
-	if (out >= 0) {
+	if (in >= 0)
+		posix_spawn_file_actions_adddup2(&actions, in, STDIN_FILENO);
+	if (out >= 0)
 		posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
+	if (quiet)
 		posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-	}
 	if (posix_spawn(&pid, SELF, &actions, &attributes, words, environ) != 0)
 		pid = -1;
 	posix_spawn_file_actions_destroy(&actions);
@@ -60,20 +62,43 @@ static int wait_for(pid_t pid)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
-/* Ctrl-C is the cmdlet's. */
-static int carry_out(char **words)
+/* Starts the cmdlets of lists of words, each one's output the next one's input. */
+static void start_all(char ***lists, size_t count, pid_t *pids)
+{
+	int in = -1;
+
+	for (size_t i = 0; i < count; i++) {
+		int ends[2] = { -1, -1 };
+
+		if (i + 1 < count && pipe2(ends, O_CLOEXEC) < 0)
+			ends[0] = ends[1] = -1;
+		pids[i] = start(lists[i], in, ends[1], false);
+		lists[i][0] = NULL;
+		if (pids[i] < 0)
+			fprintf(stderr, "oyako: another process can't be started\n");
+		if (in >= 0)
+			close(in);
+		if (ends[1] >= 0)
+			close(ends[1]);
+		in = ends[0];
+	}
+}
+
+/* The last one's exit status. Ctrl-C is the cmdlets'. */
+static int carry_out(char ***lists, size_t count)
 {
 	struct sigaction ignore = { .sa_handler = SIG_IGN }, before;
-	pid_t pid;
+	pid_t *pids = calloc(count, sizeof(*pids));
 	int status = 1;
 
+	if (!pids)
+		abort();
 	sigaction(SIGINT, &ignore, &before);
-	pid = start(words, -1);
-	if (pid > 0)
-		status = wait_for(pid);
-	else
-		fprintf(stderr, "oyako: another process can't be started\n");
+	start_all(lists, count, pids);
+	for (size_t i = 0; i < count; i++)
+		status = pids[i] > 0 ? wait_for(pids[i]) : 1;
 	sigaction(SIGINT, &before, NULL);
+	free(pids);
 	return status;
 }
 
@@ -117,7 +142,7 @@ static bool ask_candidates(char **words)
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return false;
 	words[1] = (char *)"__complete";
-	pid = start(words, ends[1]);
+	pid = start(words, -1, ends[1], true);
 	close(ends[1]);
 	from = fdopen(ends[0], "r");
 	if (pid > 0 && from)
@@ -209,27 +234,64 @@ static bool is_end(const char *word)
 	return strcasecmp(word, "exit") == 0 || strcasecmp(word, "quit") == 0;
 }
 
+/* As in scripts of other shells, `oyako` may stand before a cmdlet. */
+static void drop_own_name(char **words, int count)
+{
+	if (count < 2 || strcmp(words[1], "oyako") != 0)
+		return;
+	free(words[1]);
+	memmove(&words[1], &words[2], (size_t)count * sizeof(*words));
+}
+
+/* The words of each cmdlet of a line, with a free place before them. How many parts are right: the
+ * first one that is not is told of. */
+static size_t read_parts(char **parts, char ***lists)
+{
+	struct error err;
+	size_t n = 0;
+	int count;
+
+	for (; parts[n]; n++) {
+		if (cmdlet_split_line(parts[n], 1, 0, &lists[n], &count, &err) < 0) {
+			fprintf(stderr, "oyako: %s\n", err.text);
+			return n;
+		}
+		drop_own_name(lists[n], count);
+		if (!lists[n][1] && parts[1]) {
+			fprintf(stderr, "oyako: a cmdlet is missing beside a pipe\n");
+			cmdlet_free_words(lists[n], 1);
+			return n;
+		}
+	}
+	return n;
+}
+
 /* False: that was the last line. */
 static bool take_line(const char *line, int *status)
 {
-	char **words;
-	struct error err;
+	char **parts = cmdlet_split_pipe(line);
+	size_t count = 0, right;
 	bool more = true;
-	int count;
+	char ***lists;
 
-	if (cmdlet_split_line(line, 1, 0, &words, &count, &err) < 0) {
-		fprintf(stderr, "oyako: %s\n", err.text);
-		*status = 2;
-		return true;
-	}
-	if (count)
+	while (parts[count])
+		count++;
+	lists = calloc(count, sizeof(*lists));
+	if (!lists)
+		abort();
+	right = read_parts(parts, lists);
+	if (right == count && lists[0][1]) {
 		add_history(line);
-	if (count && is_end(words[1]))
-		more = false;
-	else if (count)
-		*status = carry_out(words);
-	words[0] = NULL;
-	cmdlet_free_words(words, 1);
+		more = !is_end(lists[0][1]);
+	}
+	if (right < count)
+		*status = 2;
+	else if (lists[0][1] && more)
+		*status = carry_out(lists, count);
+	for (size_t i = 0; i < right; i++)
+		cmdlet_free_words(lists[i], 1);
+	free(lists);
+	cmdlet_free_words(parts, 0);
 	return more;
 }
 

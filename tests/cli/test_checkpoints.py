@@ -608,7 +608,8 @@ def test_export_of_a_saved_machine(host):
 UNDER_WAY = "11111111-2222-3333-4444-555555555555.new/layers.json"
 
 
-@pytest.mark.parametrize("name", ["merge.json", "../../Snapshots/" + UNDER_WAY, "checkpoints/" + UNDER_WAY])
+@pytest.mark.parametrize("name", ["merge.json", "replaced.json", "../../Snapshots/" + UNDER_WAY,
+                                  "checkpoints/" + UNDER_WAY])
 def test_import_of_what_was_interrupted(host, name):
     """A folder from elsewhere does not say which of our disks are deleted."""
     host.new_vm("a", "", "-NewVHDPath", host.folder + "/d.vhdx", "-NewVHDSizeBytes", "64MB")

@@ -101,6 +101,11 @@ $ oyako Get-VM TestVM | oyako Set-VMProcessor -Count 2 -Passthru
 TestVM 2
 $ oyako Get-VMProcessor 'Test*'
 Test2 1
+$ oyako Set-VMProcessor TestVM -Count 2 -Reserve 10 -Maximum 75 -RelativeWeight 200
+$ oyako Get-VMProcessor TestVM | oyako Format-List
+RelativeWeight : 200
+$ oyako Get-VMMemory Test2 | oyako Set-VMMemory -StartupBytes 768MB -Passthru
+Test2 False 512 768
 $ oyako Set-VMVideo -VMName TestVM -HorizontalResolution 1920 -VerticalResolution 1200
 $ oyako Get-VMVideo -VMName "TestVM"
 TestVM False Default 1920 1200
@@ -108,6 +113,11 @@ $ oyako Set-VM TestVM -Notes 'the first one' -StaticMemory -CheckpointType Stand
 $ oyako Set-VMProcessor TestVM -Count 0
 ! is not between 1 and 64
 $ oyako Get-VMHost -WarningAction SilentlyContinue
+$ oyako Set-VMHost -MacAddressMinimum 00155D020600 -MacAddressMaximum 00155D0206FF
+$ oyako Set-VMHost -ResourceMeteringSaveInterval 01:30:00
+$ oyako Get-VMHostSupportedVersion -Default
+True
+$ oyako Get-VM TestVM | oyako Update-VMVersion -Confirm:$false
 """,
     # Add-, Get-, Set-, Remove-VMHardDiskDrive, -VMDvdDrive, -VMScsiController
     "drives": """
@@ -242,6 +252,8 @@ $ mkdir out
 $ oyako Export-VM -Name TestVM -Path out
 $ oyako Get-VM Test2 | oyako Export-VM -Path out -Passthru
 Test2 Off
+$ oyako Compare-VM -Name TestVM -DestinationHost TestDestinationHost
+! There is no migration yet
 $ oyako Get-VM | oyako Remove-VM -Force
 $ oyako Import-VM -Path "$(find out/TestVM -name vm.json)" | oyako Set-VMProcessor -Count 2 -Passthru
 TestVM 2

@@ -44,6 +44,12 @@ def test_shell(host):
     terminal.read("oyako> ")
     terminal.line("get-vm 'web server'")
     terminal.read("web server Off")
+    terminal.line("get-vm | oyako get-vmmemory|where-object Name -eq '|'")
+    terminal.read("no property 'Name'")
+    terminal.line("get-vm 'web*' | set-vmmemory -DynamicMemoryEnabled $true -MinimumBytes 64MB")
+    wait_for(lambda: host.vm("web server")["DynamicMemoryEnabled"])
+    terminal.line("get-vm |")
+    terminal.read("a cmdlet is missing beside a pipe")
     terminal.line('start-vm "web server"')
     wait_for(lambda: host.vm("web server")["State"] == "Running")
     terminal.line("get-vm 'web")
@@ -71,8 +77,8 @@ def test_completion_in_the_shell(host):
     terminal.read("oyako> ")
     terminal.line("start-vm web\t")
     wait_for(lambda: host.vm("website")["State"] == "Running")
-    terminal.line("get-vmho\t-FormatList")
-    terminal.read("ProcessId")
+    terminal.line("get-vmsw\t-FormatList")
+    terminal.read("PortCount")
     terminal.end()
 
 

@@ -55,7 +55,7 @@ static size_t run_one(struct scsi_unit *unit, const uint8_t *data, size_t size)
 		scsi_unit_set_medium(unit, NULL);
 	if (reply.action == SCSI_ACTION_TRANSFER || reply.action == SCSI_ACTION_RANGES)
 		scsi_io_result(&reply, (enum blk_result)(data[15] % BLK_RESULT_COUNT));
-	scsi_absent_unit(&command, &reply);
+	scsi_absent_unit(&command, command.cdb[1] & 1, &reply);
 	scsi_report_luns(&command, load_le64(data + 2), &reply);
 	if (reply.data_bytes > command.buffer_bytes)
 		abort();

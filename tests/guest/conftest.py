@@ -100,13 +100,20 @@ def kernel():
     return kernel_of(os.environ.get("OYAKO_KERNEL", "cloud"))
 
 
+def debian_of(flavour):
+    """Folder of a Debian guest (tools/guest-disk) with what the tests run in it; flavour is its
+    kernel's: cloud, or cloud-backports with the daemons that belong to it."""
+    backports = flavour == "cloud-backports"
+    folder = os.path.join(GUESTS, "debian-12-backports" if backports else "debian-12")
+    with making():
+        tool("guest-disk", *(["--backports"] if backports else []), folder, "stress-ng",
+             "openssh-server", "sqlite3")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def debian():
-    """Folder of a Debian guest (tools/guest-disk) with what the tests run in it."""
-    folder = os.path.join(GUESTS, "debian-12")
-    with making():
-        tool("guest-disk", folder, "stress-ng", "openssh-server")
-    return folder
+    return debian_of("cloud")
 
 
 def wait_for(what, seconds):

@@ -498,7 +498,7 @@ def test_merge_of_a_running_disk_is_interrupted(host, how):
     base, leaf = ("%s/%s.vhdx" % (host.folder, name) for name in ("base", "leaf"))
     host.run("new-vhd", base, "64MB")
     host.run("new-vhd", leaf, "-ParentPath", base)
-    host.new_vm("a", "merge=2", "-VHDPath", leaf)
+    host.new_vm("a", "merge=300", "-VHDPath", leaf)
     host.run("start-vm", "a")
     merging = subprocess.Popen(host.command("merge-vhd", leaf), env=host.env, stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

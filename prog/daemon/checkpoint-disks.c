@@ -2,11 +2,14 @@
 
 #include "base/log.h"
 #include "base/macros.h"
+#include "checkpoint-fold.h"
 #include "checkpoints.h"
+#include "config/config-json.h"
 #include "disk-job.h"
 #include "output.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -299,21 +302,69 @@ static bool is_needed(const struct vm *vm, const struct checkpoints *all, const 
 	return needed;
 }
 
-void checkpoint_disks_remove(const struct vm *vm, const struct config_vm *config)
+/* ---- other disks for a VM ---- */
+
+#define REPLACED_FILE "replaced.json"
+
+static int open_folder(const struct vm *vm, struct error *err)
 {
+	int fd = open(vm->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	return fd < 0 ? error_set_errno(err, errno, "opening the folder '%.200s'", vm->folder) : fd;
+}
+
+static void add_disks(json_t *paths, const struct config_vm *config)
+{
+	for (unsigned i = 0; i < config->disk_count; i++)
+		if (needs_one(&config->disks[i]))
+			json_array_append_new(paths, json_string(config->disks[i].path));
+}
+
+/* Takes paths. */
+static int note_replaced(const struct vm *vm, json_t *paths, struct error *err)
+{
+	AUTO_CLOSE int fd = open_folder(vm, err);
+	int r = fd < 0 ? fd : config_save_json(fd, REPLACED_FILE, paths, err);
+
+	json_decref(paths);
+	return r;
+}
+
+int checkpoint_disks_replace(const struct vm *vm, const json_t *plan, struct error *err)
+{
+	json_t *paths = json_array();
+
+	for (size_t i = 0; i < json_array_size(plan); i++)
+		json_array_append_new(paths, json_string(path_in(json_array_get(plan, i), "new")));
+	add_disks(paths, vm->config);
+	return note_replaced(vm, paths, err);
+}
+
+bool checkpoint_disks_unsettled(const struct vm *vm)
+{
+	AUTO_CLOSE int fd = open_folder(vm, NULL);
+
+	return fd >= 0 && faccessat(fd, REPLACED_FILE, F_OK, 0) == 0;
+}
+
+void checkpoint_disks_replaced(const struct vm *vm)
+{
+	AUTO_CLOSE int fd = open_folder(vm, NULL);
+	json_t *paths = NULL;
 	struct checkpoints all;
 
+	if (fd < 0 || config_load_json(fd, REPLACED_FILE, &paths, NULL) < 0)
+		return;
 	checkpoints_load(vm, &all);
-	for (unsigned i = 0; i < config->disk_count; i++) {
-		const char *path = config->disks[i].path;
+	for (size_t i = 0; i < json_array_size(paths); i++) {
+		const char *path = json_string_value(json_array_get(paths, i));
 
-		if (needs_one(&config->disks[i]) && checkpoint_disk_was_made_here(path) &&
-		    !is_needed(vm, &all, path) && unlink(path) < 0)
-			log_error("virtual machine '%s': '%s' is not needed any more, but "
-				  "deleting it failed: %s",
-				  vm->config->name, path, strerror(errno));
+		if (path && checkpoint_disk_was_made_here(path) && !is_needed(vm, &all, path))
+			unlink(path);
 	}
 	checkpoints_done(&all);
+	json_decref(paths);
+	unlinkat(fd, REPLACED_FILE, 0);
 }
 
 /* Does anything come from it? Then its disks lie under others. */
@@ -327,6 +378,20 @@ static bool has_children(const struct vm *vm, const struct checkpoints *all, con
 	return false;
 }
 
+/* What is to be done behind its removal is written down before. */
+static int note_removal(struct vm *vm, const struct config_vm *config, bool under_others,
+			struct error *err)
+{
+	int r = fold_want(vm, err);
+	json_t *paths;
+
+	if (r < 0 || under_others)
+		return r;
+	paths = json_array();
+	add_disks(paths, config);
+	return note_replaced(vm, paths, err);
+}
+
 int checkpoint_disks_remove_with(struct vm *vm, const struct checkpoints *all,
 				 const struct checkpoint *checkpoint, struct error *err)
 {
@@ -338,9 +403,10 @@ int checkpoint_disks_remove_with(struct vm *vm, const struct checkpoints *all,
 		r = checkpoint_config(vm, checkpoint->id, &config, err);
 	if (r < 0)
 		return r;
-	r = checkpoint_remove(vm, checkpoint, err);
-	if (r == 0 && !under_others)
-		checkpoint_disks_remove(vm, config);
+	r = note_removal(vm, config, under_others, err);
+	if (r == 0)
+		r = checkpoint_remove(vm, checkpoint, err);
+	checkpoint_disks_replaced(vm);
 	config_vm_free(config);
 	return r;
 }

@@ -28,9 +28,12 @@ void checkpoint_disks_make(struct vm *vm, struct config_vm *config, const json_t
 int checkpoint_disks_follow(struct config_vm *config, const json_t *plan, struct error *err);
 /* Deletes the new ones that the VM does not have. */
 void checkpoint_disks_undo(const struct vm *vm, const json_t *plan);
-/* Deletes those of config's disks that were made here and that neither the VM nor one of its
- * checkpoints has. */
-void checkpoint_disks_remove(const struct vm *vm, const struct config_vm *config);
+/* Before a VM gets the disks of a plan instead of its own: writes down both (replaced.json in its
+ * folder), so that those that it does not have in the end go, also after an interruption. */
+int checkpoint_disks_replace(const struct vm *vm, const json_t *plan, struct error *err);
+void checkpoint_disks_replaced(const struct vm *vm);
+/* Is there such a file? */
+bool checkpoint_disks_unsettled(const struct vm *vm);
 struct checkpoint;
 struct checkpoints;
 /* checkpoint_remove, and its disks, if none lies on them. */

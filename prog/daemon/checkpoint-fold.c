@@ -806,6 +806,11 @@ static void next(struct folding *folding)
 
 /* ---- from outside ---- */
 
+int fold_want(struct vm *vm, struct error *err)
+{
+	return vm->folding || fold_is_wanted(vm) ? 0 : write_journal(vm, json_object(), err);
+}
+
 void fold_begin(struct vm *vm, struct request *watcher)
 {
 	struct folding *folding = vm->folding;

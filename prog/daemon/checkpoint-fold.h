@@ -13,6 +13,9 @@
 
 #include "request.h"
 
+/* Before a checkpoint goes: even if the service is interrupted then, it will be looked for layers.
+ */
+int fold_want(struct vm *vm, struct error *err);
 /* Looks for such layers; VM_WAIT_FOLDED tells the end. watcher (may be NULL) gets the progress,
  * until fold_forget. */
 void fold_begin(struct vm *vm, struct request *watcher);

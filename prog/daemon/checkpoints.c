@@ -738,6 +738,7 @@ int checkpoints_clean_up(struct vm *vm, struct error *err)
 		}
 	}
 	finish_removals(vm);
+	checkpoint_disks_replaced(vm);
 	sweep(vm, false);
 	return 0;
 }

@@ -372,6 +372,7 @@ static void applying_end(struct applying *applying, struct vm *vm, const struct 
 		request_error(applying->request, vm->config->name, err);
 	else
 		show_checkpoint(applying->request, vm, applying->id);
+	checkpoint_disks_replaced(vm);
 	request_release(applying->request);
 	free(applying);
 	fold_resume(vm);
@@ -382,7 +383,6 @@ static void drop_old(struct vm *vm, const struct config_vm *old)
 {
 	if (old->saved_state)
 		saved_remove(vm, old->saved_state);
-	checkpoint_disks_remove(vm, old);
 }
 
 /* Takes config. vm.json is what decides: before it is replaced nothing has changed. */
@@ -462,7 +462,9 @@ static void is_down(void *user, struct vm *vm, const struct error *err)
 
 	if (!err && begin_apply(applying, vm, &config, &failure) < 0)
 		err = &failure;
-	if (!err && checkpoint_disks_plan(config, &plan, &failure) < 0) {
+	if (!err && (checkpoint_disks_plan(config, &plan, &failure) < 0 ||
+		     checkpoint_disks_replace(vm, plan, &failure) < 0)) {
+		json_decref(plan);
 		config_vm_free(config);
 		err = &failure;
 		apply_with_disks(applying, vm, NULL, err);

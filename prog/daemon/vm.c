@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "checkpoint-disks.h"
 #include "checkpoint-fold.h"
 #include "checkpoints.h"
 #include "config/config-json.h"
@@ -297,8 +298,9 @@ static void delete_file(int fd, const char *name)
 static void delete_folder(struct vm *vm)
 {
 	AUTO_FREE char *link = vm_store_path(vm->daemon, vm->id);
-	static const char *const files[] = { LAST_STOP_FILE, "lock",       "worker.log", "running",
-					     METERING_FILE,  REMOVED_FILE, CONFIG_FILE };
+	static const char *const files[] = { LAST_STOP_FILE, "lock",        "worker.log",
+					     "running",      METERING_FILE, "replaced.json",
+					     REMOVED_FILE,   CONFIG_FILE };
 	AUTO_CLOSE int fd = open_folder(vm->folder, NULL);
 
 	if (fd >= 0)
@@ -398,7 +400,8 @@ static int check_settled(const struct vm *vm, struct error *err)
 {
 	char id[GUID_TEXT_SIZE];
 
-	if (!checkpoints_under_way(vm, id) && !fold_is_wanted(vm))
+	if (!checkpoints_under_way(vm, id) && !fold_is_wanted(vm) &&
+	    !checkpoint_disks_unsettled(vm))
 		return 0;
 	return error_set(
 	    err, ERR_STATE,

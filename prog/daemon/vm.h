@@ -7,8 +7,9 @@
  *
  * Folder: vm.json (the description, config-json.h; removed.json while the VM is being removed),
  * last-stop.json, lock, saved-ID (saved.h), checkpoints (checkpoints.h), merge.json and merge.mark
- * (checkpoint-fold.h), boot (kernels that came with an import). It is state/vms/ID,
- * or with New-VM -Path a folder elsewhere that state/vms/ID points to by a symbolic link.
+ * (checkpoint-fold.h), replaced.json (checkpoint-disks.h), boot (kernels that came with an import).
+ * It is state/vms/ID, or with New-VM -Path a folder elsewhere that state/vms/ID points to by a
+ * symbolic link.
  */
 #ifndef DAEMON_VM_H
 #define DAEMON_VM_H

@@ -498,7 +498,7 @@ def test_merge_of_a_running_disk_is_interrupted(host, how):
     base, leaf = ("%s/%s.vhdx" % (host.folder, name) for name in ("base", "leaf"))
     host.run("new-vhd", base, "64MB")
     host.run("new-vhd", leaf, "-ParentPath", base)
-    host.new_vm("a", "merge=2", "-VHDPath", leaf)
+    host.new_vm("a", "merge=300", "-VHDPath", leaf)
     host.run("start-vm", "a")
     merging = subprocess.Popen(host.command("merge-vhd", leaf), env=host.env, stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -608,7 +608,8 @@ def test_export_of_a_saved_machine(host):
 UNDER_WAY = "11111111-2222-3333-4444-555555555555.new/layers.json"
 
 
-@pytest.mark.parametrize("name", ["merge.json", "../../Snapshots/" + UNDER_WAY, "checkpoints/" + UNDER_WAY])
+@pytest.mark.parametrize("name", ["merge.json", "replaced.json", "../../Snapshots/" + UNDER_WAY,
+                                  "checkpoints/" + UNDER_WAY])
 def test_import_of_what_was_interrupted(host, name):
     """A folder from elsewhere does not say which of our disks are deleted."""
     host.new_vm("a", "", "-NewVHDPath", host.folder + "/d.vhdx", "-NewVHDSizeBytes", "64MB")

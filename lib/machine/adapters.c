@@ -48,6 +48,13 @@ static struct adapter *find_adapter(struct adapters *adapters, const struct guid
 	return NULL;
 }
 
+static void withdraw(struct adapter *adapter)
+{
+	loop_timer_free(TAKE(adapter->retiring));
+	netvsp_drain(adapter->vsp);
+	netvsp_free(TAKE(adapter->vsp));
+}
+
 static struct adapter *free_place(struct adapters *adapters, const struct guid *id,
 				  struct error *err)
 {
@@ -58,6 +65,12 @@ static struct adapter *free_place(struct adapters *adapters, const struct guid *
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
 		if (!adapters->places[i].vsp)
 			return &adapters->places[i];
+	/* One that retires makes room at once. */
+	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++)
+		if (adapters->places[i].retiring) {
+			withdraw(&adapters->places[i]);
+			return &adapters->places[i];
+		}
 	error_set(err, ERR_LIMIT, "a virtual machine has at most %d network adapters",
 		  CONFIG_MAX_NICS);
 	return NULL;
@@ -102,13 +115,6 @@ int machine_add_adapter(struct machine *machine, const struct config_nic *nic, i
 }
 
 /* ---- removal ---- */
-
-static void withdraw(struct adapter *adapter)
-{
-	loop_timer_free(TAKE(adapter->retiring));
-	netvsp_drain(adapter->vsp);
-	netvsp_free(TAKE(adapter->vsp));
-}
 
 static uint64_t sent_by_guest(const struct adapter *adapter)
 {

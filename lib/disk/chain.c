@@ -275,8 +275,8 @@ static int explain(const struct search *s, struct error *err)
 				 "file is the right one, tell it by Set-VHD -ParentPath",
 				 s->child->path, s->why_not.text);
 	return error_set(err, ERR_NOT_FOUND,
-			 "the parent of disk '%s' is not there (looked for %s): tell its place by "
-			 "Set-VHD -ParentPath",
+			 "the parent of disk '%s' is not there: tell its place by Set-VHD "
+			 "-ParentPath (looked for %s)",
 			 s->child->path, s->looked[0] ? s->looked : "nothing: it names no path");
 }
 

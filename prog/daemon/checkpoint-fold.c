@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/macros.h"
 #include "base/mark.h"
 #include "base/parent-paths.h"
@@ -24,6 +25,7 @@
 #define JOURNAL           "merge.json"
 #define MARK              "merge.mark"
 #define WORKER_TIMEOUT_NS (60 * NS_PER_SEC)
+#define RETRY_NS          NS_PER_SEC
 
 /*
  * For each disk "parents" tells the names of its chain, and from them and those that the
@@ -47,7 +49,8 @@ struct folding {
 	struct disk_job *job;
 	bool again; /* from the first disk on, when this is done */
 	bool stopping;
-	bool begun, resend; /* LIVE: the worker has begun; it is still at an earlier merge */
+	bool begun, resend; /* LIVE: the worker has begun; it can't yet, so it is asked again */
+	struct loop_timer *retry; /* NULL until it is needed */
 	unsigned percent;
 	struct request *watcher; /* NULL: nobody */
 	/* Merge-VHD: from this layer to that one (NULL: its parent). asked_done NULL: nobody asked.
@@ -270,6 +273,7 @@ static void end(struct folding *folding, bool goes_on, const struct error *err)
 	json_decref(folding->paths);
 	free(folding->asked_path);
 	free(folding->asked_into);
+	loop_timer_free(folding->retry);
 	free(folding);
 	if (err && !goes_on)
 		log_error("virtual machine '%s': merging its disks: %s", vm->config->name,
@@ -533,6 +537,31 @@ static json_t *place_of(const struct folding *folding)
 			 "location", (int)disk_of(folding)->lun);
 }
 
+static int merge_live(struct folding *folding, struct error *err);
+
+static void try_again(void *user)
+{
+	struct folding *folding = user;
+	struct error err;
+
+	if (folding->at == FOLD_LIVE && folding->resend && merge_live(folding, &err) < 0)
+		fail(folding, &err);
+}
+
+/* The worker may be at a merge that an earlier service began, which can't succeed any more, and
+ * ends; or somebody else still has the file of a layer. */
+static void ask_later(struct folding *folding)
+{
+	struct error err;
+
+	folding->resend = true;
+	if (!folding->retry && loop_timer_new(folding->vm->daemon->loop, try_again, folding,
+					      &folding->retry, &err) < 0)
+		fail(folding, &err);
+	else
+		loop_timer_arm(folding->retry, clock_now_ns() + RETRY_NS);
+}
+
 static void live_answered(void *user, const json_t *reply, const struct error *err)
 {
 	struct vm *vm = user;
@@ -541,9 +570,9 @@ static void live_answered(void *user, const json_t *reply, const struct error *e
 
 	if (folding && folding->at == FOLD_LIVE && !folding->begun) {
 		folding->begun = !err;
-		/* What an earlier service began: it can't succeed any more, and ends. */
-		folding->resend = err && err->code == ERR_BUSY;
-		if (err && !folding->resend && err->code != ERR_CANCELLED) {
+		if (err && err->code == ERR_BUSY) {
+			ask_later(folding);
+		} else if (err && err->code != ERR_CANCELLED) {
 			failure = *err;
 			fail(folding, &failure);
 		}

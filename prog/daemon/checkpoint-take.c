@@ -423,7 +423,7 @@ static void remove_those(struct vm *vm, bool (*is_one)(const struct checkpoint *
 	for (size_t i = 0; i < all.count; i++) {
 		struct error err;
 
-		if (!is_one(&all.list[i]))
+		if (!is_one(&all.list[i]) || (all.list[i].temporary && vm->exporting))
 			continue;
 		if (checkpoint_disks_remove_with(vm, &all, &all.list[i], &err) < 0)
 			log_error("virtual machine '%s': removing its automatic checkpoint: %s",

@@ -37,7 +37,7 @@ void checkpoint_take_for(struct vm *vm, const char *name, enum checkpoint_kind k
 bool checkpoint_take_automatic(struct vm *vm, checkpoint_taken done, void *user);
 /* The VM is off: it goes. */
 void checkpoint_remove_automatic(struct vm *vm);
-/* Those that checkpoint_take_for took, unless the VM is still busy with them. */
+/* Those that checkpoint_take_for took, unless the VM is still busy with them, or vm->exporting. */
 void checkpoint_remove_temporary(struct vm *vm);
 
 #endif

@@ -218,8 +218,10 @@ static void exporting_end(struct exporting *e, const struct error *err)
 {
 	if (err)
 		request_error(e->request, e->path, err);
-	if (e->checkpoint[0])
+	if (e->checkpoint[0]) {
+		e->vm->exporting--;
 		remove_temporary(e);
+	}
 	if (e->track_fd >= 0)
 		close(e->track_fd);
 	vm_unref(e->vm);
@@ -293,6 +295,7 @@ static void checkpoint_there(void *user, struct vm *vm, const char *id, const st
 		return;
 	}
 	memcpy(e->checkpoint, id, GUID_TEXT_SIZE);
+	vm->exporting++;
 	if (ask_for_copy(e, &failure) < 0)
 		exporting_end(e, &failure);
 }

@@ -277,7 +277,8 @@ def test_terminal(guests):
     terminal.type("stty size; tty; echo $TERM; echo END''1\n")
     answer = terminal.expect("END1")
     assert "33 111" in answer and "/dev/pts/" in answer and "xterm" in answer
-    terminal.type("echo SLEEP''S; sleep 1000; echo NO''T\n")
+    # It says so itself: in between commands the terminal is still the shell's.
+    terminal.type("sh -c \"echo SLEEP''S; exec sleep 1000\"; echo NO''T\n")
     terminal.expect("SLEEPS")
     terminal.type("\x03")  # Ctrl-C ends the whole line
     terminal.type("echo END''2\n")

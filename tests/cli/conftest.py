@@ -4,6 +4,7 @@ Every test has its own store and runtime folder. OYAKO_BUILD names the build fol
 """
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -167,13 +168,18 @@ def console(host, vm="a"):
     return text.decode()
 
 
+told = itertools.count()
+
+
 def tell(host, vm, word):
-    """Types a word at the fake guest's console, and waits until it has read it."""
+    """Types a word at the fake guest's console, and waits until it has read it. With a number, for a new console begins
+    with what was said before."""
+    line = "%d %s\n" % (next(told), word)
     with console_socket(host, vm) as client:
         client.settimeout(PATIENCE)
-        client.sendall(word.encode() + b"\n")
+        client.sendall(line.encode())
         text = b""
-        while word.upper().encode() not in text:
+        while line.upper().encode() not in text:
             text += client.recv(65536)
 
 

@@ -55,6 +55,7 @@ struct call {
 	bool suspended;
 	/* Waiting for a program in a guest: NULL, or its result. */
 	struct guest_call *guest;
+	int handed_fd; /* for the client, once it has been told; -1: nothing */
 	struct loop_timer *timer;
 	struct call *next;
 };
@@ -409,39 +410,29 @@ static void end_carried(struct server *server, const struct door *door)
 	}
 }
 
-struct handover {
-	struct server *server;
-	int fd;
-};
-
-static void upgraded(void *user, struct MHD_Connection *connection, void *call, const char *extra,
+static void upgraded(void *user, struct MHD_Connection *connection, void *state, const char *extra,
 		     size_t extra_size, MHD_socket socket, struct MHD_UpgradeResponseHandle *handle)
 {
-	struct handover *handover = user;
+	struct call *call = state;
+	int fd = TAKE_FD(call->handed_fd);
 
 	door_allow(connection, 0);
 	if (door_is_remote(door_of(connection))) {
-		carry(handover->server, connection, handle, socket, handover->fd, extra,
-		      extra_size);
+		carry(call->server, connection, handle, socket, fd, extra, extra_size);
 	} else {
-		send_descriptor(socket, handover->fd);
-		close(handover->fd);
+		send_descriptor(socket, fd);
+		close(fd);
 		MHD_upgrade_action(handle, MHD_UPGRADE_ACTION_CLOSE);
 	}
-	free(handover);
 }
 
-/* Takes fd. */
+/* Takes fd. A client that is gone before it could be told gets nothing: the call closes it. */
 static result_t hand_over(struct call *call, const char *protocol, int fd)
 {
-	struct handover *handover = malloc(sizeof(*handover));
-	struct MHD_Response *response;
+	struct MHD_Response *response = MHD_create_response_for_upgrade(upgraded, NULL);
 	result_t r;
 
-	if (!handover)
-		abort();
-	*handover = (struct handover){ call->server, fd };
-	response = MHD_create_response_for_upgrade(upgraded, handover);
+	call->handed_fd = fd;
 	MHD_add_response_header(response, "Upgrade", protocol);
 	r = MHD_queue_response(call->connection, MHD_HTTP_SWITCHING_PROTOCOLS, response);
 	MHD_destroy_response(response);
@@ -750,6 +741,7 @@ static struct call *call_new(struct server *server, struct MHD_Connection *conne
 	if (!call)
 		return NULL;
 	call->server = server;
+	call->handed_fd = -1;
 	call->connection = connection;
 	call->next = server->calls;
 	server->calls = call;
@@ -832,6 +824,8 @@ static void on_completed(void *user, struct MHD_Connection *connection, void **s
 	*link = call->next;
 	detach(call);
 	detach_guest(call);
+	if (call->handed_fd >= 0)
+		close(call->handed_fd);
 	loop_timer_free(call->timer);
 	free(call->body);
 	free(call);

@@ -53,4 +53,18 @@ void blk_iov_zero(const struct iovec *iov, unsigned iov_count, uint64_t skip, ui
 /* True if [skip, skip + len) of iov holds only zeros. */
 bool blk_iov_is_zero(const struct iovec *iov, unsigned iov_count, uint64_t skip, uint64_t len);
 
+/* Of a filter: what goes to the disk below for a request; the iovs are the request's. */
+static inline struct blk_request blk_same_request(const struct blk_request *req,
+						  void (*done)(struct blk_request *below,
+							       enum blk_result result))
+{
+	return (struct blk_request){ .op = req->op,
+				     .flags = req->flags,
+				     .offset = req->offset,
+				     .length = req->length,
+				     .iov = req->iov,
+				     .iov_count = req->iov_count,
+				     .done = done };
+}
+
 #endif

@@ -156,13 +156,7 @@ static void pass_on(struct gate_io *io)
 {
 	const struct blk_request *req = io->req;
 
-	io->below = (struct blk_request){ .op = req->op,
-					  .flags = req->flags,
-					  .offset = req->offset,
-					  .length = req->length,
-					  .iov = req->iov,
-					  .iov_count = req->iov_count,
-					  .done = below_done };
+	io->below = blk_same_request(req, below_done);
 	io->gate->passed++;
 	blk_submit(io->gate->below, &io->below);
 }

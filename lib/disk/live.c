@@ -157,13 +157,7 @@ static void pass_on(struct live *live, struct live_io *io)
 {
 	const struct blk_request *req = io->req;
 
-	io->below = (struct blk_request){ .op = req->op,
-					  .flags = req->flags,
-					  .offset = req->offset,
-					  .length = req->length,
-					  .iov = req->iov,
-					  .iov_count = req->iov_count,
-					  .done = below_done };
+	io->below = blk_same_request(req, below_done);
 	/* Whether unmapping makes zeros or does nothing stays as the guest was told. */
 	if (req->op == BLK_UNMAP && !live->blk.info.can_unmap) {
 		io->below.length = 0;

@@ -74,13 +74,7 @@ static struct track_io *new_io(struct track *track, struct blk_request *outer)
 	/* Without memory for a request of some hundred bytes nothing else would work either. */
 	if (!io)
 		abort();
-	*io = (struct track_io){ .req = { .op = outer->op,
-					  .flags = outer->flags,
-					  .offset = outer->offset,
-					  .length = outer->length,
-					  .iov = outer->iov,
-					  .iov_count = outer->iov_count,
-					  .done = passed_on },
+	*io = (struct track_io){ .req = blk_same_request(outer, passed_on),
 				 .outer = outer,
 				 .track = track };
 	return io;

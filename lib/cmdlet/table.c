@@ -707,6 +707,26 @@ static const struct cmdlet_example disable_service_examples[] = {
 		.help = text                                                                       \
 	}
 
+/* Of Add- and Set-VMHardDiskDrive: what the disk gets and gives. */
+#define SERVICE_OF_DISK                                                                            \
+	IOPS("Maximum",                                                                            \
+	     "Requests a second, of 8 KiB or a part of it, that the guest gets at most; 0, "       \
+	     "which is the default, for no limit."),                                               \
+	    IOPS("Minimum",                                                                        \
+		 "An event tells when a busy disk does fewer requests a second; 0 unless set."),   \
+	    NOT_YET("SupportPersistentReservations", CMDLET_SWITCH, "A disk is one guest's."),     \
+	    NOT_YET("QoSPolicyID", CMDLET_STRING, "Policies are of Storage Spaces Direct."),       \
+	    NOT_YET("QoSPolicy", CMDLET_STRING, "Policies are of Storage Spaces Direct."),         \
+	    NOT_YET("OverrideCacheAttributes", CMDLET_STRING,                                      \
+		    "Guests see a disk with a write cache, which they flush."),                    \
+	    NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools.")
+
+#define UNVERIFIED_PATHS                                                                           \
+	{                                                                                          \
+		.name = "AllowUnverifiedPaths", .type = CMDLET_SWITCH,                             \
+		.help = "Does not check that the file is there."                                   \
+	}
+
 static const struct cmdlet_param add_disk_params[] = {
 	VM_BY_VMNAME,
 	{ .name = "Path",
@@ -726,20 +746,8 @@ static const struct cmdlet_param add_disk_params[] = {
 	  .type = CMDLET_INTEGER,
 	  .flags = CMDLET_NOT_YET,
 	  .help = "Disks of the host go by their device, as -Path /dev/sdb." },
-	IOPS("Maximum",
-	     "Requests a second, of 8 KiB or a part of it, that the guest gets at most; 0, "
-	     "which is the default, for no limit."),
-	IOPS("Minimum",
-	     "An event tells when a busy disk does fewer requests a second; 0 unless set."),
-	NOT_YET("SupportPersistentReservations", CMDLET_SWITCH, "A disk is one guest's."),
-	NOT_YET("QoSPolicyID", CMDLET_STRING, "Policies are of Storage Spaces Direct."),
-	NOT_YET("QoSPolicy", CMDLET_STRING, "Policies are of Storage Spaces Direct."),
-	NOT_YET("OverrideCacheAttributes", CMDLET_STRING,
-		"Guests see a disk with a write cache, which they flush."),
-	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
-	{ .name = "AllowUnverifiedPaths",
-	  .type = CMDLET_SWITCH,
-	  .help = "Does not check that the file is there." },
+	SERVICE_OF_DISK,
+	UNVERIFIED_PATHS,
 	BY_PIPE("VMDriveController"),
 	PASSTHRU,
 	COMPUTER_NAME,
@@ -796,11 +804,6 @@ static const struct cmdlet_example remove_disk_examples[] = {
 		.name = "ToControllerLocation", .type = CMDLET_INTEGER, .min = 0, .max = 63,       \
 		.help = "Moves it to this location."                                               \
 	}
-#define UNVERIFIED_PATHS                                                                           \
-	{                                                                                          \
-		.name = "AllowUnverifiedPaths", .type = CMDLET_SWITCH,                             \
-		.help = "Does not check that the file is there."                                   \
-	}
 
 static const struct cmdlet_param set_disk_params[] = {
 	ONE_VM,
@@ -826,17 +829,7 @@ static const struct cmdlet_param set_disk_params[] = {
 	  .min = 1,
 	  .max = INT64_MAX,
 	  .help = "Makes the disk of a running virtual machine larger, as Resize-VHD does." },
-	IOPS("Maximum",
-	     "Requests a second, of 8 KiB or a part of it, that the guest gets at most; 0, "
-	     "which is the default, for no limit."),
-	IOPS("Minimum",
-	     "An event tells when a busy disk does fewer requests a second; 0 unless set."),
-	NOT_YET("SupportPersistentReservations", CMDLET_SWITCH, "A disk is one guest's."),
-	NOT_YET("QoSPolicyID", CMDLET_STRING, "Policies are of Storage Spaces Direct."),
-	NOT_YET("QoSPolicy", CMDLET_STRING, "Policies are of Storage Spaces Direct."),
-	NOT_YET("OverrideCacheAttributes", CMDLET_STRING,
-		"Guests see a disk with a write cache, which they flush."),
-	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
+	SERVICE_OF_DISK,
 	UNVERIFIED_PATHS,
 	BY_PIPE("VMHardDiskDrive"),
 	PASSTHRU,
@@ -891,9 +884,7 @@ static const struct cmdlet_param add_dvd_params[] = {
 	  .help = "ISO file; without it the drive is empty." },
 	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
 	BY_PIPE("VMDriveController"),
-	{ .name = "AllowUnverifiedPaths",
-	  .type = CMDLET_SWITCH,
-	  .help = "Does not check that the file is there." },
+	UNVERIFIED_PATHS,
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,

@@ -5,6 +5,7 @@
 
 #include "base/guid.h"
 #include "base/macros.h"
+#include "base/text.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -417,19 +418,15 @@ static bool ends_with_comma(const char *text)
  * that a shell hands them over in pieces. The caller's. */
 static char *whole_value(struct parse *parse, const char *word)
 {
-	char *text = strdup(word), *longer;
+	char *text = text_format("%s", word), *longer;
 
-	while (text && parse->next < parse->argc &&
+	while (parse->next < parse->argc &&
 	       (parse->argv[parse->next][0] == ',' ||
 		(ends_with_comma(text) && !looks_like_param(parse->argv[parse->next])))) {
-		longer = NULL;
-		if (asprintf(&longer, "%s%s", text, parse->argv[parse->next++]) < 0)
-			longer = NULL;
+		longer = text_format("%s%s", text, parse->argv[parse->next++]);
 		free(text);
 		text = longer;
 	}
-	if (!text)
-		abort();
 	return text;
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/macros.h"
+#include "base/text.h"
 #include "guest-sockets.h"
 #include "objects.h"
 #include "run.h"
@@ -182,19 +183,15 @@ void cmdlet_remove_pair(struct request *request)
 static char *join(const struct request *request, const char *name)
 {
 	const json_t *list = json_object_get(request->params, name);
-	char *text = strdup("");
+	char *text = text_format("%s", "");
 
-	for (size_t i = 0; text && i < json_array_size(list); i++) {
-		char *longer;
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		char *longer = text_format("%s%s%s", text, i ? ";" : "",
+					   json_string_value(json_array_get(list, i)));
 
-		if (asprintf(&longer, "%s%s%s", text, i ? ";" : "",
-			     json_string_value(json_array_get(list, i))) < 0)
-			longer = NULL;
 		free(text);
 		text = longer;
 	}
-	if (!text)
-		abort();
 	return text;
 }
 

@@ -56,6 +56,7 @@ struct service {
 	struct loop_timer *timer;
 	uint64_t idle_since_ns, idle_limit_ns;
 	bool signalled;
+	struct sockets_file own_socket; /* none: systemd listens for us */
 };
 
 static const char usage[] =
@@ -257,13 +258,18 @@ static int open_state(struct service *service, struct error *err)
 static int open_listener(struct service *service, struct error *err)
 {
 	const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+	const char *path = service->daemon.paths.socket;
+	int fd;
 
 	if (pid && count && atoi(pid) == getpid() && atoi(count) == 1) {
 		fcntl(LISTEN_FDS_START, F_SETFD, FD_CLOEXEC);
 		fcntl(LISTEN_FDS_START, F_SETFL, fcntl(LISTEN_FDS_START, F_GETFL) | O_NONBLOCK);
 		return LISTEN_FDS_START;
 	}
-	return sockets_listen(service->daemon.paths.socket, SOCK_STREAM, err);
+	fd = sockets_listen(path, SOCK_STREAM, err);
+	if (fd >= 0)
+		service->own_socket = sockets_file_at(path);
+	return fd;
 }
 
 static void log_service(struct service *service, enum event_kind kind, const char *text)
@@ -336,14 +342,17 @@ static void set_idle_limit(struct service *service)
 
 /* ---- end ---- */
 
-/* Nobody finds the socket any more; who has connected already is still answered. When we end
- * because we were idle there is no hurry. */
+/* Nobody finds our own socket any more; who has connected already is still answered. When we end
+ * because we were idle there is no hurry. Who comes to systemd's waits there for the next of us. */
 static void answer_the_last(struct service *service)
 {
 	struct daemon *daemon = &service->daemon;
 
 	/* So that the next command line starts the next daemon at once. */
-	unlink(daemon->paths.socket);
+	if (service->own_socket.inode)
+		sockets_unlink(daemon->paths.socket, service->own_socket);
+	else
+		server_leave_listening(daemon->server);
 	server_end_streams(daemon->server);
 	loop_step(daemon->loop, 0);
 	for (unsigned i = 0; service->signalled ? i < LAST_STEPS : true; i++) {

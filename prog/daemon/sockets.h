@@ -18,7 +18,8 @@ struct sockets_file {
 	ino_t inode;
 };
 struct sockets_file sockets_file_at(const char *path);
-/* Only if it still is that file: somebody may have made the folder anew, and another service listens there. */
+/* Only if it still is that file: somebody may have made the folder anew, and another service
+ * listens there. */
 void sockets_unlink(const char *path, struct sockets_file own);
 
 #endif

@@ -41,6 +41,7 @@
 #define LOCK_TRIES       60
 #define LOCK_PAUSE_USEC  50000
 #define LAST_STEPS       50 /* of 20 ms: for who is being answered when a signal ends us */
+#define ADOPT_SECONDS    5  /* for workers that don't answer */
 #define LISTEN_FDS_START 3  /* of systemd's socket activation */
 
 struct options {
@@ -277,6 +278,16 @@ static void log_service(struct service *service, enum event_kind kind, const cha
 	events_write(service->daemon.events, &(struct event){ .kind = kind, .message = text });
 }
 
+/* What is asked of a VM must not meet one whose worker has not said yet what it is at. */
+static void wait_for_workers(struct service *service)
+{
+	struct daemon *daemon = &service->daemon;
+	uint64_t deadline = clock_now_ns() + ADOPT_SECONDS * NS_PER_SEC;
+
+	while (run_is_adopting(daemon) && clock_now_ns() < deadline && !service->signalled)
+		loop_step(daemon->loop, 20);
+}
+
 static int start(struct service *service, struct error *err)
 {
 	struct daemon *daemon = &service->daemon;
@@ -303,7 +314,11 @@ static int start(struct service *service, struct error *err)
 	r = vm_load_all(daemon, err);
 	if (r < 0)
 		return r;
+	r = balancer_new(daemon, &daemon->balancer, err);
+	if (r < 0)
+		return r;
 	run_adopt_all(daemon);
+	wait_for_workers(service);
 	automatic_begin(daemon);
 	fd = open_listener(service, err);
 	if (fd < 0)
@@ -313,8 +328,6 @@ static int start(struct service *service, struct error *err)
 		remote_start(daemon);
 	if (r == 0)
 		r = loop_timer_new(daemon->loop, tick, service, &service->timer, err);
-	if (r == 0)
-		r = balancer_new(daemon, &daemon->balancer, err);
 	return r;
 }
 
@@ -414,7 +427,8 @@ int main(int argc, char **argv)
 	}
 	tell_ready(&service, "ready\n");
 	loop_timer_arm(service.timer, clock_now_ns() + MIN(SAMPLE_NS, service.idle_limit_ns));
-	loop_run(service.daemon.loop);
+	if (!service.signalled)
+		loop_run(service.daemon.loop);
 	answer_the_last(&service);
 	log_service(&service, EVENT_SERVICE_STOPPED, "The management service was stopped.");
 	release(&service);

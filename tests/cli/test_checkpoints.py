@@ -373,6 +373,20 @@ def test_merge_fails_and_is_done_when_it_is_off(host):
     check(host, paths[0], 1, 0)
 
 
+def test_taken_while_the_worker_is_found_again(host):
+    """What a service has begun itself is not taken for what an earlier one has left."""
+    running(host, "late=0.5")
+    host.kill_daemon()
+    slow = host.folder + "/slow-disk"
+    with open(slow, "w") as f:
+        f.write('#!/bin/sh\n/bin/sleep 1\nexec "%s/oyako-disk" "$@"\n' % os.path.dirname(host.command()[0]))
+    os.chmod(slow, 0o700)
+    host.env["OYAKO_DISK"] = slow
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "one")
+    assert tree(host) == {"one": None} and leftovers(host) == []
+    assert set(layers(host)) == set(disks_of(host)) and len(layers(host)) == 2
+
+
 def test_checkpoint_waits_for_the_merge(host):
     """It is taken when the last disk is merged; one whose job is stopped before, never."""
     running(host, "merge=300")

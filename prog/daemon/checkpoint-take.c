@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "checkpoint-below.h"
 #include "checkpoint-disks.h"
 #include "checkpoint-fold.h"
 #include "checkpoints.h"
@@ -337,7 +338,8 @@ static int begin(struct taking *taking, struct config_vm **ret, struct error *er
 		r = checkpoint_begin(vm, &taking->checkpoint, taking->plan, err);
 	if (r < 0)
 		return r;
-	if (vm->state == VM_SAVED)
+	r = below_begin(vm, taking->checkpoint.id, err);
+	if (r == 0 && vm->state == VM_SAVED)
 		r = checkpoint_link_memory(vm, taking->checkpoint.id, err);
 	*ret = r == 0 ? vm_config_copy(vm, err) : NULL;
 	if (!*ret)

@@ -92,6 +92,41 @@ def test_with_all_children(host):
     check(host, disk, 2, MIB)
 
 
+def test_layers_of_another_branch_go_with_its_last(host):
+    """One in the middle of a branch goes, and then those that lie on its disk."""
+    disk = vm_with_two(host)
+
+    def change(cmdlet, name):
+        host.run(cmdlet, "-VMName", "a", "-Name", name, "-Confirm:false")
+
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "three")
+    change("restore-vmcheckpoint", "two")
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "four")
+    change("restore-vmcheckpoint", "one")
+    change("remove-vmcheckpoint", "two")
+    assert tree(host) == {"one": None, "three": "one", "four": "one"}
+    host.kill_daemon()
+    change("remove-vmcheckpoint", "three")
+    assert len(layers(host)) == 3  # those of "two", which is under "four", of "four", and the VM's
+    change("restore-vmcheckpoint", "four")
+    check(host, disk_of(host), 2, MIB)
+    change("restore-vmcheckpoint", "one")
+    change("remove-vmcheckpoint", "four")
+    assert layers(host) == [disk_of(host)]
+    # The VM's own branch: it lies on a layer that can't be merged yet, and leaves it.
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "five")
+    change("restore-vmcheckpoint", "one")
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "six")
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "seven")
+    change("remove-vmcheckpoint", "seven")
+    assert len(layers(host)) == 4
+    change("restore-vmcheckpoint", "five")
+    assert len(layers(host)) == 3  # of "five", of "six", and the VM's
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false")
+    assert layers(host) == [] and disk_of(host) == disk
+    assert not os.path.exists(os.path.join(host.vm_folder("a"), "below.json"))
+
+
 def test_interrupted_between_description_and_name(host):
     """vm.json says that the VM comes from it: then it is one."""
     vm_with_two(host)

@@ -154,5 +154,6 @@ class WorldOfGuests(World):
 
 def test_random_operations(host, kernel, tmp_path):
     os.makedirs(tmp_path / "initrd")
+    host.env["OYAKO_STOP_IDLE_SECONDS"] = "600"  # it ends when it is killed
     world = WorldOfGuests(host, SEED, kernel, kernel.initrd_with(str(tmp_path / "initrd"), GUEST))
     world.run(OPERATIONS)

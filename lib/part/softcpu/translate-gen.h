@@ -37,7 +37,14 @@ enum xl_kind {
 	XL_END, /* the block ends before this: no instruction */
 };
 
-enum operand_class { OPERAND_ABSENT, OPERAND_GPR, OPERAND_HIGH, OPERAND_XMM, OPERAND_MMX, OPERAND_ST };
+enum operand_class {
+	OPERAND_ABSENT,
+	OPERAND_GPR,
+	OPERAND_HIGH,
+	OPERAND_XMM,
+	OPERAND_MMX,
+	OPERAND_ST
+};
 
 struct xl_operand {
 	uint8_t class;  /* enum operand_class */

@@ -773,13 +773,6 @@ static int push_closed(struct live *live, int fd, struct error *err)
 	return rc;
 }
 
-int live_dup_leaf(const struct blk *disk, struct error *err)
-{
-	int fd = fcntl(live_of(disk)->fds[0], F_DUPFD_CLOEXEC, 3);
-
-	return fd < 0 ? error_set_errno(err, errno, "another descriptor for a disk's file") : fd;
-}
-
 int live_push(struct blk *disk, int fd, struct error *err)
 {
 	struct live *live = live_of(disk);

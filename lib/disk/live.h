@@ -29,9 +29,6 @@ typedef void live_done(void *user, const struct error *err);
  * as of the last request before it then stays: a checkpoint. Its link to the leaf is made here; the
  * paths in it stay. Blocks for a moment. On failure fd is closed, and the chain as it was. */
 int live_push(struct blk *disk, int fd, struct error *err);
-/* A descriptor, the caller's, of the file that is written now, so that a thread can sync it: what
- * is on the disk already does not take live_push any time. */
-int live_dup_leaf(const struct blk *disk, struct error *err);
 /* Undoes it, before anything was written. */
 void live_pop(struct blk *disk);
 

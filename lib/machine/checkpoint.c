@@ -3,7 +3,6 @@
 #include "base/clock.h"
 #include "base/mark.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,7 +11,6 @@ struct layering {
 	int mark_fd;
 	struct machine_layer *layers; /* fd -1: not ours any more */
 	unsigned count;
-	int *below; /* the files that lie under them then; -1: not watched */
 };
 
 int layering_new(const struct machine_checkpoint *checkpoint, struct layering **ret,
@@ -21,20 +19,15 @@ int layering_new(const struct machine_checkpoint *checkpoint, struct layering **
 	struct layering *layering = malloc(sizeof(*layering));
 	size_t size = checkpoint->layer_count * sizeof(*checkpoint->layers);
 	struct machine_layer *layers = malloc(size + 1);
-	int *below = malloc(checkpoint->layer_count * sizeof(*below) + 1);
 
-	if (!layering || !layers || !below) {
+	if (!layering || !layers) {
 		free(layering);
 		free(layers);
-		free(below);
 		return error_set(err, ERR_NO_MEMORY, "no memory for a checkpoint");
 	}
 	if (size)
 		memcpy(layers, checkpoint->layers, size);
-	for (unsigned i = 0; i < checkpoint->layer_count; i++)
-		below[i] = -1;
-	*layering =
-	    (struct layering){ checkpoint->mark_fd, layers, checkpoint->layer_count, below };
+	*layering = (struct layering){ checkpoint->mark_fd, layers, checkpoint->layer_count };
 	*ret = layering;
 	return 0;
 }
@@ -51,31 +44,9 @@ void layering_free(struct layering *layering)
 	if (!layering)
 		return;
 	close_layers(layering->layers, layering->count);
-	for (unsigned i = 0; i < layering->count; i++)
-		if (layering->below[i] >= 0)
-			close(layering->below[i]);
 	close(layering->mark_fd);
-	free(layering->below);
 	free(layering->layers);
 	free(layering);
-}
-
-int layering_watch(struct layering *layering, struct storage *storage, struct error *err)
-{
-	for (unsigned i = 0; i < layering->count; i++) {
-		layering->below[i] = storage_dup_leaf(storage, &layering->layers[i], err);
-		if (layering->below[i] < 0)
-			return -(int)err->code;
-	}
-	return 0;
-}
-
-/* Not a sync: that would be told of a write that failed, and the guest's next flush would not. */
-void layering_write_back(const struct layering *layering)
-{
-	for (unsigned i = 0; i < layering->count; i++)
-		if (layering->below[i] >= 0)
-			sync_file_range(layering->below[i], 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 static int push_and_mark(struct layering *layering, struct storage *storage, struct error *err)

@@ -112,8 +112,6 @@ int storage_new(struct machine *machine, struct storage **ret, struct error *err
 void storage_free(struct storage *storage);
 /* Puts a new layer on each of these disks, or on none; nothing is in flight. Takes the descriptors.
  */
-/* The file of the disk that gets the layer (live_dup_leaf). */
-int storage_dup_leaf(struct storage *storage, const struct machine_layer *layer, struct error *err);
 int storage_push(struct storage *storage, const struct machine_layer *layers, unsigned count,
 		 struct error *err);
 /* Undoes it at once. */
@@ -198,10 +196,6 @@ void machine_let_go(struct machine *machine);
 int layering_new(const struct machine_checkpoint *checkpoint, struct layering **ret,
 		 struct error *err);
 void layering_free(struct layering *layering); /* NULL allowed */
-/* So that less is left for the moment in which the guest stands still: first on the loop, then on
- * any thread, as often as one likes. */
-int layering_watch(struct layering *layering, struct storage *storage, struct error *err);
-void layering_write_back(const struct layering *layering);
 /* The guest stands still: all disks get their layers and the mark says so, or neither. */
 int layering_push(struct layering *layering, struct storage *storage, struct error *err);
 

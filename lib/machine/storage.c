@@ -583,14 +583,6 @@ static int find_live(struct storage *storage, const struct guid *id, unsigned lo
 	return r;
 }
 
-int storage_dup_leaf(struct storage *storage, const struct machine_layer *layer, struct error *err)
-{
-	struct blk *disk = NULL;
-	int r = find_live(storage, &layer->controller, layer->location, &disk, err);
-
-	return r < 0 ? r : live_dup_leaf(disk, err);
-}
-
 int storage_push(struct storage *storage, const struct machine_layer *layers, unsigned count,
 		 struct error *err)
 {

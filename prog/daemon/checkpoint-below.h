@@ -1,9 +1,11 @@
 /*
- * Layers of checkpoints that are gone, on which the disks of others still lie. Below the VM's own disk they are merged
- * (checkpoint-fold.h); in other branches of the tree nobody merges them, and they must go with the last that lies on them.
+ * Layers of checkpoints that are gone, on which the disks of others still lie. Below the VM's own
+ * disk they are merged (checkpoint-fold.h); in other branches of the tree nobody merges them, and
+ * they must go with the last that lies on them.
  *
- * VM-folder/below.json has for the VM ("vm") and for checkpoints (by id) a list of such files. It may have too many: what it
- * says of a checkpoint that is not there, or of a file, counts for nothing.
+ * VM-folder/below.json has for the VM ("vm") and for checkpoints (by id) a list of such files. It
+ * may have too many: what it says of a checkpoint that is not there, or of a file, counts for
+ * nothing.
  */
 #ifndef DAEMON_CHECKPOINT_BELOW_H
 #define DAEMON_CHECKPOINT_BELOW_H
@@ -12,9 +14,10 @@
 
 #define BELOW_FILE "below.json"
 
-/* Before a checkpoint with these disks (borrowed) goes: they, and what is below them, are below all that comes from it. */
-int below_inherit(const struct vm *vm, const struct checkpoints *all, const struct checkpoint *gone, const json_t *disks,
-		  struct error *err);
+/* Before a checkpoint with these disks (borrowed) goes: they, and what is below them, are below all
+ * that comes from it. */
+int below_inherit(const struct vm *vm, const struct checkpoints *all, const struct checkpoint *gone,
+		  const json_t *disks, struct error *err);
 /* Before the VM becomes a checkpoint: what is below the VM's disks is below its. */
 int below_begin(const struct vm *vm, const char *id, struct error *err);
 /* The VM lies on what the checkpoint that it comes from lies on, and has nothing of its own. */

@@ -243,6 +243,7 @@ struct config_vm *config_vm_new(const char *name)
 	vm->stop_action = CONFIG_STOP_SAVE;
 	vm->critical_action = CONFIG_CRITICAL_PAUSE;
 	vm->critical_minutes = CONFIG_CRITICAL_MINUTES;
+	vm->firmware = config_firmware_default;
 	if (!vm->name) {
 		config_vm_free(vm);
 		return NULL;
@@ -272,6 +273,8 @@ void config_vm_free(struct config_vm *vm)
 		nic_done(&vm->nics[i]);
 	for (unsigned i = 0; i < vm->socket_count; i++)
 		socket_done(&vm->sockets[i]);
+	for (unsigned i = 0; i < CONFIG_COM_PORTS; i++)
+		free(vm->com[i].path);
 	free(vm->disks);
 	free(vm->nics);
 	free(vm->sockets);
@@ -740,6 +743,10 @@ int config_vm_check(const struct config_vm *vm, struct error *err)
 		r = check_boot(vm, err);
 	if (r == 0)
 		r = check_folders(vm, err);
+	if (r == 0)
+		r = config_firmware_check(&vm->firmware, err);
+	for (unsigned i = 0; r == 0 && i < CONFIG_COM_PORTS; i++)
+		r = config_com_check(&vm->com[i], err);
 	if (r == 0)
 		r = check_drives(vm, err);
 	if (r == 0)

@@ -46,6 +46,15 @@ static struct config_vm *full_vm(void)
 	assert_non_null(config_add_nic(vm, &nic, NULL));
 	guid_generate(&socket.service);
 	assert_int_equal(config_add_socket(vm, &socket, NULL), 0);
+	vm->firmware = (struct config_firmware){ .secure_boot_template = 1,
+						 .console_mode = CONFIG_CONSOLE_COM2,
+						 .pause_after_boot_failure = true,
+						 .startup_order = { 0, 1, 2, 3 } };
+	vm->disks[1].boot_position = 1;
+	vm->nics[0].boot_position = CONFIG_BOOT_NEVER;
+	vm->nics[0].mac_spoofing = true;
+	vm->com[1].debugger_mode = true;
+	assert_int_equal(config_set_com_path(&vm->com[1], "\\\\.\\pipe\\web", NULL), 0);
 	return vm;
 }
 

@@ -322,30 +322,48 @@ struct config_disk *config_find_disk(const struct config_vm *vm, enum config_bus
 	return NULL;
 }
 
-int config_free_location(const struct config_vm *vm, int controller, unsigned *ret_controller,
-			 unsigned *ret_lun, struct error *err)
+static unsigned controllers_of(const struct config_vm *vm, enum config_bus bus)
 {
-	for (unsigned c = 0; c < vm->scsi_count; c++) {
+	if (bus == CONFIG_BUS_SCSI)
+		return vm->scsi_count;
+	return vm->generation == 1 ? CONFIG_MAX_IDE : 0;
+}
+
+static unsigned locations_of(enum config_bus bus)
+{
+	return bus == CONFIG_BUS_IDE ? CONFIG_LOCATIONS_PER_IDE : CONFIG_LOCATIONS_PER_SCSI;
+}
+
+int config_free_location(const struct config_vm *vm, enum config_bus bus, int controller,
+			 unsigned *ret_controller, unsigned *ret_lun, struct error *err)
+{
+	for (unsigned c = 0; c < controllers_of(vm, bus); c++) {
 		if (controller >= 0 && (unsigned)controller != c)
 			continue;
-		for (unsigned lun = 0; lun < CONFIG_LOCATIONS_PER_SCSI; lun++)
-			if (!config_find_disk(vm, CONFIG_BUS_SCSI, c, lun)) {
+		for (unsigned lun = 0; lun < locations_of(bus); lun++)
+			if (!config_find_disk(vm, bus, c, lun)) {
 				*ret_controller = c;
 				*ret_lun = lun;
 				return 0;
 			}
 	}
-	if (controller >= (int)vm->scsi_count)
-		return error_set(err, ERR_NOT_FOUND, "there is no SCSI controller %d", controller);
-	return error_set(err, ERR_LIMIT, "no location is free on the SCSI controllers");
+	if (controllers_of(vm, bus) == 0)
+		return error_set(err, ERR_NOT_FOUND, "it has no %s controllers%s",
+				 config_bus_name(bus),
+				 bus == CONFIG_BUS_IDE ? ": they are of generation 1" : "");
+	if (controller >= (int)controllers_of(vm, bus))
+		return error_set(err, ERR_NOT_FOUND, "there is no %s controller %d",
+				 config_bus_name(bus), controller);
+	return error_set(err, ERR_LIMIT, "no location is free on the %s controllers",
+			 config_bus_name(bus));
 }
 
 static int check_disk_place(const struct config_vm *vm, const struct config_disk *disk,
 			    struct error *err)
 {
 	bool ide = disk->bus == CONFIG_BUS_IDE;
-	unsigned controllers = !ide ? vm->scsi_count : vm->generation == 1 ? CONFIG_MAX_IDE : 0;
-	unsigned locations = ide ? CONFIG_LOCATIONS_PER_IDE : CONFIG_LOCATIONS_PER_SCSI;
+	unsigned controllers = controllers_of(vm, disk->bus);
+	unsigned locations = locations_of(disk->bus);
 
 	if (disk->controller_number >= controllers)
 		return error_set(err, ERR_INVALID, "there is no %s controller %u%s",

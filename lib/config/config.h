@@ -202,9 +202,9 @@ struct config_nic *config_add_nic(struct config_vm *vm, const struct config_nic 
 struct config_disk *config_find_disk(const struct config_vm *vm, enum config_bus bus,
 				     unsigned controller, unsigned lun);
 const char *config_bus_name(enum config_bus bus); /* "SCSI", "IDE" */
-/* Looks for the first free place on SCSI; controller -1: on any. ERR_LIMIT where all are taken. */
-int config_free_location(const struct config_vm *vm, int controller, unsigned *ret_controller,
-			 unsigned *ret_lun, struct error *err);
+/* Looks for the first free place; controller -1: on any. ERR_LIMIT where all are taken. */
+int config_free_location(const struct config_vm *vm, enum config_bus bus, int controller,
+			 unsigned *ret_controller, unsigned *ret_lun, struct error *err);
 void config_remove_disk(struct config_vm *vm, unsigned index);
 /* A SCSI controller behind the others. ERR_LIMIT where there are four. */
 int config_add_controller(struct config_vm *vm, struct error *err);

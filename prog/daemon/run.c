@@ -11,6 +11,7 @@
 #include "config/config-json.h"
 #include "checkpoint-fold.h"
 #include "checkpoint-take.h"
+#include "com-ports.h"
 #include "checkpoints.h"
 #include "disk-job.h"
 #include "files.h"
@@ -115,8 +116,8 @@ static void run_free(struct run *run)
 
 static void remove_runtime_folder(const char *path)
 {
-	static const char *const files[] = { "control", "console1", "run.json", ".run.json.new",
-					     "worker.log" };
+	static const char *const files[] = { "control",	 "console1",	  "console2",
+					     "run.json", ".run.json.new", "worker.log" };
 	AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
@@ -200,6 +201,7 @@ static void finish(struct run *run, const struct error *start_failure)
 	}
 	remove_ports(run);
 	cgroup_remove(vm->daemon->cgroup, vm->id);
+	com_ports_withdraw(vm);
 	remove_runtime_folder(run->folder);
 	run_free(run);
 	/* A worker that an earlier daemon began may have used it. */
@@ -923,6 +925,7 @@ static int add_sockets(struct run *run, struct files *files, struct error *err)
 {
 	AUTO_FREE char *control = runtime_path(run->vm, "control");
 	AUTO_FREE char *console = runtime_path(run->vm, "console1");
+	AUTO_FREE char *second = runtime_path(run->vm, "console2");
 	int fd = sockets_listen(control, SOCK_SEQPACKET, err);
 
 	if (fd < 0)
@@ -932,6 +935,10 @@ static int add_sockets(struct run *run, struct files *files, struct error *err)
 	if (fd < 0)
 		return fd;
 	files_add(files, "console", "port", 1, fd);
+	fd = sockets_listen(second, SOCK_STREAM, err);
+	if (fd < 0)
+		return fd;
+	files_add(files, "console", "port", 2, fd);
 	/* Before there is a worker: nothing that it says can be missed. */
 	fd = connect_control(run, err);
 	if (fd < 0)
@@ -974,6 +981,7 @@ static int make_runtime_folder(struct run *run, struct error *err)
 	r = config_make_private_folder(parent, err);
 	if (r < 0)
 		return r;
+	com_ports_withdraw(run->vm);
 	remove_runtime_folder(run->folder);
 	return config_make_private_folder(run->folder, err);
 }
@@ -1006,6 +1014,8 @@ static int launch(struct run *run, struct error *err)
 	r = make_runtime_folder(run, err);
 	if (r == 0)
 		r = add_sockets(run, &files, err);
+	if (r == 0)
+		r = com_ports_serve(run->vm, err);
 	if (r == 0) {
 		add_ports(run, &files);
 		r = start_process(run, files.lock_fd, err);
@@ -1352,6 +1362,7 @@ static void clean_up_after(struct vm *vm)
 	vm->state = vm->config->saved_state ? VM_SAVED : VM_OFF;
 	if (access(path, F_OK) < 0)
 		return;
+	com_ports_withdraw(vm);
 	if (vm->state == VM_SAVED) {
 		remove_runtime_folder(path);
 		return;

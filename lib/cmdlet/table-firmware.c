@@ -79,7 +79,8 @@ static const struct cmdlet_param set_firmware_params[] = {
 		  "Get-VMNetworkAdapter shows." },
 	{ .name = "FirstBootDevice",
 	  .type = CMDLET_DEVICE,
-	  .help = "The one that comes first; the others stay behind it as they are." },
+	  .help = "The one that comes first; the others stay behind it as they are. As with "
+		  "-BootOrder; \"$(oyako get-vmdvddrive web)\" is the only DVD drive of web." },
 	ON_OFF("EnableSecureBoot", "Whether Secure Boot is on; it is unless set."),
 	{ .name = "SecureBootTemplate",
 	  .type = CMDLET_ENUM,
@@ -107,8 +108,7 @@ static const struct cmdlet_example set_firmware_examples[] = {
 	{ "set-vmfirmware web -EnableSecureBoot On -SecureBootTemplate "
 	  "MicrosoftUEFICertificateAuthority",
 	  "As most Linux distributions need it." },
-	{ "set-vmfirmware web -FirstBootDevice \"$(oyako get-vmdvddrive web)\"",
-	  "Its only DVD drive comes first." },
+	{ "set-vmfirmware web -FirstBootDevice SCSI:0:1", "The drive at location 1 comes first." },
 	{ "set-vmfirmware web -BootOrder SCSI:0:0,'Network Adapter'", "These two, in this order." },
 	END_EXAMPLES,
 };
@@ -160,9 +160,10 @@ static const struct cmdlet_param set_com_params[] = {
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_NULLABLE,
 	  .position = 3,
-	  .help = "'\\\\.\\pipe\\NAME': the Unix socket pipe/NAME of the service's runtime folder, or "
-		  "the absolute path of a Unix socket. It is there while the machine runs. '' or "
-		  "$null for none." },
+	  .help =
+	      "'\\\\.\\pipe\\NAME': the Unix socket pipe/NAME of the service's runtime folder, or "
+	      "the absolute path of a Unix socket. It is there while the machine runs. '' or "
+	      "$null for none." },
 	ON_OFF("DebuggerMode", "Kept; a debugger needs nothing else than the port here."),
 	BY_PIPE("VMComPort"),
 	PASSTHRU,
@@ -206,15 +207,17 @@ const struct cmdlet cmdlet_table_firmware[] = {
 	  .output_if_passthru = true },
 	{ .name = "Get-VMComPort",
 	  .synopsis = "Shows what serial ports are connected to",
-	  .description = "Shows COM 1 and COM 2. SocketPath is the Unix socket that serves the port "
-			 "while the machine runs.",
+	  .description =
+	      "Shows COM 1 and COM 2. SocketPath is the Unix socket that serves the port "
+	      "while the machine runs.",
 	  .params = get_com_params,
 	  .output = &com_output,
 	  .examples = get_com_examples },
 	{ .name = "Set-VMComPort",
 	  .synopsis = "Connects a serial port to a Unix socket",
 	  .description =
-	      "Serves a serial port at a Unix socket, at once if the machine runs. What connects to "
+	      "Serves a serial port at a Unix socket, at once if the machine runs. What connects "
+	      "to "
 	      "it gets the last 64 KiB that the guest has written, and then all that it writes; "
 	      "several may be connected.",
 	  .params = set_com_params,

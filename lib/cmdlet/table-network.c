@@ -177,8 +177,8 @@ static const struct cmdlet_example rename_adapter_examples[] = {
 	END_EXAMPLES,
 };
 
-#define NO_QOS  "The switch does not share out bandwidth yet."
-#define NO_HARD "It is for adapters of the host that do work of guests."
+#define NO_QOS   "The switch does not share out bandwidth yet."
+#define NO_HARD  "It is for adapters of the host that do work of guests."
 #define NO_GUARD "The switch does not look into frames yet."
 
 static const char *const set_adapter_sets[] = { "As it is", "Dynamic address", "Static address",

@@ -69,7 +69,8 @@ static const struct cmdlet_example save_vm_examples[] = {
 
 static const struct cmdlet_param remove_saved_params[] = {
 	VMS("VMName", "Name"),
-	NOT_YET("VMSnapshot", CMDLET_STRING, "The memory of a checkpoint goes with the checkpoint."),
+	NOT_YET("VMSnapshot", CMDLET_STRING,
+		"The memory of a checkpoint goes with the checkpoint."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };

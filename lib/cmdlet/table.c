@@ -839,11 +839,7 @@ static const struct cmdlet_example set_disk_examples[] = {
 static const struct cmdlet_param controller_params[] = { VM_BY_VMNAME, PASSTHRU, COMPUTER_NAME,
 							 END_PARAMS };
 static const struct cmdlet_param get_controller_params[] = {
-	VM_BY_VMNAME,
-	CONTROLLER_NUMBER(0, 2),
-	OF_CHECKPOINT,
-	COMPUTER_NAME,
-	END_PARAMS,
+	VM_BY_VMNAME, CONTROLLER_NUMBER(0, 2), OF_CHECKPOINT, COMPUTER_NAME, END_PARAMS,
 };
 static const struct cmdlet_output ide_output = {
 	"VMIdeController",
@@ -914,12 +910,8 @@ static const struct cmdlet_example add_dvd_examples[] = {
 };
 
 static const struct cmdlet_param get_dvd_params[] = {
-	VM_BY_VMNAME,
-	CONTROLLER_NUMBER(PIPED, 2),
-	CONTROLLER_LOCATION(0, 3),
-	OF_CHECKPOINT,
-	BY_PIPE("VMDriveController"),
-	COMPUTER_NAME,
+	VM_BY_VMNAME,  CONTROLLER_NUMBER(PIPED, 2),  CONTROLLER_LOCATION(0, 3),
+	OF_CHECKPOINT, BY_PIPE("VMDriveController"), COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example get_dvd_examples[] = {
@@ -966,11 +958,8 @@ static const struct cmdlet_example remove_dvd_examples[] = {
 	END_EXAMPLES,
 };
 
-static const struct cmdlet_param by_vmname_params[] = {
-	VM_BY_VMNAME,
-	OF_CHECKPOINT,
-	COMPUTER_NAME, END_PARAMS
-};
+static const struct cmdlet_param by_vmname_params[] = { VM_BY_VMNAME, OF_CHECKPOINT, COMPUTER_NAME,
+							END_PARAMS };
 static const struct cmdlet_param set_processor_params[] = {
 	VM_BY_VMNAME,
 	{ .name = "Count",
@@ -1121,7 +1110,8 @@ static const struct cmdlet_example set_video_examples[] = {
 static const struct cmdlet_param plain_vmname_params[] = { VM_BY_VMNAME, PASSTHRU, COMPUTER_NAME,
 							   END_PARAMS };
 static const struct cmdlet_example enable_console_examples[] = {
-	{ "enable-vmconsolesupport web", "With screen, keyboard and mouse from the next start on." },
+	{ "enable-vmconsolesupport web",
+	  "With screen, keyboard and mouse from the next start on." },
 	END_EXAMPLES,
 };
 static const struct cmdlet_example disable_console_examples[] = {

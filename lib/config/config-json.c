@@ -235,13 +235,12 @@ static int read_controllers(struct config_vm *vm, const json_t *list, struct err
 
 static int read_nic(struct config_vm *vm, const json_t *json, struct error *err)
 {
-	static const struct member members[] = { { "id", 's', false },
-						 { "name", 's', false },
-						 { "switch", 's', true },
-						 { "mac", 's', false },
-						 { "static_mac", 'b', true },
-						 { "mac_spoofing", 'b', true },
-						 { "boot_position", 'n', true } };
+	static const struct member members[] = {
+		{ "id", 's', false },          { "name", 's', false },
+		{ "switch", 's', true },       { "mac", 's', false },
+		{ "static_mac", 'b', true },   { "mac_spoofing", 'b', true },
+		{ "boot_position", 'n', true }
+	};
 	struct config_nic nic = { 0 };
 	int r = check_object(json, members, ARRAY_SIZE(members), err);
 
@@ -830,13 +829,13 @@ static json_t *firmware_json(const struct config_vm *vm)
 
 	if (vm->generation == 2) {
 		json_decref(order);
-		return json_pack(
-		    "{s:b, s:s, s:s, s:s, s:b}", "secure_boot", firmware->secure_boot,
-		    "secure_boot_template",
-		    config_secure_boot_templates.words[firmware->secure_boot_template],
-		    "network_boot", config_boot_protocols.words[firmware->network_protocol],
-		    "console_mode", config_console_modes.words[firmware->console_mode],
-		    "pause_after_boot_failure", firmware->pause_after_boot_failure);
+		return json_pack("{s:b, s:s, s:s, s:s, s:b}", "secure_boot", firmware->secure_boot,
+				 "secure_boot_template",
+				 config_secure_boot_templates.words[firmware->secure_boot_template],
+				 "network_boot",
+				 config_boot_protocols.words[firmware->network_protocol],
+				 "console_mode", config_console_modes.words[firmware->console_mode],
+				 "pause_after_boot_failure", firmware->pause_after_boot_failure);
 	}
 	for (unsigned i = 0; i < CONFIG_BOOT_KINDS; i++)
 		json_array_append_new(

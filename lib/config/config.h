@@ -64,8 +64,8 @@ struct config_nic {
 	char *name;        /* "Network Adapter" */
 	char *switch_name; /* NULL: not connected */
 	uint8_t mac[6];
-	bool static_mac; /* chosen by the administrator, not out of the host's pool */
-	bool mac_spoofing; /* may send from other addresses */
+	bool static_mac;        /* chosen by the administrator, not out of the host's pool */
+	bool mac_spoofing;      /* may send from other addresses */
 	unsigned boot_position; /* firmware.h */
 };
 

@@ -156,7 +156,7 @@ unsigned config_boot_find(const struct config_vm *vm, const char *text, struct c
 	if (strncasecmp(text, "SCSI:", 5) == 0 &&
 	    sscanf(text + 5, "%3u:%3u%n", &controller, &lun, &end) == 2 && !text[5 + end]) {
 		ret[0] = (struct config_boot){ .disk = config_find_disk(vm, CONFIG_BUS_SCSI,
-									 controller, lun) };
+									controller, lun) };
 		if (ret[0].disk)
 			return 1;
 	}

@@ -1,7 +1,7 @@
 /*
  * What a description says to the firmware and about the serial ports, with Hyper-V's names and
- * defaults. There is no firmware yet: machines start a Linux kernel directly, and these settings are
- * kept for the day that there is one, and for what is exported.
+ * defaults. There is no firmware yet: machines start a Linux kernel directly, and these settings
+ * are kept for the day that there is one, and for what is exported.
  *
  * Generation 2 boots from devices in an order: each drive and adapter has its place in it, so that
  * one that is moved keeps it and one that is removed leaves none behind. Generation 1 boots from

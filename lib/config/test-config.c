@@ -158,13 +158,16 @@ static void test_limits_of_adding(void **state)
 	unsigned controller, lun;
 
 	for (unsigned i = 0; i < CONFIG_LOCATIONS_PER_SCSI; i++) {
-		assert_int_equal(config_free_location(vm, CONFIG_BUS_SCSI, -1, &controller, &lun, &err), 0);
+		assert_int_equal(
+		    config_free_location(vm, CONFIG_BUS_SCSI, -1, &controller, &lun, &err), 0);
 		assert_int_equal(lun, i);
 		disk.lun = lun;
 		assert_non_null(config_add_disk(vm, &disk, &err));
 	}
-	assert_int_equal(config_free_location(vm, CONFIG_BUS_SCSI, -1, &controller, &lun, &err), -ERR_LIMIT);
-	assert_int_equal(config_free_location(vm, CONFIG_BUS_SCSI, 1, &controller, &lun, &err), -ERR_NOT_FOUND);
+	assert_int_equal(config_free_location(vm, CONFIG_BUS_SCSI, -1, &controller, &lun, &err),
+			 -ERR_LIMIT);
+	assert_int_equal(config_free_location(vm, CONFIG_BUS_SCSI, 1, &controller, &lun, &err),
+			 -ERR_NOT_FOUND);
 	assert_null(config_add_disk(vm, &disk, &err));
 	config_remove_disk(vm, 5);
 	assert_int_equal(config_free_location(vm, CONFIG_BUS_SCSI, 0, &controller, &lun, &err), 0);

@@ -71,8 +71,8 @@ static void test_boot_order(void **state)
 	/* One that is left out can come back; what is new comes last. */
 	find(vm, "SCSI:0:1", &order[0]);
 	config_boot_first(vm, &order[0]);
-	assert_non_null(config_add_disk(
-	    vm, &(struct config_disk){ .path = (char *)"/b.img", .lun = 9 }, NULL));
+	assert_non_null(
+	    config_add_disk(vm, &(struct config_disk){ .path = (char *)"/b.img", .lun = 9 }, NULL));
 	assert_order(vm, "SCSI:0:1,SCSI:0:2,Second,SCSI:0:9");
 	config_remove_disk(vm, 2);
 	assert_order(vm, "SCSI:0:1,Second,SCSI:0:9");
@@ -104,10 +104,13 @@ static void test_com_paths(void **state)
 {
 	static const char *const typed[] = { "\\\\.\\pipe\\x y", "\\.\\pipe\\x y", "\\.pipex y",
 					     "\\\\.\\PIPE\\x y" };
-	static const char *const bad[] = {
-		"pipe", "\\\\host\\pipe\\x", "\\\\.\\pipe\\", "\\\\.\\pipe\\..", "\\\\.\\pipe\\a/b",
-		"\\\\.\\pipe\\a\\b", "/a\nb"
-	};
+	static const char *const bad[] = { "pipe",
+					   "\\\\host\\pipe\\x",
+					   "\\\\.\\pipe\\",
+					   "\\\\.\\pipe\\..",
+					   "\\\\.\\pipe\\a/b",
+					   "\\\\.\\pipe\\a\\b",
+					   "/a\nb" };
 	struct config_com com = { 0 };
 
 	for (size_t i = 0; i < ARRAY_SIZE(typed); i++) {

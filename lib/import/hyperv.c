@@ -444,7 +444,8 @@ static void take_com_ports(struct import *in)
 		pipe = key_text(in->key, key, "");
 		if (config_set_com_path(&in->vm->config->com[port], pipe, NULL) < 0)
 			note(in, IMPORT_LOST, 0, pipe,
-			     "COM %u was connected to a pipe that is none of its own host", port + 1);
+			     "COM %u was connected to a pipe that is none of its own host",
+			     port + 1);
 	}
 }
 

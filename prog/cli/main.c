@@ -842,8 +842,7 @@ static int make_requests(const struct cmdlet *cmdlet, const struct cmdlet_invoca
 	json_t *requests = json_pack("[O]", invocation->params), *objects;
 
 	for (size_t i = 0; requests && i < json_array_size(invocation->objects); i++)
-		requests =
-		    bind_each(cmdlet, requests, json_array_get(invocation->objects, i), err);
+		requests = bind_each(cmdlet, requests, json_array_get(invocation->objects, i), err);
 	if (requests && json_array_size(requests) &&
 	    cmdlet_takes_objects(cmdlet, json_array_get(requests, 0)) &&
 	    objects_come(STDIN_FILENO)) {

@@ -1,8 +1,8 @@
 /*
  * A change of a virtual machine's devices: the same to its description and, where it runs, by its
  * worker. What is added is in the description first, so that nobody else takes its place, and is
- * taken out again if the worker refuses it; all else is done by the worker first. A daemon that ends
- * between the two leaves a description that holds from the next start on.
+ * taken out again if the worker refuses it; all else is done by the worker first. A daemon that
+ *ends between the two leaves a description that holds from the next start on.
  *
  *	change = change_new(request, vm);	(holds the request)
  *	change->mutate = ...; change->ask = ...;

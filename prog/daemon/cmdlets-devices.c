@@ -410,12 +410,12 @@ static int new_place(struct request *request, const struct config_vm *config,
 	if (controller >= 0)
 		disk->controller_number = (unsigned)controller;
 	if (location < 0)
-		return config_free_location(
-		    config, disk->bus,
-		    request_string(request, "ToControllerType") && controller < 0
-			? -1
-			: (int)disk->controller_number,
-		    &disk->controller_number, &disk->lun, err);
+		return config_free_location(config, disk->bus,
+					    request_string(request, "ToControllerType") &&
+						    controller < 0
+						? -1
+						: (int)disk->controller_number,
+					    &disk->controller_number, &disk->lun, err);
 	disk->lun = (unsigned)location;
 	return 0;
 }

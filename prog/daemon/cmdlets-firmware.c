@@ -150,12 +150,12 @@ int cmdlets_take_boot_device(struct request *request, struct config_vm *config, 
 	if (strcmp(device, "CD") == 0) {
 		r = config_free_location(config, CONFIG_BUS_SCSI, -1, &controller, &lun, err);
 		if (r == 0)
-			first.disk = config_add_disk(
-			    config,
-			    &(struct config_disk){ .kind = CONFIG_DISK_DVD,
-						   .controller_number = controller,
-						   .lun = lun },
-			    err);
+			first.disk =
+			    config_add_disk(config,
+					    &(struct config_disk){ .kind = CONFIG_DISK_DVD,
+								   .controller_number = controller,
+								   .lun = lun },
+					    err);
 	} else if (strcmp(device, "VHD") == 0) {
 		first.disk = config->disk_count ? &config->disks[0] : NULL;
 	} else if (strcmp(device, "NetworkAdapter") == 0) {
@@ -251,8 +251,8 @@ static int unmutate_com(struct request *request, struct config_vm *config, struc
 static void set_com(struct request *request, struct vm *vm)
 {
 	unsigned port = (unsigned)request_integer(request, "Number", 1) - 1;
-	AUTO_FREE char *before = vm->config->com[port].path ? strdup(vm->config->com[port].path)
-							    : NULL;
+	AUTO_FREE char *before =
+	    vm->config->com[port].path ? strdup(vm->config->com[port].path) : NULL;
 	struct error err;
 
 	if (vm->run)

@@ -161,8 +161,8 @@ void cmdlet_checkpoint_vm(struct request *request)
 
 static bool is_called(const struct checkpoint *checkpoint, const char *text)
 {
-	return checkpoint && (strcasecmp(checkpoint->name, text) == 0 ||
-			      strcasecmp(checkpoint->id, text) == 0);
+	return checkpoint &&
+	       (strcasecmp(checkpoint->name, text) == 0 || strcasecmp(checkpoint->id, text) == 0);
 }
 
 /* Does the checkpoint, or the machine as it is now, that goes by a name come from this one? */

@@ -241,7 +241,7 @@ static int show_checkpoint(struct request *request, struct vm *vm,
 
 static void show_checkpoints(struct request *request, struct vm *vm)
 {
-	void (**describe)(struct request *request, struct vm *vm) = request->context;
+	void (**describe)(struct request * request, struct vm * vm) = request->context;
 	const char *wanted = request_string(request, "VMSnapshot");
 	struct checkpoints all;
 	struct error err;

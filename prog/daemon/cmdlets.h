@@ -135,8 +135,8 @@ void cmdlets_copy_progress(struct vm *vm, const json_t *event);
 /* Lets describe add its results for each selected VM, once those that run have told their state. */
 void cmdlets_show_fresh(struct request *request, const char *name,
 			void (*describe)(struct request *request, struct vm *vm));
-/* The same for settings, which need no fresh state: of the VMs, or of those of their checkpoints that
- * VMSnapshot names. describe then sees the VM as it was, off. */
+/* The same for settings, which need no fresh state: of the VMs, or of those of their checkpoints
+ * that VMSnapshot names. describe then sees the VM as it was, off. */
 void cmdlets_show_settings(struct request *request,
 			   void (*describe)(struct request *request, struct vm *vm));
 /* New-VM -BootDevice. */

@@ -3,8 +3,8 @@
  * can come and go while it runs. A pipe of Hyper-V's is a link in the folder pipe of the runtime
  * folder; a path is a link where it says.
  *
- * In the VM's runtime folder, com1 and com2 (links to the links) tell which ones are its own, so that
- * they are taken away also after a restart of the service.
+ * In the VM's runtime folder, com1 and com2 (links to the links) tell which ones are its own, so
+ * that they are taken away also after a restart of the service.
  */
 #ifndef DAEMON_COM_PORTS_H
 #define DAEMON_COM_PORTS_H

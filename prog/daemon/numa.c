@@ -62,8 +62,8 @@ static json_t *availability(unsigned processor)
 	for (unsigned i = 0; i < count; i++)
 		all += ticks[i];
 	/* idle is the fourth, waiting for disks the fifth */
-	return json_integer(count > 4 && all ? (json_int_t)((ticks[3] + ticks[4]) * ALL_OF_CPU / all)
-					     : 0);
+	return json_integer(
+	    count > 4 && all ? (json_int_t)((ticks[3] + ticks[4]) * ALL_OF_CPU / all) : 0);
 }
 
 static bool is_of_node(unsigned processor, int node)

@@ -116,7 +116,7 @@ static void run_free(struct run *run)
 
 static void remove_runtime_folder(const char *path)
 {
-	static const char *const files[] = { "control",	 "console1",	  "console2",
+	static const char *const files[] = { "control",  "console1",      "console2",
 					     "run.json", ".run.json.new", "worker.log" };
 	AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 

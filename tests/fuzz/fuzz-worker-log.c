@@ -1,4 +1,5 @@
-/* The log of a hostile worker, from which the service takes last words and a crash report: what it shows is short and printable. */
+/* The log of a hostile worker, from which the service takes last words and a crash report: what it
+ * shows is short and printable. */
 #include "../../prog/daemon/worker-log.h"
 
 #include <fcntl.h>

@@ -190,11 +190,18 @@ static void work(struct world *w, unsigned count)
 
 /* ---- checking ---- */
 
-/* The change that the sector surely has, as of the last flush that covers one; NULL: none. */
-static size_t first_possible(const struct world *w, uint64_t sector_offset, uint64_t moment)
+/* What happened by a moment, for those who look at a place of the disk. */
+struct history {
+	const struct world *w;
+	uint64_t moment;
+	uint64_t covered;       /* submit moment of the last flush that is done */
+	const size_t *relevant; /* the changes of the place, by index */
+	size_t count;
+};
+
+static uint64_t covered_by(const struct world *w, uint64_t moment)
 {
-	uint64_t covered = 0; /* submit moment of the last flush that is done */
-	size_t first = 0;
+	uint64_t covered = 0;
 
 	for (size_t i = 0; i < w->change_count; i++) {
 		const struct change *c = w->changes[i];
@@ -202,52 +209,87 @@ static size_t first_possible(const struct world *w, uint64_t sector_offset, uint
 		if (c->req.op == BLK_FLUSH && c->completed && c->completed <= moment)
 			covered = MAX(covered, c->submitted);
 	}
-	for (size_t i = 0; i < w->change_count; i++) {
-		const struct change *c = w->changes[i];
-		bool here = c->req.length && c->req.offset <= sector_offset &&
-			    sector_offset < c->req.offset + c->req.length;
-		bool kept = (c->completed && c->completed <= covered) ||
-			    ((c->req.flags & BLK_FUA) && c->completed && c->completed <= moment);
+	return covered;
+}
 
-		if (here && kept)
+/* Those of a place, into room for all. */
+static size_t find_relevant(const struct world *w, uint64_t offset, uint64_t length, size_t *ret)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < w->change_count; i++) {
+		const struct blk_request *req = &w->changes[i]->req;
+
+		if (req->length && req->offset < offset + length &&
+		    offset < req->offset + req->length)
+			ret[count++] = i;
+	}
+	return count;
+}
+
+static bool changes_sector(const struct change *c, uint64_t offset)
+{
+	return c->req.offset <= offset && offset < c->req.offset + c->req.length;
+}
+
+/* Of the relevant changes, one behind the one that the sector surely has; 0: it has none. */
+static size_t first_possible(const struct history *h, uint64_t offset)
+{
+	size_t first = 0;
+
+	for (size_t i = 0; i < h->count; i++) {
+		const struct change *c = h->w->changes[h->relevant[i]];
+		bool kept =
+		    c->completed && (c->completed <= h->covered ||
+				     ((c->req.flags & BLK_FUA) && c->completed <= h->moment));
+
+		if (kept && changes_sector(c, offset))
 			first = i + 1;
 	}
 	return first;
 }
 
-static void check_sector(const struct world *w, const uint8_t *content, uint64_t offset,
-			 uint64_t moment)
+static void check_sector(const struct history *h, const uint8_t *content, uint64_t offset)
 {
-	size_t first = first_possible(w, offset, moment);
-	uint64_t value;
+	size_t first = first_possible(h, offset);
+	uint64_t value, flushed = first ? h->w->changes[h->relevant[first - 1]]->value
+					: initial_value(h->w, offset);
 
 	memcpy(&value, content, 8);
-	for (unsigned i = 8; i < SECTOR; i += 8)
-		if (memcmp(content + i, &value, 8) != 0)
-			fail_msg("cut at %lu: sector at %#lx is mixed", moment, offset);
-	if (value == (first ? w->changes[first - 1]->value : initial_value(w, offset)))
+	if (memcmp(content, content + 8, SECTOR - 8) != 0)
+		fail_msg("cut at %lu: sector at %#lx is mixed", h->moment, offset);
+	if (value == flushed)
 		return;
-	for (size_t i = first; i < w->change_count; i++) {
-		const struct change *c = w->changes[i];
+	for (size_t i = first; i < h->count; i++) {
+		const struct change *c = h->w->changes[h->relevant[i]];
 
-		if (c->submitted <= moment && c->value == value && c->req.offset <= offset &&
-		    offset < c->req.offset + c->req.length)
+		if (c->submitted <= h->moment && c->value == value && changes_sector(c, offset))
 			return;
 	}
-	fail_msg("cut at %lu: sector at %#lx holds %lu, flushed was %lu", moment, offset, value,
-		 first ? w->changes[first - 1]->value : 0);
+	fail_msg("cut at %lu: sector at %#lx holds %lu, flushed was %lu", h->moment, offset, value,
+		 flushed);
+}
+
+static void check_range(struct history *h, struct blk *disk, uint64_t offset, uint64_t length)
+{
+	size_t *relevant = malloc((h->w->change_count + 1) * sizeof(size_t));
+	uint8_t *buf = malloc(length);
+
+	h->relevant = relevant;
+	h->count = find_relevant(h->w, offset, length, relevant);
+	assert_int_equal(blk_read_now(disk, offset, buf, length), BLK_OK);
+	for (uint64_t at = 0; at < length; at += SECTOR)
+		check_sector(h, buf + at, offset + at);
+	free(buf);
+	free(relevant);
 }
 
 static void check_content(const struct world *w, struct blk *disk, uint64_t moment)
 {
-	uint8_t *buf = malloc(SPOT_BYTES);
+	struct history history = { .w = w, .moment = moment, .covered = covered_by(w, moment) };
 
-	for (unsigned i = 0; i < w->spot_count; i++) {
-		assert_int_equal(blk_read_now(disk, w->spots[i], buf, SPOT_BYTES), BLK_OK);
-		for (uint64_t at = 0; at < SPOT_BYTES; at += SECTOR)
-			check_sector(w, buf + at, w->spots[i] + at, moment);
-	}
-	free(buf);
+	for (unsigned i = 0; i < w->spot_count; i++)
+		check_range(&history, disk, w->spots[i], SPOT_BYTES);
 }
 
 static struct blk *open_or_fail(struct world *w, struct file *file, bool read_only, uint64_t moment)
@@ -481,7 +523,6 @@ static void test_faults(void **state)
 static void test_many_pages(void **state)
 {
 	struct world w = { 0 };
-	uint8_t *buf = calloc(1, SECTOR);
 
 	random_state = 5;
 	start(&w, 80 * GIB, 64, false);
@@ -493,18 +534,14 @@ static void test_many_pages(void **state)
 	assert_int_equal(blk_close(w.disk, NULL), 0);
 	for (unsigned i = 0; i < 60; i++) {
 		uint64_t moment = cut_now(w.cut) - cut_now(w.cut) / 2 * i / 60;
+		struct history history = { &w, moment, covered_by(&w, moment), NULL, 0 };
 		struct blk *disk =
 		    open_or_fail(&w, file_after_cut(&w, moment, CUT_ANY), false, moment);
 
-		for (unsigned page = 0; page < 150; page++) {
-			uint64_t offset = page * 512 * MIB + 7 * SECTOR;
-
-			assert_int_equal(blk_read_now(disk, offset, buf, SECTOR), BLK_OK);
-			check_sector(&w, buf, offset, moment);
-		}
+		for (unsigned page = 0; page < 150; page++)
+			check_range(&history, disk, page * 512 * MIB + 7 * SECTOR, SECTOR);
 		assert_int_equal(blk_close(disk, NULL), 0);
 	}
-	free(buf);
 	finish(&w);
 }
 

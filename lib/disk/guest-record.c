@@ -141,8 +141,7 @@ static uint64_t initial_value(const struct guest *guest, uint64_t offset)
 static void check_sector(const struct history *h, const uint8_t *content, uint64_t offset)
 {
 	size_t first = first_possible(h, offset);
-	uint64_t flushed =
-	    first ? h->relevant[first - 1]->value : initial_value(h->guest, offset);
+	uint64_t flushed = first ? h->relevant[first - 1]->value : initial_value(h->guest, offset);
 	uint64_t value;
 
 	memcpy(&value, content, 8);

@@ -87,20 +87,20 @@ static void random_change(struct world *w)
 	case 3:
 		if (!guest_overlaps(&w->guest, block, MIB))
 			guest_submit(&w->guest,
-				      blk_info(w->guest.disk)->can_unmap && next_random() % 2
-					  ? BLK_UNMAP
-					  : BLK_WRITE_ZEROES,
-				      block, MIB, BLK_MAY_UNMAP);
+				     blk_info(w->guest.disk)->can_unmap && next_random() % 2
+					 ? BLK_UNMAP
+					 : BLK_WRITE_ZEROES,
+				     block, MIB, BLK_MAY_UNMAP);
 		return;
 	case 4:
 		if (!guest_overlaps(&w->guest, offset, length))
 			guest_submit(&w->guest, BLK_WRITE_ZEROES, offset, length,
-				      next_random() % 2 ? BLK_MAY_UNMAP : 0);
+				     next_random() % 2 ? BLK_MAY_UNMAP : 0);
 		return;
 	default:
 		if (!guest_overlaps(&w->guest, offset, length))
 			guest_submit(&w->guest, BLK_WRITE, offset, length,
-				      next_random() % 12 == 0 ? BLK_FUA : 0);
+				     next_random() % 12 == 0 ? BLK_FUA : 0);
 		return;
 	}
 }
@@ -241,7 +241,8 @@ static void start(struct world *w, uint64_t disk_bytes, unsigned spots, bool fix
 	options.user = w->cut;
 	assert_int_equal(loop_new(&w->loop, NULL), 0);
 	load_new_disk(w, disk_bytes, fixed);
-	w->guest.disk = open_or_fail(w, cut_file(w->cut, w->loop, 0, CUT_ANY, 0, &options), false, 0);
+	w->guest.disk =
+	    open_or_fail(w, cut_file(w->cut, w->loop, 0, CUT_ANY, 0, &options), false, 0);
 	w->spot_count = spots;
 	for (unsigned i = 0; i < spots; i++)
 		w->spots[i] = ALIGN_DOWN((disk_bytes - 2 * MIB) / spots * i, SPOT_BYTES);

@@ -12,9 +12,11 @@
 #include "base/mark.h"
 #include "blk/copy.h"
 #include "blk/sync.h"
+#include "disk/blk-pattern.h"
 #include "disk/guest-record.h"
 #include "disk/live.h"
 #include "disk/new-image.h"
+#include "disk/track-impl.h"
 #include "disk/vhd.h"
 #include "disk/vhdx.h"
 
@@ -35,7 +37,7 @@
 #define DISK_BYTES (12 * MIB)
 #define SPOT_BYTES (64 * KIB)
 #define SPOTS      12u
-#define MAX_FILES  5u
+#define MAX_FILES  6u
 #define SECTOR     512u
 #define FOREVER    UINT64_MAX
 
@@ -57,6 +59,9 @@ struct world {
 		struct cut *cut;
 	} files[MAX_FILES];
 	unsigned file_count;
+	/* The file that tracks the disk's changes, from a moment on; 0: none. */
+	unsigned track_file;
+	uint64_t tracked_from;
 	struct guest guest;
 	struct candidate candidates[2];
 	unsigned candidate_count;
@@ -418,6 +423,7 @@ static void check_file(struct world *w, unsigned number, uint64_t moment, enum c
 	struct error err;
 
 	must((w->format == DISK_VHD ? vhd_check : vhdx_check)(file, &options, &worst, &err), &err);
+	file_close(file);
 }
 
 static void check_content(struct world *w, const struct candidate *c, uint64_t moment,
@@ -438,6 +444,30 @@ static void check_content(struct world *w, const struct candidate *c, uint64_t m
 	blk_close(disk, NULL);
 }
 
+static struct blk *any_disk(struct world *w)
+{
+	return blk_pattern_new(w->loop, DISK_BYTES, SECTOR, root_value);
+}
+
+/* What tracks changes is the file of the disk that there is now. */
+static void check_track(struct world *w, const struct candidate *c, uint64_t moment,
+			enum cut_style style)
+{
+	struct disk_details details;
+	struct blk *tracked;
+	struct error err;
+
+	if (!w->track_file || moment < w->tracked_from)
+		return;
+	assert_int_equal(describe(w, c->files[0], moment, style, &details), 0);
+	if (track_attach(any_disk(w), file_at(w, w->track_file, moment, style),
+			 &(struct track_options){ .link_now = details.link_id }, &tracked,
+			 &err) < 0)
+		fail_msg("cut at %lu: %s", moment, err.text);
+	disk_details_done(&details);
+	assert_int_equal(blk_close(tracked, NULL), 0);
+}
+
 static void check_cut(struct world *w, uint64_t moment, enum cut_style style)
 {
 	bool found = false;
@@ -455,8 +485,10 @@ static void check_cut(struct world *w, uint64_t moment, enum cut_style style)
 		for (unsigned k = 0; k < c->count; k++)
 			check_file(w, c->files[k], moment, style);
 		check_content(w, c, moment, style, true);
-		if (c->must_until == FOREVER || must_be)
+		if (must_be) {
 			check_content(w, c, moment, style, false);
+			check_track(w, c, moment, style);
+		}
 		found = true;
 	}
 	if (!found)
@@ -607,6 +639,24 @@ static void merge_middle(struct world *w)
 	merge_live(w, 4, 1, 2);
 }
 
+static void track_changes_of(struct world *w, int leaf_fd)
+{
+	struct track_options options = { .create = true };
+	int fd = memfd_create("track", MFD_CLOEXEC);
+	struct disk_details details;
+	struct blk *tracked;
+	struct error err;
+
+	must(disk_describe(leaf_fd, &details, &err), &err);
+	options.link_now = options.link_next = details.link_id;
+	disk_details_done(&details);
+	must(track_new(any_disk(w), &tracked, &err), &err);
+	must(track_start(tracked, w->loop, dup(fd), &options, &err), &err);
+	must(blk_close(tracked, &err), &err);
+	w->track_file = watch(w, fd);
+	w->tracked_from = cut_now(w->clock);
+}
+
 /* The guest works, then the layers are merged while nobody uses them. */
 static void merge_offline(struct world *w)
 {
@@ -619,6 +669,10 @@ static void merge_offline(struct world *w)
 	open_live(w, 3);
 	work(w, 40);
 	close_disk(w);
+	w->armed = false;
+	track_changes_of(w, fds[0]);
+	options.track_fd = &w->files[w->track_file].fd;
+	w->armed = true;
 	rc = disk_merge(&options, NULL, &err);
 	note(w, rc, &err);
 	old->must_until = FOREVER;
@@ -661,6 +715,36 @@ static void set_paths(struct world *w)
 	note(w, live_set_paths(w->guest.disk, &paths, &err), &err);
 	work(w, 25);
 	close_disk(w);
+}
+
+/* A checkpoint while nobody uses the disk: as oyako-disk makes it. */
+static void push_offline(struct world *w)
+{
+	struct candidate *old = candidate(w, 0, 2), *with = candidate(w, 0, 0);
+	struct disk_details below, above;
+	unsigned leaf;
+	struct error err;
+	int rc;
+
+	open_live(w, 2);
+	work(w, 40);
+	close_disk(w);
+	w->armed = false;
+	track_changes_of(w, w->files[0].fd);
+	leaf = watch(w, new_image(w, w->files[0].fd));
+	must(disk_describe(w->files[0].fd, &below, &err), &err);
+	must(disk_describe(w->files[leaf].fd, &above, &err), &err);
+	w->armed = true;
+	rc = track_follow(w->files[w->track_file].fd, &below.link_id, &above.link_id, &err);
+	note(w, rc < 0 ? rc : 0, &err);
+	disk_details_done(&below);
+	disk_details_done(&above);
+	*with = (struct candidate){ .files = { leaf, 0, 1 },
+				    .count = 3,
+				    .must_from = rc > 0 ? cut_tick(w->clock) : FOREVER,
+				    .must_until = FOREVER };
+	old->must_from = 0;
+	old->must_until = FOREVER;
 }
 
 static int copy_into(struct world *w, int fd, struct error *err)
@@ -787,6 +871,7 @@ SCENARIO(merge_leaf, 3)
 SCENARIO(merge_all, 3)
 SCENARIO(merge_middle, 4)
 SCENARIO(merge_offline, 3)
+SCENARIO(push_offline, 2)
 SCENARIO(set_paths, 2)
 SCENARIO(convert, 2)
 
@@ -817,15 +902,11 @@ static int remove_mark(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_push),
-		cmocka_unit_test(test_merge_leaf),
-		cmocka_unit_test(test_merge_all),
-		cmocka_unit_test(test_merge_middle),
-		cmocka_unit_test(test_merge_offline),
-		cmocka_unit_test(test_set_paths),
-		cmocka_unit_test(test_convert),
-		cmocka_unit_test(test_grow),
-		cmocka_unit_test(test_unreadable_leaf),
+		cmocka_unit_test(test_push),          cmocka_unit_test(test_merge_leaf),
+		cmocka_unit_test(test_merge_all),     cmocka_unit_test(test_merge_middle),
+		cmocka_unit_test(test_merge_offline), cmocka_unit_test(test_set_paths),
+		cmocka_unit_test(test_convert),       cmocka_unit_test(test_grow),
+		cmocka_unit_test(test_push_offline),  cmocka_unit_test(test_unreadable_leaf),
 	};
 	int rc;
 

@@ -765,6 +765,27 @@ static void a_copy_fails_as_the_guest_says(void **state)
 	assert_int_equal(f->result, -ERR_CANCELLED);
 }
 
+/* What the guest owes is taken, and leads to nothing; then its pools are read anew. */
+static void a_saved_exchange_begins_anew(void **state)
+{
+	struct fixture *f = *state;
+	struct ic_spec_kvp packet;
+
+	kvp_start(f);
+	assert_int_equal(ic_kvp_set(f->ic, IC_POOL_EXTERNAL, "a", "b", note_pairs, f, NULL), 0);
+	move_on(f);
+	assert_int_equal(f->result, -ERR_CANCELLED);
+	assert_int_equal(ic_kvp_delete(f->ic, IC_POOL_EXTERNAL, "a", note_pairs, f, NULL), 0);
+	next_kvp(f, &packet, IC_KVP_SET, IC_KVP_POOL_EXTERNAL);
+	answer(f, IC_S_OK);
+	give_item(f, IC_KVP_POOL_GUEST, 0, "mine", "1");
+	end_of_items(f, IC_KVP_POOL_GUEST);
+	end_of_items(f, IC_KVP_POOL_AUTO);
+	next_kvp(f, &packet, IC_KVP_DELETE, IC_KVP_POOL_EXTERNAL);
+	answer(f, IC_S_OK);
+	assert_int_equal(f->result, 0);
+}
+
 /* Nobody has the file any more: the guest is told to remove what it has, and can be given another.
  */
 static void a_saved_copy_is_cancelled(void **state)
@@ -852,6 +873,7 @@ int main(void)
 		cmocka_unit_test(state_tables),
 		TEST(a_copy_fails_as_the_guest_says),
 		TEST(a_saved_copy_is_cancelled),
+		TEST(a_saved_exchange_begins_anew),
 		TEST(kvp_sets_addresses),
 	};
 

@@ -245,7 +245,14 @@ void cmdlet_set_guest_adapter(struct request *request)
 static void copied(void *user, const json_t *reply, const struct error *err)
 {
 	struct ask *ask = user;
+	struct error ended;
 
+	if (err && err->code == ERR_CANCELLED && !ask->request->cancelled) {
+		error_set(&ended, ERR_CANCELLED,
+			  "the copy ended early: the guest was saved, turned off or reset, or the "
+			  "service was disabled");
+		err = &ended;
+	}
 	if (ask->vm->copying == ask->request)
 		ask->vm->copying = NULL;
 	asked(ask, reply, err);

@@ -356,7 +356,8 @@ static void start(struct taking *taking)
 		taking_end(taking, &err);
 	else
 		checkpoint_disks_make(taking->vm, config, taking->plan,
-				      stands(taking->vm) ? down_made : running_made, taking);
+				      vm_has_no_worker(taking->vm) ? down_made : running_made,
+				      taking);
 }
 
 static void choose_kind(struct taking *taking)
@@ -367,7 +368,8 @@ static void choose_kind(struct taking *taking)
 	if (kind == CHECKPOINT_AS_SET && type == CONFIG_CHECKPOINT_STANDARD)
 		kind = CHECKPOINT_WITH_MEMORY;
 	/* One that is off is consistent by itself. */
-	taking->checkpoint.production = !stands(taking->vm) && kind != CHECKPOINT_WITH_MEMORY;
+	taking->checkpoint.production =
+	    !vm_has_no_worker(taking->vm) && kind != CHECKPOINT_WITH_MEMORY;
 	taking->freezes = taking->checkpoint.production && kind != CHECKPOINT_DISKS;
 	taking->only_production =
 	    kind != CHECKPOINT_AS_SET || type == CONFIG_CHECKPOINT_PRODUCTION_ONLY;

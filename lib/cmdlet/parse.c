@@ -225,7 +225,8 @@ static int no_value(struct parse *parse, const struct cmdlet_param *param, struc
 	const char *hint = "";
 
 	if (param->type == CMDLET_BOOLEAN)
-		hint = ": true or false (of $true and $false a shell leaves nothing)";
+		hint = ": true or false (of $true and $false a shell leaves nothing, unless it has "
+		       "true=true false=false)";
 	else if (parse->next < parse->argc)
 		hint = " (one that begins with a dash: -Name:-value)";
 	return error_set(err, ERR_INVALID, "-%s needs a value%s", param->name, hint);

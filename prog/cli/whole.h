@@ -1,6 +1,6 @@
 /*
- * Tables have a few of their objects' properties. Where a cmdlet behind a pipe needs another one, the
- * table tells what its rows are, and the service is asked for them once more.
+ * Tables have a few of their objects' properties. Where a cmdlet behind a pipe needs another one,
+ * the table tells what its rows are, and the service is asked for them once more.
  */
 #ifndef CLI_WHOLE_H
 #define CLI_WHOLE_H

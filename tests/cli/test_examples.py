@@ -96,6 +96,10 @@ $ oyako Get-VMMemory TestVM
 TestVM True 64 256 2048
 $ oyako Set-VMMemory TestVM -DynamicMemoryEnabled $true -MinimumBytes 64MB
 ! of $true and $false a shell leaves nothing
+$ true=true false=false; oyako Set-VMMemory TestVM -DynamicMemoryEnabled $true -MinimumBytes 64MB -StartupBytes 256MB -MaximumBytes 2GB -Priority 80 -Buffer 25
+$ true=true false=false; oyako Set-VMProcessor TestVM -ExposeVirtualizationExtensions $false -CompatibilityForMigrationEnabled $false
+$ true=true false=false; oyako Set-VMProcessor TestVM -ExposeVirtualizationExtensions $true
+! Guests can't run virtual machines themselves
 $ oyako Set-VMMemory TestVM -DynamicMemoryEnabled 1 -StartupBytes 0.5GB
 $ oyako Get-VM TestVM | oyako Set-VMProcessor -Count 2 -Passthru
 TestVM 2
@@ -148,6 +152,8 @@ $ oyako Get-VM -Name TestVM | oyako Get-VMScsiController
 TestVM 0
 $ oyako Add-VMHardDiskDrive TestVM IDE 0 0 one.img
 ! there is no IDE controller 0 in generation 2
+$ oyako Get-VM TestVM | oyako Add-VMHardDiskDrive -ControllerType SCSI -ControllerNumber 0
+! Add-VMHardDiskDrive needs -Path
 $ oyako Add-VMHardDiskDrive -VMName TestVM -ControllerType IDE -Path one.img
 ! it has no IDE controllers: they are of generation 1
 $ oyako Get-VMIdeController -VMName TestVM
@@ -193,7 +199,7 @@ $ oyako Get-VMSwitch -SwitchType External
 (nothing)
 $ oyako Get-VMSwitch | oyako Start-VM
 ! nothing that Start-VM takes
-$ oyako Get-VM Test2 | oyako Add-VMNetworkAdapter -IsLegacy '$true' -Name Bootable
+$ true=true; oyako Get-VM Test2 | oyako Add-VMNetworkAdapter -IsLegacy $true -Name Bootable
 ! -IsLegacy is not there yet
 """,
     # Get-, Set-VMFirmware, New-VM -BootDevice, and what is written about Secure Boot for Linux
@@ -318,6 +324,7 @@ $ oyako Get-VMNetworkAdapter -All | oyako Format-Table VMName,Name,Connected
 TestVM Second False
 $ oyako Set-VMNetworkAdapter -VMName TestVM -DhcpGuard On
 ! The switch does not look into frames yet
+$ oyako Set-VMNetworkAdapter -VMName TestVM -DhcpGuard Off -RouterGuard Off -PortMirroring None -MaximumBandwidth 0
 $ oyako Get-VMNetworkAdapter -All | oyako Set-VMNetworkAdapter -VmqWeight 100
 ! -VmqWeight is not there yet
 """,
@@ -425,6 +432,8 @@ $ oyako Get-VMIntegrationService Shutdown,Vss -VMName TestVM
 TestVM Shutdown False
 $ oyako Get-VMIntegrationService Shutdown, Vss -VMName TestVM | oyako Enable-VMIntegrationService -Passthru
 TestVM VSS True
+$ oyako Get-VMIntegrationService -VMName TestVM | oyako Where-Object {$_.SecondaryOperationalStatus -eq 'ProtocolMismatch'}
+(nothing)
 $ oyako Get-VM TestVM | oyako Enable-VMIntegrationService "Guest Service Interface"
 $ oyako Get-VM -Name TestVM | oyako Get-VMIntegrationService -Name G*
 TestVM Guest Service Interface True

@@ -9,6 +9,7 @@
 #include "checkpoint-fold.h"
 #include "checkpoint-take.h"
 #include "checkpoints.h"
+#include "com-ports.h"
 #include "config/config-json.h"
 #include "disk-job.h"
 #include "files.h"
@@ -179,6 +180,7 @@ static int add_sockets(struct run *run, struct files *files, struct error *err)
 {
 	AUTO_FREE char *control = run_path(run->vm, "control");
 	AUTO_FREE char *console = run_path(run->vm, "console1");
+	AUTO_FREE char *second = run_path(run->vm, "console2");
 	int fd = sockets_listen(control, SOCK_SEQPACKET, err);
 
 	if (fd < 0)
@@ -188,6 +190,10 @@ static int add_sockets(struct run *run, struct files *files, struct error *err)
 	if (fd < 0)
 		return fd;
 	files_add(files, "console", "port", 1, fd);
+	fd = sockets_listen(second, SOCK_STREAM, err);
+	if (fd < 0)
+		return fd;
+	files_add(files, "console", "port", 2, fd);
 	/* Before there is a worker: nothing that it says can be missed. */
 	fd = run_connect(run, err);
 	if (fd < 0)
@@ -230,6 +236,7 @@ static int make_runtime_folder(struct run *run, struct error *err)
 	r = config_make_private_folder(parent, err);
 	if (r < 0)
 		return r;
+	com_ports_withdraw(run->vm);
 	run_remove_folder(run->folder);
 	return config_make_private_folder(run->folder, err);
 }
@@ -262,6 +269,8 @@ static int launch(struct run *run, struct error *err)
 	r = make_runtime_folder(run, err);
 	if (r == 0)
 		r = add_sockets(run, &files, err);
+	if (r == 0)
+		r = com_ports_serve(run->vm, err);
 	if (r == 0) {
 		add_ports(run, &files);
 		r = start_process(run, files.lock_fd, err);

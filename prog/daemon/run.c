@@ -7,6 +7,7 @@
 #include "checkpoint-fold.h"
 #include "checkpoint-take.h"
 #include "checkpoints.h"
+#include "com-ports.h"
 #include "config/config-json.h"
 #include "metering.h"
 #include "saved.h"
@@ -94,8 +95,8 @@ void run_free(struct run *run)
 
 void run_remove_folder(const char *path)
 {
-	static const char *const files[] = { "control", "console1", "run.json", ".run.json.new",
-					     "worker.log" };
+	static const char *const files[] = { "control",  "console1",      "console2",
+					     "run.json", ".run.json.new", "worker.log" };
 	AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
@@ -179,6 +180,7 @@ static void finish(struct run *run, const struct error *start_failure)
 	}
 	remove_ports(run);
 	cgroup_remove(vm->daemon->cgroup, vm->id);
+	com_ports_withdraw(vm);
 	run_remove_folder(run->folder);
 	run_free(run);
 	/* A worker that an earlier daemon began may have used it. */
@@ -420,6 +422,7 @@ static void clean_up_after(struct vm *vm)
 	vm->state = vm->config->saved_state ? VM_SAVED : VM_OFF;
 	if (access(path, F_OK) < 0)
 		return;
+	com_ports_withdraw(vm);
 	if (vm->state == VM_SAVED) {
 		run_remove_folder(path);
 		return;

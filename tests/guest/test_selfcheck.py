@@ -62,8 +62,8 @@ def send_file(console, name):
 # ---- stress-ng: every stressor of these classes, one after the other, as many instances as processors ----
 
 CLASSES = "cpu,cpu-cache,memory,interrupt,scheduler"
-# Not for a guest: they make the kernel kill others for want of memory, or warn on every machine. cyclic wants 99.999 % of a
-# processor by SCHED_DEADLINE; kernels give at most 95 %.
+# Not for a guest: they make the kernel kill others for want of memory, or warn on every machine. cyclic wants most of a
+# processor for each instance by SCHED_DEADLINE, which kernels refuse, also on a host.
 LEFT_OUT = "oom-pipe,softlockup,smi,cpu-online,bad-altstack,resources,loadavg,cyclic"
 STRESS_SECONDS = 600
 

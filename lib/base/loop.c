@@ -55,7 +55,7 @@ struct work {
 struct loop {
 	int epoll_fd, wake_fd, timer_fd;
 	bool stop; /* atomic */
-	int awake; /* atomic: wake_fd has been written and not read yet */
+	int awake; /* atomic: wake_fd is written, or about to be, and not read yet */
 	struct loop_fd *fds, *dead_fds;
 	pthread_mutex_t lock;
 	struct loop_timer *timers;
@@ -392,12 +392,15 @@ static void run_queued(struct loop *loop)
 	struct loop_kick *kick;
 	struct work *work;
 	uint64_t count;
+	ssize_t n;
 
 	if (!__atomic_load_n(&loop->awake, __ATOMIC_SEQ_CST))
 		return;
-	while (read(loop->wake_fd, &count, sizeof(count)) < 0 && errno == EINTR)
+	while ((n = read(loop->wake_fd, &count, sizeof(count))) < 0 && errno == EINTR)
 		;
-	__atomic_store_n(&loop->awake, 0, __ATOMIC_SEQ_CST);
+	/* Else who wakes has said so and is about to write: that has to be read, too. */
+	if (n > 0)
+		__atomic_store_n(&loop->awake, 0, __ATOMIC_SEQ_CST);
 	for (unsigned i = 0; i < 64 && (kick = take_kick(loop)); i++) {
 		if (kick->freed) {
 			free(kick);

@@ -34,6 +34,8 @@ enum cmdlet_type {
 	CMDLET_ENUM,
 	CMDLET_GUID,
 	CMDLET_MAC,
+	CMDLET_DEVICE,  /* "SCSI:0:1", or an adapter's name; or the object itself */
+	CMDLET_OBJECTS, /* what another cmdlet shows, as a text: no part of a request */
 };
 
 /* What completion offers for a value. */
@@ -75,6 +77,7 @@ enum cmdlet_format {
 	CMDLET_SHOW_TEXT,
 	CMDLET_SHOW_MB,       /* bytes, shown in MB */
 	CMDLET_SHOW_DURATION, /* seconds, shown as d.hh:mm:ss */
+	CMDLET_SHOW_IF_THERE, /* as text; only where some result has it */
 };
 
 struct cmdlet_column {
@@ -156,6 +159,8 @@ unsigned cmdlet_set_count(const struct cmdlet *cmdlet);
 
 struct cmdlet_invocation {
 	json_t *params; /* the caller's */
+	/* For each parameter whose value was objects, the list of them; the caller's. */
+	json_t *objects;
 	bool json, list, help;
 	bool as_job;  /* -AsJob: it goes on without the command line */
 	bool what_if; /* nothing is to be done, only said */
@@ -191,6 +196,10 @@ bool cmdlet_takes_objects(const struct cmdlet *cmdlet, const json_t *params);
 /* The objects of a text that cmdlets wrote: tables or JSON; none if it is empty. *ret is the
  * caller's. */
 int cmdlet_read_objects(const char *text, json_t **ret, struct error *err);
+/* Is a text what cmdlets wrote, and not a name? */
+bool cmdlet_is_objects(const char *text);
+/* A drive or adapter as a CMDLET_DEVICE names it, the caller's; NULL: it is neither. */
+char *cmdlet_device_of(const json_t *object);
 /* What is to be asked for so that every object is met: a list of requests' parameters, the
  * caller's. Names in them mean themselves, whatever characters they have. */
 int cmdlet_bind_objects(const struct cmdlet *cmdlet, const json_t *params, const json_t *objects,

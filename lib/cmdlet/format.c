@@ -106,6 +106,20 @@ static char *cell_text(const struct cmdlet_column *column, const json_t *result)
 	return text;
 }
 
+/* Has any result what the column shows? */
+static bool is_there(const struct cmdlet_column *column, const json_t *results)
+{
+	if (column->format != CMDLET_SHOW_IF_THERE)
+		return true;
+	for (size_t i = 0; i < json_array_size(results); i++) {
+		const json_t *value = json_object_get(json_array_get(results, i), column->key);
+
+		if (value && !json_is_null(value))
+			return true;
+	}
+	return false;
+}
+
 /* ---- tables ---- */
 
 struct table {
@@ -120,7 +134,7 @@ static int table_fill(struct table *table, const struct cmdlet_output *output,
 		      const json_t *results)
 {
 	for (const struct cmdlet_column *c = output->columns; c->key; c++)
-		if (c->heading && table->count < MAX_COLUMNS) {
+		if (c->heading && table->count < MAX_COLUMNS && is_there(c, results)) {
 			table->columns[table->count] = c;
 			table->widths[table->count++] = strlen(c->heading);
 		}
@@ -259,6 +273,8 @@ static void put_list_entry(FILE *out, const struct cmdlet_output *output, const 
 		struct cmdlet_column column = *c;
 		char *text;
 
+		if (c->format == CMDLET_SHOW_IF_THERE && !json_object_get(result, c->key))
+			continue;
 		/* Lists show values as they are, but for durations. */
 		if (column.format == CMDLET_SHOW_MB)
 			column.format = CMDLET_SHOW_TEXT;

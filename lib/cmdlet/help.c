@@ -11,9 +11,10 @@
 #define WIDTH 96
 
 static const char *const type_names[] = {
-	[CMDLET_STRING] = "text", [CMDLET_FILE] = "file",          [CMDLET_INTEGER] = "number",
-	[CMDLET_SIZE] = "size",   [CMDLET_BOOLEAN] = "true|false", [CMDLET_SWITCH] = "",
-	[CMDLET_ENUM] = "",       [CMDLET_GUID] = "guid",          [CMDLET_MAC] = "address",
+	[CMDLET_STRING] = "text",   [CMDLET_FILE] = "file",          [CMDLET_INTEGER] = "number",
+	[CMDLET_SIZE] = "size",     [CMDLET_BOOLEAN] = "true|false", [CMDLET_SWITCH] = "",
+	[CMDLET_ENUM] = "",         [CMDLET_GUID] = "guid",          [CMDLET_MAC] = "address",
+	[CMDLET_DEVICE] = "device", [CMDLET_OBJECTS] = "objects",
 };
 
 /* "<text>", "{auto | kvm | soft}", "<text[]>" */

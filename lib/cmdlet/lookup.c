@@ -14,6 +14,8 @@ const struct cmdlet *cmdlet_at(size_t n)
 		size_t count;
 	} files[] = {
 		{ cmdlet_table_vm, cmdlet_table_vm_count },
+		{ cmdlet_table_firmware, cmdlet_table_firmware_count },
+		{ cmdlet_table_network, cmdlet_table_network_count },
 		{ cmdlet_table_disk, cmdlet_table_disk_count },
 		{ cmdlet_table_import, cmdlet_table_import_count },
 		{ cmdlet_table_guest, cmdlet_table_guest_count },

@@ -60,7 +60,7 @@ static json_t *param_schema(const struct cmdlet_param *param)
 
 static bool is_of_request(const struct cmdlet_param *param)
 {
-	return !(param->flags & (CMDLET_LOCAL | CMDLET_NOT_YET));
+	return !(param->flags & (CMDLET_LOCAL | CMDLET_NOT_YET)) && param->type != CMDLET_OBJECTS;
 }
 
 static json_t *request_schema(const struct cmdlet *cmdlet)

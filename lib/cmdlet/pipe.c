@@ -8,13 +8,14 @@
 #include "cmdlet/cmdlet.h"
 
 #include "base/macros.h"
+#include "base/text.h"
 
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MAX_COLUMNS  64
-#define MAX_PER_CALL 1024 /* names in one request; see bind.c */
+#define MAX_PER_CALL 1024 /* names in one request; see value.c */
 
 /* ---- reading ---- */
 
@@ -98,6 +99,16 @@ static int read_tables(const char *text, size_t size, json_t *objects, struct er
 		size_t next_len = strcspn(text + next, "\n");
 
 		if (is_rule(text + next, next_len)) {
+			/* As a value, tables are apart by a comma; headings have none. */
+			const char *comma = count ? memrchr(text, ',', len) : NULL;
+			size_t skip = comma ? (size_t)(comma + 1 - text) : 0;
+
+			if (skip > 1)
+				json_array_append_new(objects,
+						      read_row(text, skip - 1, columns, count));
+			text += skip;
+			len -= skip;
+			next -= skip;
 			count = read_headings(text, len, columns);
 			next += MIN(next_len + 1, (size_t)(end - text) - next);
 		} else if (len && !count) {
@@ -116,9 +127,17 @@ static int read_tables(const char *text, size_t size, json_t *objects, struct er
 /* One cmdlet writes one list; several may have written here. */
 static int read_json(const char *text, size_t size, json_t *objects, struct error *err)
 {
-	while (text[strspn(text, " \t\r\n")]) {
+	for (;;) {
+		/* As values they are apart by commas. */
+		size_t between = strspn(text, " \t\r\n,");
 		json_error_t error;
-		json_t *list = json_loadb(text, size, JSON_DISABLE_EOF_CHECK, &error);
+		json_t *list;
+
+		text += between;
+		size -= between;
+		if (!*text)
+			return 0;
+		list = json_loadb(text, size, JSON_DISABLE_EOF_CHECK, &error);
 
 		if (!list)
 			return error_set(err, ERR_INVALID,
@@ -131,7 +150,28 @@ static int read_json(const char *text, size_t size, json_t *objects, struct erro
 		text += error.position;
 		size -= (size_t)error.position;
 	}
-	return 0;
+}
+
+bool cmdlet_is_objects(const char *text)
+{
+	return strchr(text, '\n') || strcmp(text, "[]") == 0;
+}
+
+char *cmdlet_device_of(const json_t *object)
+{
+	const char *bus = json_string_value(json_object_get(object, "ControllerType"));
+	const json_t *controller = json_object_get(object, "ControllerNumber");
+	const json_t *location = json_object_get(object, "ControllerLocation");
+	const char *name = json_string_value(json_object_get(object, "Name"));
+
+	/* Tables have texts, JSON has numbers. */
+	if (bus && json_is_string(controller) && json_is_string(location))
+		return text_format("%s:%s:%s", bus, json_string_value(controller),
+				   json_string_value(location));
+	if (bus && json_is_integer(controller) && json_is_integer(location))
+		return text_format("%s:%lld:%lld", bus, (long long)json_integer_value(controller),
+				   (long long)json_integer_value(location));
+	return name && json_object_get(object, "MacAddress") ? text_format("%s", name) : NULL;
 }
 
 int cmdlet_read_objects(const char *text, json_t **ret, struct error *err)
@@ -198,13 +238,27 @@ static bool is_name_of_part(const struct cmdlet *cmdlet, const struct cmdlet_par
 	       strcmp(param->name, "Name") == 0;
 }
 
+/* The checkpoint that an object is, or is part of. An identifier, which only JSON has, is exact. */
+static json_t *checkpoint_of(const json_t *object)
+{
+	bool is_one = json_object_get(object, "SnapshotType");
+	json_t *id = json_object_get(object, is_one ? "Id" : "VMSnapshotId");
+
+	return id ? id : json_object_get(object, is_one ? "Name" : "VMSnapshotName");
+}
+
 /* What of the object a parameter takes; borrowed. */
 static json_t *member_for(const struct cmdlet *cmdlet, const struct cmdlet_param *param,
 			  const json_t *object)
 {
 	json_t *name = json_object_get(object, "Name");
+	bool is_checkpoint = json_object_get(object, "SnapshotType");
 
 	switch (param->offer) {
+	case CMDLET_OFFER_CHECKPOINT:
+		if (strcmp(param->name, "VMSnapshot") == 0)
+			return checkpoint_of(object);
+		return member_named(param, object);
 	case CMDLET_OFFER_VM:
 		return is_vm(object) ? name : json_object_get(object, "VMName");
 	case CMDLET_OFFER_SWITCH:
@@ -212,7 +266,8 @@ static json_t *member_for(const struct cmdlet *cmdlet, const struct cmdlet_param
 			   ? name
 			   : json_object_get(object, "SwitchName");
 	default:
-		if (is_name_of_part(cmdlet, param) && !json_object_get(object, "VMName"))
+		if (is_name_of_part(cmdlet, param) &&
+		    (is_checkpoint || !json_object_get(object, "VMName")))
 			return NULL;
 		return member_named(param, object);
 	}
@@ -319,17 +374,20 @@ static void add_request(const struct cmdlet *cmdlet, const json_t *params, json_
 	json_array_append_new(requests, request);
 }
 
+/* What belongs to a checkpoint is not the virtual machine's of now. */
 static int refuse_object(const struct cmdlet *cmdlet, const json_t *object, struct error *err)
 {
-	if (json_object_get(object, "SnapshotType") &&
-	    !param_offering(cmdlet, CMDLET_OFFER_CHECKPOINT))
-		return error_set(err, ERR_UNSUPPORTED,
-				 "%s is not there yet for a checkpoint, only for the virtual "
-				 "machine itself",
-				 cmdlet->name);
+	const struct cmdlet_param *vm = param_offering(cmdlet, CMDLET_OFFER_VM);
+	bool takes_vm = vm && (vm->flags & CMDLET_PIPELINE);
+
 	if (!json_is_object(object))
 		return error_set(err, ERR_INVALID,
 				 "what comes through the pipe is not a list of objects");
+	if (takes_vm && is_given(checkpoint_of(object)) &&
+	    !param_offering(cmdlet, CMDLET_OFFER_CHECKPOINT))
+		return error_set(err, ERR_UNSUPPORTED,
+				 "%s is for the virtual machine itself, not for a checkpoint",
+				 cmdlet->name);
 	return 0;
 }
 

@@ -106,10 +106,24 @@ static const struct cmdlet_example remove_user_examples[] = {
 	END_EXAMPLES,
 };
 
+#define VMS_OF_SET(extra)                                                                          \
+	{                                                                                          \
+		.name = "VMName", .aliases = "VM", .type = CMDLET_STRING,                          \
+		.flags = CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE | (extra),                \
+		.sets = SET(0), .position = 1, .offer = CMDLET_OFFER_VM,                           \
+		.help = "Names of the virtual machines; * and ? match."                            \
+	}
+#define VM_IDS                                                                                     \
+	{                                                                                          \
+		.name = "VMId", .type = CMDLET_GUID, .flags = CMDLET_MANDATORY | CMDLET_LIST,      \
+		.sets = SET(1), .help = "Identifiers of the virtual machines."                     \
+	}
+static const char *const access_sets[] = { "Virtual machine", "Identifier", NULL };
+
 static const struct cmdlet_param grant_params[] = {
-	VM_BY_VMNAME,
+	VMS_OF_SET(CMDLET_MANDATORY),
+	VM_IDS,
 	USER_NAMES(CMDLET_MANDATORY, "Users of the API (Add-VMApiUser)."),
-	NOT_YET("VMId", CMDLET_GUID, "Virtual machines are named by -VMName here."),
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -128,12 +142,13 @@ static const struct cmdlet_param get_access_params[] = {
 	  .aliases = "VM Name",
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
+	  .sets = SET(0),
 	  .position = 1,
 	  .dflt = "*",
 	  .offer = CMDLET_OFFER_VM,
 	  .help = "Names of the virtual machines; * and ? match." },
 	USER_NAMES(0, "Only these users."),
-	NOT_YET("VMId", CMDLET_GUID, "Virtual machines are named by -VMName here."),
+	VM_IDS,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -150,7 +165,38 @@ static const struct cmdlet_example openapi_examples[] = {
 	END_EXAMPLES,
 };
 
+static const struct cmdlet_output numa_output = {
+	"VMHostNumaNode",
+	(const struct cmdlet_column[]){
+	    { "NodeId", "NodeId", CMDLET_SHOW_TEXT },
+	    { "ProcessorsAvailability", "ProcessorsAvailability", CMDLET_SHOW_TEXT },
+	    { "MemoryAvailable", "MemoryAvailable", CMDLET_SHOW_TEXT },
+	    { "MemoryTotal", "MemoryTotal", CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
+};
+static const struct cmdlet_param numa_params[] = {
+	{ .name = "Id",
+	  .type = CMDLET_INTEGER,
+	  .position = 1,
+	  .min = 0,
+	  .max = 1023,
+	  .help = "Only this node." },
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example numa_examples[] = {
+	{ "get-vmhostnumanode", "All nodes of the host." },
+	END_EXAMPLES,
+};
+
 const struct cmdlet cmdlet_table_host[] = {
+	{ .name = "Get-VMHostNumaNode",
+	  .synopsis = "Shows the host's NUMA nodes",
+	  .description = "Shows each node with its memory in MB and how idle each of its "
+			 "processors is, in percent, since the host was started.",
+	  .params = numa_params,
+	  .output = &numa_output,
+	  .examples = numa_examples },
 	{ .name = "Get-VMApiDescription",
 	  .synopsis = "Prints the API as an OpenAPI document",
 	  .description = "Prints what a service of this version serves as /v1/openapi.json.",
@@ -185,6 +231,7 @@ const struct cmdlet cmdlet_table_host[] = {
 	  .synopsis = "Lets a user of the API use consoles",
 	  .description = "One with the role Console or Reader may then use the console of the "
 			 "virtual machine; operators and administrators may anyway.",
+	  .sets = access_sets,
 	  .params = grant_params,
 	  .output = &connect_access_output,
 	  .examples = grant_examples,
@@ -192,6 +239,7 @@ const struct cmdlet cmdlet_table_host[] = {
 	{ .name = "Revoke-VMConnectAccess",
 	  .synopsis = "Takes a grant of a console back",
 	  .description = "Undoes Grant-VMConnectAccess. A console that is open stays open.",
+	  .sets = access_sets,
 	  .params = grant_params,
 	  .output = &connect_access_output,
 	  .examples = revoke_examples,
@@ -199,6 +247,7 @@ const struct cmdlet cmdlet_table_host[] = {
 	{ .name = "Get-VMConnectAccess",
 	  .synopsis = "Lists the grants of consoles",
 	  .description = "Shows what Grant-VMConnectAccess granted.",
+	  .sets = access_sets,
 	  .params = get_access_params,
 	  .output = &connect_access_output,
 	  .examples = get_access_examples },

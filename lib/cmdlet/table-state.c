@@ -69,7 +69,8 @@ static const struct cmdlet_example save_vm_examples[] = {
 
 static const struct cmdlet_param remove_saved_params[] = {
 	VMS("VMName", "Name"),
-	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	NOT_YET("VMSnapshot", CMDLET_STRING,
+		"The memory of a checkpoint goes with the checkpoint."),
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -121,8 +122,17 @@ static const struct cmdlet_param get_params[] = {
 	  .flags = CMDLET_MANDATORY,
 	  .sets = SET(1),
 	  .help = "Identifier of one checkpoint." },
-	NOT_YET("ParentOf", CMDLET_STRING, "Get-VMSnapshot shows each one's parent."),
-	NOT_YET("ChildOf", CMDLET_STRING, "Get-VMSnapshot shows each one's parent."),
+	{ .name = "ParentOf",
+	  .type = CMDLET_STRING,
+	  .sets = SET(0),
+	  .offer = CMDLET_OFFER_CHECKPOINT,
+	  .help = "Only the one that this checkpoint, or the virtual machine itself, comes from; a "
+		  "name or identifier." },
+	{ .name = "ChildOf",
+	  .type = CMDLET_STRING,
+	  .sets = SET(0),
+	  .offer = CMDLET_OFFER_CHECKPOINT,
+	  .help = "Only those that come from this checkpoint; a name or identifier." },
 	COMPUTER_NAME,
 	END_PARAMS,
 };

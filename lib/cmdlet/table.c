@@ -10,7 +10,7 @@
 	{                                                                                          \
 		.name = "ControllerType", .type = CMDLET_ENUM, .flags = (extra),                   \
 		.position = (place), .values = "SCSI IDE",                                         \
-		.help = "Kind of controller. IDE is not there yet."                                \
+		.help = "Kind of controller. IDE is of generation 1."                              \
 	}
 #define CONTROLLER_NUMBER(extra, place)                                                            \
 	{                                                                                          \
@@ -87,6 +87,7 @@ static const struct cmdlet_output service_output = {
 	"VMIntegrationComponent",
 	(const struct cmdlet_column[]){
 	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    CHECKPOINT_COLUMN,
 	    { "Name", "Name", CMDLET_SHOW_TEXT },
 	    { "Enabled", "Enabled", CMDLET_SHOW_TEXT },
 	    { "PrimaryStatusDescription", "PrimaryStatusDescription", CMDLET_SHOW_TEXT },
@@ -100,6 +101,7 @@ static const struct cmdlet_output hard_disk_output = {
 	"HardDiskDrive",
 	(const struct cmdlet_column[]){
 	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    CHECKPOINT_COLUMN,
 	    { "ControllerType", "ControllerType", CMDLET_SHOW_TEXT },
 	    { "ControllerNumber", "ControllerNumber", CMDLET_SHOW_TEXT },
 	    { "ControllerLocation", "ControllerLocation", CMDLET_SHOW_TEXT },
@@ -115,6 +117,7 @@ static const struct cmdlet_output controller_output = {
 	"VMScsiController",
 	(const struct cmdlet_column[]){
 	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    CHECKPOINT_COLUMN,
 	    { "ControllerNumber", "ControllerNumber", CMDLET_SHOW_TEXT },
 	    { "Drives", "Drives", CMDLET_SHOW_TEXT },
 	    { "Name", NULL, CMDLET_SHOW_TEXT },
@@ -127,6 +130,7 @@ static const struct cmdlet_output dvd_output = {
 	"DvdDrive",
 	(const struct cmdlet_column[]){
 	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    CHECKPOINT_COLUMN,
 	    { "ControllerType", "ControllerType", CMDLET_SHOW_TEXT },
 	    { "ControllerNumber", "ControllerNumber", CMDLET_SHOW_TEXT },
 	    { "ControllerLocation", "ControllerLocation", CMDLET_SHOW_TEXT },
@@ -136,23 +140,10 @@ static const struct cmdlet_output dvd_output = {
 	    END_COLUMNS },
 };
 
-static const struct cmdlet_output adapter_output = {
-	"VMNetworkAdapter",
-	(const struct cmdlet_column[]){ { "Name", "Name", CMDLET_SHOW_TEXT },
-					{ "VMName", "VMName", CMDLET_SHOW_TEXT },
-					{ "SwitchName", "SwitchName", CMDLET_SHOW_TEXT },
-					{ "MacAddress", "MacAddress", CMDLET_SHOW_TEXT },
-					{ "Status", "Status", CMDLET_SHOW_TEXT },
-					{ "IPAddresses", "IPAddresses", CMDLET_SHOW_TEXT },
-					{ "DynamicMacAddressEnabled", NULL, CMDLET_SHOW_TEXT },
-					{ "AdapterId", NULL, CMDLET_SHOW_TEXT },
-					{ "VMId", NULL, CMDLET_SHOW_TEXT },
-					END_COLUMNS },
-};
-
 static const struct cmdlet_output processor_output = {
 	"VMProcessor",
 	(const struct cmdlet_column[]){ { "VMName", "VMName", CMDLET_SHOW_TEXT },
+					CHECKPOINT_COLUMN,
 					{ "Count", "Count", CMDLET_SHOW_TEXT },
 					{ "Reserve", "Reserve", CMDLET_SHOW_TEXT },
 					{ "Maximum", "Maximum", CMDLET_SHOW_TEXT },
@@ -165,6 +156,7 @@ static const struct cmdlet_output memory_output = {
 	"VMMemory",
 	(const struct cmdlet_column[]){
 	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    CHECKPOINT_COLUMN,
 	    { "DynamicMemoryEnabled", "DynamicMemoryEnabled", CMDLET_SHOW_TEXT },
 	    { "Minimum", "Minimum(M)", CMDLET_SHOW_MB },
 	    { "Startup", "Startup(M)", CMDLET_SHOW_MB },
@@ -195,18 +187,6 @@ static const struct cmdlet_output host_output = {
 	    { "VirtualMachineCount", NULL, CMDLET_SHOW_TEXT },
 	    { "ProcessId", NULL, CMDLET_SHOW_TEXT },
 	    END_COLUMNS },
-};
-
-static const struct cmdlet_output switch_output = {
-	"VMSwitch",
-	(const struct cmdlet_column[]){ { "Name", "Name", CMDLET_SHOW_TEXT },
-					{ "SwitchType", "SwitchType", CMDLET_SHOW_TEXT },
-					{ "NetAdapterInterfaceDescription",
-					  "NetAdapterInterfaceDescription", CMDLET_SHOW_TEXT },
-					{ "Id", NULL, CMDLET_SHOW_TEXT },
-					{ "Notes", NULL, CMDLET_SHOW_TEXT },
-					{ "PortCount", NULL, CMDLET_SHOW_TEXT },
-					END_COLUMNS },
 };
 
 static const struct cmdlet_output event_output = {
@@ -277,9 +257,10 @@ static const struct cmdlet_param new_vm_params[] = {
 	  .help = "Folder in which the virtual machine's own folder, named as it, is made." },
 	{ .name = "BootDevice",
 	  .type = CMDLET_ENUM,
-	  .flags = CMDLET_NOT_YET,
 	  .values = "Floppy CD IDE LegacyNetworkAdapter NetworkAdapter VHD",
-	  .help = "There is no firmware yet, only -LinuxKernelPath." },
+	  .help = "What comes first in the boot order: VHD, NetworkAdapter, or CD, which adds an "
+		  "empty DVD drive. It is kept for the firmware that is not there yet (see "
+		  "Set-VMFirmware); the others are of generation 1." },
 	{ .name = "Version",
 	  .type = CMDLET_STRING,
 	  .help = "Its configuration version, one of Get-VMHostSupportedVersion." },
@@ -421,9 +402,17 @@ static const struct cmdlet_param set_vm_params[] = {
 	NOT_YET("LowMemoryMappedIoSpace", CMDLET_INTEGER, "It is for assigned devices."),
 	NOT_YET("HighMemoryMappedIoSpace", CMDLET_INTEGER, "It is for assigned devices."),
 	NOT_YET("LockOnDisconnect", CMDLET_STRING, "A console can't lock the guest."),
-	NOT_YET("SnapshotFileLocation", CMDLET_FILE,
-		"Checkpoints are in the virtual machine's folder, and beside its disks."),
-	NOT_YET("SmartPagingFilePath", CMDLET_FILE, "There is no smart paging."),
+	{ .name = "SnapshotFileLocation",
+	  .aliases = "CheckpointFileLocation",
+	  .type = CMDLET_FILE,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Folder in which its checkpoints have a folder of their own, Snapshots; '' for "
+		  "its own folder. Only while it has no checkpoints. Differencing disks stay "
+		  "beside the disks." },
+	{ .name = "SmartPagingFilePath",
+	  .type = CMDLET_FILE,
+	  .offer = CMDLET_OFFER_FILE,
+	  .help = "Folder for smart paging, which is not there: it is kept and shown." },
 	{ .name = "EnhancedSessionTransportType",
 	  .type = CMDLET_ENUM,
 	  .values = "VMBus HvSocket",
@@ -468,7 +457,9 @@ static const struct cmdlet_param set_vm_params[] = {
 	  .type = CMDLET_STRING,
 	  .flags = CMDLET_OURS,
 	  .help = "Kernel command line." },
-	NOT_YET("AllowUnverifiedPaths", CMDLET_SWITCH, "It sets no path."),
+	{ .name = "AllowUnverifiedPaths",
+	  .type = CMDLET_SWITCH,
+	  .help = "Does not check that the folders are there." },
 	PASSTHRU,
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -662,7 +653,7 @@ static const struct cmdlet_param get_service_params[] = {
 	  .dflt = "*",
 	  .offer = CMDLET_OFFER_SERVICE,
 	  .help = "Names of the services." },
-	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	OF_CHECKPOINT,
 	COMPUTER_NAME,
 	END_PARAMS,
 };
@@ -765,7 +756,7 @@ static const struct cmdlet_param get_disk_params[] = {
 	CONTROLLER_TYPE(0, 2),
 	CONTROLLER_NUMBER(PIPED, 3),
 	CONTROLLER_LOCATION(0, 4),
-	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	OF_CHECKPOINT,
 	BY_PIPE("VMDriveController"),
 	COMPUTER_NAME,
 	END_PARAMS,
@@ -820,7 +811,7 @@ static const struct cmdlet_param set_disk_params[] = {
 	{ .name = "ToControllerType",
 	  .type = CMDLET_ENUM,
 	  .values = "SCSI IDE",
-	  .help = "Kind of controller to move to. IDE is not there yet." },
+	  .help = "Kind of controller to move to. IDE is of generation 1." },
 	TO_CONTROLLER_NUMBER,
 	TO_CONTROLLER_LOCATION,
 	{ .name = "SizeBytes",
@@ -848,11 +839,35 @@ static const struct cmdlet_example set_disk_examples[] = {
 static const struct cmdlet_param controller_params[] = { VM_BY_VMNAME, PASSTHRU, COMPUTER_NAME,
 							 END_PARAMS };
 static const struct cmdlet_param get_controller_params[] = {
+	VM_BY_VMNAME, CONTROLLER_NUMBER(0, 2), OF_CHECKPOINT, COMPUTER_NAME, END_PARAMS,
+};
+static const struct cmdlet_output ide_output = {
+	"VMIdeController",
+	(const struct cmdlet_column[]){
+	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    CHECKPOINT_COLUMN,
+	    { "ControllerNumber", "ControllerNumber", CMDLET_SHOW_TEXT },
+	    { "Drives", "Drives", CMDLET_SHOW_TEXT },
+	    { "ControllerType", NULL, CMDLET_SHOW_TEXT },
+	    { "Name", NULL, CMDLET_SHOW_TEXT },
+	    { "VMId", NULL, CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
+};
+static const struct cmdlet_param get_ide_params[] = {
 	VM_BY_VMNAME,
-	CONTROLLER_NUMBER(0, 2),
-	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
+	{ .name = "ControllerNumber",
+	  .type = CMDLET_INTEGER,
+	  .position = 2,
+	  .min = 0,
+	  .max = 1,
+	  .help = "Number of the controller." },
+	OF_CHECKPOINT,
 	COMPUTER_NAME,
 	END_PARAMS,
+};
+static const struct cmdlet_example get_ide_examples[] = {
+	{ "get-vmidecontroller old -ControllerNumber 0", "The first one with its drives." },
+	END_EXAMPLES,
 };
 static const struct cmdlet_param remove_controller_params[] = {
 	VM_BY_VMNAME,  CONTROLLER_NUMBER(PIPED_NEEDED, 2),
@@ -895,12 +910,8 @@ static const struct cmdlet_example add_dvd_examples[] = {
 };
 
 static const struct cmdlet_param get_dvd_params[] = {
-	VM_BY_VMNAME,
-	CONTROLLER_NUMBER(PIPED, 2),
-	CONTROLLER_LOCATION(0, 3),
-	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
-	BY_PIPE("VMDriveController"),
-	COMPUTER_NAME,
+	VM_BY_VMNAME,  CONTROLLER_NUMBER(PIPED, 2),  CONTROLLER_LOCATION(0, 3),
+	OF_CHECKPOINT, BY_PIPE("VMDriveController"), COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example get_dvd_examples[] = {
@@ -947,128 +958,8 @@ static const struct cmdlet_example remove_dvd_examples[] = {
 	END_EXAMPLES,
 };
 
-static const char *const add_adapter_sets[] = { "Dynamic address", "Static address", NULL };
-static const struct cmdlet_param add_adapter_params[] = {
-	VM_BY_VMNAME,
-	{ .name = "SwitchName",
-	  .type = CMDLET_STRING,
-	  .offer = CMDLET_OFFER_SWITCH,
-	  .help = "Virtual switch to connect to." },
-	{ .name = "Name",
-	  .aliases = "VMNetworkAdapterName",
-	  .type = CMDLET_STRING,
-	  .dflt = "Network Adapter",
-	  .help = "Name of the adapter." },
-	{ .name = "DynamicMacAddress",
-	  .type = CMDLET_SWITCH,
-	  .sets = SET(0),
-	  .help = "A MAC address of the host's pool. This is the default." },
-	{ .name = "StaticMacAddress",
-	  .type = CMDLET_MAC,
-	  .flags = CMDLET_MANDATORY,
-	  .sets = SET(1),
-	  .help = "MAC address." },
-	{ .name = "IsLegacy",
-	  .type = CMDLET_BOOLEAN,
-	  .flags = CMDLET_NOT_YET,
-	  .help = "Emulated adapters need generation 1." },
-	NOT_YET("DeviceNaming", CMDLET_STRING, "Guests are not told the names of adapters."),
-	NOT_YET("ManagementOS", CMDLET_SWITCH, "The host has no virtual adapters."),
-	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
-	PASSTHRU,
-	COMPUTER_NAME,
-	END_PARAMS,
-};
-static const struct cmdlet_example add_adapter_examples[] = {
-	{ "add-vmnetworkadapter -VMName web -SwitchName 'Default Switch'",
-	  "An adapter behind NAT." },
-	END_EXAMPLES,
-};
-
-#define ADAPTER_NAME(place)                                                                        \
-	{                                                                                          \
-		.name = "Name", .aliases = "VMNetworkAdapterName", .type = CMDLET_STRING,          \
-		.flags = CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE, .position = (place),     \
-		.dflt = "*", .help = "Names of the adapters; * and ? match. Without it: all."      \
-	}
-
-static const struct cmdlet_param disconnect_adapter_params[] = {
-	VM_BY_VMNAME, ADAPTER_NAME(2), BY_PIPE("VMNetworkAdapter"),
-	PASSTHRU,     COMPUTER_NAME,   END_PARAMS,
-};
-static const struct cmdlet_param remove_adapter_params[] = {
-	VM_BY_VMNAME,
-	ADAPTER_NAME(2),
-	NOT_YET("ManagementOS", CMDLET_SWITCH, "The host has no virtual adapters."),
-	NOT_YET("SwitchName", CMDLET_STRING, "The host has no virtual adapters."),
-	BY_PIPE("VMNetworkAdapter"),
-	PASSTHRU,
-	COMPUTER_NAME,
-	END_PARAMS,
-};
-static const char *const get_adapter_sets[] = { "Virtual machine", "All", NULL };
-static const struct cmdlet_param get_adapter_params[] = {
-	{ .name = "VMName",
-	  .aliases = "VM",
-	  .type = CMDLET_STRING,
-	  .flags = CMDLET_MANDATORY | CMDLET_LIST | CMDLET_WILDCARD | CMDLET_PIPELINE,
-	  .sets = SET(0),
-	  .position = 1,
-	  .offer = CMDLET_OFFER_VM,
-	  .help = "Names of the virtual machines; * and ? match." },
-	{ .name = "All",
-	  .type = CMDLET_SWITCH,
-	  .flags = CMDLET_MANDATORY,
-	  .sets = SET(1),
-	  .help = "Those of all virtual machines. The host itself has none here." },
-	ADAPTER_NAME(2),
-	NOT_YET("IsLegacy", CMDLET_BOOLEAN, "Emulated adapters need generation 1."),
-	NOT_YET("ManagementOS", CMDLET_SWITCH, "The host has no virtual adapters."),
-	NOT_YET("SwitchName", CMDLET_STRING, "The host has no virtual adapters."),
-	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
-	COMPUTER_NAME,
-	END_PARAMS,
-};
-static const struct cmdlet_param connect_adapter_params[] = {
-	VM_BY_VMNAME,
-	ADAPTER_NAME(2),
-	{ .name = "SwitchName",
-	  .type = CMDLET_STRING,
-	  .flags = CMDLET_MANDATORY | CMDLET_PIPELINE,
-	  .position = 3,
-	  .offer = CMDLET_OFFER_SWITCH,
-	  .help = "Virtual switch." },
-	NOT_YET("UseAutomaticConnection", CMDLET_SWITCH, "There are no resource pools."),
-	BY_PIPE("VMNetworkAdapter"),
-	BY_PIPE("VMSwitch"),
-	PASSTHRU,
-	COMPUTER_NAME,
-	END_PARAMS,
-};
-static const struct cmdlet_example get_adapter_examples[] = {
-	{ "get-vmnetworkadapter '*'", "Every adapter with its addresses." },
-	END_EXAMPLES,
-};
-static const struct cmdlet_example remove_adapter_examples[] = {
-	{ "remove-vmnetworkadapter web -Name 'Network Adapter'", "Takes the adapter away." },
-	END_EXAMPLES,
-};
-static const struct cmdlet_example connect_adapter_examples[] = {
-	{ "connect-vmnetworkadapter web -SwitchName 'Default Switch'", "Plugs it in." },
-	{ "get-vmnetworkadapter '*' | oyako connect-vmnetworkadapter -SwitchName 'Default Switch'",
-	  "All adapters of all virtual machines." },
-	END_EXAMPLES,
-};
-static const struct cmdlet_example disconnect_adapter_examples[] = {
-	{ "disconnect-vmnetworkadapter web", "Unplugs all its adapters." },
-	END_EXAMPLES,
-};
-
-static const struct cmdlet_param by_vmname_params[] = {
-	VM_BY_VMNAME,
-	NOT_YET("VMSnapshot", CMDLET_STRING, "Settings of checkpoints are not shown yet."),
-	COMPUTER_NAME, END_PARAMS
-};
+static const struct cmdlet_param by_vmname_params[] = { VM_BY_VMNAME, OF_CHECKPOINT, COMPUTER_NAME,
+							END_PARAMS };
 static const struct cmdlet_param set_processor_params[] = {
 	VM_BY_VMNAME,
 	{ .name = "Count",
@@ -1170,6 +1061,7 @@ static const struct cmdlet_output video_output = {
 	"VMVideo",
 	(const struct cmdlet_column[]){
 	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    CHECKPOINT_COLUMN,
 	    { "Enabled", "Enabled", CMDLET_SHOW_TEXT },
 	    { "ResolutionType", "ResolutionType", CMDLET_SHOW_TEXT },
 	    { "HorizontalResolution", "HorizontalResolution", CMDLET_SHOW_TEXT },
@@ -1212,6 +1104,18 @@ static const struct cmdlet_example get_video_examples[] = {
 };
 static const struct cmdlet_example set_video_examples[] = {
 	{ "set-vmvideo web Single 1280 1024 -Enabled true", "A screen of that size." },
+	END_EXAMPLES,
+};
+
+static const struct cmdlet_param plain_vmname_params[] = { VM_BY_VMNAME, PASSTHRU, COMPUTER_NAME,
+							   END_PARAMS };
+static const struct cmdlet_example enable_console_examples[] = {
+	{ "enable-vmconsolesupport web",
+	  "With screen, keyboard and mouse from the next start on." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_example disable_console_examples[] = {
+	{ "disable-vmconsolesupport web", "The serial console stays." },
 	END_EXAMPLES,
 };
 
@@ -1360,34 +1264,6 @@ static const struct cmdlet_example set_host_examples[] = {
 static const struct cmdlet_param host_params[] = { COMPUTER_NAME, END_PARAMS };
 static const struct cmdlet_example host_examples[] = {
 	{ "get-vmhost", "What the host has." },
-	END_EXAMPLES,
-};
-
-static const struct cmdlet_param switch_params[] = {
-	{ .name = "Name",
-	  .aliases = "SwitchName",
-	  .type = CMDLET_STRING,
-	  .flags = CMDLET_LIST | CMDLET_WILDCARD,
-	  .position = 1,
-	  .dflt = "*",
-	  .offer = CMDLET_OFFER_SWITCH,
-	  .help = "Names of the switches; * and ? match. Without it: all." },
-	{ .name = "SwitchType",
-	  .type = CMDLET_ENUM,
-	  .flags = CMDLET_LIST,
-	  .values = "External Internal Private NAT",
-	  .help = "Only switches of these types. NAT is ours." },
-	{ .name = "Id",
-	  .aliases = "SwitchId",
-	  .type = CMDLET_GUID,
-	  .flags = CMDLET_LIST,
-	  .help = "Only the switches with these identifiers." },
-	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
-	COMPUTER_NAME,
-	END_PARAMS,
-};
-static const struct cmdlet_example switch_examples[] = {
-	{ "get-vmswitch", "The virtual switches." },
 	END_EXAMPLES,
 };
 
@@ -1656,6 +1532,13 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .output = &controller_output,
 	  .examples = remove_controller_examples,
 	  .output_if_passthru = true },
+	{ .name = "Get-VMIdeController",
+	  .synopsis = "Lists IDE controllers with their drives",
+	  .description = "Shows the two IDE controllers of virtual machines of generation 1; those "
+			 "of generation 2 have none.",
+	  .params = get_ide_params,
+	  .output = &ide_output,
+	  .examples = get_ide_examples },
 	{ .name = "Add-VMDvdDrive",
 	  .synopsis = "Adds a DVD drive",
 	  .description = "Adds a DVD drive, with or without an ISO file in it.",
@@ -1683,43 +1566,6 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .params = remove_dvd_params,
 	  .output = &dvd_output,
 	  .examples = remove_dvd_examples,
-	  .output_if_passthru = true },
-	{ .name = "Add-VMNetworkAdapter",
-	  .synopsis = "Adds a network adapter",
-	  .description = "Adds a synthetic network adapter; the virtual machine may be running.",
-	  .sets = add_adapter_sets,
-	  .params = add_adapter_params,
-	  .output = &adapter_output,
-	  .examples = add_adapter_examples,
-	  .output_if_passthru = true },
-	{ .name = "Get-VMNetworkAdapter",
-	  .synopsis = "Lists network adapters with their addresses",
-	  .description = "Shows the adapters of virtual machines; addresses are what the guest "
-			 "reports by the data exchange service.",
-	  .sets = get_adapter_sets,
-	  .params = get_adapter_params,
-	  .output = &adapter_output,
-	  .examples = get_adapter_examples },
-	{ .name = "Remove-VMNetworkAdapter",
-	  .synopsis = "Takes a network adapter away",
-	  .description = "Removes adapters; the virtual machine may be running.",
-	  .params = remove_adapter_params,
-	  .output = &adapter_output,
-	  .examples = remove_adapter_examples,
-	  .output_if_passthru = true },
-	{ .name = "Connect-VMNetworkAdapter",
-	  .synopsis = "Plugs a network adapter into a switch",
-	  .description = "Connects adapters; the virtual machine may be running.",
-	  .params = connect_adapter_params,
-	  .output = &adapter_output,
-	  .examples = connect_adapter_examples,
-	  .output_if_passthru = true },
-	{ .name = "Disconnect-VMNetworkAdapter",
-	  .synopsis = "Unplugs a network adapter from its switch",
-	  .description = "Disconnects adapters; the virtual machine may be running.",
-	  .params = disconnect_adapter_params,
-	  .output = &adapter_output,
-	  .examples = disconnect_adapter_examples,
 	  .output_if_passthru = true },
 	{ .name = "Get-VMProcessor",
 	  .synopsis = "Shows the processors of virtual machines",
@@ -1767,6 +1613,20 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .params = set_video_params,
 	  .output = &video_output,
 	  .examples = set_video_examples,
+	  .output_if_passthru = true },
+	{ .name = "Enable-VMConsoleSupport",
+	  .synopsis = "Gives virtual machines a screen, a keyboard and a mouse",
+	  .description = "The same as Set-VMVideo -Enabled true; only while it is off.",
+	  .params = plain_vmname_params,
+	  .output = &vm_output,
+	  .examples = enable_console_examples,
+	  .output_if_passthru = true },
+	{ .name = "Disable-VMConsoleSupport",
+	  .synopsis = "Takes screen, keyboard and mouse of virtual machines away",
+	  .description = "The same as Set-VMVideo -Enabled false; only while it is off.",
+	  .params = plain_vmname_params,
+	  .output = &vm_output,
+	  .examples = disable_console_examples,
 	  .output_if_passthru = true },
 	{ .name = "Send-VMText",
 	  .synopsis = "Types a text on a virtual machine's keyboard",
@@ -1817,13 +1677,6 @@ const struct cmdlet cmdlet_table_vm[] = {
 	  .output = &host_output,
 	  .examples = set_host_examples,
 	  .output_if_passthru = true },
-	{ .name = "Get-VMSwitch",
-	  .synopsis = "Lists virtual switches",
-	  .description = "Shows the virtual switches. There is one so far, the Default Switch: a "
-			 "network behind NAT that needs no rights on the host.",
-	  .params = switch_params,
-	  .output = &switch_output,
-	  .examples = switch_examples },
 	{ .name = "Get-VMEvent",
 	  .synopsis = "Shows what happened",
 	  .description =

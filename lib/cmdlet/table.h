@@ -42,7 +42,23 @@
 		.name = (param), .type = (kind), .flags = CMDLET_NOT_YET, .help = (reason)         \
 	}
 /* Hyper-V's for objects. */
-#define BY_PIPE(param) NOT_YET(param, CMDLET_STRING, "Objects come through a pipe, not as a value.")
+#define BY_PIPE(param)                                                                             \
+	{                                                                                          \
+		.name = (param), .type = CMDLET_OBJECTS,                                           \
+		.help = "Objects as another cmdlet shows them, in place of a pipe: "               \
+			"\"$(oyako get-...)\"."                                                    \
+	}
+/* Of Get- cmdlets: what it was like in a checkpoint. */
+#define OF_CHECKPOINT                                                                              \
+	{                                                                                          \
+		.name = "VMSnapshot", .aliases = "VMCheckpoint", .type = CMDLET_STRING,            \
+		.flags = CMDLET_PIPELINE, .offer = CMDLET_OFFER_CHECKPOINT,                        \
+		.help = "Name or identifier of a checkpoint: shows how it was then."               \
+	}
+#define CHECKPOINT_COLUMN                                                                          \
+	{                                                                                          \
+		"VMSnapshotName", "VMSnapshotName", CMDLET_SHOW_IF_THERE                           \
+	}
 /* The VMs that a cmdlet works on, by the name Name or VMName. */
 #define VMS(param, other)                                                                          \
 	{                                                                                          \
@@ -67,11 +83,14 @@ extern const struct cmdlet cmdlet_table_disk[];     /* table-disk.c */
 extern const struct cmdlet cmdlet_table_import[];   /* table-import.c */
 extern const struct cmdlet cmdlet_table_guest[];    /* table-guest.c */
 extern const struct cmdlet cmdlet_table_state[];    /* table-state.c */
+extern const struct cmdlet cmdlet_table_network[];  /* table-network.c */
+extern const struct cmdlet cmdlet_table_firmware[]; /* table-firmware.c */
 extern const struct cmdlet cmdlet_table_host[];     /* table-host.c */
 extern const struct cmdlet cmdlet_table_job[];      /* table-job.c */
 extern const struct cmdlet cmdlet_table_group[];    /* table-group.c */
 extern const struct cmdlet cmdlet_table_metering[]; /* table-metering.c */
 extern const struct cmdlet cmdlet_table_object[];   /* table-object.c */
+extern const size_t cmdlet_table_network_count, cmdlet_table_firmware_count;
 extern const size_t cmdlet_table_vm_count, cmdlet_table_object_count, cmdlet_table_metering_count,
     cmdlet_table_group_count, cmdlet_table_job_count, cmdlet_table_host_count,
     cmdlet_table_disk_count, cmdlet_table_state_count, cmdlet_table_import_count,

@@ -222,11 +222,13 @@ static char *parse_line(const char *name, char **argv, size_t argc)
 		return NULL;
 	if (cmdlet_check(cmdlet_find(name), last.params, &checked, &last_error) < 0) {
 		json_decref(last.params);
+		json_decref(last.objects);
 		return NULL;
 	}
 	text = json_dumps(checked, JSON_COMPACT | JSON_SORT_KEYS);
 	json_decref(checked);
 	json_decref(last.params);
+	json_decref(last.objects);
 	return text;
 }
 
@@ -318,7 +320,7 @@ static void test_bad_command_lines(void **state)
 	refuse(PARSE("Remove-VM", (char *)"a", (char *)"-Confirm:perhaps"), ERR_INVALID,
 	       "true or false");
 	refuse(PARSE("Get-VMHardDiskDrive", (char *)"a", (char *)"-VMDriveController", (char *)"b"),
-	       ERR_UNSUPPORTED, "through a pipe");
+	       ERR_INVALID, "not what a cmdlet shows");
 	refuse(
 	    PARSE("Set-VM", (char *)"a", (char *)"-AutomaticCheckpointsEnabled", (char *)"maybe"),
 	    ERR_INVALID, "true or false");
@@ -443,9 +445,67 @@ static void test_bad_pipes(void **state)
 	refuse(bind_text("Start-VM", "{}", "[1]"), ERR_INVALID, "not a list of objects");
 	refuse(bind_text("Start-VM", "{}", "[{\"Name\":\"s\",\"SwitchType\":\"NAT\"}]"),
 	       ERR_INVALID, "nothing that Start-VM takes");
-	refuse(bind_text("Get-VMMemory", "{}",
+	refuse(bind_text("Set-VMMemory", "{}",
 			 "[{\"Name\":\"s\",\"VMName\":\"a\",\"SnapshotType\":\"Standard\"}]"),
-	       ERR_UNSUPPORTED, "for a checkpoint");
+	       ERR_UNSUPPORTED, "not for a checkpoint");
+	refuse(bind_text("Remove-VMHardDiskDrive", "{}",
+			 "[{\"VMName\":\"a\",\"VMSnapshotName\":\"s\",\"ControllerNumber\":0}]"),
+	       ERR_UNSUPPORTED, "not for a checkpoint");
+}
+
+static void test_checkpoint_pipes(void **state)
+{
+	/* The checkpoint's name is not that of an adapter; an identifier is better than a name. */
+	expect(bind_text("Get-VMNetworkAdapter", "{}",
+			 "[{\"Name\":\"s\",\"VMName\":\"a\",\"SnapshotType\":\"Standard\"}]"),
+	       "[{\"VMName\":\"a\",\"VMSnapshot\":\"s\"}]");
+	expect(bind_text("Get-VMHardDiskDrive", "{}",
+			 "[{\"ControllerNumber\":0,\"VMName\":\"a\",\"VMSnapshotName\":\"s\","
+			 "\"VMSnapshotId\":\"i\"}]"),
+	       "[{\"ControllerNumber\":0,\"VMName\":\"a\",\"VMSnapshot\":\"i\"}]");
+	expect(bind_text("Get-VHD", "{}",
+			 "[{\"Path\":\"/d\",\"VMName\":\"a\",\"VMSnapshotName\":\"s\"}]"),
+	       "[{\"Path\":[\"/d\"]}]");
+}
+
+/* Objects in place of names: what "$(oyako get-...)" leaves. */
+static void test_objects_as_values(void **state)
+{
+	static char json[] = "[{\"Name\":\"n,1\",\"MacAddress\":\"00\"},\n"
+			     "{\"ControllerType\":\"SCSI\",\"ControllerNumber\":0,"
+			     "\"ControllerLocation\":3}],[]";
+	static char tables[] = DISK_TABLE "," DISK_TABLE;
+	json_t *requests;
+
+	expect(PARSE("Set-VMFirmware", (char *)"a", (char *)"-BootOrder", json),
+	       "{\"BootOrder\":[\"n,1\",\"SCSI:0:3\"],\"VMName\":[\"a\"]}");
+	expect(PARSE("Set-VMFirmware", (char *)"a", (char *)"-BootOrder", tables),
+	       "{\"BootOrder\":[\"SCSI:0:1\",\"SCSI:1:0\",\"SCSI:0:1\",\"SCSI:1:0\"],"
+	       "\"VMName\":[\"a\"]}");
+	expect(PARSE("Set-VMFirmware", (char *)"a", (char *)"-BootOrder", (char *)"SCSI:0:1",
+		     (char *)",", (char *)"x"),
+	       "{\"BootOrder\":[\"SCSI:0:1\",\"x\"],\"VMName\":[\"a\"]}");
+	refuse(PARSE("Set-VMFirmware", (char *)"a", (char *)"-FirstBootDevice", json), ERR_INVALID,
+	       "2 devices, not one");
+	refuse(PARSE("Set-VMFirmware", (char *)"a", (char *)"-FirstBootDevice",
+		     (char *)"[{\"Name\":\"a\"}]\n"),
+	       ERR_INVALID, "neither a drive nor an adapter");
+	refuse(PARSE("Set-VMFirmware", (char *)"a", (char *)"-BootOrder", (char *)"x\ny"),
+	       ERR_INVALID, "not what a cmdlet shows");
+	/* A name that is one stays one. */
+	assert_int_equal(cmdlet_parse(cmdlet_find("Start-VM"), 2,
+				      (char *[]){ (char *)"-VM", (char *)VM_TABLE }, &last,
+				      &last_error),
+			 0);
+	assert_int_equal(json_array_size(last.objects), 1);
+	assert_int_equal(cmdlet_bind_objects(cmdlet_find("Start-VM"), last.params,
+					     json_array_get(last.objects, 0), &requests,
+					     &last_error),
+			 0);
+	assert_int_equal(json_array_size(requests), 1);
+	json_decref(requests);
+	json_decref(last.params);
+	json_decref(last.objects);
 }
 
 /* ---- output ---- */
@@ -548,6 +608,8 @@ int main(void)
 		cmocka_unit_test(test_powershell_ways),
 		cmocka_unit_test(test_pipes),
 		cmocka_unit_test(test_bad_pipes),
+		cmocka_unit_test(test_checkpoint_pipes),
+		cmocka_unit_test(test_objects_as_values),
 		cmocka_unit_test(test_openapi),
 		cmocka_unit_test(test_lines),
 		cmocka_unit_test(test_tables_and_lists),

@@ -2,16 +2,8 @@
 
 #include "base/macros.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#define MAX_FILE_BYTES (4 * MIB)
 
 /* ---- reading: one object and the members that it may have ---- */
 
@@ -146,13 +138,26 @@ static int read_linux(struct config_vm *vm, const json_t *boot, struct error *er
 	return r;
 }
 
+/* 0 is never. */
+static int read_boot_position(const json_t *json, unsigned *ret, struct error *err)
+{
+	int r = read_unsigned(json, "boot_position", ret, err);
+
+	if (r == 0 && *ret > CONFIG_MAX_DISKS + CONFIG_MAX_NICS)
+		return error_set(err, ERR_INVALID, "'boot_position' is too large");
+	if (r == 0 && *ret == 0 && json_object_get(json, "boot_position"))
+		*ret = CONFIG_BOOT_NEVER;
+	return r;
+}
+
 static int read_drive(struct config_vm *vm, enum config_bus bus, unsigned controller,
 		      const json_t *json, struct error *err)
 {
 	static const struct member members[] = {
 		{ "location", 'n', false },    { "kind", 's', false },
 		{ "path", 's', true },         { "read_only", 'b', true },
-		{ "minimum_iops", 'n', true }, { "maximum_iops", 'n', true }
+		{ "minimum_iops", 'n', true }, { "maximum_iops", 'n', true },
+		{ "boot_position", 'n', true }
 	};
 	struct config_disk disk = { .bus = bus, .controller_number = controller };
 	const char *kind;
@@ -164,6 +169,8 @@ static int read_drive(struct config_vm *vm, enum config_bus bus, unsigned contro
 		r = read_unsigned(json, "minimum_iops", &disk.minimum_iops, err);
 	if (r == 0)
 		r = read_unsigned(json, "maximum_iops", &disk.maximum_iops, err);
+	if (r == 0)
+		r = read_boot_position(json, &disk.boot_position, err);
 	if (r < 0)
 		return r;
 	kind = json_string_value(json_object_get(json, "kind"));
@@ -228,16 +235,19 @@ static int read_controllers(struct config_vm *vm, const json_t *list, struct err
 
 static int read_nic(struct config_vm *vm, const json_t *json, struct error *err)
 {
-	static const struct member members[] = { { "id", 's', false },
-						 { "name", 's', false },
-						 { "switch", 's', true },
-						 { "mac", 's', false },
-						 { "static_mac", 'b', true } };
+	static const struct member members[] = {
+		{ "id", 's', false },          { "name", 's', false },
+		{ "switch", 's', true },       { "mac", 's', false },
+		{ "static_mac", 'b', true },   { "mac_spoofing", 'b', true },
+		{ "boot_position", 'n', true }
+	};
 	struct config_nic nic = { 0 };
 	int r = check_object(json, members, ARRAY_SIZE(members), err);
 
 	if (r == 0)
 		r = read_guid(json, "id", &nic.id, err);
+	if (r == 0)
+		r = read_boot_position(json, &nic.boot_position, err);
 	if (r < 0)
 		return r;
 	if (!config_mac_parse(json_string_value(json_object_get(json, "mac")), nic.mac))
@@ -245,6 +255,7 @@ static int read_nic(struct config_vm *vm, const json_t *json, struct error *err)
 	nic.name = (char *)json_string_value(json_object_get(json, "name"));
 	nic.switch_name = (char *)json_string_value(json_object_get(json, "switch"));
 	nic.static_mac = json_is_true(json_object_get(json, "static_mac"));
+	nic.mac_spoofing = json_is_true(json_object_get(json, "mac_spoofing"));
 	return config_add_nic(vm, &nic, err) ? 0 : -ERR_INVALID;
 }
 
@@ -336,6 +347,91 @@ static int read_actions(struct config_vm *vm, const json_t *json, struct error *
 	return 0;
 }
 
+static int read_word(const json_t *json, const char *name, const struct config_words *words,
+		     unsigned *ret, struct error *err)
+{
+	const char *word = json_string_value(json_object_get(json, name));
+
+	return !word || config_word(words, word, ret)
+		   ? 0
+		   : error_set(err, ERR_INVALID, "'%.40s' is no value of '%s'", word, name);
+}
+
+static int read_startup_order(struct config_vm *vm, const json_t *list, struct error *err)
+{
+	if (list && json_array_size(list) != CONFIG_BOOT_KINDS)
+		return error_set(err, ERR_INVALID, "'startup_order' has not %d elements",
+				 CONFIG_BOOT_KINDS);
+	for (size_t i = 0; i < json_array_size(list); i++)
+		if (!config_word(&config_boot_kinds, json_string_value(json_array_get(list, i)),
+				 &vm->firmware.startup_order[i]))
+			return error_set(err, ERR_INVALID,
+					 "element %zu of 'startup_order' is no kind of device", i);
+	return 0;
+}
+
+static void read_flag(const json_t *json, const char *name, bool *ret)
+{
+	const json_t *value = json_object_get(json, name);
+
+	if (value)
+		*ret = json_is_true(value);
+}
+
+static int read_firmware(struct config_vm *vm, const json_t *json, struct error *err)
+{
+	static const struct member members[] = {
+		{ "secure_boot", 'b', true },  { "secure_boot_template", 's', true },
+		{ "network_boot", 's', true }, { "console_mode", 's', true },
+		{ "num_lock", 'b', true },     { "pause_after_boot_failure", 'b', true },
+		{ "startup_order", 'a', true }
+	};
+	struct config_firmware *firmware = &vm->firmware;
+	int r;
+
+	if (!json)
+		return 0;
+	r = check_object(json, members, ARRAY_SIZE(members), err);
+	if (r == 0)
+		r = read_word(json, "secure_boot_template", &config_secure_boot_templates,
+			      &firmware->secure_boot_template, err);
+	if (r == 0)
+		r = read_word(json, "network_boot", &config_boot_protocols,
+			      &firmware->network_protocol, err);
+	if (r == 0)
+		r = read_word(json, "console_mode", &config_console_modes, &firmware->console_mode,
+			      err);
+	if (r == 0)
+		r = read_startup_order(vm, json_object_get(json, "startup_order"), err);
+	read_flag(json, "secure_boot", &firmware->secure_boot);
+	read_flag(json, "pause_after_boot_failure", &firmware->pause_after_boot_failure);
+	read_flag(json, "num_lock", &firmware->num_lock);
+	return r < 0 ? error_prefix(err, "firmware") : 0;
+}
+
+static int read_com_port(struct config_com *com, const json_t *json, struct error *err)
+{
+	static const struct member members[] = { { "path", 's', true },
+						 { "debugger_mode", 'b', true } };
+	int r = check_object(json, members, ARRAY_SIZE(members), err);
+
+	if (r == 0)
+		r = read_string(json, "path", &com->path, err);
+	com->debugger_mode = json_is_true(json_object_get(json, "debugger_mode"));
+	return r;
+}
+
+static int read_com_ports(struct config_vm *vm, const json_t *list, struct error *err)
+{
+	if (json_array_size(list) > CONFIG_COM_PORTS)
+		return error_set(err, ERR_LIMIT, "there are more than %d COM ports",
+				 CONFIG_COM_PORTS);
+	for (size_t i = 0; i < json_array_size(list); i++)
+		if (read_com_port(&vm->com[i], json_array_get(list, i), err) < 0)
+			return error_prefix(err, "COM port %zu", i + 1);
+	return 0;
+}
+
 static const struct member top_members[] = {
 	{ "version", 'n', false },
 	{ "requires", 'a', true },
@@ -356,6 +452,8 @@ static const struct member top_members[] = {
 	{ "network_adapters", 'a', true },
 	{ "integration_services", 'o', true },
 	{ "communication_services", 'a', true },
+	{ "firmware", 'o', true },
+	{ "com_ports", 'a', true },
 	{ "checkpoint_type", 's', true },
 	{ "automatic_checkpoints", 'b', true },
 	{ "parent_checkpoint", 's', true },
@@ -564,6 +662,10 @@ int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error
 	if (r == 0)
 		r = read_sockets(vm, json_object_get(json, "communication_services"), err);
 	if (r == 0)
+		r = read_firmware(vm, json_object_get(json, "firmware"), err);
+	if (r == 0)
+		r = read_com_ports(vm, json_object_get(json, "com_ports"), err);
+	if (r == 0)
 		r = read_checkpoints(vm, json, err);
 	if (r == 0)
 		r = read_actions(vm, json_object_get(json, "automatic_actions"), err);
@@ -594,6 +696,13 @@ static json_t *guid_json(const struct guid *guid)
 	return json_string(guid_format(guid, text));
 }
 
+static void put_boot_position(json_t *json, unsigned position)
+{
+	if (position != CONFIG_BOOT_LAST)
+		json_object_set_new(json, "boot_position",
+				    json_integer(position == CONFIG_BOOT_NEVER ? 0 : position));
+}
+
 static json_t *drive_json(const struct config_disk *disk)
 {
 	json_t *json = json_pack("{s:i, s:s}", "location", (int)disk->lun, "kind",
@@ -606,6 +715,7 @@ static json_t *drive_json(const struct config_disk *disk)
 		json_object_set_new(json, "minimum_iops", json_integer(disk->minimum_iops));
 	if (disk->maximum_iops)
 		json_object_set_new(json, "maximum_iops", json_integer(disk->maximum_iops));
+	put_boot_position(json, disk->boot_position);
 	return json;
 }
 
@@ -653,6 +763,9 @@ static json_t *nics_json(const struct config_vm *vm)
 		put(json, "switch", nic->switch_name);
 		if (nic->static_mac)
 			json_object_set_new(json, "static_mac", json_true());
+		if (nic->mac_spoofing)
+			json_object_set_new(json, "mac_spoofing", json_true());
+		put_boot_position(json, nic->boot_position);
 		json_array_append_new(list, json);
 	}
 	return list;
@@ -709,6 +822,51 @@ static json_t *sockets_json(const struct config_vm *vm)
 	return list;
 }
 
+static json_t *firmware_json(const struct config_vm *vm)
+{
+	const struct config_firmware *firmware = &vm->firmware;
+	json_t *order = json_array();
+
+	if (vm->generation == 2) {
+		json_decref(order);
+		return json_pack("{s:b, s:s, s:s, s:s, s:b}", "secure_boot", firmware->secure_boot,
+				 "secure_boot_template",
+				 config_secure_boot_templates.words[firmware->secure_boot_template],
+				 "network_boot",
+				 config_boot_protocols.words[firmware->network_protocol],
+				 "console_mode", config_console_modes.words[firmware->console_mode],
+				 "pause_after_boot_failure", firmware->pause_after_boot_failure);
+	}
+	for (unsigned i = 0; i < CONFIG_BOOT_KINDS; i++)
+		json_array_append_new(
+		    order, json_string(config_boot_kinds.words[firmware->startup_order[i]]));
+	return json_pack("{s:b, s:o}", "num_lock", firmware->num_lock, "startup_order", order);
+}
+
+static json_t *com_ports_json(const struct config_vm *vm)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < CONFIG_COM_PORTS; i++) {
+		json_t *json = json_object();
+
+		put(json, "path", vm->com[i].path);
+		if (vm->com[i].debugger_mode)
+			json_object_set_new(json, "debugger_mode", json_true());
+		json_array_append_new(list, json);
+	}
+	return list;
+}
+
+static bool has_com_ports(const struct config_vm *vm)
+{
+	bool has = false;
+
+	for (unsigned i = 0; i < CONFIG_COM_PORTS; i++)
+		has |= vm->com[i].path || vm->com[i].debugger_mode;
+	return has;
+}
+
 static json_t *boot_json(const struct config_vm *vm)
 {
 	json_t *linux_boot = json_object();
@@ -745,6 +903,9 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	json_object_set_new(json, "integration_services", services_json(vm));
 	if (vm->socket_count)
 		json_object_set_new(json, "communication_services", sockets_json(vm));
+	json_object_set_new(json, "firmware", firmware_json(vm));
+	if (has_com_ports(vm))
+		json_object_set_new(json, "com_ports", com_ports_json(vm));
 	put(json, "checkpoint_type", config_checkpoint_type_name(vm->checkpoint_type));
 	if (vm->automatic_checkpoints)
 		json_object_set_new(json, "automatic_checkpoints", json_true());
@@ -764,126 +925,4 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	if (vm->unknown)
 		json_object_update(json, vm->unknown);
 	return json;
-}
-
-/* ---- files ---- */
-
-static int read_all(int fd, char *text, size_t size, const char *file, struct error *err)
-{
-	size_t done = 0;
-
-	while (done < size) {
-		ssize_t n = read(fd, text + done, size - done);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return error_set_errno(err, errno, "reading '%.200s'", file);
-		if (n == 0)
-			return error_set(err, ERR_IO, "'%.200s' became shorter while it was read",
-					 file);
-		done += (size_t)n;
-	}
-	return 0;
-}
-
-int config_load_json(int dir_fd, const char *file, json_t **ret, struct error *err)
-{
-	AUTO_CLOSE int fd = openat(dir_fd, file, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	AUTO_FREE char *text = NULL;
-	json_error_t reason;
-	struct stat st;
-	json_t *json;
-	int r;
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return error_set_errno(err, errno, "opening '%.200s'", file);
-	if (!S_ISREG(st.st_mode) || st.st_size > (off_t)MAX_FILE_BYTES)
-		return error_set(err, ERR_INVALID, "'%.200s' is no file of at most 4 MB", file);
-	text = malloc((size_t)st.st_size + 1);
-	if (!text)
-		return error_set(err, ERR_NO_MEMORY, "no memory to read '%.200s'", file);
-	r = read_all(fd, text, (size_t)st.st_size, file, err);
-	if (r < 0)
-		return r;
-	json = json_loadb(text, (size_t)st.st_size, JSON_REJECT_DUPLICATES, &reason);
-	if (!json)
-		return error_set(err, ERR_CORRUPT, "'%.200s', line %d: %s", file, reason.line,
-				 reason.text);
-	*ret = json;
-	return 0;
-}
-
-int config_load(int dir_fd, const char *file, struct config_vm **ret, struct error *err)
-{
-	json_t *json;
-	int r = config_load_json(dir_fd, file, &json, err);
-
-	if (r < 0)
-		return r;
-	r = config_vm_from_json(json, ret, err);
-	json_decref(json);
-	return r < 0 ? error_prefix(err, "'%.100s'", file) : 0;
-}
-
-static int write_synced(int fd, const char *text, const char *file, struct error *err)
-{
-	size_t len = strlen(text);
-
-	while (len) {
-		ssize_t n = write(fd, text, len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return error_set_errno(err, errno, "writing '%.200s'", file);
-		text += n;
-		len -= (size_t)n;
-	}
-	if (fsync(fd) < 0)
-		return error_set_errno(err, errno, "syncing '%.200s'", file);
-	return 0;
-}
-
-static int save_text(int dir_fd, const char *file, const char *text, struct error *err)
-{
-	char temporary[300];
-	AUTO_CLOSE int fd = -1;
-	int r;
-
-	/* A fixed name: what a crash left behind is overwritten by the next save. */
-	snprintf(temporary, sizeof(temporary), ".%.200s.new", file);
-	unlinkat(dir_fd, temporary, 0);
-	fd = openat(dir_fd, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return error_set_errno(err, errno, "creating '%.200s'", temporary);
-	r = write_synced(fd, text, file, err);
-	if (r == 0 && renameat(dir_fd, temporary, dir_fd, file) < 0)
-		r = error_set_errno(err, errno, "replacing '%.200s'", file);
-	if (r < 0) {
-		unlinkat(dir_fd, temporary, 0);
-		return r;
-	}
-	if (fsync(dir_fd) < 0)
-		return error_set_errno(err, errno, "syncing the folder of '%.200s'", file);
-	return 0;
-}
-
-int config_save_json(int dir_fd, const char *file, const json_t *json, struct error *err)
-{
-	AUTO_FREE char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
-	AUTO_FREE char *line = NULL;
-
-	if (!text || asprintf(&line, "%s\n", text) < 0)
-		return error_set(err, ERR_NO_MEMORY, "no memory to write '%.200s'", file);
-	return save_text(dir_fd, file, line, err);
-}
-
-int config_save(int dir_fd, const char *file, const struct config_vm *vm, struct error *err)
-{
-	json_t *json = config_vm_to_json(vm);
-	int r = config_save_json(dir_fd, file, json, err);
-
-	json_decref(json);
-	return r;
 }

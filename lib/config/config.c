@@ -243,6 +243,7 @@ struct config_vm *config_vm_new(const char *name)
 	vm->stop_action = CONFIG_STOP_SAVE;
 	vm->critical_action = CONFIG_CRITICAL_PAUSE;
 	vm->critical_minutes = CONFIG_CRITICAL_MINUTES;
+	vm->firmware = config_firmware_default;
 	if (!vm->name) {
 		config_vm_free(vm);
 		return NULL;
@@ -272,6 +273,8 @@ void config_vm_free(struct config_vm *vm)
 		nic_done(&vm->nics[i]);
 	for (unsigned i = 0; i < vm->socket_count; i++)
 		socket_done(&vm->sockets[i]);
+	for (unsigned i = 0; i < CONFIG_COM_PORTS; i++)
+		free(vm->com[i].path);
 	free(vm->disks);
 	free(vm->nics);
 	free(vm->sockets);
@@ -319,30 +322,48 @@ struct config_disk *config_find_disk(const struct config_vm *vm, enum config_bus
 	return NULL;
 }
 
-int config_free_location(const struct config_vm *vm, int controller, unsigned *ret_controller,
-			 unsigned *ret_lun, struct error *err)
+static unsigned controllers_of(const struct config_vm *vm, enum config_bus bus)
 {
-	for (unsigned c = 0; c < vm->scsi_count; c++) {
+	if (bus == CONFIG_BUS_SCSI)
+		return vm->scsi_count;
+	return vm->generation == 1 ? CONFIG_MAX_IDE : 0;
+}
+
+static unsigned locations_of(enum config_bus bus)
+{
+	return bus == CONFIG_BUS_IDE ? CONFIG_LOCATIONS_PER_IDE : CONFIG_LOCATIONS_PER_SCSI;
+}
+
+int config_free_location(const struct config_vm *vm, enum config_bus bus, int controller,
+			 unsigned *ret_controller, unsigned *ret_lun, struct error *err)
+{
+	for (unsigned c = 0; c < controllers_of(vm, bus); c++) {
 		if (controller >= 0 && (unsigned)controller != c)
 			continue;
-		for (unsigned lun = 0; lun < CONFIG_LOCATIONS_PER_SCSI; lun++)
-			if (!config_find_disk(vm, CONFIG_BUS_SCSI, c, lun)) {
+		for (unsigned lun = 0; lun < locations_of(bus); lun++)
+			if (!config_find_disk(vm, bus, c, lun)) {
 				*ret_controller = c;
 				*ret_lun = lun;
 				return 0;
 			}
 	}
-	if (controller >= (int)vm->scsi_count)
-		return error_set(err, ERR_NOT_FOUND, "there is no SCSI controller %d", controller);
-	return error_set(err, ERR_LIMIT, "no location is free on the SCSI controllers");
+	if (controllers_of(vm, bus) == 0)
+		return error_set(err, ERR_NOT_FOUND, "it has no %s controllers%s",
+				 config_bus_name(bus),
+				 bus == CONFIG_BUS_IDE ? ": they are of generation 1" : "");
+	if (controller >= (int)controllers_of(vm, bus))
+		return error_set(err, ERR_NOT_FOUND, "there is no %s controller %d",
+				 config_bus_name(bus), controller);
+	return error_set(err, ERR_LIMIT, "no location is free on the %s controllers",
+			 config_bus_name(bus));
 }
 
 static int check_disk_place(const struct config_vm *vm, const struct config_disk *disk,
 			    struct error *err)
 {
 	bool ide = disk->bus == CONFIG_BUS_IDE;
-	unsigned controllers = !ide ? vm->scsi_count : vm->generation == 1 ? CONFIG_MAX_IDE : 0;
-	unsigned locations = ide ? CONFIG_LOCATIONS_PER_IDE : CONFIG_LOCATIONS_PER_SCSI;
+	unsigned controllers = controllers_of(vm, disk->bus);
+	unsigned locations = locations_of(disk->bus);
 
 	if (disk->controller_number >= controllers)
 		return error_set(err, ERR_INVALID, "there is no %s controller %u%s",
@@ -740,6 +761,10 @@ int config_vm_check(const struct config_vm *vm, struct error *err)
 		r = check_boot(vm, err);
 	if (r == 0)
 		r = check_folders(vm, err);
+	if (r == 0)
+		r = config_firmware_check(&vm->firmware, err);
+	for (unsigned i = 0; r == 0 && i < CONFIG_COM_PORTS; i++)
+		r = config_com_check(&vm->com[i], err);
 	if (r == 0)
 		r = check_drives(vm, err);
 	if (r == 0)

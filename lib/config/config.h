@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/guid.h"
+#include "config/firmware.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -55,6 +56,7 @@ struct config_disk {
 	/* Normalized (8 KiB) requests a second; 0: none. The maximum is kept, the minimum watched.
 	 */
 	unsigned minimum_iops, maximum_iops;
+	unsigned boot_position; /* firmware.h */
 };
 
 struct config_nic {
@@ -62,7 +64,9 @@ struct config_nic {
 	char *name;        /* "Network Adapter" */
 	char *switch_name; /* NULL: not connected */
 	uint8_t mac[6];
-	bool static_mac; /* chosen by the administrator, not out of the host's pool */
+	bool static_mac;        /* chosen by the administrator, not out of the host's pool */
+	bool mac_spoofing;      /* may send from other addresses */
+	unsigned boot_position; /* firmware.h */
 };
 
 /* Integration services, by the index of enum config_ic; names as Hyper-V's. */
@@ -157,6 +161,8 @@ struct config_vm {
 	bool ic_enabled[CONFIG_IC_COUNT];
 	struct config_socket *sockets;
 	unsigned socket_count;
+	struct config_firmware firmware;
+	struct config_com com[CONFIG_COM_PORTS]; /* COM 1, COM 2 */
 	enum config_checkpoint_type checkpoint_type;
 	bool automatic_checkpoints; /* taken at each start, to go with the stop */
 	/* GUIDs as text. The saved state that it goes on from; the checkpoint that it comes from.
@@ -196,9 +202,9 @@ struct config_nic *config_add_nic(struct config_vm *vm, const struct config_nic 
 struct config_disk *config_find_disk(const struct config_vm *vm, enum config_bus bus,
 				     unsigned controller, unsigned lun);
 const char *config_bus_name(enum config_bus bus); /* "SCSI", "IDE" */
-/* Looks for the first free place on SCSI; controller -1: on any. ERR_LIMIT where all are taken. */
-int config_free_location(const struct config_vm *vm, int controller, unsigned *ret_controller,
-			 unsigned *ret_lun, struct error *err);
+/* Looks for the first free place; controller -1: on any. ERR_LIMIT where all are taken. */
+int config_free_location(const struct config_vm *vm, enum config_bus bus, int controller,
+			 unsigned *ret_controller, unsigned *ret_lun, struct error *err);
 void config_remove_disk(struct config_vm *vm, unsigned index);
 /* A SCSI controller behind the others. ERR_LIMIT where there are four. */
 int config_add_controller(struct config_vm *vm, struct error *err);

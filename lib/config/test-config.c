@@ -46,6 +46,15 @@ static struct config_vm *full_vm(void)
 	assert_non_null(config_add_nic(vm, &nic, NULL));
 	guid_generate(&socket.service);
 	assert_int_equal(config_add_socket(vm, &socket, NULL), 0);
+	vm->firmware = (struct config_firmware){ .secure_boot_template = 1,
+						 .console_mode = CONFIG_CONSOLE_COM2,
+						 .pause_after_boot_failure = true,
+						 .startup_order = { 0, 1, 2, 3 } };
+	vm->disks[1].boot_position = 1;
+	vm->nics[0].boot_position = CONFIG_BOOT_NEVER;
+	vm->nics[0].mac_spoofing = true;
+	vm->com[1].debugger_mode = true;
+	assert_int_equal(config_set_com_path(&vm->com[1], "\\\\.\\pipe\\web", NULL), 0);
 	return vm;
 }
 
@@ -149,16 +158,19 @@ static void test_limits_of_adding(void **state)
 	unsigned controller, lun;
 
 	for (unsigned i = 0; i < CONFIG_LOCATIONS_PER_SCSI; i++) {
-		assert_int_equal(config_free_location(vm, -1, &controller, &lun, &err), 0);
+		assert_int_equal(
+		    config_free_location(vm, CONFIG_BUS_SCSI, -1, &controller, &lun, &err), 0);
 		assert_int_equal(lun, i);
 		disk.lun = lun;
 		assert_non_null(config_add_disk(vm, &disk, &err));
 	}
-	assert_int_equal(config_free_location(vm, -1, &controller, &lun, &err), -ERR_LIMIT);
-	assert_int_equal(config_free_location(vm, 1, &controller, &lun, &err), -ERR_NOT_FOUND);
+	assert_int_equal(config_free_location(vm, CONFIG_BUS_SCSI, -1, &controller, &lun, &err),
+			 -ERR_LIMIT);
+	assert_int_equal(config_free_location(vm, CONFIG_BUS_SCSI, 1, &controller, &lun, &err),
+			 -ERR_NOT_FOUND);
 	assert_null(config_add_disk(vm, &disk, &err));
 	config_remove_disk(vm, 5);
-	assert_int_equal(config_free_location(vm, 0, &controller, &lun, &err), 0);
+	assert_int_equal(config_free_location(vm, CONFIG_BUS_SCSI, 0, &controller, &lun, &err), 0);
 	assert_int_equal(lun, 5);
 	for (unsigned i = 0; i < CONFIG_MAX_NICS; i++) {
 		guid_generate(&nic.id);

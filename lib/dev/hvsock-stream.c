@@ -20,9 +20,9 @@
 
 /*
  * A guest that streams (its packets are whole pages) need not wake us for each packet, nor we it
- * for each that we have read: it is left alone, without signals, until its ring may be filled. How
- * long that takes is found by trial: less when the ring was full by then, more when it was not half
- * full.
+ * for each that we have read: it is left alone, without signals, until its ring may be half full.
+ * It never waits for us then, and both work at the same time. How long that takes follows from how
+ * full the ring was the last time.
  */
 #define STREAM_BYTES     4096u
 #define GATHER_BYTES     65536u /* of the guest's packets that are passed on together */
@@ -200,23 +200,29 @@ static bool take_packet(struct hvsock_socket *socket, const struct vmbus_packet 
 	return gather(socket, packet->payload + sizeof(header), header.len);
 }
 
-/* bytes: what was read since the loop has slept. */
+/* bytes: what was read in this turn. */
 static bool linger(struct hvsock_socket *socket, uint32_t bytes)
 {
-	uint32_t ring = vmbus_guest_ring_bytes(socket->channel);
-
 	if (bytes < STREAM_BYTES || vmbus_has_packet(socket->channel))
 		return false;
-	if (bytes > ring / 4 * 3)
-		socket->linger_ns = MAX(socket->linger_ns / 2, LINGER_MIN_NS);
-	else if (bytes < ring / 2)
-		socket->linger_ns = MIN(socket->linger_ns * 2, LINGER_MAX_NS);
 	loop_timer_arm(socket->linger, clock_now_ns() + socket->linger_ns);
 	return true;
 }
 
-/* 1: there may be more at once; 0: something will tell when there is; negative: the guest broke it.
- */
+/* After a linger: its next length, at most twice or half of the last. */
+static void set_pace(struct hvsock_socket *socket)
+{
+	uint32_t half = vmbus_guest_ring_bytes(socket->channel) / 2;
+	uint32_t waiting = vmbus_waiting_bytes(socket->channel);
+	uint64_t last = socket->linger_ns;
+
+	if (!waiting)
+		return; /* it has paused, which says nothing of its speed */
+	last = MIN(MAX(last * half / waiting, last / 2), last * 2);
+	socket->linger_ns = MIN(MAX(last, LINGER_MIN_NS), LINGER_MAX_NS);
+}
+
+/* 1: there may be more; 0: something will tell when there is; negative: the guest broke it. */
 static int read_guest(struct hvsock_socket *socket)
 {
 	struct vmbus_packet packet;
@@ -226,7 +232,7 @@ static int read_guest(struct hvsock_socket *socket)
 		int r;
 
 		if (socket->to_host_end >= GATHER_BYTES && !flush(socket))
-			return 0; /* the socket will say when it takes more */
+			return 1;
 		if (linger(socket, bytes))
 			return 0;
 		r = vmbus_recv(socket->channel, &packet);
@@ -241,7 +247,8 @@ static int read_guest(struct hvsock_socket *socket)
 	return 1;
 }
 
-/* False: the connection is broken. */
+/* False: the connection is broken. What the socket does not take now it asks for itself, and runs
+ * this again. */
 static bool run_to_host(struct hvsock_socket *socket)
 {
 	int r;
@@ -306,6 +313,7 @@ static void on_socket(void *user, uint32_t events)
 
 static void on_linger(void *user)
 {
+	set_pace(user);
 	hvsock_stream_run(user);
 }
 

@@ -379,14 +379,82 @@ static void take_actions(struct import *in)
 		config->stop_action = (enum config_stop_action)stop;
 }
 
+/* ---- firmware, serial ports ---- */
+
+/* Hyper-V's words for kinds of devices, in the order of config_boot_kinds. Each is to be there
+ * once, else the order stays the usual one. */
+static void take_startup_order(struct import *in, const struct key *firmware)
+{
+	static const char *const words[] = { "Optical", "HardDrive", "Network", "Floppy" };
+	const struct config_words kinds = { words, ARRAY_SIZE(words) };
+	struct config_firmware wanted = in->vm->config->firmware;
+
+	for (unsigned i = 0; i < CONFIG_BOOT_KINDS; i++) {
+		char key[] = "boot/device0";
+
+		key[strlen(key) - 1] = (char)('0' + i);
+		if (!config_word(&kinds, key_text(firmware, key, NULL), &wanted.startup_order[i]))
+			return;
+	}
+	if (config_firmware_check(&wanted, NULL) == 0)
+		in->vm->config->firmware = wanted;
+}
+
+static void take_secure_boot(struct import *in, const struct key *key)
+{
+	struct config_firmware *firmware = &in->vm->config->firmware;
+	const char *id = key_text(key, "secure_boot_template_id", "");
+	struct guid none = { 0 }, guid;
+
+	firmware->secure_boot = key_bool(key, "secure_boot_enabled", false);
+	if (!config_secure_boot_from_id(id, &firmware->secure_boot_template) &&
+	    guid_parse(id, &guid) && !guid_equal(&guid, &none))
+		note(in, IMPORT_LOST, 0, "Firmware", "the Secure Boot template %.40s is not known",
+		     id);
+	if (firmware->secure_boot)
+		note(in, IMPORT_LOST, 0, "Firmware",
+		     "Secure Boot is kept, but has no effect: there is no firmware yet");
+}
+
+static void take_firmware(struct import *in)
+{
+	const struct key *key = key_find(in->key, KEY_FIRMWARE);
+	struct config_firmware *firmware = &in->vm->config->firmware;
+
+	if (!key)
+		return;
+	firmware->num_lock = key_bool(key, "num_lock", false);
+	firmware->pause_after_boot_failure = key_bool(key, "pause_after_boot_failure", false);
+	firmware->network_protocol = key_integer(key, "pxe_preferred_protocol", 4) == 6
+					 ? CONFIG_BOOT_IPV6
+					 : CONFIG_BOOT_IPV4;
+	if (in->vm->config->generation == 1)
+		take_startup_order(in, key);
+	else
+		take_secure_boot(in, key);
+}
+
+static void take_com_ports(struct import *in)
+{
+	for (unsigned port = 0; port < CONFIG_COM_PORTS; port++) {
+		char key[sizeof(KEY_SERIAL) + 32];
+		const char *pipe;
+
+		snprintf(key, sizeof(key), KEY_SERIAL "/port%u/connection", port);
+		pipe = key_text(in->key, key, "");
+		if (config_set_com_path(&in->vm->config->com[port], pipe, NULL) < 0)
+			note(in, IMPORT_LOST, 0, pipe,
+			     "COM %u was connected to a pipe that is none of its own host",
+			     port + 1);
+	}
+}
+
 /* ---- what has no counterpart ---- */
 
 static void report_firmware(struct import *in)
 {
 	const struct key *firmware = key_find(in->key, KEY_FIRMWARE);
 
-	if (key_bool(firmware, "secure_boot_enabled", false))
-		note(in, IMPORT_LOST, 0, "Firmware", "Secure Boot is not there yet");
 	if (key_find(firmware, "nvram/map") ||
 	    key_text(in->key, KEY_GUEST_FILE "/StateFilePath", NULL))
 		note(in, IMPORT_LOST, 0, "Firmware",
@@ -402,17 +470,6 @@ static void report_devices(struct import *in)
 
 	if (floppy[0])
 		note(in, IMPORT_LOST, 0, floppy, "floppy disk drives are not there yet");
-	for (unsigned port = 0; port < 2; port++) {
-		char path[sizeof(KEY_SERIAL) + 32];
-		const char *pipe;
-
-		snprintf(path, sizeof(path), KEY_SERIAL "/port%u/connection", port);
-		pipe = key_text(in->key, path, "");
-		if (pipe[0])
-			note(in, IMPORT_LOST, 0, pipe,
-			     "COM %u was connected to a named pipe; Connect-VM shows COM 1",
-			     port + 1);
-	}
 }
 
 static void report_checkpoints(struct import *in)
@@ -441,6 +498,8 @@ static int take_all(struct import *in)
 		return r;
 	take_services(in);
 	take_actions(in);
+	take_firmware(in);
+	take_com_ports(in);
 	report_firmware(in);
 	report_devices(in);
 	report_checkpoints(in);

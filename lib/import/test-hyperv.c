@@ -141,6 +141,18 @@ static void test_version_5_generation_1(void **state)
 					 .bus = CONFIG_BUS_IDE });
 }
 
+static void test_startup_order(void **state)
+{
+	struct import_vm *vm = import_sample("gen1-v9.vmcx", NULL);
+
+	if (!vm)
+		skip();
+	assert_string_equal(config_boot_kinds.words[vm->config->firmware.startup_order[0]], "CD");
+	assert_string_equal(config_boot_kinds.words[vm->config->firmware.startup_order[3]],
+			    "Floppy");
+	import_vm_free(vm);
+}
+
 static void test_version_5_generation_2(void **state)
 {
 	check_sample(&(struct expected){ .file = "D351C151-DAC7-4042-B434-B72D522C1E4A.xml",
@@ -217,6 +229,16 @@ static const char template[] =
     "</_" NIC_INSTANCE "_>"
     "<_9f8233ac-be49-4c79-8ee3-e7e1985b2077_><Enabled type=\"bool\">False</Enabled>"
     "</_9f8233ac-be49-4c79-8ee3-e7e1985b2077_>"
+    "<_ac6b8dc1-3257-4a70-b1b2-a9c9215659ad_>"
+    "<secure_boot_enabled type=\"bool\">True</secure_boot_enabled>"
+    "<secure_boot_template_id type=\"string\">272E7447-90A4-4563-A4B9-8E4AB00526CE"
+    "</secure_boot_template_id>"
+    "<pxe_preferred_protocol type=\"integer\">6</pxe_preferred_protocol>"
+    "<pause_after_boot_failure type=\"bool\">True</pause_after_boot_failure>"
+    "</_ac6b8dc1-3257-4a70-b1b2-a9c9215659ad_>"
+    "<_8e3a359f-559a-4b6a-98a9-1690a6100ed7_><port0><connection type=\"string\">"
+    "\\\\.\\pipe\\one</connection></port0><port1><connection type=\"string\">"
+    "\\\\other\\pipe\\two</connection></port1></_8e3a359f-559a-4b6a-98a9-1690a6100ed7_>"
     "<global_settings><power><host_startup><action type=\"integer\">2</action></host_startup>"
     "<host_shutdown><action type=\"integer\">0</action></host_shutdown></power></global_settings>"
     "</configuration>";
@@ -253,6 +275,13 @@ static void check_template(const struct import_vm *vm)
 	assert_true(config->ic_enabled[CONFIG_IC_HEARTBEAT]);
 	assert_int_equal(config->start_action, CONFIG_START_ALWAYS);
 	assert_int_equal(config->stop_action, CONFIG_STOP_TURN_OFF);
+	assert_true(config->firmware.secure_boot);
+	assert_int_equal(config->firmware.secure_boot_template, CONFIG_SECURE_BOOT_UEFI_CA);
+	assert_int_equal(config->firmware.network_protocol, CONFIG_BOOT_IPV6);
+	assert_true(config->firmware.pause_after_boot_failure);
+	assert_string_equal(config->com[0].path, "\\\\.\\pipe\\one");
+	assert_null(config->com[1].path);
+	assert_int_equal(find_note(vm, "COM 2 was connected")->severity, IMPORT_LOST);
 	assert_false(import_vm_blocked(vm));
 }
 
@@ -357,6 +386,7 @@ int main(void)
 		cmocka_unit_test(test_version_9),
 		cmocka_unit_test(test_version_5_generation_1),
 		cmocka_unit_test(test_version_5_generation_2),
+		cmocka_unit_test(test_startup_order),
 		cmocka_unit_test(test_a_disk_that_is_not_there),
 		cmocka_unit_test(test_xml_and_vmcx_say_the_same),
 		cmocka_unit_test(test_not_a_vm),

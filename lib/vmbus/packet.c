@@ -227,6 +227,16 @@ bool vmbus_has_packet(const struct vmbus_channel *channel)
 	       vmbus_ring_load(&channel->in, WRITE_INDEX) != channel->in.index;
 }
 
+uint32_t vmbus_waiting_bytes(const struct vmbus_channel *channel)
+{
+	uint32_t write;
+
+	if (channel->state != VMBUS_CHANNEL_OPEN ||
+	    !vmbus_ring_other_index(&channel->in, WRITE_INDEX, &write))
+		return 0;
+	return vmbus_ring_distance(&channel->in, channel->in.index, write);
+}
+
 uint32_t vmbus_guest_ring_bytes(const struct vmbus_channel *channel)
 {
 	return channel->in.size;

@@ -103,6 +103,8 @@ int vmbus_recv(struct vmbus_channel *channel, struct vmbus_packet *ret);
 /* Something is there for vmbus_recv. Arms no signalling: after vmbus_recv gave a packet the guest
  * goes on without signals until vmbus_recv has found the ring empty. */
 bool vmbus_has_packet(const struct vmbus_channel *channel);
+/* What the guest has written and we have not read: packets with their headers. */
+uint32_t vmbus_waiting_bytes(const struct vmbus_channel *channel);
 /* What the ring that the guest writes holds at most. */
 uint32_t vmbus_guest_ring_bytes(const struct vmbus_channel *channel);
 

@@ -813,18 +813,48 @@ static int run_request(const struct cmdlet *cmdlet, struct cmdlet_invocation *in
 
 /* ---- pipes ---- */
 
-/* The requests, the caller's, that what comes in leads to: none where nothing comes. */
-static int requests_of_pipe(const struct cmdlet *cmdlet, const json_t *params, json_t **ret,
-			    struct error *err)
+/* Each request is made one for each of the objects; takes requests. NULL: see err. */
+static json_t *bind_each(const struct cmdlet *cmdlet, json_t *requests, const json_t *objects,
+			 struct error *err)
 {
-	json_t *objects;
-	int r = objects_read(&objects, NULL, err);
+	json_t *all = json_array(), *some;
+	int r = 0;
 
-	if (r < 0)
-		return r;
-	r = cmdlet_bind_objects(cmdlet, params, objects, ret, err);
-	json_decref(objects);
-	return r;
+	for (size_t i = 0; r == 0 && i < json_array_size(requests); i++) {
+		r = cmdlet_bind_objects(cmdlet, json_array_get(requests, i), objects, &some, err);
+		if (r == 0) {
+			json_array_extend(all, some);
+			json_decref(some);
+		}
+	}
+	json_decref(requests);
+	if (r == 0)
+		return all;
+	json_decref(all);
+	return NULL;
+}
+
+/* What is to be asked for, the caller's: what was typed, with the objects among it and those that
+ * come through a pipe; nothing, where no object comes. */
+static int make_requests(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation,
+			 json_t **ret, struct error *err)
+{
+	json_t *requests = json_pack("[O]", invocation->params), *objects;
+
+	for (size_t i = 0; requests && i < json_array_size(invocation->objects); i++)
+		requests = bind_each(cmdlet, requests, json_array_get(invocation->objects, i), err);
+	if (requests && json_array_size(requests) &&
+	    cmdlet_takes_objects(cmdlet, json_array_get(requests, 0)) &&
+	    objects_come(STDIN_FILENO)) {
+		if (objects_read(&objects, NULL, err) < 0) {
+			json_decref(requests);
+			return -(int)err->code;
+		}
+		requests = bind_each(cmdlet, requests, objects, err);
+		json_decref(objects);
+	}
+	*ret = requests;
+	return requests ? 0 : -(int)err->code;
 }
 
 static int run_requests(const struct cmdlet *cmdlet, struct cmdlet_invocation *invocation,
@@ -852,25 +882,21 @@ static int run_cmdlet(const struct cmdlet *cmdlet, int argc, char *const *argv)
 	struct cmdlet_invocation invocation;
 	json_t *requests = NULL;
 	struct error err;
-	int status, r = 0;
+	int status;
 
 	if (cmdlet_parse(cmdlet, argc, argv, &invocation, &err) < 0) {
 		print_error(cmdlet->name, NULL, err.text);
 		return EXIT_USAGE;
 	}
-	if (!invocation.help && cmdlet_takes_objects(cmdlet, invocation.params) &&
-	    objects_come(STDIN_FILENO))
-		r = requests_of_pipe(cmdlet, invocation.params, &requests, &err);
-	else
-		requests = json_pack("[O]", invocation.params);
-	if (r < 0)
-		status = print_error(cmdlet->name, NULL, err.text);
-	else if (invocation.help)
+	if (invocation.help)
 		status = help(cmdlet->name);
+	else if (make_requests(cmdlet, &invocation, &requests, &err) < 0)
+		status = print_error(cmdlet->name, NULL, err.text);
 	else
 		status = run_requests(cmdlet, &invocation, requests);
 	json_decref(requests);
 	json_decref(invocation.params);
+	json_decref(invocation.objects);
 	return status;
 }
 

@@ -224,14 +224,36 @@ static void revoke_vm(struct request *request, struct vm *vm)
 	for_grants(request, vm, revoke_user);
 }
 
+/* The machines that the request names, in one way or the other. */
+static void for_machines(struct request *request,
+			 void (*work)(struct request *request, struct vm *vm))
+{
+	const json_t *ids = json_object_get(request->params, "VMId");
+
+	if (!ids)
+		request_for_vms(request, "VMName", work);
+	for (size_t i = 0; i < json_array_size(ids); i++) {
+		const char *id = json_string_value(json_array_get(ids, i));
+		struct vm *vm = vm_find_id(request->daemon, id);
+		struct error err;
+
+		if (vm) {
+			work(request, vm);
+			continue;
+		}
+		error_set(&err, ERR_NOT_FOUND, "there is no virtual machine with this identifier");
+		request_error(request, id, &err);
+	}
+}
+
 void cmdlet_grant_access(struct request *request)
 {
-	request_for_vms(request, "VMName", grant_vm);
+	for_machines(request, grant_vm);
 }
 
 void cmdlet_revoke_access(struct request *request)
 {
-	request_for_vms(request, "VMName", revoke_vm);
+	for_machines(request, revoke_vm);
 }
 
 static void show_grants(struct request *request, struct vm *vm)
@@ -247,5 +269,5 @@ static void show_grants(struct request *request, struct vm *vm)
 
 void cmdlet_get_access(struct request *request)
 {
-	request_for_vms(request, "VMName", show_grants);
+	for_machines(request, show_grants);
 }

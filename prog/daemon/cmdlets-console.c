@@ -23,7 +23,7 @@ static void show_video(struct request *request, struct vm *vm)
 
 void cmdlet_get_video(struct request *request)
 {
-	request_for_vms(request, "VMName", show_video);
+	cmdlets_show_settings(request, show_video);
 }
 
 static int mutate_video(struct request *request, struct config_vm *config, struct error *err)
@@ -53,6 +53,28 @@ static void set_video(struct request *request, struct vm *vm)
 void cmdlet_set_video(struct request *request)
 {
 	request_for_vms(request, "VMName", set_video);
+}
+
+static int mutate_console(struct request *request, struct config_vm *config, struct error *err)
+{
+	config->video.enabled = strncmp(request->cmdlet->name, "Enable", 6) == 0;
+	return 0;
+}
+
+static void set_console(struct request *request, struct vm *vm)
+{
+	if (cmdlets_change(request, vm, true, mutate_console))
+		request_result(request, object_vm(vm));
+}
+
+void cmdlet_enable_console(struct request *request)
+{
+	request_for_vms(request, "VMName", set_console);
+}
+
+void cmdlet_disable_console(struct request *request)
+{
+	request_for_vms(request, "VMName", set_console);
 }
 
 /* ---- requests to the worker ---- */

@@ -3,6 +3,7 @@
 
 #include "base/macros.h"
 #include "host.h"
+#include "numa.h"
 #include "objects.h"
 #include "remote.h"
 
@@ -159,4 +160,19 @@ void cmdlet_set_host(struct request *request)
 		request_error(request, NULL, &err);
 	else
 		request_result(request, object_host(request->daemon));
+}
+
+void cmdlet_get_numa(struct request *request)
+{
+	int64_t id = request_integer(request, "Id", -1);
+	json_t *nodes = numa_describe((int)id);
+	struct error err;
+
+	if (id >= 0 && !json_array_size(nodes)) {
+		error_set(&err, ERR_NOT_FOUND, "the host has no NUMA node %d", (int)id);
+		request_error(request, NULL, &err);
+	}
+	for (size_t i = 0; i < json_array_size(nodes); i++)
+		request_result(request, json_incref(json_array_get(nodes, i)));
+	json_decref(nodes);
 }

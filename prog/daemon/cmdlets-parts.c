@@ -97,7 +97,7 @@ static void show_processor(struct request *request, struct vm *vm)
 
 void cmdlet_get_processor(struct request *request)
 {
-	request_for_vms(request, "VMName", show_processor);
+	cmdlets_show_settings(request, show_processor);
 }
 
 static int mutate_processor(struct request *request, struct config_vm *config, struct error *err)
@@ -142,7 +142,7 @@ static void show_memory(struct request *request, struct vm *vm)
 
 void cmdlet_get_memory(struct request *request)
 {
-	request_for_vms(request, "VMName", show_memory);
+	cmdlets_show_settings(request, show_memory);
 }
 
 /* Every setting by its name here and in Set-VM. */

@@ -159,6 +159,37 @@ void cmdlet_checkpoint_vm(struct request *request)
 
 /* ---- Get-VMSnapshot ---- */
 
+static bool is_called(const struct checkpoint *checkpoint, const char *text)
+{
+	return checkpoint &&
+	       (strcasecmp(checkpoint->name, text) == 0 || strcasecmp(checkpoint->id, text) == 0);
+}
+
+/* Does the checkpoint, or the machine as it is now, that goes by a name come from this one? */
+static bool is_parent_of(const struct vm *vm, const struct checkpoints *all,
+			 const struct checkpoint *checkpoint, const char *name)
+{
+	const char *current = vm->config->parent_checkpoint;
+
+	if (current && strcasecmp(name, vm->config->name) == 0)
+		return strcmp(current, checkpoint->id) == 0;
+	for (size_t i = 0; i < all->count; i++)
+		if (is_called(&all->list[i], name) && all->list[i].parent &&
+		    strcasecmp(all->list[i].parent, checkpoint->id) == 0)
+			return true;
+	return false;
+}
+
+static bool is_related(const struct request *request, const struct vm *vm,
+		       const struct checkpoints *all, const struct checkpoint *checkpoint)
+{
+	const char *child = request_string(request, "ParentOf");
+	const char *parent = request_string(request, "ChildOf");
+
+	return (!child || is_parent_of(vm, all, checkpoint, child)) &&
+	       (!parent || is_called(checkpoints_find(all, checkpoint->parent), parent));
+}
+
 static bool is_wanted(const struct request *request, const struct checkpoint *checkpoint)
 {
 	const char *name = request_string(request, "Name"), *id = request_string(request, "Id");
@@ -178,7 +209,8 @@ static void get_checkpoints(struct request *request, struct vm *vm)
 
 	checkpoints_load(vm, &all);
 	for (size_t i = 0; i < all.count; i++)
-		if (is_wanted(request, &all.list[i])) {
+		if (is_wanted(request, &all.list[i]) &&
+		    is_related(request, vm, &all, &all.list[i])) {
 			request_result(request, object_checkpoint(vm, &all, &all.list[i]));
 			found = true;
 		}

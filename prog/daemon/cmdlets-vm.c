@@ -3,12 +3,16 @@
 
 #include "base/clock.h"
 #include "base/macros.h"
+#include "base/text.h"
+#include "checkpoints.h"
 #include "objects.h"
 #include "run.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define SHUTDOWN_SECONDS   300
 #define REQUEST_TIMEOUT_NS (10 * NS_PER_SEC)
@@ -82,6 +86,8 @@ static int describe_new(struct request *request, struct config_vm *config, const
 				    request_string(request, "SwitchName"), NULL, err);
 	if (r == 0 && disk.path)
 		r = cmdlets_add_disk_file(config, &disk, false, err);
+	if (r == 0)
+		r = cmdlets_take_boot_device(request, config, err);
 	if (r == 0)
 		r = config_vm_check(config, err);
 	return r;
@@ -207,6 +213,55 @@ static int rename_to(struct request *request, struct config_vm *config, const ch
 	return config_set_string(&config->name, name, err);
 }
 
+static int check_folder(const struct request *request, const char *path, struct error *err)
+{
+	struct stat st;
+
+	if (!path[0] || request_switch(request, "AllowUnverifiedPaths") ||
+	    (stat(path, &st) == 0 && S_ISDIR(st.st_mode)))
+		return 0;
+	return error_set(err, ERR_NOT_FOUND, "there is no folder '%.200s'", path);
+}
+
+/* As with Import-VM -SnapshotFilePath, below it each VM has a folder of its own. */
+static int take_checkpoint_folder(struct request *request, struct config_vm *config,
+				  const char *path, struct error *err)
+{
+	char id[GUID_TEXT_SIZE];
+	AUTO_FREE char *all = text_format("%s/Snapshots", path);
+	AUTO_FREE char *own = text_format("%s/%s", all, guid_format(&config->id, id));
+	struct vm *vm = vm_find_id(request->daemon, id);
+	struct checkpoints there;
+	size_t count;
+	int r = check_folder(request, path, err);
+
+	if (r < 0)
+		return r;
+	count = checkpoints_load(vm, &there) + there.count;
+	checkpoints_done(&there);
+	if (count)
+		return error_set(err, ERR_STATE,
+				 "-SnapshotFileLocation can't be changed while it has checkpoints");
+	if (path[0] && mkdir(all, 0755) < 0 && errno != EEXIST)
+		return error_set_errno(err, errno, "making the folder '%.200s'", all);
+	return config_set_string(&config->checkpoint_folder, path[0] ? own : NULL, err);
+}
+
+static int take_folders(struct request *request, struct config_vm *config, struct error *err)
+{
+	const char *checkpoints = request_string(request, "SnapshotFileLocation");
+	const char *paging = request_string(request, "SmartPagingFilePath");
+	int r = 0;
+
+	if (paging)
+		r = check_folder(request, paging, err);
+	if (r == 0 && paging)
+		r = config_set_string(&config->smart_paging_folder, paging[0] ? paging : NULL, err);
+	if (r == 0 && checkpoints)
+		r = take_checkpoint_folder(request, config, checkpoints, err);
+	return r;
+}
+
 static int mutate_set(struct request *request, struct config_vm *config, struct error *err)
 {
 	const char *name = request_string(request, "NewVMName");
@@ -222,6 +277,8 @@ static int mutate_set(struct request *request, struct config_vm *config, struct 
 		config->automatic_checkpoints = json_is_true(automatic);
 	if (session)
 		config_session_from_name(session, &config->session);
+	if (r == 0)
+		r = take_folders(request, config, err);
 	if (r == 0 && name)
 		r = rename_to(request, config, name, err);
 	return r;

@@ -1,6 +1,7 @@
 #include "cmdlets.h"
 
 #include "base/macros.h"
+#include "checkpoints.h"
 #include "host.h"
 #include "objects.h"
 #include "run.h"
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 
 static const struct {
@@ -41,6 +43,18 @@ static const struct {
 	{ "Get-VMHardDiskDrive", cmdlet_get_disk },
 	{ "Remove-VMHardDiskDrive", cmdlet_remove_disk },
 	{ "Set-VMHardDiskDrive", cmdlet_set_disk },
+	{ "Get-VMIdeController", cmdlet_get_ide },
+	{ "Get-VMFirmware", cmdlet_get_firmware },
+	{ "Set-VMFirmware", cmdlet_set_firmware },
+	{ "Get-VMBios", cmdlet_get_bios },
+	{ "Set-VMBios", cmdlet_set_bios },
+	{ "Get-VMComPort", cmdlet_get_com },
+	{ "Set-VMComPort", cmdlet_set_com },
+	{ "Enable-VMConsoleSupport", cmdlet_enable_console },
+	{ "Disable-VMConsoleSupport", cmdlet_disable_console },
+	{ "Get-VMHostNumaNode", cmdlet_get_numa },
+	{ "Rename-VMNetworkAdapter", cmdlet_rename_adapter },
+	{ "Set-VMNetworkAdapter", cmdlet_set_adapter },
 	{ "Add-VMDvdDrive", cmdlet_add_dvd },
 	{ "Get-VMDvdDrive", cmdlet_get_dvd },
 	{ "Set-VMDvdDrive", cmdlet_set_dvd },
@@ -175,8 +189,13 @@ static void gather_vm(struct request *request, struct vm *vm)
 void cmdlets_show_fresh(struct request *request, const char *name,
 			void (*describe)(struct request *request, struct vm *vm))
 {
-	struct gather *gather = calloc(1, sizeof(*gather));
+	struct gather *gather;
 
+	if (request_string(request, "VMSnapshot")) {
+		cmdlets_show_settings(request, describe);
+		return;
+	}
+	gather = calloc(1, sizeof(*gather));
 	if (!gather)
 		abort();
 	gather->request = request;
@@ -189,6 +208,70 @@ void cmdlets_show_fresh(struct request *request, const char *name,
 	request->context = gather;
 	request_for_vms(request, name, gather_vm);
 	gather_one_there(gather);
+}
+
+/* ---- settings of now or of a checkpoint ---- */
+
+/* As it was then, for the functions that show parts of a VM: off, and with its name of today, by
+ * which it is met. */
+static int show_checkpoint(struct request *request, struct vm *vm,
+			   const struct checkpoint *checkpoint, struct error *err,
+			   void (*describe)(struct request *request, struct vm *vm))
+{
+	size_t shown = json_array_size(request->results);
+	struct vm view = *vm;
+	int r = checkpoint_config(vm, checkpoint->id, &view.config, err);
+
+	if (r < 0)
+		return r;
+	view.run = NULL;
+	view.state = VM_OFF;
+	r = config_set_string(&view.config->name, vm->config->name, err);
+	if (r == 0)
+		describe(request, &view);
+	config_vm_free(view.config);
+	for (; shown < json_array_size(request->results); shown++) {
+		json_t *object = json_array_get(request->results, shown);
+
+		json_object_set_new(object, "VMSnapshotName", json_string(checkpoint->name));
+		json_object_set_new(object, "VMSnapshotId", json_string(checkpoint->id));
+	}
+	return r;
+}
+
+static void show_checkpoints(struct request *request, struct vm *vm)
+{
+	void (**describe)(struct request * request, struct vm * vm) = request->context;
+	const char *wanted = request_string(request, "VMSnapshot");
+	struct checkpoints all;
+	struct error err;
+	size_t found = 0;
+	int r = 0;
+
+	checkpoints_load(vm, &all);
+	for (size_t i = 0; r == 0 && i < all.count; i++)
+		if (cmdlet_wildcard_match(wanted, all.list[i].name) ||
+		    strcasecmp(wanted, all.list[i].id) == 0) {
+			found++;
+			r = show_checkpoint(request, vm, &all.list[i], &err, *describe);
+		}
+	checkpoints_done(&all);
+	if (!found && !cmdlet_has_wildcard(wanted))
+		r = error_set(&err, ERR_NOT_FOUND, "it has no checkpoint '%.100s'", wanted);
+	if (r < 0)
+		request_error(request, vm->config->name, &err);
+}
+
+void cmdlets_show_settings(struct request *request,
+			   void (*describe)(struct request *request, struct vm *vm))
+{
+	if (!request_string(request, "VMSnapshot")) {
+		request_for_vms(request, "VMName", describe);
+		return;
+	}
+	request->context = &describe;
+	request_for_vms(request, "VMName", show_checkpoints);
+	request->context = NULL;
 }
 
 bool cmdlets_list_matches(const struct request *request, const char *name, const char *text)

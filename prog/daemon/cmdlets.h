@@ -36,6 +36,18 @@ void cmdlet_set_disk(struct request *request);
 void cmdlet_add_controller(struct request *request);
 void cmdlet_get_controller(struct request *request);
 void cmdlet_remove_controller(struct request *request);
+void cmdlet_get_ide(struct request *request);
+void cmdlet_get_firmware(struct request *request);
+void cmdlet_set_firmware(struct request *request);
+void cmdlet_get_bios(struct request *request);
+void cmdlet_set_bios(struct request *request);
+void cmdlet_get_com(struct request *request);
+void cmdlet_set_com(struct request *request);
+void cmdlet_enable_console(struct request *request);
+void cmdlet_disable_console(struct request *request);
+void cmdlet_get_numa(struct request *request);
+void cmdlet_rename_adapter(struct request *request);
+void cmdlet_set_adapter(struct request *request);
 void cmdlet_add_dvd(struct request *request);
 void cmdlet_get_dvd(struct request *request);
 void cmdlet_set_dvd(struct request *request);
@@ -123,6 +135,12 @@ void cmdlets_copy_progress(struct vm *vm, const json_t *event);
 /* Lets describe add its results for each selected VM, once those that run have told their state. */
 void cmdlets_show_fresh(struct request *request, const char *name,
 			void (*describe)(struct request *request, struct vm *vm));
+/* The same for settings, which need no fresh state: of the VMs, or of those of their checkpoints
+ * that VMSnapshot names. describe then sees the VM as it was, off. */
+void cmdlets_show_settings(struct request *request,
+			   void (*describe)(struct request *request, struct vm *vm));
+/* New-VM -BootDevice. */
+int cmdlets_take_boot_device(struct request *request, struct config_vm *config, struct error *err);
 /* Does a value of a list parameter, names and patterns, match text? */
 bool cmdlets_list_matches(const struct request *request, const char *name, const char *text);
 /* Changes a VM's description by mutate, which returns 0, 1 (nothing to change) or an error. An

@@ -2,7 +2,9 @@
 
 #include "base/host.h"
 #include "base/macros.h"
+#include "base/text.h"
 #include "cgroup.h"
+#include "com-ports.h"
 #include "run.h"
 #include "spec/hvsock.h"
 
@@ -173,14 +175,27 @@ static void put_last_stop(json_t *object, const struct vm *vm)
 	put(object, "GuestCrash", vm->run ? vm->run->crash : json_object_get(stop, "crash"));
 }
 
+/* The folder that was named for its checkpoints: theirs is Snapshots/ID in it. */
+static void put_checkpoint_folder(json_t *object, const struct vm *vm)
+{
+	const char *folder = vm->config->checkpoint_folder;
+	AUTO_FREE char *own = text_format("/Snapshots/%s", vm->id);
+	size_t length = folder ? strlen(folder) : 0;
+
+	if (length > strlen(own) && strcmp(folder + length - strlen(own), own) == 0)
+		json_object_set_new(object, "SnapshotFileLocation",
+				    json_stringn(folder, length - strlen(own)));
+	else
+		put_text(object, "SnapshotFileLocation", folder ? folder : vm->folder);
+}
+
 /* Where its files are, by Hyper-V's names. */
 static void put_places(json_t *object, const struct vm *vm)
 {
 	const struct config_vm *config = vm->config;
 
 	put_text(object, "ConfigurationLocation", vm->folder);
-	put_text(object, "SnapshotFileLocation",
-		 config->checkpoint_folder ? config->checkpoint_folder : vm->folder);
+	put_checkpoint_folder(object, vm);
 	put_text(object, "SmartPagingFilePath",
 		 config->smart_paging_folder ? config->smart_paging_folder : vm->folder);
 }
@@ -251,21 +266,44 @@ json_t *object_disk(const struct vm *vm, const struct config_disk *disk)
 	return object;
 }
 
-json_t *object_controller(const struct vm *vm, unsigned number)
+static json_t *controller(const struct vm *vm, enum config_bus bus, unsigned number)
 {
-	char id[GUID_TEXT_SIZE];
 	json_t *object = part(vm);
 	json_t *drives = json_array();
 
 	for (unsigned i = 0; i < vm->config->disk_count; i++)
-		if (vm->config->disks[i].bus == CONFIG_BUS_SCSI &&
+		if (vm->config->disks[i].bus == bus &&
 		    vm->config->disks[i].controller_number == number)
 			json_array_append_new(drives, object_disk(vm, &vm->config->disks[i]));
-	put_text(object, "Name", "SCSI Controller");
+	put_text(object, "ControllerType", config_bus_name(bus));
 	json_object_set_new(object, "ControllerNumber", json_integer(number));
 	json_object_set_new(object, "Drives", drives);
+	return object;
+}
+
+json_t *object_ide(const struct vm *vm, unsigned number)
+{
+	json_t *object = controller(vm, CONFIG_BUS_IDE, number);
+	char name[40];
+
+	snprintf(name, sizeof(name), "IDE Controller %u", number);
+	put_text(object, "Name", name);
+	return object;
+}
+
+json_t *object_controller(const struct vm *vm, unsigned number)
+{
+	json_t *object = controller(vm, CONFIG_BUS_SCSI, number);
+	char id[GUID_TEXT_SIZE];
+
+	put_text(object, "Name", "SCSI Controller");
 	put_text(object, "Id", guid_format(&vm->config->scsi_ids[number], id));
 	return object;
+}
+
+static void put_on_off(json_t *object, const char *name, bool on)
+{
+	put_text(object, name, on ? "On" : "Off");
 }
 
 static void put_mac(json_t *object, const char *name, const uint8_t mac[6])
@@ -300,6 +338,9 @@ json_t *object_nic(const struct vm *vm, const struct config_nic *nic)
 	json_object_set_new(object, "IPAddresses",
 			    vm->config->nic_count == 1 ? object_addresses(vm) : json_array());
 	json_object_set_new(object, "DynamicMacAddressEnabled", json_boolean(!nic->static_mac));
+	put_on_off(object, "MacAddressSpoofing", nic->mac_spoofing);
+	json_object_set_new(object, "IsLegacy", json_false());
+	json_object_set_new(object, "Connected", json_boolean(nic->switch_name != NULL));
 	put_text(object, "AdapterId", guid_format(&nic->id, id));
 	return object;
 }
@@ -386,6 +427,74 @@ json_t *object_video(const struct vm *vm)
 	put_text(object, "ResolutionType", config_video_type_name(video->type));
 	json_object_set_new(object, "HorizontalResolution", json_integer(video->width));
 	json_object_set_new(object, "VerticalResolution", json_integer(video->height));
+	return object;
+}
+
+/* ---- firmware, serial ports ---- */
+
+/* Said of every firmware: nothing that is there uses it. */
+#define FIRMWARE_STATUS "Kept, not used yet"
+
+static json_t *boot_order(const struct config_vm *config)
+{
+	struct config_boot order[CONFIG_MAX_DISKS + CONFIG_MAX_NICS];
+	unsigned count = config_boot_order(config, order);
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < count; i++) {
+		AUTO_FREE char *text = config_boot_text(&order[i]);
+
+		json_array_append_new(list, json_string(text));
+	}
+	return list;
+}
+
+json_t *object_firmware(const struct vm *vm)
+{
+	const struct config_firmware *firmware = &vm->config->firmware;
+	json_t *object = part(vm);
+
+	put_on_off(object, "SecureBoot", firmware->secure_boot);
+	put_text(object, "SecureBootTemplate",
+		 config_secure_boot_templates.words[firmware->secure_boot_template]);
+	put_text(object, "SecureBootTemplateId",
+		 config_secure_boot_id(firmware->secure_boot_template));
+	put_text(object, "PreferredNetworkBootProtocol",
+		 config_boot_protocols.words[firmware->network_protocol]);
+	json_object_set_new(object, "BootOrder", boot_order(vm->config));
+	put_on_off(object, "PauseAfterBootFailure", firmware->pause_after_boot_failure);
+	put_text(object, "ConsoleMode", config_console_modes.words[firmware->console_mode]);
+	put_text(object, "Status", FIRMWARE_STATUS);
+	return object;
+}
+
+json_t *object_bios(const struct vm *vm)
+{
+	const struct config_firmware *firmware = &vm->config->firmware;
+	json_t *object = part(vm), *order = json_array();
+
+	for (unsigned i = 0; i < CONFIG_BOOT_KINDS; i++)
+		json_array_append_new(
+		    order, json_string(config_boot_kinds.words[firmware->startup_order[i]]));
+	json_object_set_new(object, "StartupOrder", order);
+	json_object_set_new(object, "NumLockEnabled", json_boolean(firmware->num_lock));
+	put_text(object, "Status", FIRMWARE_STATUS);
+	return object;
+}
+
+json_t *object_com(const struct vm *vm, unsigned port)
+{
+	const struct config_com *com = &vm->config->com[port];
+	AUTO_FREE char *place = com_port_place(vm, port);
+	json_t *object = part(vm);
+	char name[16];
+
+	snprintf(name, sizeof(name), "COM %u", port + 1);
+	put_text(object, "Name", name);
+	json_object_set_new(object, "Number", json_integer(port + 1));
+	put_text(object, "Path", com->path ? com->path : "");
+	put_on_off(object, "DebuggerMode", com->debugger_mode);
+	put_text(object, "SocketPath", place ? place : "");
 	return object;
 }
 

@@ -9,6 +9,10 @@
 json_t *object_vm(const struct vm *vm);
 json_t *object_disk(const struct vm *vm, const struct config_disk *disk);
 json_t *object_controller(const struct vm *vm, unsigned number);
+json_t *object_ide(const struct vm *vm, unsigned number);
+json_t *object_firmware(const struct vm *vm);
+json_t *object_bios(const struct vm *vm);
+json_t *object_com(const struct vm *vm, unsigned port); /* from 0 */
 json_t *object_nic(const struct vm *vm, const struct config_nic *nic);
 json_t *object_service(const struct vm *vm, enum config_ic service);
 json_t *object_socket(const struct vm *vm, const struct config_socket *socket);

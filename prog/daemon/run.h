@@ -7,8 +7,8 @@
  *	Running <-> Paused, Running -> Stopping by requests; Running, Paused -> Saving
  *	any -> Off, or Saved after Saving, when the worker's process has ended, and only then
  *
- * Runtime folder, runtime/vm/ID: control, console1 (sockets), run.json (the process, for adoption),
- * worker.log (its stderr).
+ * Runtime folder, runtime/vm/ID: control, console1, console2 (sockets), com1, com2 (com-ports.h),
+ * run.json (the process, for adoption), worker.log (its stderr).
  */
 #ifndef DAEMON_RUN_H
 #define DAEMON_RUN_H

@@ -370,9 +370,9 @@ void switches_add_port(struct switches *switches, const struct config_nic *nic,
 		abort();
 	*request = (struct port_request){ switches, done, user, pair[0] };
 	peer_request(switches->peer,
-		     json_pack("{s:s, s:s, s:s}", "op", "add-port", "port",
-			       guid_format(&nic->id, port), "mac",
-			       config_mac_format(nic->mac, mac)),
+		     json_pack("{s:s, s:s, s:s, s:b}", "op", "add-port", "port",
+			       guid_format(&nic->id, port), "mac", config_mac_format(nic->mac, mac),
+			       "mac_spoofing", nic->mac_spoofing),
 		     &pair[1], 1, TIMEOUT_NS, port_added, request);
 	close(pair[1]);
 }

@@ -68,7 +68,9 @@ static void crashed(int number, siginfo_t *info, void *context)
 
 void crash_watch(void)
 {
-	struct sigaction action = { .sa_sigaction = crashed, .sa_flags = SA_SIGINFO | SA_NODEFER };
+	/* The threads of the software CPU's VPs have a stack for it. */
+	struct sigaction action = { .sa_sigaction = crashed,
+				    .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK };
 	void *frame;
 
 #if defined(__SANITIZE_ADDRESS__)

@@ -41,7 +41,7 @@ def test_wrong_command_lines(host):
     assert "none of: auto kvm soft soft-interpreter soft-lockstep" in says("new-vm", "a", "-Backend", "fast")
     assert "not between 1 and 64" in says("new-vm", "a", "-ProcessorCount", "65")
     assert "can't be used with" in says("new-vm", "a", "-NoVHD", "-VHDPath", "x")
-    assert "not there yet" in says("new-vm", "-Name", "a", "-BootDevice", "VHD")
+    assert "not there yet" in says("new-vm", "-Name", "a", "-Prerelease")
     assert "changes nothing" in says("get-vm", "a", "-WhatIf")
     assert "needs -Name" in says("start-vm")
     assert "not a GUID" in says("get-vm", "-Id", "5")
@@ -114,8 +114,8 @@ def test_drives(host):
     assert "no such drive" in host.run("remove-vmharddiskdrive", "a", "-ControllerNumber", 0,
                                        "-ControllerLocation", 5, status=1)
     assert len(host.json("get-vmharddiskdrive", "a")) == 1
-    assert "not there yet" in host.run("add-vmharddiskdrive", "a", "-Path", "two.vhdx",
-                                       "-ControllerType", "IDE", status=1)
+    assert "of generation 1" in host.run("add-vmharddiskdrive", "a", "-Path", "two.vhdx", "-ControllerType", "IDE",
+                                         status=1)
 
 
 def test_adapters(host):
@@ -412,7 +412,8 @@ def test_completion(host):
     assert candidates("start-vm", "") == ["db", "web 1"]
     assert candidates("stop-vm", "-Name", "w") == ["web 1"]
     assert candidates("new-vm", "-SwitchName", "") == ["Default Switch"]
-    assert candidates("help", "get-vmh") == ["get-vmharddiskdrive", "get-vmhost", "get-vmhostsupportedversion"]
+    assert candidates("help", "get-vmh") == ["get-vmharddiskdrive", "get-vmhost", "get-vmhostsupportedversion",
+                                             "get-vmhostnumanode"]
     script = host.run("completion", "bash")
     shell = script + '\nPATH=%s:$PATH\nCOMP_WORDS=(oyako start-vm we); COMP_CWORD=2; _oyako; ' \
         'printf "%%s\\n" "${COMPREPLY[@]}"' % os.path.dirname(host.command()[0])

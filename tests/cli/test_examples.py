@@ -31,7 +31,7 @@ $ oyako get-vmharddiskdrive VM03
 VM03 SCSI 0 0
 $ oyako New-VM -Name "VM04" -MemoryStartupBytes 1GB -NewVHDPath base.vhdx -NewVHDSizeBytes 40GB
 $ oyako New-VM -Name "VM05" -Generation 1 -BootDevice CD -NoVHD
-! New-VM -BootDevice is not there yet
+! generation 1 is not there yet
 $ oyako Get-VM
 VM02 Off
 $ oyako Get-VM -VMName VM01, "VM02" -ErrorAction SilentlyContinue
@@ -147,7 +147,11 @@ $ oyako Get-VMScsiController -VMName TestVM -ControllerNumber 1 | oyako Remove-V
 $ oyako Get-VM -Name TestVM | oyako Get-VMScsiController
 TestVM 0
 $ oyako Add-VMHardDiskDrive TestVM IDE 0 0 one.img
-! IDE controllers are not there yet
+! there is no IDE controller 0 in generation 2
+$ oyako Add-VMHardDiskDrive -VMName TestVM -ControllerType IDE -Path one.img
+! it has no IDE controllers: they are of generation 1
+$ oyako Get-VMIdeController -VMName TestVM
+(nothing)
 """,
     # New-VHD, Get-VHD, Resize-VHD, Convert-VHD
     "disk files": """
@@ -203,7 +207,7 @@ TestVM Experiment 1 Standard
 $ oyako Restore-VMSnapshot -Name 'BeforeInstallingUpdates' -VMName TestVM -Confirm:$false
 $ oyako Rename-VMSnapshot -VMName TestVM -Name "Experiment 1" -NewName "Experiment 1: applied all updates"
 $ oyako Get-VMCheckpoint TestVM | oyako Get-VMHardDiskDrive
-! not there yet for a checkpoint
+(nothing)
 $ oyako Get-VMSnapshot Test2 | oyako Restore-VMSnapshot
 $ oyako Get-VM TestVM | oyako Remove-VMSnapshot -Name 'Experiment*'
 $ oyako Get-VMSnapshot 'Test*' | oyako Remove-VMSnapshot

@@ -26,6 +26,9 @@
 
 #define CASE_MAX_CODE 64
 
+/* What operands an instruction has, beside its size. */
+enum { FORM_PLAIN, FORM_REGISTER = 0x10, FORM_MEMORY = 0x20, FORM_KIND = 0xf0 };
+
 #define FLAG_AC 0x40000u
 
 enum {
@@ -67,19 +70,31 @@ struct cpu_outcome {
 
 struct cpu_case {
 	uint64_t id;
+	/* The same code with another state: so many in a row, one after the other, from 0. */
+	unsigned variant, variants;
 	enum cpu_mode mode;
 	struct cpu_state before;
 	uint8_t code[CASE_MAX_CODE];
 	unsigned code_length; /* placed at before.rip */
 	unsigned instruction_count;
+	struct {
+		uint16_t mnemonic; /* ZydisMnemonic */
+		uint8_t form;      /* FORM_* | log2 of the operand size in bytes */
+		uint8_t offset;    /* in code */
+	} instructions[CASE_MAX_CODE];
+	bool crosses_page;        /* an operand, or an instruction */
 	uint16_t undefined_flags; /* after some instruction */
-	bool extension;           /* beyond x86-64-v2: AES, SHA, PCLMULQDQ, ADX, MOVBE */
 	bool large_operand; /* processors touch it in their own order: any of its bytes may fault */
 	bool loose_c1;      /* FCOMI: some processors clear C1 */
+	bool simd_masked;   /* all SIMD exceptions must be masked */
 	bool loose_popa;    /* when it faults, some registers may have been loaded */
 	bool
 	    loose_mmx; /* MASKMOVQ: when it faults, the registers may have changed to MMX already */
 	/* Memory that processors are free to fill: x87 pointers, MXCSR_MASK. Bytes in data. */
+	/* What variants change: registers that no address depends on, operands in data. */
+	uint32_t free_registers;
+	unsigned operand_count;
+	uint16_t operands[CASE_MAX_CODE]; /* offsets in data */
 	unsigned ignored_count;
 	struct {
 		unsigned offset, size;
@@ -111,33 +126,47 @@ uint64_t effective_address(const struct cpu_state *state, uint64_t ip,
 			   const ZydisDecodedInstruction *insn, const ZydisDecodedOperandMem *mem);
 
 struct generator;
-/* sequences: several instructions in a case. */
-struct generator *generator_new(enum cpu_mode mode, bool sequences);
+/* sequences: several instructions in a case. extensions: those beyond x86-64-v2, too. */
+struct generator *generator_new(enum cpu_mode mode, bool sequences, bool extensions);
 void generator_free(struct generator *generator);
 void generate_case(const struct generator *generator, uint64_t id, struct cpu_case *ret);
+/* Makes a variant (from 1) of a case of several instructions. */
+void generate_variant(const struct cpu_case *c, unsigned variant, struct cpu_case *ret);
 
 /* Runs cases of one mode on the real processor, in a child that can do nothing else. */
 struct native;
 #define NATIVE_BATCH 64
 struct native *native_new(enum cpu_mode mode);
 void native_free(struct native *native);
+/* Room for NATIVE_BATCH cases, and what came of them. */
+struct cpu_case *native_cases(struct native *native);
+const struct cpu_outcome *native_outcomes(const struct native *native);
 /* False if the child died: it is started again. */
-bool native_run(struct native *native, const struct cpu_case *cases, struct cpu_outcome *outcomes,
-		unsigned count);
+bool native_run(struct native *native, unsigned count);
 
-/* A processor under test. run returns false if it doesn't know the instruction. */
+/* A processor under test. run returns false if it doesn't know the instruction. It is called as
+ * often as the subject has ways to execute a case: attempt counts from 0. */
 struct subject {
 	const char *name;
+	unsigned attempts;
+	bool extensions; /* knows those beyond x86-64-v2: AES, SHA, PCLMULQDQ, ADX, MOVBE */
 	void *(*create)(void);
 	void (*destroy)(void *subject);
-	bool (*run)(void *subject, const struct cpu_case *c, struct cpu_outcome *ret);
+	bool (*run)(void *subject, const struct cpu_case *c, unsigned attempt,
+		    struct cpu_outcome *ret);
 };
 
 extern const struct subject subject_hostop, subject_softcpu, subject_softcpu_blocks,
-    subject_translator, subject_translator_live;
+    subject_translator, subject_translator_live, subject_engines;
 
 /* Reports to stdout and returns false if the two differ. */
 bool compare_outcomes(const struct cpu_case *c, const struct cpu_outcome *native,
 		      const struct cpu_outcome *subject);
+
+/* What was executed so far: counts a case as the processor ended it; prints a summary, and all
+ * counters to a file. */
+void coverage_note(const struct cpu_case *c, const struct cpu_outcome *native);
+void coverage_print(void);
+void coverage_write(const char *path);
 
 #endif

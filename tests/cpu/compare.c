@@ -70,8 +70,11 @@ static void begin(struct report *report)
 	if (report->differs)
 		return;
 	report->differs = true;
-	printf("--case 0x%" PRIx64 "%s%s\n", report->c->id, mode_options[report->c->mode],
+	printf("--case 0x%" PRIx64 "%s%s", report->c->id, mode_options[report->c->mode],
 	       report->c->instruction_count > 1 ? " --sequences" : "");
+	if (report->c->variants > 1)
+		printf(" --variants %u (number %u)", report->c->variants, report->c->variant);
+	printf("\n");
 	print_code(report->c);
 	if (report->native->vector == VECTOR_PF)
 		printf("    page fault at %" PRIx64 ", rip %" PRIx64 "\n",

@@ -13,7 +13,7 @@
 
 struct generator {
 	enum cpu_mode mode;
-	bool sequences;
+	bool sequences, extensions;
 	ZydisDecoder decoder;
 };
 
@@ -25,6 +25,7 @@ struct maker {
 	struct cpu_case *c;
 	/* what the instructions so far have done to registers (bits by number) and flags */
 	uint32_t used, written;
+	uint32_t pinned; /* chosen, or part of an address */
 	uint16_t undefined;
 	/* the next instruction */
 	struct code code;
@@ -37,7 +38,7 @@ enum { RCX = 1, RDX = 2, RSP = 4, RBP = 5 };
 
 #define FLAGS_STATUS 0x8d5u
 
-struct generator *generator_new(enum cpu_mode mode, bool sequences)
+struct generator *generator_new(enum cpu_mode mode, bool sequences, bool extensions)
 {
 	static const struct {
 		ZydisMachineMode machine;
@@ -53,6 +54,7 @@ struct generator *generator_new(enum cpu_mode mode, bool sequences)
 		exit(2);
 	generator->mode = mode;
 	generator->sequences = sequences;
+	generator->extensions = extensions;
 	ZydisDecoderInit(&generator->decoder, modes[mode].machine, modes[mode].stack);
 	return generator;
 }
@@ -145,8 +147,10 @@ static bool may_set(const struct maker *m, unsigned number)
 
 static void set_register(struct maker *m, unsigned number, uint64_t value)
 {
-	if (may_set(m, number))
-		m->c->before.gpr[number] = value & width_mask(m->layout->register_bits);
+	if (!may_set(m, number))
+		return;
+	m->pinned |= 1u << number;
+	m->c->before.gpr[number] = value & width_mask(m->layout->register_bits);
 }
 
 /* ---- aiming ---- */
@@ -242,11 +246,26 @@ static void fill_operand(struct maker *m, const ZydisDecodedOperand *operand)
 	memcpy(p, value, 16);
 }
 
+static bool is_extension(const ZydisDecodedInstruction *insn)
+{
+	switch (insn->meta.isa_set) {
+	case ZYDIS_ISA_SET_ADOX_ADCX:
+	case ZYDIS_ISA_SET_AES:
+	case ZYDIS_ISA_SET_MOVBE:
+	case ZYDIS_ISA_SET_PCLMULQDQ:
+	case ZYDIS_ISA_SET_SHA:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static bool decode(struct maker *m)
 {
 	return ZYAN_SUCCESS(zydis_decode(&m->generator->decoder, m->code.bytes, 16, &m->insn,
 					 m->operands)) &&
-	       code_is_fit(&m->insn, m->operands);
+	       code_is_fit(&m->insn, m->operands) &&
+	       (m->generator->extensions || !is_extension(&m->insn));
 }
 
 static bool place_operands(struct maker *m)
@@ -330,7 +349,17 @@ static bool reads_written(const struct maker *m, ZydisRegister reg)
 	return is_gpr(reg) && m->written >> gpr_number(reg) & 1;
 }
 
-static bool operands_safe(const struct maker *m)
+/* A sequence that faults early tests little: most of the operands whose registers were no longer
+ * free to aim them are dropped when they lie nowhere. */
+static bool ends_too_early(struct maker *m, const ZydisDecodedOperand *operand)
+{
+	uint64_t address = linear(m, operand);
+
+	return m->generator->sequences && !in_data(address, operand->size / 8u) &&
+	       address - READONLY_ADDRESS >= PAGE && rng_percent(&m->rng, 90);
+}
+
+static bool operands_safe(struct maker *m)
 {
 	for (unsigned i = 0; i < m->insn.operand_count; i++) {
 		const ZydisDecodedOperand *o = &m->operands[i];
@@ -338,7 +367,7 @@ static bool operands_safe(const struct maker *m)
 		if (!is_memory(o))
 			continue;
 		if (reads_written(m, o->mem.base) || reads_written(m, o->mem.index) ||
-		    !operand_safe(m, o))
+		    !operand_safe(m, o) || ends_too_early(m, o))
 			return false;
 	}
 	return m->insn.address_width >= m->layout->least_address_bits;
@@ -609,6 +638,12 @@ static void note_register(struct maker *m, ZydisRegister reg, bool written)
 		m->written |= 1u << gpr_number(reg);
 }
 
+static void pin_register(struct maker *m, ZydisRegister reg)
+{
+	if (is_gpr(reg))
+		m->pinned |= 1u << gpr_number(reg);
+}
+
 static void note_registers(struct maker *m)
 {
 	for (unsigned i = 0; i < m->insn.operand_count; i++) {
@@ -624,6 +659,8 @@ static void note_registers(struct maker *m)
 		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 			note_register(m, o->mem.base, false);
 			note_register(m, o->mem.index, false);
+			pin_register(m, o->mem.base);
+			pin_register(m, o->mem.index);
 		}
 	}
 }
@@ -639,20 +676,6 @@ static bool make_instruction(struct maker *m)
 	raise_chances(m);
 	plausible_image(m);
 	return tame_popf(m) && tame_branch(m);
-}
-
-static bool is_extension(const ZydisDecodedInstruction *insn)
-{
-	switch (insn->meta.isa_set) {
-	case ZYDIS_ISA_SET_ADOX_ADCX:
-	case ZYDIS_ISA_SET_AES:
-	case ZYDIS_ISA_SET_MOVBE:
-	case ZYDIS_ISA_SET_PCLMULQDQ:
-	case ZYDIS_ISA_SET_SHA:
-		return true;
-	default:
-		return false;
-	}
 }
 
 static void ignore(struct cpu_case *c, uint64_t address, unsigned size)
@@ -708,16 +731,62 @@ static bool keeps_c1(const ZydisDecodedInstruction *insn)
 	}
 }
 
+static bool crosses_page(uint64_t address, unsigned size)
+{
+	return size && address % PAGE + size > PAGE;
+}
+
+static void note_operand(struct maker *m, uint64_t address, unsigned size)
+{
+	struct cpu_case *c = m->c;
+
+	c->crosses_page |= crosses_page(address, size);
+	if (in_data(address, 16) && c->operand_count < CASE_MAX_CODE)
+		c->operands[c->operand_count++] = (uint16_t)(address - DATA_ADDRESS);
+}
+
+static unsigned form_of(const struct maker *m)
+{
+	unsigned form = FORM_PLAIN, bits = m->insn.operand_width, size = 0;
+
+	for (unsigned i = 0; i < m->insn.operand_count_visible; i++) {
+		if (m->operands[i].type == ZYDIS_OPERAND_TYPE_REGISTER)
+			form |= FORM_REGISTER;
+		if (is_memory(&m->operands[i]))
+			form |= FORM_MEMORY;
+	}
+	if (m->insn.operand_count && m->operands[0].size > bits)
+		bits = m->operands[0].size;
+	while (size < 7 && 16u << size <= bits)
+		size++;
+	return form | size;
+}
+
+static void note_instruction(struct maker *m)
+{
+	struct cpu_case *c = m->c;
+
+	c->instructions[c->instruction_count].mnemonic = (uint16_t)m->insn.mnemonic;
+	c->instructions[c->instruction_count].form = (uint8_t)form_of(m);
+	c->instructions[c->instruction_count].offset = (uint8_t)c->code_length;
+	c->instruction_count++;
+	c->crosses_page |= crosses_page(m->layout->code_base + m->ip, m->insn.length);
+	for (unsigned i = 0; i < m->insn.operand_count; i++)
+		if (is_memory(&m->operands[i]))
+			note_operand(m, linear(m, &m->operands[i]), m->operands[i].size / 8u);
+}
+
 static void append_instruction(struct maker *m)
 {
 	struct cpu_case *c = m->c;
 
-	if (needs_masks(&m->insn))
+	note_instruction(m);
+	if (needs_masks(&m->insn)) {
 		c->before.fpu.mxcsr |= 0x1f80;
+		c->simd_masked = true;
+	}
 	memcpy(c->code + c->code_length, m->code.bytes, m->insn.length);
 	c->code_length += m->insn.length;
-	c->instruction_count++;
-	c->extension |= is_extension(&m->insn);
 	c->loose_mmx |= is_masked_move(&m->insn);
 	c->loose_c1 |= keeps_c1(&m->insn);
 	c->loose_popa |=
@@ -784,6 +853,7 @@ void generate_case(const struct generator *generator, uint64_t id, struct cpu_ca
 
 	memset(ret, 0, sizeof(*ret));
 	ret->id = id;
+	ret->variants = 1;
 	ret->mode = generator->mode;
 	do
 		start_case(&m);
@@ -791,4 +861,24 @@ void generate_case(const struct generator *generator, uint64_t id, struct cpu_ca
 	append_instruction(&m);
 	if (generator->sequences)
 		extend_case(&m);
+	ret->free_registers = ~(m.pinned | 1u << RSP);
+}
+
+void generate_variant(const struct cpu_case *c, unsigned variant, struct cpu_case *ret)
+{
+	struct rng rng = { c->id * 8 + c->mode * 2 + 1 + ((uint64_t)variant << 48) };
+	uint64_t mask = width_mask(cpu_layouts[c->mode].register_bits);
+
+	*ret = *c;
+	ret->variant = variant;
+	ret->before.rflags ^= rng_next(&rng) & FLAGS_STATUS;
+	for (unsigned i = 0; i < 16; i++)
+		if (c->free_registers >> i & 1)
+			ret->before.gpr[i] = edge_integer(&rng) & mask;
+	random_fpu(&rng, &ret->before.fpu);
+	if (c->simd_masked)
+		ret->before.fpu.mxcsr |= 0x1f80;
+	for (unsigned i = 0; i < c->operand_count; i++)
+		if (rng_percent(&rng, 70))
+			edge_vector(&rng, ret->before.data + c->operands[i]);
 }

@@ -1,10 +1,15 @@
 /*
  * cpu-diff: random instructions on the real processor and on a processor under test, compared.
  *
- *	cpu-diff [--subject softcpu|softcpu-blocks|translator|translator-live|hostop] [--seed N]
- *		 [--count N | --seconds N] [--mode 64|32|16] [--sequences] [--case ID]
+ *	cpu-diff [--subject softcpu|softcpu-blocks|translator|translator-live|engines|hostop]
+ *[--seed N]
+ *		 [--count N | --seconds N] [--mode 64|32|16] [--sequences] [--variants N] [--case
+ *ID]
+ *		 [--coverage FILE]
  *
+ * --variants: so many states for the same sequence.
  * Exits with 1 if anything differed. The line "--case ..." of a report repeats that case alone.
+ *FILE gets counters of what was executed, every few minutes and at the end.
  */
 #include "case.h"
 
@@ -20,9 +25,10 @@
 struct options {
 	const struct subject *subject;
 	uint64_t seed, count, only;
-	unsigned seconds;
+	unsigned seconds, variants;
 	enum cpu_mode mode;
 	bool sequences, single;
+	const char *coverage;
 };
 
 struct run {
@@ -31,11 +37,12 @@ struct run {
 	struct native *native;
 	void *subject;
 	uint64_t done, compared, failed;
+	time_t reported;
 };
 
-static const struct subject *const subjects[] = { &subject_softcpu, &subject_softcpu_blocks,
+static const struct subject *const subjects[] = { &subject_softcpu,    &subject_softcpu_blocks,
 						  &subject_translator, &subject_translator_live,
-						  &subject_hostop };
+						  &subject_engines,    &subject_hostop };
 
 static const struct subject *find_subject(const char *name)
 {
@@ -56,25 +63,75 @@ static uint64_t case_id(const struct options *o, uint64_t index)
 	return z ^ z >> 29;
 }
 
+/* False if any attempt differed. */
+static bool run_case(struct run *run, const struct cpu_case *c, const struct cpu_outcome *native)
+{
+	static struct cpu_outcome subject;
+	bool same = true;
+
+	for (unsigned attempt = 0; attempt < run->options.subject->attempts; attempt++) {
+		if (!run->options.subject->run(run->subject, c, attempt, &subject))
+			return same;
+		if (attempt == 0)
+			run->compared++;
+		if (!compare_outcomes(c, native, &subject)) {
+			same = false;
+			if (attempt)
+				printf("    in attempt %u\n", attempt);
+		}
+	}
+	coverage_note(c, native);
+	return same;
+}
+
+static void generate_batch(struct run *run, struct cpu_case *cases, unsigned count)
+{
+	unsigned variants = run->options.variants;
+
+	for (unsigned i = 0; i < count; i += variants) {
+		generate_case(run->generator, case_id(&run->options, run->done), &cases[i]);
+		cases[i].variants = variants;
+		for (unsigned v = 1; v < variants; v++)
+			generate_variant(&cases[i], v, &cases[i + v]);
+		run->done++;
+	}
+}
+
 static unsigned run_batch(struct run *run, unsigned count)
 {
-	static struct cpu_case cases[NATIVE_BATCH];
-	static struct cpu_outcome native[NATIVE_BATCH], subject;
+	const struct cpu_outcome *native = native_outcomes(run->native);
+	struct cpu_case *cases = native_cases(run->native);
 	unsigned failed = 0;
 
-	for (unsigned i = 0; i < count; i++)
-		generate_case(run->generator, case_id(&run->options, run->done + i), &cases[i]);
-	run->done += count;
-	if (!native_run(run->native, cases, native, count))
+	generate_batch(run, cases, count);
+	if (!native_run(run->native, count))
 		return 1;
-	for (unsigned i = 0; i < count; i++) {
-		if (!run->options.subject->run(run->subject, &cases[i], &subject))
-			continue;
-		run->compared++;
-		if (!compare_outcomes(&cases[i], &native[i], &subject))
-			failed++;
-	}
+	for (unsigned i = 0; i < count; i++)
+		failed += !run_case(run, &cases[i], &native[i]);
 	return failed;
+}
+
+static void report(const struct run *run)
+{
+	printf("%s: %" PRIu64 " %s, %" PRIu64 " states compared, %" PRIu64 " differ\n",
+	       run->options.subject->name, run->done,
+	       run->options.sequences ? "sequences" : "instructions", run->compared, run->failed);
+	coverage_print();
+	fflush(stdout);
+	if (run->options.coverage)
+		coverage_write(run->options.coverage);
+}
+
+#define REPORT_SECONDS 300
+
+static void report_if_due(struct run *run)
+{
+	time_t now = time(NULL);
+
+	if (now - run->reported < REPORT_SECONDS)
+		return;
+	run->reported = now;
+	report(run);
 }
 
 static bool finished(const struct run *run, time_t end)
@@ -111,6 +168,8 @@ static void parse(int argc, char **argv, struct options *o)
 		{ "mode", required_argument, NULL, 'm' },
 		{ "sequences", no_argument, NULL, 'q' },
 		{ "case", required_argument, NULL, 'c' },
+		{ "variants", required_argument, NULL, 'v' },
+		{ "coverage", required_argument, NULL, 'o' },
 		{ 0 },
 	};
 	int c;
@@ -140,26 +199,52 @@ static void parse(int argc, char **argv, struct options *o)
 			o->single = true;
 			o->count = 1;
 			break;
+		case 'v':
+			o->variants = (unsigned)strtoul(optarg, NULL, 0);
+			break;
+		case 'o':
+			o->coverage = optarg;
+			break;
 		default:
 			exit(2);
 		}
 	}
 }
 
+/* In a batch all variants of a sequence. */
+static unsigned batch_size(const struct options *o)
+{
+	return o->single ? o->variants : NATIVE_BATCH / o->variants * o->variants;
+}
+
+static void check(const struct options *o)
+{
+	if (o->variants >= 1 && o->variants <= NATIVE_BATCH && (o->sequences || o->variants == 1))
+		return;
+	fprintf(stderr, "cpu-diff: --variants is for --sequences, from 1 to %u\n", NATIVE_BATCH);
+	exit(2);
+}
+
 int main(int argc, char **argv)
 {
-	struct run run = { .options = { .subject = subjects[0], .seed = 1, .count = 20000 } };
+	struct run run = {
+		.options = { .subject = subjects[0], .seed = 1, .count = 20000, .variants = 1 },
+	};
 	time_t end;
 
 	parse(argc, argv, &run.options);
-	end = time(NULL) + (time_t)run.options.seconds;
-	run.generator = generator_new(run.options.mode, run.options.sequences);
+	check(&run.options);
+	run.reported = time(NULL);
+	end = run.reported + (time_t)run.options.seconds;
+	run.generator =
+	    generator_new(run.options.mode, run.options.sequences, run.options.subject->extensions);
 	run.native = native_new(run.options.mode);
 	run.subject = run.options.subject->create();
-	while (!finished(&run, end))
-		run.failed += run_batch(&run, run.options.single ? 1 : NATIVE_BATCH);
-	printf("%s: %" PRIu64 " cases, %" PRIu64 " compared, %" PRIu64 " differ\n",
-	       run.options.subject->name, run.done, run.compared, run.failed);
+	while (!finished(&run, end)) {
+		run.failed += run_batch(&run, batch_size(&run.options));
+		report_if_due(&run);
+	}
+	report(&run);
 	run.options.subject->destroy(run.subject);
 	native_free(run.native);
 	generator_free(run.generator);

@@ -109,7 +109,8 @@ static void load_case(const struct cpu_case *c, ucontext_t *uc)
 	memcpy(fpu, &c->before.fpu, FXSAVE_USED);
 	fpu[512] |= 3; /* XSTATE_BV: x87 and SSE state are in the frame */
 	memcpy((void *)(uintptr_t)DATA_ADDRESS, c->before.data, DATA_SIZE);
-	memcpy(code_alias_of(c), c->code, case_present_length(c));
+	if (c->variant == 0)
+		memcpy(code_alias_of(c), c->code, case_present_length(c));
 }
 
 static void save_outcome(const struct cpu_case *c, const ucontext_t *uc, struct cpu_outcome *ret)
@@ -128,7 +129,8 @@ static void save_outcome(const struct cpu_case *c, const ucontext_t *uc, struct 
 	ret->fault_address = ret->vector == VECTOR_PF ? (uint64_t)greg[REG_CR2] : 0;
 	if (ret->vector == VECTOR_BP)
 		ret->state.rip--;
-	memset(code_alias_of(c), 0xcc, case_present_length(c));
+	if (c->variant + 1 == c->variants)
+		memset(code_alias_of(c), 0xcc, case_present_length(c));
 }
 
 static void go_home(ucontext_t *uc)
@@ -318,23 +320,30 @@ static bool await_child(struct native *native)
 	return read(native->from_child, &byte, 1) == 1;
 }
 
-bool native_run(struct native *native, const struct cpu_case *cases, struct cpu_outcome *outcomes,
-		unsigned count)
+struct cpu_case *native_cases(struct native *native)
+{
+	return native->batch->cases;
+}
+
+const struct cpu_outcome *native_outcomes(const struct native *native)
+{
+	return native->batch->outcomes;
+}
+
+bool native_run(struct native *native, unsigned count)
 {
 	struct batch *batch = native->batch;
 	char byte = 0;
 
-	memcpy(batch->cases, cases, count * sizeof(*cases));
 	batch->count = count;
 	batch->next = 0;
 	if (write(native->to_child, &byte, 1) != 1 || !await_child(native)) {
 		printf("the native child died in case 0x%016llx\n",
-		       (unsigned long long)cases[batch->next].id);
+		       (unsigned long long)batch->cases[batch->next].id);
 		stop_child(native);
 		memset(native->code_alias, 0xcc, CODE_SIZE);
 		start_child(native);
 		return false;
 	}
-	memcpy(outcomes, batch->outcomes, count * sizeof(*outcomes));
 	return true;
 }

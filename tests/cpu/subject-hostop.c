@@ -72,7 +72,7 @@ static void run_op(struct hostop_subject *s, const struct hostop *op, unsigned l
 	}
 }
 
-static bool run(void *subject, const struct cpu_case *c, struct cpu_outcome *ret)
+static bool run(void *subject, const struct cpu_case *c, unsigned attempt, struct cpu_outcome *ret)
 {
 	struct hostop_subject *s = subject;
 	ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
@@ -94,4 +94,4 @@ static bool run(void *subject, const struct cpu_case *c, struct cpu_outcome *ret
 	return true;
 }
 
-const struct subject subject_hostop = { "hostop", create, destroy, run };
+const struct subject subject_hostop = { "hostop", 1, true, create, destroy, run };

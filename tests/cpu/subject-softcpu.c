@@ -1,12 +1,14 @@
 /*
- * The interpreter: a partition with one VP in user mode, whose page tables show it the pages where
+ * The software CPU: a partition with one VP in user mode, whose page tables show it the pages where
  * the native process has them. As "softcpu" it decodes each instruction for itself, as
  * "softcpu-blocks" whole blocks as it does in earnest. As "translator" it executes translated code.
+ * "engines" are two, softcpu-blocks and a translator.
  */
 #include "case.h"
 
 #include "mem/mem.h"
 #include "part/part.h"
+#include "part/softcpu/cpu.h"
 #include "part/softcpu/softcpu.h"
 
 #include <stdio.h>
@@ -38,6 +40,7 @@ struct softcpu_subject {
 	struct part_vp_state user; /* what all cases have in common */
 	uint64_t count;
 	bool live_flags_only;
+	bool loaded; /* the VP has had a case of the mode */
 };
 
 /* ---- a host that has nothing ---- */
@@ -261,30 +264,50 @@ static void set_segments(struct part_vp_state *state, enum cpu_mode mode)
 	    (struct part_segment){ layout->code_base, limit, 0x33, code_attributes[mode] };
 }
 
-static void load_case(struct softcpu_subject *s, const struct cpu_case *c)
+/* Takes long: everything that the VP knows of memory is forgotten. */
+static void reset_vp(struct softcpu_subject *s, enum cpu_mode mode)
 {
 	struct part_vp_state state = s->user;
 
-	set_segments(&state, c->mode);
-	memcpy(state.gpr, c->before.gpr, sizeof(state.gpr));
-	state.rip = c->before.rip;
-	state.rflags = c->before.rflags;
+	set_segments(&state, mode);
 	part_vp_set_state(s->part, 0, &state);
+	s->loaded = true;
+}
+
+/* Most cases find some of the pages in the TLB, and some not. */
+static void forget_pages(struct softcpu_subject *s, const struct cpu_case *c)
+{
+	struct vp *vp = softcpu_vp(s->part, 0);
+
+	if (!s->loaded || c->id % 256 == 0) {
+		reset_vp(s, c->mode);
+		return;
+	}
+	for (unsigned page = 0; page < 3; page++)
+		if (c->id >> (8 + page) & 1)
+			sc_tlb_flush_page(vp, DATA_ADDRESS + page * PAGE);
+}
+
+static void load_case(struct softcpu_subject *s, const struct cpu_case *c)
+{
+	struct vp *vp = softcpu_vp(s->part, 0);
+
+	forget_pages(s, c);
+	memcpy(vp->gpr, c->before.gpr, sizeof(c->before.gpr));
+	RIP(vp) = c->before.rip;
+	sc_set_rflags(vp, c->before.rflags);
 	*softcpu_fpu(s->part, 0) = c->before.fpu;
 	poke(s, DATA_GPA, c->before.data, DATA_SIZE);
-	put_code(s, c, true);
 }
 
 static void save_outcome(struct softcpu_subject *s, const struct softcpu_result *result,
 			 struct cpu_outcome *ret)
 {
-	struct part_vp_state state;
+	const struct vp *vp = softcpu_vp(s->part, 0);
 
-	part_vp_get_state(s->part, 0, &state);
-	memset(ret, 0, sizeof(*ret));
-	memcpy(ret->state.gpr, state.gpr, sizeof(state.gpr));
-	ret->state.rip = state.rip;
-	ret->state.rflags = state.rflags;
+	memcpy(ret->state.gpr, vp->gpr, sizeof(ret->state.gpr));
+	ret->state.rip = RIP(vp);
+	ret->state.rflags = sc_rflags(vp);
 	ret->state.fpu = *softcpu_fpu(s->part, 0);
 	if (!mem_read(s->mem, DATA_GPA, ret->state.data, DATA_SIZE))
 		abort();
@@ -294,22 +317,74 @@ static void save_outcome(struct softcpu_subject *s, const struct softcpu_result 
 	ret->fault_address = ret->vector == VECTOR_PF ? result->cr2 : 0;
 }
 
-static bool run(void *subject, const struct cpu_case *c, struct cpu_outcome *ret)
+static void execute(struct softcpu_subject *s, const struct cpu_case *c, struct cpu_outcome *ret)
 {
-	struct softcpu_subject *s = subject;
 	struct softcpu_result result;
 
-	if (c->extension) /* not in the guest's CPUID */
-		return false;
 	load_case(s, c);
 	softcpu_run(s->part, 0, s->count, false, &result);
 	save_outcome(s, &result, ret);
-	put_code(s, c, false);
+}
+
+static bool run(void *subject, const struct cpu_case *c, unsigned attempt, struct cpu_outcome *ret)
+{
+	struct softcpu_subject *s = subject;
+
+	if (c->variant == 0)
+		put_code(s, c, true);
+	execute(s, c, ret);
+	if (c->variant + 1 == c->variants)
+		put_code(s, c, false);
 	return true;
 }
 
-const struct subject subject_softcpu = { "softcpu", create_steps, destroy, run };
-const struct subject subject_softcpu_blocks = { "softcpu-blocks", create_blocks, destroy, run };
-const struct subject subject_translator = { "translator", create_translator, destroy, run };
-const struct subject subject_translator_live = { "translator-live", create_translator_live, destroy,
-						 run };
+/* ---- both engines ---- */
+
+struct engines {
+	struct softcpu_subject *interpreter, *translator;
+};
+
+static void *create_engines(void)
+{
+	struct engines *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		exit(2);
+	e->interpreter = create_blocks();
+	e->translator = create_translator();
+	return e;
+}
+
+static void destroy_engines(void *subject)
+{
+	struct engines *e = subject;
+
+	destroy(e->interpreter);
+	destroy(e->translator);
+	free(e);
+}
+
+/* Which flags a translation keeps is the case's choice. */
+static bool run_engines(void *subject, const struct cpu_case *c, unsigned attempt,
+			struct cpu_outcome *ret)
+{
+	struct engines *e = subject;
+	bool exact_flags = c->id >> 16 & 1;
+
+	if (attempt == 0)
+		return run(e->interpreter, c, 0, ret);
+	softcpu_tune(e->translator->part, 0, 1, exact_flags);
+	e->translator->live_flags_only = !exact_flags;
+	return run(e->translator, c, 0, ret);
+}
+
+const struct subject subject_softcpu = { "softcpu", 1, false, create_steps, destroy, run };
+const struct subject subject_softcpu_blocks = { "softcpu-blocks", 1,       false,
+						create_blocks,    destroy, run };
+const struct subject subject_translator = {
+	"translator", 1, false, create_translator, destroy, run
+};
+const struct subject subject_translator_live = { "translator-live",      1,       false,
+						 create_translator_live, destroy, run };
+const struct subject subject_engines = { "engines",       2,          false, create_engines,
+					 destroy_engines, run_engines };

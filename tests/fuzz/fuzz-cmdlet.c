@@ -48,6 +48,7 @@ static void fuzz_words(const struct cmdlet *cmdlet, char *text, size_t len)
 	if (cmdlet_parse(cmdlet, count, words, &invocation, &err) == 0) {
 		check(cmdlet, invocation.params);
 		json_decref(invocation.params);
+		json_decref(invocation.objects);
 	}
 	cmdlet_complete(count, words, &found);
 	json_decref(found.words);

@@ -84,7 +84,8 @@ static void add_disk(struct boot *boot, const char *path)
 	struct error err;
 	json_int_t index = boot->vm->disk_count;
 
-	if (config_free_location(boot->vm, -1, &disk.controller_number, &disk.lun, &err) < 0 ||
+	if (config_free_location(boot->vm, CONFIG_BUS_SCSI, -1, &disk.controller_number, &disk.lun,
+				 &err) < 0 ||
 	    !config_add_disk(boot->vm, &disk, &err))
 		fail(err.text);
 	add_fd(boot, open_file(path, O_RDWR),

@@ -282,6 +282,7 @@ struct sc_jump {
  */
 #define RETURNS      1024u
 #define RETURN_SLACK 4096u /* below the last entry */
+#define SIGNAL_STACK (64u << 10)
 struct sc_returns {
 	_Alignas(16) uint8_t slack[RETURN_SLACK];
 	struct {
@@ -456,6 +457,8 @@ struct vp {
 	_Atomic bool sleeping;     /* in a futex wait on attention */
 	_Atomic uint64_t deadline; /* of the APIC timer, vm time: for the timer thread */
 	bool parked;               /* vm->lock: not executing guest code */
+	/* Signal handlers run here if they ask for it: not on returns, whose slack is too small. */
+	_Alignas(64) uint8_t signal_stack[SIGNAL_STACK];
 };
 
 /* After mode, flat, CPL or alignment checking changed. */

@@ -2,6 +2,7 @@
 #include "part/softcpu/hostop-impl.h"
 
 #include <cpuid.h>
+#include <stdatomic.h>
 #include <string.h>
 
 /* ---- features ---- */
@@ -13,7 +14,7 @@ static bool cpuid_bit(unsigned leaf, unsigned reg, unsigned bit)
 	return __get_cpuid_count(leaf, 0, &r[0], &r[1], &r[2], &r[3]) && r[reg] >> bit & 1;
 }
 
-static bool host_has(enum hostop_feature feature)
+static bool ask_host(enum hostop_feature feature)
 {
 	enum { EAX, EBX, ECX, EDX };
 
@@ -47,6 +48,22 @@ static bool host_has(enum hostop_feature feature)
 	default: /* part of every 64-bit processor */
 		return true;
 	}
+}
+
+/* Asked once: on a host that is a guest itself, CPUID takes as long as decoding ten instructions.
+ */
+static bool host_has(enum hostop_feature feature)
+{
+	static _Atomic uint32_t asked, there;
+	uint32_t bit = UINT32_C(1) << feature;
+
+	_Static_assert(HOSTOP_FEATURE_COUNT <= 32, "a bit each");
+	if (!(atomic_load_explicit(&asked, memory_order_acquire) & bit)) {
+		if (ask_host(feature))
+			atomic_fetch_or(&there, bit);
+		atomic_fetch_or_explicit(&asked, bit, memory_order_release);
+	}
+	return atomic_load_explicit(&there, memory_order_relaxed) & bit;
 }
 
 static bool is_integer_mnemonic(ZydisMnemonic mnemonic)

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -251,7 +252,9 @@ static void *vp_thread(void *arg)
 {
 	struct vp *c = arg;
 	bool told = false;
+	stack_t own = { .ss_sp = c->signal_stack, .ss_size = sizeof(c->signal_stack) }, before;
 
+	sigaltstack(&own, &before); /* a signal may find vp.returns as stack */
 	sc_attention(c, ATT_EVAL);
 	for (;;) {
 		if ((atomic_load(&c->attention) & ATT_LEAVE) && !park(c))
@@ -270,6 +273,7 @@ static void *vp_thread(void *arg)
 	c->parked = true;
 	pthread_cond_broadcast(&c->vm->changed);
 	pthread_mutex_unlock(&c->vm->lock);
+	sigaltstack(&before, NULL); /* whoever set it may take it away with the thread */
 	return NULL;
 }
 

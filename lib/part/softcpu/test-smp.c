@@ -1,11 +1,15 @@
 /* Two VPs on one memory; interrupts against instructions. */
 #include "base/macros.h"
+#include "part/softcpu/cpu.h"
 #include "part/softcpu/test-guest.h"
 
+#include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <time.h>
+#include <ucontext.h>
 
 #include <cmocka.h>
 
@@ -221,6 +225,70 @@ static void timer_ends_hlt(void **state)
 	assert_in_range(ms, 49, 20000);
 }
 
+/* ---- signals ---- */
+
+#define SIGNALS 5
+
+static struct {
+	struct guest *guest;
+	_Atomic unsigned elsewhere, in_translations;
+} signalled;
+
+static bool inside(const void *start, size_t size, uint64_t address)
+{
+	return address - (uintptr_t)start < size;
+}
+
+static void on_signal(int number, siginfo_t *info, void *context)
+{
+	const ucontext_t *uc = context;
+	struct vp *vp = softcpu_vp(signalled.guest->part, 0);
+
+	if (!inside(vp->signal_stack, sizeof(vp->signal_stack), (uintptr_t)&uc))
+		atomic_fetch_add(&signalled.elsewhere, 1);
+	if (inside(vp->returns, sizeof(vp->returns), (uint64_t)uc->uc_mcontext.gregs[REG_RSP]))
+		atomic_fetch_add(&signalled.in_translations, 1);
+}
+
+/* Signals to the VP's thread until enough of them interrupted translated code, then lets it halt.
+ */
+static void *send_signals(void *arg)
+{
+	struct guest *g = arg;
+	struct timespec ms = { 0, 1000000 };
+
+	while (!guest_read(g, 0x10004, 4))
+		nanosleep(&ms, NULL);
+	for (unsigned i = 0; i < 10000 && atomic_load(&signalled.in_translations) < SIGNALS; i++) {
+		pthread_kill(softcpu_vp(g->part, 0)->thread, SIGUSR1);
+		nanosleep(&ms, NULL);
+	}
+	guest_write(g, 0x10000, 1, 4);
+	return NULL;
+}
+
+GUEST(code_wait, 64, "1: incl 0x10004; cmpl $0, 0x10000; je 1b; cli; hlt");
+
+static void signals_have_a_stack(void **state)
+{
+	struct sigaction action = { .sa_sigaction = on_signal,
+				    .sa_flags = SA_SIGINFO | SA_ONSTACK };
+	struct guest *g = *state;
+	struct sigaction before;
+	pthread_t sender;
+
+	signalled.guest = g;
+	sigaction(SIGUSR1, &action, &before);
+	guest_long(g);
+	GUEST_LOAD(g, code_wait);
+	assert_int_equal(pthread_create(&sender, NULL, send_signals, g), 0);
+	assert_true(guest_start_and_wait_halt(g));
+	pthread_join(sender, NULL);
+	sigaction(SIGUSR1, &before, NULL);
+	assert_in_range(signalled.in_translations, SIGNALS, UINT32_MAX);
+	assert_int_equal(signalled.elsewhere, 0);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -237,6 +305,7 @@ int main(void)
 		T(sti_hlt),
 		T(interrupt_in_a_repeated_instruction),
 		T(timer_ends_hlt),
+		T(signals_have_a_stack),
 	};
 
 	return cmocka_run_group_tests_name("softcpu-smp", tests, NULL, NULL);

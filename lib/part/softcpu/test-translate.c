@@ -219,6 +219,23 @@ static void x87_state(void **state)
 	same_as_the_interpreter(*state, code_x87, code_x87_end);
 }
 
+/* Loads and stores (one crosses a page), general registers on either side, x87 and SSE in between.
+ */
+GUEST(code_mmx, 64,
+      "fninit; mov $6, %ecx; mov $0x10000, %edi; mov $0x0123456789abcdef, %r11; fldpi; fstp %st\n"
+      "1: movd %ecx, %mm0; movq %r11, %mm1; paddb %mm0, %mm1; movq %mm1, 0x10ffc; movq 0x10ffc, "
+      "%mm2\n"
+      "pshufw $0x1b, %mm2, %mm3; pinsrw $2, %ecx, %mm3; pmovmskb %mm3, %r10d; add %r10, %rbx\n"
+      "punpcklbw 4(%rdi), %mm1; movq %mm1, (%rdi); pmaddwd %mm2, %mm3; movd %mm3, %r15; adc %r15, "
+      "%rbx\n"
+      "movq2dq %mm3, %xmm0; paddq %xmm0, %xmm1; movntq %mm3, 8(%rdi); emms\n"
+      "fldl (%rdi); fstpl 16(%rdi); xor %rbx, %r11; loop 1b; pextrw $1, %mm1, %eax; hlt");
+
+static void mmx_state(void **state)
+{
+	same_as_the_interpreter(*state, code_mmx, code_mmx_end);
+}
+
 /* The control word unmasks an exception that is flagged already: the next instruction raises it. */
 GUEST(code_x87_unmasked, 64,
       "fninit; mov $5, %ecx; mov $0x10000, %edi\n"
@@ -459,6 +476,7 @@ int main(void)
 		TEST(misaligned_sse),
 		TEST(unmasked_sse_exception),
 		TEST(x87_state),
+		TEST(mmx_state),
 		TEST(unmasked_x87_exception),
 		TEST(row_across_pages),
 		TEST(unusual_returns),

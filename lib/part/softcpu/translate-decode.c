@@ -93,8 +93,25 @@ static enum xl_kind integer_kind(ZydisMnemonic mnemonic)
 	}
 }
 
+/* All that works on MMX registers and nothing else but memory and general registers. */
+static bool is_mmx(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
+{
+	bool mmx = in->mnemonic == ZYDIS_MNEMONIC_EMMS;
+
+	if (in->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ) /* its memory operand isn't named */
+		return false;
+	for (unsigned i = 0; i < in->operand_count_visible; i++) {
+		if (op[i].type != ZYDIS_OPERAND_TYPE_REGISTER)
+			continue;
+		if (ZydisRegisterGetClass(op[i].reg.value) == ZYDIS_REGCLASS_XMM)
+			return false;
+		mmx |= ZydisRegisterGetClass(op[i].reg.value) == ZYDIS_REGCLASS_MMX;
+	}
+	return mmx;
+}
+
 /* SSE to SSE4.2 on XMM registers; those with operands that nothing names, or that set modes, aren't
- * for us. MMX registers are found by their operands. */
+ * for us. */
 static bool is_sse(const ZydisDecodedInstruction *in)
 {
 	switch (in->meta.isa_ext) {
@@ -156,7 +173,8 @@ static bool is_x87(const ZydisDecodedInstruction *in)
 	       ((in->opcode & 0xf8) == 0xd8 || in->opcode == 0x9b);
 }
 
-static enum xl_kind kind_of(const ZydisDecodedInstruction *in, struct xl_insn *x)
+static enum xl_kind kind_of(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+			    struct xl_insn *x)
 {
 	enum xl_kind kind = integer_kind(in->mnemonic);
 
@@ -177,8 +195,9 @@ static enum xl_kind kind_of(const ZydisDecodedInstruction *in, struct xl_insn *x
 		return XL_JMP;
 	if (is_x87(in))
 		return x87_kind(in, x);
-	x->sse = is_sse(in);
-	return x->sse ? XL_PLAIN : XL_INTERPRET;
+	x->mmx = is_mmx(in, op);
+	x->sse = !x->mmx && is_sse(in);
+	return x->mmx || x->sse ? XL_PLAIN : XL_INTERPRET;
 }
 
 /* Flags, for all that is not interpreted. */
@@ -275,6 +294,10 @@ static bool find_register(const ZydisDecodedOperand *op, struct xl_operand *ret)
 	case ZYDIS_REGCLASS_GPR32:
 	case ZYDIS_REGCLASS_GPR64:
 		ret->class = OPERAND_GPR;
+		ret->number = (uint8_t)ZydisRegisterGetId(reg);
+		break;
+	case ZYDIS_REGCLASS_MMX:
+		ret->class = OPERAND_MMX;
 		ret->number = (uint8_t)ZydisRegisterGetId(reg);
 		break;
 	case ZYDIS_REGCLASS_XMM:
@@ -401,7 +424,7 @@ static bool decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len,
 		return false;
 	x->len = in.length;
 	x->mnemonic = in.mnemonic;
-	x->kind = (uint8_t)kind_of(&in, x);
+	x->kind = (uint8_t)kind_of(&in, op, x);
 	if (in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
 		x->kind = XL_INTERPRET;
 	if (x->kind != XL_INTERPRET && !find_all(&in, op, code, x))

@@ -37,7 +37,14 @@ enum xl_kind {
 	XL_END, /* the block ends before this: no instruction */
 };
 
-enum operand_class { OPERAND_ABSENT, OPERAND_GPR, OPERAND_HIGH, OPERAND_XMM, OPERAND_ST };
+enum operand_class {
+	OPERAND_ABSENT,
+	OPERAND_GPR,
+	OPERAND_HIGH,
+	OPERAND_XMM,
+	OPERAND_MMX,
+	OPERAND_ST
+};
 
 struct xl_operand {
 	uint8_t class;  /* enum operand_class */
@@ -53,7 +60,7 @@ struct xl_insn {
 	uint8_t len;
 	uint16_t off;
 	uint32_t use, kill, live; /* arithmetic flags, RF_*; live: after it */
-	bool writes_flags, sse;
+	bool writes_flags, sse, mmx;
 	bool x87_control; /* leaves FIP, FOP and FDP alone */
 	struct opcode op;
 	bool modrm, plus_r;

@@ -472,6 +472,8 @@ static void gen_plain(struct gen *g, struct xl_insn *x)
 	}
 	if (x->sse)
 		gen_load_sse(g, x);
+	if (x->mmx)
+		gen_load_x87(g, x);
 	if (x->mnemonic == ZYDIS_MNEMONIC_LEA)
 		gen_lea(g, x);
 	else if (x->mem_size)

@@ -68,9 +68,10 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 	case XL_PLAIN:
 		if (fn == sc_raise_uop || (x->mem_size && x->u->ea & ~EA_A32))
 			x->kind = XL_INTERPRET;
-		if (x->sse && (fn != sc_hostop || op->unit != HOSTOP_SSE))
+		if ((x->sse && (fn != sc_hostop || op->unit != HOSTOP_SSE)) ||
+		    (x->mmx && (fn != sc_hostop || op->unit != HOSTOP_MMX)))
 			x->kind = XL_INTERPRET;
-		if (x->sse && x->kind == XL_PLAIN && x->mem_size) {
+		if ((x->sse || x->mmx) && x->kind == XL_PLAIN && x->mem_size) {
 			x->mem_size = (uint8_t)op->mem_size;
 			x->mem_aligned = op->mem_align > 1;
 		}

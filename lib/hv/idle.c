@@ -1,7 +1,7 @@
 /*
- * Guest idle: VPs that share the host's processors and wait for one another. The guest reads the MSR
- * where it would spin for a lock whose holder can't run until the spinning ends, and sends the one
- * that waits an interrupt by hypercall when it has let go of the lock.
+ * Guest idle: VPs that share the host's processors and wait for one another. The guest reads the
+ * MSR where it would spin for a lock whose holder can't run until the spinning ends, and sends the
+ * one that waits an interrupt by hypercall when it has let go of the lock.
  */
 #include "hv/hv-impl.h"
 

@@ -96,8 +96,9 @@ static const struct cmdlet_param copy_file_params[] = {
 	  .type = CMDLET_ENUM,
 	  .flags = CMDLET_MANDATORY,
 	  .position = 4,
-	  .values = "Host",
-	  .help = "Host: to the guest. The protocol knows no other way; see Copy-Item." },
+	  .values = "Host Guest",
+	  .help = "Host: to the guest. Guest is refused: the protocol knows no such way, but "
+		  "Copy-Item -FromSession does." },
 	{ .name = "CreateFullPath", .type = CMDLET_SWITCH, .help = "Makes the folders, too." },
 	FORCE("Writes over a file that is there already."),
 	COMPUTER_NAME,
@@ -403,7 +404,8 @@ const struct cmdlet cmdlet_table_guest[] = {
 	{ .name = "Copy-Item",
 	  .synopsis = "Copies files to and from a guest, without a network",
 	  .description = "Signs in to a running guest and copies. A file takes its place only when "
-			 "all of it is there. Sessions are named by their virtual machine.",
+			 "all of it is there; a copy of one that was interrupted goes on when it "
+			 "is repeated. Sessions are named by their virtual machine.",
 	  .sets = copy_sets,
 	  .params = copy_params,
 	  .examples = copy_examples,

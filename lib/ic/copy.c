@@ -17,7 +17,8 @@ static void finish(struct ic_copy_state *copy, int result)
 	if (copy->phase == IC_COPY_IDLE)
 		return;
 	copy->phase = IC_COPY_IDLE;
-	copy->request.done(copy->request.user, result);
+	if (copy->request.done)
+		copy->request.done(copy->request.user, result);
 }
 
 /* ---- to the guest ---- */
@@ -168,9 +169,42 @@ void ic_copy_cancel(struct ic *ic)
 	ic->copy.cancelled = true;
 }
 
+/* ---- state ---- */
+
+static const struct state_field fields[] = {
+	STATE(1, struct ic_copy_saved, phase, .max = IC_COPY_CANCELLING),
+	STATE_END,
+};
+const struct state_desc ic_copy_saved_desc = { "file-copy", sizeof(struct ic_copy_saved), fields,
+					       NULL };
+
+void ic_copy_save(struct ic *ic, struct state_out *out)
+{
+	const struct ic_copy_saved s = { .phase = (uint8_t)ic->copy.phase };
+
+	state_put(out, &ic_copy_saved_desc, NULL, &s);
+}
+
+/* The file was the host's, and who copied it is not there any more: the guest removes its part. */
+int ic_copy_restore(struct ic *ic, struct state_in *in, struct error *err)
+{
+	struct ic_copy_state *copy = &ic->copy;
+	struct ic_copy_saved s = { 0 };
+	int r = 0;
+
+	if (state_has(in, ic_copy_saved_desc.name, NULL))
+		r = state_get(in, &ic_copy_saved_desc, NULL, &s, err);
+	/* In each phase the guest owes an answer. */
+	if (r < 0 || copy->link.state != IC_LINK_READY || !copy->link.busy)
+		return r;
+	copy->request = (struct ic_copy_request){ 0 };
+	copy->phase = s.phase;
+	copy->cancelled = true;
+	return 0;
+}
+
 /* ---- life ---- */
 
-/* After a restore a copy that was under way is over: its file was the host's. */
 static void on_ready(struct ic_link *link)
 {
 }

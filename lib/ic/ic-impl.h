@@ -154,6 +154,11 @@ struct ic_copy_state {
 	int result; /* told when the guest has cancelled */
 };
 
+struct ic_copy_saved {
+	uint8_t phase; /* enum ic_copy_phase */
+};
+extern const struct state_desc ic_copy_saved_desc;
+
 struct ic {
 	struct loop *loop;
 	struct vmbus *bus;
@@ -178,5 +183,7 @@ void ic_vss_done(struct ic *ic);
 void ic_vss_save(struct ic *ic, struct state_out *out);
 int ic_vss_restore(struct ic *ic, struct state_in *in, struct error *err);
 void ic_copy_init(struct ic *ic);
+void ic_copy_save(struct ic *ic, struct state_out *out);
+int ic_copy_restore(struct ic *ic, struct state_in *in, struct error *err);
 
 #endif

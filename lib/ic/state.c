@@ -48,6 +48,7 @@ void ic_save(struct ic *ic, struct state_out *out)
 	for (unsigned i = 0; i < IC_SERVICE_COUNT; i++)
 		save_link(ic_link_of(ic, i), ic_service_name(i), out);
 	ic_vss_save(ic, out);
+	ic_copy_save(ic, out);
 }
 
 /* A service that came after the state was saved is not in it, and was not there for the guest. */
@@ -101,6 +102,8 @@ static int restore_link(struct ic_link *link, struct ic_link_saved *s, struct er
 
 int ic_restore(struct ic *ic, struct state_in *in, struct error *err)
 {
+	int r;
+
 	for (unsigned i = 0; i < IC_SERVICE_COUNT; i++) {
 		struct ic_link_saved s;
 		int rc = get_saved(in, i, &s, err);
@@ -111,5 +114,6 @@ int ic_restore(struct ic *ic, struct state_in *in, struct error *err)
 		if (rc < 0)
 			return rc;
 	}
-	return ic_vss_restore(ic, in, err);
+	r = ic_vss_restore(ic, in, err);
+	return r < 0 ? r : ic_copy_restore(ic, in, err);
 }

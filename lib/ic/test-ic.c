@@ -32,6 +32,7 @@ static const struct guid class_of[IC_SERVICE_COUNT] = {
 struct fixture {
 	struct vmbus_guest *guest;
 	struct ic *ic;
+	enum ic_service contacted;
 	struct vmbus_guest_channel *channel;
 	struct vmbus_guest_packet packet; /* the last request */
 	struct ic_spec_header header;     /* its header */
@@ -102,6 +103,7 @@ static void contact(struct fixture *f, enum ic_service service)
 {
 	const struct vmbus_spec_offer *offer;
 
+	f->contacted = service;
 	assert_int_equal(ic_enable(f->ic, service, true, NULL), 0);
 	assert_true(vmbus_guest_connect(f->guest, VMBUS_VERSION_5_3));
 	offer = vmbus_guest_offer(f->guest, &class_of[service], 0);
@@ -592,7 +594,7 @@ static void begin_services(void *user, struct vmbus_guest *guest)
 
 	assert_int_equal(ic_new(&config, &f->ic, NULL), 0);
 	/* As ic_restore_begin does, which needs the state before the bus has it. */
-	assert_int_equal(ic_enable(f->ic, IC_VSS, true, NULL), 0);
+	assert_int_equal(ic_enable(f->ic, f->contacted, true, NULL), 0);
 }
 
 static int restore_services(void *user, struct state_in *in, struct error *err)
@@ -600,27 +602,33 @@ static int restore_services(void *user, struct state_in *in, struct error *err)
 	return ic_restore(((struct fixture *)user)->ic, in, err);
 }
 
-/* Where a guest goes on that was saved in the middle of a backup, nobody thaws it but us. */
-static void a_saved_freeze_is_undone(void **state)
+/* The guest as it goes on from a saved state. */
+static void move_on(struct fixture *f)
 {
 	static const struct vmbus_guest_move move = { save_services, end_services, begin_services,
 						      restore_services };
-	struct fixture *f = *state;
 	struct error err;
+
+	if (!vmbus_guest_move(f->guest, &move, f, &err))
+		fail_msg("%s", err.text);
+}
+
+/* Where a guest goes on that was saved in the middle of a backup, nobody thaws it but us. */
+static void a_saved_freeze_is_undone(void **state)
+{
+	struct fixture *f = *state;
 
 	contact_vss(f);
 	assert_int_equal(freeze(f, NS_PER_SEC), 0);
 	next_vss(f, IC_VSS_HOT_BACKUP, IC_S_OK);
 	next_vss(f, IC_VSS_FREEZE, IC_S_OK);
-	if (!vmbus_guest_move(f->guest, &move, f, &err))
-		fail_msg("%s", err.text);
+	move_on(f);
 	next_vss(f, IC_VSS_THAW, IC_S_OK);
 	next_vss(f, IC_VSS_BACKUP_COMPLETE, IC_S_OK);
 	/* And when the freeze itself was under way. */
 	assert_int_equal(freeze(f, NS_PER_SEC), 0);
 	next_vss(f, IC_VSS_HOT_BACKUP, IC_S_OK);
-	if (!vmbus_guest_move(f->guest, &move, f, &err))
-		fail_msg("%s", err.text);
+	move_on(f);
 	next_vss(f, IC_VSS_FREEZE, IC_S_OK);
 	next_vss(f, IC_VSS_THAW, IC_S_OK);
 	next_vss(f, IC_VSS_BACKUP_COMPLETE, IC_S_OK);
@@ -629,6 +637,7 @@ static void a_saved_freeze_is_undone(void **state)
 static void state_tables(void **state)
 {
 	STATE_CHECK(struct ic_vss_saved, ic_vss_saved_desc);
+	STATE_CHECK(struct ic_copy_saved, ic_copy_saved_desc);
 	STATE_CHECK(struct ic_link_saved, ic_link_saved_desc);
 }
 
@@ -756,6 +765,51 @@ static void a_copy_fails_as_the_guest_says(void **state)
 	assert_int_equal(f->result, -ERR_CANCELLED);
 }
 
+/* What the guest owes is taken, and leads to nothing; then its pools are read anew. */
+static void a_saved_exchange_begins_anew(void **state)
+{
+	struct fixture *f = *state;
+	struct ic_spec_kvp packet;
+
+	kvp_start(f);
+	assert_int_equal(ic_kvp_set(f->ic, IC_POOL_EXTERNAL, "a", "b", note_pairs, f, NULL), 0);
+	move_on(f);
+	assert_int_equal(f->result, -ERR_CANCELLED);
+	assert_int_equal(ic_kvp_delete(f->ic, IC_POOL_EXTERNAL, "a", note_pairs, f, NULL), 0);
+	next_kvp(f, &packet, IC_KVP_SET, IC_KVP_POOL_EXTERNAL);
+	answer(f, IC_S_OK);
+	give_item(f, IC_KVP_POOL_GUEST, 0, "mine", "1");
+	end_of_items(f, IC_KVP_POOL_GUEST);
+	end_of_items(f, IC_KVP_POOL_AUTO);
+	next_kvp(f, &packet, IC_KVP_DELETE, IC_KVP_POOL_EXTERNAL);
+	answer(f, IC_S_OK);
+	assert_int_equal(f->result, 0);
+}
+
+/* Nobody has the file any more: the guest is told to remove what it has, and can be given another.
+ */
+static void a_saved_copy_is_cancelled(void **state)
+{
+	struct fixture *f = *state;
+
+	contact_copy(f);
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
+	next_start(f, IC_S_OK);
+	move_on(f);
+	assert_int_equal(start_copy(f, FILE_BYTES), -ERR_BUSY);
+	next_write(f, 0, IC_COPY_DATA_BYTES, IC_S_OK);
+	next_plain(f, IC_COPY_CANCEL);
+	/* And when the guest has not begun. */
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
+	move_on(f);
+	next_start(f, IC_S_OK);
+	next_plain(f, IC_COPY_CANCEL);
+	assert_int_equal(start_copy(f, 0), 0);
+	next_start(f, IC_S_OK);
+	next_plain(f, IC_COPY_COMPLETE);
+	assert_int_equal(f->result, 0);
+}
+
 static void kvp_sets_addresses(void **state)
 {
 	struct fixture *f = *state;
@@ -818,6 +872,8 @@ int main(void)
 		TEST(a_saved_freeze_is_undone),
 		cmocka_unit_test(state_tables),
 		TEST(a_copy_fails_as_the_guest_says),
+		TEST(a_saved_copy_is_cancelled),
+		TEST(a_saved_exchange_begins_anew),
 		TEST(kvp_sets_addresses),
 	};
 

@@ -1,4 +1,4 @@
-/* Invoke-Command, Enter-PSSession and Copy-Item. */
+/* Invoke-Command and Enter-PSSession; who signs in. */
 #include "direct.h"
 
 #include "base/macros.h"
@@ -19,7 +19,7 @@
 /* What a command says is kept for --json. */
 #define MAX_KEPT (16 * MIB)
 
-static int complain(const char *vm, const struct error *err)
+int direct_complain(const char *vm, const struct error *err)
 {
 	fprintf(stderr, "oyako: %s%s%s\n", vm ? vm : "", vm ? ": " : "", err->text);
 	return DIRECT_FAILED;
@@ -43,7 +43,7 @@ char *direct_quote(const char *text)
 	return quoted;
 }
 
-static const char *text_of(const json_t *object, const char *name)
+const char *direct_text(const json_t *object, const char *name)
 {
 	return json_string_value(json_object_get(object, name));
 }
@@ -97,16 +97,16 @@ static enum direct_transport transport_of(const char *name)
 	return name && strcmp(name, "SSH") == 0 ? DIRECT_SSH : DIRECT_AUTO;
 }
 
-static int take_credential(const json_t *params, struct direct_credential *ret, struct error *err)
+int direct_take_credential(const json_t *params, struct direct_credential *ret, struct error *err)
 {
-	const char *user = text_of(params, "Credential"),
-		   *file = text_of(params, "PasswordFilePath");
+	const char *user = direct_text(params, "Credential"),
+		   *file = direct_text(params, "PasswordFilePath");
 	int r = 0;
 
-	*ret =
-	    (struct direct_credential){ .user = user ? user : "root",
-					.key_file = text_of(params, "KeyFilePath"),
-					.transport = transport_of(text_of(params, "Transport")) };
+	*ret = (struct direct_credential){ .user = user ? user : "root",
+					   .key_file = direct_text(params, "KeyFilePath"),
+					   .transport =
+					       transport_of(direct_text(params, "Transport")) };
 	if (file)
 		r = read_password_file(file, &ret->password, err);
 	else if (!ret->key_file && ret->transport != DIRECT_SSH)
@@ -116,7 +116,7 @@ static int take_credential(const json_t *params, struct direct_credential *ret, 
 	return r;
 }
 
-static void forget_credential(struct direct_credential *credential)
+void direct_forget_credential(struct direct_credential *credential)
 {
 	if (!credential->password)
 		return;
@@ -140,7 +140,7 @@ static int find_id(struct client *client, const char *vm, char **ret, struct err
 {
 	json_t *names = json_pack("[s]", vm), *answer = NULL;
 	json_t *list = find_vm(client, names, &answer, err);
-	const char *id = text_of(json_array_get(list, 0), "VMId");
+	const char *id = direct_text(json_array_get(list, 0), "VMId");
 
 	if (list && !id)
 		error_set(err, ERR_NOT_FOUND, "there is no virtual machine of this name");
@@ -193,7 +193,7 @@ static int invoke_one(struct client *client, const char *vm, const json_t *param
 		      const struct direct_credential *credential)
 {
 	const struct direct_command command = {
-		.text = text_of(params, "ScriptBlock"),
+		.text = direct_text(params, "ScriptBlock"),
 		.in = isatty(STDIN_FILENO) ? -1 : STDIN_FILENO,
 		.out = STDOUT_FILENO,
 		.err = STDERR_FILENO,
@@ -201,7 +201,7 @@ static int invoke_one(struct client *client, const char *vm, const json_t *param
 	struct error err;
 	int r = direct_run(client, vm, credential, &command, &err);
 
-	return r < 0 ? complain(vm, &err) : r;
+	return r < 0 ? direct_complain(vm, &err) : r;
 }
 
 /* ---- several, or as JSON: a process each, so that none waits for another ---- */
@@ -225,7 +225,7 @@ static void run_job(const struct client *like, const char *vm, const json_t *par
 		    const struct direct_credential *credential, int out, int err_fd)
 {
 	const struct direct_command command = {
-		.text = text_of(params, "ScriptBlock"), .in = -1, .out = out, .err = err_fd
+		.text = direct_text(params, "ScriptBlock"), .in = -1, .out = out, .err = err_fd
 	};
 	struct client *client;
 	struct error err;
@@ -400,7 +400,7 @@ static int invoke_many(const struct client *client, const json_t *vms, const jso
 		abort();
 	for (size_t i = 0; i < count; i++)
 		jobs[i] = (struct job){ .like = client,
-					.vm = text_of(json_array_get(vms, i), "Name"),
+					.vm = direct_text(json_array_get(vms, i), "Name"),
 					.status = DIRECT_FAILED,
 					.out.fd = -1,
 					.err.fd = -1 };
@@ -425,21 +425,21 @@ int direct_invoke_command(struct client *client, const json_t *params, bool as_j
 
 	vms = find_vm(client, json_object_get(params, "VMName"), &answer, &err);
 	if (!vms)
-		return complain(NULL, &err);
+		return direct_complain(NULL, &err);
 	errors = json_object_get(answer, "errors");
 	for (size_t i = 0; i < json_array_size(errors); i++)
-		fprintf(stderr, "oyako: %s: %s\n", text_of(json_array_get(errors, i), "object"),
-			text_of(json_array_get(errors, i), "text"));
-	if (take_credential(params, &credential, &err) < 0)
-		status = complain(NULL, &err);
+		fprintf(stderr, "oyako: %s: %s\n", direct_text(json_array_get(errors, i), "object"),
+			direct_text(json_array_get(errors, i), "text"));
+	if (direct_take_credential(params, &credential, &err) < 0)
+		status = direct_complain(NULL, &err);
 	else if (json_array_size(vms) == 1 && !as_json && !json_array_size(errors))
-		status = invoke_one(client, text_of(json_array_get(vms, 0), "Name"), params,
+		status = invoke_one(client, direct_text(json_array_get(vms, 0), "Name"), params,
 				    &credential);
 	else
 		status = invoke_many(client, vms, params, &credential, as_json);
 	if (status == 0 && json_array_size(errors))
 		status = 1;
-	forget_credential(&credential);
+	direct_forget_credential(&credential);
 	json_decref(answer);
 	return status;
 }
@@ -453,202 +453,13 @@ int direct_enter_session(struct client *client, const json_t *params)
 						.in = STDIN_FILENO,
 						.out = STDOUT_FILENO,
 						.err = STDERR_FILENO };
-	const char *vm = text_of(params, "VMName");
+	const char *vm = direct_text(params, "VMName");
 	struct direct_credential credential;
 	struct error err;
-	int r = take_credential(params, &credential, &err);
+	int r = direct_take_credential(params, &credential, &err);
 
 	if (r == 0)
 		r = direct_run(client, vm, &credential, &command, &err);
-	forget_credential(&credential);
-	return r < 0 ? complain(vm, &err) : r;
-}
-
-/* ---- Copy-Item ---- */
-
-struct copy {
-	struct client *client;
-	const char *vm, *destination;
-	bool recurse;
-	const struct direct_credential *credential;
-};
-
-static const char *base_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash && slash[1] ? slash + 1 : path;
-}
-
-/* Runs a script of /bin/sh in the guest, whatever the user's shell is. */
-static int run_script(const struct copy *copy, char *script, int in, int out, struct error *err)
-{
-	AUTO_FREE char *quoted = direct_quote(script), *text = NULL;
-	struct direct_command command = { .in = in, .out = out, .err = STDERR_FILENO };
-
-	free(script);
-	if (asprintf(&text, "exec /bin/sh -c %s", quoted) < 0)
-		abort();
-	command.text = text;
-	return direct_run(copy->client, copy->vm, copy->credential, &command, err);
-}
-
-static int judge(int status, const char *what, struct error *err)
-{
-	if (status > 0)
-		return error_set(err, ERR_IO, "copying '%.200s' failed in the guest", what);
-	return status;
-}
-
-/* The file takes its place only when all of it is there. */
-static int file_to_guest(const struct copy *copy, const char *path, int fd, const struct stat *st,
-			 struct error *err)
-{
-	AUTO_FREE char *to = direct_quote(copy->destination), *name = direct_quote(base_name(path));
-	char *script =
-	    text_format("set -e; d=%s; if [ -d \"$d\" ]; then d=\"${d%%/}/\"%s; fi; "
-			"t=\"$d.oyako-part\"; trap 'rm -f \"$t\"' EXIT; cat >\"$t\"; "
-			"[ \"$(wc -c <\"$t\")\" -eq %lld ]; chmod %o \"$t\"; mv -f \"$t\" \"$d\"",
-			to, name, (long long)st->st_size, st->st_mode & 0777);
-
-	return judge(run_script(copy, script, fd, STDOUT_FILENO, err), path, err);
-}
-
-/* A process of ours whose input (or output) is a pipe; the pipe's other end is returned. */
-static int start_tar(const char *const *arguments, bool reads, pid_t *ret_pid)
-{
-	int fds[2];
-
-	if (pipe2(fds, O_CLOEXEC) < 0)
-		abort();
-	*ret_pid = fork();
-	if (*ret_pid == 0) {
-		dup2(fds[reads ? 0 : 1], reads ? STDIN_FILENO : STDOUT_FILENO);
-		execvp("tar", (char *const *)(uintptr_t)arguments);
-		_exit(127);
-	}
-	close(fds[reads ? 0 : 1]);
-	return fds[reads ? 1 : 0];
-}
-
-static int end_tar(pid_t pid, int r, const char *what, struct error *err)
-{
-	int status;
-
-	if (waitpid(pid, &status, 0) < 0 || status != 0)
-		return r < 0 ? r : error_set(err, ERR_IO, "tar failed for '%.200s'", what);
-	return r;
-}
-
-static int folder_to_guest(const struct copy *copy, const char *path, struct error *err)
-{
-	AUTO_FREE char *to = direct_quote(copy->destination), *parent = realpath(path, NULL);
-	const char *name = parent ? base_name(parent) : NULL;
-	AUTO_FREE char *item = name ? strdup(name) : NULL;
-	const char *const tar[] = { "tar", "-C", parent, "-cf", "-", "--", item, NULL };
-	pid_t pid;
-	int fd, r;
-
-	if (!parent || !item)
-		return error_set_errno(err, errno, "the folder '%.200s'", path);
-	*(char *)(uintptr_t)(name > parent + 1 ? name - 1 : name) = '\0';
-	fd = start_tar(tar, false, &pid);
-	r = judge(run_script(copy, text_format("mkdir -p %s && exec tar -C %s -xf -", to, to), fd,
-			     STDOUT_FILENO, err),
-		  path, err);
-	close(fd);
-	return end_tar(pid, r, path, err);
-}
-
-static int item_to_guest(const struct copy *copy, const char *path, struct error *err)
-{
-	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	struct stat st;
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return error_set_errno(err, errno, "'%.300s'", path);
-	if (S_ISREG(st.st_mode))
-		return file_to_guest(copy, path, fd, &st, err);
-	if (!S_ISDIR(st.st_mode))
-		return error_set(err, ERR_INVALID, "'%.300s' is neither a file nor a folder", path);
-	if (!copy->recurse)
-		return error_set(err, ERR_INVALID, "'%.300s' is a folder: add -Recurse", path);
-	return folder_to_guest(copy, path, err);
-}
-
-static char *local_target(const struct copy *copy, const char *path)
-{
-	struct stat st;
-
-	if (stat(copy->destination, &st) == 0 && S_ISDIR(st.st_mode))
-		return text_format("%s/%s", copy->destination, base_name(path));
-	return strdup(copy->destination);
-}
-
-static int file_from_guest(const struct copy *copy, const char *path, struct error *err)
-{
-	AUTO_FREE char *target = local_target(copy, path),
-		       *part = text_format("%s.oyako-part", target);
-	AUTO_FREE char *quoted = direct_quote(path);
-	AUTO_CLOSE int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-	int r;
-
-	if (fd < 0)
-		return error_set_errno(err, errno, "'%.300s'", part);
-	r = judge(run_script(copy, text_format("exec cat -- %s", quoted), -1, fd, err), path, err);
-	if (r == 0 && rename(part, target) < 0)
-		r = error_set_errno(err, errno, "'%.300s'", target);
-	if (r < 0)
-		unlink(part);
-	return r;
-}
-
-static int folder_from_guest(const struct copy *copy, const char *path, struct error *err)
-{
-	const char *const tar[] = { "tar", "-C", copy->destination, "--no-same-owner", "-xf",
-				    "-",   NULL };
-	AUTO_FREE char *quoted = direct_quote(path);
-	pid_t pid;
-	int fd, r;
-
-	if (mkdir(copy->destination, 0777) < 0 && errno != EEXIST)
-		return error_set_errno(err, errno, "'%.300s'", copy->destination);
-	fd = start_tar(tar, true, &pid);
-	r = judge(run_script(
-		      copy,
-		      text_format("p=%s; p=\"${p%%/}\"; exec tar -C \"$(dirname -- \"$p\")\" -cf - "
-				  "-- \"$(basename -- \"$p\")\"",
-				  quoted),
-		      -1, fd, err),
-		  path, err);
-	close(fd);
-	return end_tar(pid, r, path, err);
-}
-
-static int item_from_guest(const struct copy *copy, const char *path, struct error *err)
-{
-	return copy->recurse ? folder_from_guest(copy, path, err)
-			     : file_from_guest(copy, path, err);
-}
-
-int direct_copy_item(struct client *client, const json_t *params)
-{
-	const char *to = text_of(params, "ToSession"), *from = text_of(params, "FromSession");
-	const json_t *paths = json_object_get(params, "Path");
-	struct direct_credential credential;
-	struct copy copy = { .client = client,
-			     .vm = to ? to : from,
-			     .destination = text_of(params, "Destination"),
-			     .recurse = json_is_true(json_object_get(params, "Recurse")),
-			     .credential = &credential };
-	struct error err;
-	int r = take_credential(params, &credential, &err);
-
-	for (size_t i = 0; r == 0 && i < json_array_size(paths); i++) {
-		const char *path = json_string_value(json_array_get(paths, i));
-
-		r = to ? item_to_guest(&copy, path, &err) : item_from_guest(&copy, path, &err);
-	}
-	forget_credential(&credential);
-	return r < 0 ? (complain(copy.vm, &err), 1) : 0;
+	direct_forget_credential(&credential);
+	return r < 0 ? direct_complain(vm, &err) : r;
 }

@@ -36,6 +36,17 @@ int direct_run(struct client *client, const char *vm, const struct direct_creden
 /* 'it'"'"'s' for a shell; the caller's. */
 char *direct_quote(const char *text);
 
+/* Prints what went wrong; returns DIRECT_FAILED. vm may be NULL. */
+int direct_complain(const char *vm, const struct error *err);
+
+/* Who signs in by -Credential and the like; asks for a password where none is given. Forget it in
+ * any case. */
+int direct_take_credential(const json_t *params, struct direct_credential *ret, struct error *err);
+void direct_forget_credential(struct direct_credential *credential);
+
+/* A text of params, or NULL. */
+const char *direct_text(const json_t *object, const char *name);
+
 /* direct-agent.c: over a connection to the agent (taken). */
 int direct_run_by_agent(int fd, const struct direct_credential *credential,
 			const struct direct_command *command, struct error *err);
@@ -46,6 +57,7 @@ int direct_run_by_ssh(const char *vm_id, const struct direct_credential *credent
 /* direct-cmdlets.c: each returns the exit status of oyako. */
 int direct_invoke_command(struct client *client, const json_t *params, bool as_json);
 int direct_enter_session(struct client *client, const json_t *params);
+/* direct-copy.c */
 int direct_copy_item(struct client *client, const json_t *params);
 
 #endif

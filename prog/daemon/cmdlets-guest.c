@@ -245,7 +245,14 @@ void cmdlet_set_guest_adapter(struct request *request)
 static void copied(void *user, const json_t *reply, const struct error *err)
 {
 	struct ask *ask = user;
+	struct error ended;
 
+	if (err && err->code == ERR_CANCELLED && !ask->request->cancelled) {
+		error_set(&ended, ERR_CANCELLED,
+			  "the copy ended early: the guest was saved, turned off or reset, or the "
+			  "service was disabled");
+		err = &ended;
+	}
 	if (ask->vm->copying == ask->request)
 		ask->vm->copying = NULL;
 	asked(ask, reply, err);
@@ -297,22 +304,39 @@ static void begin_copy(struct request *request, struct vm *vm, int fd)
 		       fd, COPY_TIMEOUT_NS, copied, ask);
 }
 
+static int check_copy(const struct request *request, const struct vm *vm, struct error *err)
+{
+	const char *path = request_string(request, "SourcePath");
+
+	if (strcmp(request_string(request, "FileSource"), "Guest") == 0)
+		return error_set(err, ERR_UNSUPPORTED,
+				 "its Guest Service Interface copies only to the guest; from it: "
+				 "copy-item '%.200s' '%.200s' -FromSession '%.100s'",
+				 path, request_string(request, "DestinationPath"),
+				 vm->config->name);
+	if (*request_string(request, "DestinationPath") != '/')
+		return error_set(err, ERR_INVALID,
+				 "the destination is no absolute path of the guest");
+	if (!vm->config->ic_enabled[CONFIG_IC_COPY])
+		return error_set(err, ERR_STATE,
+				 "its Guest Service Interface is disabled: "
+				 "enable-vmintegrationservice 'Guest Service Interface' '%.100s'",
+				 vm->config->name);
+	return 0;
+}
+
 static void copy_file(struct request *request, struct vm *vm)
 {
 	const char *path = request_string(request, "SourcePath");
-	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	struct error err = { 0 };
+	struct error err;
+	AUTO_CLOSE int fd = -1;
+	int r = check_copy(request, vm, &err);
 
-	if (fd < 0)
-		error_set_errno(&err, errno, "the file '%.300s'", path);
-	else if (*request_string(request, "DestinationPath") != '/')
-		error_set(&err, ERR_INVALID, "the destination is no absolute path of the guest");
-	else if (!vm->config->ic_enabled[CONFIG_IC_COPY])
-		error_set(&err, ERR_STATE,
-			  "its Guest Service Interface is disabled: enable-vmintegrationservice "
-			  "'Guest Service Interface' '%.100s'",
-			  vm->config->name);
-	if (err.code)
+	if (r == 0) {
+		fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+		r = fd < 0 ? error_set_errno(&err, errno, "the file '%.300s'", path) : 0;
+	}
+	if (r < 0)
 		request_error(request, vm->config->name, &err);
 	else
 		begin_copy(request, vm, fd);

@@ -136,6 +136,8 @@ def test_copy_file(host, tmp_path):
     assert "there already" in host.run("copy-vmfile", "a", source, "/tmp/there", "Host", status=1)
     host.run("copy-vmfile", "a", source, "/tmp/there", "Host", "-Force")
     assert "absolute" in host.run("copy-vmfile", "a", source, "tmp", "Host", status=1)
+    refused = host.run("copy-vmfile", "a", "/etc/motd", tmp_path, "Guest", status=1)
+    assert "only to the guest" in refused and "copy-item '/etc/motd' '%s' -FromSession 'a'" % tmp_path in refused
     assert "No such file" in host.run("copy-vmfile", "a", tmp_path / "none", "/tmp/", "Host", status=1)
     said = console(host)
     for line in (["/tmp/x/", "data.txt", "abcdef"], ["/", "name", "abcdef"], ["/tmp/", "there", "abcdef"]):

@@ -234,6 +234,76 @@ def test_files(guests, tmp_path):
     assert full.returncode == 1
 
 
+def interrupted(start, copied, part_is_there, end):
+    """Ends a copy by end() when some of it is done; again if it was faster than that."""
+    for _ in range(20):
+        running = start()
+        while running.poll() is None and copied(running) < 4 << 20:
+            time.sleep(0.001)
+        end(running)
+        running.communicate(timeout=300)
+        if part_is_there():
+            return running
+    raise AssertionError("the copy is always done before it can be interrupted")
+
+
+def test_interrupted_copies_go_on(guests, tmp_path):
+    """What is there of a copy that was interrupted, by a signal or with the guest, is not copied again: the file that
+    takes its place is the part. If the part is not what the file begins with, all is copied."""
+    source, back = tmp_path / "big", tmp_path / "back"
+    source.write_bytes(os.urandom(48 << 20))
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    to_guest = ("copy-item", source, "/root/big", "-ToSession", "db")
+    from_guest = ("copy-item", "/root/big", back, "-FromSession", "db")
+
+    def start(copy):
+        return subprocess.Popen(guests.host.command(*copy, "-PasswordFilePath", guests.password), env=guests.host.env,
+                                stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def sent(running):
+        """How far it has read the file."""
+        try:
+            for fd in os.listdir("/proc/%d/fd" % running.pid):
+                if os.readlink("/proc/%d/fd/%s" % (running.pid, fd)) == str(source):
+                    with open("/proc/%d/fdinfo/%s" % (running.pid, fd)) as f:
+                        return int(f.readline().split()[1])
+        except OSError:
+            pass
+        return 0
+
+    def inode_in_guest():
+        return guests.invoke("stat -c %i /root/big.oyako-part", vm="db").stdout
+
+    def save(running):
+        running.send_signal(signal.SIGSTOP)  # else the copy may be done sooner
+        guests.host.run("save-vm", "db", timeout=300)
+        running.send_signal(signal.SIGCONT)
+        guests.host.run("start-vm", "db")
+        assert wait_for(lambda: guests.invoke("true", vm="db").returncode == 0, 120)
+
+    for end in (lambda running: running.kill(), save):
+        interrupted(lambda: start(to_guest), sent, lambda: inode_in_guest() != b"", end)
+        inode = inode_in_guest()
+        done = guests.run(*to_guest)
+        assert done.returncode == 0, done.stderr
+        assert guests.invoke("stat -c %i /root/big", vm="db").stdout == inode
+        assert guests.invoke("sha256sum </root/big", vm="db").stdout.split()[0] == digest.encode()
+    guests.invoke("head -c 8000000 /dev/zero >/root/big.oyako-part", vm="db")
+    assert guests.run(*to_guest).returncode == 0
+    assert guests.invoke("sha256sum </root/big", vm="db").stdout.split()[0] == digest.encode()
+
+    part = tmp_path / "back.oyako-part"
+    running = interrupted(lambda: start(from_guest), lambda _: part.stat().st_size if part.exists() else 0, part.exists,
+                          lambda running: running.send_signal(signal.SIGINT))
+    assert running.returncode == 1
+    inode = part.stat().st_ino
+    assert guests.run(*from_guest).returncode == 0
+    assert back.stat().st_ino == inode and back.read_bytes() == source.read_bytes() and not part.exists()
+    part.write_bytes(bytes(8000000))
+    assert guests.run(*from_guest).returncode == 0
+    assert back.read_bytes() == source.read_bytes() and not part.exists()
+
+
 class Terminal:
     """enter-pssession on a terminal of our own."""
 

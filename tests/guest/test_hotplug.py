@@ -165,7 +165,7 @@ def test_64_disks_and_8_adapters_in_a_loop(host, kernel):
         shows(console, "ls -d /sys/block/sd* | wc -l", str(disks_ // 2 + 1), 300)
         host.run("remove-vmscsicontroller", "t", "-ControllerNumber", 1)
         read_back(host, range(disks_), round_)
-        shows(console, "ls -d /sys/block/sd* | wc -l", "1", 120)
+        shows(console, "ls -d /sys/block/sd* | wc -l", "1", 300)
         shows(console, "ls -d /sys/class/scsi_host/host* | wc -l", "1")
         shows(console, "ls /sys/class/net | grep -c eth", "1", 120)
     console.command("touch /tmp/stop; killall ping; wait")

@@ -122,6 +122,33 @@ def test_files_are_copied(web, tmp_path):
     web.host.run("enable-vmintegrationservice", COPY, "web")
 
 
+def test_file_copy_ends_with_a_saved_state(web, tmp_path):
+    """Who copied hears of it; the guest, when it goes on from there, removes what it had got."""
+    if not web.copies:
+        pytest.skip("this guest has no daemon for it")
+    web.host.run("enable-vmintegrationservice", COPY, "web")
+    assert wait_for(lambda: web.status(COPY) == "OK", 60)
+    web.console.command("systemctl restart hv-fcopy-daemon")  # it misses a device that comes back at once
+    source = tmp_path / "amid"
+    with open(source, "wb") as f:
+        f.truncate(512 << 20)
+    copy = ("copy-vmfile", "web", source, "/root/", "Host")
+    copying = subprocess.Popen(web.host.command(*copy), env=web.host.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True)
+    assert wait_for(lambda: web.console.command("[ ! -s /root/amid ] || echo some") == "some", 120)
+    web.host.run("save-vm", "web", timeout=600)
+    said = copying.communicate(timeout=60)[1]
+    assert copying.returncode == 1 and "saved" in said, said
+    web.console.close()
+    web.host.run("start-vm", "web", timeout=300)
+    web.console = Console(web.host, "web")
+    web.console.command("")
+    assert wait_for(lambda: web.console.command("ls /root/amid 2>/dev/null") == "", 60)
+    source.write_text("again")
+    web.host.run(*copy)
+    assert web.console.command("cat /root/amid") == "again"
+
+
 def test_pairs_go_both_ways(web):
     def pairs(pool):
         return {p["Key"]: p["Value"] for p in web.host.json("get-vmkeyvaluepair", "web", pool)}

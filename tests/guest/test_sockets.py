@@ -165,3 +165,39 @@ def test_connections_end_with_a_saved_state(host, guest, kernel):
     assert wait_for(lambda: ask(host, 7, b"again") == b"again", 120)
     assert wait_for(lambda: "gone" in shell(host, "cat /tmp/heard"), 30)
     assert "WARNING" not in shell(host, "dmesg -r")
+
+
+def test_connections_live_through_a_checkpoint(host, guest, kernel):
+    """A standard checkpoint is taken amid a stream, which loses and doubles nothing; applied, the guest hears that the
+    connection of then is gone, and makes new ones."""
+    guest(kernel)
+    host.run("set-vm", "t", "-CheckpointType", "Standard")
+    stream = subprocess.Popen(host.command("connect-vmsocket", "t", 7), env=host.env, stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE)
+    back = hashlib.sha256()
+
+    def read():
+        while data := stream.stdout.read(65536):
+            back.update(data)
+    reading = threading.Thread(target=read)
+    reading.start()
+    sent = hashlib.sha256()
+
+    def send():
+        data = os.urandom(65536)
+        sent.update(data)
+        stream.stdin.write(data)
+    send()
+    taking = subprocess.Popen(host.command("checkpoint-vm", "t", "-SnapshotName", "amid"), env=host.env)
+    while taking.poll() is None:
+        send()
+    send()
+    stream.stdin.close()
+    reading.join()
+    assert taking.returncode == 0 and stream.wait() == 0
+    assert back.digest() == sent.digest()
+    host.run("restore-vmsnapshot", "amid", "t", timeout=300)
+    if host.vm("t")["State"] != "Running":
+        host.run("start-vm", "t")
+    assert wait_for(lambda: ask(host, 7, b"again") == b"again", 120)
+    assert "WARNING" not in shell(host, "dmesg -r")

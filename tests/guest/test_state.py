@@ -111,7 +111,7 @@ def test_saved_on_one_backend_started_on_the_other(host, kernel, tmp_path, monke
     if host.backend != "kvm":
         pytest.skip("needs both backends")
     monkeypatch.setattr(host, "backend", first)
-    console = self_checking(host, kernel, tmp_path, disk=False, seconds=600)
+    console = self_checking(host, kernel, tmp_path, disk=False, processors=2, seconds=600)
     texts = []
     for backend in ("soft" if first == "kvm" else "kvm", first):
         host.run("save-vm", "-Name", "t", timeout=300)

@@ -4,8 +4,6 @@
 #include "base/bytes.h"
 #include "base/macros.h"
 
-#include <sched.h>
-
 struct call {
 	struct hv *hv;
 	unsigned vp;
@@ -95,8 +93,6 @@ static enum hv_status send_cluster_ipi(const struct call *call)
 		part_interrupt(hv->part, i, (uint8_t)in.vector, false);
 		hv_wake(&hv->vp[i]);
 	}
-	/* Senders mostly wait for the answer, which may need the processor that we are on. */
-	sched_yield();
 	return HV_STATUS_SUCCESS;
 }
 

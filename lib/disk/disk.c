@@ -139,7 +139,7 @@ static int open_layers(struct loop *loop, const int *fds, unsigned count, unsign
 
 int disk_check_links(const int *fds, unsigned count, struct error *err)
 {
-	struct disk_details child, parent;
+	struct disk_details child = { 0 }, parent;
 	int rc = disk_describe(fds[0], &child, err);
 
 	for (unsigned i = 1; rc == 0 && i < count; i++) {

@@ -17,38 +17,11 @@ struct file_blocking {
 	struct file_request *done, **done_tail;
 };
 
-static int64_t perform(int fd, struct file_request *req)
-{
-	const struct iovec *iov;
-	unsigned iov_count;
-	uint64_t offset;
-	enum file_op op = file_piece(req, &iov, &iov_count, &offset);
-	ssize_t n = 0;
-
-	switch (op) {
-	case FILE_READ:
-		n = preadv(fd, iov, (int)iov_count, (off_t)offset);
-		break;
-	case FILE_WRITE:
-		n = pwritev(fd, iov, (int)iov_count, (off_t)offset);
-		break;
-	case FILE_WRITE_DURABLE:
-		n = pwritev2(fd, iov, (int)iov_count, (off_t)offset, RWF_DSYNC);
-		break;
-	case FILE_SYNC:
-		n = fdatasync(fd);
-		break;
-	default:
-		n = fallocate(fd, file_fallocate_mode(op), (off_t)req->offset, (off_t)req->length);
-	}
-	return n < 0 ? -errno : n;
-}
-
 static void blocking_submit(struct file *file, struct file_request *req)
 {
 	struct file_blocking *f = container_of(file, struct file_blocking, file);
 
-	while (!file_advance(req, perform(f->fd, req)))
+	while (!file_advance(req, file_perform(f->fd, req)))
 		;
 	req->next = NULL;
 	*f->done_tail = req;

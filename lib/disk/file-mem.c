@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define PAGE 4096u
 
@@ -68,6 +69,8 @@ static int64_t perform(struct file_mem *f, struct file_request *req)
 
 	if (rc)
 		return rc;
+	if (f->options.fd > 0)
+		return file_perform(f->options.fd, req);
 	if (req->op == FILE_SYNC)
 		return 0;
 	if (!RANGE_OK(req->offset, req->length, f->options.max_bytes))
@@ -133,7 +136,9 @@ static int mem_set_size(struct file *file, uint64_t size_bytes)
 		return rc;
 	if (size_bytes > f->options.max_bytes)
 		return -EFBIG;
-	if (size_bytes < file->size_bytes)
+	if (f->options.fd > 0 && ftruncate(f->options.fd, (off_t)size_bytes) < 0)
+		return -errno;
+	if (f->options.fd <= 0 && size_bytes < file->size_bytes)
 		zero_range(f, size_bytes, file->size_bytes - size_bytes);
 	file->size_bytes = size_bytes;
 	observe(f, FILE_MEM_RESIZED, NULL);
@@ -151,6 +156,8 @@ static int mem_extent(struct file *file, uint64_t offset, bool *ret_data, uint64
 	struct file_mem *f = container_of(file, struct file_mem, file);
 	uint64_t page = ALIGN_DOWN(offset, (uint64_t)PAGE);
 
+	if (f->options.fd > 0)
+		return file_extent_of_fd(f->options.fd, offset, ret_data, ret_end);
 	*ret_data = !is_zero_page(f->bytes + page);
 	do
 		page += PAGE;
@@ -167,6 +174,8 @@ static void mem_free(struct file *file, bool close_fd)
 	file_done(file);
 	if (!f->options.bytes)
 		munmap(f->bytes, f->options.max_bytes);
+	if (f->options.fd > 0 && close_fd)
+		close(f->options.fd);
 	free(f->queue);
 	free(f);
 }
@@ -190,6 +199,8 @@ int file_mem_new(struct loop *loop, const struct file_mem_options *options, uint
 	f->options = *options;
 	f->random = options->seed;
 	f->bytes = options->bytes;
+	if (options->fd > 0)
+		size_bytes = (uint64_t)lseek(options->fd, 0, SEEK_END);
 	if (!f->bytes)
 		f->bytes = mmap(NULL, options->max_bytes, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

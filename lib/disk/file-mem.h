@@ -13,7 +13,10 @@ enum file_mem_event { FILE_MEM_SUBMITTED, FILE_MEM_COMPLETED, FILE_MEM_RESIZED }
 struct file_mem_options {
 	uint64_t max_bytes; /* larger: no space */
 	uint8_t *bytes;     /* max_bytes of page-aligned private memory; NULL: the file's own */
-	uint64_t seed;      /* of the order of completions; 0: in order of submission */
+	/* Greater than 0: all is done to this file instead, at once (taken, as by other engines).
+	 */
+	int fd;
+	uint64_t seed; /* of the order of completions; 0: in order of submission */
 	/* Called for every operation but reads, when it is submitted and before it is completed,
 	 * and (req NULL) when the size was set. May be NULL. */
 	void (*observe)(void *user, enum file_mem_event event, const struct file_request *req,
@@ -24,7 +27,7 @@ struct file_mem_options {
 	int (*fault)(void *user, const struct file_request *req);
 };
 
-/* size_bytes of zeros, or of what is in options->bytes (borrowed). */
+/* size_bytes of zeros, or of what is in options->bytes (borrowed); of a file: what it has. */
 int file_mem_new(struct loop *loop, const struct file_mem_options *options, uint64_t size_bytes,
 		 struct file **ret);
 /* Direct access, outside of any operation: the file's bytes up to max_bytes. */

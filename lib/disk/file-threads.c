@@ -29,35 +29,6 @@ struct file_threads {
 	struct file_request *finished, **finished_tail;
 };
 
-static int64_t result_of(int64_t rc)
-{
-	return rc < 0 ? -errno : rc;
-}
-
-static int64_t run_piece(int fd, struct file_request *req)
-{
-	const struct iovec *iov;
-	unsigned iov_count;
-	uint64_t offset;
-
-	switch (file_piece(req, &iov, &iov_count, &offset)) {
-	case FILE_READ:
-		return result_of(preadv(fd, iov, (int)iov_count, (off_t)offset));
-	case FILE_WRITE:
-		return result_of(pwritev(fd, iov, (int)iov_count, (off_t)offset));
-	case FILE_WRITE_DURABLE:
-		return result_of(pwritev2(fd, iov, (int)iov_count, (off_t)offset, RWF_DSYNC));
-	case FILE_SYNC:
-		return result_of(fdatasync(fd));
-	case FILE_ZERO:
-	case FILE_PUNCH:
-	case FILE_DISCARD:
-		return result_of(fallocate(fd, file_fallocate_mode(req->op), (off_t)req->offset,
-					   (off_t)req->length));
-	}
-	return -EINVAL;
-}
-
 /* The next request, or NULL when the pool ends. Called and returns with the lock held. */
 static struct file_request *next_request(struct file_threads *f)
 {
@@ -82,7 +53,7 @@ static void *thread_main(void *user)
 	pthread_mutex_lock(&f->lock);
 	while ((req = next_request(f))) {
 		pthread_mutex_unlock(&f->lock);
-		while (!file_advance(req, run_piece(f->fd, req)))
+		while (!file_advance(req, file_perform(f->fd, req)))
 			;
 		pthread_mutex_lock(&f->lock);
 		req->next = NULL;

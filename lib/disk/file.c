@@ -297,6 +297,36 @@ enum file_op file_piece(struct file_request *req, const struct iovec **iov, unsi
 	}
 }
 
+int64_t file_perform(int fd, struct file_request *req)
+{
+	const struct iovec *iov;
+	unsigned iov_count;
+	uint64_t offset;
+	enum file_op op = file_piece(req, &iov, &iov_count, &offset);
+	ssize_t n = 0;
+
+	switch (op) {
+	case FILE_READ:
+		n = preadv(fd, iov, (int)iov_count, (off_t)offset);
+		break;
+	case FILE_WRITE:
+		n = pwritev(fd, iov, (int)iov_count, (off_t)offset);
+		break;
+	case FILE_WRITE_DURABLE:
+		n = pwritev2(fd, iov, (int)iov_count, (off_t)offset, RWF_DSYNC);
+		break;
+	case FILE_SYNC:
+		n = fdatasync(fd);
+		break;
+	case FILE_ZERO:
+	case FILE_PUNCH:
+	case FILE_DISCARD:
+		n = fallocate(fd, file_fallocate_mode(op), (off_t)req->offset, (off_t)req->length);
+		break;
+	}
+	return n < 0 ? -errno : n;
+}
+
 static void zero_rest(struct file_request *req)
 {
 	uint64_t skip = req->progress_bytes;

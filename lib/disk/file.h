@@ -132,6 +132,8 @@ void file_done(struct file *file);
 /* What the engine has to do next for req: for a transfer the iovec and the offset. */
 enum file_op file_piece(struct file_request *req, const struct iovec **iov, unsigned *iov_count,
 			uint64_t *offset);
+/* Does it by a system call: bytes or -errno. Any thread. */
+int64_t file_perform(int fd, struct file_request *req);
 /* Takes a piece's result (bytes or -errno); true when the request is finished, with req->result.
  * Touches only req: any thread. */
 bool file_advance(struct file_request *req, int64_t piece_result);

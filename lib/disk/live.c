@@ -54,7 +54,8 @@ struct live {
 	int *fds;                    /* leaf first */
 	struct blk **layers;         /* the same, open; each but the first is its child's */
 	unsigned count;
-	bool dead;
+	bool dead;        /* the chain is not open */
+	bool lost;        /* what was completed may be missing: no flush can promise it any more */
 	unsigned running; /* requests below */
 	bool holding;
 	struct live_io *held, **held_tail;
@@ -72,16 +73,21 @@ static struct live *live_of(const struct blk *blk)
 
 /* ---- the chain ---- */
 
-static void close_chain(struct live *live)
+/* Closing makes durable what the guest wrote. Where that fails the guest's next flush has to fail,
+ * though it goes to files that were opened anew and know nothing of it. */
+static int close_chain(struct live *live, struct error *err)
 {
 	struct blk *leaf = live->layers[0];
 
 	memset(live->layers, 0, live->count * sizeof(struct blk *));
 	if (!leaf)
-		return;
-	for (unsigned depth = live->blk.plug_depth ? 1 : 0; depth > 0; depth--)
+		return 0;
+	if (live->blk.plug_depth)
 		blk_unplug(leaf);
-	blk_close(leaf, NULL);
+	if (blk_close(leaf, err) == 0)
+		return 0;
+	live->lost = true;
+	return error_prefix(err, "what was written to the disk can't be made durable");
 }
 
 static int open_layer(struct live *live, unsigned index, unsigned target, const struct guid *id,
@@ -169,6 +175,24 @@ static void pass_on(struct live *live, struct live_io *io)
 	blk_submit(live->layers[0], &io->below);
 }
 
+static bool refused(const struct live *live, const struct blk_request *req)
+{
+	return live->dead || (live->lost && req->op != BLK_READ);
+}
+
+/* Below, or to those that wait for the kick. */
+static void start_io(struct live *live, struct live_io *io)
+{
+	io->next = NULL;
+	if (!live->holding && !refused(live, io->req)) {
+		pass_on(live, io);
+		return;
+	}
+	*live->held_tail = io;
+	live->held_tail = &io->next;
+	loop_kick(live->kick);
+}
+
 static void live_submit(struct blk *blk, struct blk_request *req)
 {
 	struct live *live = live_of(blk);
@@ -179,16 +203,10 @@ static void live_submit(struct blk *blk, struct blk_request *req)
 		abort();
 	io->req = req;
 	io->live = live;
-	io->next = NULL;
-	if (!live->holding && !live->dead) {
-		pass_on(live, io);
-		return;
-	}
-	*live->held_tail = io;
-	live->held_tail = &io->next;
-	loop_kick(live->kick);
+	start_io(live, io);
 }
 
+/* Nobody holds them: these are the refused ones. */
 static void fail_held(struct live *live)
 {
 	struct live_io *io = live->held;
@@ -212,16 +230,12 @@ static void go_on(struct live *live)
 	if (live->changed && !live->dead)
 		live->changed(live->changed_user);
 	live->holding = false;
-	if (live->dead) {
-		loop_kick(live->kick);
-		return;
-	}
 	live->held = NULL;
 	live->held_tail = &live->held;
 	while (io) {
 		struct live_io *next = io->next;
 
-		pass_on(live, io);
+		start_io(live, io);
 		io = next;
 	}
 }
@@ -395,10 +409,10 @@ static int finish(struct live *live, struct error *err)
 	if (c->cancelled)
 		return error_set(err, ERR_CANCELLED, "the merge was ended");
 	rc = copy_rest(live, err);
-	if (rc < 0)
-		return rc;
-	close_chain(live);
-	rc = end_marked(live, err);
+	if (rc == 0)
+		rc = close_chain(live, err);
+	if (rc == 0)
+		rc = end_marked(live, err);
 	if (rc == 0)
 		remove_layers(live, c->what.first, c->what.into);
 	return rc;
@@ -410,7 +424,7 @@ static void merge_finish(struct live *live)
 	struct error err = { 0 };
 	int rc = finish(live, &err);
 
-	close_chain(live);
+	close_chain(live, NULL);
 	reopen(live);
 	go_on(live);
 	merge_over(live, rc < 0 ? &err : NULL);
@@ -508,7 +522,7 @@ static void kicked(void *user)
 	struct live *live = user;
 	struct copying *c = live->copying;
 
-	if (live->dead && !live->holding)
+	if (!live->holding)
 		fail_held(live);
 	if (!c || c->busy)
 		return;
@@ -615,9 +629,10 @@ int live_merge_start(struct blk *disk, const struct live_merge *merge, struct er
 	}
 	c->what.mark_fd = merge->mark_fd;
 	hold_now(live);
-	close_chain(live);
+	rc = close_chain(live, err);
 	take_files(live, merge);
-	rc = merge_open(live, c, err);
+	if (rc == 0)
+		rc = merge_open(live, c, err);
 	if (rc < 0) {
 		reopen(live);
 		copying_free(c);
@@ -653,8 +668,9 @@ static int with_chain_closed(struct live *live,
 	if (live->dead || live->options.read_only)
 		return error_set(err, ERR_STATE, "the disk can't be written");
 	hold_now(live);
-	close_chain(live);
-	rc = work(live, context, err);
+	rc = close_chain(live, err);
+	if (rc == 0)
+		rc = work(live, context, err);
 	reopen(live);
 	go_on(live);
 	return rc;
@@ -789,8 +805,9 @@ int live_push(struct blk *disk, int fd, struct error *err)
 		return rc;
 	}
 	hold_now(live);
-	close_chain(live);
-	rc = push_closed(live, fd, err);
+	rc = close_chain(live, err);
+	if (rc == 0)
+		rc = push_closed(live, fd, err);
 	if (rc < 0) {
 		close(fd);
 		reopen(live);
@@ -820,7 +837,7 @@ void live_pop(struct blk *disk)
 	struct live *live = live_of(disk);
 
 	hold_now(live);
-	close_chain(live);
+	close_chain(live, NULL);
 	remove_layers(live, 0, 1);
 	reopen(live);
 	go_on(live);

@@ -4,7 +4,8 @@
  *
  * Grows by blk_grow, which blocks for a moment. Belongs to the loop. One change at a time. Where
  * the chain can't be opened again (which takes a file that somebody damages meanwhile) the disk
- * answers everything with I/O errors.
+ * answers everything with I/O errors. Where the chain can't be made durable before a change, the
+ * change fails, and so does all but reading from then on, until the disk is opened anew.
  */
 #ifndef DISK_LIVE_H
 #define DISK_LIVE_H

@@ -8,6 +8,7 @@
 #include "base/loop.h"
 #include "base/macros.h"
 #include "blk/sync.h"
+#include "disk/track.h"
 
 #include <fcntl.h>
 
@@ -301,13 +302,48 @@ int disk_merge_end(const struct disk_merge_options *options, struct error *err)
 	return rc < 0 ? rc : relink(options, err);
 }
 
+static int link_of(int fd, struct guid *ret, struct error *err)
+{
+	struct disk_details details;
+	int rc = disk_describe(fd, &details, err);
+
+	if (rc < 0)
+		return rc;
+	*ret = details.link_id;
+	disk_details_done(&details);
+	return 0;
+}
+
+/* What tracks the changes of the leaf knows the target as its disk, too, by that id. */
+static int announce_to_track(const struct disk_merge_options *options, const struct guid *target,
+			     struct error *err)
+{
+	struct guid leaf;
+	int rc;
+
+	if (!options->track_fd || options->first > 0)
+		return 0;
+	rc = link_of(options->fds[0], &leaf, err);
+	return rc < 0 ? rc : track_follow(*options->track_fd, &leaf, target, err);
+}
+
 static int run(struct merge *m, struct error *err)
 {
+	struct guid target;
 	int rc = disk_merge_begin(m->options, &m->coming_id, err);
 
 	if (rc == 0)
+		rc = announce_to_track(m->options, &m->coming_id, err);
+	if (rc >= 0)
 		rc = merge_layers(m, err);
-	return rc < 0 ? rc : disk_merge_end(m->options, err);
+	if (rc == 0)
+		rc = disk_merge_end(m->options, err);
+	/* It has the coming id only if something was written to it. */
+	if (rc == 0)
+		rc = link_of(m->options->fds[m->options->into], &target, err);
+	if (rc == 0 && !guid_equal(&target, &m->coming_id))
+		rc = announce_to_track(m->options, &target, err);
+	return rc < 0 ? rc : 0;
 }
 
 int disk_merge(const struct disk_merge_options *options, const struct disk_progress *progress,

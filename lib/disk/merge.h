@@ -17,6 +17,9 @@ struct disk_merge_options {
 	const int *fds;
 	unsigned count;
 	unsigned first, into;
+	/* first == 0: the file that tracks the changes of the disk (track.h): it follows the disk
+	 * into its target. Borrowed; NULL: there is none. Not for a disk in use. */
+	const int *track_fd;
 	/* first > 0: paths of layer `into`, for layer first - 1 (as in disk_parent_link). */
 	const char *absolute, *relative, *volume;
 };

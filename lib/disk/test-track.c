@@ -7,6 +7,7 @@
 #include "disk/track-impl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -186,6 +187,49 @@ static void test_stale(void **state)
 	file_mem_bytes(file)[TRACK_PAGE + 100] ^= 1;
 	assert_int_equal(attach(&w, file, &options, &err), -ERR_CORRUPT);
 	file_close(file);
+	teardown(&w);
+}
+
+/* The disk gets another leaf while nobody uses it: the file is that of either, with its points,
+ * until one of them is used. */
+static void test_follow(void **state)
+{
+	const struct guid leaf = { { 1 } }, child = { { 2 } }, other = { { 3 } };
+	struct track_options options = { .create = true, .link_now = leaf, .link_next = leaf };
+	FILE *file = tmpfile();
+	uint8_t units[UNITS];
+	struct guid since;
+	struct world w;
+	char path[40];
+	int fd;
+
+	setup(&w);
+	assert_int_equal(track_new(new_disk(&w, NULL), &w.tracked, NULL), 0);
+	assert_int_equal(track_start(w.tracked, w.loop, dup(fileno(file)), &options, NULL), 0);
+	assert_int_equal(track_mark(w.tracked, &since, NULL), 0);
+	write_at(&w, 3 * UNIT);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fileno(file));
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_int_equal(track_follow(fd, &leaf, &child, NULL), -ERR_BUSY);
+	close(fd);
+	assert_int_equal(track_stop(w.tracked, NULL), 0);
+	assert_int_equal(track_follow(fileno(file), &other, &child, NULL), 0);
+	assert_int_equal(track_follow(fileno(file), &leaf, &child, NULL), 1);
+	options = (struct track_options){ .link_now = other, .link_next = other };
+	assert_int_equal(track_start(w.tracked, w.loop, fileno(file), &options, NULL), -ERR_STATE);
+	options = (struct track_options){ .link_now = leaf, .link_next = leaf };
+	assert_int_equal(track_start(w.tracked, w.loop, dup(fileno(file)), &options, NULL), 0);
+	assert_int_equal(track_stop(w.tracked, NULL), 0);
+	options = (struct track_options){ .link_now = child, .link_next = child };
+	assert_int_equal(track_start(w.tracked, w.loop, fileno(file), &options, NULL), -ERR_STATE);
+	assert_int_equal(track_follow(fileno(file), &leaf, &child, NULL), 1);
+	assert_int_equal(track_start(w.tracked, w.loop, dup(fileno(file)), &options, NULL), 0);
+	assert_true(changed_units(&w, &since, units) > 0 && units[3]);
+	assert_int_equal(track_stop(w.tracked, NULL), 0);
+	options.link_now = leaf;
+	assert_int_equal(track_start(w.tracked, w.loop, fileno(file), &options, NULL), -ERR_STATE);
+	assert_int_equal(blk_close(w.tracked, NULL), 0);
+	fclose(file);
 	teardown(&w);
 }
 
@@ -441,6 +485,7 @@ static void test_start_stop(void **state)
 	assert_int_equal(track_stop(tracked, &err), -ERR_STATE);
 
 	options.create = false;
+	options.link_now = (struct guid){ { 9 } };
 	assert_int_equal(track_start(tracked, w.loop, fileno(tracking), &options, &err),
 			 -ERR_STATE); /* stale */
 	options.link_now = next;
@@ -464,6 +509,7 @@ int main(void)
 		cmocka_unit_test(test_exact_over_restarts),
 		cmocka_unit_test(test_stale),
 		cmocka_unit_test(test_grow),
+		cmocka_unit_test(test_follow),
 		cmocka_unit_test(test_copy),
 		cmocka_unit_test(test_cuts),
 		cmocka_unit_test(test_faults),

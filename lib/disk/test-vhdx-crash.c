@@ -7,7 +7,7 @@
 #include "base/macros.h"
 #include "blk/sync.h"
 #include "disk/blk-pattern.h"
-#include "disk/power-cut.h"
+#include "disk/guest-record.h"
 #include "disk/vhd.h"
 #include "disk/vhdx.h"
 
@@ -34,31 +34,19 @@ static uint64_t next_random(void)
 	return random_state;
 }
 
-/* ---- the guest's view ---- */
-
-/* A change of a run of sectors to a value (0: zeros), and flushes (length 0). */
-struct change {
-	struct blk_request req;
-	uint64_t value;
-	uint64_t submitted, completed; /* completed 0: it is not, or it failed */
-	bool ended;
-	struct iovec iov;
-};
+/* ---- the guest's work ---- */
 
 struct world {
 	struct loop *loop;
 	struct cut *cut;
-	struct blk *disk;
+	struct guest guest;
 	uint64_t disk_bytes;
-	struct change **changes;
-	size_t change_count, in_flight;
 	/* The offsets (multiples of 64 KiB) that the guest works on. */
 	uint64_t spots[64];
 	unsigned spot_count;
 	bool frees_often;
 	/* The n-th operation on the file, counted down, fails; 0: none. */
 	long fault_after;
-	bool faulty;
 	uint64_t cut_seed;
 	uint32_t block_bytes; /* 0: 1 MiB */
 	bool differencing;    /* over a parent that holds parent_value */
@@ -72,67 +60,8 @@ static uint64_t parent_value(uint64_t offset)
 	return UINT64_C(1) << 40 | offset;
 }
 
-/* What a sector holds that was never written. */
-static uint64_t initial_value(const struct world *w, uint64_t offset)
-{
-	return w->differencing ? parent_value(offset) : 0;
-}
-
 static unsigned long cut_points; /* that were checked */
-static struct world *the_world;  /* done() has no other way to find it */
-
-static void change_done(struct blk_request *req, enum blk_result result)
-{
-	struct change *c = container_of(req, struct change, req);
-
-	if (!the_world->faulty)
-		assert_int_equal(result, BLK_OK);
-	if (result == BLK_OK)
-		c->completed = cut_tick(the_world->cut);
-	c->ended = true;
-	the_world->in_flight--;
-	free(c->iov.iov_base);
-}
-
-static bool overlaps_in_flight(const struct world *w, uint64_t offset, uint64_t length)
-{
-	for (size_t i = 0; i < w->change_count; i++) {
-		const struct change *c = w->changes[i];
-
-		if (!c->ended && offset < c->req.offset + c->req.length &&
-		    c->req.offset < offset + length)
-			return true;
-	}
-	return false;
-}
-
-static void fill(uint8_t *buf, uint64_t length, uint64_t value)
-{
-	for (uint64_t i = 0; i < length; i += 8)
-		memcpy(buf + i, &value, 8);
-}
-
-static void submit_change(struct world *w, enum blk_op op, uint64_t offset, uint64_t length,
-			  uint32_t flags)
-{
-	struct change *c = calloc(1, sizeof(*c));
-
-	c->req = (struct blk_request){
-		.op = op, .flags = flags, .offset = offset, .length = length, .done = change_done
-	};
-	if (op == BLK_WRITE) {
-		c->value = w->change_count + 1;
-		c->iov = (struct iovec){ malloc(length), length };
-		fill(c->iov.iov_base, length, c->value);
-		c->req.iov = &c->iov;
-		c->req.iov_count = 1;
-	}
-	w->changes = realloc(w->changes, (w->change_count + 1) * sizeof(struct change *));
-	w->changes[w->change_count++] = c;
-	w->in_flight++;
-	c->submitted = cut_tick(w->cut);
-	blk_submit(w->disk, &c->req);
-}
+static struct world *the_world;  /* fault() has no other way to find it */
 
 static void random_change(struct world *w)
 {
@@ -153,25 +82,25 @@ static void random_change(struct world *w)
 	case 0:
 	case 1:
 	case 2:
-		submit_change(w, BLK_FLUSH, 0, 0, 0);
+		guest_submit(&w->guest, BLK_FLUSH, 0, 0, 0);
 		return;
 	case 3:
-		if (!overlaps_in_flight(w, block, MIB))
-			submit_change(w,
-				      blk_info(w->disk)->can_unmap && next_random() % 2
-					  ? BLK_UNMAP
-					  : BLK_WRITE_ZEROES,
-				      block, MIB, BLK_MAY_UNMAP);
+		if (!guest_overlaps(&w->guest, block, MIB))
+			guest_submit(&w->guest,
+				     blk_info(w->guest.disk)->can_unmap && next_random() % 2
+					 ? BLK_UNMAP
+					 : BLK_WRITE_ZEROES,
+				     block, MIB, BLK_MAY_UNMAP);
 		return;
 	case 4:
-		if (!overlaps_in_flight(w, offset, length))
-			submit_change(w, BLK_WRITE_ZEROES, offset, length,
-				      next_random() % 2 ? BLK_MAY_UNMAP : 0);
+		if (!guest_overlaps(&w->guest, offset, length))
+			guest_submit(&w->guest, BLK_WRITE_ZEROES, offset, length,
+				     next_random() % 2 ? BLK_MAY_UNMAP : 0);
 		return;
 	default:
-		if (!overlaps_in_flight(w, offset, length))
-			submit_change(w, BLK_WRITE, offset, length,
-				      next_random() % 12 == 0 ? BLK_FUA : 0);
+		if (!guest_overlaps(&w->guest, offset, length))
+			guest_submit(&w->guest, BLK_WRITE, offset, length,
+				     next_random() % 12 == 0 ? BLK_FUA : 0);
 		return;
 	}
 }
@@ -179,75 +108,21 @@ static void random_change(struct world *w)
 static void work(struct world *w, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
-		while (w->in_flight >= 12)
+		while (w->guest.in_flight >= 12)
 			loop_step(w->loop, 100);
 		random_change(w);
 		if (next_random() % 3 == 0)
 			loop_step(w->loop, 0);
 	}
-	blk_drain(w->disk);
+	blk_drain(w->guest.disk);
 }
 
 /* ---- checking ---- */
 
-/* The change that the sector surely has, as of the last flush that covers one; NULL: none. */
-static size_t first_possible(const struct world *w, uint64_t sector_offset, uint64_t moment)
-{
-	uint64_t covered = 0; /* submit moment of the last flush that is done */
-	size_t first = 0;
-
-	for (size_t i = 0; i < w->change_count; i++) {
-		const struct change *c = w->changes[i];
-
-		if (c->req.op == BLK_FLUSH && c->completed && c->completed <= moment)
-			covered = MAX(covered, c->submitted);
-	}
-	for (size_t i = 0; i < w->change_count; i++) {
-		const struct change *c = w->changes[i];
-		bool here = c->req.length && c->req.offset <= sector_offset &&
-			    sector_offset < c->req.offset + c->req.length;
-		bool kept = (c->completed && c->completed <= covered) ||
-			    ((c->req.flags & BLK_FUA) && c->completed && c->completed <= moment);
-
-		if (here && kept)
-			first = i + 1;
-	}
-	return first;
-}
-
-static void check_sector(const struct world *w, const uint8_t *content, uint64_t offset,
-			 uint64_t moment)
-{
-	size_t first = first_possible(w, offset, moment);
-	uint64_t value;
-
-	memcpy(&value, content, 8);
-	for (unsigned i = 8; i < SECTOR; i += 8)
-		if (memcmp(content + i, &value, 8) != 0)
-			fail_msg("cut at %lu: sector at %#lx is mixed", moment, offset);
-	if (value == (first ? w->changes[first - 1]->value : initial_value(w, offset)))
-		return;
-	for (size_t i = first; i < w->change_count; i++) {
-		const struct change *c = w->changes[i];
-
-		if (c->submitted <= moment && c->value == value && c->req.offset <= offset &&
-		    offset < c->req.offset + c->req.length)
-			return;
-	}
-	fail_msg("cut at %lu: sector at %#lx holds %lu, flushed was %lu", moment, offset, value,
-		 first ? w->changes[first - 1]->value : 0);
-}
-
 static void check_content(const struct world *w, struct blk *disk, uint64_t moment)
 {
-	uint8_t *buf = malloc(SPOT_BYTES);
-
-	for (unsigned i = 0; i < w->spot_count; i++) {
-		assert_int_equal(blk_read_now(disk, w->spots[i], buf, SPOT_BYTES), BLK_OK);
-		for (uint64_t at = 0; at < SPOT_BYTES; at += SECTOR)
-			check_sector(w, buf + at, w->spots[i] + at, moment);
-	}
-	free(buf);
+	for (unsigned i = 0; i < w->spot_count; i++)
+		guest_check(&w->guest, disk, w->spots[i], SPOT_BYTES, moment);
 }
 
 static struct blk *open_or_fail(struct world *w, struct file *file, bool read_only, uint64_t moment)
@@ -268,13 +143,13 @@ static void check_new_block(struct world *w, struct blk *disk, uint64_t offset)
 {
 	uint8_t *block = malloc(MIB), sector[SECTOR];
 
-	fill(sector, SECTOR, 12345);
+	memset(sector, 0x5a, SECTOR);
 	assert_int_equal(blk_write_now(disk, offset + 3 * SECTOR, sector, SECTOR), BLK_OK);
 	assert_int_equal(blk_read_now(disk, offset, block, MIB), BLK_OK);
 	assert_memory_equal(block + 3 * SECTOR, sector, SECTOR);
 	for (uint64_t i = 0; i < MIB; i += 8) {
 		uint64_t at = ALIGN_DOWN(offset + i, (uint64_t)SECTOR);
-		uint64_t value = initial_value(w, at);
+		uint64_t value = w->differencing ? parent_value(at) : 0;
 
 		if (i / SECTOR != 3 && memcmp(block + i, &value, 8) != 0)
 			fail_msg("a new block holds old bytes at %#lx", offset + i);
@@ -349,7 +224,7 @@ static int fault(void *user, const struct file_request *req)
 
 	if (!w->fault_after || --w->fault_after > 0)
 		return 0;
-	return w->change_count % 2 ? -EIO : -ENOSPC;
+	return w->guest.change_count % 2 ? -EIO : -ENOSPC;
 }
 
 static void start(struct world *w, uint64_t disk_bytes, unsigned spots, bool fixed)
@@ -361,10 +236,13 @@ static void start(struct world *w, uint64_t disk_bytes, unsigned spots, bool fix
 
 	the_world = w;
 	w->cut = cut_new(NULL);
+	w->guest.clock = w->cut;
+	w->guest.initial = w->differencing ? parent_value : NULL;
 	options.user = w->cut;
 	assert_int_equal(loop_new(&w->loop, NULL), 0);
 	load_new_disk(w, disk_bytes, fixed);
-	w->disk = open_or_fail(w, cut_file(w->cut, w->loop, 0, CUT_ANY, 0, &options), false, 0);
+	w->guest.disk =
+	    open_or_fail(w, cut_file(w->cut, w->loop, 0, CUT_ANY, 0, &options), false, 0);
 	w->spot_count = spots;
 	for (unsigned i = 0; i < spots; i++)
 		w->spots[i] = ALIGN_DOWN((disk_bytes - 2 * MIB) / spots * i, SPOT_BYTES);
@@ -372,9 +250,7 @@ static void start(struct world *w, uint64_t disk_bytes, unsigned spots, bool fix
 
 static void finish(struct world *w)
 {
-	for (size_t i = 0; i < w->change_count; i++)
-		free(w->changes[i]);
-	free(w->changes);
+	guest_done(&w->guest);
 	cut_free(w->cut);
 	loop_free(w->loop);
 }
@@ -385,7 +261,7 @@ static void run_scenario_on(struct world w, uint64_t seed, uint64_t disk_bytes, 
 	random_state = seed;
 	start(&w, disk_bytes, spots, fixed);
 	work(&w, changes);
-	assert_int_equal(blk_close(w.disk, NULL), 0);
+	assert_int_equal(blk_close(w.guest.disk, NULL), 0);
 	/* OYAKO_LONG: more than 100,000 cut points in all. */
 	cuts *= getenv("OYAKO_LONG") ? 80 : 1;
 	for (unsigned i = 0; i <= cuts; i++) {
@@ -451,14 +327,14 @@ static void test_differencing_large_blocks(void **state)
 /* The host fails once. What was flushed before, or is flushed later, is there in any case. */
 static void run_with_fault(struct world w, long n, bool *ret_reached)
 {
-	w.faulty = true;
+	w.guest.may_fail = true;
 	random_state = 1000 + (uint64_t)n;
 	start(&w, 14 * MIB, 12, false);
 	w.fault_after = n;
 	work(&w, 60);
 	*ret_reached = w.fault_after == 0;
 	w.fault_after = 0;
-	blk_close(w.disk, NULL);
+	blk_close(w.guest.disk, NULL);
 	for (enum cut_style style = 0; style < CUT_STYLES; style++)
 		check_cut(&w, cut_now(w.cut), style);
 	finish(&w);
@@ -481,30 +357,24 @@ static void test_faults(void **state)
 static void test_many_pages(void **state)
 {
 	struct world w = { 0 };
-	uint8_t *buf = calloc(1, SECTOR);
 
 	random_state = 5;
 	start(&w, 80 * GIB, 64, false);
 	for (unsigned page = 0; page < 150; page++)
-		submit_change(&w, BLK_WRITE, page * 512 * MIB + 7 * SECTOR, SECTOR, 0);
-	blk_drain(w.disk);
-	submit_change(&w, BLK_FLUSH, 0, 0, 0);
-	blk_drain(w.disk);
-	assert_int_equal(blk_close(w.disk, NULL), 0);
+		guest_submit(&w.guest, BLK_WRITE, page * 512 * MIB + 7 * SECTOR, SECTOR, 0);
+	blk_drain(w.guest.disk);
+	guest_submit(&w.guest, BLK_FLUSH, 0, 0, 0);
+	blk_drain(w.guest.disk);
+	assert_int_equal(blk_close(w.guest.disk, NULL), 0);
 	for (unsigned i = 0; i < 60; i++) {
 		uint64_t moment = cut_now(w.cut) - cut_now(w.cut) / 2 * i / 60;
 		struct blk *disk =
 		    open_or_fail(&w, file_after_cut(&w, moment, CUT_ANY), false, moment);
 
-		for (unsigned page = 0; page < 150; page++) {
-			uint64_t offset = page * 512 * MIB + 7 * SECTOR;
-
-			assert_int_equal(blk_read_now(disk, offset, buf, SECTOR), BLK_OK);
-			check_sector(&w, buf, offset, moment);
-		}
+		for (unsigned page = 0; page < 150; page++)
+			guest_check(&w.guest, disk, page * 512 * MIB + 7 * SECTOR, SECTOR, moment);
 		assert_int_equal(blk_close(disk, NULL), 0);
 	}
-	free(buf);
 	finish(&w);
 }
 

@@ -37,7 +37,10 @@ struct track_header {
 		uint16_t epoch; /* changed since: epochs greater than this */
 		uint8_t reserved[6];
 	} __attribute__((packed)) points[TRACK_MAX_POINTS];
-	uint8_t unused[TRACK_PAGE - 80 - 32 * TRACK_MAX_POINTS];
+	/* Of the layer that was the leaf before the chain changed: a power cut may leave it the
+	 * leaf. Until the next reference point: behind that, what changed since is not named. */
+	struct guid earlier[2];
+	uint8_t unused[TRACK_PAGE - 80 - 32 * TRACK_MAX_POINTS - 32];
 } __attribute__((packed));
 _Static_assert(sizeof(struct track_header) == TRACK_PAGE, "one page");
 
@@ -78,6 +81,11 @@ void track_state_activate(struct track_state *state, uint64_t offset, uint64_t l
 int track_state_store(struct track_state *state, bool quiet);
 /* Blocking: the active regions. */
 int track_state_store_active(struct track_state *state);
+/* Blocking: track_follow on an open file. */
+int track_state_follow(struct file *file, const struct guid *known, const struct guid *coming,
+		       struct error *err);
+/* The image is to be known by other ids, and those of before. */
+void track_state_relink(struct track_state *state, const struct guid *now, const struct guid *next);
 /* Blocking: the header, in the other slot. */
 int track_state_store_header(struct track_state *state);
 

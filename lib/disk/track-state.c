@@ -217,6 +217,16 @@ static int check_points(const struct track_header *h, struct error *err)
 	return 0;
 }
 
+/* Zero is the id of disks that keep none, and never an earlier one. */
+static bool is_of(const struct track_header *h, const struct guid *link)
+{
+	const struct guid none = { 0 };
+	bool earlier = guid_equal(&h->earlier[0], link) || guid_equal(&h->earlier[1], link);
+
+	return guid_equal(&h->links[0], link) || guid_equal(&h->links[1], link) ||
+	       (earlier && !guid_equal(link, &none));
+}
+
 static int check_identity(const struct track_state *state, uint64_t disk_bytes,
 			  const struct track_options *options, struct error *err)
 {
@@ -227,8 +237,7 @@ static int check_identity(const struct track_state *state, uint64_t disk_bytes,
 				 "changes were tracked of a disk of %lu bytes, this one has %lu: "
 				 "begin anew",
 				 h->disk_bytes, disk_bytes);
-	if (!options->trusted && !guid_equal(&h->links[0], &options->link_now) &&
-	    !guid_equal(&h->links[1], &options->link_now))
+	if (!options->trusted && !is_of(h, &options->link_now))
 		return error_set(err, ERR_STATE,
 				 "the disk was changed without its changes being tracked: begin "
 				 "anew");
@@ -282,12 +291,40 @@ int track_state_load(struct track_state *state, struct file *file, uint64_t disk
 		return rc;
 	state->header.links[0] = options->link_now;
 	state->header.links[1] = options->link_next;
+	memset(state->header.earlier, 0, sizeof(state->header.earlier));
 	rc = load_rest(state);
 	if (rc < 0) {
 		track_state_done(state);
 		return error_set_errno(err, -rc, "loading the change tracking file");
 	}
 	return 0;
+}
+
+/* ---- another leaf ---- */
+
+void track_state_relink(struct track_state *state, const struct guid *now, const struct guid *next)
+{
+	struct track_header *h = &state->header;
+
+	memcpy(h->earlier, h->links, sizeof(h->earlier));
+	h->links[0] = *now;
+	h->links[1] = *next;
+}
+
+int track_state_follow(struct file *file, const struct guid *known, const struct guid *coming,
+		       struct error *err)
+{
+	struct track_state state = { .file = file };
+	int rc = read_header(&state, err);
+
+	if (rc < 0)
+		return rc;
+	if (!is_of(&state.header, known))
+		return 0;
+	state.header.links[0] = state.header.links[1] = *known;
+	track_state_relink(&state, coming, coming);
+	rc = track_state_store_header(&state);
+	return rc < 0 ? error_set_errno(err, -rc, "storing the change tracking file") : 1;
 }
 
 /* ---- changes ---- */

@@ -388,10 +388,21 @@ int track_relink(struct blk *tracked, const struct guid *link_now, const struct 
 
 	if (rc < 0)
 		return rc;
-	state->header.links[0] = *link_now;
-	state->header.links[1] = *link_next;
+	track_state_relink(state, link_now, link_next);
 	rc = track_state_store_header(state);
 	return rc < 0 ? error_set_errno(err, -rc, "storing the change tracking file") : 0;
+}
+
+int track_follow(int fd, const struct guid *known, const struct guid *coming, struct error *err)
+{
+	struct file *file;
+	int rc = file_open_blocking(fd, FILE_EXCLUSIVE, &file, err);
+
+	if (rc < 0)
+		return rc;
+	rc = track_state_follow(file, known, coming, err);
+	file_abandon(file);
+	return rc;
 }
 
 int track_copy(const struct blk *tracked, int fd, struct error *err)
@@ -431,6 +442,7 @@ static int add_point(struct track *track, struct guid *ret_id)
 	h->points[h->point_count].id = *ret_id;
 	h->points[h->point_count].time = (uint64_t)time(NULL);
 	h->points[h->point_count++].epoch = h->epoch++;
+	memset(h->earlier, 0, sizeof(h->earlier));
 	if (rc == 0)
 		rc = track_state_store_header(&track->state);
 	/* If it got there all the same, it is one more point that nobody asks for; the epoch must

@@ -55,6 +55,10 @@ int track_copy(const struct blk *tracked, int fd, struct error *err);
 /* The image got other ids: it was flushed and changes its file, as for a checkpoint. */
 int track_relink(struct blk *tracked, const struct guid *link_now, const struct guid *link_next,
 		 struct error *err);
+/* The file of a disk that is not in use and is about to get another leaf, of the same content: the
+ * file is to be that of either. known, coming: link_id of the leaf as it is, and as it will be. fd
+ * is borrowed. 1: done, durably; 0: it is the file of another disk or stale, and stays so. */
+int track_follow(int fd, const struct guid *known, const struct guid *coming, struct error *err);
 /* Frees the filter (stopped) and gives the disk back. */
 struct blk *track_free(struct blk *tracked);
 

@@ -6,6 +6,7 @@
 #include "checkpoints.h"
 #include "config/config-json.h"
 #include "disk-job.h"
+#include "files.h"
 #include "output.h"
 
 #include <errno.h>
@@ -27,6 +28,7 @@ struct layering {
 	void *user;
 	size_t index; /* in the plan: the one at work */
 	struct output output;
+	int track_fd; /* of what tracks the changes of the disk at work; -1: nothing */
 	struct disk_job *job;
 };
 
@@ -208,9 +210,17 @@ static void finish(struct layering *layering, const struct error *err)
 	free(layering);
 }
 
-static void fail(struct layering *layering, struct error *err)
+static void end_one(struct layering *layering)
 {
 	output_done(&layering->output);
+	if (layering->track_fd >= 0)
+		close(layering->track_fd);
+	layering->track_fd = -1;
+}
+
+static void fail(struct layering *layering, struct error *err)
+{
+	end_one(layering);
 	error_prefix(err, "a new disk over '%.200s'",
 		     path_in(json_array_get(layering->plan, layering->index), "old"));
 	finish(layering, err);
@@ -230,7 +240,7 @@ static void made_one(void *user, const json_t *result, struct process *process,
 		fail(layering, &failure);
 		return;
 	}
-	output_done(&layering->output);
+	end_one(layering);
 	layering->index++;
 	next(layering);
 }
@@ -245,16 +255,49 @@ static int begin_one(struct layering *layering, struct error *err)
 	const json_t *entry = json_array_get(layering->plan, layering->index);
 	const char *path = path_in(entry, "new"), *format = format_of(path);
 	json_t *message;
-	int r = output_open(path, &layering->output, err);
+	int fds[2], r = output_open(path, &layering->output, err);
 
 	if (r < 0)
 		return r;
-	message =
-	    json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:s}", "op", "create", "path", path,
-		      "format", format ? format : "", "type", "differencing", "size", 0, "block", 0,
-		      "logical", 0, "physical", 0, "parent", path_in(entry, "old"));
-	return disk_job_start(layering->vm->daemon, message, &layering->output.fd, 1, 0, &events,
+	fds[0] = layering->output.fd;
+	fds[1] = layering->track_fd;
+	message = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:b}", "op", "create",
+			    "path", path, "format", format ? format : "", "type", "differencing",
+			    "size", 0, "block", 0, "logical", 0, "physical", 0, "parent",
+			    path_in(entry, "old"), "tracked", fds[1] >= 0);
+	return disk_job_start(layering->vm->daemon, message, fds, fds[1] >= 0 ? 2 : 1, 0, &events,
 			      layering, &layering->job, err);
+}
+
+static void chain_known(void *user, const json_t *result, struct process *process,
+			const struct error *err)
+{
+	struct layering *layering = user;
+	const json_t *entry = json_array_get(layering->plan, layering->index);
+	struct error failure;
+	int r = err ? -(int)err->code : 0;
+
+	if (err)
+		failure = *err;
+	if (r == 0)
+		r = files_open_track_of(path_in(entry, "old"), json_object_get(result, "parents"),
+					&layering->track_fd, &failure);
+	if (r == 0)
+		r = begin_one(layering, &failure);
+	if (r < 0)
+		fail(layering, &failure);
+}
+
+/* What tracks the changes of a disk lies beside it or one of its parents. A worker has it, and lets
+ * it follow by itself. */
+static int find_track(struct layering *layering, struct error *err)
+{
+	static const struct disk_job_events events = { progress, chain_known };
+	const char *path = path_in(json_array_get(layering->plan, layering->index), "old");
+
+	return disk_job_start(layering->vm->daemon,
+			      json_pack("{s:s, s:s}", "op", "parents", "path", path), NULL, 0, 0,
+			      &events, layering, &layering->job, err);
 }
 
 static void next(struct layering *layering)
@@ -263,7 +306,7 @@ static void next(struct layering *layering)
 
 	if (layering->index == json_array_size(layering->plan))
 		finish(layering, NULL);
-	else if (begin_one(layering, &err) < 0)
+	else if ((vm_has_no_worker(layering->vm) ? find_track : begin_one)(layering, &err) < 0)
 		fail(layering, &err);
 }
 
@@ -279,7 +322,8 @@ void checkpoint_disks_make(struct vm *vm, struct config_vm *config, const json_t
 				       .plan = json_incref((json_t *)plan),
 				       .done = done,
 				       .user = user,
-				       .output = { .fd = -1, .folder_fd = -1 } };
+				       .output = { .fd = -1, .folder_fd = -1 },
+				       .track_fd = -1 };
 	vm->busy = "its disks are being made for a checkpoint";
 	next(layering);
 }

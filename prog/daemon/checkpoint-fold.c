@@ -159,18 +159,6 @@ static int rename_in_vm(struct vm *vm, const char *old, const char *new, struct 
 	return r;
 }
 
-/* What tracks changes lies beside one of the layers. */
-static void keep_track_file(const char *layer, const char *new)
-{
-	AUTO_FREE char *from = NULL, *to = NULL;
-
-	if (asprintf(&from, "%s" TRACK_ENDING, layer) < 0 ||
-	    asprintf(&to, "%s" TRACK_ENDING, new) < 0)
-		abort();
-	if (access(from, F_OK) == 0 && rename(from, to) < 0)
-		log_error("renaming '%s', by which changes are tracked: %s", from, strerror(errno));
-}
-
 /* From the lowest layer on, for the nearest of these files counts. */
 static void drop_merged(const json_t *journal)
 {
@@ -182,7 +170,7 @@ static void drop_merged(const json_t *journal)
 
 		if (!path || (!asked && !checkpoint_disk_was_made_here(path)))
 			continue;
-		keep_track_file(path, text_in(journal, "new"));
+		files_keep_track(path, text_in(journal, "new"));
 		unlink(path);
 	}
 }
@@ -470,13 +458,19 @@ static int merge_offline(struct folding *folding, struct error *err)
 {
 	static const struct disk_job_events events = { offline_progress, offline_done };
 	struct vm *vm = folding->vm;
-	int r =
-	    disk_job_start(vm->daemon,
-			   json_pack("{s:s, s:s, s:O, s:I, s:I}", "op", "merge", "path",
-				     path_at(folding->paths, 0), "paths", folding->paths, "first",
-				     (json_int_t)folding->first, "into", (json_int_t)folding->into),
-			   NULL, 0, 0, &events, folding, &folding->job, err);
+	AUTO_CLOSE int track_fd = -1;
+	int r = folding->first > 0 ? 0
+				   : files_open_track_of(path_at(folding->paths, 0), folding->paths,
+							 &track_fd, err);
 
+	if (r < 0)
+		return r;
+	r = disk_job_start(vm->daemon,
+			   json_pack("{s:s, s:s, s:O, s:I, s:I, s:b}", "op", "merge", "path",
+				     path_at(folding->paths, 0), "paths", folding->paths, "first",
+				     (json_int_t)folding->first, "into", (json_int_t)folding->into,
+				     "tracked", track_fd >= 0),
+			   &track_fd, track_fd >= 0, 0, &events, folding, &folding->job, err);
 	if (r == 0) {
 		folding->at = FOLD_OFFLINE;
 		vm->busy = "the disks of its checkpoints are being merged";

@@ -304,12 +304,6 @@ static void running_made(void *user, struct vm *vm, struct config_vm *config,
 
 /* ---- the beginning ---- */
 
-/* About to start: it has no worker yet. */
-static bool stands(const struct vm *vm)
-{
-	return vm_is_down(vm) || vm->state == VM_STARTING;
-}
-
 static int begin(struct taking *taking, struct config_vm **ret, struct error *err)
 {
 	struct vm *vm = taking->vm;
@@ -336,7 +330,8 @@ static void start(struct taking *taking)
 		taking_end(taking, &err);
 	else
 		checkpoint_disks_make(taking->vm, config, taking->plan,
-				      stands(taking->vm) ? down_made : running_made, taking);
+				      vm_has_no_worker(taking->vm) ? down_made : running_made,
+				      taking);
 }
 
 static void choose_kind(struct taking *taking, enum checkpoint_kind kind)
@@ -346,7 +341,8 @@ static void choose_kind(struct taking *taking, enum checkpoint_kind kind)
 	if (kind == CHECKPOINT_AS_SET && type == CONFIG_CHECKPOINT_STANDARD)
 		kind = CHECKPOINT_WITH_MEMORY;
 	/* One that is off is consistent by itself. */
-	taking->checkpoint.production = !stands(taking->vm) && kind != CHECKPOINT_WITH_MEMORY;
+	taking->checkpoint.production =
+	    !vm_has_no_worker(taking->vm) && kind != CHECKPOINT_WITH_MEMORY;
 	taking->freezes = taking->checkpoint.production && kind != CHECKPOINT_DISKS;
 	taking->only_production =
 	    kind != CHECKPOINT_AS_SET || type == CONFIG_CHECKPOINT_PRODUCTION_ONLY;

@@ -4,6 +4,7 @@
 #include "base/macros.h"
 #include "disk-task.h"
 #include "disk-user.h"
+#include "files.h"
 #include "mounts.h"
 
 #include <errno.h>
@@ -506,10 +507,15 @@ static int ask_for_merge(struct disk_task *task, const json_t *parents, json_t *
 	}
 	paths = json_pack("[s]", task->path);
 	json_array_extend(paths, (json_t *)parents);
+	r = files_open_track_of(task->path, parents, &task->fd, err);
+	if (r < 0) {
+		json_decref(paths);
+		return r;
+	}
 	/* What has to be deleted afterwards, and what is left. */
 	task->context = json_pack("{s:O, s:I}", "paths", paths, "into", (json_int_t)target + 1);
-	*ret = json_pack("{s:s, s:s, s:o, s:I}", "op", "merge", "path", task->path, "paths", paths,
-			 "into", (json_int_t)target + 1);
+	*ret = json_pack("{s:s, s:s, s:o, s:I, s:b}", "op", "merge", "path", task->path, "paths",
+			 paths, "into", (json_int_t)target + 1, "tracked", task->fd >= 0);
 	return 1;
 }
 
@@ -530,9 +536,10 @@ static int end_merge(struct disk_task *task, const json_t *result, struct proces
 		return ask_for_merge(task, json_object_get(result, "parents"), ret, err);
 	*ret = cmdlets_object_vhd(task->request->daemon,
 				  json_string_value(json_array_get(paths, into)), result);
-	for (size_t i = 0; r == 0 && i < into; i++) {
+	for (size_t i = into; r == 0 && i-- > 0;) {
 		const char *path = json_string_value(json_array_get(paths, i));
 
+		files_keep_track(path, json_string_value(json_array_get(paths, into)));
 		if (unlink(path) < 0)
 			r = error_set_errno(err, errno,
 					    "it was merged, but deleting '%.300s' failed", path);

@@ -1,6 +1,7 @@
 #include "files.h"
 
 #include "base/host.h"
+#include "base/log.h"
 #include "saved.h"
 #include "base/macros.h"
 #include "ipc/ipc.h"
@@ -232,23 +233,40 @@ int files_open_track(const char *path, int flags, struct error *err)
 	return TAKE_FD(fd);
 }
 
+int files_open_track_of(const char *disk, const json_t *parents, int *ret, struct error *err)
+{
+	AUTO_FREE char *path = files_track_path(disk, parents);
+	int fd = path ? files_open_track(path, 0, err) : -1;
+
+	if (path && fd < 0)
+		return error_prefix(err, "opening the change tracking file");
+	*ret = fd;
+	return 0;
+}
+
+void files_keep_track(const char *layer, const char *target)
+{
+	AUTO_FREE char *from = NULL, *to = NULL;
+
+	if (asprintf(&from, "%s" TRACK_ENDING, layer) < 0 ||
+	    asprintf(&to, "%s" TRACK_ENDING, target) < 0)
+		abort();
+	if (access(from, F_OK) == 0 && rename(from, to) < 0)
+		log_error("renaming '%s', by which changes are tracked: %s", from, strerror(errno));
+}
+
 /* Changes of a disk are tracked if there is the file for it. */
 static int add_track(const struct config_disk *disk, const json_t *parents, struct files *files,
 		     unsigned index, struct error *err)
 {
-	AUTO_FREE char *path = NULL;
-	int fd;
+	int fd = -1, r;
 
 	if (!files_may_have_parent(disk) || disk->read_only)
 		return 0;
-	path = files_track_path(disk->path, parents);
-	if (!path)
-		return 0;
-	fd = files_open_track(path, 0, err);
-	if (fd < 0)
-		return error_prefix(err, "opening the change tracking file");
-	files_add(files, "track", "index", (int)index, fd);
-	return 0;
+	r = files_open_track_of(disk->path, parents, &fd, err);
+	if (r == 0 && fd >= 0)
+		files_add(files, "track", "index", (int)index, fd);
+	return r;
 }
 
 static int add_chain(struct vm *vm, const struct config_disk *disk, const json_t *parents,

@@ -36,6 +36,11 @@ int files_open_disk(const struct vm *vm, const struct config_disk *disk, struct 
 char *files_track_path(const char *disk, const json_t *parents);
 /* Opens it; flags: O_CREAT | O_EXCL makes it. */
 int files_open_track(const char *path, int flags, struct error *err);
+/* Both, for a disk. *ret -1: there is none. */
+int files_open_track_of(const char *disk, const json_t *parents, int *ret, struct error *err);
+/* A layer was merged into another: what lies beside it for that has to lie beside the target. From
+ * the lowest layer on, for the nearest counts. */
+void files_keep_track(const char *layer, const char *target);
 bool files_have(const struct files *files, const char *role);
 /* Adds a descriptor (taken); index -1: none. */
 void files_add(struct files *files, const char *role, const char *key, int index, int fd);

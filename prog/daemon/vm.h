@@ -79,6 +79,12 @@ static inline bool vm_is_down(const struct vm *vm)
 	return vm->state == VM_OFF || vm->state == VM_SAVED;
 }
 
+/* Nor has it one yet. */
+static inline bool vm_has_no_worker(const struct vm *vm)
+{
+	return vm_is_down(vm) || vm->state == VM_STARTING;
+}
+
 /* "Off", "Running", ...: as Get-VM shows it. */
 const char *vm_state_name(enum vm_state state);
 

@@ -5,6 +5,7 @@
 
 #include "base/macros.h"
 #include "base/parent-paths.h"
+#include "disk/track.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -40,14 +41,32 @@ int ops_new_disk(const struct job *job, struct disk_create_options *ret, struct 
 					 : 0;
 }
 
-static int create(int fd, const struct disk_create_options *options, const char *parent,
-		  json_t **ret, struct error *err)
+/* The parent's changes are tracked: as those of the new disk, if the parent is not one that was
+ * changed since. What tracks them is damaged or stale: the next start begins anew. */
+static int let_track_follow(int track_fd, int fd, const struct disk_details *parent,
+			    struct error *err)
+{
+	struct disk_details details;
+	int r = disk_describe(fd, &details, err);
+
+	if (r < 0)
+		return r;
+	r = track_follow(track_fd, &parent->link_id, &details.link_id, err);
+	disk_details_done(&details);
+	return r < 0 && err->code != ERR_CORRUPT ? r : 0;
+}
+
+/* track_fd -1: nobody tracks the parent's changes. */
+static int create(int fd, int track_fd, const struct disk_create_options *options,
+		  const char *parent, json_t **ret, struct error *err)
 {
 	json_t *vhd;
 	int r = sandbox_enter_working(err);
 
 	if (r == 0)
 		r = disk_create(fd, options, err);
+	if (r == 0 && track_fd >= 0)
+		r = let_track_follow(track_fd, fd, options->parent, err);
 	if (r == 0)
 		r = image_describe_file(fd, parent, &vhd, err);
 	if (r == 0)
@@ -60,10 +79,13 @@ static int create_child(struct job *job, int fd, struct disk_create_options *opt
 			struct error *err)
 {
 	const char *path, *parent = job_text(job, "parent");
+	AUTO_CLOSE int track_fd = job_flag(job, "tracked") ? job_take_fd(job, 1, err) : -1;
 	struct parent_paths locators;
 	struct image image;
 	int r = job_path(job, "path", &path, err);
 
+	if (job_flag(job, "tracked") && track_fd < 0)
+		return -(int)err->code;
 	if (r == 0 && image_find(parent, 0, &image, err) < 0)
 		r = error_prefix(err, "the parent '%.200s'", parent);
 	if (r < 0)
@@ -73,7 +95,7 @@ static int create_child(struct job *job, int fd, struct disk_create_options *opt
 	if (r == 0) {
 		options->parent_absolute = locators.absolute;
 		options->parent_relative = locators.relative;
-		r = create(fd, options, parent, ret, err);
+		r = create(fd, track_fd, options, parent, ret, err);
 		parent_paths_done(&locators);
 	}
 	image_close(&image, NULL);
@@ -91,5 +113,5 @@ int op_create(struct job *job, json_t **ret, struct error *err)
 	if (options.type == DISK_DIFFERENCING)
 		return create_child(job, fd, &options, ret, err);
 	r = sandbox_enter_opening(err);
-	return r < 0 ? r : create(fd, &options, NULL, ret, err);
+	return r < 0 ? r : create(fd, -1, &options, NULL, ret, err);
 }

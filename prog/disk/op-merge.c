@@ -81,6 +81,7 @@ static int merge(struct job *job, const int *fds, size_t count, size_t into, jso
 		 struct error *err)
 {
 	const struct disk_progress progress = { job_progress, job };
+	AUTO_CLOSE int track_fd = job_flag(job, "tracked") ? job_take_fd(job, 0, err) : -1;
 	const json_t *paths = json_object_get(job->params, "paths");
 	size_t first = (size_t)job_bytes(job, "first");
 	struct disk_merge_options options = { .fds = fds,
@@ -94,10 +95,14 @@ static int merge(struct job *job, const int *fds, size_t count, size_t into, jso
 	const char *path;
 	int r = job_path(job, "path", &path, err);
 
+	if (r == 0 && job_flag(job, "tracked") && track_fd < 0)
+		r = -(int)err->code;
 	if (r == 0)
 		r = image_find(path, 0, &image, err);
 	if (r < 0)
 		return r;
+	if (track_fd >= 0)
+		options.track_fd = &track_fd;
 	r = first < into ? check_chain(&image, fds, count, err)
 			 : error_set(err, ERR_INTERNAL, "the job names no layers");
 	if (r == 0 && first > 0)

@@ -492,6 +492,41 @@ def test_merge_of_a_running_disk(host):
     host.run("dismount-vhd", leaf)
 
 
+def test_tracking_follows_a_vm_that_is_off(host):
+    """Checkpoints taken and removed, and layers merged: the reference points stay those of the disk. What was
+    changed by one who does not track is noticed all the same."""
+    base, leaf = host.folder + "/base.vhdx", host.folder + "/leaf.vhdx"
+
+    def points(path):
+        return [p["Id"] for p in host.json("get-vhdreferencepoint", path)]
+
+    host.run("new-vhd", base, "64MB")
+    host.run("enable-vhdchangetracking", base)
+    point = host.json("new-vhdreferencepoint", base)[0]["Id"]
+    host.new_vm("a", "", "-VHDPath", base)
+    for name in ("one", "two"):
+        host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", name)
+        assert points(disk_of(host)) == [point] and len(layers(host)) > 0
+        assert host.json("get-vhdchange", disk_of(host), point) == []
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false")
+    assert wait_for(lambda: disk_of(host) == base and layers(host) == [], 60)
+    assert points(base) == [point]
+
+    host.run("remove-vm", "a", "-Force")
+    host.run("new-vhd", leaf, "-ParentPath", base)
+    assert "without its changes being tracked" in host.run("get-vhdreferencepoint", leaf, status=1)
+    host.run("enable-vhdchangetracking", base, status=1)
+    os.unlink(base + ".track")
+    host.run("enable-vhdchangetracking", leaf)
+    point = host.json("new-vhdreferencepoint", leaf)[0]["Id"]
+    host.run("merge-vhd", leaf)
+    assert points(base) == [point] and not os.path.exists(leaf + ".track")
+    host.new_vm("a", "", "-VHDPath", base)
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "one")
+    write(host, disk_of(host), 3, MIB)
+    assert "without its changes being tracked" in host.run("get-vhdreferencepoint", disk_of(host), status=1)
+
+
 @pytest.mark.parametrize("how", ["stop", "kill worker", "kill service", "cancel"])
 def test_merge_of_a_running_disk_is_interrupted(host, how):
     """Then it is done, or all is as it was and can be done again."""

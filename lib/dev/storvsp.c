@@ -42,7 +42,8 @@ enum init_state { INIT_NONE, INIT_BEGUN, INIT_DONE };
 struct lun {
 	bool attached;
 	bool leaving;        /* the guest may still know the unit that was here before */
-	bool missed;         /* and has found it gone */
+	bool left;           /* a unit was here once: a slow guest may flush it long after */
+	bool missed;         /* the guest has found it gone */
 	bool flushed;        /* and flushes it, with which it lets a disk go */
 	uint64_t quiet_from; /* the detaching, or the last command that found nothing */
 	struct blk *blk;     /* NULL: an empty drive */
@@ -495,7 +496,7 @@ static bool run_target_command(struct request *r, const struct scsi_command *com
 		scsi_report_luns(command, our_target ? visible_luns(r->sp) : 0, &r->reply);
 	} else if (lun && is_visible(lun)) {
 		return false;
-	} else if (!scsi_absent_unit(command, lun && lun->leaving, &r->reply)) {
+	} else if (!scsi_absent_unit(command, lun && lun->left, &r->reply)) {
 		if (lun)
 			note_miss(r->sp, lun, false);
 		finish_srb_status(r, STORVSP_SRB_INVALID_LUN);
@@ -857,7 +858,7 @@ static void begin_leaving(struct storvsp *sp, struct lun *lun)
 		return;
 	if (!lun->leaving)
 		lun->missed = lun->flushed = false;
-	lun->leaving = true;
+	lun->leaving = lun->left = true;
 	lun->quiet_from = sp->quiet_from = clock_now_ns();
 	loop_timer_arm(sp->settle_timer, lun->quiet_from + SETTLE_POLL_NS);
 }

@@ -64,6 +64,8 @@ static const char *status_text(const struct vm *vm)
 		return vm->run->critical_text[0] ? vm->run->critical_text
 						 : "The host's storage has failed";
 	default:
+		if (vm->run && vm->run->saving_id[0])
+			return "Creating checkpoint";
 		return vm->folding ? "Merging disks" : "Operating normally";
 	}
 }

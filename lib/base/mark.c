@@ -8,8 +8,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* One byte more than an empty mark: no write of it can be half. */
-#define PASSED "1"
+/*
+ * One byte: no write of it can be half. It is there from the beginning and only changes, for then
+ * the file has nothing new to be noted in its file system's journal, and making it durable does not
+ * wait for what others have written.
+ */
+#define NOT_YET "0"
+#define PASSED  "1"
 
 static int set_lock(int fd, short type)
 {
@@ -26,7 +31,7 @@ int mark_make(int folder_fd, const char *name, struct error *err)
 {
 	int fd = openat(folder_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 
-	if (fd >= 0 && fsync(fd) == 0)
+	if (fd >= 0 && pwrite(fd, NOT_YET, 1, 0) == 1 && fsync(fd) == 0)
 		return fd;
 	error_set_errno(err, errno, "making '%.100s'", name);
 	if (fd >= 0)
@@ -54,7 +59,7 @@ int mark_set(int fd, struct error *err)
 	}
 	error_set_errno(err, errno, "writing the mark");
 	/* A write that is not durable must not be seen by those who read it from memory. */
-	if (ftruncate(fd, 0) < 0)
+	if (pwrite(fd, NOT_YET, 1, 0) != 1)
 		return error_prefix(err, "it can't be taken back");
 	return -(int)ERR_IO;
 }
@@ -73,7 +78,7 @@ bool mark_close(int folder_fd, const char *name)
 	if (fd < 0)
 		return false;
 	set_lock(fd, F_WRLCK);
-	passed = pread(fd, &byte, 1, 0) == 1;
+	passed = pread(fd, &byte, 1, 0) == 1 && byte == PASSED[0];
 	if (!passed)
 		unlinkat(folder_fd, name, 0);
 	return passed;

@@ -4,6 +4,18 @@
 
 #include "cmdlet/value.h"
 
+/* A value of what is not there that is as if nothing were said: -DhcpGuard Off. */
+static bool asks_for_nothing(const struct cmdlet_param *param, json_t *value)
+{
+	json_t *given = json_object(), *is = json_object();
+	bool same = param->dflt && value_put_json(param, value, given, NULL) == 0 &&
+		    value_put_text(param, param->dflt, is, NULL) == 0 && json_equal(given, is);
+
+	json_decref(given);
+	json_decref(is);
+	return same;
+}
+
 static int take_member(const struct cmdlet *cmdlet, const char *name, json_t *value, json_t *params,
 		       struct error *err)
 {
@@ -15,6 +27,8 @@ static int take_member(const struct cmdlet *cmdlet, const char *name, json_t *va
 	if ((param->flags & CMDLET_LOCAL) || param->type == CMDLET_OBJECTS)
 		return error_set(err, ERR_INVALID, "-%s is for the command line, not for a request",
 				 param->name);
+	if ((param->flags & CMDLET_NOT_YET) && asks_for_nothing(param, value))
+		return 0;
 	if (param->flags & CMDLET_NOT_YET)
 		return error_set(err, ERR_UNSUPPORTED, "%s -%s is not there yet. %s", cmdlet->name,
 				 param->name, param->help);
@@ -40,6 +54,17 @@ static const struct cmdlet_param *first_missing(const struct cmdlet *cmdlet, con
 		    !json_object_get(params, p->name))
 			return p;
 	return NULL;
+}
+
+/* The one to name: rather what a pipe could not give. */
+static const struct cmdlet_param *worst_missing(const struct cmdlet *cmdlet, const json_t *params,
+						unsigned set)
+{
+	for (const struct cmdlet_param *p = cmdlet->params; p->name; p++)
+		if ((p->flags & CMDLET_MANDATORY) && !(p->flags & CMDLET_PIPELINE) &&
+		    cmdlet_param_in_set(p, set) && !json_object_get(params, p->name))
+			return p;
+	return first_missing(cmdlet, params, set);
 }
 
 static int no_set(const struct cmdlet *cmdlet, const json_t *params, struct error *err)
@@ -69,7 +94,7 @@ static int choose_set(const struct cmdlet *cmdlet, const json_t *params, unsigne
 	while (!(possible & (1u << first)))
 		first++;
 	return error_set(err, ERR_INVALID, "%s needs -%s", cmdlet->name,
-			 first_missing(cmdlet, params, first)->name);
+			 worst_missing(cmdlet, params, first)->name);
 }
 
 /* Of a possible set, is all that is missing such that objects can give it? */
@@ -105,7 +130,8 @@ bool cmdlet_takes_objects(const struct cmdlet *cmdlet, const json_t *params)
 static void add_defaults(const struct cmdlet *cmdlet, json_t *params, unsigned set)
 {
 	for (const struct cmdlet_param *p = cmdlet->params; p->name; p++)
-		if (p->dflt && cmdlet_param_in_set(p, set) && !json_object_get(params, p->name))
+		if (p->dflt && !(p->flags & CMDLET_NOT_YET) && cmdlet_param_in_set(p, set) &&
+		    !json_object_get(params, p->name))
 			value_put_text(p, p->dflt, params, NULL);
 }
 

@@ -198,6 +198,9 @@ bool cmdlet_takes_objects(const struct cmdlet *cmdlet, const json_t *params);
 int cmdlet_read_objects(const char *text, json_t **ret, struct error *err);
 /* Is a text what cmdlets wrote, and not a name? */
 bool cmdlet_is_objects(const char *text);
+/* Objects that stand as the value of a parameter for a checkpoint's name: gives them a member of
+ * the parameter's name, from which it is then bound. */
+void cmdlet_name_objects(const struct cmdlet_param *param, json_t *objects);
 /* A drive or adapter as a CMDLET_DEVICE names it, the caller's; NULL: it is neither. */
 char *cmdlet_device_of(const json_t *object);
 /* What is to be asked for so that every object is met: a list of requests' parameters, the

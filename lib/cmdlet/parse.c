@@ -198,6 +198,9 @@ static int take_objects(struct parse *parse, const struct cmdlet_param *param, c
 
 	if (r < 0)
 		return error_prefix(err, "-%s", param->name);
+	/* A checkpoint has a name of its own. */
+	if (param->offer == CMDLET_OFFER_CHECKPOINT && strcmp(param->name, "Name") != 0)
+		cmdlet_name_objects(param, objects);
 	if (!parse->out->objects)
 		parse->out->objects = json_array();
 	json_array_append_new(parse->out->objects, objects);
@@ -222,7 +225,8 @@ static int no_value(struct parse *parse, const struct cmdlet_param *param, struc
 	const char *hint = "";
 
 	if (param->type == CMDLET_BOOLEAN)
-		hint = ": true or false (of $true and $false a shell leaves nothing)";
+		hint = ": true or false (of $true and $false a shell leaves nothing, unless it has "
+		       "true=true false=false)";
 	else if (parse->next < parse->argc)
 		hint = " (one that begins with a dash: -Name:-value)";
 	return error_set(err, ERR_INVALID, "-%s needs a value%s", param->name, hint);

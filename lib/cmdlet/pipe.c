@@ -247,6 +247,18 @@ static json_t *checkpoint_of(const json_t *object)
 	return id ? id : json_object_get(object, is_one ? "Name" : "VMSnapshotName");
 }
 
+void cmdlet_name_objects(const struct cmdlet_param *param, json_t *objects)
+{
+	for (size_t i = 0; i < json_array_size(objects); i++) {
+		json_t *object = json_array_get(objects, i),
+		       *name = json_object_get(object, "Name");
+		json_t *checkpoint = is_vm(object) ? name : checkpoint_of(object);
+
+		if (checkpoint)
+			json_object_set(object, param->name, checkpoint);
+	}
+}
+
 /* What of the object a parameter takes; borrowed. */
 static json_t *member_for(const struct cmdlet *cmdlet, const struct cmdlet_param *param,
 			  const json_t *object)

@@ -51,7 +51,7 @@ static const struct cmdlet_output com_output = {
 					CHECKPOINT_COLUMN,
 					{ "Name", "Name", CMDLET_SHOW_TEXT },
 					{ "Path", "Path", CMDLET_SHOW_TEXT },
-					{ "Number", NULL, CMDLET_SHOW_TEXT },
+					{ "Number", "Number", CMDLET_SHOW_TEXT },
 					{ "DebuggerMode", NULL, CMDLET_SHOW_TEXT },
 					{ "SocketPath", NULL, CMDLET_SHOW_TEXT },
 					{ "VMId", NULL, CMDLET_SHOW_TEXT },

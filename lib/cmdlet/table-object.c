@@ -45,7 +45,8 @@ static const struct cmdlet_example where_examples[] = {
 };
 
 static const struct cmdlet_param select_params[] = {
-	PROPERTIES(0, "Only these properties; without it: all."),
+	PROPERTIES(0,
+		   "Only these properties; '*' is all that there are. Without it: all that come."),
 	{ .name = "First",
 	  .type = CMDLET_INTEGER,
 	  .min = 0,
@@ -78,21 +79,22 @@ static const struct cmdlet_example sort_examples[] = {
 };
 
 static const struct cmdlet_param format_params[] = {
-	PROPERTIES(0, "Only these properties; without it: all that come."),
+	PROPERTIES(0,
+		   "Only these properties; '*' is all that there are. Without it: all that come."),
 	END_PARAMS,
 };
 static const struct cmdlet_example list_examples[] = {
-	{ "get-vm web --json | oyako format-list Name,ResourceMeteringEnabled",
-	  "A line for each." },
+	{ "get-vm web | oyako format-list Name,ResourceMeteringEnabled", "A line for each." },
 	END_EXAMPLES,
 };
 static const struct cmdlet_example table_examples[] = {
-	{ "get-vm --json | oyako format-table Name,ProcessorCount,Notes", "A table of one's own." },
+	{ "get-vm | oyako format-table Name,ProcessorCount,Notes", "A table of one's own." },
 	END_EXAMPLES,
 };
 
 #define WHAT_COMES                                                                                 \
-	" What comes in is the table of the cmdlet before, or all that it knows, with its --json."
+	" What comes in is the table of the cmdlet before, or its --json. Properties that the "    \
+	"table has not are asked for."
 
 const struct cmdlet cmdlet_table_object[] = {
 	{ .name = "Where-Object",

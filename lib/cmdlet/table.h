@@ -41,6 +41,15 @@
 	{                                                                                          \
 		.name = (param), .type = (kind), .flags = CMDLET_NOT_YET, .help = (reason)         \
 	}
+/* The same, but for the one value that it has without being set: that asks for nothing. */
+#define ONLY(param, kind, words, value, reason)                                                    \
+	{                                                                                          \
+		.name = (param), .type = (kind), .flags = CMDLET_NOT_YET, .values = (words),       \
+		.dflt = (value), .help = (reason)                                                  \
+	}
+#define ONLY_OFF(param, reason)   ONLY(param, CMDLET_ENUM, "On Off", "Off", reason)
+#define ONLY_FALSE(param, reason) ONLY(param, CMDLET_BOOLEAN, NULL, "false", reason)
+#define ONLY_0(param, reason)     ONLY(param, CMDLET_SIZE, NULL, "0", reason)
 /* Hyper-V's for objects. */
 #define BY_PIPE(param)                                                                             \
 	{                                                                                          \

@@ -16,6 +16,8 @@ static uint32_t privileges_low(const struct hv_features *features)
 		eax |= HV_ACCESS_TSC_INVARIANT;
 	if (features->synthetic_timers)
 		eax |= HV_ACCESS_SYNTHETIC_TIMERS;
+	if (features->overcommitted)
+		eax |= HV_ACCESS_GUEST_IDLE;
 	return eax;
 }
 
@@ -25,7 +27,19 @@ static uint32_t misc_features(const struct hv_features *features)
 
 	if (features->synthetic_timers)
 		edx |= HV_DIRECT_TIMERS_AVAILABLE;
+	if (features->overcommitted)
+		edx |= HV_GUEST_IDLE_AVAILABLE;
 	return edx;
+}
+
+/* Linux has locks that yield only if it may both idle and send by hypercall. */
+static uint32_t recommendations(const struct hv_features *features)
+{
+	uint32_t eax = HV_RECOMMEND_RELAXED_TIMING | HV_RECOMMEND_NO_AUTO_EOI;
+
+	if (features->overcommitted)
+		eax |= HV_RECOMMEND_CLUSTER_IPI;
+	return eax;
 }
 
 void hv_cpuid(unsigned vp_count, const struct hv_features *features,
@@ -46,7 +60,7 @@ void hv_cpuid(unsigned vp_count, const struct hv_features *features,
 					     (features->memory_hints ? HV_EXTENDED_HYPERCALLS : 0),
 				      .edx = misc_features(features) };
 	ret[4] = (struct part_cpuid){ .leaf = HV_CPUID_RECOMMENDATIONS,
-				      .eax = HV_RECOMMEND_RELAXED_TIMING | HV_RECOMMEND_NO_AUTO_EOI,
+				      .eax = recommendations(features),
 				      .ebx = HV_SPIN_RETRIES_NEVER };
 	ret[5] = (struct part_cpuid){ .leaf = HV_CPUID_LIMITS, .eax = vp_count, .ebx = vp_count };
 	ret[6] = (struct part_cpuid){ .leaf = HV_CPUID_HARDWARE };

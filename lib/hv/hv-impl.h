@@ -47,6 +47,8 @@ struct hv_vp {
 	struct hv_message_queue queue[HV_SINT_COUNT];
 	struct hv_stimer stimer[HV_STIMER_COUNT];
 	uint64_t assist_page;
+	bool woken; /* since it idled last */
+	pthread_cond_t wake;
 };
 
 /* Interrupts that were found due under the VP's lock and are raised after it. */
@@ -104,6 +106,10 @@ bool hv_synic_set_page(struct hv_vp *vp, struct hv_page *page, uint64_t value);
 bool hv_synic_set_sint(struct hv_vp *vp, unsigned sint, uint64_t value);
 /* Behind those that wait already; the queue takes message. */
 void hv_synic_append(struct hv_vp *vp, unsigned sint, struct hv_queued_message *message);
+
+/* idle.c: the VP's lock is not held */
+void hv_idle(struct hv_vp *vp);
+void hv_wake(struct hv_vp *vp);
 
 /* stimer.c: likewise */
 void hv_stimer_reset(struct hv_vp *vp);

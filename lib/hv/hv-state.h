@@ -12,6 +12,8 @@ struct hv_state {
 	bool reference_tsc_offered, tsc_invariant_offered, synthetic_timers_offered;
 	bool memory_hints_offered;
 	uint8_t reserved;
+	bool overcommitted_offered;
+	uint8_t reserved2[7];
 };
 
 /* A message that waits for its SINT's slot. */

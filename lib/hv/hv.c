@@ -9,16 +9,22 @@ static void vp_to_reset_values(struct hv_vp *vp)
 	hv_stimer_reset(vp);
 	hv_synic_reset(vp);
 	vp->assist_page = 0;
+	vp->woken = false;
 	pthread_mutex_unlock(&vp->lock);
 }
 
 static int vp_init(struct hv *hv, unsigned index, struct error *err)
 {
 	struct hv_vp *vp = &hv->vp[index];
+	pthread_condattr_t monotonic;
 
 	vp->hv = hv;
 	vp->index = index;
 	pthread_mutex_init(&vp->lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&vp->wake, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	vp_to_reset_values(vp);
 	return loop_timer_new(hv->loop, hv_stimer_fire, vp, &vp->timer, err);
 }
@@ -86,6 +92,7 @@ void hv_free(struct hv *hv)
 		vp_to_reset_values(&hv->vp[i]);
 		if (hv->vp[i].timer)
 			loop_timer_free(hv->vp[i].timer);
+		pthread_cond_destroy(&hv->vp[i].wake);
 		pthread_mutex_destroy(&hv->vp[i].lock);
 	}
 	pthread_mutex_destroy(&hv->lock);

@@ -35,6 +35,8 @@ struct hv_features {
 	bool tsc_invariant;    /* the guest may keep the raw TSC as its clock */
 	bool memory_hints;     /* the guest may name pages that it doesn't use: mem_release */
 	bool synthetic_timers; /* costs an exit per arming: worse than a local APIC timer in KVM */
+	bool overcommitted;    /* VPs share processors: one that waits for another lets go of its
+				* own (guest idle), and interprocessor interrupts come by hypercall */
 };
 
 #define HV_CPUID_COUNT 7

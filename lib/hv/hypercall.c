@@ -8,8 +8,8 @@ struct call {
 	struct hv *hv;
 	unsigned vp;
 	bool fast;
-	uint64_t input; /* a GPA, or the first eight bytes themselves when fast */
-	uint64_t output;
+	uint64_t input;  /* a GPA, or the first eight bytes themselves when fast */
+	uint64_t output; /* likewise; or the second eight */
 	unsigned reps;
 };
 
@@ -69,6 +69,33 @@ static enum hv_status notify_long_spin_wait(const struct call *call)
 	return HV_STATUS_SUCCESS;
 }
 
+static enum hv_status send_cluster_ipi(const struct call *call)
+{
+	struct hv *hv = call->hv;
+	struct hv_spec_cluster_ipi in;
+	enum hv_status status = HV_STATUS_SUCCESS;
+
+	if (!hv->features.overcommitted)
+		return HV_STATUS_INVALID_HYPERCALL_CODE;
+	if (call->fast) {
+		memcpy(&in, &call->input, 8);
+		in.processors = call->output;
+	} else {
+		status = read_input(call, 0, &in, sizeof(in));
+	}
+	if (status)
+		return status;
+	if (in.vector < HV_FIRST_VALID_VECTOR || in.vector > UINT8_MAX || in.target_vtl)
+		return HV_STATUS_INVALID_PARAMETER;
+	for (unsigned i = 0; i < hv->vp_count; i++) {
+		if (!(in.processors & BIT(i)))
+			continue;
+		part_interrupt(hv->part, i, (uint8_t)in.vector, false);
+		hv_wake(&hv->vp[i]);
+	}
+	return HV_STATUS_SUCCESS;
+}
+
 static enum hv_status ext_capabilities(const struct call *call)
 {
 	uint8_t capabilities[8];
@@ -118,6 +145,7 @@ static const struct {
 	enum hv_status (*run)(const struct call *call);
 } calls[] = {
 	{ HV_CALL_NOTIFY_LONG_SPIN_WAIT, false, true, false, notify_long_spin_wait },
+	{ HV_CALL_SEND_CLUSTER_IPI, true, true, false, send_cluster_ipi },
 	{ HV_CALL_POST_MESSAGE, true, false, false, post_message },
 	{ HV_CALL_SIGNAL_EVENT, true, true, false, signal_event },
 	{ HV_CALL_EXT_CAPABILITIES, true, false, false, ext_capabilities },

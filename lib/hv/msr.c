@@ -199,6 +199,11 @@ bool hv_msr_read(struct hv *hv, unsigned vp, uint32_t msr, uint64_t *ret)
 	case HV_MSR_CRASH_CTL:
 		*ret = HV_CRASH_CTL_NOTIFY | HV_CRASH_CTL_MESSAGE;
 		return true;
+	case HV_MSR_GUEST_IDLE:
+		*ret = 0;
+		if (hv->features.overcommitted)
+			hv_idle(&hv->vp[vp]);
+		return hv->features.overcommitted;
 	}
 	return stored_read(hv, msr, ret);
 }

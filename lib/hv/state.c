@@ -23,6 +23,9 @@ static const struct state_field hv_fields[] = {
 	STATE(10, struct hv_state, synthetic_timers_offered),
 	STATE(11, struct hv_state, reserved),
 	STATE(12, struct hv_state, memory_hints_offered),
+	/* Not there: of a time when nobody was offered it. */
+	STATE(13, struct hv_state, overcommitted_offered, .optional = true),
+	STATE(14, struct hv_state, reserved2, .optional = true),
 	STATE_END,
 };
 const struct state_desc hv_state_desc = { "hypervisor", sizeof(struct hv_state), hv_fields, NULL };
@@ -140,6 +143,7 @@ void hv_save(struct hv *hv, struct state_out *out)
 		.tsc_invariant_offered = hv->features.tsc_invariant,
 		.synthetic_timers_offered = hv->features.synthetic_timers,
 		.memory_hints_offered = hv->features.memory_hints,
+		.overcommitted_offered = hv->features.overcommitted,
 	};
 
 	pthread_mutex_lock(&hv->lock);
@@ -167,7 +171,8 @@ int hv_saved_features(struct state_in *in, struct hv_features *ret, struct error
 	*ret = (struct hv_features){ .reference_tsc = s.reference_tsc_offered,
 				     .tsc_invariant = s.tsc_invariant_offered,
 				     .synthetic_timers = s.synthetic_timers_offered,
-				     .memory_hints = s.memory_hints_offered };
+				     .memory_hints = s.memory_hints_offered,
+				     .overcommitted = s.overcommitted_offered };
 	return 0;
 }
 

@@ -21,6 +21,8 @@ void hv_due_raise(struct hv_vp *vp, const struct hv_due *due)
 {
 	for (unsigned i = 0; i < due->count; i++)
 		part_interrupt(vp->hv->part, vp->index, due->irq[i].vector, due->irq[i].auto_eoi);
+	if (due->count)
+		hv_wake(vp);
 }
 
 static bool sint_active(const struct hv_vp *vp, unsigned sint)

@@ -5,6 +5,8 @@
 #include "base/macros.h"
 #include "dev/balloon.h"
 
+#include <limits.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -203,6 +205,15 @@ static enum part_backend wanted_backend(const struct config_vm *config)
 	}
 }
 
+/* Of the host's, those that we may run on. */
+static unsigned usable_processors(void)
+{
+	cpu_set_t set;
+
+	/* Refused where there are more than fit in. */
+	return sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set) : UINT_MAX;
+}
+
 static int new_partition(struct machine *machine, struct error *err)
 {
 	const struct config_vm *config = machine->config;
@@ -232,6 +243,9 @@ static int new_partition(struct machine *machine, struct error *err)
 			 "asked for by the VM's configuration");
 	features.synthetic_timers =
 	    (part.backend == PART_AUTO ? detected : part.backend) != PART_KVM;
+	/* In KVM what IPIs cost goes up for it. The software CPU's VPs let go when they spin. */
+	features.overcommitted =
+	    !features.synthetic_timers && config->processor_count > usable_processors();
 	if (machine->restore) {
 		features = machine->restore->features;
 		part.saved = &machine->restore->part;

@@ -31,6 +31,7 @@
 #define HV_ACCESS_VP_INDEX          (1u << 6)
 #define HV_ACCESS_RESET_MSR         (1u << 7)
 #define HV_ACCESS_REFERENCE_TSC     (1u << 9)
+#define HV_ACCESS_GUEST_IDLE        (1u << 10)
 #define HV_ACCESS_FREQUENCY_MSRS    (1u << 11)
 #define HV_ACCESS_TSC_INVARIANT     (1u << 15)
 /* HV_CPUID_FEATURES, EBX */
@@ -38,12 +39,14 @@
 #define HV_SIGNAL_EVENTS       (1u << 5)
 #define HV_EXTENDED_HYPERCALLS (1u << 20)
 /* HV_CPUID_FEATURES, EDX */
+#define HV_GUEST_IDLE_AVAILABLE     (1u << 5)
 #define HV_FREQUENCY_MSRS_AVAILABLE (1u << 8)
 #define HV_CRASH_MSRS_AVAILABLE     (1u << 10)
 #define HV_DIRECT_TIMERS_AVAILABLE  (1u << 19)
 /* HV_CPUID_RECOMMENDATIONS, EAX */
 #define HV_RECOMMEND_RELAXED_TIMING (1u << 5)
 #define HV_RECOMMEND_NO_AUTO_EOI    (1u << 9)
+#define HV_RECOMMEND_CLUSTER_IPI    (1u << 10)
 #define HV_SPIN_RETRIES_NEVER       0xFFFFFFFFu
 
 /* ---- synthetic MSRs (TLFS appendix C) ---- */
@@ -67,6 +70,7 @@
 #define HV_MSR_SINT15                0x4000009Fu
 #define HV_MSR_STIMER0_CONFIG        0x400000B0u
 #define HV_MSR_STIMER3_COUNT         0x400000B7u
+#define HV_MSR_GUEST_IDLE            0x400000F0u
 #define HV_MSR_CRASH_P0              0x40000100u
 #define HV_MSR_CRASH_P4              0x40000104u
 #define HV_MSR_CRASH_CTL             0x40000105u
@@ -147,6 +151,7 @@ _Static_assert(sizeof(struct hv_spec_tsc_page) == 24, "reference TSC page");
 /* ---- hypercalls (TLFS 3) ---- */
 
 #define HV_CALL_NOTIFY_LONG_SPIN_WAIT 0x0008
+#define HV_CALL_SEND_CLUSTER_IPI      0x000B
 #define HV_CALL_POST_MESSAGE          0x005C
 #define HV_CALL_SIGNAL_EVENT          0x005D
 #define HV_CALL_EXT_CAPABILITIES      0x8001 /* extended: TLFS 3.13 */
@@ -191,6 +196,15 @@ struct hv_spec_signal_event {
 	uint16_t reserved;
 };
 _Static_assert(sizeof(struct hv_spec_signal_event) == 8, "HvSignalEvent input");
+
+/* HvCallSendSyntheticClusterIpi */
+struct hv_spec_cluster_ipi {
+	uint32_t vector;
+	uint8_t target_vtl;
+	uint8_t reserved[3];
+	uint64_t processors; /* bit of the VP index */
+};
+_Static_assert(sizeof(struct hv_spec_cluster_ipi) == 16, "HvCallSendSyntheticClusterIpi input");
 
 /* HvExtCallQueryCapabilities' answer. */
 #define HV_EXT_COLD_DISCARD_HINT (UINT64_C(1) << 8)

@@ -684,6 +684,22 @@ static int write_man_pages(const char *folder)
 
 /* ---- main ---- */
 
+static int run_request(const struct cmdlet *cmdlet, struct cmdlet_invocation *invocation,
+		       json_t **results);
+
+/* For objects that come as a table: a whole_fetch. */
+static json_t *fetch(const struct cmdlet *cmdlet, const json_t *params)
+{
+	struct cmdlet_invocation invocation = { .params = json_deep_copy(params),
+						.quiet = true,
+						.confirm = -1 };
+	json_t *results = NULL;
+
+	run_request(cmdlet, &invocation, &results);
+	json_decref(invocation.params);
+	return results;
+}
+
 static int run_in_client(const struct cmdlet *cmdlet, const struct cmdlet_invocation *invocation)
 {
 	struct error err;
@@ -696,7 +712,8 @@ static int run_in_client(const struct cmdlet *cmdlet, const struct cmdlet_invoca
 		return print_openapi();
 	if (strcmp(cmdlet->name, "Completion") == 0)
 		return completion(cmdlet, invocation->params);
-	return objects_run(cmdlet, invocation->params, invocation->json, terminal_width(), &err) < 0
+	return objects_run(cmdlet, invocation->params, invocation->json, terminal_width(), fetch,
+			   &err) < 0
 		   ? print_error(cmdlet->name, NULL, err.text)
 		   : EXIT_DONE;
 }

@@ -323,9 +323,20 @@ static int where(json_t *objects, const json_t *params, struct error *err)
 
 /* ---- Select-Object, Sort-Object ---- */
 
+/* "*" among names: all that there are. */
+static bool are_all(const json_t *names)
+{
+	for (size_t i = 0; i < json_array_size(names); i++)
+		if (strcmp(json_string_value(json_array_get(names, i)), "*") == 0)
+			return true;
+	return false;
+}
+
 /* Only these properties, in this order. */
 static int keep_properties(json_t *objects, const json_t *names, struct error *err)
 {
+	if (are_all(names))
+		return 0;
 	for (size_t k = 0; k < json_array_size(names); k++)
 		if (check_property(objects, json_string_value(json_array_get(names, k)), err) < 0)
 			return -(int)err->code;
@@ -360,10 +371,16 @@ static int expand(const json_t *objects, const char *name, struct error *err)
 	if (check_property(objects, name, err) < 0)
 		return -(int)err->code;
 	for (size_t i = 0; i < json_array_size(objects); i++) {
-		struct property property = property_of(json_array_get(objects, i), name);
+		const char *key = key_of(json_array_get(objects, i), name);
+		const json_t *value = json_object_get(json_array_get(objects, i), key ? key : "");
+		size_t count = json_is_array(value) ? json_array_size(value) : 1;
 
-		puts(property.text);
-		free(property.text);
+		for (size_t k = 0; k < count; k++) {
+			AUTO_FREE char *text =
+			    text_of_value(json_is_array(value) ? json_array_get(value, k) : value);
+
+			puts(text ? text : "");
+		}
 	}
 	return 0;
 }
@@ -463,12 +480,57 @@ static int transform(const struct cmdlet *cmdlet, json_t *objects, const json_t 
 	return keep_properties(objects, json_object_get(params, "Property"), err);
 }
 
+/* ---- properties that a table has not ---- */
+
+static bool has_property(const json_t *objects, const char *name)
+{
+	return strcmp(name, "*") != 0 && check_property(objects, name, NULL) == 0;
+}
+
+/* Is a property needed that none of the objects has? */
+static bool lacks(const json_t *objects, const json_t *params)
+{
+	const json_t *names = json_object_get(params, "Property");
+	const char *expanded = json_string_value(json_object_get(params, "ExpandProperty"));
+	struct condition condition = { 0 };
+	bool lacks = expanded && !has_property(objects, expanded);
+
+	for (size_t i = 0; i < json_array_size(names); i++)
+		lacks =
+		    lacks || !has_property(objects, json_string_value(json_array_get(names, i)));
+	if (!json_is_string(names))
+		return lacks;
+	/* Where-Object has one, perhaps in a script block; what is wrong with it shows later. */
+	if (read_condition(params, &condition, NULL) == 0)
+		lacks = !has_property(objects, condition.name);
+	condition.op = OP_TRUE;
+	condition_done(&condition);
+	return lacks;
+}
+
+/* What chooses and orders lets through the rows as they came. */
+static void back_to_rows(const struct cmdlet *cmdlet, json_t *objects)
+{
+	bool as_they_came =
+	    strcmp(cmdlet->name, "Where-Object") == 0 || strcmp(cmdlet->name, "Sort-Object") == 0;
+
+	for (size_t i = 0; i < json_array_size(objects); i++) {
+		json_t *object = json_array_get(objects, i);
+		json_t *row = json_object_get(object, WHOLE_ROW);
+
+		if (row && as_they_came)
+			json_array_set(objects, i, row);
+		else
+			json_object_del(object, WHOLE_ROW);
+	}
+}
+
 int objects_run(const struct cmdlet *cmdlet, const json_t *params, bool json, unsigned width,
-		struct error *err)
+		whole_fetch fetch, struct error *err)
 {
 	bool format = strncmp(cmdlet->name, "Format-", 7) == 0, came_as_json;
 	const char *expanded = json_string_value(json_object_get(params, "ExpandProperty"));
-	json_t *objects;
+	json_t *objects, *whole;
 	int r;
 
 	if (!objects_come(STDIN_FILENO))
@@ -476,7 +538,14 @@ int objects_run(const struct cmdlet *cmdlet, const json_t *params, bool json, un
 				 "%s stands behind a pipe: oyako get-vm | oyako ...", cmdlet->name);
 	if (objects_read(&objects, &came_as_json, err) < 0)
 		return -(int)err->code;
+	whole = !came_as_json && lacks(objects, params) ? whole_objects(objects, fetch) : NULL;
+	if (whole) {
+		json_decref(objects);
+		objects = whole;
+	}
 	r = transform(cmdlet, objects, params, err);
+	if (whole)
+		back_to_rows(cmdlet, objects);
 	if (r == 0 && expanded)
 		r = expand(objects, expanded, err);
 	else if (r == 0)

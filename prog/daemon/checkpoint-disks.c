@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/macros.h"
+#include "checkpoint-below.h"
 #include "checkpoint-fold.h"
 #include "checkpoints.h"
 #include "config/config-json.h"
@@ -343,7 +344,7 @@ static bool is_needed(const struct vm *vm, const struct checkpoints *all, const 
 		needed = has_disk(config, path);
 		config_vm_free(config);
 	}
-	return needed;
+	return needed || below_has(vm, all, path);
 }
 
 /* ---- other disks for a VM ---- */
@@ -381,6 +382,7 @@ int checkpoint_disks_replace(const struct vm *vm, const json_t *plan, struct err
 	for (size_t i = 0; i < json_array_size(plan); i++)
 		json_array_append_new(paths, json_string(path_in(json_array_get(plan, i), "new")));
 	add_disks(paths, vm->config);
+	below_add(vm, NULL, paths);
 	return note_replaced(vm, paths, err);
 }
 
@@ -423,23 +425,29 @@ static bool has_children(const struct vm *vm, const struct checkpoints *all, con
 }
 
 /* What is to be done behind its removal is written down before. */
-static int note_removal(struct vm *vm, const struct config_vm *config, bool under_others,
+static int note_removal(struct vm *vm, const struct checkpoints *all,
+			const struct checkpoint *checkpoint, const struct config_vm *config,
 			struct error *err)
 {
-	int r = fold_want(vm, err);
 	json_t *paths;
+	int r = fold_want(vm, err);
 
-	if (r < 0 || under_others)
+	if (r < 0)
 		return r;
 	paths = json_array();
 	add_disks(paths, config);
-	return note_replaced(vm, paths, err);
+	if (!has_children(vm, all, checkpoint->id)) {
+		below_add(vm, checkpoint->id, paths);
+		return note_replaced(vm, paths, err);
+	}
+	r = below_inherit(vm, all, checkpoint, paths, err);
+	json_decref(paths);
+	return r;
 }
 
 int checkpoint_disks_remove_with(struct vm *vm, const struct checkpoints *all,
 				 const struct checkpoint *checkpoint, struct error *err)
 {
-	bool under_others = has_children(vm, all, checkpoint->id);
 	struct config_vm *config;
 	int r = vm_check_busy(vm, err);
 
@@ -447,7 +455,7 @@ int checkpoint_disks_remove_with(struct vm *vm, const struct checkpoints *all,
 		r = checkpoint_config(vm, checkpoint->id, &config, err);
 	if (r < 0)
 		return r;
-	r = note_removal(vm, config, under_others, err);
+	r = note_removal(vm, all, checkpoint, config, err);
 	if (r == 0)
 		r = checkpoint_remove(vm, checkpoint, err);
 	checkpoint_disks_replaced(vm);

@@ -6,6 +6,7 @@
 #include "base/macros.h"
 #include "base/mark.h"
 #include "base/parent-paths.h"
+#include "checkpoint-below.h"
 #include "checkpoint-disks.h"
 #include "checkpoints.h"
 #include "config/config-json.h"
@@ -109,6 +110,7 @@ static void nothing_wanted(const struct vm *vm)
 
 	if (fd >= 0)
 		fold_remove_files(fd);
+	below_tidy(vm);
 }
 
 /* above: the layer whose link the merge changes. asked: the files are to go, whoever made them. */

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "checkpoint-below.h"
 #include "checkpoint-disks.h"
 #include "checkpoint-fold.h"
 #include "checkpoints.h"
@@ -25,7 +26,7 @@
  *	VM down		begin, [link the saved memory], make disks, commit
  *	VM running	begin, make disks, [freeze], the worker does it, settle (run.c), [thaw]
  *
- * The VM is busy from beginning to end.
+ * The VM is busy from beginning to end. While its disks are being merged, the beginning waits.
  */
 struct taking {
 	struct vm *vm;
@@ -33,6 +34,7 @@ struct taking {
 	checkpoint_taken done;
 	void *user;
 	struct checkpoint checkpoint; /* id, name, production, automatic; name is owned */
+	enum checkpoint_kind kind;    /* as asked for */
 	json_t *plan;
 	bool freezes;         /* the guest's file systems */
 	bool only_production; /* without falling back */
@@ -100,22 +102,45 @@ static int check_count(const struct vm *vm, struct error *err)
 		   : error_set(err, ERR_LIMIT, "it has %d checkpoints already", CHECKPOINTS_MAX);
 }
 
-static int check(const struct vm *vm, const char *name, enum checkpoint_kind kind,
-		 struct error *err)
+/* About to start: it has no worker yet. */
+static bool stands(const struct vm *vm)
 {
-	int r = kind == CHECKPOINT_AS_SET ? check_type(vm, err) : 0;
+	return vm_is_down(vm) || vm->state == VM_STARTING;
+}
+
+static int check_state(const struct vm *vm, struct error *err)
+{
+	bool runs = (vm->state == VM_RUNNING || vm->state == VM_PAUSED) && vm->run &&
+		    !vm->run->saving_id[0];
+
+	if (vm->removed)
+		return error_set(err, ERR_NOT_FOUND, "it was removed meanwhile");
+	return stands(vm) || runs
+		   ? 0
+		   : error_set(err, ERR_STATE, "this is not possible in its present state (%s)",
+			       vm_state_name(vm->state));
+}
+
+static bool merges(const struct vm *vm)
+{
+	return fold_is_live(vm) || fold_holds(vm);
+}
+
+static int check(const struct taking *taking, struct error *err)
+{
+	const struct vm *vm = taking->vm;
+	int r = taking->kind == CHECKPOINT_AS_SET ? check_type(vm, err) : 0;
 
 	if (r == 0)
+		r = check_state(vm, err);
+	if (r == 0 && !merges(vm))
 		r = vm_check_busy(vm, err);
 	if (r == 0 && vm->changing)
 		r = error_set(err, ERR_BUSY, "its devices are being changed");
-	if (r == 0 && fold_is_live(vm))
-		r = error_set(err, ERR_BUSY, "its disks are being merged (%u %%)",
-			      fold_percent(vm));
 	if (r == 0)
 		r = check_count(vm, err);
-	if (r == 0 && name)
-		r = config_check_name(name, "the checkpoint's name", err);
+	if (r == 0)
+		r = config_check_name(taking->checkpoint.name, "the checkpoint's name", err);
 	return r;
 }
 
@@ -313,7 +338,8 @@ static int begin(struct taking *taking, struct config_vm **ret, struct error *er
 		r = checkpoint_begin(vm, &taking->checkpoint, taking->plan, err);
 	if (r < 0)
 		return r;
-	if (vm->state == VM_SAVED)
+	r = below_begin(vm, taking->checkpoint.id, err);
+	if (r == 0 && vm->state == VM_SAVED)
 		r = checkpoint_link_memory(vm, taking->checkpoint.id, err);
 	*ret = r == 0 ? vm_config_copy(vm, err) : NULL;
 	if (!*ret)
@@ -334,9 +360,10 @@ static void start(struct taking *taking)
 				      taking);
 }
 
-static void choose_kind(struct taking *taking, enum checkpoint_kind kind)
+static void choose_kind(struct taking *taking)
 {
 	enum config_checkpoint_type type = taking->vm->config->checkpoint_type;
+	enum checkpoint_kind kind = taking->kind;
 
 	if (kind == CHECKPOINT_AS_SET && type == CONFIG_CHECKPOINT_STANDARD)
 		kind = CHECKPOINT_WITH_MEMORY;
@@ -348,25 +375,51 @@ static void choose_kind(struct taking *taking, enum checkpoint_kind kind)
 	    kind != CHECKPOINT_AS_SET || type == CONFIG_CHECKPOINT_PRODUCTION_ONLY;
 }
 
+static void merge_ended(void *user, struct vm *vm, const struct error *err);
+
+/* Also after a wait, in which anything may have become of the VM. */
+static void carry_on(struct taking *taking)
+{
+	struct vm *vm = taking->vm;
+	struct error err;
+
+	if (check(taking, &err) < 0) {
+		taking_end(taking, &err);
+	} else if (merges(vm)) {
+		if (taking->request)
+			request_progress(taking->request, vm->config->name,
+					 "waiting until its disks are merged (%u %%)",
+					 fold_percent(vm));
+		vm_wait(vm, VM_WAIT_IDLE, merge_ended, taking, taking->request);
+	} else {
+		choose_kind(taking);
+		start(taking);
+	}
+}
+
+static void merge_ended(void *user, struct vm *vm, const struct error *err)
+{
+	if (err)
+		taking_end(user, err);
+	else
+		carry_on(user);
+}
+
 static void take(struct vm *vm, const char *name, bool automatic, bool temporary,
 		 enum checkpoint_kind kind, struct request *request, checkpoint_taken done,
 		 void *user)
 {
 	struct taking *taking = calloc(1, sizeof(*taking));
-	struct error err;
 
 	if (!taking)
 		abort();
-	*taking =
-	    (struct taking){ .vm = vm_ref(vm), .request = request, .done = done, .user = user };
+	*taking = (struct taking){
+		.vm = vm_ref(vm), .request = request, .done = done, .user = user, .kind = kind
+	};
 	taking->checkpoint.name = name ? strdup(name) : checkpoint_default_name(vm);
 	taking->checkpoint.automatic = automatic;
 	taking->checkpoint.temporary = temporary;
-	choose_kind(taking, kind);
-	if (check(vm, name, kind, &err) < 0)
-		taking_end(taking, &err);
-	else
-		start(taking);
+	carry_on(taking);
 }
 
 void checkpoint_take(struct vm *vm, const char *name, struct request *request,

@@ -15,8 +15,9 @@
 typedef void (*checkpoint_taken)(void *user, struct vm *vm, const char *id,
 				 const struct error *err);
 
-/* name NULL: Hyper-V's default. request is for progress; may be NULL. done may be called at once;
- * it can't be cancelled. */
+/* name NULL: Hyper-V's default. request is for progress; may be NULL. done may be called at once.
+ * While the VM's disks are being merged it waits, and cancelling the request ends that; what has
+ * begun can't be cancelled. */
 void checkpoint_take(struct vm *vm, const char *name, struct request *request,
 		     checkpoint_taken done, void *user);
 

@@ -2,6 +2,7 @@
 #include "cmdlets.h"
 
 #include "base/macros.h"
+#include "checkpoint-below.h"
 #include "checkpoint-disks.h"
 #include "checkpoint-fold.h"
 #include "checkpoint-take.h"
@@ -433,6 +434,7 @@ static int apply(struct applying *applying, struct vm *vm, struct config_vm *con
 	if (r == 0) {
 		r = saved_id[0] ? saved_mark(vm, saved_id, err) : 0;
 		drop_old(vm, old);
+		below_clear_vm(vm);
 		run_set_state(vm, saved_id[0] ? VM_SAVED : VM_OFF);
 		vm_event(vm, EVENT_VM_CHECKPOINT, NULL, "A checkpoint was applied to '%s'.",
 			 vm->config->name);

@@ -496,6 +496,14 @@ void door_free(struct door *door)
 	free(door);
 }
 
+void door_leave_listening(struct door *door)
+{
+	int fd = MHD_quiesce_daemon(door->http);
+
+	if (fd >= 0)
+		close(fd);
+}
+
 unsigned door_connections(const struct door *door)
 {
 	const union MHD_DaemonInfo *info =

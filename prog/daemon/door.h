@@ -31,6 +31,9 @@ int door_new(struct loop *loop, const struct door_options *options, struct door 
 	     struct error *err);
 /* Nobody may be suspended, and nothing be handed over, when it closes. NULL is allowed. */
 void door_free(struct door *door);
+/* Of a door that is not remote: takes no new connection. Who knocks meanwhile is the next one's who
+ * has the socket, too; those that have come in are still answered. */
+void door_leave_listening(struct door *door);
 /* After a connection was resumed. */
 void door_run_soon(struct door *door);
 unsigned door_connections(const struct door *door);

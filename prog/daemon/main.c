@@ -41,6 +41,7 @@
 #define LOCK_TRIES       60
 #define LOCK_PAUSE_USEC  50000
 #define LAST_STEPS       50 /* of 20 ms: for who is being answered when a signal ends us */
+#define ADOPT_SECONDS    5  /* for workers that don't answer */
 #define LISTEN_FDS_START 3  /* of systemd's socket activation */
 
 struct options {
@@ -56,6 +57,7 @@ struct service {
 	struct loop_timer *timer;
 	uint64_t idle_since_ns, idle_limit_ns;
 	bool signalled;
+	struct sockets_file own_socket; /* none: systemd listens for us */
 };
 
 static const char usage[] =
@@ -257,18 +259,33 @@ static int open_state(struct service *service, struct error *err)
 static int open_listener(struct service *service, struct error *err)
 {
 	const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+	const char *path = service->daemon.paths.socket;
+	int fd;
 
 	if (pid && count && atoi(pid) == getpid() && atoi(count) == 1) {
 		fcntl(LISTEN_FDS_START, F_SETFD, FD_CLOEXEC);
 		fcntl(LISTEN_FDS_START, F_SETFL, fcntl(LISTEN_FDS_START, F_GETFL) | O_NONBLOCK);
 		return LISTEN_FDS_START;
 	}
-	return sockets_listen(service->daemon.paths.socket, SOCK_STREAM, err);
+	fd = sockets_listen(path, SOCK_STREAM, err);
+	if (fd >= 0)
+		service->own_socket = sockets_file_at(path);
+	return fd;
 }
 
 static void log_service(struct service *service, enum event_kind kind, const char *text)
 {
 	events_write(service->daemon.events, &(struct event){ .kind = kind, .message = text });
+}
+
+/* What is asked of a VM must not meet one whose worker has not said yet what it is at. */
+static void wait_for_workers(struct service *service)
+{
+	struct daemon *daemon = &service->daemon;
+	uint64_t deadline = clock_now_ns() + ADOPT_SECONDS * NS_PER_SEC;
+
+	while (run_is_adopting(daemon) && clock_now_ns() < deadline && !service->signalled)
+		loop_step(daemon->loop, 20);
 }
 
 static int start(struct service *service, struct error *err)
@@ -297,7 +314,11 @@ static int start(struct service *service, struct error *err)
 	r = vm_load_all(daemon, err);
 	if (r < 0)
 		return r;
+	r = balancer_new(daemon, &daemon->balancer, err);
+	if (r < 0)
+		return r;
 	run_adopt_all(daemon);
+	wait_for_workers(service);
 	automatic_begin(daemon);
 	fd = open_listener(service, err);
 	if (fd < 0)
@@ -307,8 +328,6 @@ static int start(struct service *service, struct error *err)
 		remote_start(daemon);
 	if (r == 0)
 		r = loop_timer_new(daemon->loop, tick, service, &service->timer, err);
-	if (r == 0)
-		r = balancer_new(daemon, &daemon->balancer, err);
 	return r;
 }
 
@@ -336,14 +355,17 @@ static void set_idle_limit(struct service *service)
 
 /* ---- end ---- */
 
-/* Nobody finds the socket any more; who has connected already is still answered. When we end
- * because we were idle there is no hurry. */
+/* Nobody finds our own socket any more; who has connected already is still answered. When we end
+ * because we were idle there is no hurry. Who comes to systemd's waits there for the next of us. */
 static void answer_the_last(struct service *service)
 {
 	struct daemon *daemon = &service->daemon;
 
 	/* So that the next command line starts the next daemon at once. */
-	unlink(daemon->paths.socket);
+	if (service->own_socket.inode)
+		sockets_unlink(daemon->paths.socket, service->own_socket);
+	else
+		server_leave_listening(daemon->server);
 	server_end_streams(daemon->server);
 	loop_step(daemon->loop, 0);
 	for (unsigned i = 0; service->signalled ? i < LAST_STEPS : true; i++) {
@@ -405,7 +427,8 @@ int main(int argc, char **argv)
 	}
 	tell_ready(&service, "ready\n");
 	loop_timer_arm(service.timer, clock_now_ns() + MIN(SAMPLE_NS, service.idle_limit_ns));
-	loop_run(service.daemon.loop);
+	if (!service.signalled)
+		loop_run(service.daemon.loop);
 	answer_the_last(&service);
 	log_service(&service, EVENT_SERVICE_STOPPED, "The management service was stopped.");
 	release(&service);

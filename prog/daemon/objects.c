@@ -64,6 +64,8 @@ static const char *status_text(const struct vm *vm)
 		return vm->run->critical_text[0] ? vm->run->critical_text
 						 : "The host's storage has failed";
 	default:
+		if (vm->run && vm->run->saving_id[0])
+			return "Creating checkpoint";
 		return vm->folding ? "Merging disks" : "Operating normally";
 	}
 }
@@ -360,6 +362,16 @@ static const json_t *running_service(const struct vm *vm, const char *name)
 	return NULL;
 }
 
+/* Hyper-V's words for what a service's status says. */
+static const char *operational_status(const char *status)
+{
+	if (!status)
+		return NULL;
+	return strcmp(status, "OK") == 0           ? "Ok"
+	       : strcmp(status, "No Contact") == 0 ? "NoContact"
+						   : status;
+}
+
 json_t *object_service(const struct vm *vm, enum config_ic service)
 {
 	const char *name = config_ic_name(service);
@@ -371,7 +383,9 @@ json_t *object_service(const struct vm *vm, enum config_ic service)
 	put_text(object, "Name", name);
 	json_object_set_new(object, "Enabled", json_boolean(enabled));
 	put_text(object, "PrimaryStatusDescription", enabled && status ? status : "");
+	put_text(object, "PrimaryOperationalStatus", operational_status(enabled ? status : NULL));
 	put_text(object, "SecondaryStatusDescription", "");
+	put_text(object, "SecondaryOperationalStatus", NULL);
 	put(object, "Version", json_object_get(running, "version"));
 	return object;
 }

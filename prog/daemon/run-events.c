@@ -77,6 +77,7 @@ static void take_over(struct run *run, bool saving)
 	struct error err;
 
 	run->adopting = false;
+	vm->busy = NULL;
 	if (under_way)
 		run_request(vm, json_pack("{s:s}", "op", "vss-thaw"), RUN_REQUEST_TIMEOUT_NS, NULL,
 			    NULL);

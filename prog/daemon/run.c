@@ -147,10 +147,14 @@ static int end_save(struct run *run, struct error *err)
 	bool saved = strcmp(run->off_reason, "saved") == 0;
 	int r = 0;
 
+	if (run->adopting) {
+		vm->busy = NULL;
+		r = checkpoints_clean_up(vm, err);
+	}
 	if (!run->saving_id[0]) {
 		/* An earlier daemon may have begun it, and its end not been heard. */
 		saved_clean_up(vm);
-		return 0;
+		return r;
 	}
 	if (!run->saving_stops) {
 		if (saved)
@@ -405,6 +409,8 @@ static void adopt(struct vm *vm, struct process *process)
 	}
 	run_limit(vm);
 	run_set_state(vm, VM_RUNNING);
+	/* A checkpoint that is begun now would be taken for one of the earlier service. */
+	vm->busy = "its worker has not said yet what it is at";
 	vm_event(vm, EVENT_VM_ADOPTED, NULL, "'%s' was found running, as process %d.",
 		 vm->config->name, (int)process->pid);
 	run_refresh(vm_ref(vm), adopt_status, NULL);
@@ -462,6 +468,14 @@ void run_adopt_all(struct daemon *daemon)
 	if (!switches_running(daemon->switches) && run_ports_lost(daemon))
 		switches_restore_ports(daemon->switches);
 	loop_post(daemon->loop, tidy, daemon);
+}
+
+bool run_is_adopting(const struct daemon *daemon)
+{
+	for (size_t i = 0; i < daemon->vm_count; i++)
+		if (daemon->vms[i]->run && daemon->vms[i]->run->adopting)
+			return true;
+	return false;
 }
 
 void run_detach(struct vm *vm)

@@ -71,6 +71,8 @@ bool run_restore_ports(struct daemon *daemon);
 int run_start(struct vm *vm, struct error *err);
 /* Finds the workers of an earlier daemon and cleans up after those that have ended. */
 void run_adopt_all(struct daemon *daemon);
+/* Has one of them not said yet what it is at? Until then its VM is busy. */
+bool run_is_adopting(const struct daemon *daemon);
 /* The daemon ends, the worker goes on. */
 void run_detach(struct vm *vm);
 

@@ -913,6 +913,11 @@ unsigned server_connections(const struct server *server)
 	       (server->remote ? door_connections(server->remote) : 0);
 }
 
+void server_leave_listening(struct server *server)
+{
+	door_leave_listening(server->local);
+}
+
 void server_end_streams(struct server *server)
 {
 	followers_end(server->followers, NULL);

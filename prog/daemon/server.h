@@ -18,6 +18,8 @@ int server_open_remote(struct server *server, int listen_fd, const char *certifi
 		       const char *key_pem, struct error *err);
 void server_close_remote(struct server *server);
 bool server_is_open(const struct server *server); /* for clients elsewhere */
+/* The socket of server_new goes on with whoever else has it; nobody new is answered here. */
+void server_leave_listening(struct server *server);
 /* Answers that would never end are ended. */
 void server_end_streams(struct server *server);
 /* Connections that are open now. */

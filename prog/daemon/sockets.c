@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #define BACKLOG 32
 
@@ -71,4 +73,20 @@ int sockets_connect(const char *path, int type, struct error *err)
 	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
 		return error_set_errno(err, errno, "connecting to '%.200s'", path);
 	return TAKE_FD(fd);
+}
+
+struct sockets_file sockets_file_at(const char *path)
+{
+	struct stat file;
+
+	return lstat(path, &file) == 0 ? (struct sockets_file){ file.st_dev, file.st_ino }
+				       : (struct sockets_file){ 0 };
+}
+
+void sockets_unlink(const char *path, struct sockets_file own)
+{
+	struct sockets_file there = sockets_file_at(path);
+
+	if (own.inode && there.device == own.device && there.inode == own.inode)
+		unlink(path);
 }

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "checkpoint-below.h"
 #include "checkpoint-disks.h"
 #include "checkpoint-fold.h"
 #include "checkpoints.h"
@@ -300,7 +301,7 @@ static void delete_folder(struct vm *vm)
 	AUTO_FREE char *link = vm_store_path(vm->daemon, vm->id);
 	static const char *const files[] = { LAST_STOP_FILE, "lock",        "worker.log",
 					     "running",      METERING_FILE, "replaced.json",
-					     REMOVED_FILE,   CONFIG_FILE };
+					     BELOW_FILE,     REMOVED_FILE,  CONFIG_FILE };
 	AUTO_CLOSE int fd = open_folder(vm->folder, NULL);
 
 	if (fd >= 0)

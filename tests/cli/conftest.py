@@ -194,13 +194,24 @@ def host(tmp_path):
     assert "Sanitizer" not in text and "runtime error" not in text, text
 
 
-@pytest.fixture
-def small_disk(host):
-    """A file system of 40 MiB, where the test may have one."""
-    folder = os.path.join(host.folder, "small")
+@contextlib.contextmanager
+def file_system(folder, size):
+    """Of its own, where the test may have one."""
     os.mkdir(folder)
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", folder],
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + size, "none", folder],
                                            capture_output=True).returncode != 0:
         pytest.skip("no file system can be mounted here")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def small_disk(host):
+    with file_system(os.path.join(host.folder, "small"), "40m") as folder:
+        yield folder
+
+
+@pytest.fixture
+def small_storage(tmp_path):
+    with file_system(os.path.join(tmp_path, "s"), "100m") as folder:
+        yield folder

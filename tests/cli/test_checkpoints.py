@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import wait_for
+from conftest import PATIENCE, tell, wait_for
 
 MIB = 1 << 20
 
@@ -90,6 +90,41 @@ def test_with_all_children(host):
     assert tree(host) == {} and disk_of(host) == disk and layers(host) == []
     check(host, disk, 3, 0)
     check(host, disk, 2, MIB)
+
+
+def test_layers_of_another_branch_go_with_its_last(host):
+    """One in the middle of a branch goes, and then those that lie on its disk."""
+    disk = vm_with_two(host)
+
+    def change(cmdlet, name):
+        host.run(cmdlet, "-VMName", "a", "-Name", name, "-Confirm:false")
+
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "three")
+    change("restore-vmcheckpoint", "two")
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "four")
+    change("restore-vmcheckpoint", "one")
+    change("remove-vmcheckpoint", "two")
+    assert tree(host) == {"one": None, "three": "one", "four": "one"}
+    host.kill_daemon()
+    change("remove-vmcheckpoint", "three")
+    assert len(layers(host)) == 3  # those of "two", which is under "four", of "four", and the VM's
+    change("restore-vmcheckpoint", "four")
+    check(host, disk_of(host), 2, MIB)
+    change("restore-vmcheckpoint", "one")
+    change("remove-vmcheckpoint", "four")
+    assert layers(host) == [disk_of(host)]
+    # The VM's own branch: it lies on a layer that can't be merged yet, and leaves it.
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "five")
+    change("restore-vmcheckpoint", "one")
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "six")
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "seven")
+    change("remove-vmcheckpoint", "seven")
+    assert len(layers(host)) == 4
+    change("restore-vmcheckpoint", "five")
+    assert len(layers(host)) == 3  # of "five", of "six", and the VM's
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false")
+    assert layers(host) == [] and disk_of(host) == disk
+    assert not os.path.exists(os.path.join(host.vm_folder("a"), "below.json"))
 
 
 def test_interrupted_between_description_and_name(host):
@@ -373,6 +408,47 @@ def test_merge_fails_and_is_done_when_it_is_off(host):
     check(host, paths[0], 1, 0)
 
 
+def test_taken_while_the_worker_is_found_again(host):
+    """What a service has begun itself is not taken for what an earlier one has left."""
+    running(host, "late=0.5")
+    host.kill_daemon()
+    slow = host.folder + "/slow-disk"
+    with open(slow, "w") as f:
+        f.write('#!/bin/sh\n/bin/sleep 1\nexec "%s/oyako-disk" "$@"\n' % os.path.dirname(host.command()[0]))
+    os.chmod(slow, 0o700)
+    host.env["OYAKO_DISK"] = slow
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "one")
+    assert tree(host) == {"one": None} and leftovers(host) == []
+    assert set(layers(host)) == set(disks_of(host)) and len(layers(host)) == 2
+
+
+def test_checkpoint_waits_for_the_merge(host):
+    """It is taken when the last disk is merged; one whose job is stopped before, never."""
+    running(host, "merge=300")
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "one")
+    removing = subprocess.Popen(host.command("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false"), env=host.env,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: "merge.mark" in merge_files(host))
+
+    def job(number):
+        return host.json("get-job", number)[0]
+
+    taking, stopped = [host.json("checkpoint-vm", "a", "-SnapshotName", name, "-AsJob")[0]["Id"]
+                       for name in ("two", "never")]
+    for number in (taking, stopped):
+        wait_for(lambda: "until its disks are merged" in (job(number)["Progress"] or ""))
+    host.run("stop-job", stopped)
+    assert job(stopped)["State"] == "Stopped" and job(taking)["State"] == "Running" and tree(host) == {}
+
+    def is_taken():
+        tell(host, "a", "merged")
+        return job(taking)["State"] == "Completed"
+
+    wait_for(is_taken)
+    assert removing.wait(PATIENCE) == 0
+    assert tree(host) == {"two": None} and len(layers(host)) == 2
+
+
 @pytest.mark.parametrize("how", ["stop", "kill worker", "kill service", "kill both", "cancel"])
 def test_merge_is_interrupted(host, how):
     """Whatever ends, the merge goes on: behind the guest, or when it is off."""
@@ -382,7 +458,6 @@ def test_merge_is_interrupted(host, how):
                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: "merge.mark" in merge_files(host))
     assert host.vm("a")["Status"] == "Merging disks"
-    assert "being merged" in host.run("checkpoint-vm", "-Name", "a", status=1)
     worker = worker_pid(host)
     if how == "stop":
         host.run("stop-vm", "a", "-TurnOff", "-Force")

@@ -96,6 +96,10 @@ $ oyako Get-VMMemory TestVM
 TestVM True 64 256 2048
 $ oyako Set-VMMemory TestVM -DynamicMemoryEnabled $true -MinimumBytes 64MB
 ! of $true and $false a shell leaves nothing
+$ true=true false=false; oyako Set-VMMemory TestVM -DynamicMemoryEnabled $true -MinimumBytes 64MB -StartupBytes 256MB -MaximumBytes 2GB -Priority 80 -Buffer 25
+$ true=true false=false; oyako Set-VMProcessor TestVM -ExposeVirtualizationExtensions $false -CompatibilityForMigrationEnabled $false
+$ true=true false=false; oyako Set-VMProcessor TestVM -ExposeVirtualizationExtensions $true
+! Guests can't run virtual machines themselves
 $ oyako Set-VMMemory TestVM -DynamicMemoryEnabled 1 -StartupBytes 0.5GB
 $ oyako Get-VM TestVM | oyako Set-VMProcessor -Count 2 -Passthru
 TestVM 2
@@ -148,6 +152,8 @@ $ oyako Get-VM -Name TestVM | oyako Get-VMScsiController
 TestVM 0
 $ oyako Add-VMHardDiskDrive TestVM IDE 0 0 one.img
 ! there is no IDE controller 0 in generation 2
+$ oyako Get-VM TestVM | oyako Add-VMHardDiskDrive -ControllerType SCSI -ControllerNumber 0
+! Add-VMHardDiskDrive needs -Path
 $ oyako Add-VMHardDiskDrive -VMName TestVM -ControllerType IDE -Path one.img
 ! it has no IDE controllers: they are of generation 1
 $ oyako Get-VMIdeController -VMName TestVM
@@ -193,8 +199,213 @@ $ oyako Get-VMSwitch -SwitchType External
 (nothing)
 $ oyako Get-VMSwitch | oyako Start-VM
 ! nothing that Start-VM takes
-$ oyako Get-VM Test2 | oyako Add-VMNetworkAdapter -IsLegacy '$true' -Name Bootable
+$ true=true; oyako Get-VM Test2 | oyako Add-VMNetworkAdapter -IsLegacy $true -Name Bootable
 ! -IsLegacy is not there yet
+""",
+    # Get-, Set-VMFirmware, New-VM -BootDevice, and what is written about Secure Boot for Linux
+    "firmware": """
+$ oyako Set-VMFirmware "TestVM" -EnableSecureBoot On
+$ oyako Get-VMFirmware "TestVM"
+TestVM On MicrosoftWindows IPv4 {Network Adapter} Off Kept, not used yet
+$ oyako Set-VMFirmware -VMName TestVM -SecureBootTemplate MicrosoftUEFICertificateAuthority
+$ oyako Get-VM TestVM | oyako Set-VMFirmware -EnableSecureBoot Off -Passthru
+TestVM Off MicrosoftUEFICertificateAuthority
+$ oyako Add-VMHardDiskDrive -VMName TestVM -Path one.img; oyako Add-VMDvdDrive -VMName TestVM -Path disc.iso
+$ oyako Set-VMFirmware TestVM -FirstBootDevice "$(oyako Get-VMDvdDrive -VMName TestVM)"
+$ oyako Get-VMFirmware TestVM | oyako Select-Object -ExpandProperty BootOrder
+SCSI:0:1
+$ oyako Set-VMFirmware TestVM -BootOrder "$(oyako Get-VMNetworkAdapter TestVM)", "$(oyako Get-VMHardDiskDrive TestVM)"
+$ oyako Get-VMFirmware TestVM
+TestVM Off MicrosoftUEFICertificateAuthority IPv4 {Network Adapter, SCSI:0:0} Off
+$ oyako Set-VMFirmware -VMName TestVM -PreferredNetworkBootProtocol IPv6 -ConsoleMode None -PauseAfterBootFailure On
+$ oyako Get-VMFirmware TestVM | oyako fl '*'
+ConsoleMode : None
+$ oyako Get-VM | oyako Get-VMFirmware | oyako Where-Object {$_.SecureBoot -eq 'On'}
+Test2 On
+$ oyako New-VM -Name cd -MemoryStartupBytes 1GB -BootDevice CD -NewVHDPath cd.vhdx -NewVHDSizeBytes 64MB -SwitchName "Default Switch"
+$ oyako Get-VMFirmware cd
+{SCSI:0:1, SCSI:0:0, Network Adapter}
+$ oyako Get-VMBios TestVM
+! it is of generation 2, which has UEFI firmware
+$ oyako Set-VMFirmware TestVM -EnableSecureBoot Yes
+! is none of: On Off
+""",
+    # Get-, Set-VMComPort
+    "serial ports": """
+$ oyako Set-VMComPort TestVM 2 \\\\.\\pipe\\TestPipe
+$ oyako Get-VMComPort TestVM
+TestVM COM 1
+TestVM COM 2 \\\\.\\pipe\\TestPipe
+$ oyako Set-VMComPort -VMName TestVM -Number 1 -Path "\\\\.\\pipe\\debug" -DebuggerMode On
+$ oyako Get-VMComPort TestVM -Number 1 | oyako Format-List Path,DebuggerMode
+Path : \\\\.\\pipe\\debug
+DebuggerMode : On
+$ oyako Get-VM Test2 | oyako Set-VMComPort -Number 1 -Path '\\\\.\\pipe\\two' -Passthru
+Test2 COM 1 \\\\.\\pipe\\two
+$ oyako start-vm TestVM
+$ test -S "$(oyako get-vmcomport TestVM 2 | oyako select -ExpandProperty SocketPath)"
+$ oyako Get-VMComPort TestVM | oyako Set-VMComPort -Path $null
+$ oyako Get-VMComPort TestVM | oyako where Path -match pipe
+(nothing)
+$ oyako Set-VMComPort TestVM 3 x
+! is not between 1 and 2
+""",
+    # Get-VMSnapshot TestVM | Get-..., -ParentOf, -ChildOf, and objects as values
+    "what was in a checkpoint": """
+$ oyako New-VHD one.vhdx -SizeBytes 64MB
+$ oyako Add-VMHardDiskDrive TestVM -Path one.vhdx; oyako Add-VMDvdDrive TestVM -Path disc.iso
+$ oyako Set-VMMemory TestVM -StartupBytes 256MB
+$ oyako Checkpoint-VM TestVM -SnapshotName 'Before applying updates'
+$ oyako Set-VMMemory TestVM -StartupBytes 768MB
+$ oyako Get-VMSnapshot -VMName TestVM -Name 'Before applying updates' | oyako Get-VMHardDiskDrive
+TestVM Before applying updates SCSI 0 0
+$ oyako Get-VMSnapshot -VMName TestVM -Name 'Before applying updates' | oyako Get-VMDvdDrive
+TestVM Before applying updates SCSI 0 1 ISO
+$ oyako Get-VMSnapshot -VMName TestVM -Name 'Before applying updates' | oyako Get-VMScsiController
+TestVM Before applying updates 0
+$ oyako Get-VMSnapshot -VMName TestVM -Name 'Before applying updates' | oyako Get-VMIntegrationService -Name Shutdown,VSS
+TestVM Before applying updates VSS True
+$ oyako Get-VMSnapshot TestVM --json | oyako Get-VMMemory
+TestVM Before applying updates False 512 256
+$ oyako Get-VMMemory TestVM -VMSnapshot Before*
+TestVM Before applying updates False 512 256
+$ oyako Get-VMSnapshot TestVM | oyako Get-VMHardDiskDrive | oyako Get-VHD
+VHDX Dynamic
+$ oyako Get-VMSnapshot TestVM | oyako Get-VMHardDiskDrive | oyako Remove-VMHardDiskDrive
+! not for a checkpoint
+$ oyako Get-VMSnapshot TestVM | oyako Set-VMMemory -StartupBytes 1GB
+! not for a checkpoint
+$ oyako Checkpoint-VM TestVM -SnapshotName 'After'
+$ snapshot="$(oyako Get-VMSnapshot -Name 'Before applying updates' -VMName TestVM)"; oyako Get-VMSnapshot -ChildOf "$snapshot"
+TestVM After Standard
+$ snapshot="$(oyako Get-VMSnapshot -Name After -VMName TestVM)"; oyako Get-VMSnapshot -ParentOf "$snapshot"
+TestVM Before applying updates Standard
+$ oyako Get-VMSnapshot -ParentOf "$(oyako Get-VM TestVM)"
+TestVM After Standard
+$ oyako Restore-VMSnapshot -VMSnapshot "$(oyako Get-VMSnapshot TestVM -Name After)" -Confirm:$false
+$ oyako Get-VMSnapshot TestVM | oyako Sort CreationTime | oyako Select -Last 1 | oyako Restore-VMSnapshot -Confirm:$false
+""",
+    # What a variable holds in PowerShell
+    "objects as values": """
+$ vm="$(oyako Get-VM TestVM)"; oyako Set-VM -VM "$vm" -Notes mine; oyako Get-VM TestVM | oyako select -ExpandProperty Notes
+mine
+$ vm="$(oyako Get-VM)"; oyako Enable-VMConsoleSupport -VM "$vm" -Passthru
+Test2 Off
+$ oyako Get-VMVideo 'Test*' | oyako where Enabled -eq True
+TestVM True Default
+$ oyako Disable-VMConsoleSupport -VM "$(oyako Get-VM TestVM)"
+$ oyako Add-VMHardDiskDrive TestVM -Path one.img; oyako Add-VMHardDiskDrive TestVM -Path two.img
+$ disk="$(oyako Get-VMHardDiskDrive TestVM -ControllerLocation 1)"; oyako Set-VMHardDiskDrive -VMHardDiskDrive "$disk" -ToControllerLocation 5
+$ oyako Remove-VMHardDiskDrive -VMHardDiskDrive "$(oyako Get-VMHardDiskDrive TestVM)" -Passthru
+TestVM SCSI 0 5
+$ adapter="$(oyako Get-VMNetworkAdapter Test2)"; switch="$(oyako Get-VMSwitch)"; oyako Connect-VMNetworkAdapter -VMNetworkAdapter "$adapter" -VMSwitch "$switch" -Passthru
+Network Adapter Test2 Default Switch
+$ oyako Disable-VMIntegrationService -VMIntegrationService "$(oyako Get-VMIntegrationService TestVM -Name VSS)" -Passthru
+TestVM VSS False
+$ oyako Remove-VMHardDiskDrive -VMHardDiskDrive "$(oyako Get-VMHardDiskDrive TestVM)"
+(nothing)
+$ oyako Remove-VMHardDiskDrive -VMHardDiskDrive sda
+! not what a cmdlet shows
+""",
+    # Rename-, Set-VMNetworkAdapter
+    "addresses of adapters": """
+$ oyako Rename-VMNetworkAdapter -VMName TestVM -NewName CoreNet
+$ oyako Add-VMNetworkAdapter -VMName TestVM -Name Private -StaticMacAddress 00-15-5D-00-00-AA
+$ oyako Rename-VMNetworkAdapter -VMName TestVM -Name Private -NewName Second -Passthru
+Second TestVM 00155D0000AA
+$ oyako Set-VMNetworkAdapter -VMName TestVM -Name CoreNet -StaticMacAddress 00155D0000AB
+$ oyako Get-VMNetworkAdapter -VMName TestVM | oyako where DynamicMacAddressEnabled -eq False | oyako select Name,MacAddress
+CoreNet 00155D0000AB
+$ oyako Get-VMNetworkAdapter -VMName TestVM | oyako Set-VMNetworkAdapter -MacAddressSpoofing On
+$ oyako Get-VMNetworkAdapter TestVM | oyako Select-Object Name,MacAddressSpoofing
+Second On
+$ oyako Set-VMNetworkAdapter TestVM -Name Second -DynamicMacAddress
+$ oyako Get-VMNetworkAdapter -All | oyako Format-Table VMName,Name,Connected
+TestVM Second False
+$ oyako Set-VMNetworkAdapter -VMName TestVM -DhcpGuard On
+! The switch does not look into frames yet
+$ oyako Set-VMNetworkAdapter -VMName TestVM -DhcpGuard Off -RouterGuard Off -PortMirroring None -MaximumBandwidth 0
+$ oyako Get-VMNetworkAdapter -All | oyako Set-VMNetworkAdapter -VmqWeight 100
+! -VmqWeight is not there yet
+""",
+    # What reports are made of: properties that the tables have not
+    "properties that tables lack": """
+$ oyako Set-VMProcessor Test2 -Count 4; oyako Set-VM TestVM -AutomaticStartAction Start
+$ oyako Get-VM | oyako Where-Object {$_.Generation -eq 2} | oyako Select-Object Name, ProcessorCount
+Test2 4
+$ oyako Get-VM | oyako Where-Object {$_.ProcessorCount -gt 2}
+Test2 Off 0 0 00:00:00 Operating normally
+$ oyako Get-VM | oyako Where-Object AutomaticStartAction -eq Start | oyako Set-VM -AutomaticStartAction Nothing -Passthru
+TestVM Off
+$ oyako Get-VM | oyako Sort-Object ProcessorCount -Descending | oyako Select-Object -First 1 -ExpandProperty Name
+Test2
+$ oyako Get-VM TestVM | oyako Format-List Name, VMId, Path
+Name : TestVM
+$ oyako Get-VM -VMName TestVM | oyako Select-Object -ExpandProperty VMId | wc -l
+1
+$ oyako Add-VMHardDiskDrive TestVM -Path one.img -MaximumIOPS 500
+$ oyako Get-VM -VMName TestVM | oyako Select-Object -Property VMId | oyako Get-VHD
+Fixed
+$ oyako Get-VM | oyako Get-VMHardDiskDrive | oyako where MaximumIOPS -gt 0 | oyako select Path,MaximumIOPS
+500
+$ oyako Get-VMSwitch | oyako Format-List Name,Id,Notes
+Name : Default Switch
+$ oyako Get-VMHost | oyako Select-Object -ExpandProperty NumaSpanningEnabled
+True
+$ oyako Get-VM TestVM | oyako select nosuch
+! no property 'nosuch'
+$ oyako Get-VM | oyako ? State -eq Off | oyako measure-vm
+! is not metered
+""",
+    # A machine as a how-to makes it: made, given disk, disc and network, checked, exported, removed
+    "from new to removed": """
+$ oyako New-VM -Name lab01 -MemoryStartupBytes 1024MB -Generation 2 -NewVHDPath lab01.vhdx -NewVHDSizeBytes 64MB -SwitchName "Default Switch"
+$ oyako Set-VM -Name lab01 -ProcessorCount 2 -DynamicMemory -MemoryMinimumBytes 512MB -MemoryMaximumBytes 2GB -AutomaticCheckpointsEnabled false -CheckpointType Standard
+$ oyako Add-VMDvdDrive -VMName lab01 -Path disc.iso
+$ oyako Set-VMFirmware -VMName lab01 -EnableSecureBoot Off -FirstBootDevice "$(oyako Get-VMDvdDrive -VMName lab01)"
+$ oyako Enable-VMIntegrationService -VMName lab01 -Name "Guest Service Interface"
+$ oyako Set-VM -Name lab01 -LinuxKernelPath vmlinuz
+$ oyako Get-VM lab01 | oyako Select-Object Name,Generation,ProcessorCount,DynamicMemoryEnabled,CheckpointType
+lab01 2 2 True Standard
+$ oyako Start-VM lab01
+$ oyako Checkpoint-VM -Name lab01 -SnapshotName "Clean install"
+$ oyako Get-VMSnapshot -VMName lab01 | oyako Select-Object VMName,Name,SnapshotType
+lab01 Clean install Standard
+$ oyako Stop-VM -Name lab01 -TurnOff -Force
+$ oyako Restore-VMSnapshot -VMName lab01 -Name "Clean install" -Confirm:$false
+$ oyako Get-VM lab01
+lab01 Saved
+$ oyako Set-VMDvdDrive -VMName lab01 -Path $null
+! not possible in its present state
+$ mkdir Exports; oyako Export-VMSnapshot -VMName lab01 -Name 'Clean install' -Path Exports
+$ oyako Remove-VMSavedState lab01; oyako Get-VMSnapshot lab01 | oyako Remove-VMSnapshot
+$ oyako Set-VMDvdDrive -VMName lab01 -Path $null; oyako Get-VMDvdDrive lab01
+lab01 SCSI 0 1 None
+$ oyako Get-VM lab01 | oyako Get-VMHardDiskDrive | oyako Resize-VHD -SizeBytes 128MB
+$ oyako Get-VM lab01 | oyako Remove-VM -Force; oyako Get-VHD lab01.vhdx
+VHDX Dynamic
+""",
+    # Grant-, Revoke-, Get-VMConnectAccess, Get-VMHostNumaNode
+    "consoles and host": """
+$ oyako Add-VMApiUser John -Role Console
+$ oyako Grant-VMConnectAccess -VMName TestVM -UserName John
+$ oyako Get-VMConnectAccess
+TestVM John
+$ oyako Grant-VMConnectAccess -VMId "$(oyako Get-VM Test2 | oyako select -ExpandProperty VMId)" -UserName John
+$ oyako Get-VMConnectAccess -UserName John | oyako select VMName
+Test2
+$ oyako Revoke-VMConnectAccess -VMName TestVM -UserName John; oyako Get-VMConnectAccess -VMName TestVM
+(nothing)
+$ oyako Get-VMConnectAccess -VMId 00000000-0000-0000-0000-000000000001
+! no virtual machine with this identifier
+$ oyako Get-VMHostNumaNode
+0 {
+$ oyako Get-VMHostNumaNode -Id 0 | oyako select -ExpandProperty NodeId
+0
+$ mkdir vms disks; oyako Set-VMHost -VirtualHardDiskPath disks -VirtualMachinePath vms -Passthru | oyako fl VirtualMachinePath
+vms
+$ oyako New-VM third -Path vms | oyako select -ExpandProperty Name
+third
 """,
     # Checkpoint-VM, Get-, Rename-, Restore-, Remove-VMSnapshot
     "checkpoints": """
@@ -221,6 +432,8 @@ $ oyako Get-VMIntegrationService Shutdown,Vss -VMName TestVM
 TestVM Shutdown False
 $ oyako Get-VMIntegrationService Shutdown, Vss -VMName TestVM | oyako Enable-VMIntegrationService -Passthru
 TestVM VSS True
+$ oyako Get-VMIntegrationService -VMName TestVM | oyako Where-Object {$_.SecondaryOperationalStatus -eq 'ProtocolMismatch'}
+(nothing)
 $ oyako Get-VM TestVM | oyako Enable-VMIntegrationService "Guest Service Interface"
 $ oyako Get-VM -Name TestVM | oyako Get-VMIntegrationService -Name G*
 TestVM Guest Service Interface True
@@ -274,9 +487,9 @@ Test2 Running
 $ oyako Get-VM | oyako where State -ne Off | oyako stop-vm -TurnOff
 $ oyako Get-VM | oyako where State -eq Running
 (nothing)
-$ oyako Get-VM --json | oyako where MemoryStartup -ge 512MB | oyako get-vmmemory
+$ oyako Get-VM | oyako where MemoryStartup -ge 512MB | oyako get-vmmemory
 TestVM False
-$ oyako Get-VM TestVM --json | oyako Format-List Name,ResourceMeteringEnabled
+$ oyako Get-VM TestVM | oyako Format-List Name,ResourceMeteringEnabled
 ResourceMeteringEnabled : False
 $ oyako Get-VM -VMName TestVM | oyako Select-Object -Property Name, State
 TestVM Off

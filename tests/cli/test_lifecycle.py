@@ -2,7 +2,9 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -404,6 +406,47 @@ def test_no_command_is_lost_when_the_idle_daemon_ends(host):
         pids.add(host.daemon_pid())
         time.sleep(0.013 * (i % 7))
     assert len(host.json("get-vm")) == 40
+
+
+def start_as_systemd(host, listener):
+    """oyakod with a socket that somebody else listens on, as systemd hands it over (sd_listen_fds(3))."""
+    program = os.path.join(os.path.dirname(host.command()[0]), "oyakod")
+    fd = listener.fileno()
+    return subprocess.Popen(["bash", "-c", 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" 3<&%d' % fd, program], env=host.env,
+                            pass_fds=[fd])
+
+
+def test_socket_of_systemd_outlives_the_daemon(host):
+    """A restart takes no connection away: who comes between two daemons waits in the socket for the next one."""
+    os.makedirs(host.runtime, mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(host.socket)
+        listener.listen(32)
+        daemon = start_as_systemd(host, listener)
+        worker = host.running_vm("a")["WorkerProcessId"]
+        for _ in range(3):
+            daemon.terminate()
+            waiting = subprocess.Popen(host.command("get-vm", "--json"), env=host.env, stdout=subprocess.PIPE)
+            assert daemon.wait(PATIENCE) == 0
+            assert is_alive(worker) and os.path.exists(host.socket)
+            daemon = start_as_systemd(host, listener)
+            assert json.loads(waiting.communicate(timeout=PATIENCE)[0])[0]["State"] == "Running"
+            assert host.vm("a")["WorkerProcessId"] == worker and host.daemon_pid() == daemon.pid
+        daemon.terminate()
+        assert daemon.wait(PATIENCE) == 0
+
+
+def test_socket_of_another_daemon_stays(host):
+    """Somebody has deleted the runtime folder, and another service listens in the new one."""
+    host.new_vm("a")
+    pid = host.daemon_pid()
+    shutil.rmtree(host.runtime)
+    os.makedirs(host.runtime, mode=0o700)
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind(host.socket)
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not is_alive(pid))
+        assert os.path.exists(host.socket)
 
 
 # ---- disks ----

@@ -66,7 +66,7 @@ static void on_crash(void *user, unsigned vp, const struct hv_crash *crash)
 
 static void hypercall(struct hv *hv, struct mem *mem, unsigned vp, struct input *in)
 {
-	static const uint16_t codes[] = { 0x5C, 0x5D, 0x08, 0x46 };
+	static const uint16_t codes[] = { 0x5C, 0x5D, 0x0B, 0x46 };
 	struct part_hypercall call = { .long_mode = true };
 	uint8_t bytes[64];
 	size_t n = take(in, 1) % sizeof(bytes);
@@ -78,6 +78,8 @@ static void hypercall(struct hv *hv, struct mem *mem, unsigned vp, struct input 
 	call.input = take_value(in) & ~UINT64_C(7);
 	mem_write(mem, call.input, bytes, n);
 	call.control = codes[take(in, 1) & 3] | take(in, 1) << 16;
+	if ((uint16_t)call.control == HV_CALL_SEND_CLUSTER_IPI)
+		call.output = take(in, 1);
 	hv_hypercall(hv, vp, &call);
 }
 
@@ -124,7 +126,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = { data, size };
 	struct hv_config config = { .vp_count = 2,
-				    .features = { true, true, true },
+				    .features = { true, true, true, true, true },
 				    .events = { .crash = on_crash } };
 	struct hv_ports ports = { .post_message = on_post, .signal_event = on_signal };
 	struct part part = { 0 };

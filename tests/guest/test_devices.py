@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -332,3 +333,32 @@ echo "== end"
     healthy(output)
     assert "online 0-%d\n" % (processors - 1) in output
     assert output.count("worker done") == 8
+
+
+def test_second_serial_port_is_a_socket(host):
+    """COM 2 of Set-VMComPort, both ways."""
+    kernel = kernel_of("cloud")
+    host.new_vm(kernel.image, initrd=kernel.initrd, memory="512MB",
+                cmdline="console=ttyS0 panic=-1 cryptomgr.notests")
+    host.run("set-vmcomport", "t", "2", "\\\\.\\pipe\\second")
+    host.run("start-vm", "t")
+    console = Console(host, "t")
+    console.expect("init: ready", 300)
+    console.expect("# ", 60)
+    console.plain_shell()
+    path = host.json("get-vmcomport", "t", "2")[0]["SocketPath"]
+    folder = os.open(os.path.dirname(path), os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX) as port:
+            port.settimeout(120)
+            port.connect("/proc/self/fd/%d/second" % folder)  # the path itself may be too long
+            console.command("exec 3<>/dev/ttyS1")  # the driver forgets what came before
+            port.sendall(b"to the guest\n")
+            assert "to the guest" in console.command("head -n 1 <&3; echo to the host >&3")
+            text = b""
+            while b"to the host" not in text:
+                text += port.recv(4096)
+    finally:
+        os.close(folder)
+    host.run("stop-vm", "t", "-TurnOff")
+    assert not os.path.lexists(path)

@@ -10,6 +10,7 @@ import pytest
 
 from conftest import LONG, PATIENCE, Console, dmesg_problems, wait_for
 
+SAVES = 200 if LONG else 4  # in a row
 CYCLES = 20 if LONG else 4
 
 # Its memory, its disk and its clocks tell whether something was lost. "q" ends it.
@@ -40,7 +41,7 @@ echo "== end"
 """
 
 
-def self_checking(host, kernel, tmp_path, *, disk=True, processors=1, options=()):
+def self_checking(host, kernel, tmp_path, *, disk=True, processors=1, options=(), seconds=120):
     folder = str(tmp_path / "initrd")
     os.makedirs(folder)
     initrd = kernel.initrd_with(folder, SELF_CHECK)
@@ -53,7 +54,7 @@ def self_checking(host, kernel, tmp_path, *, disk=True, processors=1, options=()
                 cmdline="console=ttyS0 panic=-1 cryptomgr.notests", options=options)
     host.run("start-vm", "-Name", "t")
     console = Console(host, "t")
-    console.expect("CHECK-BEGINS", 120)
+    console.expect("CHECK-BEGINS", seconds)
     console.expect("tick 2", 120)
     return console
 
@@ -84,11 +85,12 @@ def check_end(texts):
 def test_save_and_start(host, kernel, tmp_path, processors):
     console = self_checking(host, kernel, tmp_path, processors=processors)
     texts, last = [], 0
-    for cycle in range(CYCLES):
+    for cycle in range(SAVES):
         host.run("save-vm", "-Name", "t", timeout=300)
         vm = host.vm("t")
         assert vm["State"] == "Saved" and host.workers() == []
         texts.append(console.history)
+        assert "BAD-" not in texts[-1], (cycle, texts[-1])
         console.close()
         host.run("start-vm", "-Name", "t", timeout=300)
         assert host.vm("t")["State"] == "Running"
@@ -100,6 +102,32 @@ def test_save_and_start(host, kernel, tmp_path, processors):
         last = max(seen)
         # Nothing of a used state is kept.
         assert not [f for f in os.listdir(host.vm("t")["Path"]) if f.startswith("saved-")]
+    texts.append(end(host, console))
+    check_end(texts)
+
+
+@pytest.mark.rig
+@pytest.mark.parametrize("first", ["kvm"] + (["soft"] if LONG else []))
+def test_saved_on_one_backend_started_on_the_other(host, kernel, tmp_path, monkeypatch, first):
+    """There and back: the guest goes on seeing the processor that it was started on."""
+    if host.backend != "kvm":
+        pytest.skip("needs both backends")
+    monkeypatch.setattr(host, "backend", first)
+    console = self_checking(host, kernel, tmp_path, disk=False, processors=2, seconds=600)
+    texts = []
+    for backend in ("soft" if first == "kvm" else "kvm", first):
+        host.run("save-vm", "-Name", "t", timeout=300)
+        last = max(ticks(console.history))
+        texts.append(console.history)
+        console.close()
+        host.run("set-vm", "-Name", "t", "-Backend", backend)
+        host.run("start-vm", "-Name", "t", timeout=300)
+        assert host.vm("t")["Backend"] == backend
+        console = Console(host, "t")
+        console.expect("tick ", 300)
+        console.expect("tick ", 300)
+        seen = ticks(console.history)
+        assert seen and min(seen) > last, "the guest began anew"
     texts.append(end(host, console))
     check_end(texts)
 

@@ -1,0 +1,173 @@
+#include "checkpoint-below.h"
+
+#include "base/log.h"
+#include "base/macros.h"
+#include "checkpoint-disks.h"
+#include "config/config-json.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#define VM_KEY "vm"
+
+static int open_folder(const struct vm *vm)
+{
+	return open(vm->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+/* An object, the caller's. */
+static json_t *load(const struct vm *vm)
+{
+	AUTO_CLOSE int fd = open_folder(vm);
+	json_t *below = NULL;
+
+	if (fd < 0 || config_load_json(fd, BELOW_FILE, &below, NULL) < 0 ||
+	    !json_is_object(below)) {
+		json_decref(below);
+		below = json_object();
+	}
+	return below;
+}
+
+/* Takes below. An empty one needs no file. */
+static int save(const struct vm *vm, json_t *below, struct error *err)
+{
+	AUTO_CLOSE int fd = open_folder(vm);
+	int r;
+
+	if (fd < 0)
+		r = error_set_errno(err, errno, "opening the folder '%.200s'", vm->folder);
+	else if (json_object_size(below))
+		r = config_save_json(fd, BELOW_FILE, below, err);
+	else
+		r = unlinkat(fd, BELOW_FILE, 0) < 0 && errno != ENOENT
+			? error_set_errno(err, errno, "removing '%s'", BELOW_FILE)
+			: 0;
+	json_decref(below);
+	return r;
+}
+
+static bool lists(const json_t *paths, const char *path)
+{
+	size_t i;
+	json_t *each;
+
+	json_array_foreach(paths, i, each)
+	{
+		if (json_is_string(each) && strcmp(json_string_value(each), path) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The layers that are there, once each; what is no layer of ours is never deleted. */
+static void add_all(json_t *to, const json_t *paths)
+{
+	size_t i;
+	json_t *each;
+
+	json_array_foreach(paths, i, each)
+	{
+		const char *path = json_string_value(each);
+
+		if (path && checkpoint_disk_was_made_here(path) && access(path, F_OK) == 0 &&
+		    !lists(to, path))
+			json_array_append(to, each);
+	}
+}
+
+static void give(json_t *below, const char *key, const json_t *paths)
+{
+	json_t *to = json_array();
+
+	add_all(to, json_object_get(below, key));
+	add_all(to, paths);
+	if (json_array_size(to))
+		json_object_set(below, key, to);
+	json_decref(to);
+}
+
+int below_inherit(const struct vm *vm, const struct checkpoints *all, const struct checkpoint *gone,
+		  const json_t *disks, struct error *err)
+{
+	json_t *below = load(vm), *paths = json_array();
+	const char *current = vm->config->parent_checkpoint;
+
+	add_all(paths, disks);
+	add_all(paths, json_object_get(below, gone->id));
+	if (current && strcmp(current, gone->id) == 0)
+		give(below, VM_KEY, paths);
+	for (size_t i = 0; i < all->count; i++)
+		if (all->list[i].parent && strcmp(all->list[i].parent, gone->id) == 0)
+			give(below, all->list[i].id, paths);
+	json_decref(paths);
+	return save(vm, below, err);
+}
+
+int below_begin(const struct vm *vm, const char *id, struct error *err)
+{
+	json_t *below = load(vm);
+	const json_t *own = json_object_get(below, VM_KEY);
+
+	if (!own) {
+		json_decref(below);
+		return 0;
+	}
+	give(below, id, own);
+	return save(vm, below, err);
+}
+
+/* Takes below. What it has too much does no harm. */
+static void save_anyhow(const struct vm *vm, json_t *below)
+{
+	struct error err;
+
+	if (save(vm, below, &err) < 0)
+		log_error("virtual machine '%s': %s", vm->config->name, err.text);
+}
+
+void below_clear_vm(const struct vm *vm)
+{
+	json_t *below = load(vm);
+
+	if (json_object_del(below, VM_KEY) < 0)
+		json_decref(below);
+	else
+		save_anyhow(vm, below);
+}
+
+void below_tidy(const struct vm *vm)
+{
+	json_t *below = load(vm), *rest = json_object(), *paths;
+	const char *key;
+
+	json_object_foreach(below, key, paths)
+	{
+		give(rest, key, paths);
+	}
+	if (json_object_size(below) && !json_equal(below, rest))
+		save_anyhow(vm, json_incref(rest));
+	json_decref(below);
+	json_decref(rest);
+}
+
+void below_add(const struct vm *vm, const char *id, json_t *paths)
+{
+	json_t *below = load(vm);
+
+	add_all(paths, json_object_get(below, id ? id : VM_KEY));
+	json_decref(below);
+}
+
+bool below_has(const struct vm *vm, const struct checkpoints *all, const char *path)
+{
+	json_t *below = load(vm);
+	bool has = lists(json_object_get(below, VM_KEY), path);
+
+	for (size_t i = 0; !has && i < all->count; i++)
+		has = lists(json_object_get(below, all->list[i].id), path);
+	json_decref(below);
+	return has;
+}

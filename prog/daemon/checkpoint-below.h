@@ -1,0 +1,32 @@
+/*
+ * Layers of checkpoints that are gone, on which the disks of others still lie. Below the VM's own
+ * disk they are merged (checkpoint-fold.h); in other branches of the tree nobody merges them, and
+ * they must go with the last that lies on them.
+ *
+ * VM-folder/below.json has for the VM ("vm") and for checkpoints (by id) a list of such files. It
+ * may have too many: what it says of a checkpoint that is not there, or of a file, counts for
+ * nothing.
+ */
+#ifndef DAEMON_CHECKPOINT_BELOW_H
+#define DAEMON_CHECKPOINT_BELOW_H
+
+#include "checkpoints.h"
+
+#define BELOW_FILE "below.json"
+
+/* Before a checkpoint with these disks (borrowed) goes: they, and what is below them, are below all
+ * that comes from it. */
+int below_inherit(const struct vm *vm, const struct checkpoints *all, const struct checkpoint *gone,
+		  const json_t *disks, struct error *err);
+/* Before the VM becomes a checkpoint: what is below the VM's disks is below its. */
+int below_begin(const struct vm *vm, const char *id, struct error *err);
+/* The VM lies on what the checkpoint that it comes from lies on, and has nothing of its own. */
+void below_clear_vm(const struct vm *vm);
+/* Forgets files that are gone. */
+void below_tidy(const struct vm *vm);
+/* Adds what is below a checkpoint's disks, or the VM's (id NULL), to a list of paths. */
+void below_add(const struct vm *vm, const char *id, json_t *paths);
+/* Lies the VM on it, or one of these? */
+bool below_has(const struct vm *vm, const struct checkpoints *all, const char *path);
+
+#endif

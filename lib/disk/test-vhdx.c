@@ -318,6 +318,69 @@ static void test_fixed(void **state)
 							      .type = DISK_FIXED });
 }
 
+static void check_by_libvhdi(struct fixture *f)
+{
+	uint8_t *content;
+	FILE *pipe;
+	char command[512];
+
+	if (system("/usr/bin/python3 -c 'import pyvhdi' 2>/dev/null") != 0) {
+		print_message("python3-libvhdi is not installed: not checked by it\n");
+		return;
+	}
+	snprintf(command, sizeof(command),
+		 "/usr/bin/python3 -c \"import pyvhdi, sys\n"
+		 "f = pyvhdi.file()\n"
+		 "f.open('%s')\n"
+		 "for at in range(0, f.get_media_size(), 1 << 20):\n"
+		 "    sys.stdout.buffer.write(f.read_buffer_at_offset(1 << 20, at))\"",
+		 f->path);
+	pipe = popen(command, "r");
+	content = malloc(f->size);
+	assert_non_null(pipe);
+	assert_int_equal(fread(content, 1, f->size, pipe), f->size);
+	assert_int_equal(pclose(pipe), 0);
+	assert_memory_equal(content, f->model, f->size);
+	free(content);
+}
+
+/* In one file after the other. QEMU knows no logical sectors of 4096 bytes. */
+static void each_sector_size(struct fixture *f, struct disk_create_options options)
+{
+	static const uint32_t sectors[][2] = { { 512, 512 }, { 512, 4096 }, { 4096, 4096 } };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(sectors); i++) {
+		options.logical_sector_bytes = sectors[i][0];
+		options.physical_sector_bytes = sectors[i][1];
+		assert_int_equal(ftruncate(f->fd, 0), 0);
+		free(f->model);
+		create(f, &options);
+		open_disk(f, false);
+		random_work(f, 60);
+		close_disk(f);
+		if (sectors[i][0] == 512)
+			check_by_qemu(f);
+		else
+			check_by_libvhdi(f);
+	}
+}
+
+/* Every block size with every sector size, dynamic and fixed, as others read it. */
+static void test_each_geometry(void **state)
+{
+	struct fixture *f = *state;
+
+	for (uint64_t block = MIB; block <= 256 * MIB; block *= 2)
+		for (unsigned fixed = 0; fixed < 2; fixed++)
+			each_sector_size(f, (struct disk_create_options){
+						.format = DISK_VHDX,
+						.type = fixed ? DISK_FIXED : DISK_DYNAMIC,
+						.size_bytes = 11 * MIB,
+						.block_bytes = (uint32_t)block,
+						.sparse = true });
+	open_disk(f, true);
+}
+
 /* One request over many blocks: what is in flight for it is bounded, its result isn't. */
 static void test_zero_everything(void **state)
 {
@@ -371,8 +434,13 @@ static void test_unmap_everything(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BOTH(test_dynamic), BOTH(test_dynamic_large_blocks), BOTH(test_dynamic_4k),
-		BOTH(test_fixed),   BOTH(test_zero_everything),      BOTH(test_unmap_everything),
+		BOTH(test_dynamic),
+		BOTH(test_dynamic_large_blocks),
+		BOTH(test_dynamic_4k),
+		BOTH(test_fixed),
+		BOTH(test_zero_everything),
+		BOTH(test_unmap_everything),
+		cmocka_unit_test_setup_teardown(test_each_geometry, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

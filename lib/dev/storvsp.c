@@ -35,13 +35,16 @@
 #define SETTLE_NS          NS_PER_SEC
 #define SETTLE_POLL_NS     (SETTLE_NS / 4)
 #define SETTLE_MAX_NS      (60 * NS_PER_SEC) /* of a guest that never asks */
+#define RETIRE_NS          (10 * NS_PER_SEC) /* of a controller's units that need no flush */
 
 enum init_state { INIT_NONE, INIT_BEGUN, INIT_DONE };
 
 struct lun {
 	bool attached;
 	bool leaving;        /* the guest may still know the unit that was here before */
-	bool missed;         /* and has found it gone */
+	bool left;           /* a unit was here once: a slow guest may flush it long after */
+	bool missed;         /* the guest has found it gone */
+	bool flushed;        /* and flushes it, with which it lets a disk go */
 	uint64_t quiet_from; /* the detaching, or the last command that found nothing */
 	struct blk *blk;     /* NULL: an empty drive */
 	struct scsi_unit unit;
@@ -102,7 +105,8 @@ struct storvsp {
 	bool hold_armed;
 	struct channel channels[1 + MAX_SUB_CHANNELS];
 	struct lun luns[STORVSP_MAX_LUNS];
-	uint64_t plugged; /* LUNs whose disks collect requests just now */
+	uint64_t plugged;    /* LUNs whose disks collect requests just now */
+	uint64_t quiet_from; /* as of a LUN, of all of them */
 	struct loop_timer *settle_timer;
 	void (*settled)(void *user); /* storvsp_retire */
 	void *settled_user;
@@ -471,10 +475,14 @@ static uint64_t visible_luns(const struct storvsp *sp)
 	return luns;
 }
 
-static void note_miss(struct lun *lun)
+/* A command found nothing: a flush that may succeed (scsi_absent_unit), or another. */
+static void note_miss(struct storvsp *sp, struct lun *lun, bool flush)
 {
-	lun->missed = true;
-	lun->quiet_from = clock_now_ns();
+	if (flush)
+		lun->flushed = true;
+	else
+		lun->missed = true;
+	lun->quiet_from = sp->quiet_from = clock_now_ns();
 }
 
 /* Commands that don't reach a unit: the target's own, and those to LUNs that are not there. */
@@ -488,11 +496,13 @@ static bool run_target_command(struct request *r, const struct scsi_command *com
 		scsi_report_luns(command, our_target ? visible_luns(r->sp) : 0, &r->reply);
 	} else if (lun && is_visible(lun)) {
 		return false;
-	} else if (!scsi_absent_unit(command, lun && lun->leaving, &r->reply)) {
+	} else if (!scsi_absent_unit(command, lun && lun->left, &r->reply)) {
 		if (lun)
-			note_miss(lun);
+			note_miss(r->sp, lun, false);
 		finish_srb_status(r, STORVSP_SRB_INVALID_LUN);
 		return true;
+	} else if (lun && command->cdb[0] != SCSI_INQUIRY) {
+		note_miss(r->sp, lun, true);
 	}
 	copy_to_guest(r, r->reply.data, r->reply.data_bytes);
 	finish_command(r, r->reply.data_bytes);
@@ -807,9 +817,15 @@ static const struct vmbus_channel_ops channel_ops = {
 
 /* ---- LUNs that lost their unit ---- */
 
-static bool has_settled(const struct lun *lun, uint64_t now)
+/* Of a whole controller the guest lets one disk go after the other, with a flush each: while it is
+ * busy with one, the others wait. */
+static bool has_settled(const struct storvsp *sp, const struct lun *lun, uint64_t now)
 {
-	return now - lun->quiet_from >= (lun->missed ? SETTLE_NS : SETTLE_MAX_NS);
+	if (!lun->missed)
+		return now - lun->quiet_from >= SETTLE_MAX_NS;
+	if (!sp->settled)
+		return now - lun->quiet_from >= SETTLE_NS;
+	return now - sp->quiet_from >= (lun->flushed ? SETTLE_NS : RETIRE_NS);
 }
 
 static void settle(void *user)
@@ -821,7 +837,7 @@ static void settle(void *user)
 	for (unsigned i = 0; i < STORVSP_MAX_LUNS; i++) {
 		struct lun *lun = &sp->luns[i];
 
-		if (lun->leaving && has_settled(lun, now)) {
+		if (lun->leaving && has_settled(sp, lun, now)) {
 			lun->leaving = false;
 			shown |= lun->attached;
 		}
@@ -841,9 +857,9 @@ static void begin_leaving(struct storvsp *sp, struct lun *lun)
 	if (!sp->channels[0].open || sp->init_state != INIT_DONE)
 		return;
 	if (!lun->leaving)
-		lun->missed = false;
-	lun->leaving = true;
-	lun->quiet_from = clock_now_ns();
+		lun->missed = lun->flushed = false;
+	lun->leaving = lun->left = true;
+	lun->quiet_from = sp->quiet_from = clock_now_ns();
 	loop_timer_arm(sp->settle_timer, lun->quiet_from + SETTLE_POLL_NS);
 }
 

@@ -1,5 +1,6 @@
 /* The SCSI controller as a guest's driver sees it: over real rings, hypercalls and guest memory. */
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/macros.h"
 #include "blk/blk-backend.h"
 #include "dev/storvsp.h"
@@ -583,6 +584,40 @@ static void test_replaced(void **state)
 	assert_int_equal(answer.srb.srb_status, STORVSP_SRB_SUCCESS);
 }
 
+static void note_settled(void *user)
+{
+	*(uint64_t *)user = clock_now_ns();
+}
+
+/* A controller stays while the guest lets its disks go, one after the other. */
+static void test_retired(void **state)
+{
+	static const uint8_t test_unit_ready[6], flush[10] = { 0x35 };
+	struct fixture *f = *state;
+	struct vmbus_guest_packet news;
+	struct storvsp_packet answer;
+	uint64_t settled = 0, last = 0;
+
+	open_and_initialize(f);
+	storvsp_retire(f->sp, note_settled, &settled);
+	assert_true(vmbus_guest_recv(f->channel, &news));
+	answer = command(f, 0, test_unit_ready, 6, STORVSP_NO_DATA, 0);
+	assert_int_equal(answer.srb.srb_status, STORVSP_SRB_INVALID_LUN);
+	for (int i = 0; i < 6 && !settled; i++) {
+		last = clock_now_ns();
+		answer = command(f, 0, flush, 10, STORVSP_NO_DATA, 0);
+		assert_int_equal(answer.srb.srb_status, STORVSP_SRB_SUCCESS);
+		while (!settled && clock_now_ns() < last + NS_PER_SEC / 4)
+			vmbus_guest_step(f->guest);
+	}
+	while (!settled && clock_now_ns() < last + 9 * NS_PER_SEC)
+		vmbus_guest_step(f->guest);
+	assert_true(settled >= last + NS_PER_SEC);
+	/* A guest that was slow meets no error. */
+	answer = command(f, 0, flush, 10, STORVSP_NO_DATA, 0);
+	assert_int_equal(answer.srb.srb_status, STORVSP_SRB_SUCCESS);
+}
+
 /* A reset is answered after what came before it, and not before. */
 static void test_reset_waits(void **state)
 {
@@ -929,6 +964,7 @@ int main(void)
 		TEST(test_resize_is_told),
 		TEST(test_hot_remove),
 		TEST(test_replaced),
+		TEST(test_retired),
 		TEST(test_reset_waits),
 		TEST(test_close_in_flight),
 		TEST(test_detach_in_flight),

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -308,15 +309,28 @@ void native_free(struct native *native)
 	free(native);
 }
 
-#define PATIENCE_MS 5000
+#define PATIENCE_NS 5000000000ull
 
+static uint64_t processor_time_ns(pid_t pid)
+{
+	struct timespec ts = { 0 };
+	clockid_t clock;
+
+	if (clock_getcpuclockid(pid, &clock) == 0)
+		clock_gettime(clock, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* A child that loops is ended: by the time that it had, for on a busy machine others have most. */
 static bool await_child(struct native *native)
 {
 	struct pollfd p = { .fd = native->from_child, .events = POLLIN };
+	uint64_t end = processor_time_ns(native->child) + PATIENCE_NS;
 	char byte;
 
-	if (poll(&p, 1, PATIENCE_MS) == 0)
-		kill(native->child, SIGKILL);
+	while (poll(&p, 1, 1000) == 0)
+		if (processor_time_ns(native->child) >= end)
+			kill(native->child, SIGKILL);
 	return read(native->from_child, &byte, 1) == 1;
 }
 

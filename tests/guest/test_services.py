@@ -127,15 +127,20 @@ def test_file_copy_ends_with_a_saved_state(web, tmp_path):
     if not web.copies:
         pytest.skip("this guest has no daemon for it")
     web.host.run("enable-vmintegrationservice", COPY, "web")
-    assert wait_for(lambda: web.status(COPY) == "OK", 60)
-    web.console.command("systemctl restart hv-fcopy-daemon")  # it misses a device that comes back at once
     source = tmp_path / "amid"
+    source.write_text("first")
+    copy = ("copy-vmfile", "web", source, "/root/", "Host")
+    # Its daemon misses a device that comes back at once, and is started by udev else.
+    web.console.command("systemctl restart hv-fcopy-daemon")
+    assert wait_for(lambda: web.host.run(*copy, check=False).returncode == 0, 120)
+    web.console.command("rm /root/amid")
     with open(source, "wb") as f:
         f.truncate(512 << 20)
-    copy = ("copy-vmfile", "web", source, "/root/", "Host")
     copying = subprocess.Popen(web.host.command(*copy), env=web.host.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                text=True)
-    assert wait_for(lambda: web.console.command("[ ! -s /root/amid ] || echo some") == "some", 120)
+    if not wait_for(lambda: web.console.command("[ ! -s /root/amid ] || echo some") == "some", 120):
+        copying.kill()
+        pytest.fail(copying.communicate()[1])
     web.host.run("save-vm", "web", timeout=600)
     said = copying.communicate(timeout=60)[1]
     assert copying.returncode == 1 and "saved" in said, said

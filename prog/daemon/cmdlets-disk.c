@@ -31,6 +31,14 @@ static bool ends_with(const char *path, const char *end)
 	return len > end_len && strcasecmp(path + len - end_len, end) == 0;
 }
 
+/* A VHD Set names other files, which hold its content: it is no image by itself. */
+static int refuse_set(const char *path, struct error *err)
+{
+	return ends_with(path, ".vhds")
+		   ? error_set(err, ERR_UNSUPPORTED, "VHD Sets (.vhds) are not there yet")
+		   : 0;
+}
+
 /* As Hyper-V, by the name. */
 static int format_of(const char *path, const char **ret, struct error *err)
 {
@@ -45,8 +53,8 @@ static int format_of(const char *path, const char **ret, struct error *err)
 			*ret = names[i].format;
 			return 0;
 		}
-	if (ends_with(path, ".vhds"))
-		return error_set(err, ERR_UNSUPPORTED, "VHD Sets (.vhds) are not there yet");
+	if (refuse_set(path, err) < 0)
+		return -(int)err->code;
 	return error_set(err, ERR_INVALID, "a virtual hard disk's name ends in .vhdx or .vhd");
 }
 
@@ -101,8 +109,11 @@ static int show_vhd(struct disk_task *task, const json_t *result, struct process
 
 static int begin_get(struct disk_task *task, json_t **ret, struct error *err)
 {
-	*ret = json_pack("{s:s, s:s}", "op", "describe", "path", task->path);
-	return 0;
+	int r = refuse_set(task->path, err);
+
+	if (r == 0)
+		*ret = json_pack("{s:s, s:s}", "op", "describe", "path", task->path);
+	return r;
 }
 
 static const struct disk_task_ops get_ops = {
@@ -293,8 +304,12 @@ static int begin_convert(struct disk_task *task, json_t **ret, struct error *err
 {
 	const char *target = request_string(task->request, "DestinationPath");
 	const char *format = NULL;
-	int r = cmdlets_target_format(task->request, target, &format, err);
+	int r = refuse_set(task->path, err);
 
+	if (r == 0)
+		r = refuse_set(target, err);
+	if (r == 0)
+		r = cmdlets_target_format(task->request, target, &format, err);
 	if (r == 0)
 		r = check_parent(task->request, err);
 	if (r == 0)

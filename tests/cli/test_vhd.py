@@ -75,6 +75,11 @@ def test_names(host):
     assert "already" in host.run("new-vhd", "c.avhdx", "1GB", status=1)
     assert "ends in .vhdx or .vhd" in host.run("new-vhd", "disk.img", "1GB", status=1)
     assert "VHD Sets" in host.run("new-vhd", "disk.vhds", "1GB", status=1)
+    os.link(path_of(host, "c.avhdx"), path_of(host, "set.vhds"))
+    assert "VHD Sets" in host.run("get-vhd", "set.vhds", status=1)
+    assert "VHD Sets" in host.run("convert-vhd", "set.vhds", "d.vhdx", status=1)
+    assert "VHD Sets" in host.run("convert-vhd", "c.avhdx", "d.vhds", status=1)
+    os.unlink(path_of(host, "set.vhds"))
     assert "No such file" in host.run("new-vhd", "nowhere/a.vhdx", "1GB", status=1)
     assert "can't be used with" in host.run("new-vhd", "d.vhdx", "1GB", "-Dynamic", "-Fixed", status=2)
     # One that fails does not stop the others.

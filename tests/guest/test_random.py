@@ -54,7 +54,7 @@ class WorldOfGuests(World):
         self.kernel, self.initrd = kernel, initrd
         self.least = {"base": 0}
         self.least_of = {}  # (machine, checkpoint), or an export
-        self.began_with = {}
+        self.began_with = {"base": 0}
         super().__init__(host, seed)
         host.run("start-vm", "base")
 

@@ -79,7 +79,7 @@ def test_service_under_running_machines(host, media, tmp_path):
     complaints = machine.run("systemd-analyze verify oyakod.service oyakod.socket oyako-guests.service 2>&1 |"
                              " grep -e oyako | grep -v -e DelegateSubgroup -e \"'man \" || true")
     assert complaints == ""
-    machine.run("oyako new-vm -Name tiny -MemoryStartupBytes 128MB -NoVHD -LinuxKernelPath /dvd/vmlinuz"
+    machine.run("oyako new-vm -Name tiny -MemoryStartupBytes 256MB -NoVHD -LinuxKernelPath /dvd/vmlinuz"
                 " -LinuxInitrdPath /dvd/initrd.gz -LinuxCommandLine console=ttyS0")
     machine.run("oyako set-vm tiny -AutomaticStopAction Save -AutomaticStartAction StartIfRunning")
     machine.run("oyako start-vm tiny")

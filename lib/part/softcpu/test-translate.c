@@ -284,6 +284,27 @@ static void row_across_pages(void **state)
 	expect_translated(g);
 }
 
+/* A row on one page, then one on a page that lies elsewhere and begins with what is left to the
+ * interpreter. */
+GUEST(code_row_interpreted, 64,
+      "mov $6, %ecx\n"
+      "1: mov $0x40100, %esp; mov (%rsp), %rdi; mov 8(%rsp), %rsi\n"
+      "mov $0x41100, %esp; mov 0x20(%rsp), %dh; mov 0x28(%rsp), %rbx\n"
+      "loop 1b; hlt");
+
+static void row_begins_interpreted(void **state)
+{
+	static const uint8_t there[16] = { 0x5a, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8 };
+	struct guest *g = *state;
+
+	guest_load(g, 0x50120, there, sizeof(there));
+	guest_set_pte(g, 0x41000, 0x50003);
+	RUN(g, code_row_interpreted);
+	assert_int_equal(g->s.gpr[PART_RDX] >> 8 & 0xff, 0x5a);
+	assert_int_equal(g->s.gpr[PART_RBX], 0x0807060504030201);
+	expect_translated(g);
+}
+
 /* Deeper than returns are remembered, and returns that skip a caller, or two. */
 GUEST(code_returns, 64,
       "mov $0x40000, %esp; mov $4, %ecx\n"
@@ -479,6 +500,7 @@ int main(void)
 		TEST(mmx_state),
 		TEST(unmasked_x87_exception),
 		TEST(row_across_pages),
+		TEST(row_begins_interpreted),
 		TEST(unusual_returns),
 		TEST(return_to_zero),
 		TEST(return_to_no_address),

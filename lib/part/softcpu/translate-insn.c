@@ -254,26 +254,6 @@ struct placed {
 	bool reg_spilled, rm_spilled; /* their host register must go back to the VP */
 };
 
-static bool has_high(const struct xl_insn *x)
-{
-	return x->reg.class == OPERAND_HIGH || x->rm.class == OPERAND_HIGH;
-}
-
-static bool needs_rex(const struct xl_operand *o)
-{
-	return o->class == OPERAND_GPR && (o->number >= 8 || o->number == PART_RSP);
-}
-
-/* AH to BH can't be encoded beside what needs a REX prefix, which SCRATCH0 does. */
-static bool encodable(const struct xl_insn *x)
-{
-	if (!has_high(x))
-		return true;
-	return !x->mem_size && !needs_rex(&x->reg) && !needs_rex(&x->rm) && !x->op.w &&
-	       !(x->reg.class == OPERAND_GPR && x->reg.size == 1 && x->reg.number >= 4) &&
-	       !(x->rm.class == OPERAND_GPR && x->rm.size == 1 && x->rm.number >= 4);
-}
-
 static bool overwrites(const struct xl_insn *x, const struct xl_operand *o)
 {
 	return o->size >= 4 && o->write && !o->read &&
@@ -466,10 +446,6 @@ static void gen_lea(struct gen *g, struct xl_insn *x)
 
 static void gen_plain(struct gen *g, struct xl_insn *x)
 {
-	if (!encodable(x)) {
-		gen_interpret(g, x);
-		return;
-	}
 	if (x->sse)
 		gen_load_sse(g, x);
 	if (x->mmx)

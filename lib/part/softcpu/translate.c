@@ -45,6 +45,26 @@ static void classify_flow(struct gen *g, struct xl_insn *x)
 		x->kind = XL_CALL_COMPUTED;
 }
 
+static bool has_high(const struct xl_insn *x)
+{
+	return x->reg.class == OPERAND_HIGH || x->rm.class == OPERAND_HIGH;
+}
+
+static bool needs_rex(const struct xl_operand *o)
+{
+	return o->class == OPERAND_GPR && (o->number >= 8 || o->number == PART_RSP);
+}
+
+/* AH to BH can't be encoded beside what needs a REX prefix, which SCRATCH0 does. */
+static bool encodable(const struct xl_insn *x)
+{
+	if (!has_high(x))
+		return true;
+	return !x->mem_size && !needs_rex(&x->reg) && !needs_rex(&x->rm) && !x->op.w &&
+	       !(x->reg.class == OPERAND_GPR && x->reg.size == 1 && x->reg.number >= 4) &&
+	       !(x->rm.class == OPERAND_GPR && x->rm.size == 1 && x->rm.number >= 4);
+}
+
 /* The interpreter's choice of handler says more than the bytes: whether the guest has the
  * instruction at all, and 64-bit forms. */
 static void classify_by_handler(struct gen *g, struct xl_insn *x)
@@ -66,7 +86,7 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 			x->kind = XL_INTERPRET;
 		break;
 	case XL_PLAIN:
-		if (fn == sc_raise_uop || (x->mem_size && x->u->ea & ~EA_A32))
+		if (fn == sc_raise_uop || (x->mem_size && x->u->ea & ~EA_A32) || !encodable(x))
 			x->kind = XL_INTERPRET;
 		if ((x->sse && (fn != sc_hostop || op->unit != HOSTOP_SSE)) ||
 		    (x->mmx && (fn != sc_hostop || op->unit != HOSTOP_MMX)))

@@ -146,21 +146,21 @@ static void leave_critical(struct run *run, bool paused)
 
 /* ---- events ---- */
 
-static const struct config_disk *disk_of_event(const struct vm *vm, const json_t *event)
+static struct config_disk *disk_of_event(struct config_vm *config, const json_t *event)
 {
 	const char *id = json_string_value(json_object_get(event, "controller"));
 	json_int_t location = json_integer_value(json_object_get(event, "location"));
 	char its_id[GUID_TEXT_SIZE];
 
-	for (unsigned i = 0; id && i < vm->config->scsi_count; i++)
-		if (strcasecmp(guid_format(&vm->config->scsi_ids[i], its_id), id) == 0)
-			return config_find_disk(vm->config, CONFIG_BUS_SCSI, i, (unsigned)location);
+	for (unsigned i = 0; id && i < config->scsi_count; i++)
+		if (strcasecmp(guid_format(&config->scsi_ids[i], its_id), id) == 0)
+			return config_find_disk(config, CONFIG_BUS_SCSI, i, (unsigned)location);
 	return NULL;
 }
 
 static void on_disk_slow(struct run *run, const json_t *event)
 {
-	const struct config_disk *disk = disk_of_event(run->vm, event);
+	const struct config_disk *disk = disk_of_event(run->vm->config, event);
 	bool slow = json_is_true(json_object_get(event, "slow"));
 
 	if (disk)
@@ -280,16 +280,10 @@ static void on_guest_reset(struct run *run, const json_t *event)
 /* The drive is empty from now on, also after the next start. */
 static void on_ejected(struct run *run, const json_t *event)
 {
-	const char *id = json_string_value(json_object_get(event, "controller"));
-	json_int_t location = json_integer_value(json_object_get(event, "location"));
 	struct config_vm *copy = vm_config_copy(run->vm, NULL);
-	struct config_disk *disk = NULL;
-	char its_id[GUID_TEXT_SIZE];
+	struct config_disk *disk = copy ? disk_of_event(copy, event) : NULL;
 	struct error err;
 
-	for (unsigned i = 0; copy && id && i < copy->scsi_count; i++)
-		if (strcasecmp(guid_format(&copy->scsi_ids[i], its_id), id) == 0)
-			disk = config_find_disk(copy, CONFIG_BUS_SCSI, i, (unsigned)location);
 	if (!disk || disk->kind != CONFIG_DISK_DVD) {
 		config_vm_free(copy);
 		return;

@@ -10,11 +10,15 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import pytest
 
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+sys.path.insert(0, os.path.join(TOP, "tests", "lib"))
+from processes import is_alive
+
 BUILD = os.path.join(TOP, os.environ.get("OYAKO_BUILD", "build"))
 # With sanitizers, and on a busy machine, all takes longer.
 PATIENCE = 30
@@ -134,14 +138,6 @@ class Host:
                     os.kill(pid, signal.SIGKILL)
             except OSError:
                 continue
-
-
-def is_alive(pid):
-    try:
-        with open("/proc/%d/stat" % pid) as f:
-            return f.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @contextlib.contextmanager

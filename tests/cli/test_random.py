@@ -4,12 +4,9 @@ import contextlib
 import os
 import random
 import subprocess
-import sys
 import time
 
-from conftest import TOP, Host, is_alive
-
-sys.path.insert(0, os.path.join(TOP, "tests", "lib"))
+from conftest import Host, is_alive
 from random_world import World
 
 LONG = os.environ.get("OYAKO_LONG") == "1"

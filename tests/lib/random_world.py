@@ -13,13 +13,7 @@ import signal
 import subprocess
 import time
 
-
-def is_alive(pid):
-    try:
-        with open("/proc/%d/stat" % pid) as f:
-            return f.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+from processes import is_alive
 
 
 class World:

@@ -102,6 +102,7 @@ static void put_guest(json_t *object, const struct vm *vm)
 	/* Linux has the distribution's version apart; Windows names its own in OSName. */
 	if (system && major && !strpbrk(system, "0123456789")) {
 		snprintf(text, sizeof(text), "%.120s %.120s", system, major);
+		text_mend(text);
 		system = text;
 	}
 	put_text(object, "GuestOperatingSystem", system);

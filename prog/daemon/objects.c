@@ -497,6 +497,17 @@ json_t *object_bios(const struct vm *vm)
 	return object;
 }
 
+json_t *object_floppy(const struct vm *vm)
+{
+	json_t *object = part(vm);
+
+	put_text(object, "Name", "Diskette Drive");
+	put_text(object, "DiskType", vm->config->floppy_path ? "VFD" : "None");
+	put_text(object, "Path", vm->config->floppy_path);
+	put_text(object, "Status", FIRMWARE_STATUS);
+	return object;
+}
+
 json_t *object_com(const struct vm *vm, unsigned port)
 {
 	const struct config_com *com = &vm->config->com[port];

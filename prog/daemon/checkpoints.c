@@ -592,6 +592,17 @@ int checkpoint_rename(struct vm *vm, const struct checkpoint *checkpoint, const 
 	return write_description(path, &renamed, err);
 }
 
+int checkpoint_remove_memory(struct vm *vm, const struct checkpoint *checkpoint, struct error *err)
+{
+	AUTO_FREE char *path = checkpoint_memory_path(vm, checkpoint->id);
+	AUTO_FREE char *folder = path_of(vm, checkpoint->id, NULL, NULL);
+
+	if (unlink(path) < 0)
+		return error_set_errno(err, errno, "removing '%.200s'", path);
+	sync_folder(folder);
+	return 0;
+}
+
 static int adopt_children(struct vm *vm, const struct checkpoint *gone, struct error *err)
 {
 	struct checkpoints all;

@@ -484,7 +484,8 @@ void checkpoint_abandon(struct vm *vm, const char *id)
 
 static bool memory_is_whole(int folder)
 {
-	AUTO_CLOSE int fd = openat(folder, MEMORY_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	AUTO_CLOSE int fd =
+	    openat(folder, MEMORY_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	struct state_file file;
 
 	return fd < 0 ? errno == ENOENT : state_file_open(fd, &file, NULL) == 0;

@@ -367,6 +367,26 @@ def test_memory_of_a_checkpoint_is_removed(host):
     check(host, disks_of(host)[0], 1, 0)
 
 
+def test_pipes_instead_of_files(host):
+    """As shared storage may have them: nobody writes to them, and the service does not wait for that."""
+    vm_with_two(host)
+    folder = host.vm_folder("a")
+    two = next(c["Id"] for c in host.json("get-vmcheckpoint", "-VMName", "a") if c["Name"] == "two")
+    host.kill_daemon()
+    taken = os.path.join(folder, "checkpoints", "11111111-2222-3333-4444-555555555555.new")
+    saved = os.path.join(folder, "saved-11111111-2222-3333-4444-555555555555")
+    shutil.copytree(os.path.join(folder, "checkpoints", two), taken)
+    os.mkdir(saved)
+    for path, text in ((taken + "/layers.json", "[]"), (taken + "/mark", "1"), (saved + "/mark", "saved\n")):
+        with open(path, "w") as f:
+            f.write(text)
+    for place in (taken, saved):
+        os.mkfifo(place + "/memory")
+    os.mkfifo(folder + "/below.json")
+    assert tree(host) == {"one": None, "two": "one"} and host.vm("a")["State"] == "Off"
+    assert not os.path.exists(taken) and not os.path.exists(saved)
+
+
 def test_a_circle_of_checkpoints(host):
     """As shared storage may have it; and all that come from one go with it, from the last on."""
     vm_with_two(host)

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/macros.h"
 #include "base/mark.h"
+#include "base/text.h"
 #include "checkpoint-disks.h"
 #include "config/config-json.h"
 #include "run.h"
@@ -224,6 +225,7 @@ char *checkpoint_default_name(const struct vm *vm)
 		     tm.tm_mday, tm.tm_year + 1900, hour, tm.tm_min, tm.tm_sec,
 		     tm.tm_hour < 12 ? "AM" : "PM") < 0)
 		abort();
+	text_mend(name);
 	return name;
 }
 

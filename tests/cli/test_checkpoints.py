@@ -449,6 +449,60 @@ def test_checkpoint_waits_for_the_merge(host):
     assert tree(host) == {"two": None} and len(layers(host)) == 2
 
 
+def test_export_waits_for_the_merge(host):
+    """Of the VM and of a checkpoint; one whose job is stopped before is not made."""
+    running(host, "merge=300")
+    for name in ("one", "two"):
+        host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", name)
+    removing = subprocess.Popen(host.command("remove-vmcheckpoint", "-VMName", "a", "-Name", "two", "-Confirm:false"),
+                                env=host.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)
+    wait_for(lambda: "merge.mark" in merge_files(host))
+
+    def job(number):
+        return host.json("get-job", number)[0]
+
+    jobs = [host.json(*command, host.folder + "/" + folder, "-AsJob")[0]["Id"] for folder, command in (
+        ("never", ("export-vm", "a")), ("never", ("export-vmcheckpoint", "-VMName", "a", "-Name", "one", "-Path")),
+        ("now", ("export-vm", "a")))]
+    for number in jobs:
+        wait_for(lambda: "until its disks are merged" in (job(number)["Progress"] or ""))
+    for number in jobs[:2]:
+        host.run("stop-job", number)
+        assert job(number)["State"] == "Stopped"
+    assert job(jobs[2])["State"] == "Running"
+
+    def is_exported():
+        tell(host, "a", "merged")
+        return job(jobs[2])["State"] == "Completed"
+
+    wait_for(is_exported)
+    assert removing.wait(PATIENCE) == 0
+    assert os.path.exists(host.folder + "/now/a") and not os.path.exists(host.folder + "/never")
+
+
+def test_export_waits_for_the_merge_of_one_that_is_off(host):
+    """Its disk program waits for a file to go."""
+    disk = vm_with_two(host)
+    hold, slow = host.folder + "/hold", host.folder + "/slow-disk"
+    host.kill_daemon()
+    with open(slow, "w") as f:
+        f.write('#!/bin/sh\nwhile [ -e %s ]; do /bin/sleep 0.05; done\nexec "%s/oyako-disk" "$@"\n' % (
+            hold, os.path.dirname(host.command()[0])))
+    os.chmod(slow, 0o700)
+    host.env["OYAKO_DISK"] = slow
+    host.vm("a")
+    open(hold, "w").close()
+    removing = host.json("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false", "-AsJob")[0]["Id"]
+    exporting = host.json("export-vm", "a", host.folder + "/out", "-AsJob")[0]["Id"]
+    wait_for(lambda: "until its disks are merged" in (host.json("get-job", exporting)[0]["Progress"] or ""))
+    os.unlink(hold)
+    for number in (removing, exporting):
+        assert host.json("wait-job", number)[0]["State"] == "Completed"
+    assert layers(host) == [] and disk_of(host) == disk
+    assert len(glob.glob(host.folder + "/out/a/Virtual Hard Disks/*")) == 1
+
+
 @pytest.mark.parametrize("how", ["stop", "kill worker", "kill service", "kill both", "cancel"])
 def test_merge_is_interrupted(host, how):
     """Whatever ends, the merge goes on: behind the guest, or when it is off."""

@@ -1,6 +1,7 @@
 """Integration services of a stock Debian guest with its hyperv-daemons, by what the guest itself says.
 
-OYAKO_KERNEL=cloud-backports runs them with the kernel and the daemons of bookworm-backports (6.12), OYAKO_LONG=1 with both.
+OYAKO_KERNEL=cloud-backports runs them with the kernel and the daemons of bookworm-backports (6.12), OYAKO_LONG=1 or the KVM
+backend with both.
 """
 import hashlib
 import json
@@ -8,12 +9,15 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 
 import pytest
 
-from conftest import LONG, Console, Host, debian_of, wait_for
+from conftest import LONG, PATIENCE, Console, Host, debian_of, wait_for
 
-FLAVOURS = ("cloud", "cloud-backports") if LONG else (os.environ.get("OYAKO_KERNEL", "cloud"),)
+pytestmark = pytest.mark.rig
+
+FLAVOURS = ("cloud", "cloud-backports") if LONG or Host.backend == "kvm" else (os.environ.get("OYAKO_KERNEL", "cloud"),)
 
 SERVICES = ("Shutdown", "Time Synchronization", "Heartbeat", "Key-Value Pair Exchange", "VSS",
             "Guest Service Interface")
@@ -142,7 +146,7 @@ def test_file_copy_ends_with_a_saved_state(web, tmp_path):
         copying.kill()
         pytest.fail(copying.communicate()[1])
     web.host.run("save-vm", "web", timeout=600)
-    said = copying.communicate(timeout=60)[1]
+    said = copying.communicate(timeout=60 * PATIENCE)[1]
     assert copying.returncode == 1 and "saved" in said, said
     web.console.close()
     web.host.run("start-vm", "web", timeout=300)
@@ -257,3 +261,28 @@ def test_checkpoint_without_the_daemon(web):
     assert [s["Name"] for s in web.host.json("get-vmsnapshot", "web")] == ["clean", "standard"]
     web.host.run("set-vm", "web", "-CheckpointType", "Production")
     web.console.command("systemctl start hv-vss-daemon")
+
+
+def test_clock_is_set_when_time_synchronization_begins(web):
+    def off_by():
+        return abs(int(web.console.command("date +%s")) - time.time())
+    assert wait_for(lambda: web.status("Time Synchronization") == "OK", 120)
+    assert web.console.command("cat /sys/class/ptp/ptp*/clock_name") == "hyperv"
+    web.host.run("disable-vmintegrationservice", "Time Synchronization", "web")
+    web.console.command("date -s 2020-02-02")
+    assert off_by() > 1 << 20
+    web.host.run("enable-vmintegrationservice", "Time Synchronization", "web")
+    assert wait_for(lambda: off_by() < 5 * PATIENCE, 60), off_by()
+
+
+def test_guest_shuts_down_while_the_service_is_enabled(web):
+    """The last test of these: the guest is off after it."""
+    web.host.run("disable-vmintegrationservice", "Shutdown", "web")
+    refused = web.host.run("stop-vm", "web", check=False)
+    assert refused.returncode == 1 and "shutdown service is not in contact" in refused.stderr
+    assert web.console.command("echo still here") == "still here" and web.host.vm("web")["State"] == "Running"
+    web.host.run("enable-vmintegrationservice", "Shutdown", "web")
+    assert wait_for(lambda: web.status("Shutdown") == "OK", 120)
+    web.host.run("stop-vm", "web", timeout=400)
+    assert web.host.vm("web")["LastStopCode"] == "guest-shutdown"
+    web.console.expect("Power down", 60)

@@ -288,7 +288,7 @@ static void on_ejected(struct run *run, const json_t *event)
 	struct config_disk *disk = copy ? disk_of_event(copy, event) : NULL;
 	struct error err;
 
-	if (!disk || disk->kind != CONFIG_DISK_DVD) {
+	if (!disk || disk->kind != CONFIG_DISK_DVD || !disk->path) {
 		config_vm_free(copy);
 		return;
 	}

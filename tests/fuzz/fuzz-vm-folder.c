@@ -157,6 +157,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	below_tidy(vm);
 	fuzz_cmdlet("Get-VM", "{\"Name\":[\"a\"]}");
 	fuzz_cmdlet("Get-VMSnapshot", "{\"VMName\":[\"a\"]}");
+	fuzz_cmdlet("Remove-VMSnapshot", "{\"VMName\":[\"a\"],\"Name\":[\"one\"],"
+					 "\"IncludeAllChildSnapshots\":true}");
 	fuzz_cmdlet("Remove-VMSnapshot", "{\"VMName\":[\"a\"]}");
 	fuzz_cmdlet("Get-VMSnapshot", "{\"VMName\":[\"a\"]}");
 	check_kept();

@@ -286,7 +286,9 @@ class World:
             while disk:
                 needed.add(disk)
                 disk = host.json("get-vhd", disk)[0]["ParentPath"]
-        return needed, set(glob.glob(self.path("disks-*/*.avhdx")) + glob.glob(self.path("place-*/*/*/*.avhdx")))
+        # What came to no import in place is this test's own copy.
+        folders = set(self.disks.values()) | set(glob.glob(self.path("disks-*")))
+        return needed, {path for folder in folders for path in glob.glob(folder + "/*.avhdx")}
 
     def check_tidy(self):
         """When no checkpoint is there any more there is one disk for each machine."""

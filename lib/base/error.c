@@ -1,5 +1,7 @@
 #include "base/error.h"
 
+#include "base/text.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -74,6 +76,7 @@ int error_set(struct error *err, enum err_code code, const char *fmt, ...)
 		va_start(ap, fmt);
 		vsnprintf(err->text, sizeof(err->text), fmt, ap);
 		va_end(ap);
+		text_mend(err->text);
 	}
 	return -(int)code;
 }
@@ -94,6 +97,7 @@ int error_set_errno(struct error *err, int os_errno, const char *fmt, ...)
 		err->os_errno = os_errno;
 		snprintf(err->text, sizeof(err->text), "%.380s: %s", text,
 			 strerror_r(os_errno, reason, sizeof(reason)));
+		text_mend(err->text);
 	}
 	return -(int)code;
 }
@@ -110,6 +114,7 @@ int error_prefix(struct error *err, const char *fmt, ...)
 	va_end(ap);
 	memcpy(old, err->text, sizeof(old));
 	snprintf(err->text, sizeof(err->text), "%s: %.300s", phrase, old);
+	text_mend(err->text);
 	return -(int)err->code;
 }
 

@@ -9,6 +9,8 @@
  *	if (vhdx_open(fd, &disk, err) < 0)
  *		return error_prefix(err, "disk '%s'", name);
  *
+ * The text is UTF-8, also where it was cut or names a file that is not: it goes into JSON.
+ *
  * Guest misbehaviour is not an error of ours: answer it as the hardware or the protocol would.
  */
 #ifndef BASE_ERROR_H

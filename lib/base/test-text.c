@@ -48,9 +48,42 @@ static void test_format(void **state)
 	free(text);
 }
 
+static void expect_mended(const char *text, const char *mended)
+{
+	char *copy = text_format("%s", text);
+
+	text_mend(copy);
+	assert_string_equal(copy, mended);
+	free(copy);
+}
+
+static void test_mend(void **state)
+{
+	expect_mended("", "");
+	expect_mended("plain", "plain");
+	expect_mended("\xe8\xa6\xaa\xe5\xad\x90 \xf0\x9f\x98\x80 \xc3\xa9",
+		      "\xe8\xa6\xaa\xe5\xad\x90 \xf0\x9f\x98\x80 \xc3\xa9");
+	/* Cut behind one, two, three bytes. */
+	expect_mended("a\xc3", "a");
+	expect_mended("a\xe8\xa6", "a");
+	expect_mended("a\xf0\x9f\x98", "a");
+	expect_mended("\xe8", "");
+	/* No characters: a byte of another encoding, overlong, a surrogate, beyond the last one. */
+	expect_mended("a\xe9z", "a?z");
+	expect_mended("\xa9", "?");
+	expect_mended("\xc0\x80z", "??z");
+	expect_mended("\xe0\x80\x80z", "???z");
+	expect_mended("\xed\xa0\x80z", "???z");
+	expect_mended("\xf4\x90\x80\x80z", "????z");
+	expect_mended("\xf5\x80\x80\x80z", "????z");
+	expect_mended("\xff\xfe", "??");
+	expect_mended("\xe8\xa6z\xc3", "??z");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_addresses),
+					    cmocka_unit_test(test_mend),
 					    cmocka_unit_test(test_format) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

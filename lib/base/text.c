@@ -1,6 +1,7 @@
 #include "base/text.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,55 @@ char *text_format(const char *fmt, ...)
 		abort();
 	va_end(ap);
 	return text;
+}
+
+/* Bytes of the character there; 0: it is none. RFC 3629: no overlong forms, no surrogates, nothing
+ * beyond U+10FFFF. */
+static size_t character(const unsigned char *p)
+{
+	unsigned least = 0x80, most = 0xbf;
+	size_t len = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+
+	if (p[0] == 0xe0)
+		least = 0xa0;
+	if (p[0] == 0xed)
+		most = 0x9f;
+	if (p[0] == 0xf0)
+		least = 0x90;
+	if (p[0] == 0xf4)
+		most = 0x8f;
+	if (p[0] > 0xf4 || (len > 1 && (p[1] < least || p[1] > most)))
+		return 0;
+	for (size_t i = 2; i < len; i++)
+		if ((p[i] & 0xc0) != 0x80)
+			return 0;
+	return len;
+}
+
+static bool is_beginning_at_end(const unsigned char *p)
+{
+	size_t len = 1;
+
+	while ((p[len] & 0xc0) == 0x80)
+		len++;
+	return p[0] >= 0xc2 && p[0] <= 0xf4 && len < 4 && !p[len];
+}
+
+void text_mend(char *text)
+{
+	size_t len;
+
+	for (unsigned char *p = (unsigned char *)text; *p; p += len) {
+		len = character(p);
+		if (len)
+			continue;
+		if (is_beginning_at_end(p)) {
+			*p = '\0';
+			return;
+		}
+		*p = '?';
+		len = 1;
+	}
 }
 
 void text_split_address(const char *text, char **ret_host, char **ret_port)

@@ -5,6 +5,10 @@
 /* As printf; the caller's. */
 char *text_format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* Text that was cut, or came from elsewhere, as UTF-8: what is no character becomes '?', and the
+ * beginning of one at the end goes. */
+void text_mend(char *text);
+
 /* Takes "host:port", "[v6]:port", ":port", "host", "[v6]" or "v6" apart. *ret_host has no brackets
  * and is empty where there is none; *ret_port is NULL where there is none. Both are the caller's.
  * Neither is checked. */

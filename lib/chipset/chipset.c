@@ -12,6 +12,12 @@
 
 #define POST_PORT 0x80 /* firmware's progress codes, and everybody's short delay */
 
+/* The PIT's, where there is one. Linux looks there what an NMI is for (on Hyper-V's generation 2
+ * only if it was not booted by EFI): all ones would be an error of RAM and PCI, not the
+ * administrator's NMI. OUT2 reads high as if nothing was there, since others wait for it. */
+#define CONTROL_PORT  0x61
+#define CONTROL_VALUE 0x20
+
 struct port {
 	struct chipset *chipset;
 	unsigned index;
@@ -100,11 +106,17 @@ static uint64_t post_read(void *dev, uint64_t offset, unsigned size)
 	return UINT64_MAX;
 }
 
-static void post_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
+static uint64_t control_read(void *dev, uint64_t offset, unsigned size)
+{
+	return CONTROL_VALUE;
+}
+
+static void ignore_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
 {
 }
 
-static const struct bus_ops post_ops = { post_read, post_write };
+static const struct bus_ops post_ops = { post_read, ignore_write };
+static const struct bus_ops control_ops = { control_read, ignore_write };
 
 /* ---- assembly ---- */
 
@@ -204,6 +216,8 @@ static int add_devices(struct chipset *chipset, struct error *err)
 		rc = add_uart(chipset, 1, UART_COM2_PORT, UART_COM2_IRQ, err);
 	if (rc == 0)
 		rc = bus_add_pio(chipset->cfg.bus, POST_PORT, 1, &post_ops, chipset, err);
+	if (rc == 0 && !chipset->cfg.legacy)
+		rc = bus_add_pio(chipset->cfg.bus, CONTROL_PORT, 1, &control_ops, chipset, err);
 	return rc;
 }
 

@@ -32,6 +32,7 @@ static const struct {
 	{ "Get-VMDvdDrive", CMDLET_ROLE_READER },
 	{ "Get-VMEvent", CMDLET_ROLE_READER },
 	{ "Get-VMFirmware", CMDLET_ROLE_READER },
+	{ "Get-VMFloppyDiskDrive", CMDLET_ROLE_READER },
 	{ "Get-VMGroup", CMDLET_ROLE_READER },
 	{ "Get-VMGuestCommunicationService", CMDLET_ROLE_READER },
 	{ "Get-VMHardDiskDrive", CMDLET_ROLE_READER },

@@ -666,8 +666,8 @@ const struct cmdlet cmdlet_table_disk[] = {
 	{ .name = "New-VFD",
 	  .what_if = "Path",
 	  .synopsis = "Makes an empty floppy disk",
-	  .description = "Makes files of 1.44 MB that hold zeros. Virtual machines have no floppy "
-			 "drive yet; any tool can format them.",
+	  .description = "Makes files of 1.44 MB that hold zeros; any tool can format them. "
+			 "Set-VMFloppyDiskDrive inserts one.",
 	  .params = new_vfd_params,
 	  .examples = new_vfd_examples },
 };

@@ -1,5 +1,5 @@
-/* The table's cmdlets about firmware and serial ports. Names, parameters, sets and defaults are
- * Hyper-V's; what is ours is marked. */
+/* The table's cmdlets about firmware, floppy disk drives and serial ports. Names, parameters, sets
+ * and defaults are Hyper-V's; what is ours is marked. */
 #include "cmdlet/table.h"
 
 #include "base/macros.h"
@@ -41,6 +41,18 @@ static const struct cmdlet_output bios_output = {
 					{ "StartupOrder", "StartupOrder", CMDLET_SHOW_TEXT },
 					{ "NumLockEnabled", "NumLockEnabled", CMDLET_SHOW_TEXT },
 					{ "Status", "Status", CMDLET_SHOW_TEXT },
+					{ "VMId", NULL, CMDLET_SHOW_TEXT },
+					END_COLUMNS },
+};
+
+static const struct cmdlet_output floppy_output = {
+	"VMFloppyDiskDrive",
+	(const struct cmdlet_column[]){ { "VMName", "VMName", CMDLET_SHOW_TEXT },
+					CHECKPOINT_COLUMN,
+					{ "DiskType", "DiskType", CMDLET_SHOW_TEXT },
+					{ "Path", "Path", CMDLET_SHOW_TEXT },
+					{ "Name", NULL, CMDLET_SHOW_TEXT },
+					{ "Status", NULL, CMDLET_SHOW_TEXT },
 					{ "VMId", NULL, CMDLET_SHOW_TEXT },
 					END_COLUMNS },
 };
@@ -176,6 +188,32 @@ static const struct cmdlet_example set_com_examples[] = {
 	END_EXAMPLES,
 };
 
+static const struct cmdlet_example get_floppy_examples[] = {
+	{ "get-vmfloppydiskdrive old", "Which image is in its drive." },
+	END_EXAMPLES,
+};
+static const struct cmdlet_param set_floppy_params[] = {
+	VM_BY_VMNAME,
+	{ .name = "Path",
+	  .type = CMDLET_FILE,
+	  .position = 2,
+	  .offer = CMDLET_OFFER_FILE,
+	  .flags = CMDLET_NULLABLE,
+	  .help =
+	      "Image to insert, a .vfd file of 1.44 MB (New-VFD); '' or $null ejects, and so it "
+	      "is without -Path." },
+	NOT_YET("ResourcePoolName", CMDLET_STRING, "There are no resource pools."),
+	BY_PIPE("VMFloppyDiskDrive"),
+	PASSTHRU,
+	COMPUTER_NAME,
+	END_PARAMS,
+};
+static const struct cmdlet_example set_floppy_examples[] = {
+	{ "set-vmfloppydiskdrive old drivers.vfd", "Inserts an image." },
+	{ "set-vmfloppydiskdrive old $null", "Ejects it." },
+	END_EXAMPLES,
+};
+
 /* ---- the table ---- */
 
 const struct cmdlet cmdlet_table_firmware[] = {
@@ -204,6 +242,22 @@ const struct cmdlet cmdlet_table_firmware[] = {
 	  .params = set_bios_params,
 	  .output = &bios_output,
 	  .examples = set_bios_examples,
+	  .output_if_passthru = true },
+	{ .name = "Get-VMFloppyDiskDrive",
+	  .synopsis = "Shows the floppy disk drive of generation 1",
+	  .description =
+	      "Shows the image in the one floppy disk drive of generation 1. " NO_FIRMWARE,
+	  .params = get_params,
+	  .output = &floppy_output,
+	  .examples = get_floppy_examples },
+	{ .name = "Set-VMFloppyDiskDrive",
+	  .synopsis = "Changes the medium of the floppy disk drive of generation 1",
+	  .description =
+	      "Inserts an image, or ejects it. Of a virtual machine that is exported the "
+	      "image stays where it is. " NO_FIRMWARE,
+	  .params = set_floppy_params,
+	  .output = &floppy_output,
+	  .examples = set_floppy_examples,
 	  .output_if_passthru = true },
 	{ .name = "Get-VMComPort",
 	  .synopsis = "Shows what serial ports are connected to",

@@ -245,7 +245,8 @@ const struct cmdlet cmdlet_table_import[] = {
 			 "boot files, to "
 			 "a folder from which Import-VM takes them, on this host or another. One "
 			 "that runs goes "
-			 "on. ISO images stay where they are.",
+			 "on. ISO images stay where they are. While disks are being merged it "
+			 "waits; Stop-Job or Ctrl-C ends that.",
 	  .params = export_params,
 	  .output = &import_output,
 	  .examples = export_examples,
@@ -255,7 +256,8 @@ const struct cmdlet cmdlet_table_import[] = {
 	  .synopsis = "Copies a checkpoint out as a virtual machine",
 	  .description = "As Export-VM, but of the virtual machine as it was at its checkpoint, "
 			 "with the memory "
-			 "that this has. It may run.",
+			 "that this has. It may run. The disks come with all layers under them, "
+			 "which Import-VM merges.",
 	  .params = export_checkpoint_params,
 	  .output = &import_output,
 	  .examples = export_checkpoint_examples,

@@ -69,13 +69,21 @@ static const struct cmdlet_example save_vm_examples[] = {
 
 static const struct cmdlet_param remove_saved_params[] = {
 	VMS("VMName", "Name"),
-	NOT_YET("VMSnapshot", CMDLET_STRING,
-		"The memory of a checkpoint goes with the checkpoint."),
+	{ .name = "VMSnapshot",
+	  .aliases = "VMCheckpoint",
+	  .type = CMDLET_STRING,
+	  .flags = CMDLET_PIPELINE,
+	  .offer = CMDLET_OFFER_CHECKPOINT,
+	  .help =
+	      "Name or identifier of a checkpoint: its memory goes, and it starts from its disks "
+	      "when it is applied." },
 	COMPUTER_NAME,
 	END_PARAMS,
 };
 static const struct cmdlet_example remove_saved_examples[] = {
 	{ "remove-vmsavedstate web", "What was in its memory is lost; it starts anew." },
+	{ "get-vmsnapshot web 'before update' | oyako remove-vmsavedstate",
+	  "The checkpoint keeps its disks only, which takes less space." },
 	END_EXAMPLES,
 };
 

@@ -454,6 +454,7 @@ static const struct member top_members[] = {
 	{ "communication_services", 'a', true },
 	{ "firmware", 'o', true },
 	{ "com_ports", 'a', true },
+	{ "floppy", 's', true },
 	{ "checkpoint_type", 's', true },
 	{ "automatic_checkpoints", 'b', true },
 	{ "parent_checkpoint", 's', true },
@@ -665,6 +666,8 @@ int config_vm_from_json(const json_t *json, struct config_vm **ret, struct error
 		r = read_firmware(vm, json_object_get(json, "firmware"), err);
 	if (r == 0)
 		r = read_com_ports(vm, json_object_get(json, "com_ports"), err);
+	if (r == 0)
+		r = read_string(json, "floppy", &vm->floppy_path, err);
 	if (r == 0)
 		r = read_checkpoints(vm, json, err);
 	if (r == 0)
@@ -906,6 +909,7 @@ json_t *config_vm_to_json(const struct config_vm *vm)
 	json_object_set_new(json, "firmware", firmware_json(vm));
 	if (has_com_ports(vm))
 		json_object_set_new(json, "com_ports", com_ports_json(vm));
+	put(json, "floppy", vm->floppy_path);
 	put(json, "checkpoint_type", config_checkpoint_type_name(vm->checkpoint_type));
 	if (vm->automatic_checkpoints)
 		json_object_set_new(json, "automatic_checkpoints", json_true());

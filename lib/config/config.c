@@ -284,6 +284,7 @@ void config_vm_free(struct config_vm *vm)
 	free(vm->parent_checkpoint);
 	free(vm->checkpoint_folder);
 	free(vm->smart_paging_folder);
+	free(vm->floppy_path);
 	free(vm->kernel_path);
 	free(vm->initrd_path);
 	free(vm->kernel_cmdline);
@@ -702,6 +703,18 @@ static int check_folders(const struct config_vm *vm, struct error *err)
 	return 0;
 }
 
+static int check_floppy(const struct config_vm *vm, struct error *err)
+{
+	if (vm->floppy_path && vm->generation != 1)
+		return error_set(
+		    err, ERR_INVALID,
+		    "a floppy disk drive is of generation 1: 'floppy' is not possible");
+	if (vm->floppy_path && vm->floppy_path[0] != '/')
+		return error_set(err, ERR_INVALID,
+				 "the path of the image in its floppy disk drive is not absolute");
+	return 0;
+}
+
 static int check_drives(const struct config_vm *vm, struct error *err)
 {
 	for (unsigned i = 0; i < vm->disk_count; i++) {
@@ -765,6 +778,8 @@ int config_vm_check(const struct config_vm *vm, struct error *err)
 		r = config_firmware_check(&vm->firmware, err);
 	for (unsigned i = 0; r == 0 && i < CONFIG_COM_PORTS; i++)
 		r = config_com_check(&vm->com[i], err);
+	if (r == 0)
+		r = check_floppy(vm, err);
 	if (r == 0)
 		r = check_drives(vm, err);
 	if (r == 0)

@@ -163,6 +163,9 @@ struct config_vm {
 	unsigned socket_count;
 	struct config_firmware firmware;
 	struct config_com com[CONFIG_COM_PORTS]; /* COM 1, COM 2 */
+	/* Image in the floppy drive, absolute; NULL: it is empty. Generation 1 alone has that
+	 * drive; as with its BIOS it is only kept. */
+	char *floppy_path;
 	enum config_checkpoint_type checkpoint_type;
 	bool automatic_checkpoints; /* taken at each start, to go with the stop */
 	/* GUIDs as text. The saved state that it goes on from; the checkpoint that it comes from.

@@ -19,6 +19,8 @@ struct config_disk;
 struct config_nic;
 struct config_vm;
 
+#define CONFIG_FLOPPY_BYTES 1474560 /* of an image: 80 tracks, 2 sides, 18 sectors of 512 */
+
 /* The words of a setting, by the numbers of its enumeration. */
 struct config_words {
 	const char *const *words;

@@ -125,6 +125,7 @@ static void test_what_is_refused(void **state)
 	expect_refused("name", json_integer(5), "'name' is not a text");
 	expect_refused("id", json_string("5"), "GUID");
 	expect_refused("generation", json_integer(3), "generation 3");
+	expect_refused("floppy", json_string("/a.vfd"), "generation 1");
 	expect_refused("memory_bytes", json_integer(1024), "multiple of 2 MB");
 	expect_refused("memory_bytes", json_integer(2 * MIB), "between 32 MB");
 	expect_refused("memory_bytes", json_integer(-1), "not negative");

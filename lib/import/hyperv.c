@@ -449,6 +449,18 @@ static void take_com_ports(struct import *in)
 	}
 }
 
+/* Of generation 1. */
+static void take_floppy(struct import *in)
+{
+	const char *path = key_text(in->key, KEY_FLOPPY "/controller0/drive0/pathname", "");
+
+	if (!path[0] || in->vm->config->generation != 1)
+		return;
+	in->vm->config->floppy_path = in->env->find_file(in->env->user, path);
+	if (!in->vm->config->floppy_path)
+		note(in, IMPORT_CHANGED, IMPORT_NO_DISK, path, IMPORT_NO_FLOPPY_TEXT);
+}
+
 /* ---- what has no counterpart ---- */
 
 static void report_firmware(struct import *in)
@@ -462,14 +474,6 @@ static void report_firmware(struct import *in)
 	if (key_find(firmware, "bios_guid"))
 		note(in, IMPORT_LOST, 0, "Firmware",
 		     "identity and serial numbers of BIOS, board and chassis are not taken over");
-}
-
-static void report_devices(struct import *in)
-{
-	const char *floppy = key_text(in->key, KEY_FLOPPY "/controller0/drive0/pathname", "");
-
-	if (floppy[0])
-		note(in, IMPORT_LOST, 0, floppy, "floppy disk drives are not there yet");
 }
 
 static void report_checkpoints(struct import *in)
@@ -500,8 +504,8 @@ static int take_all(struct import *in)
 	take_actions(in);
 	take_firmware(in);
 	take_com_ports(in);
+	take_floppy(in);
 	report_firmware(in);
-	report_devices(in);
 	report_checkpoints(in);
 	return config_vm_check(in->vm->config, in->err);
 }

@@ -22,6 +22,7 @@ enum import_severity {
 /* Scripts take the switch's name out of it. */
 #define IMPORT_NO_SWITCH_TEXT "Could not find Ethernet switch '%s'."
 #define IMPORT_NO_DISK        40010
+#define IMPORT_NO_FLOPPY_TEXT "the floppy disk image was not found: the drive is empty"
 #define IMPORT_NO_STATE       40004
 
 struct import_note {

@@ -28,6 +28,16 @@ static void relocate_disk(struct import_vm *vm, const struct import_env *env,
 	disk->path = NULL;
 }
 
+static void relocate_floppy(struct import_vm *vm, const struct import_env *env, char **path)
+{
+	char *found = env->find_file(env->user, *path);
+
+	if (!found)
+		import_note(vm, IMPORT_CHANGED, IMPORT_NO_DISK, *path, IMPORT_NO_FLOPPY_TEXT);
+	free(*path);
+	*path = found;
+}
+
 /* In "boot" beside the description, where an export has it, or where it was. */
 static void relocate_boot(struct import_vm *vm, char **field, const char *folder)
 {
@@ -67,6 +77,8 @@ void import_relocate(struct import_vm *vm, struct config_vm *config, const struc
 			relocate_disk(vm, env, &config->disks[i]);
 	for (unsigned i = 0; i < config->nic_count; i++)
 		relocate_adapter(vm, env, &config->nics[i]);
+	if (config->floppy_path)
+		relocate_floppy(vm, env, &config->floppy_path);
 	relocate_boot(vm, &config->kernel_path, folder);
 	relocate_boot(vm, &config->initrd_path, folder);
 }

@@ -10,17 +10,15 @@
 #include <string.h>
 #include <unistd.h>
 
-#define VM_KEY "vm"
-
-static int open_folder(const struct vm *vm)
+static int open_folder(const char *folder)
 {
-	return open(vm->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
 /* An object, the caller's. */
 static json_t *load(const struct vm *vm)
 {
-	AUTO_CLOSE int fd = open_folder(vm);
+	AUTO_CLOSE int fd = open_folder(vm->folder);
 	json_t *below = NULL;
 
 	if (fd < 0 || config_load_json(fd, BELOW_FILE, &below, NULL) < 0 ||
@@ -31,20 +29,24 @@ static json_t *load(const struct vm *vm)
 	return below;
 }
 
-/* Takes below. An empty one needs no file. */
-static int save(const struct vm *vm, json_t *below, struct error *err)
+int below_write(const char *folder, const json_t *below, struct error *err)
 {
-	AUTO_CLOSE int fd = open_folder(vm);
-	int r;
+	AUTO_CLOSE int fd = open_folder(folder);
 
 	if (fd < 0)
-		r = error_set_errno(err, errno, "opening the folder '%.200s'", vm->folder);
-	else if (json_object_size(below))
-		r = config_save_json(fd, BELOW_FILE, below, err);
-	else
-		r = unlinkat(fd, BELOW_FILE, 0) < 0 && errno != ENOENT
-			? error_set_errno(err, errno, "removing '%s'", BELOW_FILE)
-			: 0;
+		return error_set_errno(err, errno, "opening the folder '%.200s'", folder);
+	if (json_object_size(below))
+		return config_save_json(fd, BELOW_FILE, below, err);
+	return unlinkat(fd, BELOW_FILE, 0) < 0 && errno != ENOENT
+		   ? error_set_errno(err, errno, "removing '%s'", BELOW_FILE)
+		   : 0;
+}
+
+/* Takes below. */
+static int save(const struct vm *vm, json_t *below, struct error *err)
+{
+	int r = below_write(vm->folder, below, err);
+
 	json_decref(below);
 	return r;
 }
@@ -78,6 +80,36 @@ static void add_all(json_t *to, const json_t *paths)
 	}
 }
 
+static bool is_below_one(const json_t *disks, const char *path)
+{
+	size_t i;
+	json_t *each;
+
+	json_array_foreach(disks, i, each)
+	{
+		if (path && json_is_string(each) &&
+		    checkpoint_disk_is_below(json_string_value(each), path))
+			return true;
+	}
+	return false;
+}
+
+/* Of what the file says is below these disks only what can be, by its name: it may have come from
+ * elsewhere with the VM's folder, or a disk's place have been given to another disk. */
+static void add_believed(json_t *to, const json_t *paths)
+{
+	json_t *believed = json_array(), *each;
+	size_t i;
+
+	json_array_foreach(paths, i, each)
+	{
+		if (is_below_one(to, json_string_value(each)))
+			json_array_append(believed, each);
+	}
+	add_all(to, believed);
+	json_decref(believed);
+}
+
 static void give(json_t *below, const char *key, const json_t *paths)
 {
 	json_t *to = json_array();
@@ -96,9 +128,9 @@ int below_inherit(const struct vm *vm, const struct checkpoints *all, const stru
 	const char *current = vm->config->parent_checkpoint;
 
 	add_all(paths, disks);
-	add_all(paths, json_object_get(below, gone->id));
+	add_believed(paths, json_object_get(below, gone->id));
 	if (current && strcmp(current, gone->id) == 0)
-		give(below, VM_KEY, paths);
+		give(below, BELOW_VM, paths);
 	for (size_t i = 0; i < all->count; i++)
 		if (all->list[i].parent && strcmp(all->list[i].parent, gone->id) == 0)
 			give(below, all->list[i].id, paths);
@@ -109,7 +141,7 @@ int below_inherit(const struct vm *vm, const struct checkpoints *all, const stru
 int below_begin(const struct vm *vm, const char *id, struct error *err)
 {
 	json_t *below = load(vm);
-	const json_t *own = json_object_get(below, VM_KEY);
+	const json_t *own = json_object_get(below, BELOW_VM);
 
 	if (!own) {
 		json_decref(below);
@@ -132,7 +164,7 @@ void below_clear_vm(const struct vm *vm)
 {
 	json_t *below = load(vm);
 
-	if (json_object_del(below, VM_KEY) < 0)
+	if (json_object_del(below, BELOW_VM) < 0)
 		json_decref(below);
 	else
 		save_anyhow(vm, below);
@@ -157,14 +189,14 @@ void below_add(const struct vm *vm, const char *id, json_t *paths)
 {
 	json_t *below = load(vm);
 
-	add_all(paths, json_object_get(below, id ? id : VM_KEY));
+	add_believed(paths, json_object_get(below, id ? id : BELOW_VM));
 	json_decref(below);
 }
 
 bool below_has(const struct vm *vm, const struct checkpoints *all, const char *path)
 {
 	json_t *below = load(vm);
-	bool has = lists(json_object_get(below, VM_KEY), path);
+	bool has = lists(json_object_get(below, BELOW_VM), path);
 
 	for (size_t i = 0; !has && i < all->count; i++)
 		has = lists(json_object_get(below, all->list[i].id), path);

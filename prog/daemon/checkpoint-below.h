@@ -13,6 +13,7 @@
 #include "checkpoints.h"
 
 #define BELOW_FILE "below.json"
+#define BELOW_VM   "vm"
 
 /* Before a checkpoint with these disks (borrowed) goes: they, and what is below them, are below all
  * that comes from it. */
@@ -24,7 +25,9 @@ int below_begin(const struct vm *vm, const char *id, struct error *err);
 void below_clear_vm(const struct vm *vm);
 /* Forgets files that are gone. */
 void below_tidy(const struct vm *vm);
-/* Adds what is below a checkpoint's disks, or the VM's (id NULL), to a list of paths. */
+/* The file of a VM that is to be in that folder; an empty object (borrowed): there is none. */
+int below_write(const char *folder, const json_t *below, struct error *err);
+/* Adds to the disks of a checkpoint, or the VM (id NULL), a list of paths, what is below them. */
 void below_add(const struct vm *vm, const char *id, json_t *paths);
 /* Lies the VM on it, or one of these? */
 bool below_has(const struct vm *vm, const struct checkpoints *all, const char *path);

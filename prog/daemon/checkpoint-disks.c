@@ -90,12 +90,13 @@ bool checkpoint_disk_was_made_here(const char *path)
 
 bool checkpoint_disk_is_below(const char *above, const char *path)
 {
-	const char *dot = strrchr(path, '.');
 	bool marked;
-	size_t len = stem(above, &marked);
+	size_t len;
 
-	return dot && format_of(path) && stem(path, &marked) == len &&
-	       strncmp(above, path, len) == 0;
+	if (!format_of(above) || !format_of(path))
+		return false;
+	len = stem(above, &marked);
+	return stem(path, &marked) == len && strncmp(above, path, len) == 0;
 }
 
 static char *new_path(const char *path, const char *format)

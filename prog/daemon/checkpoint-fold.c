@@ -912,6 +912,39 @@ void fold_forget(struct vm *vm, const struct request *watcher)
 		vm->folding->watcher = NULL;
 }
 
+struct fold_waiter {
+	struct request *request;
+	vm_done done;
+	void *user;
+};
+
+static void waited(void *user, struct vm *vm, const struct error *err)
+{
+	struct fold_waiter waiter = *(struct fold_waiter *)user;
+
+	free(user);
+	if (waiter.request)
+		fold_forget(vm, waiter.request);
+	waiter.done(waiter.user, vm, err);
+}
+
+void fold_wait(struct vm *vm, struct request *request, vm_done done, void *user)
+{
+	struct folding *folding = vm->folding;
+	struct fold_waiter *waiter = malloc(sizeof(*waiter));
+
+	if (!waiter)
+		abort();
+	*waiter = (struct fold_waiter){ request, done, user };
+	if (request) {
+		request_progress(request, vm->config->name,
+				 "waiting until its disks are merged (%u %%)", folding->percent);
+		if (!folding->watcher)
+			folding->watcher = request;
+	}
+	vm_wait(vm, VM_WAIT_IDLE, waited, waiter, request);
+}
+
 void fold_resume(struct vm *vm)
 {
 	struct error err;
@@ -943,9 +976,4 @@ bool fold_is_live(const struct vm *vm)
 bool fold_holds(const struct vm *vm)
 {
 	return vm->folding && holds(vm->folding);
-}
-
-unsigned fold_percent(const struct vm *vm)
-{
-	return vm->folding ? vm->folding->percent : 0;
 }

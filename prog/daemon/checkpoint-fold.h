@@ -20,6 +20,9 @@ int fold_want(struct vm *vm, struct error *err);
  * until fold_forget. */
 void fold_begin(struct vm *vm, struct request *watcher);
 void fold_forget(struct vm *vm, const struct request *watcher);
+/* While there is one: done when it has ended, as far as it gets now, or with an error when the
+ * request (may be NULL) is cancelled, which has the progress until then. */
+void fold_wait(struct vm *vm, struct request *request, vm_done done, void *user);
 
 /* into: what it was merged into; NULL with err, and then the chain is as it was. */
 typedef void fold_merged(void *user, const char *into, const struct error *err);
@@ -55,7 +58,6 @@ void fold_event(struct vm *vm, const char *name, const json_t *event);
 /* Is the VM's disk being merged behind the guest? Is it busy only with a merge that makes way? */
 bool fold_is_live(const struct vm *vm);
 bool fold_holds(const struct vm *vm);
-unsigned fold_percent(const struct vm *vm);
 /* With the VM. */
 void fold_remove_files(int folder_fd);
 

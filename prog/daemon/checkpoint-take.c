@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "base/text.h"
 #include "checkpoint-below.h"
 #include "checkpoint-disks.h"
 #include "checkpoint-fold.h"
@@ -63,6 +64,8 @@ static void taking_end(struct taking *taking, const struct error *err)
 	struct vm *vm = taking->vm;
 
 	thaw(taking);
+	if (!err && taking->checkpoint.temporary)
+		vm->lent++;
 	taking->done(taking->user, vm, err ? NULL : taking->checkpoint.id, err);
 	json_decref(taking->plan);
 	free(taking->checkpoint.name);
@@ -386,11 +389,7 @@ static void carry_on(struct taking *taking)
 	if (check(taking, &err) < 0) {
 		taking_end(taking, &err);
 	} else if (merges(vm)) {
-		if (taking->request)
-			request_progress(taking->request, vm->config->name,
-					 "waiting until its disks are merged (%u %%)",
-					 fold_percent(vm));
-		vm_wait(vm, VM_WAIT_IDLE, merge_ended, taking, taking->request);
+		fold_wait(vm, taking->request, merge_ended, taking);
 	} else {
 		choose_kind(taking);
 		start(taking);
@@ -447,8 +446,8 @@ bool checkpoint_take_automatic(struct vm *vm, checkpoint_taken done, void *user)
 	/* What a host that went down has left. */
 	checkpoint_remove_automatic(vm);
 	usual = checkpoint_default_name(vm);
-	if (asprintf(&name, "Automatic Checkpoint - %.70s", usual) < 0)
-		abort();
+	name = text_format("Automatic Checkpoint - %.70s", usual);
+	text_mend(name);
 	take(vm, name, true, false, CHECKPOINT_AS_SET, NULL, done, user);
 	return true;
 }
@@ -472,7 +471,7 @@ static void remove_those(struct vm *vm, bool (*is_one)(const struct checkpoint *
 	for (size_t i = 0; i < all.count; i++) {
 		struct error err;
 
-		if (!is_one(&all.list[i]) || (all.list[i].temporary && vm->exporting))
+		if (!is_one(&all.list[i]) || (all.list[i].temporary && vm->lent))
 			continue;
 		if (checkpoint_disks_remove_with(vm, &all, &all.list[i], &err) < 0)
 			log_error("virtual machine '%s': removing its automatic checkpoint: %s",
@@ -494,4 +493,10 @@ void checkpoint_remove_temporary(struct vm *vm)
 {
 	if (!vm->busy)
 		remove_those(vm, is_temporary);
+}
+
+void checkpoint_give_back(struct vm *vm)
+{
+	vm->lent--;
+	checkpoint_remove_temporary(vm);
 }

@@ -22,8 +22,8 @@ void checkpoint_take(struct vm *vm, const char *name, struct request *request,
 		     checkpoint_taken done, void *user);
 
 /* For a moment's use, of a VM that runs: with its memory, with file systems that stand still, or
- * just its disks. It goes with the VM's stop at the latest, and with what is left of an earlier
- * service. */
+ * just its disks. Whoever took it gives it back, and it goes with the last that is given back; what
+ * an earlier service had taken goes, too. */
 enum checkpoint_kind {
 	CHECKPOINT_AS_SET,
 	CHECKPOINT_WITH_MEMORY,
@@ -32,13 +32,14 @@ enum checkpoint_kind {
 };
 void checkpoint_take_for(struct vm *vm, const char *name, enum checkpoint_kind kind,
 			 struct request *request, checkpoint_taken done, void *user);
+void checkpoint_give_back(struct vm *vm);
 
 /* Set-VM -AutomaticCheckpointsEnabled. Of a VM that is about to start. False: none is to be taken,
  * and done is not called. */
 bool checkpoint_take_automatic(struct vm *vm, checkpoint_taken done, void *user);
 /* The VM is off: it goes. */
 void checkpoint_remove_automatic(struct vm *vm);
-/* Those that checkpoint_take_for took, unless the VM is still busy with them, or vm->exporting. */
+/* Those that checkpoint_take_for took, unless the VM is busy, or somebody still uses one. */
 void checkpoint_remove_temporary(struct vm *vm);
 
 #endif

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/macros.h"
 #include "base/mark.h"
+#include "base/text.h"
 #include "checkpoint-disks.h"
 #include "config/config-json.h"
 #include "run.h"
@@ -224,6 +225,7 @@ char *checkpoint_default_name(const struct vm *vm)
 		     tm.tm_mday, tm.tm_year + 1900, hour, tm.tm_min, tm.tm_sec,
 		     tm.tm_hour < 12 ? "AM" : "PM") < 0)
 		abort();
+	text_mend(name);
 	return name;
 }
 
@@ -482,7 +484,8 @@ void checkpoint_abandon(struct vm *vm, const char *id)
 
 static bool memory_is_whole(int folder)
 {
-	AUTO_CLOSE int fd = openat(folder, MEMORY_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	AUTO_CLOSE int fd =
+	    openat(folder, MEMORY_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	struct state_file file;
 
 	return fd < 0 ? errno == ENOENT : state_file_open(fd, &file, NULL) == 0;
@@ -588,6 +591,17 @@ int checkpoint_rename(struct vm *vm, const struct checkpoint *checkpoint, const 
 
 	renamed.name = (char *)name;
 	return write_description(path, &renamed, err);
+}
+
+int checkpoint_remove_memory(struct vm *vm, const struct checkpoint *checkpoint, struct error *err)
+{
+	AUTO_FREE char *path = checkpoint_memory_path(vm, checkpoint->id);
+	AUTO_FREE char *folder = path_of(vm, checkpoint->id, NULL, NULL);
+
+	if (unlink(path) < 0)
+		return error_set_errno(err, errno, "removing '%.200s'", path);
+	sync_folder(folder);
+	return 0;
 }
 
 static int adopt_children(struct vm *vm, const struct checkpoint *gone, struct error *err)

@@ -88,6 +88,8 @@ char *checkpoint_memory_path(const struct vm *vm, const char *id);
 int checkpoints_rename_disk(struct vm *vm, const char *old, const char *new, struct error *err);
 int checkpoint_rename(struct vm *vm, const struct checkpoint *checkpoint, const char *name,
 		      struct error *err);
+/* It goes on as after a power cut when it is applied. */
+int checkpoint_remove_memory(struct vm *vm, const struct checkpoint *checkpoint, struct error *err);
 /* Its children, and the VM, then come from its parent. */
 int checkpoint_remove(struct vm *vm, const struct checkpoint *checkpoint, struct error *err);
 

@@ -721,8 +721,6 @@ void cmdlet_dismount_vhd(struct request *request)
 
 /* ---- New-VFD ---- */
 
-#define FLOPPY_BYTES (1440 * KIB)
-
 static int make_floppy(const char *path, struct error *err)
 {
 	struct output output;
@@ -733,7 +731,7 @@ static int make_floppy(const char *path, struct error *err)
 	r = output_open(path, &output, err);
 	if (r < 0)
 		return r;
-	if (ftruncate(output.fd, FLOPPY_BYTES) < 0 || fsync(output.fd) < 0)
+	if (ftruncate(output.fd, CONFIG_FLOPPY_BYTES) < 0 || fsync(output.fd) < 0)
 		r = error_set_errno(err, errno, "writing it");
 	else
 		r = output_commit(&output, err);

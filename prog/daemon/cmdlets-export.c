@@ -3,18 +3,16 @@
  * description is written last, so that an export that was cut short is none:
  *
  *	PATH/NAME/Virtual Machines/ID/vm.json, boot/ (kernel and initial RAM disk),
- *		saved-ID/ (memory and mark, as of a saved VM)
+ *		saved-ID/ (memory and mark, as of a saved VM), below.json (checkpoint-below.h)
  *	PATH/NAME/Virtual Hard Disks/
  *	PATH/NAME/Snapshots/ID/ (its checkpoints: checkpoints.h)
  *
  * A differencing disk goes with its parents. A VM that runs is exported as of a checkpoint that is
- * taken for it and removed at the end.
+ * taken for it and removed at the end. While disks are being merged the export of them waits.
  */
 #include "cmdlets.h"
 
-#include "base/log.h"
 #include "base/macros.h"
-#include "checkpoint-disks.h"
 #include "checkpoint-fold.h"
 #include "checkpoint-take.h"
 #include "checkpoints.h"
@@ -83,28 +81,14 @@ static int prepare(struct export *export, struct vm *vm, struct error *err)
 
 /* ---- one VM after the other ---- */
 
-static void next(struct export *export);
+static void next(void *user);
 
 static struct item *item_of(struct export *export)
 {
 	return &export->items[export->index];
 }
 
-static void remove_temporary(const struct item *item)
-{
-	const struct checkpoint *checkpoint;
-	struct checkpoints all;
-	struct error err;
-
-	checkpoints_load(item->vm, &all);
-	checkpoint = checkpoints_find(&all, item->checkpoint);
-	if (checkpoint && checkpoint_disks_remove_with(item->vm, &all, checkpoint, &err) < 0)
-		log_error("virtual machine '%s': removing the checkpoint of its export: %s",
-			  item->vm->config->name, err.text);
-	checkpoints_done(&all);
-	fold_begin(item->vm, NULL);
-}
-
+/* The next one follows from the loop: there may be thousands. */
 static void end_one(struct export *export)
 {
 	struct item *item = item_of(export);
@@ -112,7 +96,7 @@ static void end_one(struct export *export)
 	if (item->began)
 		item->vm->busy = NULL;
 	if (item->temporary)
-		remove_temporary(item);
+		checkpoint_give_back(item->vm);
 	if (item->began && item->vm->state == VM_OFF)
 		checkpoint_remove_automatic(item->vm);
 	fold_resume(item->vm);
@@ -123,6 +107,7 @@ static void end_one(struct export *export)
 	free(TAKE(export->checkpoints));
 	free(TAKE(export->disks));
 	export->index++;
+	loop_post(export->request->daemon->loop, next, export);
 }
 
 static int write_description(struct export *export, struct error *err)
@@ -143,7 +128,6 @@ static void skip(struct export *export, const struct error *err)
 {
 	request_error(export->request, item_of(export)->vm->config->name, err);
 	end_one(export);
-	next(export);
 }
 
 static void copied(void *user, const struct error *err)
@@ -162,7 +146,6 @@ static void copied(void *user, const struct error *err)
 		 export->machine);
 	request_result(export->request, object_vm(vm));
 	end_one(export);
-	next(export);
 }
 
 static void copy_all(struct export *export)
@@ -229,8 +212,6 @@ static int begin_one(struct export *export, struct error *err)
 	struct vm *vm = item->vm;
 	int r = vm_check_busy(vm, err);
 
-	if (r == 0 && vm->folding)
-		r = error_set(err, ERR_BUSY, "its disks are being merged");
 	if (r < 0)
 		return r;
 	/* Neither disks nor checkpoints change meanwhile. */
@@ -271,7 +252,7 @@ static void taken(void *user, struct vm *vm, const char *id, const struct error 
 	}
 	snprintf(item->checkpoint, sizeof(item->checkpoint), "%s", id);
 	item->temporary = true;
-	begin(export);
+	next(export);
 }
 
 /* Hyper-V's default is the memory, too. */
@@ -286,8 +267,39 @@ static enum checkpoint_kind kind_of(const struct request *request)
 	return CHECKPOINT_WITH_MEMORY;
 }
 
-static void next(struct export *export)
+/* It is exported as it stands: the VM as it is now, or a checkpoint that is there. */
+static bool stands(const struct item *item)
 {
+	return item->checkpoint[0] || vm_is_down(item->vm);
+}
+
+static int check(const struct export *export, const struct item *item, struct error *err)
+{
+	const struct vm *vm = item->vm;
+
+	if (export->request->cancelled)
+		return error_set(err, ERR_CANCELLED, "it was cancelled");
+	if (vm->removed)
+		return error_set(err, ERR_NOT_FOUND, "it was removed meanwhile");
+	if (!stands(item) &&
+	    ((vm->state != VM_RUNNING && vm->state != VM_PAUSED) || vm->run->saving_id[0]))
+		return error_set(err, ERR_STATE, "this is not possible in its present state (%s)",
+				 vm_state_name(vm->state));
+	return 0;
+}
+
+static void merge_ended(void *user, struct vm *vm, const struct error *err)
+{
+	if (err)
+		skip(user, err);
+	else
+		next(user);
+}
+
+/* Also after a wait, in which anything may have become of the VM. */
+static void next(void *user)
+{
+	struct export *export = user;
 	struct item *item = item_of(export);
 	struct error err;
 
@@ -295,13 +307,12 @@ static void next(struct export *export)
 		request_release(export->request);
 		free(export->items);
 		free(export);
-	} else if (item->checkpoint[0] || vm_is_down(item->vm)) {
-		begin(export);
-	} else if ((item->vm->state != VM_RUNNING && item->vm->state != VM_PAUSED) ||
-		   item->vm->run->saving_id[0]) {
-		error_set(&err, ERR_STATE, "this is not possible in its present state (%s)",
-			  vm_state_name(item->vm->state));
+	} else if (check(export, item, &err) < 0) {
 		skip(export, &err);
+	} else if (stands(item) && item->vm->folding) {
+		fold_wait(item->vm, export->request, merge_ended, export);
+	} else if (stands(item)) {
+		begin(export);
 	} else {
 		checkpoint_take_for(item->vm, "Export", kind_of(export->request), export->request,
 				    taken, export);

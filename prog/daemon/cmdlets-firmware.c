@@ -1,33 +1,44 @@
-/* Cmdlets about firmware settings and serial ports. */
+/* Cmdlets about firmware settings, the floppy disk drive and serial ports. */
 #include "cmdlets.h"
 
 #include "base/macros.h"
 #include "com-ports.h"
 #include "objects.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
 
-/* Firmware is of generation 2, a BIOS of generation 1. */
-static bool has_generation(struct request *request, const struct vm *vm, unsigned generation)
+static bool has_generation(struct request *request, const struct vm *vm, unsigned generation,
+			   const char *other)
 {
 	struct error err;
 
 	if (vm->config->generation == generation)
 		return true;
 	error_set(&err, ERR_UNSUPPORTED, "it is of generation %u, which has %s",
-		  vm->config->generation,
-		  generation == 2 ? "a BIOS (Get-VMBios, Set-VMBios)"
-				  : "UEFI firmware (Get-VMFirmware, Set-VMFirmware)");
+		  vm->config->generation, other);
 	request_error(request, vm->config->name, &err);
 	return false;
+}
+
+static bool has_firmware(struct request *request, const struct vm *vm)
+{
+	return has_generation(request, vm, 2, "a BIOS (Get-VMBios, Set-VMBios)");
+}
+
+static bool has_bios(struct request *request, const struct vm *vm)
+{
+	return has_generation(request, vm, 1, "UEFI firmware (Get-VMFirmware, Set-VMFirmware)");
 }
 
 /* ---- generation 2 ---- */
 
 static void show_firmware(struct request *request, struct vm *vm)
 {
-	if (has_generation(request, vm, 2))
+	if (has_firmware(request, vm))
 		request_result(request, object_firmware(vm));
 }
 
@@ -128,7 +139,7 @@ static bool needs_off(const struct request *request)
 
 static void set_firmware(struct request *request, struct vm *vm)
 {
-	if (has_generation(request, vm, 2) &&
+	if (has_firmware(request, vm) &&
 	    cmdlets_change(request, vm, needs_off(request), mutate_firmware))
 		show_firmware(request, vm);
 }
@@ -175,7 +186,7 @@ int cmdlets_take_boot_device(struct request *request, struct config_vm *config, 
 
 static void show_bios(struct request *request, struct vm *vm)
 {
-	if (has_generation(request, vm, 1))
+	if (has_bios(request, vm))
 		request_result(request, object_bios(vm));
 }
 
@@ -206,13 +217,67 @@ static int mutate_bios(struct request *request, struct config_vm *config, struct
 
 static void set_bios(struct request *request, struct vm *vm)
 {
-	if (has_generation(request, vm, 1) && cmdlets_change(request, vm, true, mutate_bios))
+	if (has_bios(request, vm) && cmdlets_change(request, vm, true, mutate_bios))
 		show_bios(request, vm);
 }
 
 void cmdlet_set_bios(struct request *request)
 {
 	request_for_vms(request, "VMName", set_bios);
+}
+
+/* ---- the floppy disk drive ---- */
+
+static bool has_floppy(struct request *request, const struct vm *vm)
+{
+	return has_generation(request, vm, 1, "no floppy disk drive");
+}
+
+static void show_floppy(struct request *request, struct vm *vm)
+{
+	if (has_floppy(request, vm))
+		request_result(request, object_floppy(vm));
+}
+
+void cmdlet_get_floppy(struct request *request)
+{
+	cmdlets_show_settings(request, show_floppy);
+}
+
+static int check_floppy(const char *path, struct error *err)
+{
+	const char *dot = strrchr(path, '.');
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return error_set_errno(err, errno, "'%.300s'", path);
+	if (!dot || strcasecmp(dot, ".vfd") != 0 || !S_ISREG(st.st_mode) ||
+	    st.st_size != CONFIG_FLOPPY_BYTES)
+		return error_set(err, ERR_INVALID,
+				 "'%.300s' is no virtual floppy disk: a .vfd file of 1.44 MB, as "
+				 "New-VFD makes it",
+				 path);
+	return 0;
+}
+
+static int mutate_floppy(struct request *request, struct config_vm *config, struct error *err)
+{
+	const char *path = request_string(request, "Path");
+	int r = path && *path ? check_floppy(path, err) : 0;
+
+	return r < 0 ? r
+		     : config_set_string(&config->floppy_path, path && *path ? path : NULL, err);
+}
+
+static void set_floppy(struct request *request, struct vm *vm)
+{
+	if (has_floppy(request, vm) && cmdlets_change(request, vm, false, mutate_floppy))
+		show_floppy(request, vm);
+}
+
+void cmdlet_set_floppy(struct request *request)
+{
+	request_for_vms(request, "VMName", set_floppy);
 }
 
 /* ---- serial ports ---- */

@@ -6,6 +6,8 @@
 #include "cmdlets.h"
 
 #include "base/macros.h"
+#include "checkpoint-below.h"
+#include "checkpoint-fold.h"
 #include "config/config-json.h"
 #include "incoming.h"
 #include "objects.h"
@@ -106,6 +108,13 @@ static void end(struct import *import, struct vm *vm, const struct error *err)
 	import_free(import);
 }
 
+/* Layers of the VM's disks whose checkpoints are gone, or stayed where it comes from. Hyper-V's may
+ * be there for other reasons. */
+static bool is_mergeable(const struct incoming *in)
+{
+	return in->ours && in->package.mergeable;
+}
+
 /* ---- where it is: an export of ours is registered where it lies ---- */
 
 /* Its checkpoints: in a folder of their own, or in the VM's. */
@@ -123,6 +132,11 @@ static int settle_checkpoints(struct incoming *in, struct error *err)
 	for (size_t i = 0; r == 0 && i < package->checkpoint_count; i++)
 		r = checkpoint_write(in->checkpoints, &package->checkpoints[i].info,
 				     package->checkpoints[i].config, err);
+	if (r == 0) {
+		/* What lies there may be of another VM's disks. */
+		package_find_below(package, in->files);
+		r = below_write(in->folder, package->below, err);
+	}
 	return r;
 }
 
@@ -136,6 +150,8 @@ static void import_in_place(struct import *import)
 	if (r == 0)
 		r = vm_register(in->request->daemon, TAKE(in->package.config), in->folder, &vm,
 				&err);
+	if (r == 0 && is_mergeable(in))
+		fold_begin(vm, NULL);
 	end(import, vm, r < 0 ? &err : NULL);
 }
 
@@ -158,7 +174,10 @@ static int create(struct import *import, struct vm **ret, struct error *err)
 			     err);
 	if (r < 0)
 		return r;
-	r = transfer_commit(import->transfer, err);
+	if (is_mergeable(in))
+		r = fold_want(*ret, err);
+	if (r == 0)
+		r = transfer_commit(import->transfer, err);
 	if (r < 0)
 		vm_unref(*ret);
 	else
@@ -174,6 +193,8 @@ static void copied(void *user, const struct error *err)
 
 	if (!err && create(import, &vm, &failure) < 0)
 		err = &failure;
+	if (!err && is_mergeable(import->in))
+		fold_begin(vm, NULL);
 	end(import, vm, err);
 }
 

@@ -75,28 +75,6 @@ void cmdlet_save_vm(struct request *request)
 	request_for_vms(request, "Name", cmdlets_save_vm);
 }
 
-static void remove_saved_state(struct request *request, struct vm *vm)
-{
-	struct error err;
-
-	if (vm->state != VM_SAVED) {
-		refuse_state(request, vm);
-		return;
-	}
-	if (saved_drop(vm, &err) < 0) {
-		request_error(request, vm->config->name, &err);
-		return;
-	}
-	run_set_state(vm, VM_OFF);
-	vm_event(vm, EVENT_VM_CHANGED, NULL, "The saved state of '%s' was removed.",
-		 vm->config->name);
-}
-
-void cmdlet_remove_saved_state(struct request *request)
-{
-	request_for_vms(request, "VMName", remove_saved_state);
-}
-
 /* ---- objects ---- */
 
 static json_t *object_checkpoint(const struct vm *vm, const struct checkpoints *all,
@@ -231,7 +209,14 @@ void cmdlet_get_checkpoint(struct request *request)
 
 /* ---- one checkpoint by name ---- */
 
-/* Does something with each checkpoint that Name selects; a name that selects none is an error. */
+static bool is_named(const struct checkpoint *checkpoint, const char *name)
+{
+	return cmdlet_wildcard_match(name, checkpoint->name) ||
+	       strcasecmp(name, checkpoint->id) == 0;
+}
+
+/* Does something with each checkpoint that a name, pattern or identifier selects; a name that
+ * selects none is an error. */
 static void for_named(struct request *request, struct vm *vm, const char *name, bool only_one,
 		      int (*work)(struct request *request, struct vm *vm,
 				  const struct checkpoints *all,
@@ -244,18 +229,69 @@ static void for_named(struct request *request, struct vm *vm, const char *name, 
 
 	checkpoints_load(vm, &all);
 	for (size_t i = 0; i < all.count; i++)
-		found += cmdlet_wildcard_match(name, all.list[i].name);
+		found += is_named(&all.list[i], name);
 	if (!found && !cmdlet_has_wildcard(name))
 		r = error_set(&err, ERR_NOT_FOUND, "it has no checkpoint '%.100s'", name);
 	else if (found > 1 && only_one)
 		r = error_set(&err, ERR_INVALID, "%zu of its checkpoints are named '%.100s'", found,
 			      name);
 	for (size_t i = 0; r == 0 && i < all.count; i++)
-		if (cmdlet_wildcard_match(name, all.list[i].name))
+		if (is_named(&all.list[i], name))
 			r = work(request, vm, &all, &all.list[i], &err);
 	if (r < 0)
 		request_error(request, vm->config->name, &err);
 	checkpoints_done(&all);
+}
+
+/* ---- Remove-VMSavedState ---- */
+
+static void remove_own_state(struct request *request, struct vm *vm)
+{
+	struct error err;
+
+	if (vm->state != VM_SAVED) {
+		refuse_state(request, vm);
+		return;
+	}
+	if (saved_drop(vm, &err) < 0) {
+		request_error(request, vm->config->name, &err);
+		return;
+	}
+	run_set_state(vm, VM_OFF);
+	vm_event(vm, EVENT_VM_CHANGED, NULL, "The saved state of '%s' was removed.",
+		 vm->config->name);
+}
+
+static int remove_state_of(struct request *request, struct vm *vm, const struct checkpoints *all,
+			   const struct checkpoint *checkpoint, struct error *err)
+{
+	int r = vm_check_busy(vm, err);
+
+	if (r == 0 && !checkpoint->has_memory)
+		r = error_set(err, ERR_STATE, "its checkpoint '%.100s' has no saved state",
+			      checkpoint->name);
+	if (r == 0)
+		r = checkpoint_remove_memory(vm, checkpoint, err);
+	if (r == 0)
+		vm_event(vm, EVENT_VM_CHANGED, NULL,
+			 "The saved state of the checkpoint '%s' of '%s' was removed.",
+			 checkpoint->name, vm->config->name);
+	return r;
+}
+
+static void remove_saved_state(struct request *request, struct vm *vm)
+{
+	const char *checkpoint = request_string(request, "VMSnapshot");
+
+	if (checkpoint)
+		for_named(request, vm, checkpoint, false, remove_state_of);
+	else
+		remove_own_state(request, vm);
+}
+
+void cmdlet_remove_saved_state(struct request *request)
+{
+	request_for_vms(request, "VMName", remove_saved_state);
 }
 
 /* ---- Rename-VMSnapshot, Remove-VMSnapshot ---- */
@@ -283,22 +319,50 @@ void cmdlet_rename_checkpoint(struct request *request)
 	request_for_vms(request, "VMName", rename_checkpoint);
 }
 
+/* Ends after as many steps as there are checkpoints: on shared storage they may say anything. */
+static bool comes_from(const struct checkpoints *all, const struct checkpoint *one, const char *id)
+{
+	for (size_t i = 0; one && i < all->count; i++) {
+		if (one->parent && strcasecmp(one->parent, id) == 0)
+			return true;
+		one = checkpoints_find(all, one->parent);
+	}
+	return false;
+}
+
+static bool has_children(const struct checkpoints *all, const struct checkpoint *one)
+{
+	for (size_t i = 0; i < all->count; i++)
+		if (all->list[i].parent && strcasecmp(all->list[i].parent, one->id) == 0)
+			return true;
+	return false;
+}
+
+/* One that comes from the checkpoint and that none comes from; else that checkpoint itself. */
+static const struct checkpoint *leaf_of(const struct checkpoints *all, const char *id)
+{
+	for (size_t i = 0; i < all->count; i++)
+		if (comes_from(all, &all->list[i], id) && !has_children(all, &all->list[i]))
+			return &all->list[i];
+	return checkpoints_find(all, id);
+}
+
 static int remove_with_children(struct vm *vm, const char *id, struct error *err)
 {
-	const struct checkpoint *checkpoint;
-	struct checkpoints all;
+	bool removed = false;
 	int r = 0;
 
-	checkpoints_load(vm, &all);
-	for (size_t i = 0; r == 0 && i < all.count; i++)
-		if (all.list[i].parent && strcmp(all.list[i].parent, id) == 0)
-			r = remove_with_children(vm, all.list[i].id, err);
-	checkpoints_done(&all);
-	checkpoints_load(vm, &all);
-	checkpoint = checkpoints_find(&all, id);
-	if (r == 0 && checkpoint)
-		r = checkpoint_disks_remove_with(vm, &all, checkpoint, err);
-	checkpoints_done(&all);
+	while (r == 0 && !removed) {
+		const struct checkpoint *leaf;
+		struct checkpoints all;
+
+		checkpoints_load(vm, &all);
+		leaf = leaf_of(&all, id);
+		removed = !leaf || strcasecmp(leaf->id, id) == 0;
+		if (leaf)
+			r = checkpoint_disks_remove_with(vm, &all, leaf, err);
+		checkpoints_done(&all);
+	}
 	return r;
 }
 

@@ -7,12 +7,8 @@
 #include "cmdlets.h"
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/macros.h"
-#include "checkpoint-disks.h"
-#include "checkpoint-fold.h"
 #include "checkpoint-take.h"
-#include "checkpoints.h"
 #include "disk-task.h"
 #include "disk-user.h"
 #include "files.h"
@@ -194,34 +190,17 @@ struct exporting {
 	struct vm *vm;
 	json_t *place; /* of the disk */
 	char *path;
-	char checkpoint[GUID_TEXT_SIZE];
+	bool taken;   /* the checkpoint */
 	int track_fd; /* the worker's copy */
 };
-
-static void remove_temporary(const struct exporting *e)
-{
-	const struct checkpoint *checkpoint;
-	struct checkpoints all;
-	struct error err;
-
-	checkpoints_load(e->vm, &all);
-	checkpoint = checkpoints_find(&all, e->checkpoint);
-	if (checkpoint && checkpoint_disks_remove_with(e->vm, &all, checkpoint, &err) < 0)
-		log_error("virtual machine '%s': removing the checkpoint of an export: %s",
-			  e->vm->config->name, err.text);
-	checkpoints_done(&all);
-	fold_begin(e->vm, NULL);
-}
 
 /* err: why it did not come to the export. */
 static void exporting_end(struct exporting *e, const struct error *err)
 {
 	if (err)
 		request_error(e->request, e->path, err);
-	if (e->checkpoint[0]) {
-		e->vm->exporting--;
-		remove_temporary(e);
-	}
+	if (e->taken)
+		checkpoint_give_back(e->vm);
 	if (e->track_fd >= 0)
 		close(e->track_fd);
 	vm_unref(e->vm);
@@ -294,8 +273,7 @@ static void checkpoint_there(void *user, struct vm *vm, const char *id, const st
 		exporting_end(e, err);
 		return;
 	}
-	memcpy(e->checkpoint, id, GUID_TEXT_SIZE);
-	vm->exporting++;
+	e->taken = true;
 	if (ask_for_copy(e, &failure) < 0)
 		exporting_end(e, &failure);
 }

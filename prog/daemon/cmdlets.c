@@ -47,6 +47,8 @@ static const struct {
 	{ "Get-VMFirmware", cmdlet_get_firmware },
 	{ "Set-VMFirmware", cmdlet_set_firmware },
 	{ "Get-VMBios", cmdlet_get_bios },
+	{ "Get-VMFloppyDiskDrive", cmdlet_get_floppy },
+	{ "Set-VMFloppyDiskDrive", cmdlet_set_floppy },
 	{ "Set-VMBios", cmdlet_set_bios },
 	{ "Get-VMComPort", cmdlet_get_com },
 	{ "Set-VMComPort", cmdlet_set_com },

@@ -40,6 +40,8 @@ void cmdlet_get_ide(struct request *request);
 void cmdlet_get_firmware(struct request *request);
 void cmdlet_set_firmware(struct request *request);
 void cmdlet_get_bios(struct request *request);
+void cmdlet_get_floppy(struct request *request);
+void cmdlet_set_floppy(struct request *request);
 void cmdlet_set_bios(struct request *request);
 void cmdlet_get_com(struct request *request);
 void cmdlet_set_com(struct request *request);

@@ -224,10 +224,16 @@ int disk_files_copy(struct disk_files *files, const char *folder, struct transfe
 	return r;
 }
 
-const char *disk_files_copy_of(const struct disk_files *files, const char *path)
+const struct disk_file *disk_files_get(const struct disk_files *files, const char *path)
 {
 	AUTO_FREE char *real = realpath(path, NULL);
-	const struct disk_file *file = real ? find(files, real) : NULL;
+
+	return real ? find(files, real) : NULL;
+}
+
+const char *disk_files_copy_of(const struct disk_files *files, const char *path)
+{
+	const struct disk_file *file = disk_files_get(files, path);
 
 	return file ? file->copy : NULL;
 }

@@ -34,6 +34,8 @@ void disk_files_free(struct disk_files *files);
 /* Has all of them copied into a folder by the transfer, and the copies' parents be copies. */
 int disk_files_copy(struct disk_files *files, const char *folder, struct transfer *transfer,
 		    struct error *err);
+/* The one of that path, borrowed; NULL: there is none. */
+const struct disk_file *disk_files_get(const struct disk_files *files, const char *path);
 /* The copy of the image of that path; NULL: there is none. */
 const char *disk_files_copy_of(const struct disk_files *files, const char *path);
 

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "base/text.h"
 #include "config/paths.h"
 
 #include <errno.h>
@@ -156,17 +157,18 @@ static void format_time(char ret[40])
 
 void events_write(struct events *events, const struct event *event)
 {
-	AUTO_FREE char *text = NULL, *line = NULL;
+	AUTO_FREE char *text = NULL, *line = NULL, *message = text_format("%s", event->message);
 	char time_text[40];
 	json_t *json;
 	int len;
 
+	text_mend(message);
 	format_time(time_text);
 	json = json_pack("{s:s, s:i, s:s, s:s, s:s*, s:s*, s:s, s:o*}", "TimeCreated", time_text,
 			 "Id", (int)kinds[event->kind].id, "LevelDisplayName",
 			 level_names[kinds[event->kind].level], "Event", kinds[event->kind].name,
-			 "VMName", event->vm_name, "VMId", event->vm_id, "Message", event->message,
-			 "Data", event->data);
+			 "VMName", event->vm_name, "VMId", event->vm_id, "Message", message, "Data",
+			 event->data);
 	text = json ? json_dumps(json, JSON_COMPACT) : NULL;
 	if (json && events->heard)
 		events->heard(events->user, json);

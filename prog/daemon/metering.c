@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,8 +99,8 @@ void metering_load(struct vm *vm, int folder_fd)
 			 "began", &m.began, "mib_seconds", &m.mib_seconds, "memory_min_bytes",
 			 &m.memory_min_bytes, "memory_max_bytes", &m.memory_max_bytes, "disk_bytes",
 			 &m.disk_bytes, "sums", &sums, "last", &last) < 0 ||
-	     version != FILE_VERSION || !numbers_from_json(sums, 0, m.sums) ||
-	     !numbers_from_json(last, -1, m.last)))
+	     version != FILE_VERSION || m.began < 0 || m.mib_seconds < 0 ||
+	     !numbers_from_json(sums, 0, m.sums) || !numbers_from_json(last, -1, m.last)))
 		r = error_set(&err, ERR_CORRUPT, "it is none of ours");
 	json_decref(json);
 	if (r < 0) {
@@ -174,6 +175,13 @@ void metering_run_begins(struct vm *vm)
 	vm->metering->sampled_ns = 0;
 }
 
+/* What a worker says may be anything: a sum stays at the most that it can be. */
+static void add(int64_t *sum, int64_t more)
+{
+	if (more > 0 && ADD_OVERFLOWS(*sum, more, sum))
+		*sum = INT64_MAX;
+}
+
 static void read_counters(const json_t *status, int64_t ret[COUNTERS])
 {
 	const json_t *usage = json_object_get(status, "usage");
@@ -181,7 +189,7 @@ static void read_counters(const json_t *status, int64_t ret[COUNTERS])
 
 	ret[CPU_NS] = 0;
 	for (size_t i = 0; i < json_array_size(vps); i++)
-		ret[CPU_NS] += json_integer_value(json_array_get(vps, i));
+		add(&ret[CPU_NS], json_integer_value(json_array_get(vps, i)));
 	for (int i = CPU_NS + 1; i < COUNTERS; i++)
 		ret[i] = json_integer_value(json_object_get(usage, names[i]));
 }
@@ -191,7 +199,7 @@ static void add_counters(struct metering *m, const int64_t now[COUNTERS])
 {
 	for (int i = 0; i < COUNTERS; i++) {
 		if (m->last[i] >= 0 && now[i] > m->last[i])
-			m->sums[i] += now[i] - m->last[i];
+			add(&m->sums[i], now[i] - m->last[i]);
 		m->last[i] = now[i];
 	}
 }
@@ -200,7 +208,7 @@ static void add_memory(struct metering *m, int64_t bytes, uint64_t passed_ns)
 {
 	if (bytes <= 0)
 		return;
-	m->mib_seconds += (int64_t)((uint64_t)bytes / MIB * (passed_ns / NS_PER_MSEC) / 1000);
+	add(&m->mib_seconds, (int64_t)((uint64_t)bytes / MIB * (passed_ns / NS_PER_MSEC) / 1000));
 	if (!m->memory_min_bytes || bytes < m->memory_min_bytes)
 		m->memory_min_bytes = bytes;
 	m->memory_max_bytes = MAX(m->memory_max_bytes, bytes);
@@ -258,7 +266,8 @@ json_t *metering_describe(const struct vm *vm)
 
 	return json_pack(
 	    "{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I}", "VMName",
-	    vm->config->name, "VMId", vm->id, "AvgCPU", (int)(share * host_mhz()), "CPUSeconds",
+	    vm->config->name, "VMId", vm->id, "AvgCPU",
+	    (int)MIN(share * host_mhz(), (double)INT_MAX), "CPUSeconds",
 	    (json_int_t)((uint64_t)m->sums[CPU_NS] / NS_PER_SEC), "AvgRAM",
 	    (json_int_t)(m->mib_seconds / seconds), "MinRAM", mib(m->memory_min_bytes), "MaxRAM",
 	    mib(m->memory_max_bytes), "TotalDisk", mib(m->disk_bytes), "NetworkInbound",

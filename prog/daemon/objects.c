@@ -102,6 +102,7 @@ static void put_guest(json_t *object, const struct vm *vm)
 	/* Linux has the distribution's version apart; Windows names its own in OSName. */
 	if (system && major && !strpbrk(system, "0123456789")) {
 		snprintf(text, sizeof(text), "%.120s %.120s", system, major);
+		text_mend(text);
 		system = text;
 	}
 	put_text(object, "GuestOperatingSystem", system);
@@ -492,6 +493,17 @@ json_t *object_bios(const struct vm *vm)
 		    order, json_string(config_boot_kinds.words[firmware->startup_order[i]]));
 	json_object_set_new(object, "StartupOrder", order);
 	json_object_set_new(object, "NumLockEnabled", json_boolean(firmware->num_lock));
+	put_text(object, "Status", FIRMWARE_STATUS);
+	return object;
+}
+
+json_t *object_floppy(const struct vm *vm)
+{
+	json_t *object = part(vm);
+
+	put_text(object, "Name", "Diskette Drive");
+	put_text(object, "DiskType", vm->config->floppy_path ? "VFD" : "None");
+	put_text(object, "Path", vm->config->floppy_path);
 	put_text(object, "Status", FIRMWARE_STATUS);
 	return object;
 }

@@ -12,6 +12,7 @@ json_t *object_controller(const struct vm *vm, unsigned number);
 json_t *object_ide(const struct vm *vm, unsigned number);
 json_t *object_firmware(const struct vm *vm);
 json_t *object_bios(const struct vm *vm);
+json_t *object_floppy(const struct vm *vm);
 json_t *object_com(const struct vm *vm, unsigned port); /* from 0 */
 json_t *object_nic(const struct vm *vm, const struct config_nic *nic);
 json_t *object_service(const struct vm *vm, enum config_ic service);

@@ -1,6 +1,8 @@
 #include "package.h"
 
 #include "base/macros.h"
+#include "checkpoint-below.h"
+#include "checkpoint-disks.h"
 #include "config/config-json.h"
 #include "saved.h"
 
@@ -25,6 +27,7 @@ void package_done(struct package *package)
 	config_vm_free(package->config);
 	free(package->memory);
 	json_decref(package->boot);
+	json_decref(package->below);
 	*package = (struct package){ 0 };
 }
 
@@ -203,6 +206,75 @@ static int name_disks(struct config_vm *config, const struct disk_files *files, 
 	return r;
 }
 
+/* ---- layers of checkpoints that are gone ---- */
+
+static const struct disk_file *file_of(const struct disk_files *files,
+				       const struct config_disk *disk)
+{
+	return disk->kind == CONFIG_DISK_HARD && disk->path ? disk_files_get(files, disk->path)
+							    : NULL;
+}
+
+/* By the index in files: those that a description has. */
+static bool *find_owned(const struct package *package, const struct disk_files *files)
+{
+	bool *owned = calloc(files->count + 1, sizeof(*owned));
+	const struct config_vm *config;
+
+	if (!owned)
+		abort();
+	for (size_t n = 0; (config = package_config(package, n)); n++)
+		for (unsigned i = 0; i < config->disk_count; i++) {
+			const struct disk_file *file = file_of(files, &config->disks[i]);
+
+			if (file)
+				owned[file - files->list] = true;
+		}
+	return owned;
+}
+
+/* What an image calls its parent may be anything; what is under a layer has the name for that.
+ * True: there is something under it that nobody has, be it a layer or not. */
+static bool add_layers(json_t *layers, const struct config_disk *disk,
+		       const struct disk_files *files, const bool *owned)
+{
+	const struct disk_file *file = file_of(files, disk);
+	const char *top = file && file->copy ? file->copy : disk->path;
+	bool any = false;
+
+	while (file && file->parent && (file = disk_files_get(files, file->parent))) {
+		const char *path = file->copy ? file->copy : file->path;
+
+		if (owned[file - files->list] || !checkpoint_disk_is_below(top, path))
+			continue;
+		any = true;
+		if (checkpoint_disk_was_made_here(path))
+			json_array_append_new(layers, json_string(path));
+	}
+	return any && checkpoint_disk_was_made_here(top);
+}
+
+void package_find_below(struct package *package, const struct disk_files *files)
+{
+	AUTO_FREE bool *owned = find_owned(package, files);
+	const struct config_vm *config;
+
+	json_decref(package->below);
+	package->below = json_object();
+	package->mergeable = false;
+	for (size_t n = 0; (config = package_config(package, n)); n++) {
+		const char *key = n == 0 ? BELOW_VM : package->checkpoints[n - 1].info.id;
+		json_t *layers = json_array();
+
+		for (unsigned i = 0; i < config->disk_count; i++)
+			if (add_layers(layers, &config->disks[i], files, owned) && n == 0)
+				package->mergeable = true;
+		if (json_array_size(layers))
+			json_object_set(package->below, key, layers);
+		json_decref(layers);
+	}
+}
+
 /* ---- boot files ---- */
 
 static bool is_taken(const struct package *package, const char *to)
@@ -328,6 +400,8 @@ int package_copy(struct package *package, struct disk_files *files,
 	transfer_add(transfer, UNDO_OWN_FOLDER, places->checkpoints);
 	if (r == 0 && places->disks)
 		r = disk_files_copy(files, places->disks, transfer, err);
+	if (r == 0)
+		package_find_below(package, files);
 	for (size_t n = 0; r == 0 && (config = package_config(package, n)); n++)
 		r = name_disks(config, files, err);
 	if (r == 0)
@@ -347,6 +421,8 @@ int package_write(const struct package *package, const struct package_places *pl
 	for (size_t i = 0; r == 0 && i < package->checkpoint_count; i++)
 		r = checkpoint_write(places->checkpoints, &package->checkpoints[i].info,
 				     package->checkpoints[i].config, err);
+	if (r == 0)
+		r = below_write(places->machine, package->below, err);
 	if (r == 0 && package->memory)
 		r = saved_mark_in(places->machine, package->config->saved_state, err);
 	return r;

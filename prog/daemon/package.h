@@ -2,6 +2,7 @@
  * A VM with its checkpoints, as a whole that is copied: what Export-VM writes and Import-VM reads.
  *
  *	FOLDER/vm.json		written last, by the caller
+ *	FOLDER/below.json	layers of checkpoints that are gone (checkpoint-below.h)
  *	FOLDER/boot/		kernels and initial RAM disks
  *	FOLDER/saved-ID/	memory and mark of its saved state
  *	CHECKPOINTS/ID/		checkpoint.json, vm.json, memory (checkpoints.h)
@@ -26,6 +27,8 @@ struct package {
 	char *memory; /* of its saved state; NULL: none */
 	struct package_checkpoint *checkpoints;
 	size_t checkpoint_count;
+	json_t *below;      /* checkpoint-below.h; NULL: not looked for yet */
+	bool mergeable;     /* likewise: layers of the VM's disks are needed by no checkpoint */
 	bool boot_optional; /* a boot file that is not there is none that is copied */
 	json_t *boot;       /* of the copy: the path of each boot file, by where it comes from */
 };
@@ -49,6 +52,10 @@ char *package_folder(const char *path, const char *name);
 /* Its checkpoints are of this VM, and where its description says. */
 int package_settle(struct package *package, struct error *err);
 
+/* Looks for layers of checkpoints that are gone: those under its disks that none of its
+ * descriptions has. files: of its disks, with their copies' names if they are to be copied. */
+void package_find_below(struct package *package, const struct disk_files *files);
+
 struct package_places {
 	const char *machine, *checkpoints; /* absolute */
 	const char *disks;                 /* NULL: they stay where they are */
@@ -58,7 +65,7 @@ struct package_places {
  * those of the copy then. The VM's own says where the checkpoints are to be. */
 int package_copy(struct package *package, struct disk_files *files,
 		 const struct package_places *places, struct transfer *transfer, struct error *err);
-/* When that is done: the checkpoints' descriptions and the saved state's mark. */
+/* When that is done: the checkpoints' descriptions, below.json and the saved state's mark. */
 int package_write(const struct package *package, const struct package_places *places,
 		  struct error *err);
 

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/macros.h"
+#include "base/text.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -251,9 +252,14 @@ void request_result(struct request *request, json_t *object)
 
 void request_error(struct request *request, const char *object, const struct error *err)
 {
+	AUTO_FREE char *name = object ? text_format("%s", object) : NULL;
+
+	/* A file of any name. */
+	if (name)
+		text_mend(name);
 	json_array_append_new(request->errors,
 			      json_pack("{s:s, s:s, s:s*}", "code", err_code_name(err->code),
-					"text", err->text, "object", object));
+					"text", err->text, "object", name));
 }
 
 void request_progress(struct request *request, const char *object, const char *fmt, ...)
@@ -264,6 +270,7 @@ void request_progress(struct request *request, const char *object, const char *f
 	va_start(ap, fmt);
 	vsnprintf(activity, sizeof(activity), fmt, ap);
 	va_end(ap);
+	text_mend(activity);
 	json_decref(request->progress);
 	request->progress = json_pack("{s:s, s:s*}", "activity", activity, "object", object);
 	tell(request);

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "base/text.h"
 #include "checkpoint-fold.h"
 #include "checkpoint-take.h"
 #include "checkpoints.h"
@@ -28,8 +29,10 @@ static void take_json(json_t **where, const json_t *value)
 
 static void take_text(char *ret, size_t size, const json_t *value)
 {
-	if (json_is_string(value))
-		snprintf(ret, size, "%s", json_string_value(value));
+	if (!json_is_string(value))
+		return;
+	snprintf(ret, size, "%s", json_string_value(value));
+	text_mend(ret);
 }
 
 void run_end_of_save(struct run *run, const struct error *err)
@@ -129,6 +132,7 @@ static void enter_critical(struct run *run, const char *text)
 	struct vm *vm = run->vm;
 
 	snprintf(run->critical_text, sizeof(run->critical_text), "%s", text ? text : "");
+	text_mend(run->critical_text);
 	vm_event(vm, EVENT_VM_CRITICAL, NULL, "'%s' was paused: %s.", vm->config->name,
 		 text ? text : "the host's storage has failed");
 	run_set_state(vm, VM_CRITICAL);
@@ -284,7 +288,7 @@ static void on_ejected(struct run *run, const json_t *event)
 	struct config_disk *disk = copy ? disk_of_event(copy, event) : NULL;
 	struct error err;
 
-	if (!disk || disk->kind != CONFIG_DISK_DVD) {
+	if (!disk || disk->kind != CONFIG_DISK_DVD || !disk->path) {
 		config_vm_free(copy);
 		return;
 	}

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "base/text.h"
 #include "cgroup.h"
 #include "checkpoint-fold.h"
 #include "checkpoint-take.h"
@@ -256,6 +257,7 @@ static void note_off(struct run *run, json_t *trace)
 
 	snprintf(text, sizeof(text), "'%s' %s%s%s.", run->vm->config->name, off_sentence(run),
 		 says_more ? ": " : "", says_more ? run->off_text : "");
+	text_mend(text);
 	vm_note_stop(run->vm, run->off_reason, text, run->crash);
 	if (run->crash) {
 		json_decref(trace);

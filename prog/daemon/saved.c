@@ -134,7 +134,7 @@ int saved_link(struct vm *vm, const char *memory_path, char ret_id[static GUID_T
 static bool is_whole(struct vm *vm, const char *id)
 {
 	AUTO_FREE char *path = path_of(vm, id, "memory");
-	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	struct state_file file;
 
 	return fd >= 0 && state_file_open(fd, &file, NULL) == 0;
@@ -165,7 +165,7 @@ int saved_open(struct vm *vm, int *ret_memory, int *ret_mark, struct error *err)
 {
 	AUTO_FREE char *memory = path_of(vm, vm->config->saved_state, "memory");
 	AUTO_FREE char *mark = path_of(vm, vm->config->saved_state, "mark");
-	AUTO_CLOSE int memory_fd = open(memory, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	AUTO_CLOSE int memory_fd = open(memory, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	int mark_fd;
 
 	if (memory_fd < 0)
@@ -196,7 +196,7 @@ int saved_drop(struct vm *vm, struct error *err)
 static bool read_mark(struct vm *vm, const char *id, bool *ret_used)
 {
 	AUTO_FREE char *path = path_of(vm, id, "mark");
-	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	char text[8] = "";
 
 	if (fd < 0 || read(fd, text, sizeof(text) - 1) < 0)

@@ -58,7 +58,7 @@ struct vm {
 	enum vm_state state;
 	const char *busy;          /* why it can be neither started nor changed; NULL: it can */
 	unsigned changing;         /* changes of its devices that the worker has not answered */
-	unsigned exporting;        /* who needs a temporary checkpoint of it */
+	unsigned lent;             /* temporary checkpoints of it in use (checkpoint-take.h) */
 	struct folding *folding;   /* merging its disks (checkpoint-fold.h); NULL: nothing */
 	struct run *run;           /* NULL: off */
 	struct metering *metering; /* NULL: it is not metered */

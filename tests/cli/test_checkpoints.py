@@ -348,6 +348,64 @@ def test_service_killed_at_any_moment(host):
     check(host, disks_of(host)[0], 1, 0)
 
 
+def test_memory_of_a_checkpoint_is_removed(host):
+    """It has its disks still."""
+    running(host, "")
+    for name in ("one", "two"):
+        host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", name)
+    host.run("remove-vmsavedstate", "a", "-VMSnapshot", "one")
+    assert "'one' has no saved state" in host.run("remove-vmsavedstate", "a", "-VMSnapshot", "one", status=1)
+    assert "no checkpoint 'x'" in host.run("remove-vmsavedstate", "a", "-VMSnapshot", "x", status=1)
+    assert {c["Name"]: c["HasMemory"] for c in host.json("get-vmcheckpoint", "-VMName", "a")} == {"one": False, "two": True}
+    host.run("restore-vmcheckpoint", "-VMName", "a", "-Name", "two", "-Confirm:false")
+    assert host.vm("a")["State"] == "Saved"
+    host.run("remove-vmsavedstate", stdin=None, input=host.run("get-vmcheckpoint", "-VMName", "a", "-Name", "two", "--json"))
+    assert host.vm("a")["State"] == "Saved" and not any(
+        c["HasMemory"] for c in host.json("get-vmcheckpoint", "-VMName", "a"))
+    host.run("restore-vmcheckpoint", "-VMName", "a", "-Name", "one", "-Confirm:false")
+    assert host.vm("a")["State"] == "Off" and leftovers(host) == []
+    check(host, disks_of(host)[0], 1, 0)
+
+
+def test_pipes_instead_of_files(host):
+    """As shared storage may have them: nobody writes to them, and the service does not wait for that."""
+    vm_with_two(host)
+    folder = host.vm_folder("a")
+    two = next(c["Id"] for c in host.json("get-vmcheckpoint", "-VMName", "a") if c["Name"] == "two")
+    host.kill_daemon()
+    taken = os.path.join(folder, "checkpoints", "11111111-2222-3333-4444-555555555555.new")
+    saved = os.path.join(folder, "saved-11111111-2222-3333-4444-555555555555")
+    shutil.copytree(os.path.join(folder, "checkpoints", two), taken)
+    os.mkdir(saved)
+    for path, text in ((taken + "/layers.json", "[]"), (taken + "/mark", "1"), (saved + "/mark", "saved\n")):
+        with open(path, "w") as f:
+            f.write(text)
+    for place in (taken, saved):
+        os.mkfifo(place + "/memory")
+    os.mkfifo(folder + "/below.json")
+    assert tree(host) == {"one": None, "two": "one"} and host.vm("a")["State"] == "Off"
+    assert not os.path.exists(taken) and not os.path.exists(saved)
+
+
+def test_a_circle_of_checkpoints(host):
+    """As shared storage may have it; and all that come from one go with it, from the last on."""
+    vm_with_two(host)
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "three")
+    ids = {c["Name"]: c["Id"] for c in host.json("get-vmcheckpoint", "-VMName", "a")}
+    path = os.path.join(host.vm_folder("a"), "checkpoints", ids["one"], "checkpoint.json")
+    with open(path) as f:
+        described = json.load(f)
+    with open(path, "w") as f:
+        json.dump(dict(described, parent=ids["two"]), f)
+    pid = host.daemon_pid()
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", "one", "-IncludeAllChildSnapshots", "-Confirm:false")
+    assert host.daemon_pid() == pid and "one" not in tree(host)
+    check(host, disk_of(host), 3, 0)
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false")
+    assert tree(host) == {}
+    check(host, disk_of(host), 3, 0)
+
+
 def test_production(host):
     """The guest's file systems stand still while its disks get their layers; there is no memory."""
     running(host, "vss", "Production")
@@ -447,6 +505,60 @@ def test_checkpoint_waits_for_the_merge(host):
     wait_for(is_taken)
     assert removing.wait(PATIENCE) == 0
     assert tree(host) == {"two": None} and len(layers(host)) == 2
+
+
+def test_export_waits_for_the_merge(host):
+    """Of the VM and of a checkpoint; one whose job is stopped before is not made."""
+    running(host, "merge=300")
+    for name in ("one", "two"):
+        host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", name)
+    removing = subprocess.Popen(host.command("remove-vmcheckpoint", "-VMName", "a", "-Name", "two", "-Confirm:false"),
+                                env=host.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)
+    wait_for(lambda: "merge.mark" in merge_files(host))
+
+    def job(number):
+        return host.json("get-job", number)[0]
+
+    jobs = [host.json(*command, host.folder + "/" + folder, "-AsJob")[0]["Id"] for folder, command in (
+        ("never", ("export-vm", "a")), ("never", ("export-vmcheckpoint", "-VMName", "a", "-Name", "one", "-Path")),
+        ("now", ("export-vm", "a")))]
+    for number in jobs:
+        wait_for(lambda: "until its disks are merged" in (job(number)["Progress"] or ""))
+    for number in jobs[:2]:
+        host.run("stop-job", number)
+        assert job(number)["State"] == "Stopped"
+    assert job(jobs[2])["State"] == "Running"
+
+    def is_exported():
+        tell(host, "a", "merged")
+        return job(jobs[2])["State"] == "Completed"
+
+    wait_for(is_exported)
+    assert removing.wait(PATIENCE) == 0
+    assert os.path.exists(host.folder + "/now/a") and not os.path.exists(host.folder + "/never")
+
+
+def test_export_waits_for_the_merge_of_one_that_is_off(host):
+    """Its disk program waits for a file to go."""
+    disk = vm_with_two(host)
+    hold, slow = host.folder + "/hold", host.folder + "/slow-disk"
+    host.kill_daemon()
+    with open(slow, "w") as f:
+        f.write('#!/bin/sh\nwhile [ -e %s ]; do /bin/sleep 0.05; done\nexec "%s/oyako-disk" "$@"\n' % (
+            hold, os.path.dirname(host.command()[0])))
+    os.chmod(slow, 0o700)
+    host.env["OYAKO_DISK"] = slow
+    host.vm("a")
+    open(hold, "w").close()
+    removing = host.json("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false", "-AsJob")[0]["Id"]
+    exporting = host.json("export-vm", "a", host.folder + "/out", "-AsJob")[0]["Id"]
+    wait_for(lambda: "until its disks are merged" in (host.json("get-job", exporting)[0]["Progress"] or ""))
+    os.unlink(hold)
+    for number in (removing, exporting):
+        assert host.json("wait-job", number)[0]["State"] == "Completed"
+    assert layers(host) == [] and disk_of(host) == disk
+    assert len(glob.glob(host.folder + "/out/a/Virtual Hard Disks/*")) == 1
 
 
 @pytest.mark.parametrize("how", ["stop", "kill worker", "kill service", "kill both", "cancel"])

@@ -617,3 +617,115 @@ def test_hyperv_export_with_checkpoints(host, options):
     wait_for(lambda: host.vm("web")["Status"] != "Merging disks")
     assert disk_of(host, "web").endswith("/d.vhdx")
     check(host, disk_of(host, "web"), 2, 0)
+
+
+# ---- layers of checkpoints that are gone ----
+
+def vm_over_a_gone_layer(host):
+    """one (the VM goes on from it), and one - three and one - four, both on a layer of "two", which is gone."""
+    disk = host.folder + "/d.vhdx"
+    host.run("new-vhd", disk, "64MB")
+    write(host, disk, 1, 0)
+    host.new_vm("a", "", "-VHDPath", disk)
+    for name, pattern in (("one", 2), ("two", 3), ("three", 0)):
+        host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", name)
+        if pattern:
+            write(host, disk_of(host, "a"), pattern, 0)
+    host.run("restore-vmcheckpoint", "-VMName", "a", "-Name", "two", "-Confirm:false")
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "four")
+    host.run("restore-vmcheckpoint", "-VMName", "a", "-Name", "one", "-Confirm:false")
+    host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", "two", "-Confirm:false")
+    assert tree(host, "a") == {"one": (None, True), "three": ("one", False), "four": ("one", False)}
+    return disk
+
+
+def check_layers_go(host, name):
+    """With the last branch that lies on it the layer goes, and with the last checkpoint all of them."""
+    folder = os.path.dirname(disk_of(host, name))
+    layers = len(glob.glob(folder + "/*.avhdx"))
+    for checkpoint, left in (("four", layers - 1), ("three", layers - 3)):
+        host.run("remove-vmcheckpoint", "-VMName", name, "-Name", checkpoint, "-Confirm:false")
+        assert len(glob.glob(folder + "/*.avhdx")) == left
+    check(host, disk_of(host, name), 1, 0)
+    host.run("remove-vmcheckpoint", "-VMName", name, "-Confirm:false")
+    assert disk_of(host, name).endswith("/d.vhdx") and glob.glob(folder + "/*.avhdx") == []
+    check(host, disk_of(host, name), 1, 0)
+
+
+def strangers(folder, *names):
+    """Disks of somebody else, by whose names they could be layers."""
+    os.makedirs(folder, exist_ok=True)
+    paths = ["%s/%s_11111111-2222-3333-4444-555555555555.avhdx" % (folder, name) for name in names]
+    for path in paths:
+        with open(path, "w") as f:
+            f.write("somebody else's")
+    return paths
+
+
+def test_gone_layers_go_along(host):
+    """A copy has them, and they go as those of the original do."""
+    vm_over_a_gone_layer(host)
+    description = exported(host)[1]
+    host.run("import-vm", description, "-Copy", "-GenerateNewId", "-NewName", "b", "-VhdDestinationPath",
+             host.folder + "/disks")
+    assert len(glob.glob(host.folder + "/disks/*.avhdx")) == 4  # of "two", "three", "four", and the VM's
+    check_layers_go(host, "b")
+    check_layers_go(host, "a")
+
+
+def test_gone_layers_are_not_believed(host):
+    """Where it is imported in place, and where the VM's folder is on storage that others write to, its list of layers
+    is not what decides."""
+    disk = vm_over_a_gone_layer(host)
+    top, description = exported(host)
+    disks = top + "/Virtual Hard Disks"
+    foreign = strangers(host.folder + "/other", "d") + strangers(disks, "e")
+    host.run("remove-vm", "a", "-Force")
+    for path in glob.glob(host.folder + "/*vhdx"):
+        os.unlink(path)
+
+    def forge(folder):
+        with open(folder + "/below.json", "w") as f:
+            json.dump(dict({c["Id"]: foreign for c in checkpoints}, vm=foreign), f)
+
+    checkpoints = [{"Id": name} for name in os.listdir(top + "/Snapshots")]
+    forge(os.path.dirname(description))
+    host.run("import-vm", description, "-Register")
+    checkpoints = host.json("get-vmcheckpoint", "-VMName", "a")
+    with open(os.path.join(host.vm_folder("a"), "below.json")) as f:
+        listed = json.load(f)
+    assert len(listed) == 2 and not any(path in foreign for paths in listed.values() for path in paths)
+    host.kill_daemon()
+    # Now what it said is lost, so that one layer stays; but nobody else's goes.
+    forge(os.path.dirname(description))
+    for name in ("four", "three", "one"):
+        host.run("remove-vmcheckpoint", "-VMName", "a", "-Name", name, "-Confirm:false")
+    assert len(glob.glob(disks + "/d_*.avhdx")) == 1 and all(os.path.exists(path) for path in foreign)
+    assert os.path.basename(disk) == os.path.basename(disk_of(host, "a"))
+
+
+def test_gone_layers_in_place(host):
+    vm_over_a_gone_layer(host)
+    top, description = exported(host)
+    host.run("remove-vm", "a", "-Force")
+    for path in glob.glob(host.folder + "/*vhdx"):
+        os.unlink(path)
+    moved = shutil.move(top, host.folder + "/moved")
+    os.unlink(os.path.dirname(description.replace(top, moved)) + "/below.json")
+    host.run("import-vm", description.replace(top, moved), "-Register")
+    check_layers_go(host, "a")
+
+
+@pytest.mark.parametrize("options", [("-Register",), ("-Copy",)])
+def test_an_exported_checkpoint_gets_one_disk(host, options):
+    """Without the checkpoints under it nothing needs their layers: they are merged when it is imported."""
+    vm_over_a_gone_layer(host)
+    host.run("export-vmcheckpoint", "four", host.folder + "/out", "-VMName", "a")
+    description = "%s/out/a/Virtual Machines/%s/vm.json" % (host.folder, host.vm("a")["VMId"])
+    host.run("remove-vm", "a", "-Force")
+    host.run("import-vm", description, *options)
+    wait_for(lambda: host.vm("a")["Status"] != "Merging disks")
+    assert tree(host, "a") == {} and disk_of(host, "a").endswith("/d.vhdx")
+    assert glob.glob(os.path.dirname(disk_of(host, "a")) + "/*.avhdx") == []
+    check(host, disk_of(host, "a"), 2, 0)
+    assert not os.path.exists(host.vm_folder("a") + "/below.json")

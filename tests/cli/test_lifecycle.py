@@ -581,3 +581,13 @@ def test_more_machines_than_a_range_of_addresses(host):
         assert status == 200 and not answer["errors"], answer
     macs = {adapter["MacAddress"] for adapter in host.json("get-vmnetworkadapter", "*")}
     assert len(macs) == 300 and all(mac.replace(":", "").startswith("00155") for mac in macs)
+
+
+def test_long_words_of_a_worker(host):
+    """Texts are cut between characters, else nothing could show them."""
+    for first in ("", "x", "xx"):
+        host.new_vm("a" + first, "fail=%s%s" % (first, "\u89aa" * 300))
+        assert host.run("start-vm", "a" + first, status=1).count("\u89aa") > 100
+        stop = host.vm("a" + first)
+        assert stop["LastStopCode"] == "start-failed" and "\u89aa" in stop["LastStopReason"]
+        assert any("\u89aa" in e["Message"] for e in host.json("get-vmevent", "a" + first))

@@ -1,5 +1,6 @@
 """Random operations on machines, with kill -9 of service and workers in their midst, or storage that fails: nothing that was
-acknowledged is lost, and nothing is left over. OYAKO_LONG=1 makes 2,000 of them; OYAKO_SEED repeats one run."""
+acknowledged is lost, and nothing is left over. OYAKO_LONG=1 makes 2,000 of them, OYAKO_OPERATIONS another number; OYAKO_SEED
+repeats one run."""
 import contextlib
 import os
 import random
@@ -10,14 +11,22 @@ from conftest import Host, is_alive
 from random_world import World
 
 LONG = os.environ.get("OYAKO_LONG") == "1"
+OPERATIONS = int(os.environ.get("OYAKO_OPERATIONS") or 0)
 SEED = int(os.environ.get("OYAKO_SEED") or random.randrange(1 << 32))
 
 
+class WorldOfMerges(World):
+    """The layers of one that runs are merged for a while."""
+
+    def new_machine(self, name, disk):
+        self.host.new_vm(name, "merge=0.2", "-VHDPath", disk)
+
+
 def test_random_operations(host):
-    World(host, SEED).run(2000 if LONG else 14)
+    WorldOfMerges(host, SEED).run(OPERATIONS or (2000 if LONG else 14))
 
 
-class WorldOfBadStorage(World):
+class WorldOfBadStorage(WorldOfMerges):
     """Everything is on one small file system, which is full or read-only for the time of an operation. (Read-only only
     where no worker writes: Linux refuses that.)"""
     VICTIMS = ("none", "full", "full", "almost full", "read-only", "full and service")
@@ -58,7 +67,7 @@ class WorldOfBadStorage(World):
 def test_random_operations_on_bad_storage(tmp_path, small_storage):
     host = Host(small_storage)
     try:
-        WorldOfBadStorage(host, SEED).run(500 if LONG else 10)
+        WorldOfBadStorage(host, SEED).run(OPERATIONS or (500 if LONG else 10))
     finally:
         host.end_daemon()
         host.clean_up()

@@ -100,6 +100,36 @@ def test_generation_1(host):
     assert bios["StartupOrder"] == ["IDE", "Floppy", "CD", "LegacyNetworkAdapter"] and bios["NumLockEnabled"]
     assert "each of CD" in host.run("set-vmbios", "a", "-StartupOrder", "IDE,IDE,CD,Floppy", status=1)
     assert "has a BIOS" in host.run("set-vmfirmware", "a", "-EnableSecureBoot", "On", status=1)
+    check_floppy(host)
+
+
+def check_floppy(host):
+    """It is kept, checkpointed, exported, and looked for by an import."""
+    image = host.folder + "/drivers.vfd"
+    host.run("new-vfd", image)
+    assert [d["DiskType"] for d in host.json("get-vmfloppydiskdrive", "a")] == ["None"]
+    host.run("checkpoint-vm", "a", "-SnapshotName", "empty")
+    drive, = host.json("set-vmfloppydiskdrive", "a", "drivers.vfd", "-Passthru")
+    assert drive["Path"] == image and drive["DiskType"] == "VFD" and drive["Status"] == "Kept, not used yet"
+    with open(host.folder + "/short.vfd", "wb") as f:
+        f.write(bytes(737280))
+    for wrong in ("short.vfd", "one.vhdx", "gone.vfd", "/dev/null"):
+        assert wrong in host.run("set-vmfloppydiskdrive", "a", wrong, status=1)
+    host.new_vm("second")
+    for cmdlet in ("get-vmfloppydiskdrive", "set-vmfloppydiskdrive"):
+        assert "no floppy disk drive" in host.run(cmdlet, "second", status=1)
+    host.run("remove-vm", "second", "-Force")
+    assert host.json("get-vmfloppydiskdrive", "a", "-VMSnapshot", "empty")[0]["Path"] is None
+    host.run("export-vm", "a", host.folder + "/more")
+    description = "%s/more/a/Virtual Machines/%s/vm.json" % (host.folder, host.vm("a")["VMId"])
+    host.run("import-vm", description, "-Copy", "-GenerateNewId", "-NewName", "b", "-VhdDestinationPath",
+             host.folder + "/copies")
+    assert host.json("get-vmfloppydiskdrive", "b")[0]["Path"] == image
+    os.unlink(image)
+    notes = host.json("compare-vm", description, "-Copy", "-GenerateNewId", "-NewName", "c")[0]["Incompatibilities"]
+    assert [(n["Severity"], n["MessageId"]) for n in notes if n["Source"] == image] == [("Changed", 40010)]
+    host.run("set-vmfloppydiskdrive", "a", "-Path", "")
+    assert host.json("get-vmfloppydiskdrive", "a")[0]["Path"] is None
 
 
 def test_com_ports(host):

@@ -5,7 +5,8 @@ by tools/ and kept under <build>/guests. OYAKO_BUILD names the build folder (def
 
 --backend kvm runs the guests on KVM instead of the software CPU. tests/rig/guests does that inside the rig, where
 everything is slow: OYAKO_PATIENCE multiplies all time limits. OYAKO_KERNEL=cloud-backports: tests that need no kernel in
-particular take that one (tools/guest-kernel). Tests marked `rig` are those that a submission runs there.
+particular take that one (tools/guest-kernel). Tests marked `rig` run there: those of what a backend has a part in (processors,
+memory, interrupts, time, state), and each device and service once.
 """
 import contextlib
 import fcntl
@@ -33,7 +34,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "rig: a submission runs it on the KVM backend, too")
+    config.addinivalue_line("markers", "rig: runs on the KVM backend in the rig, too")
     Host.backend = config.getoption("--backend")
 
 

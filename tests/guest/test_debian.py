@@ -88,6 +88,7 @@ def test_debian_is_a_hyper_v_guest(host, debian_vm, tmp_path):
     assert "skipping journal replay" not in done.stdout.lower()
 
 
+@pytest.mark.rig
 @pytest.mark.parametrize("processors,memory", [(1, "256MB")] + ([(4, "4GB")] if LONG else []))
 def test_debian_of_other_sizes_reboots(host, debian_vm, tmp_path, processors, memory):
     """Boots, reboots by the shutdown service and by itself, and is turned off by its own poweroff."""
@@ -119,6 +120,7 @@ COMBINATIONS = [(flavour, processors, memory) for flavour in ("cloud", "rt", "cl
 OFTEN = [("cloud", 4, "4GB"), ("rt", 4, "256MB"), ("cloud-backports", 1, "256MB")]
 
 
+@pytest.mark.rig
 @pytest.mark.parametrize("flavour,processors,memory", COMBINATIONS if LONG else OFTEN)
 def test_stress_finds_no_error(host, debian_vm, tmp_path, flavour, processors, memory):
     """A minute of work on processors, memory and disk, under each kernel."""
@@ -137,6 +139,7 @@ def test_stress_finds_no_error(host, debian_vm, tmp_path, flavour, processors, m
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.rig
 def test_killed_worker_leaves_a_clean_host(host, debian_vm, tmp_path):
     console = debian_vm()
     console.login(600)

@@ -49,6 +49,7 @@ def healthy(output):
     return got
 
 
+@pytest.mark.rig
 @pytest.mark.parametrize("make", [blank, vhdx], ids=["raw", "vhdx"])
 def test_written_data_comes_back(host, kernel, make):
     """Four streams write and read at once; then all is read again, past the page cache, and the
@@ -86,6 +87,7 @@ echo "== end"
             assert "sum%d %s" % (i, digest) in output and "was%d %s" % (i, digest) in output
 
 
+@pytest.mark.rig
 def test_drivers_go_and_come_again(host, kernel):
     """hv_netvsc, hv_storvsc and hv_utils are unloaded and loaded again, twice."""
     disk = blank(host, "data", 64)
@@ -152,6 +154,7 @@ echo "== end"
     assert "rx-checksumming: on" in output
 
 
+@pytest.mark.rig
 def test_processors_leave_and_come_back(host, kernel):
     """Channels that a processor serves move away (or keep it), and traffic goes on."""
     disk = blank(host, "data", 64)
@@ -181,6 +184,7 @@ echo "== end"
     assert len(re.findall(r"cpu \d off", output)) == 6, output
 
 
+@pytest.mark.rig
 def test_kernel_starts_the_next_one(host, kernel, tmp_path):
     """kexec, twice: what the old kernel told the hypervisor and VMBus must not hurt the new one."""
     kexec = os.path.join(BUILD, "tests", "guest", "kexec")

@@ -17,7 +17,9 @@ import time
 
 import pytest
 
-from conftest import BUILD, GUESTS, LONG, TOP, Console, Host, tool, wait_for
+from conftest import BUILD, GUESTS, LONG, PATIENCE, TOP, Console, Host, tool, wait_for
+
+pytestmark = pytest.mark.rig
 
 MEGABYTES = 256 if LONG else 8
 NAMES = ["web"] + (["db", "mail", "dns", "git"] if LONG else ["db"])
@@ -88,7 +90,7 @@ class Guests:
         credential = ("-PasswordFilePath", self.password) if password else ()
         kwargs.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(self.host.command(*args, *credential), env=self.host.env,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=900, **kwargs)
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=900 * PATIENCE, **kwargs)
 
     def invoke(self, script, *args, vm="web", **kwargs):
         return self.run("invoke-command", vm, script, *args, **kwargs)
@@ -241,7 +243,7 @@ def interrupted(start, copied, part_is_there, end):
         while running.poll() is None and copied(running) < 4 << 20:
             time.sleep(0.001)
         end(running)
-        running.communicate(timeout=300)
+        running.communicate(timeout=300 * PATIENCE)
         if part_is_there():
             return running
     raise AssertionError("the copy is always done before it can be interrupted")
@@ -323,7 +325,7 @@ class Terminal:
         os.write(self.fd, text.encode())
 
     def expect(self, what, seconds=60):
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * PATIENCE
         os.set_blocking(self.fd, False)
         while what not in self.text:
             assert time.monotonic() < deadline, "no %r in %r" % (what, self.text)
@@ -371,6 +373,6 @@ def test_interrupted_command(guests):
         count = "pgrep -fc '^sleep %s'" % marker
         assert wait_for(lambda: guests.invoke(count).stdout == b"1\n", 60)
         running.send_signal(number)
-        status = running.wait(60)
+        status = running.wait(60 * PATIENCE)
         assert status == (128 + number if number == signal.SIGINT else -number)
         assert wait_for(lambda: guests.invoke(count).stdout == b"0\n", 60)

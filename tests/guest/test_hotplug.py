@@ -2,6 +2,8 @@
 import hashlib
 import os
 
+import pytest
+
 from conftest import LONG, Console, dmesg_problems, wait_for
 from test_devices import NAT, blank, healthy, vhdx
 
@@ -27,6 +29,7 @@ def disks(console):
     return console.command("ls /sys/block | tr '\\n' ' '").split()
 
 
+@pytest.mark.rig
 def test_disks_come_and_go_under_load(host, kernel):
     """One disk is written without a pause while others come and go at one and the same place: what
     was written on each, and synced before it went, is on that one and on no other."""
@@ -56,6 +59,7 @@ def test_disks_come_and_go_under_load(host, kernel):
     console.close()
 
 
+@pytest.mark.rig
 def test_disk_replaced_moved_and_grown(host, kernel):
     first, second = blank(host, "first", 16), blank(host, "second", 24)
     console = start(host, kernel, options=("-VHDPath", first))
@@ -132,6 +136,7 @@ def read_back(host, places, round_):
             assert f.read(512).rstrip(b"\0") == b"disk %d round %d\n" % (n, round_), n
 
 
+@pytest.mark.rig
 def test_64_disks_and_8_adapters_in_a_loop(host, kernel):
     """They come and go while another disk is written and the network is used: no write is lost and the guest has no
     error (64 disks, and adapters up to the 8 that it may have, with OYAKO_LONG, else fewer)."""
@@ -201,6 +206,7 @@ def test_dvd_is_changed(host, kernel):
     console.close()
 
 
+@pytest.mark.rig
 def test_adapters_come_and_go(host, kernel):
     """Adapters that are added, unplugged, plugged in and taken away, with traffic on the first."""
     rounds = 10 if LONG else 2

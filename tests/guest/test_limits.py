@@ -69,6 +69,7 @@ dmesg | grep -i -E 'I/O error|Sense Key'
     assert "vm-paused-critical" in events and "vm-critical-over" in events
 
 
+@pytest.mark.rig
 def test_crash_report(host, kernel):
     """A worker that crashes says where, from inside its sandbox."""
     initrd = kernel.initrd

@@ -8,6 +8,8 @@ import pytest
 from conftest import LONG, Console, wait_for
 from test_devices import own_kib
 
+pytestmark = pytest.mark.rig
+
 MIB = 1 << 20
 # The driver waits 45 s with its first report unless told otherwise; busybox has no udev to online blocks.
 CMDLINE = ("console=ttyS0 panic=-1 cryptomgr.notests hv_balloon.pressure_report_delay=1"

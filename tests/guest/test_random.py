@@ -124,6 +124,10 @@ class WorldOfGuests(World):
         for name in self.machines[vm]:
             self.least_of[folder, vm, name] = self.least_of[vm, name]
 
+    def checkpoint_exported(self, vm, name, folder):
+        super().checkpoint_exported(vm, name, folder)
+        self.least_of[folder, vm] = self.least_of[vm, name]
+
     def imported(self, name, tree, disks, export):
         super().imported(name, tree, disks, export)
         self.least[name] = self.least_of[export]

@@ -13,6 +13,8 @@ import pytest
 
 from conftest import BUILD, LONG, kernel_of, wait_for
 
+pytestmark = pytest.mark.rig
+
 MEGABYTES = 1024 if LONG else 64
 VSOCK = os.path.join(BUILD, "tests", "guest", "vsock")
 LISTEN = """

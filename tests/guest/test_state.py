@@ -81,6 +81,7 @@ def check_end(texts):
     assert dmesg_problems(log) == []
 
 
+@pytest.mark.rig
 @pytest.mark.parametrize("processors", [1, 2])
 def test_save_and_start(host, kernel, tmp_path, processors):
     console = self_checking(host, kernel, tmp_path, processors=processors)
@@ -107,7 +108,7 @@ def test_save_and_start(host, kernel, tmp_path, processors):
 
 
 @pytest.mark.rig
-@pytest.mark.parametrize("first", ["kvm"] + (["soft"] if LONG else []))
+@pytest.mark.parametrize("first", ["kvm", "soft"])
 def test_saved_on_one_backend_started_on_the_other(host, kernel, tmp_path, monkeypatch, first):
     """There and back: the guest goes on seeing the processor that it was started on."""
     if host.backend != "kvm":
@@ -163,6 +164,7 @@ def test_saved_state_is_kept_or_used_once(host, kernel, tmp_path):
     assert host.vm("t")["State"] == "Off" and os.path.exists(image) and not os.path.exists(moved)
 
 
+@pytest.mark.rig
 def test_checkpoint_and_back(host, kernel, tmp_path):
     """The guest runs on while its checkpoint is taken; later it is there again, as it was."""
     console = self_checking(host, kernel, tmp_path, disk=False)
@@ -207,6 +209,7 @@ def test_checkpoint_and_back(host, kernel, tmp_path):
     check_end(texts)
 
 
+@pytest.mark.rig
 def test_checkpoint_with_disk(host, kernel, tmp_path):
     """Memory and disk go back together, and each branch of the tree has its own disk."""
     console = self_checking(host, kernel, tmp_path)
@@ -335,6 +338,7 @@ def daemon_of(host):
     raise AssertionError("there is no oyakod")
 
 
+@pytest.mark.rig
 @pytest.mark.parametrize("victim", ["worker", "daemon"])
 def test_killed_while_saving(host, kernel, tmp_path, victim):
     """kill -9 in the middle of a save leaves the VM off, saved or running: never something between."""
@@ -355,7 +359,7 @@ def test_killed_while_saving(host, kernel, tmp_path, victim):
                 os.kill(pid, 9)
         else:
             os.kill(daemon_of(host), 9)
-        saving.wait(120)
+        saving.wait(120 * PATIENCE)
         # The next service finishes or undoes it.
         state = wait_for(lambda: host.vm("t")["State"] in ("Off", "Saved", "Running") and
                          host.vm("t")["State"], 120)

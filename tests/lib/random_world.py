@@ -17,8 +17,9 @@ from processes import is_alive
 
 
 class World:
-    KINDS = ("start", "stop", "save", "pause", "checkpoint", "checkpoint", "apply", "forget", "forget", "export", "import_",
-             "copy", "remove", "rename", "rename_checkpoint")
+    KINDS = ("start", "stop", "save", "pause", "checkpoint", "checkpoint", "apply", "forget", "forget", "export",
+             "export_checkpoint", "export_merging", "import_", "import_in_place", "copy", "remove", "rename",
+             "rename_checkpoint")
     VICTIMS = ("none", "service", "service", "worker", "both")
     DELAYS = (0, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.4)
     MACHINES = 4
@@ -122,11 +123,52 @@ class World:
         folder = self.name("out")
         return ["export-vm", vm, "-Path", self.path(folder)], lambda: self.exports.add((folder, vm))
 
+    def export_checkpoint(self, vm):
+        if not self.machines[vm]:
+            return self.checkpoint(vm)
+        name, folder = self.one_of(vm), self.name("out")
+        return (["export-vmcheckpoint", "-VMName", vm, "-Name", name, "-Path", self.path(folder)],
+                lambda: self.checkpoint_exported(vm, name, folder))
+
+    def checkpoint_exported(self, vm, name, folder):
+        self.exports.add((folder, vm))
+
+    def export_merging(self, vm):
+        """Of one whose disks are just being merged."""
+        if not self.machines[vm]:
+            return self.export(vm)
+        name = self.one_of(vm)
+        self.host.json("remove-vmcheckpoint", "-VMName", vm, "-Name", name, "-Confirm:false", "-AsJob")
+        self.machines[vm].discard(name)
+        return self.export(vm)
+
+    def description_of(self, folder, vm):
+        return glob.glob("%s/%s/Virtual Machines/*/vm.json" % (self.path(folder), vm))[0]
+
+    def import_in_place(self, vm):
+        """Of an export whose machine is there no more; of a copy of it, for it is the machine's own folder then."""
+        there = {v["VMId"] for v in self.host.json("get-vm")}
+        free = [(folder, of) for folder, of in sorted(self.exports)
+                if self.description_of(folder, of).split("/")[-2] not in there]
+        for old in glob.glob(self.path("place-*")):
+            if not any(disks.startswith(old + "/") for disks in self.disks.values()):
+                shutil.rmtree(old)
+        if not free or len(self.machines) >= self.MACHINES:
+            return self.export(vm)
+        folder, of = self.chance.choice(free)
+        name = self.name("vm")
+        place = "place-" + name
+        shutil.copytree(self.path(folder), self.path(place))
+        tree = set(self.checkpoints_of(folder, of))
+        disks = "%s/%s/Virtual Hard Disks" % (self.path(place), of)
+        return (["import-vm", self.description_of(place, of), "-Register", "-NewName", name],
+                lambda: self.imported(name, tree, disks, (folder, of)))
+
     def copy(self, vm, place=False):
         if not self.exports or len(self.machines) >= self.MACHINES:
             return self.export(vm)
         folder, of = self.chance.choice(sorted(self.exports))
-        description, = glob.glob("%s/%s/Virtual Machines/*/vm.json" % (self.path(folder), of))
+        description = self.description_of(folder, of)
         tree = set(self.checkpoints_of(folder, of))
         name = self.name("vm")
         disks = self.path("disks-" + name)
@@ -244,7 +286,9 @@ class World:
             while disk:
                 needed.add(disk)
                 disk = host.json("get-vhd", disk)[0]["ParentPath"]
-        return needed, set(glob.glob(self.path("disks-*/*.avhdx")))
+        # What came to no import in place is this test's own copy.
+        folders = set(self.disks.values()) | set(glob.glob(self.path("disks-*")))
+        return needed, {path for folder in folders for path in glob.glob(folder + "/*.avhdx")}
 
     def check_tidy(self):
         """When no checkpoint is there any more there is one disk for each machine."""

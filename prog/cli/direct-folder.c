@@ -1,7 +1,7 @@
 /*
  * Copy-Item of folders: by tar, but large files each by itself, so that one that broke off goes on.
- * What an earlier copy has brought is left out: files of the same size and time of change, which tar
- * and we set when a file is complete.
+ * What an earlier copy has brought is left out: files of the same size and time of change, which
+ * tar and we set when a file is complete.
  *
  * To a guest files go to their places. From a guest they gather in NAME.oyako-part, which becomes
  * NAME when all is there, or is merged into it. The guest may lie about everything, so tar only
@@ -202,8 +202,9 @@ static int send_big(const struct sending *sending, const FTSENT *entry, const ch
 		    struct error *err)
 {
 	AUTO_CLOSE int fd = open(entry->fts_path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	AUTO_FREE char *folder = text_format("%s/%s/%.*s", sending->copy->destination, sending->name,
-					     (int)(strlen(path) - entry->fts_namelen), path);
+	AUTO_FREE char *folder =
+	    text_format("%s/%s/%.*s", sending->copy->destination, sending->name,
+			(int)(strlen(path) - entry->fts_namelen), path);
 	struct copy copy = *sending->copy;
 	struct stat st;
 
@@ -328,8 +329,8 @@ static bool is_wanted(const struct listing *there, const char *path, const struc
 
 	if (is_same_file(find_item(there, path), st))
 		return true;
-	item = whole && strcmp(path + len - suffix, PART_SUFFIX) == 0 ? find_item(there, whole)
-								      : NULL;
+	item =
+	    whole && strcmp(path + len - suffix, PART_SUFFIX) == 0 ? find_item(there, whole) : NULL;
 	return item && item->type == 'f' && item->size >= BIG_FILE;
 }
 
@@ -380,8 +381,7 @@ static int open_stage(struct fetching *fetching, struct error *err)
 	if (mkdir(fetching->stage, S_IRWXU) < 0 && errno != EEXIST)
 		return error_set_errno(err, errno, "'%.300s'", fetching->stage);
 	each_entry(fetching, clean_entry);
-	fetching->stage_fd =
-	    open(fetching->stage, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	fetching->stage_fd = open(fetching->stage, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	return fetching->stage_fd < 0 ? error_set_errno(err, errno, "'%.300s'", fetching->stage)
 				      : 0;
 }
@@ -526,18 +526,19 @@ static int fetch_item(struct fetching *fetching, const struct direct_item *item,
 
 static int fetch_names(struct fetching *fetching, int names, struct error *err)
 {
-	const char *const tar[] = { "tar", "-C", fetching->stage, "--no-same-owner",
-				    "--no-same-permissions", "-xf", "-", NULL };
+	const char *const tar[] = {
+		"tar", "-C", fetching->stage, "--no-same-owner", "--no-same-permissions", "-xf",
+		"-",   NULL
+	};
 	AUTO_FREE char *quoted = direct_quote(fetching->path);
 	pid_t pid;
 	int fd = start_tar(tar, -1, &pid), status;
 
-	status = copy_run_script(
-	    fetching->copy,
-	    fetching->there.count
-		? text_format("cd -- %s && exec " TAR_CREATE_TEXT, quoted)
-		: text_format("cd -- %s && exec tar -cf - .", quoted),
-	    fetching->there.count ? names : -1, fd, err);
+	status = copy_run_script(fetching->copy,
+				 fetching->there.count
+				     ? text_format("cd -- %s && exec " TAR_CREATE_TEXT, quoted)
+				     : text_format("cd -- %s && exec tar -cf - .", quoted),
+				 fetching->there.count ? names : -1, fd, err);
 	close(fd);
 	/* What can't be read there is no reason to throw the rest away. */
 	if (status > 0 && status <= 128) {

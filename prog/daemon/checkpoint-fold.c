@@ -248,10 +248,24 @@ static bool holds(const struct folding *folding)
 	return folding->at == FOLD_OFFLINE || folding->at == FOLD_RECALLING;
 }
 
+/* Lets go of the VM. */
+static void folding_free(struct folding *folding)
+{
+	struct vm *vm = folding->vm;
+
+	vm->folding = NULL;
+	json_decref(folding->paths);
+	free(folding->asked_path);
+	free(folding->asked_into);
+	loop_timer_free(folding->retry);
+	free(folding);
+	vm_unref(vm);
+}
+
 /* goes_on: it is resumed soon, and whoever waits for it waits on. */
 static void end(struct folding *folding, bool goes_on, const struct error *err)
 {
-	struct vm *vm = folding->vm;
+	struct vm *vm = vm_ref(folding->vm);
 	struct error gone;
 
 	if (!err)
@@ -259,12 +273,7 @@ static void end(struct folding *folding, bool goes_on, const struct error *err)
 	tell_asked(folding, err ? err : &gone);
 	if (holds(folding))
 		vm->busy = NULL;
-	vm->folding = NULL;
-	json_decref(folding->paths);
-	free(folding->asked_path);
-	free(folding->asked_into);
-	loop_timer_free(folding->retry);
-	free(folding);
+	folding_free(folding);
 	if (err && !goes_on)
 		log_error("virtual machine '%s': merging its disks: %s", vm->config->name,
 			  err->text);
@@ -966,6 +975,12 @@ void fold_stop(struct vm *vm)
 	folding->stopping = true;
 	if (folding->job)
 		disk_job_cancel(folding->job);
+}
+
+void fold_detach(struct vm *vm)
+{
+	if (vm->folding && !vm->folding->job && !vm->folding->asked_done)
+		folding_free(vm->folding);
 }
 
 bool fold_is_live(const struct vm *vm)

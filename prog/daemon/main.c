@@ -5,6 +5,7 @@
 #include "automatic.h"
 #include "balancer.h"
 #include "cgroup.h"
+#include "checkpoint-fold.h"
 #include "daemon.h"
 #include "files.h"
 #include "host.h"
@@ -383,8 +384,10 @@ static void release(struct service *service)
 	remote_free(daemon);
 	automatic_end(daemon);
 	balancer_free(daemon->balancer);
-	for (size_t i = 0; i < daemon->vm_count; i++)
+	for (size_t i = 0; i < daemon->vm_count; i++) {
+		fold_detach(daemon->vms[i]);
 		run_detach(daemon->vms[i]);
+	}
 	cgroup_free(daemon->cgroup);
 	host_free(daemon);
 	switches_free(daemon->switches);

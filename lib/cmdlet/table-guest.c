@@ -403,9 +403,10 @@ const struct cmdlet cmdlet_table_guest[] = {
 	  .place = CMDLET_IN_CLIENT },
 	{ .name = "Copy-Item",
 	  .synopsis = "Copies files to and from a guest, without a network",
-	  .description = "Signs in to a running guest and copies. A file takes its place only when "
-			 "all of it is there; a copy of one that was interrupted goes on when it "
-			 "is repeated. Sessions are named by their virtual machine.",
+	  .description =
+	      "Signs in to a running guest and copies. A file takes its place only when "
+	      "all of it is there; a copy that was interrupted goes on when it is "
+	      "repeated, folders file by file. Sessions are named by their virtual machine.",
 	  .sets = copy_sets,
 	  .params = copy_params,
 	  .examples = copy_examples,

@@ -1,4 +1,5 @@
 #include "direct/direct.h"
+#include "direct/listing.h"
 
 #include <fcntl.h>
 #include <errno.h>
@@ -95,6 +96,61 @@ static void test_what_is_no_frame(void **state)
 	pair->there = -1;
 }
 
+static void test_a_listing(void **state)
+{
+	char text[] = "d 4096 1700000000.0000000000 \0"
+		      "f 12 1700000001.1234567890 a b/..c\0"
+		      "l 3 0.0000000010 x";
+	char *at = text, *end = text + sizeof(text);
+	struct direct_item item;
+
+	assert_int_equal(direct_listing_next(&at, end, &item), 1);
+	assert_int_equal(item.type, 'd');
+	assert_string_equal(item.path, "");
+	assert_int_equal(direct_listing_next(&at, end, &item), 1);
+	assert_int_equal(item.size, 12);
+	assert_int_equal(item.modified.tv_sec, 1700000001);
+	assert_int_equal(item.modified.tv_nsec, 123456789);
+	assert_string_equal(item.path, "a b/..c");
+	assert_int_equal(direct_listing_next(&at, end, &item), 1);
+	assert_int_equal(item.type, 'l');
+	assert_int_equal(item.modified.tv_nsec, 1);
+	assert_int_equal(direct_listing_next(&at, end, &item), 0);
+}
+
+static void test_what_is_no_listing(void **state)
+{
+	static const char *const bad[] = {
+		"f 1 1.0000000000 /etc/passwd",
+		"f 1 1.0000000000 ../x",
+		"f 1 1.0000000000 a/../../x",
+		"f 1 1.0000000000 a/..",
+		"f 1 1.0000000000 a//b",
+		"f 1 1.0000000000 ./a",
+		"f 1 1.0000000000 a/",
+		"f -1 1.0000000000 a",
+		"f 99999999999999999999 1.0000000000 a",
+		"f 1 1.5 a",
+		"f 1 1 a",
+		"f 1",
+		"f",
+		"",
+	};
+	struct direct_item item;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		char text[100], *at = text;
+
+		strcpy(text, bad[i]);
+		if (direct_listing_next(&at, text + strlen(text) + 1, &item) != -1)
+			fail_msg("'%s' is taken", bad[i]);
+	}
+	/* The end is missing. */
+	char cut[] = "f 1 1.0000000000 a", *at = cut;
+
+	assert_int_equal(direct_listing_next(&at, cut + strlen(cut), &item), -1);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -103,6 +159,8 @@ int main(void)
 		TEST(test_frames),
 		TEST(test_byte_by_byte),
 		TEST(test_what_is_no_frame),
+		cmocka_unit_test(test_a_listing),
+		cmocka_unit_test(test_what_is_no_listing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

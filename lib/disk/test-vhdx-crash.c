@@ -384,6 +384,30 @@ static void test_vhd(void **state)
 	run_scenario_on((struct world){ .vhd = true }, 1619, 300 * MIB, 40, false, 200, 100);
 }
 
+/* The data of a block's first write is there, its bitmap is not, when the flush begins: in one of
+ * some seeds the bitmap is the last thing that the host does. */
+static void test_vhd_first_bitmap_is_late(void **state)
+{
+	for (unsigned seed = 0; seed < 150; seed++) {
+		struct world w = { .vhd = true };
+		struct blk *after;
+		uint64_t flushed;
+
+		random_state = 88172645463325252u + seed;
+		start(&w, 8 * MIB, 1, false);
+		guest_submit(&w.guest, BLK_WRITE, w.spots[0] + 4 * SECTOR, SECTOR, 0);
+		blk_drain(w.guest.disk);
+		guest_submit(&w.guest, BLK_FLUSH, 0, 0, 0);
+		blk_drain(w.guest.disk);
+		flushed = cut_now(w.cut);
+		assert_int_equal(blk_close(w.guest.disk, NULL), 0);
+		after = open_or_fail(&w, file_after_cut(&w, flushed, CUT_DURABLE), true, flushed);
+		check_content(&w, after, flushed);
+		blk_close(after, NULL);
+		finish(&w);
+	}
+}
+
 static void test_vhd_frees(void **state)
 {
 	run_scenario_on((struct world){ .vhd = true, .frees_often = true }, 2718, 14 * MIB, 12,
@@ -415,6 +439,7 @@ int main(void)
 		cmocka_unit_test(test_differencing_large_blocks),
 		cmocka_unit_test(test_faults),
 		cmocka_unit_test(test_vhd),
+		cmocka_unit_test(test_vhd_first_bitmap_is_late),
 		cmocka_unit_test(test_vhd_frees),
 		cmocka_unit_test(test_vhd_differencing),
 		cmocka_unit_test(test_vhd_fixed),

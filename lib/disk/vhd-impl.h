@@ -97,7 +97,9 @@ struct vhd {
 	struct vhd_places freed;   /* since the table was last written */
 	struct vhd_places freeing; /* in the running flush */
 	struct vhd_job *jobs;
-	unsigned background; /* file operations that no request waits for */
+	struct vhd_first_bitmap *first_bitmaps; /* on their way */
+	uint8_t *full_bitmap;                   /* what they write; NULL: not yet */
+	unsigned background;                    /* file operations that no request waits for */
 	struct vhd_growth growth;
 	struct vhd_flush flush;
 };

@@ -16,7 +16,9 @@
  *   flight.
  * - The file grows (grow) before a block may lie where its footer is.
  *
- * All bits of a new block of a dynamic disk are set at once, as Windows does it.
+ * All bits of a new block of a dynamic disk are set at once, as Windows does it. Before the table
+ * names the block nobody asks for its bitmap, so that one is on its way at once, beside the data: a
+ * flush that begins when it has arrived need not write it.
  */
 #include "disk/vhd-impl.h"
 
@@ -26,9 +28,8 @@
 #include <assert.h>
 #include <errno.h>
 
-/* Growing waits for a sync, so a large file grows in larger steps. */
-#define GROW_STEP_BYTES  (UINT64_C(32) << 20)
-#define GROW_STEP_MOST   (UINT64_C(1) << 30)
+/* Growing waits for a sync, and a hole at the end costs nothing. */
+#define GROW_STEP_BYTES  (UINT64_C(1) << 30)
 #define MAX_FREED_PLACES 256u /* then they are given back without waiting for a flush */
 #define MAX_BITMAPS      32768u
 #define FLUSH_WRITES     512u
@@ -48,6 +49,15 @@ struct vhd_job {
 	uint8_t *bitmap; /* read into */
 	struct image_io_list waiters;
 	struct vhd_job *next;
+};
+
+/* A new block's bitmap on its way. */
+struct vhd_first_bitmap {
+	struct file_request req;
+	struct iovec iov;
+	struct vhd *vhd;
+	uint32_t block;
+	struct vhd_first_bitmap *next;
 };
 
 static struct vhd *vhd_of(struct image *image)
@@ -304,11 +314,20 @@ static void growth_step_done(struct file_request *req, int result)
 	file_submit(vhd->image.file, req);
 }
 
+/* Where the blocks end when all of them are there, if no place was ever lost. */
+static uint64_t full_end(const struct vhd *vhd)
+{
+	const struct vhd_geometry *g = &vhd->geometry;
+
+	return vhd->structures_end +
+	       g->block_count * ALIGN_UP(vhd_slot_bytes(g), (uint64_t)HOST_BLOCK_BYTES);
+}
+
 static int enlarge_file(struct vhd *vhd, uint64_t end)
 {
 	struct file *file = vhd->image.file;
-	uint64_t step = MIN(MAX(end / 2, GROW_STEP_BYTES), GROW_STEP_MOST);
-	uint64_t ahead = MAX(vhd_file_bytes(end + step), file->size_bytes);
+	uint64_t wanted = MAX(MIN(end + GROW_STEP_BYTES, full_end(vhd)), end);
+	uint64_t ahead = MAX(vhd_file_bytes(wanted), file->size_bytes);
 	uint64_t exact = MAX(vhd_file_bytes(end), file->size_bytes);
 	int rc = file_set_size(file, ahead);
 
@@ -345,6 +364,84 @@ static enum image_progress grow(struct vhd *vhd, struct image_io *io, uint64_t e
 	return IMAGE_PARKED;
 }
 
+/* ---- the bitmap of a new block ---- */
+
+/* What lies before the bitmap in its block of the host, where that is a gap that we have left
+ * (vhd_block_place): it is written, too, as zeros. */
+static size_t gap_before(const struct vhd *vhd, uint64_t place)
+{
+	uint64_t start = ALIGN_DOWN(place, (uint64_t)HOST_BLOCK_BYTES);
+
+	return start >= vhd->opened_end ? place - start : 0;
+}
+
+static void first_bitmap_done(struct file_request *req, int result)
+{
+	struct vhd_first_bitmap *first = container_of(req, struct vhd_first_bitmap, req), **link;
+	struct vhd *vhd = first->vhd;
+
+	for (link = &vhd->first_bitmaps; *link != first; link = &(*link)->next)
+		;
+	*link = first->next;
+	vhd->background--;
+	vhd->users[first->block]--;
+	if (result < 0)
+		mark(&vhd->dirty_blocks, first->block); /* the flush may have more luck */
+	free(first);
+}
+
+/* Of the host's blocks that end with a bitmap what lies before it. */
+static size_t usual_gap(const struct vhd *vhd)
+{
+	return ALIGN_UP((size_t)vhd->geometry.bitmap_bytes, (size_t)HOST_BLOCK_BYTES) -
+	       vhd->geometry.bitmap_bytes;
+}
+
+/* Zeros for the usual gap, then the bits: aligned as the host wants it, if it is to take the write
+ * beside others. */
+static uint8_t *full_bitmap_bytes(struct vhd *vhd)
+{
+	size_t gap = usual_gap(vhd), bytes = vhd->geometry.bitmap_bytes;
+
+	if (vhd->full_bitmap)
+		return vhd->full_bitmap;
+	vhd->full_bitmap = aligned_alloc(HOST_BLOCK_BYTES, gap + bytes);
+	if (vhd->full_bitmap) {
+		memset(vhd->full_bitmap, 0, gap);
+		memset(vhd->full_bitmap + gap, 0xff, bytes);
+	}
+	return vhd->full_bitmap;
+}
+
+/* False without memory. */
+static bool start_first_bitmap(struct vhd *vhd, uint32_t block, uint64_t place)
+{
+	struct vhd_first_bitmap *first = calloc(1, sizeof(*first));
+	uint8_t *bytes = full_bitmap_bytes(vhd);
+	size_t usual = usual_gap(vhd), gap = gap_before(vhd, place) == usual ? usual : 0;
+	size_t len = gap + vhd->geometry.bitmap_bytes;
+
+	if (!first || !bytes) {
+		free(first);
+		return false;
+	}
+	first->vhd = vhd;
+	first->block = block;
+	first->iov = (struct iovec){ bytes + usual - gap, len };
+	first->req = (struct file_request){ .op = FILE_WRITE,
+					    .offset = place - gap,
+					    .length = len,
+					    .iov = &first->iov,
+					    .iov_count = 1,
+					    .done = first_bitmap_done };
+	first->next = vhd->first_bitmaps;
+	vhd->first_bitmaps = first;
+	vhd->background++;
+	vhd->users[block]++; /* so that it is not freed meanwhile */
+	file_submit(vhd->image.file, &first->req);
+	return true;
+}
+
 /* ---- allocating and freeing ---- */
 
 static void new_block(struct vhd *vhd, uint32_t block, uint64_t place)
@@ -353,7 +450,8 @@ static void new_block(struct vhd *vhd, uint32_t block, uint64_t place)
 	set_entry(vhd, block, (uint32_t)(place / VHD_SECTOR_BYTES));
 	if (vhd->geometry.type == VHD_DYNAMIC) {
 		vhd->bitmap[block] = vhd_full;
-		mark(&vhd->dirty_blocks, block);
+		if (!start_first_bitmap(vhd, block, place))
+			mark(&vhd->dirty_blocks, block);
 	} else {
 		uint8_t *none = calloc(1, vhd->geometry.bitmap_bytes);
 
@@ -721,15 +819,6 @@ static bool fits(const struct vhd_flush *flush, size_t len)
 	return flush->write_count < FLUSH_WRITES && flush->bytes_used + len <= FLUSH_BYTES;
 }
 
-/* What lies before the bitmap in its block of the host, where that is a gap that we have left
- * (vhd_block_place): it is written, too, as zeros. */
-static size_t gap_before(const struct vhd *vhd, uint64_t place)
-{
-	uint64_t start = ALIGN_DOWN(place, (uint64_t)HOST_BLOCK_BYTES);
-
-	return start >= vhd->opened_end ? place - start : 0;
-}
-
 static void copy_bitmap(struct vhd *vhd, uint32_t block)
 {
 	uint64_t place = vhd_place_of(vhd, block);
@@ -785,8 +874,12 @@ static bool prepare_buffers(struct vhd_flush *flush)
 static void round_begin(struct vhd *vhd)
 {
 	struct vhd_flush *flush = &vhd->flush;
-	bool dirty = vhd->dirty_blocks.count || vhd->dirty_sectors.count;
+	bool dirty;
 
+	/* The first sync does not cover what is on its way still. */
+	for (struct vhd_first_bitmap *first = vhd->first_bitmaps; first; first = first->next)
+		mark(&vhd->dirty_blocks, first->block);
+	dirty = vhd->dirty_blocks.count || vhd->dirty_sectors.count;
 	flush->running = true;
 	flush->background_wanted = false;
 	flush->write_count = 0;

@@ -368,6 +368,7 @@ void vhd_free(struct vhd *vhd)
 	free(vhd->freeing.place);
 	free(vhd->flush.writes);
 	free(vhd->flush.bytes);
+	free(vhd->full_bitmap);
 	image_done(&vhd->image);
 	free(vhd);
 }

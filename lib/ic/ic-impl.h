@@ -142,22 +142,42 @@ enum ic_copy_phase {
 	IC_COPY_WRITING,
 	IC_COPY_COMPLETING,
 	IC_COPY_CANCELLING,
+	IC_COPY_HELD, /* the guest has the file open, nothing is under way, nobody has the source */
+};
+
+/* What is copied, and where to. */
+struct ic_copy_target {
+	uint64_t size, source_id, source_time_ns;
+	uint8_t file_name[IC_COPY_NAME_BYTES], path_name[IC_COPY_NAME_BYTES];
 };
 
 struct ic_copy_state {
 	struct ic_link link;
 	enum ic_copy_phase phase;
-	struct ic_copy_request request;
+	struct ic_copy_request request; /* no `read`: the copy is nobody's */
+	struct ic_copy_target target;
 	uint64_t offset; /* the guest has what is before it */
 	uint32_t under_way;
 	bool cancelled;
 	int result; /* told when the guest has cancelled */
+	/* The request is for another file, next_target: it begins when this copy has ended. */
+	bool replaces;
+	struct ic_copy_target next_target;
+	struct loop_timer *hold_timer;
 };
 
 struct ic_copy_saved {
 	uint8_t phase; /* enum ic_copy_phase */
 };
 extern const struct state_desc ic_copy_saved_desc;
+
+/* A file that the guest has open and that is to become complete. */
+struct ic_copy_open_saved {
+	struct ic_copy_target target;
+	uint64_t offset;
+	uint32_t under_way;
+};
+extern const struct state_desc ic_copy_open_saved_desc;
 
 struct ic {
 	struct loop *loop;
@@ -182,7 +202,8 @@ int ic_vss_init(struct ic *ic, struct error *err);
 void ic_vss_done(struct ic *ic);
 void ic_vss_save(struct ic *ic, struct state_out *out);
 int ic_vss_restore(struct ic *ic, struct state_in *in, struct error *err);
-void ic_copy_init(struct ic *ic);
+int ic_copy_init(struct ic *ic, struct error *err);
+void ic_copy_done(struct ic *ic);
 void ic_copy_save(struct ic *ic, struct state_out *out);
 int ic_copy_restore(struct ic *ic, struct state_in *in, struct error *err);
 

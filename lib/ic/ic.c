@@ -67,7 +67,8 @@ static int init_services(struct ic *ic, const struct ic_config *config, struct e
 		rc = ic_kvp_init(ic, config, err);
 	if (rc == 0)
 		rc = ic_vss_init(ic, err);
-	ic_copy_init(ic);
+	if (rc == 0)
+		rc = ic_copy_init(ic, err);
 	return rc;
 }
 
@@ -95,6 +96,7 @@ void ic_free(struct ic *ic)
 		return;
 	for (unsigned i = 0; i < IC_SERVICE_COUNT; i++)
 		ic_enable(ic, i, false, NULL);
+	ic_copy_done(ic);
 	ic_vss_done(ic);
 	ic_kvp_finish(ic);
 	ic_heartbeat_done(ic);

@@ -185,6 +185,11 @@ struct ic_copy_request {
 	const char *folder, *name; /* in the guest; folder with a slash at its end */
 	bool overwrite, create_folder;
 	uint64_t size;
+	/* Tell the source from others, and from what it was before it was changed. */
+	uint64_t source_id, source_time_ns;
+	/* If just this copy is under way, whoever asked for it is gone: it goes on for this
+	 * request, and the old one is done (-ERR_CANCELLED). */
+	bool take_over;
 	/* Fills buf with the file's bytes: 0, or a negative code. */
 	int (*read)(void *user, uint64_t offset, void *buf, uint32_t len);
 	void (*progress)(void *user, uint64_t bytes); /* the guest has so many; may be NULL */
@@ -194,7 +199,9 @@ struct ic_copy_request {
 	void *user;
 };
 
-/* One file at a time: else -ERR_BUSY. -ERR_STATE: no contact. Texts are copied. */
+/* One file at a time: else -ERR_BUSY. -ERR_STATE: no contact. Texts are copied. A copy that a saved
+ * state holds goes on, if it is the same one (of the same source, to the same place); the guest
+ * removes its part if it is another, or if nobody asks for an hour. */
 int ic_copy_file(struct ic *ic, const struct ic_copy_request *request, struct error *err);
 /* The guest removes what it has. done follows, with -ERR_CANCELLED. */
 void ic_copy_cancel(struct ic *ic);

@@ -638,6 +638,7 @@ static void state_tables(void **state)
 {
 	STATE_CHECK(struct ic_vss_saved, ic_vss_saved_desc);
 	STATE_CHECK(struct ic_copy_saved, ic_copy_saved_desc);
+	STATE_CHECK(struct ic_copy_open_saved, ic_copy_open_saved_desc);
 	STATE_CHECK(struct ic_link_saved, ic_link_saved_desc);
 }
 
@@ -654,9 +655,10 @@ static int read_file(void *user, uint64_t offset, void *buf, uint32_t len)
 	return offset + len > FILE_BYTES ? -ERR_IO : 0;
 }
 
-static int start_copy(struct fixture *f, uint64_t size)
+static struct ic_copy_request copy_request(struct fixture *f, uint64_t size)
 {
-	const struct ic_copy_request request = {
+	f->results = 0;
+	return (struct ic_copy_request){
 		.folder = "/tmp",
 		.name = "file",
 		.overwrite = true,
@@ -665,8 +667,12 @@ static int start_copy(struct fixture *f, uint64_t size)
 		.done = note_result,
 		.user = f,
 	};
+}
 
-	f->results = 0;
+static int start_copy(struct fixture *f, uint64_t size)
+{
+	const struct ic_copy_request request = copy_request(f, size);
+
 	return ic_copy_file(f->ic, &request, NULL);
 }
 
@@ -786,9 +792,9 @@ static void a_saved_exchange_begins_anew(void **state)
 	assert_int_equal(f->result, 0);
 }
 
-/* Nobody has the file any more: the guest is told to remove what it has, and can be given another.
- */
-static void a_saved_copy_is_cancelled(void **state)
+/* The guest has the file open still, and gets the rest when the same copy is asked for again: while
+ * it owes an answer, or later. */
+static void a_saved_copy_goes_on(void **state)
 {
 	struct fixture *f = *state;
 
@@ -796,17 +802,105 @@ static void a_saved_copy_is_cancelled(void **state)
 	assert_int_equal(start_copy(f, FILE_BYTES), 0);
 	next_start(f, IC_S_OK);
 	move_on(f);
+	assert_int_equal(f->result, -ERR_CANCELLED);
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
 	assert_int_equal(start_copy(f, FILE_BYTES), -ERR_BUSY);
 	next_write(f, 0, IC_COPY_DATA_BYTES, IC_S_OK);
-	next_plain(f, IC_COPY_CANCEL);
-	/* And when the guest has not begun. */
-	assert_int_equal(start_copy(f, FILE_BYTES), 0);
 	move_on(f);
+	next_write(f, IC_COPY_DATA_BYTES, IC_COPY_DATA_BYTES, IC_S_OK);
+	assert_false(vmbus_guest_recv(f->channel, &f->packet));
+	move_on(f); /* now it is saved as held */
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
+	next_write(f, 2 * IC_COPY_DATA_BYTES, 100, IC_S_OK);
+	move_on(f);
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
+	next_plain(f, IC_COPY_COMPLETE);
+	assert_int_equal(f->results, 1);
+	assert_int_equal(f->result, 0);
+}
+
+/* Another one comes: the guest removes what it has first. */
+static void a_saved_copy_gives_way(void **state)
+{
+	struct fixture *f = *state;
+	struct ic_copy_request changed;
+
+	contact_copy(f);
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
 	next_start(f, IC_S_OK);
+	move_on(f);
+	next_write(f, 0, IC_COPY_DATA_BYTES, IC_S_OK);
+	changed = copy_request(f, FILE_BYTES);
+	changed.source_time_ns = 1;
+	assert_int_equal(ic_copy_file(f->ic, &changed, NULL), 0);
 	next_plain(f, IC_COPY_CANCEL);
+	assert_int_equal(f->results, 0);
+	next_start(f, IC_S_OK);
+	/* While the guest owes an answer to the old one, which may be that it failed. */
+	move_on(f);
 	assert_int_equal(start_copy(f, 0), 0);
+	next_write(f, 0, IC_COPY_DATA_BYTES, IC_E_FAIL);
+	next_plain(f, IC_COPY_CANCEL);
 	next_start(f, IC_S_OK);
 	next_plain(f, IC_COPY_COMPLETE);
+	assert_int_equal(f->results, 1);
+	assert_int_equal(f->result, 0);
+}
+
+static void a_held_copy_is_cancelled(void **state)
+{
+	struct fixture *f = *state;
+
+	contact_copy(f);
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
+	next_start(f, IC_S_OK);
+	move_on(f);
+	next_write(f, 0, IC_COPY_DATA_BYTES, IC_S_OK);
+	/* An hour goes by. */
+	loop_timer_arm(f->ic->copy.hold_timer, clock_now_ns());
+	vmbus_guest_step(f->guest);
+	next_plain(f, IC_COPY_CANCEL);
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
+	next_start(f, IC_S_OK);
+	/* What was cancelled before it was saved does not go on. */
+	ic_copy_cancel(f->ic);
+	move_on(f);
+	next_write(f, 0, IC_COPY_DATA_BYTES, IC_S_OK);
+	next_plain(f, IC_COPY_CANCEL);
+	/* Nor what comes behind an old one, if it is cancelled before. */
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
+	next_start(f, IC_S_OK);
+	move_on(f);
+	assert_int_equal(start_copy(f, 0), 0);
+	ic_copy_cancel(f->ic);
+	next_write(f, 0, IC_COPY_DATA_BYTES, IC_S_OK);
+	next_plain(f, IC_COPY_CANCEL);
+	assert_int_equal(f->results, 1);
+	assert_int_equal(f->result, -ERR_CANCELLED);
+}
+
+/* Whoever asked for it is gone, but the guest gets it all the same. */
+static void a_copy_is_taken_over(void **state)
+{
+	struct fixture *f = *state;
+	struct ic_copy_request same;
+
+	contact_copy(f);
+	assert_int_equal(start_copy(f, FILE_BYTES), 0);
+	next_start(f, IC_S_OK);
+	same = copy_request(f, 100);
+	same.take_over = true;
+	assert_int_equal(ic_copy_file(f->ic, &same, NULL), -ERR_BUSY);
+	assert_int_equal(f->results, 0);
+	same.size = FILE_BYTES;
+	assert_int_equal(ic_copy_file(f->ic, &same, NULL), 0);
+	assert_int_equal(f->results, 1);
+	assert_int_equal(f->result, -ERR_CANCELLED);
+	next_write(f, 0, IC_COPY_DATA_BYTES, IC_S_OK);
+	next_write(f, IC_COPY_DATA_BYTES, IC_COPY_DATA_BYTES, IC_S_OK);
+	next_write(f, 2 * IC_COPY_DATA_BYTES, 100, IC_S_OK);
+	next_plain(f, IC_COPY_COMPLETE);
+	assert_int_equal(f->results, 2);
 	assert_int_equal(f->result, 0);
 }
 
@@ -872,7 +966,10 @@ int main(void)
 		TEST(a_saved_freeze_is_undone),
 		cmocka_unit_test(state_tables),
 		TEST(a_copy_fails_as_the_guest_says),
-		TEST(a_saved_copy_is_cancelled),
+		TEST(a_saved_copy_goes_on),
+		TEST(a_saved_copy_gives_way),
+		TEST(a_held_copy_is_cancelled),
+		TEST(a_copy_is_taken_over),
 		TEST(a_saved_exchange_begins_anew),
 		TEST(kvp_sets_addresses),
 	};

@@ -1,9 +1,10 @@
 /*
- * Copy-Item. A file grows beside its place, as NAME.oyako-part, and takes its place only when all
- * of it is there. The part of a copy that was interrupted stays; the next copy of that file goes on
- * behind it, if the part is what the file begins with: both sides compute its SHA-256.
+ * Copy-Item of files; direct-folder.c has folders. A file grows beside its place, as
+ * NAME.oyako-part, and takes its place only when all of it is there. The part of a copy that was
+ * interrupted stays; the next copy of that file goes on behind it, if the part is what the file
+ * begins with: both sides compute its SHA-256.
  */
-#include "direct.h"
+#include "direct-copy.h"
 
 #include "base/macros.h"
 #include "base/text.h"
@@ -18,18 +19,10 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 /* A shorter part is not worth the questions. */
 #define RESUME_MIN  ((long long)MIB)
 #define PROGRESS_MS 500
-
-struct copy {
-	struct client *client;
-	const char *vm, *destination;
-	bool recurse;
-	const struct direct_credential *credential;
-};
 
 static const char *base_name(const char *path)
 {
@@ -38,8 +31,7 @@ static const char *base_name(const char *path)
 	return slash && slash[1] ? slash + 1 : path;
 }
 
-/* Runs a script of /bin/sh in the guest, whatever the user's shell is. */
-static int run_script(const struct copy *copy, char *script, int in, int out, struct error *err)
+int copy_run_script(const struct copy *copy, char *script, int in, int out, struct error *err)
 {
 	AUTO_FREE char *quoted = direct_quote(script), *text = NULL;
 	struct direct_command command = { .in = in, .out = out, .err = STDERR_FILENO };
@@ -51,7 +43,7 @@ static int run_script(const struct copy *copy, char *script, int in, int out, st
 	return direct_run(copy->client, copy->vm, copy->credential, &command, err);
 }
 
-static int judge(int status, const char *what, struct error *err)
+int copy_judge(int status, const char *what, struct error *err)
 {
 	if (status > 128)
 		return error_set(err, ERR_CANCELLED,
@@ -150,7 +142,7 @@ static int ask_guest(const struct copy *copy, char *script, long long *ret_size,
 
 	if (pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK) < 0)
 		abort();
-	r = run_script(copy, script, -1, pipe_fds[1], err);
+	r = copy_run_script(copy, script, -1, pipe_fds[1], err);
 	close(pipe_fds[1]);
 	if (r == 0 && read(pipe_fds[0], answer, sizeof(answer) - 1) < 0)
 		answer[0] = '\0';
@@ -159,7 +151,7 @@ static int ask_guest(const struct copy *copy, char *script, long long *ret_size,
 	ret_hash[0] = '\0';
 	if (sscanf(answer, "%18lld %64[0-9a-f]", ret_size, ret_hash) < 1 || *ret_size < 0)
 		*ret_size = 0;
-	return judge(r, "asking for a part", err);
+	return copy_judge(r, "asking for a part", err);
 }
 
 /* ---- a file to the guest ---- */
@@ -169,9 +161,9 @@ static char *place_in_guest(const struct copy *copy, const char *path)
 {
 	AUTO_FREE char *to = direct_quote(copy->destination), *name = direct_quote(base_name(path));
 
-	return text_format("d=%s; if [ -d \"$d\" ]; then d=\"${d%%/}/\"%s; fi; "
+	return text_format("d=%s; %sif [ -d \"$d\" ]; then d=\"${d%%/}/\"%s; fi; "
 			   "t=\"$d.oyako-part\"; ",
-			   to, name);
+			   to, copy->into_folder ? "mkdir -p \"$d\"; " : "", name);
 }
 
 /* How much of the file the guest has already. */
@@ -197,8 +189,8 @@ static int find_part_in_guest(const struct copy *copy, const char *place, int fd
 }
 
 /* A part that the guest could not write goes; one whose copy was interrupted stays. */
-static int file_to_guest(const struct copy *copy, const char *path, int fd, const struct stat *st,
-			 struct error *err)
+int copy_file_to_guest(const struct copy *copy, const char *path, int fd, const struct stat *st,
+		       struct error *err)
 {
 	AUTO_FREE char *place = place_in_guest(copy, path);
 	struct progress progress = { .name = path, .fd = fd, .total = st->st_size };
@@ -210,64 +202,19 @@ static int file_to_guest(const struct copy *copy, const char *path, int fd, cons
 	if (lseek(fd, at, SEEK_SET) < 0)
 		return error_set_errno(err, errno, "'%.300s'", path);
 	progress_start(&progress);
-	r = run_script(copy,
-		       text_format("set -e; %s [ %lld -gt 0 ] || : >\"$t\"; "
-				   "[ \"$(wc -c <\"$t\")\" -eq %lld ]; "
-				   "cat >>\"$t\" || { [ $? -gt 128 ] || rm -f \"$t\"; exit 1; }; "
-				   "[ \"$(wc -c <\"$t\")\" -eq %lld ]; chmod %o \"$t\"; "
-				   "mv -f \"$t\" \"$d\"",
-				   place, at, at, (long long)st->st_size, st->st_mode & 0777),
-		       fd, STDOUT_FILENO, err);
+	r = copy_run_script(
+	    copy,
+	    text_format("set -e; %s [ %lld -gt 0 ] || : >\"$t\"; "
+			"[ \"$(wc -c <\"$t\")\" -eq %lld ]; "
+			"cat >>\"$t\" || { [ $? -gt 128 ] || rm -f \"$t\"; exit 1; }; "
+			"[ \"$(wc -c <\"$t\")\" -eq %lld ]; chmod %o \"$t\"; "
+			"touch -d @%lld.%09ld \"$t\" 2>/dev/null || :; "
+			"mv -f \"$t\" \"$d\"",
+			place, at, at, (long long)st->st_size, st->st_mode & 0777,
+			(long long)st->st_mtim.tv_sec, st->st_mtim.tv_nsec),
+	    fd, STDOUT_FILENO, err);
 	progress_end(&progress);
-	return judge(r, path, err);
-}
-
-/* ---- folders and the rest to the guest ---- */
-
-/* A process of ours whose input (or output) is a pipe; the pipe's other end is returned. */
-static int start_tar(const char *const *arguments, bool reads, pid_t *ret_pid)
-{
-	int fds[2];
-
-	if (pipe2(fds, O_CLOEXEC) < 0)
-		abort();
-	*ret_pid = fork();
-	if (*ret_pid == 0) {
-		dup2(fds[reads ? 0 : 1], reads ? STDIN_FILENO : STDOUT_FILENO);
-		execvp("tar", (char *const *)(uintptr_t)arguments);
-		_exit(127);
-	}
-	close(fds[reads ? 0 : 1]);
-	return fds[reads ? 1 : 0];
-}
-
-static int end_tar(pid_t pid, int r, const char *what, struct error *err)
-{
-	int status;
-
-	if (waitpid(pid, &status, 0) < 0 || status != 0)
-		return r < 0 ? r : error_set(err, ERR_IO, "tar failed for '%.200s'", what);
-	return r;
-}
-
-static int folder_to_guest(const struct copy *copy, const char *path, struct error *err)
-{
-	AUTO_FREE char *to = direct_quote(copy->destination), *parent = realpath(path, NULL);
-	const char *name = parent ? base_name(parent) : NULL;
-	AUTO_FREE char *item = name ? strdup(name) : NULL;
-	const char *const tar[] = { "tar", "-C", parent, "-cf", "-", "--", item, NULL };
-	pid_t pid;
-	int fd, r;
-
-	if (!parent || !item)
-		return error_set_errno(err, errno, "the folder '%.200s'", path);
-	*(char *)(uintptr_t)(name > parent + 1 ? name - 1 : name) = '\0';
-	fd = start_tar(tar, false, &pid);
-	r = judge(run_script(copy, text_format("mkdir -p %s && exec tar -C %s -xf -", to, to), fd,
-			     STDOUT_FILENO, err),
-		  path, err);
-	close(fd);
-	return end_tar(pid, r, path, err);
+	return copy_judge(r, path, err);
 }
 
 static int item_to_guest(const struct copy *copy, const char *path, struct error *err)
@@ -278,12 +225,12 @@ static int item_to_guest(const struct copy *copy, const char *path, struct error
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return error_set_errno(err, errno, "'%.300s'", path);
 	if (S_ISREG(st.st_mode))
-		return file_to_guest(copy, path, fd, &st, err);
+		return copy_file_to_guest(copy, path, fd, &st, err);
 	if (!S_ISDIR(st.st_mode))
 		return error_set(err, ERR_INVALID, "'%.300s' is neither a file nor a folder", path);
 	if (!copy->recurse)
 		return error_set(err, ERR_INVALID, "'%.300s' is a folder: add -Recurse", path);
-	return folder_to_guest(copy, path, err);
+	return copy_folder_to_guest(copy, path, err);
 }
 
 /* ---- from the guest ---- */
@@ -334,12 +281,13 @@ static int fetch(const struct copy *copy, const char *path, int fd, struct error
 	if (ftruncate(fd, at) < 0 || lseek(fd, at, SEEK_SET) < 0)
 		return error_set_errno(err, errno, "the part of '%.300s'", path);
 	progress_start(&progress);
-	r = run_script(copy, text_format("exec tail -c +%lld -- %s", at + 1, quoted), -1, fd, err);
+	r = copy_run_script(copy, text_format("exec tail -c +%lld -- %s", at + 1, quoted), -1, fd,
+			    err);
 	progress_end(&progress);
-	return judge(r, path, err);
+	return copy_judge(r, path, err);
 }
 
-static int file_from_guest(const struct copy *copy, const char *path, struct error *err)
+int copy_file_from_guest(const struct copy *copy, const char *path, struct error *err)
 {
 	AUTO_FREE char *target = local_target(copy, path),
 		       *part = text_format("%s.oyako-part", target);
@@ -357,32 +305,10 @@ static int file_from_guest(const struct copy *copy, const char *path, struct err
 	return r;
 }
 
-static int folder_from_guest(const struct copy *copy, const char *path, struct error *err)
-{
-	const char *const tar[] = { "tar", "-C", copy->destination, "--no-same-owner", "-xf",
-				    "-",   NULL };
-	AUTO_FREE char *quoted = direct_quote(path);
-	pid_t pid;
-	int fd, r;
-
-	if (mkdir(copy->destination, 0777) < 0 && errno != EEXIST)
-		return error_set_errno(err, errno, "'%.300s'", copy->destination);
-	fd = start_tar(tar, true, &pid);
-	r = judge(run_script(
-		      copy,
-		      text_format("p=%s; p=\"${p%%/}\"; exec tar -C \"$(dirname -- \"$p\")\" -cf - "
-				  "-- \"$(basename -- \"$p\")\"",
-				  quoted),
-		      -1, fd, err),
-		  path, err);
-	close(fd);
-	return end_tar(pid, r, path, err);
-}
-
 static int item_from_guest(const struct copy *copy, const char *path, struct error *err)
 {
-	return copy->recurse ? folder_from_guest(copy, path, err)
-			     : file_from_guest(copy, path, err);
+	return copy->recurse ? copy_folder_from_guest(copy, path, err)
+			     : copy_file_from_guest(copy, path, err);
 }
 
 int direct_copy_item(struct client *client, const json_t *params)

@@ -248,9 +248,11 @@ static void copied(void *user, const json_t *reply, const struct error *err)
 	struct error ended;
 
 	if (err && err->code == ERR_CANCELLED && !ask->request->cancelled) {
-		error_set(&ended, ERR_CANCELLED,
-			  "the copy ended early: the guest was saved, turned off or reset, or the "
-			  "service was disabled");
+		error_set(
+		    &ended, ERR_CANCELLED,
+		    "the copy ended early: the guest was saved (the same command goes on with "
+		    "it when the guest runs again), turned off or reset, or the service was "
+		    "disabled");
 		err = &ended;
 	}
 	if (ask->vm->copying == ask->request)

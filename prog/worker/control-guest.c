@@ -207,14 +207,23 @@ static void copy_done(void *user, int result)
 {
 	struct copy *copy = user;
 
+	if (copy->control->copy == copy)
+		copy->control->copy = NULL;
 	answer_service(copy->later, NULL, result, "the copy");
 	close(copy->fd);
 	free(copy);
 }
 
+/* A daemon that was restarted knows nothing of a copy that it began; we go on with it meanwhile. */
+static bool copy_is_orphan(const struct control *control)
+{
+	return control->copy && !control_later_wanted(control->copy->later);
+}
+
 static int start_copy(struct copy *copy, const json_t *request, struct error *err)
 {
 	struct ic_copy_request wanted = {
+		.take_over = copy_is_orphan(copy->control),
 		.folder = text_of(request, "folder"),
 		.name = text_of(request, "name"),
 		.overwrite = flag_of(request, "overwrite"),
@@ -229,6 +238,9 @@ static int start_copy(struct copy *copy, const json_t *request, struct error *er
 	if (fstat(copy->fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return error_set(err, ERR_INVALID, "only regular files can be copied");
 	wanted.size = copy->size = (uint64_t)st.st_size;
+	wanted.source_id = st.st_ino;
+	wanted.source_time_ns =
+	    (uint64_t)st.st_mtim.tv_sec * NS_PER_SEC + (uint64_t)st.st_mtim.tv_nsec;
 	return ic_copy_file(machine_ic(copy->control->machine), &wanted, err);
 }
 
@@ -243,8 +255,10 @@ static int op_copy_file(struct control *control, json_t *request, json_t **ret, 
 	}
 	*copy = (struct copy){ .control = control, .later = control_later(control), .fd = fd };
 	r = start_copy(copy, request, err);
-	if (r == 0)
+	if (r == 0) {
+		control->copy = copy;
 		return CONTROL_LATER;
+	}
 	control_later_drop(copy->later);
 	close(fd);
 	free(copy);

@@ -33,6 +33,7 @@ struct control {
 	uint64_t calling; /* the client's number */
 	json_t *calling_id;
 	int fds[IPC_MAX_FDS]; /* came with it; -1: none, or taken */
+	struct copy *copy;    /* the file copy to the guest that is under way */
 };
 
 /* Returned by an operation that answers later. */
@@ -57,6 +58,8 @@ struct control_later *control_later(struct control *control);
 /* Sends it, if the client is still there. Takes later, and result (may be NULL). err NULL: it went
  * well. */
 void control_answer(struct control_later *later, json_t *result, const struct error *err);
+/* Somebody waits for it still. */
+bool control_later_wanted(const struct control_later *later);
 /* For an operation that fails at once after all. */
 void control_later_drop(struct control_later *later);
 

@@ -604,6 +604,11 @@ void control_answer(struct control_later *later, json_t *result, const struct er
 	free(later);
 }
 
+bool control_later_wanted(const struct control_later *later)
+{
+	return find_client(later->control, later->client) != NULL;
+}
+
 void control_later_drop(struct control_later *later)
 {
 	json_decref(later->id);

@@ -1,5 +1,7 @@
-/* What the other side of a Direct connection sends, in pieces of any size. */
+/* What the other side of a Direct connection sends, in pieces of any size; what it says of a
+ * folder. */
 #include "direct/direct.h"
+#include "direct/listing.h"
 
 #include "base/macros.h"
 
@@ -21,6 +23,21 @@ static bool read_frames(struct direct_reader *reader)
 	return r == 0;
 }
 
+static void read_listing(const uint8_t *data, size_t size)
+{
+	char *text = malloc(size + 1), *at = text;
+	struct direct_item item;
+
+	if (!text)
+		abort();
+	memcpy(text, data, size);
+	while (direct_listing_next(&at, text + size, &item) > 0)
+		if (item.path[0] == '/' || strncmp(item.path, "../", 3) == 0 ||
+		    strstr(item.path, "/../"))
+			__builtin_trap();
+	free(text);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -28,6 +45,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	bool sound = true;
 	int pair[2];
 
+	read_listing(data, size);
 	memset(&reader, 0, sizeof(reader));
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
 		return 0;

@@ -485,6 +485,31 @@ static void loops_can_be_paused(void **state)
 	}
 }
 
+GUEST(loop_last, 64, "1: jmp 1b");
+
+/* The last two bytes of the address space: the block's end is address 0. */
+static void last_loop_can_be_paused(void **state)
+{
+	const uint64_t code = UINT64_MAX - 1, flags = 3; /* present, writable */
+	struct guest *g = *state;
+	struct error err;
+
+	guest_write(g, GUEST_PML4 + 511 * 8, 0x106000 | flags, 8);
+	guest_write(g, 0x106000 + 511 * 8, 0x107000 | flags, 8);
+	guest_write(g, 0x107000 + 511 * 8, 0x108000 | flags, 8);
+	guest_write(g, 0x108000 + 511 * 8, 0x50000 | flags, 8);
+	guest_load(g, 0x50ffe, loop_last, 2);
+	g->s.rip = code;
+	part_vp_set_state(g->part, 0, &g->s);
+	assert_int_equal(part_start(g->part, &err), 0);
+	for (unsigned i = 0; i < 20; i++) {
+		part_pause(g->part);
+		part_vp_get_state(g->part, 0, &g->s);
+		assert_int_equal(g->s.rip, code);
+		part_resume(g->part);
+	}
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -508,6 +533,7 @@ int main(void)
 		TEST(return_address_on_code),
 		cmocka_unit_test(cache_overflows),
 		cmocka_unit_test(loops_can_be_paused),
+		TEST(last_loop_can_be_paused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -29,6 +29,12 @@ static bool same_page(const struct gen *g, uint64_t target)
 	return (g->xl->va ^ target) < MEM_PAGE_SIZE;
 }
 
+/* Also where the block ends with the address space. */
+static bool goes_back(const struct gen *g, uint64_t target)
+{
+	return (int64_t)(target - g->xl->va) < g->b->len;
+}
+
 /* The code that an exit without link runs; jump: where the link goes. */
 static void gen_exit_stub(struct gen *g, struct xl_exit *x, uint8_t *const *from, unsigned count)
 {
@@ -89,7 +95,7 @@ static void gen_exit(struct gen *g, unsigned which, uint64_t target, uint32_t li
 {
 	struct emitter *e = &g->e;
 	struct xl_exit *x = new_exit(g, which, target);
-	bool back = (how & EXIT_POLL) || target < g->xl->va + g->b->len;
+	bool back = (how & EXIT_POLL) || goes_back(g, target);
 	bool far = (how & EXIT_GUARD) || !same_page(g, target);
 	uint8_t *from[2];
 	unsigned count = 0;
@@ -130,7 +136,7 @@ static uint64_t target_va(const struct gen *g, const struct xl_insn *x)
 /* Nothing needs to be looked at on the way there: a conditional jump may lead there itself. */
 static bool goes_straight(const struct gen *g, uint64_t target)
 {
-	return same_page(g, target) && target >= g->xl->va + g->b->len;
+	return same_page(g, target) && !goes_back(g, target);
 }
 
 /* A jump on cc to target as an exit; its stub is still to come. */

@@ -119,21 +119,23 @@ static void reap(struct file_uring *f)
 {
 	struct io_uring_cqe *cqe;
 
-	f->plug_depth++;
 	while (io_uring_peek_cqe(&f->ring, &cqe) == 0) {
 		struct file_request *req = io_uring_cqe_get_data(cqe);
 		int result = cqe->res;
 
 		io_uring_cqe_seen(&f->ring, cqe);
 		f->in_kernel--;
+		/* What follows from one completion goes together, but does not wait for the next:
+		 * the disk would run out of work meanwhile. */
+		f->plug_depth++;
 		if (file_advance(req, result))
 			file_finish(req);
 		else
 			start(f, req);
 		start_backlog(f);
+		f->plug_depth--;
+		give_to_kernel(f);
 	}
-	f->plug_depth--;
-	give_to_kernel(f);
 }
 
 static void uring_ready(void *user, uint32_t events)

@@ -979,8 +979,13 @@ void fold_stop(struct vm *vm)
 
 void fold_detach(struct vm *vm)
 {
-	if (vm->folding && !vm->folding->job && !vm->folding->asked_done)
-		folding_free(vm->folding);
+	struct folding *folding = vm->folding;
+
+	if (!folding || folding->asked_done)
+		return;
+	if (folding->job)
+		disk_job_leave(folding->job);
+	folding_free(folding);
 }
 
 bool fold_is_live(const struct vm *vm)

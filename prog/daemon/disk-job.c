@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #define NO_TIMEOUT_NS (365 * 24 * 3600 * NS_PER_SEC)
 #define CANCEL_NS     (5 * NS_PER_SEC)
@@ -117,6 +118,12 @@ void disk_job_cancel(struct disk_job *job)
 	/* It sees that nobody listens any more. */
 	job->peer = NULL;
 	peer_free(peer);
+}
+
+void disk_job_leave(struct disk_job *job)
+{
+	close(job->process.pidfd);
+	job_free(job);
 }
 
 static int start_process(struct disk_job *job, int job_fd, struct error *err)

@@ -78,7 +78,8 @@ static void answer(void *user)
 {
 	struct disk_job *job = user;
 
-	tell(job, answered < answer_count ? answers[answered++] : NULL);
+	if (job->events)
+		tell(job, answered < answer_count ? answers[answered++] : NULL);
 	free(job);
 }
 
@@ -103,6 +104,12 @@ int disk_job_start(struct daemon *daemon, json_t *request, const int *fds, unsig
 void disk_job_cancel(struct disk_job *job)
 {
 	job->cancelled = true;
+}
+
+void disk_job_leave(struct disk_job *job)
+{
+	/* answer() frees it, and nobody is told. */
+	job->events = NULL;
 }
 
 /* ---- the input ---- */

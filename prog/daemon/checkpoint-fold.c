@@ -977,12 +977,13 @@ void fold_stop(struct vm *vm)
 		disk_job_cancel(folding->job);
 }
 
-void fold_detach(struct vm *vm)
+void fold_detach(struct vm *vm, const struct error *err)
 {
 	struct folding *folding = vm->folding;
 
-	if (!folding || folding->asked_done)
+	if (!folding)
 		return;
+	tell_asked(folding, err);
 	if (folding->job)
 		disk_job_leave(folding->job);
 	folding_free(folding);

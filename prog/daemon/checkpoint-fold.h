@@ -53,8 +53,9 @@ int fold_settle(struct vm *vm, struct error *err);
 /* The worker has ended; it was connected to anew: what it was at is not known any more. */
 void fold_worker_ended(struct vm *vm);
 void fold_worker_lost(struct vm *vm);
-/* The service ends: what the worker is at goes on without it, what oyako-disk is at ends. */
-void fold_detach(struct vm *vm);
+/* The service ends: what the worker is at goes on without it, what oyako-disk is at ends. Whoever
+ * asked for a merge is told err. */
+void fold_detach(struct vm *vm, const struct error *err);
 /* It says something of a merge. */
 void fold_event(struct vm *vm, const char *name, const json_t *event);
 /* Is the VM's disk being merged behind the guest? Is it busy only with a merge that makes way? */

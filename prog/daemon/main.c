@@ -379,13 +379,16 @@ static void answer_the_last(struct service *service)
 static void release(struct service *service)
 {
 	struct daemon *daemon = &service->daemon;
+	struct error err;
 
 	server_free(daemon->server);
 	remote_free(daemon);
 	automatic_end(daemon);
 	balancer_free(daemon->balancer);
+	error_set(&err, ERR_CANCELLED, "the service ends");
 	for (size_t i = 0; i < daemon->vm_count; i++) {
-		fold_detach(daemon->vms[i]);
+		vm_end_waits(daemon->vms[i], &err);
+		fold_detach(daemon->vms[i], &err);
 		run_detach(daemon->vms[i]);
 	}
 	cgroup_free(daemon->cgroup);

@@ -645,3 +645,13 @@ void vm_cancel_waits(struct daemon *daemon, const void *owner, const struct erro
 	while ((waiter = take_waiter(daemon, owner)))
 		finish(waiter, err);
 }
+
+void vm_end_waits(struct vm *vm, const struct error *err)
+{
+	struct vm_waiter *waiter;
+
+	while ((waiter = vm->waiters)) {
+		vm->waiters = waiter->next;
+		finish(waiter, err);
+	}
+}

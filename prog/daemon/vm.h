@@ -132,6 +132,8 @@ typedef void (*vm_done)(void *user, struct vm *vm, const struct error *err);
 void vm_wait(struct vm *vm, enum vm_wait what, vm_done done, void *user, void *owner);
 void vm_wake(struct vm *vm, enum vm_wait what, const struct error *err);
 void vm_cancel_waits(struct daemon *daemon, const void *owner_or_user, const struct error *err);
+/* All of this one's. */
+void vm_end_waits(struct vm *vm, const struct error *err);
 void vm_free_all(struct daemon *daemon);
 
 #endif

@@ -561,7 +561,7 @@ def test_export_waits_for_the_merge_of_one_that_is_off(host):
     assert len(glob.glob(host.folder + "/out/a/Virtual Hard Disks/*")) == 1
 
 
-@pytest.mark.parametrize("how", ["stop", "kill worker", "kill service", "kill both", "cancel"])
+@pytest.mark.parametrize("how", ["stop", "kill worker", "kill service", "end service", "kill both", "cancel"])
 def test_merge_is_interrupted(host, how):
     """Whatever ends, the merge goes on: behind the guest, or when it is off."""
     paths = running(host, "merge=1")
@@ -577,11 +577,13 @@ def test_merge_is_interrupted(host, how):
         removing.send_signal(2)
     if how in ("kill service", "kill both"):
         host.kill_daemon()
+    if how == "end service":
+        host.end_daemon()
     if how in ("kill worker", "kill both"):
         os.kill(worker, 9)
     wait_for(lambda: is_merged(host, paths))
     removing.wait(30)
-    assert host.vm("a")["State"] == ("Running" if how in ("kill service", "cancel") else "Off")
+    assert host.vm("a")["State"] == ("Running" if how in ("kill service", "end service", "cancel") else "Off")
     host.run("stop-vm", "a", "-TurnOff", "-Force")
     check(host, paths[0], 1, 0)
 
@@ -714,7 +716,7 @@ def test_tracking_follows_a_vm_that_is_off(host):
     assert "without its changes being tracked" in host.run("get-vhdreferencepoint", disk_of(host), status=1)
 
 
-@pytest.mark.parametrize("how", ["stop", "kill worker", "kill service", "cancel"])
+@pytest.mark.parametrize("how", ["stop", "kill worker", "kill service", "end service", "cancel"])
 def test_merge_of_a_running_disk_is_interrupted(host, how):
     """Then it is done, or all is as it was and can be done again."""
     base, leaf = ("%s/%s.vhdx" % (host.folder, name) for name in ("base", "leaf"))
@@ -731,11 +733,13 @@ def test_merge_of_a_running_disk_is_interrupted(host, how):
         merging.send_signal(2)
     if how == "kill service":
         host.kill_daemon()
+    if how == "end service":
+        host.end_daemon()
     if how == "kill worker":
         os.kill(worker_pid(host), 9)
     merging.wait(30)
     wait_for(lambda: merge_files(host) == [])
-    assert host.vm("a")["State"] == ("Running" if how in ("kill service", "cancel") else "Off")
+    assert host.vm("a")["State"] == ("Running" if how in ("kill service", "end service", "cancel") else "Off")
     assert disks_of(host) == [leaf] and os.path.exists(leaf)
     host.run("stop-vm", "a", "-TurnOff", "-Force")
     host.run("merge-vhd", leaf)

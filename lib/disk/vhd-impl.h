@@ -138,6 +138,11 @@ uint64_t vhd_free_place(const struct vhd *vhd, uint64_t offset);
 int vhd_trim(struct vhd *vhd);
 /* Blocking: puts the footer at the end of the file, if it was found elsewhere. */
 int vhd_repair_footer(struct vhd *vhd, struct error *err);
+/* 1: the footer's copy at the start of the file is another one. 0: it isn't, or the disk is fixed
+ * and has none. */
+int vhd_copy_differs(struct vhd *vhd, struct error *err);
+/* Blocking: writes the copy anew. */
+int vhd_repair_copy(struct vhd *vhd, struct error *err);
 bool vhd_places_add(struct vhd_places *places, struct vhd_place place);
 
 /* ---- vhd-io.c ---- */

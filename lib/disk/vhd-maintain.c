@@ -607,15 +607,11 @@ static int check_footer(struct vhd *vhd, struct check *check, struct error *err)
 
 static int check_copy(struct vhd *vhd, struct check *check, struct error *err)
 {
-	struct vhd_footer copy;
-	int rc = file_read_now(vhd->image.file, 0, &copy, sizeof(copy));
+	int rc = vhd_copy_differs(vhd, err);
 
-	if (rc < 0)
-		return error_set_errno(err, -rc, "reading the VHD footer's copy");
-	if (memcmp(&copy, &vhd->footer, sizeof(copy)) == 0)
-		return 0;
-	if (check->options->repair)
-		rc = write_synced(vhd, 0, &vhd->footer, sizeof(vhd->footer), err);
+	if (rc <= 0)
+		return rc;
+	rc = check->options->repair ? vhd_repair_copy(vhd, err) : 0;
 	report(check, (struct disk_finding){
 			  .severity = DISK_DAMAGE,
 			  .what = "the footer's copy at the start of the file differs from the "

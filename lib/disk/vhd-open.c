@@ -422,6 +422,34 @@ int vhd_repair_footer(struct vhd *vhd, struct error *err)
 	return 0;
 }
 
+int vhd_copy_differs(struct vhd *vhd, struct error *err)
+{
+	struct vhd_footer copy;
+	int rc;
+
+	if (vhd->geometry.type == VHD_FIXED)
+		return 0;
+	rc = read_at(vhd->image.file, 0, &copy, sizeof(copy), err);
+	return rc < 0 ? rc : memcmp(&copy, &vhd->footer, sizeof(copy)) != 0;
+}
+
+int vhd_repair_copy(struct vhd *vhd, struct error *err)
+{
+	int rc = file_write_now(vhd->image.file, 0, &vhd->footer, sizeof(vhd->footer));
+
+	if (rc == 0)
+		rc = file_sync_now(vhd->image.file);
+	return rc < 0 ? error_set_errno(err, -rc, "writing the copy of the VHD footer anew") : 0;
+}
+
+/* While a file grows, the copy is for some time the only footer that a power cut leaves. */
+static int mend_footers(struct vhd *vhd, struct error *err)
+{
+	int rc = vhd->footer_damaged ? vhd_repair_footer(vhd, err) : vhd_copy_differs(vhd, err);
+
+	return rc > 0 ? vhd_repair_copy(vhd, err) : rc;
+}
+
 static int check_parent(const struct vhd *vhd, const struct blk *parent, struct error *err)
 {
 	bool differencing = vhd->geometry.type == VHD_DIFFERENCING;
@@ -458,8 +486,8 @@ int vhd_open(struct file *file, const struct disk_options *options, struct blk *
 	if (rc < 0)
 		return rc;
 	rc = check_parent(vhd, options->parent, err);
-	if (rc == 0 && vhd->footer_damaged && !options->read_only)
-		rc = vhd_repair_footer(vhd, err);
+	if (rc == 0 && !options->read_only)
+		rc = mend_footers(vhd, err);
 	if (rc < 0) {
 		vhd_free(vhd);
 		return rc;

@@ -16,6 +16,8 @@ static int send_failed(struct error *err)
 {
 	if (errno == EAGAIN || errno == EWOULDBLOCK)
 		return error_set(err, ERR_BUSY, "the peer does not read its messages");
+	if (errno == EPIPE || errno == ECONNRESET)
+		return error_set(err, ERR_CANCELLED, "the process at the other end has ended");
 	return error_set_errno(err, errno, "sending a message");
 }
 

@@ -13,7 +13,8 @@
 #define IPC_MAX_FDS   200
 #define IPC_MAX_BYTES (128 * 1024)
 
-/* Borrows msg and fds. -ERR_BUSY if the socket is non-blocking and full. */
+/* Borrows msg and fds. -ERR_BUSY if the socket is non-blocking and full, -ERR_CANCELLED if nobody
+ * holds the other end any more. */
 int ipc_send(int fd, const json_t *msg, const int *fds, unsigned fd_count, struct error *err);
 
 /* 1: a message, *ret is the caller's, fds[0..*ret_fd_count) are the caller's (close-on-exec);

@@ -58,6 +58,18 @@ static void test_message_with_descriptors(void **state)
 	}
 }
 
+static void test_nobody_at_the_other_end(void **state)
+{
+	json_t *msg = json_pack("{s:s}", "op", "start");
+	int pair[2];
+
+	make_pair(pair);
+	close(pair[1]);
+	assert_int_equal(ipc_send(pair[0], msg, NULL, 0, NULL), -ERR_CANCELLED);
+	json_decref(msg);
+	close(pair[0]);
+}
+
 static void test_rubbish_is_refused_and_leaks_nothing(void **state)
 {
 	static const char *const bad[] = { "{", "[1]", "17", "{\"a\":1,\"a\":2}",
@@ -86,6 +98,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_message_with_descriptors),
+		cmocka_unit_test(test_nobody_at_the_other_end),
 		cmocka_unit_test(test_rubbish_is_refused_and_leaks_nothing),
 	};
 

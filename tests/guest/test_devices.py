@@ -41,11 +41,11 @@ def add_disk(host, path, vm="t"):
     host.run("add-vmharddiskdrive", "-VMName", vm, "-Path", path)
 
 
-def healthy(output):
+def healthy(output, may_say=None):
     """The sections that the guest wrote, of which the one named dmesg is clean."""
     got = sections(output)
     assert "end" in got, output[-2000:]
-    assert dmesg_problems(got["dmesg"]) == []
+    assert [line for line in dmesg_problems(got["dmesg"]) if not may_say or may_say not in line] == []
     return got
 
 
@@ -216,7 +216,8 @@ sleep 20
                               cmdline="kernel_number=1", vm_options=("-VHDPath", disk, *NAT),
                               files=[(kexec, "/kexec"), (kernel.image, "/vmlinuz"),
                                      (middle, "/middle.gz")])
-    healthy(output)
+    # One that the old kernel's timer had raised and nobody had taken, as on any machine.
+    healthy(output, may_say="Spurious LAPIC timer interrupt")
     assert re.findall(r"^kernel (\d)$", output, re.M) == ["1", "2", "3"]
     assert output.count("net ok") == 3 and output.count("disk ok") == 3
 

@@ -68,6 +68,19 @@ static bool runs(const struct vm *vm)
 	return (vm->state == VM_RUNNING || vm->state == VM_PAUSED) && vm->run && vm->run->peer;
 }
 
+/* A worker's word, and a guest may have got hold of the worker: not more than it can have. */
+static uint64_t assigned_bytes(const struct vm *vm)
+{
+	const struct config_dynamic_memory *dynamic = &vm->config->dynamic_memory;
+	uint64_t most = vm->config->memory_bytes;
+
+	if (!runs(vm))
+		return 0;
+	if (dynamic->enabled)
+		most = MAX(most, dynamic->maximum_bytes);
+	return MIN(run_memory(vm->run, "assigned_bytes"), most);
+}
+
 /* Only a guest whose driver is there can be given or take. */
 static bool is_dynamic(const struct vm *vm)
 {
@@ -83,7 +96,7 @@ static struct balance_vm describe(const struct vm *vm)
 				    .maximum_bytes = dynamic->maximum_bytes,
 				    .buffer_percent = dynamic->buffer_percent,
 				    .priority = dynamic->priority,
-				    .assigned_bytes = run_memory(vm->run, "assigned_bytes"),
+				    .assigned_bytes = assigned_bytes(vm),
 				    .demand_bytes = run_memory(vm->run, "demand_bytes"),
 				    .growth_bytes = run_memory(vm->run, "growth_bytes") };
 }
@@ -111,7 +124,7 @@ static uint64_t pool_bytes(const struct balancer *balancer)
 
 	for (size_t i = 0; i < daemon->vm_count; i++) {
 		const struct vm *vm = daemon->vms[i];
-		uint64_t assigned = runs(vm) ? run_memory(vm->run, "assigned_bytes") : 0;
+		uint64_t assigned = assigned_bytes(vm);
 		uint64_t backed = runs(vm) ? run_memory(vm->run, "backed_bytes") : 0;
 
 		if (is_dynamic(vm))
@@ -130,7 +143,7 @@ static uint64_t pool_bytes(const struct balancer *balancer)
 /* What a VM has, or is about to have. */
 static uint64_t spoken_for(const struct vm *vm)
 {
-	uint64_t assigned = runs(vm) ? run_memory(vm->run, "assigned_bytes") : 0;
+	uint64_t assigned = assigned_bytes(vm);
 
 	return assigned ? assigned : vm->run ? vm->config->memory_bytes : 0;
 }

@@ -324,6 +324,15 @@ def test_memory_that_is_not_there(host):
     host.run("start-vm", "c")
 
 
+def test_worker_claims_memory_that_it_can_not_have(host):
+    """Whoever got hold of a worker takes no memory from the others by that."""
+    host.env["OYAKO_MEMORY_LIMIT"] = "2GB"
+    host.running_vm("a", "claims=%d" % (8 << 20))
+    wait_for(lambda: host.vm("a")["MemoryAssigned"] == 8 << 40)
+    host.running_vm("b")
+    host.running_vm("c")
+
+
 def test_host_and_switch(host):
     shown = host.json("get-vmhost")[0]
     assert shown["LogicalProcessorCount"] == os.cpu_count() and shown["BackendReason"]

@@ -138,6 +138,14 @@ int below_inherit(const struct vm *vm, const struct checkpoints *all, const stru
 	return save(vm, below, err);
 }
 
+int below_leave(const struct vm *vm, const json_t *disks, struct error *err)
+{
+	json_t *below = load(vm);
+
+	give(below, BELOW_VM, disks);
+	return save(vm, below, err);
+}
+
 int below_begin(const struct vm *vm, const char *id, struct error *err)
 {
 	json_t *below = load(vm);

@@ -19,6 +19,8 @@
  * that comes from it. */
 int below_inherit(const struct vm *vm, const struct checkpoints *all, const struct checkpoint *gone,
 		  const json_t *disks, struct error *err);
+/* Before the VM goes on over these disks (borrowed) without a checkpoint that has them. */
+int below_leave(const struct vm *vm, const json_t *disks, struct error *err);
 /* Before the VM becomes a checkpoint: what is below the VM's disks is below its. */
 int below_begin(const struct vm *vm, const char *id, struct error *err);
 /* The VM lies on what the checkpoint that it comes from lies on, and has nothing of its own. */

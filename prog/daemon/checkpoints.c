@@ -493,7 +493,8 @@ static bool memory_is_whole(int folder)
 	return fd < 0 ? errno == ENOENT : state_file_open(fd, &file, NULL) == 0;
 }
 
-/* The VM lies on layers that no checkpoint will have: they are to be merged, and until then nothing else names them. */
+/* The VM lies on layers that no checkpoint will have: they are to be merged, and until then nothing
+ * else names them. */
 static int leave_layers(struct vm *vm, const json_t *plan, struct error *err)
 {
 	json_t *old = json_array(), *entry;

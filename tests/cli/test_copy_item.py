@@ -96,8 +96,13 @@ def contents(folder):
 
 
 def inodes(folder):
-    return {os.path.relpath(os.path.join(base, name), folder): os.lstat(os.path.join(base, name)).st_ino
-            for base, _, names in os.walk(folder) for name in names}
+    """Whatever was written anew is another file: the number alone may have been given out again."""
+    found = {}
+    for base, _, names in os.walk(folder):
+        for name in names:
+            st = os.lstat(os.path.join(base, name))
+            found[os.path.relpath(os.path.join(base, name), folder)] = st.st_ino, st.st_ctime_ns
+    return found
 
 
 def test_a_folder_to_the_guest_goes_on(guest, tmp_path):

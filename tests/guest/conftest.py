@@ -309,10 +309,12 @@ class Console:
         self.process.wait()
 
 
-# Warnings that these kernels give on every machine, and one on every host that has more to do than
-# processors, since it takes them away from the guest for some time.
+# Warnings that these kernels give on every machine, on every one with an AMD processor of which ACPI tells no performance
+# levels (_CPC), and, the last two, on every host that has more to do than processors, since it takes them away from the
+# guest for some time.
 ON_EVERY_MACHINE = ("device-mapper: core: CONFIG_IMA_DISABLE_HTABLE is disabled",
-                    "hrtimer: interrupt took ")
+                    "amd_pstate: the _CPC object is not present",
+                    "hrtimer: interrupt took ", "sched: RT throttling activated")
 # The rest of the line that counts the processors, when it took so long that other lines came between.
 PROCESSOR_COUNTED = re.compile(r"\]  #\d+$")
 

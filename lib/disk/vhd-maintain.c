@@ -55,7 +55,7 @@ static int write_footers(struct vhd *vhd, struct error *err)
 	vhd_footer_seal(&vhd->footer);
 	rc = write_synced(vhd, vhd->room_end, &vhd->footer, sizeof(vhd->footer), err);
 	if (rc == 0 && vhd->geometry.type != VHD_FIXED)
-		rc = write_synced(vhd, 0, &vhd->footer, sizeof(vhd->footer), err);
+		rc = vhd_repair_copy(vhd, err);
 	return rc;
 }
 
@@ -679,7 +679,7 @@ int vhd_check(struct file *file, const struct disk_check_options *options,
 		return rc;
 	}
 	rc = check_footer(vhd, &check, err);
-	if (rc == 0 && vhd->geometry.type != VHD_FIXED)
+	if (rc == 0)
 		rc = check_copy(vhd, &check, err);
 	if (vhd->geometry.type == VHD_DIFFERENCING)
 		check_parent_paths(vhd, &check);

@@ -387,6 +387,18 @@ int checkpoint_disks_replace(const struct vm *vm, const json_t *plan, struct err
 	return note_replaced(vm, paths, err);
 }
 
+int checkpoint_disks_leave(struct vm *vm, const json_t *plan, struct error *err)
+{
+	json_t *paths = json_array();
+	int r;
+
+	for (size_t i = 0; i < json_array_size(plan); i++)
+		json_array_append_new(paths, json_string(path_in(json_array_get(plan, i), "old")));
+	r = below_leave(vm, paths, err);
+	json_decref(paths);
+	return r == 0 ? fold_want(vm, err) : r;
+}
+
 bool checkpoint_disks_unsettled(const struct vm *vm)
 {
 	AUTO_CLOSE int fd = open_folder(vm, NULL);

@@ -28,6 +28,9 @@ void checkpoint_disks_make(struct vm *vm, struct config_vm *config, const json_t
 int checkpoint_disks_follow(struct config_vm *config, const json_t *plan, struct error *err);
 /* Deletes the new ones that the VM does not have. */
 void checkpoint_disks_undo(const struct vm *vm, const json_t *plan);
+/* Before a VM goes on over the old ones without a checkpoint that has them: they are to be merged,
+ * and until then nothing else names them. */
+int checkpoint_disks_leave(struct vm *vm, const json_t *plan, struct error *err);
 /* Before a VM gets the disks of a plan instead of its own: writes down both (replaced.json in its
  * folder), so that those that it does not have in the end go, also after an interruption. */
 int checkpoint_disks_replace(const struct vm *vm, const json_t *plan, struct error *err);

@@ -4,9 +4,7 @@
 #include "base/macros.h"
 #include "base/mark.h"
 #include "base/text.h"
-#include "checkpoint-below.h"
 #include "checkpoint-disks.h"
-#include "checkpoint-fold.h"
 #include "config/config-json.h"
 #include "run.h"
 #include "saved.h"
@@ -493,23 +491,6 @@ static bool memory_is_whole(int folder)
 	return fd < 0 ? errno == ENOENT : state_file_open(fd, &file, NULL) == 0;
 }
 
-/* The VM lies on layers that no checkpoint will have: they are to be merged, and until then nothing
- * else names them. */
-static int leave_layers(struct vm *vm, const json_t *plan, struct error *err)
-{
-	json_t *old = json_array(), *entry;
-	size_t i;
-	int r;
-
-	json_array_foreach(plan, i, entry)
-	{
-		json_array_append(old, json_object_get(entry, "old"));
-	}
-	r = below_leave(vm, old, err);
-	json_decref(old);
-	return r == 0 ? fold_want(vm, err) : r;
-}
-
 /* The VM's disks are the new ones. */
 static int follow(struct vm *vm, const char *id, bool whole, struct error *err)
 {
@@ -519,7 +500,7 @@ static int follow(struct vm *vm, const char *id, bool whole, struct error *err)
 	int r = config ? checkpoint_disks_follow(config, plan, err) : -(int)err->code;
 
 	if (r == 0 && !whole)
-		r = leave_layers(vm, plan, err);
+		r = checkpoint_disks_leave(vm, plan, err);
 	json_decref(plan);
 	if (r < 0) {
 		config_vm_free(config);

@@ -36,8 +36,7 @@ int disk_job_start(struct daemon *daemon, json_t *request, const int *fds, unsig
 /* Lets it end as soon as it can, with ERR_CANCELLED unless it is done already; kills it when it
  * can't. */
 void disk_job_cancel(struct disk_job *job);
-/* The service ends: the job is freed without done. Its process sees that nobody listens any more.
- */
+/* The service ends: the job is freed without done; its process sees that nobody listens. */
 void disk_job_leave(struct disk_job *job);
 
 #endif

@@ -288,10 +288,16 @@ static bool take_due(struct loop *loop, uint64_t now, void (**fire)(void *), voi
 
 static void run_timers(struct loop *loop)
 {
-	uint64_t now = clock_now_ns(), count;
+	uint64_t now = clock_now_ns(), count, programmed_ns;
 	void (*fire)(void *user);
 	void *user;
 
+	/* Most steps come from descriptors; they need not ask the kernel. */
+	pthread_mutex_lock(&loop->lock);
+	programmed_ns = loop->programmed_ns;
+	pthread_mutex_unlock(&loop->lock);
+	if (!programmed_ns || programmed_ns > now)
+		return;
 	if (read(loop->timer_fd, &count, sizeof(count)) == (ssize_t)sizeof(count)) {
 		pthread_mutex_lock(&loop->lock);
 		loop->programmed_ns = 0;

@@ -191,12 +191,23 @@ static int apply(struct vm *vm, const json_t *journal, struct error *err)
 	return r;
 }
 
-/* Settles it, done or not. */
-static int close_step(struct vm *vm, int folder_fd, const json_t *journal, bool done,
-		      struct error *err)
+/* That it was done is written down first: applying it takes several steps, of which the names that
+ * are changed already would tell nobody who comes after an interruption. */
+static int note_done(const struct vm *vm, json_t *journal, struct error *err)
 {
-	int r = done ? apply(vm, journal, err) : 0;
+	if (json_is_true(json_object_get(journal, "done")))
+		return 0;
+	json_object_set_new(journal, "done", json_true());
+	return write_journal(vm, json_incref(journal), err);
+}
 
+/* Settles it, done or not. */
+static int close_step(struct vm *vm, int folder_fd, json_t *journal, bool done, struct error *err)
+{
+	int r = done ? note_done(vm, journal, err) : 0;
+
+	if (r == 0 && done)
+		r = apply(vm, journal, err);
 	if (r == 0)
 		r = write_journal(vm, json_object(), err);
 	if (r == 0)
@@ -204,7 +215,7 @@ static int close_step(struct vm *vm, int folder_fd, const json_t *journal, bool 
 	return r;
 }
 
-/* done: it is known to be; else the mark says it. Without it the leaf is what it was; but the link
+/* done: it is known to be; else mark or journal say it. Without them the leaf is what it was; but the link
  * of a layer that lies higher may have been changed: that is recalled later. 1: it was done. */
 static int settle(struct vm *vm, bool done, struct error *err)
 {
@@ -213,7 +224,8 @@ static int settle(struct vm *vm, bool done, struct error *err)
 	int r = fd < 0 ? fd : 0;
 
 	if (journal) {
-		done = mark_close(fd, MARK) || done;
+		done = mark_close(fd, MARK) || done ||
+		       json_is_true(json_object_get(journal, "done"));
 		if (done || !text_in(journal, "above"))
 			r = close_step(vm, fd, journal, done, err);
 		if (r == 0)

@@ -215,8 +215,9 @@ static int close_step(struct vm *vm, int folder_fd, json_t *journal, bool done, 
 	return r;
 }
 
-/* done: it is known to be; else mark or journal say it. Without them the leaf is what it was; but the link
- * of a layer that lies higher may have been changed: that is recalled later. 1: it was done. */
+/* done: it is known to be; else mark or journal say it. Without them the leaf is what it was; but
+ * the link of a layer that lies higher may have been changed: that is recalled later. 1: it was
+ * done. */
 static int settle(struct vm *vm, bool done, struct error *err)
 {
 	AUTO_CLOSE int fd = open_folder(vm, err);
@@ -224,8 +225,8 @@ static int settle(struct vm *vm, bool done, struct error *err)
 	int r = fd < 0 ? fd : 0;
 
 	if (journal) {
-		done = mark_close(fd, MARK) || done ||
-		       json_is_true(json_object_get(journal, "done"));
+		done =
+		    mark_close(fd, MARK) || done || json_is_true(json_object_get(journal, "done"));
 		if (done || !text_in(journal, "above"))
 			r = close_step(vm, fd, journal, done, err);
 		if (r == 0)

@@ -37,8 +37,9 @@ struct daemon {
 	bool enhanced_sessions;   /* are let in, where a VM has them */
 	char api_fingerprint[80]; /* SHA-256 of our certificate; empty: not listening */
 	char *worker_program, *switch_program, *disk_program;
-	int lock_fd;     /* of the state folder: one daemon at a time */
-	struct vm **vms; /* those that are defined; each holds a reference */
+	int lock_fd;      /* of the state folder: one daemon at a time */
+	int disk_lock_fd; /* disk-job.h */
+	struct vm **vms;  /* those that are defined; each holds a reference */
 	size_t vm_count;
 	unsigned char mac_prefix[5]; /* drawn for this host; its pool, unless another is set */
 	unsigned char mac_first[6], mac_last[6]; /* the pool of dynamic addresses */

@@ -1,7 +1,9 @@
 #include "disk-job.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/macros.h"
+#include "files.h"
 #include "peer.h"
 
 #include <errno.h>
@@ -15,6 +17,9 @@
 
 #define NO_TIMEOUT_NS (365 * 24 * 3600 * NS_PER_SEC)
 #define CANCEL_NS     (5 * NS_PER_SEC)
+#define LOCK_FILE     "disk-jobs.lock"
+#define LOCK_TRIES    500
+#define LOCK_PAUSE_US 10000
 
 struct disk_job {
 	struct daemon *daemon;
@@ -29,6 +34,30 @@ struct disk_job {
 	json_t *result;
 	struct error failure; /* code ERR_OK: none */
 };
+
+/* The lock is of the open file, which the jobs inherit: the last of them to end lets go of it. */
+int disk_jobs_lock(struct daemon *daemon, struct error *err)
+{
+	AUTO_FREE char *path = NULL;
+	unsigned tries = 0;
+	int r;
+
+	if (asprintf(&path, "%s/" LOCK_FILE, daemon->paths.state) < 0)
+		abort();
+	daemon->disk_lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (daemon->disk_lock_fd < 0)
+		return error_set_errno(err, errno, "opening '%.200s'", path);
+	while ((r = files_lock(daemon->disk_lock_fd, true, err)) == -ERR_BUSY &&
+	       tries++ < LOCK_TRIES)
+		usleep(LOCK_PAUSE_US);
+	if (r == -ERR_BUSY) {
+		/* Storage that hangs must not keep the other machines without a service. */
+		log_error("an oyako-disk of an earlier service does not end; the disks that it "
+			  "works on are in use");
+		return 0;
+	}
+	return r < 0 ? error_prefix(err, "'%.200s'", path) : 0;
+}
 
 static void job_free(struct disk_job *job)
 {
@@ -133,7 +162,9 @@ static int start_process(struct disk_job *job, int job_fd, struct error *err)
 
 	if (asprintf(&log_file, "%s/disk.log", job->daemon->paths.runtime) < 0)
 		abort();
-	r = spawn(job->daemon->disk_program, job_fd, -1, log_file, &job->process, err);
+	r = spawn(job->daemon->disk_program, job_fd,
+		  job->flags & DISK_JOB_SERVES ? -1 : job->daemon->disk_lock_fd, log_file,
+		  &job->process, err);
 	if (r < 0)
 		return r;
 	r = loop_fd_add(job->daemon->loop, job->process.pidfd, EPOLLIN, process_ended, job,

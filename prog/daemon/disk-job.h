@@ -28,6 +28,10 @@ struct disk_job_events {
 		     const struct error *err);
 };
 
+/* Waits until the jobs of an earlier service have ended, as they do with it: what they were at must
+ * not change any more while it is being settled. Some seconds at most. Then ours hold the lock. */
+int disk_jobs_lock(struct daemon *daemon, struct error *err);
+
 /* Takes request (docs/disk-protocol.md), borrows the descriptors. An error here is the end: done
  * is not called. */
 int disk_job_start(struct daemon *daemon, json_t *request, const int *fds, unsigned fd_count,

@@ -7,6 +7,7 @@
 #include "cgroup.h"
 #include "checkpoint-fold.h"
 #include "daemon.h"
+#include "disk-job.h"
 #include "files.h"
 #include "host.h"
 #include "mounts.h"
@@ -250,7 +251,9 @@ static int open_state(struct service *service, struct error *err)
 	}
 	if (daemon->lock_fd < 0)
 		return daemon->lock_fd;
-	r = host_load(daemon, err);
+	r = disk_jobs_lock(daemon, err);
+	if (r == 0)
+		r = host_load(daemon, err);
 	if (r == 0)
 		r = events_open(daemon->paths.state, &daemon->events, err);
 	return r;
@@ -409,11 +412,14 @@ static void release(struct service *service)
 	free(daemon->disk_program);
 	if (daemon->lock_fd >= 0)
 		close(daemon->lock_fd);
+	if (daemon->disk_lock_fd >= 0)
+		close(daemon->disk_lock_fd);
 }
 
 int main(int argc, char **argv)
 {
-	struct service service = { .signal_fd = -1, .daemon.lock_fd = -1 };
+	struct service service = { .signal_fd = -1,
+				   .daemon = { .lock_fd = -1, .disk_lock_fd = -1 } };
 	struct error err = { 0 };
 
 	service.daemon.worker_program = find_program("oyako-worker", "OYAKO_WORKER");

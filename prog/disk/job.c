@@ -37,6 +37,13 @@ void job_done(struct job *job)
 	json_decref(job->params);
 }
 
+bool job_is_wanted(const struct job *job)
+{
+	struct pollfd closed = { job->fd, POLLRDHUP, 0 };
+
+	return poll(&closed, 1, 0) == 0;
+}
+
 const char *job_text(const struct job *job, const char *name)
 {
 	return json_string_value(json_object_get(job->params, name));
@@ -67,13 +74,6 @@ int job_take_fd(struct job *job, unsigned index, struct error *err)
 	return TAKE_FD(job->fds[index]);
 }
 
-static bool is_wanted(const struct job *job)
-{
-	struct pollfd closed = { job->fd, POLLRDHUP, 0 };
-
-	return poll(&closed, 1, 0) == 0;
-}
-
 bool job_progress(void *user, uint64_t done, uint64_t total)
 {
 	struct job *job = user;
@@ -83,7 +83,7 @@ bool job_progress(void *user, uint64_t done, uint64_t total)
 	if (now - job->told_ns < TELL_NS)
 		return !job->cancelled;
 	job->told_ns = now;
-	job->cancelled = job->cancelled || !is_wanted(job);
+	job->cancelled = job->cancelled || !job_is_wanted(job);
 	if (job->cancelled)
 		return false;
 	msg = json_pack("{s:s, s:I, s:I}", "event", "progress", "done", (json_int_t)done, "total",

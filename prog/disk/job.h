@@ -27,6 +27,8 @@ struct job {
 
 int job_receive(int fd, struct job *ret, struct error *err);
 void job_done(struct job *job);
+/* False: oyakod has ended, or wants no more of it. */
+bool job_is_wanted(const struct job *job);
 
 /* ---- parameters; oyakod is trusted to have checked them, so what is missing is a defect ---- */
 

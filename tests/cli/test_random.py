@@ -4,6 +4,7 @@ repeats one run."""
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import time
 
@@ -24,6 +25,44 @@ class WorldOfMerges(World):
 
 def test_random_operations(host):
     WorldOfMerges(host, SEED).run(OPERATIONS or (2000 if LONG else 14))
+
+
+class WorldOfLayers(World):
+    """A machine that is off: its layers are merged by disk programs, which are killed, too, and moments count."""
+    KINDS = ("checkpoint", "checkpoint", "apply", "forget", "forget", "export", "export_merging", "forget_merging")
+    VICTIMS = ("none", "service", "service", "disk", "both")
+    DELAYS = (0, 0.01, 0.02, 0.04, 0.08)
+    TIDY_EVERY = 5
+
+    def forget_merging(self, vm):
+        """Of one whose disks are just being merged."""
+        if len(self.machines[vm]) < 2:
+            return self.checkpoint(vm)
+        name = self.one_of(vm)
+        self.host.json("remove-vmcheckpoint", "-VMName", vm, "-Name", name, "-Confirm:false", "-AsJob")
+        self.machines[vm].discard(name)
+        return self.forget(vm)
+
+    def interrupt(self):
+        kind = self.chance.choice(self.VICTIMS)
+        if kind == "none":
+            return False
+        time.sleep(self.chance.choice(self.DELAYS) * self.chance.random() * 2)
+        if kind in ("disk", "both"):
+            for pid in self.disk_programs():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+        if kind in ("service", "both"):
+            os.kill(self.pid, signal.SIGKILL)
+        return kind in ("service", "both")
+
+    def check_tidy(self):
+        super().check_tidy()
+        self.host.run("stop-vm", "base", "-TurnOff")
+
+
+def test_layers_of_a_machine_that_is_off(host):
+    WorldOfLayers(host, SEED).run(OPERATIONS or (2000 if LONG else 30))
 
 
 class WorldOfBadStorage(WorldOfMerges):

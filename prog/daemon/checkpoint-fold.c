@@ -290,9 +290,10 @@ static void end(struct folding *folding, bool goes_on, const struct error *err)
 	if (err && !goes_on)
 		log_error("virtual machine '%s': merging its disks: %s", vm->config->name,
 			  err->text);
-	vm_wake(vm, VM_WAIT_IDLE, NULL);
+	/* First, for those who were idle may begin another one. */
 	if (!goes_on)
 		vm_wake(vm, VM_WAIT_FOLDED, err);
+	vm_wake(vm, VM_WAIT_IDLE, NULL);
 	vm_unref(vm);
 }
 

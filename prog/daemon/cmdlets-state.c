@@ -409,7 +409,9 @@ static void fold_disks(struct request *request, struct vm *vm)
 	fold_begin(vm, request);
 }
 
-static void remove_checkpoint(struct request *request, struct vm *vm)
+static void remove_checkpoint(struct request *request, struct vm *vm);
+
+static void remove_named(struct request *request, struct vm *vm)
 {
 	const json_t *names = json_object_get(request->params, "Name");
 
@@ -419,6 +421,27 @@ static void remove_checkpoint(struct request *request, struct vm *vm)
 		for_named(request, vm, json_string_value(json_array_get(names, i)), false,
 			  remove_one);
 	fold_disks(request, vm);
+}
+
+static void merge_ended(void *user, struct vm *vm, const struct error *err)
+{
+	struct request *request = user;
+
+	if (err)
+		request_error(request, vm->config->name, err);
+	else
+		remove_checkpoint(request, vm);
+	request_release(request);
+}
+
+static void remove_checkpoint(struct request *request, struct vm *vm)
+{
+	if (!fold_holds(vm)) {
+		remove_named(request, vm);
+		return;
+	}
+	request_hold(request);
+	fold_wait(vm, request, merge_ended, request);
 }
 
 void cmdlet_remove_checkpoint(struct request *request)
@@ -551,6 +574,15 @@ static int begin_apply(struct applying *applying, struct vm *vm, struct config_v
 	return r;
 }
 
+static int check_down(const struct vm *vm, struct error *err)
+{
+	return vm_is_down(vm)
+		   ? 0
+		   : error_set(err, ERR_STATE, "this is not possible in its present state (%s)",
+			       vm_state_name(vm->state));
+}
+
+/* Or was: a merge is waited for, and then anything may have become of the VM. */
 static void is_down(void *user, struct vm *vm, const struct error *err)
 {
 	struct applying *applying = user;
@@ -558,6 +590,12 @@ static void is_down(void *user, struct vm *vm, const struct error *err)
 	struct error failure;
 	json_t *plan = NULL;
 
+	if (!err && fold_holds(vm)) {
+		fold_wait(vm, applying->request, is_down, applying);
+		return;
+	}
+	if (!err && check_down(vm, &failure) < 0)
+		err = &failure;
 	if (!err && begin_apply(applying, vm, &config, &failure) < 0)
 		err = &failure;
 	if (!err && (checkpoint_disks_plan(config, &plan, &failure) < 0 ||

@@ -562,21 +562,58 @@ def test_export_waits_for_the_merge(host):
     assert os.path.exists(host.folder + "/now/a") and not os.path.exists(host.folder + "/never")
 
 
-def test_export_waits_for_the_merge_of_one_that_is_off(host):
-    """Its disk program waits for a file to go."""
-    disk = vm_with_two(host)
+HOLDING_DISK = """#!/usr/bin/python3
+import os, socket, time
+with socket.socket(fileno=os.dup(3)) as job:
+    request = job.recv(65536, socket.MSG_PEEK)
+while b'"merge"' in request and os.path.exists("%s"):
+    time.sleep(0.05)
+os.execv("%s/oyako-disk", ["oyako-disk"])
+"""
+
+
+def hold_merges(host):
+    """Disk programs that are to merge wait until the file is gone whose name is returned."""
     hold, slow = host.folder + "/hold", host.folder + "/slow-disk"
     host.kill_daemon()
     with open(slow, "w") as f:
-        f.write('#!/bin/sh\nwhile [ -e %s ]; do /bin/sleep 0.05; done\nexec "%s/oyako-disk" "$@"\n' % (
-            hold, os.path.dirname(host.command()[0])))
+        f.write(HOLDING_DISK % (hold, os.path.dirname(host.command()[0])))
     os.chmod(slow, 0o700)
     host.env["OYAKO_DISK"] = slow
     host.vm("a")
     open(hold, "w").close()
+    return hold
+
+
+def until_merged(host, *command):
+    """Begins it, as a job that waits for the merge."""
+    number = host.json(*command, "-AsJob")[0]["Id"]
+    wait_for(lambda: "until its disks are merged" in (host.json("get-job", number)[0]["Progress"] or ""))
+    return number
+
+
+def test_restore_and_removal_wait_for_the_merge(host):
+    vm_with_two(host)
+    names = list(tree(host))
+    host.run("checkpoint-vm", "-Name", "a", "-SnapshotName", "last")
+    hold = hold_merges(host)
+    jobs = [host.json("remove-vmcheckpoint", "-VMName", "a", "-Name", names[0], "-Confirm:false", "-AsJob")[0]["Id"]]
+    wait_for(lambda: '"old"' in open(host.vm_folder("a") + "/merge.json").read())
+    jobs += [until_merged(host, "remove-vmcheckpoint", "-VMName", "a", "-Name", names[1], "-Confirm:false"),
+             until_merged(host, "restore-vmcheckpoint", "-VMName", "a", "-Name", "last", "-Confirm:false")]
+    assert list(tree(host)) == names[1:] + ["last"]
+    os.unlink(hold)
+    for number in jobs:
+        assert host.json("wait-job", number)[0]["State"] == "Completed"
+    assert tree(host) == {"last": None}
+    wait_for(lambda: len(layers(host)) == 1)
+
+
+def test_export_waits_for_the_merge_of_one_that_is_off(host):
+    disk = vm_with_two(host)
+    hold = hold_merges(host)
     removing = host.json("remove-vmcheckpoint", "-VMName", "a", "-Confirm:false", "-AsJob")[0]["Id"]
-    exporting = host.json("export-vm", "a", host.folder + "/out", "-AsJob")[0]["Id"]
-    wait_for(lambda: "until its disks are merged" in (host.json("get-job", exporting)[0]["Progress"] or ""))
+    exporting = until_merged(host, "export-vm", "a", host.folder + "/out")
     os.unlink(hold)
     for number in (removing, exporting):
         assert host.json("wait-job", number)[0]["State"] == "Completed"

@@ -86,6 +86,17 @@ bool fold_is_wanted(const struct vm *vm)
 	return fd >= 0 && faccessat(fd, JOURNAL, F_OK, 0) == 0;
 }
 
+bool fold_is_unsettled(const struct vm *vm)
+{
+	AUTO_CLOSE int fd = open_folder(vm, NULL);
+	json_t *journal = NULL;
+	bool empty = fd >= 0 && config_load_json(fd, JOURNAL, &journal, NULL) == 0 &&
+		     json_is_object(journal) && json_object_size(journal) == 0;
+
+	json_decref(journal);
+	return fold_is_wanted(vm) && !empty;
+}
+
 /* Takes journal. */
 static int write_journal(const struct vm *vm, json_t *journal, struct error *err)
 {

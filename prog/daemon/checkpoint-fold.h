@@ -43,6 +43,8 @@ void fold_cancel(struct vm *vm, const void *user);
 
 /* May there be something to merge, or a merge to be settled? */
 bool fold_is_wanted(const struct vm *vm);
+/* Only the latter. */
+bool fold_is_unsettled(const struct vm *vm);
 /* Goes on with what was interrupted, if there is any, and it can be. */
 void fold_resume(struct vm *vm);
 /* The VM is about to start: a merge that is under way ends soon, and VM_WAIT_IDLE tells when. */

@@ -148,8 +148,8 @@ static void import_in_place(struct import *import)
 	int r = settle_checkpoints(in, &err);
 
 	if (r == 0)
-		r = vm_register(in->request->daemon, TAKE(in->package.config), in->folder, &vm,
-				&err);
+		r = vm_register(in->request->daemon, TAKE(in->package.config), in->folder,
+				is_mergeable(in), &vm, &err);
 	if (r == 0 && is_mergeable(in))
 		fold_begin(vm, NULL);
 	end(import, vm, r < 0 ? &err : NULL);
@@ -170,14 +170,11 @@ static int create(struct import *import, struct vm **ret, struct error *err)
 	int r = package_write(&in->package, &places, err);
 
 	if (r == 0)
-		r = vm_place(in->request->daemon, TAKE(in->package.config), import->machine, ret,
-			     err);
+		r = vm_place(in->request->daemon, TAKE(in->package.config), import->machine,
+			     is_mergeable(in), ret, err);
 	if (r < 0)
 		return r;
-	if (is_mergeable(in))
-		r = fold_want(*ret, err);
-	if (r == 0)
-		r = transfer_commit(import->transfer, err);
+	r = transfer_commit(import->transfer, err);
 	if (r < 0)
 		vm_unref(*ret);
 	else

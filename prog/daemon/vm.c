@@ -401,7 +401,7 @@ static int check_settled(const struct vm *vm, struct error *err)
 {
 	char id[GUID_TEXT_SIZE];
 
-	if (!checkpoints_under_way(vm, id) && !fold_is_wanted(vm) &&
+	if (!checkpoints_under_way(vm, id) && !fold_is_unsettled(vm) &&
 	    !checkpoint_disks_unsettled(vm))
 		return 0;
 	return error_set(
@@ -417,8 +417,19 @@ static bool is_same_folder(const char *a, const char *b)
 	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-int vm_place(struct daemon *daemon, struct config_vm *config, const char *folder, struct vm **ret,
-	     struct error *err)
+static int note_mergeable(struct vm *vm, bool mergeable, struct error *err)
+{
+	AUTO_CLOSE int fd = open_folder(vm->folder, err);
+
+	if (fd < 0)
+		return fd;
+	/* Of an attempt that was interrupted. */
+	fold_remove_files(fd);
+	return mergeable ? fold_want(vm, err) : 0;
+}
+
+int vm_place(struct daemon *daemon, struct config_vm *config, const char *folder, bool mergeable,
+	     struct vm **ret, struct error *err)
 {
 	struct vm *vm = vm_new(daemon, config, realpath(folder, NULL));
 	AUTO_FREE char *link = vm_store_path(daemon, vm->id);
@@ -428,6 +439,8 @@ int vm_place(struct daemon *daemon, struct config_vm *config, const char *folder
 		r = error_set_errno(err, errno, "the folder '%.200s'", folder);
 	if (r == 0)
 		r = check_settled(vm, err);
+	if (r == 0)
+		r = note_mergeable(vm, mergeable, err);
 	if (r == 0)
 		r = save(vm, config, err);
 	if (r == 0 && !is_same_folder(link, vm->folder) && symlink(vm->folder, link) < 0)
@@ -440,10 +453,10 @@ int vm_place(struct daemon *daemon, struct config_vm *config, const char *folder
 	return 0;
 }
 
-int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder,
+int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder, bool mergeable,
 		struct vm **ret, struct error *err)
 {
-	int r = vm_place(daemon, config, folder, ret, err);
+	int r = vm_place(daemon, config, folder, mergeable, ret, err);
 
 	if (r == 0)
 		vm_enlist(*ret);

@@ -93,12 +93,13 @@ int vm_load_all(struct daemon *daemon, struct error *err);
 /* Takes config; folder NULL: in the store. Borrowed result. */
 int vm_create(struct daemon *daemon, struct config_vm *config, const char *folder, struct vm **ret,
 	      struct error *err);
-/* Takes config, a VM whose folder is there already, and writes its description into it. */
-int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder,
+/* Takes config, a VM whose folder is there already, and writes its description into it. mergeable:
+ * its disks have layers that are to be merged (checkpoint-fold.h), which is noted there, too. */
+int vm_register(struct daemon *daemon, struct config_vm *config, const char *folder, bool mergeable,
 		struct vm **ret, struct error *err);
 /* The same in two steps: before vm_enlist nobody knows of it, and vm_unref forgets it. */
-int vm_place(struct daemon *daemon, struct config_vm *config, const char *folder, struct vm **ret,
-	     struct error *err);
+int vm_place(struct daemon *daemon, struct config_vm *config, const char *folder, bool mergeable,
+	     struct vm **ret, struct error *err);
 void vm_enlist(struct vm *vm);
 /* The link in the store to a VM's folder elsewhere, or its folder there; the caller's. */
 char *vm_store_path(struct daemon *daemon, const char *id);

@@ -905,9 +905,23 @@ def test_import_of_what_was_interrupted(host, name):
     path = os.path.join(to, "a", "Virtual Machines", vm_id, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w") as f:
-        f.write("{}")
+        f.write('{"old": "/a.avhdx", "new": "/b.vhdx", "files": ["/a.avhdx"]}' if name == "merge.json" else "{}")
     if name.startswith("checkpoints"):
         # As of a VM's own folder.
         shutil.rmtree(os.path.join(to, "a", "Snapshots"))
     assert "was interrupted" in host.run("import-vm", os.path.join(to, "a", "Virtual Machines", vm_id), status=1)
     assert host.json("get-vm") == []
+
+
+def test_import_in_place_that_was_interrupted(host):
+    """It noted that there may be something to merge, and no more."""
+    disk = vm_with_two(host)
+    vm_id, to = host.vm("a")["VMId"], host.folder + "/out"
+    host.run("export-vmcheckpoint", "-VMName", "a", "-Name", list(tree(host))[-1], "-Path", to)
+    host.run("remove-vm", "a", "-Force")
+    folder = os.path.join(to, "a", "Virtual Machines", vm_id)
+    with open(folder + "/merge.json", "w") as f:
+        f.write("{}")
+    host.run("import-vm", folder)
+    wait_for(lambda: host.vm("a")["Status"] == "Operating normally" and merge_files(host) == [])
+    assert len(glob.glob(to + "/a/Virtual Hard Disks/*")) == 1 and disk_of(host) != disk

@@ -201,6 +201,28 @@ def test_file_copy_goes_on_behind_a_saved_state(web, tmp_path):
     assert web.console.command("cat /root/amid; rm /root/amid") == "again"
 
 
+def test_file_copy_goes_on_in_a_checkpoint(web, tmp_path):
+    """One of the running guest, taken amid: the copy ends, and once more when the checkpoint was applied."""
+    amid = Amid(web, tmp_path)
+    digest = hashlib.sha256(amid.source.read_bytes()).hexdigest()
+    copying = amid.start()
+    web.host.run("set-vm", "web", "-CheckpointType", "Standard")
+    web.host.run("checkpoint-vm", "web", "-SnapshotName", "amid", timeout=600)
+    amid.let_go()
+    said = copying.communicate(timeout=600 * PATIENCE)[1]
+    assert copying.returncode == 0, said
+    assert web.console.command("sha256sum </root/amid; rm /root/amid", 300).split()[0] == digest
+
+    web.host.run("restore-vmcheckpoint", "-VMName", "web", "-Name", "amid", "-Confirm:false", timeout=600)
+    web.host.run("start-vm", "web", timeout=300)
+    web.reconnect()
+    assert 0 < int(web.console.command("stat -c %s /root/amid")) < amid.source.stat().st_size
+    amid.let_go()
+    web.host.run(*amid.copy, timeout=600)
+    assert web.console.command("sha256sum </root/amid; rm /root/amid", 300).split()[0] == digest
+    web.host.run("remove-vmcheckpoint", "-VMName", "web", "-Name", "amid", "-Confirm:false", timeout=600)
+
+
 def test_file_copy_outlives_oyakod(web, tmp_path):
     """The worker goes on with it, and the same command takes it over: here by another name of the same file, by which
     we see that it has."""

@@ -62,6 +62,7 @@ struct loop {
 	uint64_t programmed_ns; /* what timer_fd is set to; 0: disarmed */
 	struct loop_kick *kicks, **kicks_tail;
 	struct work *works, **works_tail;
+	const struct loop_wait *lent; /* NULL: epoll_wait is what it waits in */
 };
 
 static void wake(struct loop *loop)
@@ -431,10 +432,33 @@ static void run_queued(struct loop *loop)
 
 /* ---- running ---- */
 
+bool loop_lend_wait(struct loop *loop, const struct loop_wait *wait)
+{
+	if (loop->lent)
+		return false;
+	loop->lent = wait;
+	return true;
+}
+
+void loop_take_back(struct loop *loop)
+{
+	loop->lent = NULL;
+}
+
+static int wait_for_events(struct loop *loop, struct epoll_event *events, int timeout_ms)
+{
+	if (loop->lent) {
+		if (!loop->lent->wait(loop->lent->user, loop->epoll_fd, timeout_ms))
+			return 0;
+		timeout_ms = 0;
+	}
+	return epoll_wait(loop->epoll_fd, events, EVENTS_PER_WAIT, timeout_ms);
+}
+
 void loop_step(struct loop *loop, int timeout_ms)
 {
 	struct epoll_event events[EVENTS_PER_WAIT];
-	int count = epoll_wait(loop->epoll_fd, events, EVENTS_PER_WAIT, timeout_ms);
+	int count = wait_for_events(loop, events, timeout_ms);
 
 	run_queued(loop);
 	run_timers(loop);
@@ -452,6 +476,8 @@ void loop_run(struct loop *loop)
 	while (!__atomic_load_n(&loop->stop, __ATOMIC_ACQUIRE))
 		loop_step(loop, -1);
 	__atomic_store_n(&loop->stop, false, __ATOMIC_RELEASE);
+	if (loop->lent)
+		loop->lent->begin(loop->lent->user);
 }
 
 void loop_stop(struct loop *loop)

@@ -10,12 +10,16 @@
  *	loop_timer_new(loop, tick, dev, &timer, &err);
  *	loop_timer_arm(timer, clock_now_ns() + NS_PER_SEC);
  *	loop_run(loop);
+ *
+ * Somebody who has a way to wait of his own, as an io_uring is, can lend it to the loop: its work
+ * then begins, and is waited for, in one system call (loop_lend_wait).
  */
 #ifndef BASE_LOOP_H
 #define BASE_LOOP_H
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct loop;
@@ -31,8 +35,23 @@ void loop_run(struct loop *loop);
 /* Handles what is ready, waiting at most timeout_ms (-1: for ever); for tests. */
 void loop_step(struct loop *loop, int timeout_ms);
 void loop_stop(struct loop *loop);
-/* Readable when loop_step() has work: for a program whose own poll() comes first. */
+/* Readable when loop_step() has work: for a program whose own poll() comes first. Not with a wait
+ * that was lent. */
 int loop_poll_fd(const struct loop *loop);
+
+/*
+ * wait: begins what is to begin, waits until poll_fd is readable or there is work of its own, at
+ * most timeout_ms (-1: for ever), and does that work. True: poll_fd may be readable. begin: only
+ * the first, for nobody may wait again for a while.
+ */
+struct loop_wait {
+	bool (*wait)(void *user, int poll_fd, int timeout_ms);
+	void (*begin)(void *user);
+	void *user;
+};
+/* Borrows wait, until loop_take_back. False: the loop has one already. */
+bool loop_lend_wait(struct loop *loop, const struct loop_wait *wait);
+void loop_take_back(struct loop *loop);
 
 /* events: EPOLLIN, EPOLLOUT; the callback gets what epoll reported. Borrows fd. */
 int loop_fd_add(struct loop *loop, int fd, uint32_t events,

@@ -1,6 +1,9 @@
 /*
- * The io_uring engine. The ring's descriptor sits in the loop and is readable while completions
- * wait. At most RING_ENTRIES operations are in the kernel; more wait in a list here.
+ * The io_uring engine. At most RING_ENTRIES operations are in the kernel; more wait in a list here.
+ *
+ * The first file of a loop lends it its ring to wait in, in which the loop's descriptor is then
+ * polled: what follows from a completion begins in the call that waits for the next. Others' rings
+ * are descriptors in the loop, readable while completions wait.
  */
 #include "disk/file.h"
 
@@ -8,6 +11,7 @@
 
 #include <errno.h>
 #include <liburing.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -19,6 +23,9 @@ struct file_uring {
 	struct file file;
 	int fd;
 	struct io_uring ring;
+	struct loop *borrower; /* of `wait`; NULL: the loop watches the ring's descriptor */
+	struct loop_wait wait;
+	bool polls; /* the loop's descriptor, in the ring */
 	struct loop_fd *watch;
 	struct loop_kick *retry;
 	unsigned in_kernel; /* taken from the submission queue, completion not seen yet */
@@ -84,9 +91,14 @@ static void prepare(struct file_uring *f, struct file_request *req)
 	f->in_kernel++;
 }
 
+static bool has_room(const struct file_uring *f)
+{
+	return f->in_kernel + f->polls < RING_ENTRIES;
+}
+
 static void start(struct file_uring *f, struct file_request *req)
 {
-	if (f->in_kernel < RING_ENTRIES && !f->backlog) {
+	if (has_room(f) && !f->backlog) {
 		prepare(f, req);
 		return;
 	}
@@ -97,7 +109,7 @@ static void start(struct file_uring *f, struct file_request *req)
 
 static void start_backlog(struct file_uring *f)
 {
-	while (f->backlog && f->in_kernel < RING_ENTRIES) {
+	while (f->backlog && has_room(f)) {
 		struct file_request *req = f->backlog;
 
 		f->backlog = req->next;
@@ -115,16 +127,24 @@ static void uring_submit(struct file *file, struct file_request *req)
 	give_to_kernel(f);
 }
 
-static void reap(struct file_uring *f)
+/* goes_to_wait: the ring is about to be waited in, so what follows from the last completion begins
+ * there. Returns how many requests moved on. */
+static unsigned reap(struct file_uring *f, bool goes_to_wait)
 {
 	struct io_uring_cqe *cqe;
+	unsigned count = 0;
 
 	while (io_uring_peek_cqe(&f->ring, &cqe) == 0) {
 		struct file_request *req = io_uring_cqe_get_data(cqe);
 		int result = cqe->res;
 
 		io_uring_cqe_seen(&f->ring, cqe);
+		if (!req) {
+			f->polls = false;
+			continue;
+		}
 		f->in_kernel--;
+		count++;
 		/* What follows from one completion goes together, but does not wait for the next:
 		 * the disk would run out of work meanwhile. */
 		f->plug_depth++;
@@ -134,13 +154,61 @@ static void reap(struct file_uring *f)
 			start(f, req);
 		start_backlog(f);
 		f->plug_depth--;
-		give_to_kernel(f);
+		if (!goes_to_wait || io_uring_cq_ready(&f->ring))
+			give_to_kernel(f);
 	}
+	return count;
 }
 
 static void uring_ready(void *user, uint32_t events)
 {
-	reap(user);
+	reap(user, false);
+}
+
+/* ---- the loop's wait ---- */
+
+/* One poll tells once what is. It is begun anew each time, so whoever is ready and did not get all
+ * that he has is told of again. */
+static void begin_poll(struct file_uring *f, int poll_fd)
+{
+	struct io_uring_sqe *sqe;
+
+	if (f->polls || !has_room(f))
+		return;
+	sqe = io_uring_get_sqe(&f->ring);
+	io_uring_prep_poll_add(sqe, poll_fd, POLLIN);
+	io_uring_sqe_set_data(sqe, NULL);
+	f->polls = true;
+}
+
+static int submit_and_wait(struct file_uring *f, int timeout_ms)
+{
+	struct __kernel_timespec limit = { .tv_sec = timeout_ms / 1000,
+					   .tv_nsec = timeout_ms % 1000 * 1000000LL };
+	struct io_uring_cqe *cqe;
+
+	return timeout_ms < 0 ? io_uring_submit_and_wait(&f->ring, 1)
+			      : io_uring_submit_and_wait_timeout(&f->ring, &cqe, 1, &limit, NULL);
+}
+
+static bool loop_waits(void *user, int poll_fd, int timeout_ms)
+{
+	struct file_uring *f = user;
+	int rc;
+
+	begin_poll(f, poll_fd);
+	rc = submit_and_wait(f, timeout_ms);
+	reap(f, true);
+	if (f->polls && (rc >= 0 || rc == -ETIME || rc == -EINTR))
+		return false;
+	/* What others do may take some time. */
+	give_to_kernel(f);
+	return true;
+}
+
+static void loop_waits_no_more(void *user)
+{
+	give_to_kernel(user);
 }
 
 static void uring_retry(void *user)
@@ -158,8 +226,9 @@ static void uring_wait(struct file *file)
 	f->plug_depth = 0;
 	give_to_kernel(f);
 	f->plug_depth = plug_depth;
-	io_uring_wait_cqe(&f->ring, &cqe);
-	reap(f);
+	do
+		io_uring_wait_cqe(&f->ring, &cqe);
+	while (reap(f, false) == 0);
 }
 
 static void uring_plug(struct file *file)
@@ -192,6 +261,8 @@ static void uring_free(struct file *file, bool close_fd)
 {
 	struct file_uring *f = container_of(file, struct file_uring, file);
 
+	if (f->borrower)
+		loop_take_back(f->borrower);
 	loop_fd_remove(f->watch);
 	loop_kick_free(f->retry);
 	file_done(&f->file);
@@ -246,6 +317,11 @@ static int attach(struct file_uring *f, struct loop *loop, struct error *err)
 	rc = loop_kick_new(loop, uring_retry, f, &f->retry, err);
 	if (rc < 0)
 		return rc;
+	f->wait = (struct loop_wait){ loop_waits, loop_waits_no_more, f };
+	if ((f->ring.features & IORING_FEAT_EXT_ARG) && loop_lend_wait(loop, &f->wait)) {
+		f->borrower = loop;
+		return 0;
+	}
 	return loop_fd_add(loop, f->ring.ring_fd, EPOLLIN, uring_ready, f, &f->watch, err);
 }
 

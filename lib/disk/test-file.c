@@ -1,4 +1,5 @@
 /* The I/O engines through raw disks, and their corner cases: both engines run the same tests. */
+#include "base/clock.h"
 #include "base/loop.h"
 #include "base/macros.h"
 #include "blk/sync.h"
@@ -10,6 +11,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -201,6 +203,88 @@ static void test_many_in_flight(void **state)
 		assert_int_equal(many[i].buf[511], (uint8_t)i);
 	assert_int_equal(blk_close(disk, NULL), 0);
 	free(many);
+}
+
+struct others {
+	struct loop *loop;
+	int pipes[2];
+	unsigned ticks, bytes, posted;
+	struct loop_timer *timer;
+};
+
+static void others_tick(void *user)
+{
+	struct others *o = user;
+
+	if (++o->ticks < 3)
+		loop_timer_arm(o->timer, clock_now_ns() + NS_PER_MSEC);
+}
+
+static void others_read(void *user, uint32_t events)
+{
+	struct others *o = user;
+	char byte;
+
+	/* One of several: what is left is told of again. */
+	o->bytes += read(o->pipes[0], &byte, 1) == 1;
+}
+
+static void others_posted(void *user)
+{
+	((struct others *)user)->posted++;
+}
+
+static void check_others(struct fixture *f, unsigned *open)
+{
+	struct others o = { .loop = f->loop };
+	struct loop_fd *watch;
+
+	assert_int_equal(pipe(o.pipes), 0);
+	loop_fd_add(f->loop, o.pipes[0], EPOLLIN, others_read, &o, &watch, NULL);
+	loop_timer_new(f->loop, others_tick, &o, &o.timer, NULL);
+	loop_timer_arm(o.timer, clock_now_ns() + NS_PER_MSEC);
+	loop_post(f->loop, others_posted, &o);
+	assert_int_equal(write(o.pipes[1], "abc", 3), 3);
+	for (int i = 0; i < 5000 && (*open > 0 || o.ticks < 3 || o.bytes < 3 || !o.posted); i++)
+		loop_step(f->loop, 100);
+	assert_int_equal(*open, 0);
+	assert_int_equal(o.ticks, 3);
+	assert_int_equal(o.bytes, 3);
+	assert_int_equal(o.posted, 1);
+	loop_step(f->loop, 0);
+	loop_fd_remove(watch);
+	loop_timer_free(o.timer);
+	close(o.pipes[0]);
+	close(o.pipes[1]);
+}
+
+/* The loop waits in one of their rings: neither the other disk nor anybody else misses it, also
+ * when that one is closed. */
+static void test_several_on_a_loop(void **state)
+{
+	struct fixture *f = *state;
+	struct blk *disks[3];
+	struct many many[3][4];
+	unsigned open = 0;
+
+	for (unsigned i = 0; i < 3; i++)
+		disks[i] = open_raw(f, &(struct disk_options){ 0 });
+	for (unsigned closed = 0; closed < 3; closed++) {
+		for (unsigned i = closed; i < 3; i++) {
+			for (unsigned k = 0; k < 4; k++)
+				many[i][k].open = &open;
+			open += 4;
+			submit_many(disks[i], many[i], 4, BLK_READ);
+		}
+		check_others(f, &open);
+		assert_int_equal(blk_close(disks[closed], NULL), 0);
+		/* The next one that comes lends its own. */
+		if (closed == 0) {
+			blk_close(disks[2], NULL);
+			disks[2] = open_raw(f, &(struct disk_options){ 0 });
+		}
+	}
+	check_others(f, &open);
 }
 
 /* done() waits for another request: the engine must not lose track. */
@@ -414,7 +498,7 @@ int main(void)
 		BOTH(test_read_write),     BOTH(test_contract),       BOTH(test_odd_size),
 		BOTH(test_zero_and_unmap), BOTH(test_many_in_flight), BOTH(test_nested_wait),
 		BOTH(test_write_error),    BOTH(test_not_a_disk),     BOTH(test_lock),
-		BOTH(test_bypass),         BOTH(test_bypass_refused),
+		BOTH(test_bypass),         BOTH(test_bypass_refused), BOTH(test_several_on_a_loop),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -447,11 +447,8 @@ void loop_take_back(struct loop *loop)
 
 static int wait_for_events(struct loop *loop, struct epoll_event *events, int timeout_ms)
 {
-	if (loop->lent) {
-		if (!loop->lent->wait(loop->lent->user, loop->epoll_fd, timeout_ms))
-			return 0;
-		timeout_ms = 0;
-	}
+	if (loop->lent && !loop->lent->wait(loop->lent->user, loop->epoll_fd, &timeout_ms))
+		return 0;
 	return epoll_wait(loop->epoll_fd, events, EVENTS_PER_WAIT, timeout_ms);
 }
 

@@ -41,11 +41,12 @@ int loop_poll_fd(const struct loop *loop);
 
 /*
  * wait: begins what is to begin, waits until poll_fd is readable or there is work of its own, at
- * most timeout_ms (-1: for ever), and does that work. True: poll_fd may be readable. begin: only
+ * most *timeout_ms (-1: for ever), of which it leaves 0, and does that work. True: poll_fd may be
+ * readable. One that has nothing of its own to wait for leaves the waiting to the loop. begin: only
  * the first, for nobody may wait again for a while.
  */
 struct loop_wait {
-	bool (*wait)(void *user, int poll_fd, int timeout_ms);
+	bool (*wait)(void *user, int poll_fd, int *timeout_ms);
 	void (*begin)(void *user);
 	void *user;
 };

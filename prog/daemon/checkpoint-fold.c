@@ -27,6 +27,7 @@
 #define MARK              "merge.mark"
 #define WORKER_TIMEOUT_NS (60 * NS_PER_SEC)
 #define RETRY_NS          NS_PER_SEC
+#define RETRY_DOUBLINGS   8 /* to some four minutes */
 
 /*
  * For each disk "parents" tells the names of its chain, and from them and those that the
@@ -286,6 +287,23 @@ static void folding_free(struct folding *folding)
 	vm_unref(vm);
 }
 
+static void resume(void *user)
+{
+	fold_resume(user);
+}
+
+/* What stood in the way may go by itself: another program that has a file open, a full disk. */
+static void retry_later(struct vm *vm)
+{
+	uint64_t delay = RETRY_NS << MIN(vm->fold_failures, (unsigned)RETRY_DOUBLINGS);
+
+	vm->fold_failures++;
+	if (!vm->fold_retry &&
+	    loop_timer_new(vm->daemon->loop, resume, vm, &vm->fold_retry, NULL) < 0)
+		return;
+	loop_timer_arm(vm->fold_retry, clock_now_ns() + delay);
+}
+
 /* goes_on: it is resumed soon, and whoever waits for it waits on. */
 static void end(struct folding *folding, bool goes_on, const struct error *err)
 {
@@ -298,9 +316,11 @@ static void end(struct folding *folding, bool goes_on, const struct error *err)
 	if (holds(folding))
 		vm->busy = NULL;
 	folding_free(folding);
-	if (err && !goes_on)
+	if (err && !goes_on) {
 		log_error("virtual machine '%s': merging its disks: %s", vm->config->name,
 			  err->text);
+		retry_later(vm);
+	}
 	/* First, for those who were idle may begin another one. */
 	if (!goes_on)
 		vm_wake(vm, VM_WAIT_FOLDED, err);
@@ -721,10 +741,26 @@ void fold_worker_lost(struct vm *vm)
 
 /* ---- one disk after the other ---- */
 
+/* One that an interruption has left, of a merge that is settled: it must not speak for this one. */
+static int drop_stale_mark(const struct vm *vm, struct error *err)
+{
+	AUTO_CLOSE int fd = open_folder(vm, err);
+
+	if (fd < 0)
+		return fd;
+	if (unlinkat(fd, MARK, 0) < 0)
+		return errno == ENOENT ? 0 : error_set_errno(err, errno, "removing '%s'", MARK);
+	fsync(fd);
+	return 0;
+}
+
 static int begin_merge(struct folding *folding, struct error *err)
 {
 	bool live = runs(folding->vm);
-	int r = write_step(folding, err);
+	int r = drop_stale_mark(folding->vm, err);
+
+	if (r == 0)
+		r = write_step(folding, err);
 
 	if (r < 0)
 		return r;
@@ -840,8 +876,12 @@ static void next(struct folding *folding)
 {
 	const struct config_vm *config = folding->vm->config;
 	struct error err;
-	int r = 0;
+	int r = settle(folding->vm, false, &err);
 
+	if (r < 0) {
+		fail(folding, &err);
+		return;
+	}
 	if (recall(folding, &r, &err)) {
 		if (r < 0)
 			fail(folding, &err);
@@ -859,6 +899,7 @@ static void next(struct folding *folding)
 		next(folding);
 	} else {
 		nothing_wanted(folding->vm);
+		folding->vm->fold_failures = 0;
 		end(folding, false, NULL);
 	}
 }
@@ -1012,6 +1053,11 @@ void fold_detach(struct vm *vm, const struct error *err)
 	if (folding->job)
 		disk_job_leave(folding->job);
 	folding_free(folding);
+}
+
+bool fold_is_pending(const struct vm *vm)
+{
+	return vm->folding || (vm->fold_failures > 0 && fold_is_wanted(vm));
 }
 
 bool fold_is_live(const struct vm *vm)

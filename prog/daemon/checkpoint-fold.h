@@ -60,6 +60,8 @@ void fold_worker_lost(struct vm *vm);
 void fold_detach(struct vm *vm, const struct error *err);
 /* It says something of a merge. */
 void fold_event(struct vm *vm, const char *name, const json_t *event);
+/* It is at it, or will try again. */
+bool fold_is_pending(const struct vm *vm);
 /* Is the VM's disk being merged behind the guest? Is it busy only with a merge that makes way? */
 bool fold_is_live(const struct vm *vm);
 bool fold_holds(const struct vm *vm);

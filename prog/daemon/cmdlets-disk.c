@@ -653,7 +653,7 @@ static int end_mount(struct disk_task *task, const json_t *result, struct proces
 
 static const struct disk_task_ops mount_ops = {
 	.activity = "mounting it",
-	.flags = DISK_JOB_SERVES,
+	.flags = DISK_JOB_SERVES | DISK_JOB_OUTLIVES,
 	.begin = begin_mount,
 	.end = end_mount,
 	.failed = mount_failed,

@@ -8,9 +8,11 @@
  */
 #include "cmdlets.h"
 
+#include "base/guid.h"
 #include "base/macros.h"
 #include "sockets.h"
 #include "tool.h"
+#include "undo.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -34,7 +36,8 @@ struct conversion {
 	struct process server; /* oyako-disk, when it serves */
 	struct loop_fd *server_watch;
 	struct output output; /* of a new image of ours */
-	char *folder, *made;  /* of a foreign one: a folder for it, and the file in there */
+	struct undo *undo;    /* of a foreign one: of a folder for it, and */
+	char *made;           /* the file in there */
 	struct error failure; /* code ERR_OK: none yet */
 	bool cancelled;
 };
@@ -62,24 +65,15 @@ const char *cmdlets_foreign_format(const char *path)
 
 /* ---- the end ---- */
 
-static void remove_temporary(struct conversion *c)
-{
-	if (c->made)
-		unlink(c->made);
-	if (c->folder)
-		rmdir(c->folder);
-}
-
 static void conversion_free(struct conversion *c)
 {
 	struct request *request = c->request;
 
-	remove_temporary(c);
+	undo_free(c->undo);
 	output_done(&c->output);
 	if (c->socket)
 		unlink(c->socket);
 	free(c->socket);
-	free(c->folder);
 	free(c->made);
 	free(c);
 	request_release(request);
@@ -93,11 +87,23 @@ static void fail(struct conversion *c, const struct error *err)
 		error_set(&c->failure, ERR_CANCELLED, "it was cancelled");
 }
 
+static int sync_file(const char *path, struct error *err)
+{
+	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+	return fd < 0 || fsync(fd) < 0 ? error_set_errno(err, errno, "syncing '%.300s'", path) : 0;
+}
+
+/* Durable, for the source may be deleted then. */
 static int name_foreign(struct conversion *c, struct error *err)
 {
-	if (renameat2(AT_FDCWD, c->made, AT_FDCWD, c->target, RENAME_NOREPLACE) == 0)
-		return 0;
-	return error_set_errno(err, errno, "naming the finished file '%.300s'", c->target);
+	const char *slash = strrchr(c->target, '/');
+	AUTO_FREE char *folder = strndup(c->target, (size_t)(slash - c->target) + 1);
+	int r = sync_file(c->made, err);
+
+	if (r == 0 && renameat2(AT_FDCWD, c->made, AT_FDCWD, c->target, RENAME_NOREPLACE) < 0)
+		r = error_set_errno(err, errno, "naming the finished file '%.300s'", c->target);
+	return r == 0 ? sync_file(folder ? folder : "/", err) : r;
 }
 
 static void show(struct conversion *c)
@@ -337,22 +343,21 @@ static int begin_reading(struct conversion *c, struct error *err)
 static int make_folder(struct conversion *c, struct error *err)
 {
 	const char *slash = strrchr(c->target, '/');
+	AUTO_FREE char *folder = NULL;
+	char id[GUID_TEXT_SIZE];
+	struct guid guid;
 	struct stat st;
 
 	if (lstat(c->target, &st) == 0)
 		return error_set(err, ERR_EXISTS, "there is a file '%.300s' already", c->target);
-	if (asprintf(&c->folder, "%.*s/.oyako-XXXXXX", (int)(slash - c->target), c->target) < 0)
+	guid_generate(&guid);
+	guid_format(&guid, id);
+	if (asprintf(&folder, "%.*s/.oyako-%.8s", (int)(slash - c->target), c->target, id) < 0 ||
+	    asprintf(&c->made, "%s/%s", folder, slash + 1) < 0)
 		abort();
-	if (!mkdtemp(c->folder)) {
-		int r = error_set_errno(err, errno, "making '%.300s'", c->target);
-
-		free(c->folder);
-		c->folder = NULL;
-		return r;
-	}
-	if (asprintf(&c->made, "%s/%s", c->folder, slash + 1) < 0)
-		abort();
-	return 0;
+	c->undo = undo_new(c->daemon);
+	undo_add(c->undo, UNDO_OWN_FOLDER, folder);
+	return undo_begin(c->undo, err);
 }
 
 static int begin_writing(struct conversion *c, struct error *err)

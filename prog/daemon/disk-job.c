@@ -163,7 +163,7 @@ static int start_process(struct disk_job *job, int job_fd, struct error *err)
 	if (asprintf(&log_file, "%s/disk.log", job->daemon->paths.runtime) < 0)
 		abort();
 	r = spawn(job->daemon->disk_program, job_fd,
-		  job->flags & DISK_JOB_SERVES ? -1 : job->daemon->disk_lock_fd, log_file,
+		  job->flags & DISK_JOB_OUTLIVES ? -1 : job->daemon->disk_lock_fd, log_file,
 		  &job->process, err);
 	if (r < 0)
 		return r;
@@ -207,6 +207,7 @@ int disk_job_start(struct daemon *daemon, json_t *request, const int *fds, unsig
 		job_free(job);
 		return r;
 	}
+	json_object_set_new(request, "bound", json_boolean(!(flags & DISK_JOB_OUTLIVES)));
 	peer_request(job->peer, request, fds, fd_count, NO_TIMEOUT_NS, answered, job);
 	*ret = job;
 	return 0;

@@ -14,8 +14,9 @@
 #include <jansson.h>
 #include <stdint.h>
 
-#define DISK_JOB_MAX_FDS 2
-#define DISK_JOB_SERVES  1u
+#define DISK_JOB_MAX_FDS  2
+#define DISK_JOB_SERVES   1u
+#define DISK_JOB_OUTLIVES 2u /* its process goes on when the service ends */
 
 struct disk_job;
 

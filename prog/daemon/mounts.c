@@ -203,6 +203,9 @@ static void adopt_all(struct mounts *mounts)
 	while (folder && (entry = readdir(folder)))
 		if (strstr(entry->d_name, ".json") && entry->d_name[0] != '.')
 			adopt(mounts, entry->d_name);
+		/* Of a conversion, which ended with the service. */
+		else if (strncmp(entry->d_name, "convert-", 8) == 0)
+			unlinkat(mounts->folder_fd, entry->d_name, 0);
 	if (folder)
 		closedir(folder);
 }

@@ -4,6 +4,7 @@
 #include "base/macros.h"
 #include "base/text.h"
 #include "cgroup.h"
+#include "checkpoint-fold.h"
 #include "com-ports.h"
 #include "run.h"
 #include "spec/hvsock.h"
@@ -66,7 +67,7 @@ static const char *status_text(const struct vm *vm)
 	default:
 		if (vm->run && vm->run->saving_id[0])
 			return "Creating checkpoint";
-		return vm->folding ? "Merging disks" : "Operating normally";
+		return fold_is_pending(vm) ? "Merging disks" : "Operating normally";
 	}
 }
 

@@ -67,6 +67,7 @@ void vm_unref(struct vm *vm)
 	config_vm_free(vm->config);
 	json_decref(vm->last_stop);
 	metering_free(vm->metering);
+	loop_timer_free(vm->fold_retry);
 	free(vm->folder);
 	free(vm);
 }

@@ -56,12 +56,14 @@ struct vm {
 	char id[GUID_TEXT_SIZE];
 	char *folder;
 	enum vm_state state;
-	const char *busy;          /* why it can be neither started nor changed; NULL: it can */
-	unsigned changing;         /* changes of its devices that the worker has not answered */
-	unsigned lent;             /* temporary checkpoints of it in use (checkpoint-take.h) */
-	struct folding *folding;   /* merging its disks (checkpoint-fold.h); NULL: nothing */
-	struct run *run;           /* NULL: off */
-	struct metering *metering; /* NULL: it is not metered */
+	const char *busy;              /* why it can be neither started nor changed; NULL: it can */
+	unsigned changing;             /* changes of its devices that the worker has not answered */
+	unsigned lent;                 /* temporary checkpoints of it in use (checkpoint-take.h) */
+	struct folding *folding;       /* merging its disks (checkpoint-fold.h); NULL: nothing */
+	struct loop_timer *fold_retry; /* NULL: none yet */
+	unsigned fold_failures;        /* in a row; it is tried again then */
+	struct run *run;               /* NULL: off */
+	struct metering *metering;     /* NULL: it is not metered */
 	json_t *last_stop;         /* "reason", "text", "time", perhaps "crash"; NULL: never ran */
 	bool host_stops;           /* it is stopped with the host, not by somebody */
 	bool console_wanted;       /* by whoever starts it */

@@ -48,13 +48,11 @@ static int run(struct job *job, json_t **ret, struct error *err)
 	return error_set(err, ERR_UNSUPPORTED, "oyako-disk knows no job '%.40s'", name ? name : "");
 }
 
-/* What comes after oyakod counts on it that nothing changes any more; what serves outlives it. At
- * every moment an image is whole, so that it may be killed. */
-static bool binds_to_oyakod(const struct job *job)
+/* What comes after oyakod counts on it that nothing changes any more. At every moment an image is
+ * whole, so that its program may be killed. */
+static bool bind_to_oyakod(const struct job *job)
 {
-	const char *name = job_text(job, "op");
-
-	if (name && strcmp(name, "serve") == 0)
+	if (!job_flag(job, "bound"))
 		return true;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* It may have ended just before. */
@@ -75,7 +73,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	if (job_receive(JOB_FD, &job, &err) < 0 || !binds_to_oyakod(&job))
+	if (job_receive(JOB_FD, &job, &err) < 0 || !bind_to_oyakod(&job))
 		return 1;
 	r = run(&job, &result, &err);
 	if (r == 0)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -276,6 +277,48 @@ def test_interrupting_leaves_nothing(host):
     assert files_of(host) == ["a.img"]
     host.run("convert-vhd", "a.img", "b.vhdx", "-VHDType", "Dynamic", timeout=120)
     assert same(raw, path_of(host, "b.vhdx"))
+
+
+SLOW_QEMU_IMG = """#!/bin/sh
+[ "$1" = convert ] || exec %s "$@"
+for last; do :; done
+case $last in nbd*) ;; *) echo begun >"$last" ;; esac
+exec /bin/sleep 100
+"""
+
+
+@pytest.mark.parametrize("source,target", [("a.qcow2", "b.vhdx"), ("a.vhdx", "b.qcow2")])
+def test_kill_amid_a_foreign_conversion(host, source, target):
+    """Nothing is left, neither files nor programs, when the service is there again."""
+    host.run("new-vhd", "a.vhdx", "8MB")
+    host.run("convert-vhd", "a.vhdx", "a.qcow2")
+    os.mkdir(path_of(host, "bin"))
+    with open(path_of(host, "bin/qemu-img"), "w") as f:
+        f.write(SLOW_QEMU_IMG % shutil.which("qemu-img"))
+    os.chmod(path_of(host, "bin/qemu-img"), 0o755)
+    host.kill_daemon()
+    host.env["PATH"] = path_of(host, "bin") + ":" + host.env["PATH"]
+    before = files_of(host)
+    client = subprocess.Popen(host.command("convert-vhd", source, target), env=host.env, cwd=host.folder,
+                              stderr=subprocess.DEVNULL)
+    sockets = host.runtime + "/disk"
+
+    def programs():
+        names = {}
+        for pid in children_of(host.daemon_pid()):
+            with open("/proc/%d/comm" % pid) as f:
+                names[f.read().strip()] = pid
+        return names
+
+    working = wait_for(lambda: (lambda p: len(p) == 2 and p)(programs()))
+    assert os.listdir(sockets) != []
+    if target == "b.qcow2":
+        wait_for(lambda: files_of(host) != before)
+    host.kill_daemon()
+    assert client.wait(timeout=60) == 1
+    wait_for(lambda: not is_alive(working["oyako-disk"]))
+    host.run("get-vm")
+    assert files_of(host) == before and os.listdir(sockets) == []
 
 
 def children_of(pid):

@@ -28,6 +28,8 @@
 #define BOOT_FOLDER    "boot"
 #define LAST_STOP_FILE "last-stop.json"
 #define REMOVED_FILE   "removed.json" /* what was vm.json: the VM is being removed */
+#define REMOVED_LINK   ".removed-" /* before the name of a link: so is the folder that it leads to \
+				    */
 
 struct vm_waiter {
 	struct vm *vm;
@@ -164,6 +166,40 @@ static struct vm *vm_in(struct daemon *daemon, const char *folder, struct config
 	return vm_new(daemon, config, real ? real : strdup(folder));
 }
 
+/* An empty one, and the link to it if it is not in the store itself. A link that leads nowhere
+ * would say nothing: its storage may only not be there. So it says first what is happening. */
+static void drop_folder(struct daemon *daemon, const char *stored)
+{
+	const char *id = strrchr(stored, '/') + 1;
+	AUTO_FREE char *store = vm_store_path(daemon, NULL), *real = realpath(stored, NULL);
+	AUTO_FREE char *removed = NULL;
+	char to[8];
+
+	if (readlink(stored, to, sizeof(to)) < 0) {
+		rmdir(stored);
+		return;
+	}
+	if (asprintf(&removed, "%s/" REMOVED_LINK "%s", store, id) < 0)
+		abort();
+	rename(stored, removed);
+	if (real)
+		rmdir(real);
+	unlink(removed);
+}
+
+/* It was interrupted in between. */
+static void finish_drop(const char *store, const char *name)
+{
+	AUTO_FREE char *removed = NULL, *real = NULL;
+
+	if (asprintf(&removed, "%s/%s", store, name) < 0)
+		abort();
+	real = realpath(removed, NULL);
+	if (real)
+		rmdir(real);
+	unlink(removed);
+}
+
 static void delete_folder(struct vm *vm);
 
 /* There is no description: a VM that was being removed, or made. */
@@ -179,7 +215,7 @@ static void finish_removal(struct daemon *daemon, const char *folder, int fd)
 		return;
 	}
 	unlinkat(fd, "." CONFIG_FILE ".new", 0);
-	rmdir(folder);
+	drop_folder(daemon, folder);
 }
 
 static int load(struct daemon *daemon, const char *id, struct error *err)
@@ -233,6 +269,8 @@ int vm_load_all(struct daemon *daemon, struct error *err)
 	while ((entry = readdir(folder))) {
 		struct error failure;
 
+		if (strncmp(entry->d_name, REMOVED_LINK, strlen(REMOVED_LINK)) == 0)
+			finish_drop(store, entry->d_name);
 		if (!guid_parse(entry->d_name, &guid))
 			continue;
 		/* Without a description it is what is left of a VM that was removed. */
@@ -312,8 +350,7 @@ static void delete_folder(struct vm *vm)
 	saved_remove_all(vm);
 	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(files); i++)
 		delete_file(fd, files[i]);
-	rmdir(vm->folder);
-	unlink(link);
+	drop_folder(vm->daemon, link);
 }
 
 static void sync_store(struct daemon *daemon)

@@ -352,6 +352,25 @@ def test_killed_while_it_removes(host):
     assert os.listdir(host.state + "/vms") == []
 
 
+@pytest.mark.parametrize("moment", ["empty", "link", "folder is gone"])
+def test_killed_at_the_end_of_a_removal(host, moment):
+    """Of a VM whose folder is elsewhere: neither it nor the link to it stays."""
+    host.new_vm("a", "", "-Path", host.folder + "/vms")
+    link = os.path.join(host.state, "vms", host.vm("a")["VMId"])
+    assert os.path.islink(link)
+    host.kill_daemon()
+    folder = os.path.realpath(link)
+    os.makedirs(folder, exist_ok=True)
+    for name in os.listdir(folder):
+        os.unlink(os.path.join(folder, name))
+    if moment != "empty":
+        os.rename(link, os.path.join(host.state, "vms", ".removed-" + os.path.basename(link)))
+    if moment == "folder is gone":
+        os.rmdir(folder)
+    assert host.json("get-vm") == []
+    assert not os.path.exists(folder) and os.listdir(host.state + "/vms") == []
+
+
 def test_killed_while_a_running_one_is_exported(host):
     """The checkpoint that was taken for it goes, too."""
     disk = host.folder + "/d.vhdx"

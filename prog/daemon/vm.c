@@ -28,8 +28,7 @@
 #define BOOT_FOLDER    "boot"
 #define LAST_STOP_FILE "last-stop.json"
 #define REMOVED_FILE   "removed.json" /* what was vm.json: the VM is being removed */
-#define REMOVED_LINK   ".removed-" /* before the name of a link: so is the folder that it leads to \
-				    */
+#define REMOVED_LINK   ".removed-"    /* before a link's name: its folder is */
 
 struct vm_waiter {
 	struct vm *vm;

@@ -355,6 +355,7 @@ def test_killed_while_it_removes(host):
 @pytest.mark.parametrize("moment", ["empty", "link", "folder is gone"])
 def test_killed_at_the_end_of_a_removal(host, moment):
     """Of a VM whose folder is elsewhere: neither it nor the link to it stays."""
+    os.mkdir(host.folder + "/vms")
     host.new_vm("a", "", "-Path", host.folder + "/vms")
     link = os.path.join(host.state, "vms", host.vm("a")["VMId"])
     assert os.path.islink(link)

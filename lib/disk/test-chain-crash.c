@@ -654,7 +654,9 @@ static void track_changes_of(struct world *w, int leaf_fd)
 	must(track_start(tracked, w->loop, dup(fd), &options, &err), &err);
 	must(blk_close(tracked, &err), &err);
 	w->track_file = watch(w, fd);
-	w->tracked_from = cut_now(w->clock);
+	/* What failed before may be there all the same after a cut: with another link it is another
+	 * disk than was tracked, and that is what it says then. */
+	w->tracked_from = w->guest.may_fail && w->fault_after == 0 ? FOREVER : cut_now(w->clock);
 }
 
 /* The guest works, then the layers are merged while nobody uses them. */

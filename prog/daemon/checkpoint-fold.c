@@ -173,6 +173,13 @@ static int rename_in_vm(struct vm *vm, const char *old, const char *new, struct 
 	return r;
 }
 
+/* A VM's folder may be on storage that others write to, too: what its journal says is no reason to
+ * delete any file. */
+static bool may_go(const char *path, bool asked)
+{
+	return asked ? files_is_image_name(path) : checkpoint_disk_was_made_here(path);
+}
+
 /* From the lowest layer on, for the nearest of these files counts. */
 static void drop_merged(const json_t *journal)
 {
@@ -182,7 +189,7 @@ static void drop_merged(const json_t *journal)
 	for (size_t i = json_array_size(files); i-- > 0;) {
 		const char *path = json_string_value(json_array_get(files, i));
 
-		if (!path || (!asked && !checkpoint_disk_was_made_here(path)))
+		if (!path || !may_go(path, asked))
 			continue;
 		files_keep_track(path, text_in(journal, "new"));
 		unlink(path);

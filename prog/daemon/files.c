@@ -150,7 +150,7 @@ int files_open_disk(const struct vm *vm, const struct config_disk *disk, struct 
 	return r < 0 ? r : TAKE_FD(fd);
 }
 
-static bool is_image_name(const char *path)
+bool files_is_image_name(const char *path)
 {
 	static const char *const endings[] = { ".vhdx", ".avhdx", ".vhd", ".avhd" };
 	const char *dot = strrchr(path, '.');
@@ -165,12 +165,12 @@ static bool is_image_name(const char *path)
  * like a differencing disk whose parent is any file of the host. */
 bool files_may_have_parent(const struct config_disk *disk)
 {
-	return disk->path && disk->kind == CONFIG_DISK_HARD && is_image_name(disk->path);
+	return disk->path && disk->kind == CONFIG_DISK_HARD && files_is_image_name(disk->path);
 }
 
 int files_open_layer(const char *path, int flags, struct error *err)
 {
-	if (!is_image_name(path))
+	if (!files_is_image_name(path))
 		return error_set(err, ERR_INVALID, "'%.300s' can't be a disk's layer by its name",
 				 path);
 	return open_regular(path, flags, err);
@@ -182,7 +182,7 @@ static int open_parent(const struct vm *vm, const char *path, struct error *err)
 	AUTO_CLOSE int fd = -1;
 	int r;
 
-	if (!is_image_name(path))
+	if (!files_is_image_name(path))
 		return error_set(err, ERR_INVALID, "'%.300s' can't be a disk's parent by its name",
 				 path);
 	fd = open_regular(path, O_RDONLY, err);

@@ -16,6 +16,9 @@ struct files {
 	int lock_fd; /* of the VM's folder */
 };
 
+/* One of a VHD or VHDX. */
+bool files_is_image_name(const char *path);
+
 /* parents: by a disk's index, as text, the paths of its parents, the direct one first. */
 int files_open(struct vm *vm, const json_t *parents, struct files *ret, struct error *err);
 /* The disk may be a differencing one: its parents have to be found. */

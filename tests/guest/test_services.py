@@ -221,6 +221,7 @@ def test_file_copy_goes_on_in_a_checkpoint(web, tmp_path):
     web.host.run(*amid.copy, timeout=600)
     assert web.console.command("sha256sum </root/amid; rm /root/amid", 300).split()[0] == digest
     web.host.run("remove-vmcheckpoint", "-VMName", "web", "-Name", "amid", "-Confirm:false", timeout=600)
+    web.host.run("set-vm", "web", "-CheckpointType", "Production")
 
 
 def test_file_copy_outlives_oyakod(web, tmp_path):

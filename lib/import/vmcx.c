@@ -98,9 +98,9 @@ static int corrupt(struct reader *r, const char *what, uint64_t offset)
 
 static bool read_header(const struct reader *r, size_t offset, struct header *ret)
 {
-	const uint8_t *p = r->data + offset;
+	const uint8_t *p = RANGE_OK(offset, HEADER_BYTES, r->size) ? r->data + offset : NULL;
 
-	if (!RANGE_OK(offset, HEADER_BYTES, r->size) || load_le32(p) != HEADER_SIGNATURE ||
+	if (!p || load_le32(p) != HEADER_SIGNATURE ||
 	    load_le32(p + 4) != checksum(p, HEADER_BYTES, 4))
 		return false;
 	*ret = (struct header){ .sequence = load_le16(p + 8),
@@ -152,12 +152,13 @@ static bool log_is_whole(const struct reader *r, const uint8_t *log, size_t size
 /* Applies the log to a copy. The file may end inside the declared area: the rest is unused. */
 static int replay(struct reader *r, const struct header *header)
 {
-	const uint8_t *log = r->data + header->log_offset;
+	const uint8_t *log;
 	uint32_t count;
 	size_t size;
 
 	if (header->log_offset >= r->size)
 		return 0;
+	log = r->data + header->log_offset;
 	size = (size_t)MIN(header->log_size, r->size - header->log_offset);
 	if (size < LOG_HEADER || load_le32(log) != LOG_SIGNATURE)
 		return 0;
@@ -185,11 +186,12 @@ static int replay(struct reader *r, const struct header *header)
 /* Of two key tables with one index the one with the higher sequence number lives. */
 static int add_table(struct reader *r, uint64_t offset, uint32_t size)
 {
-	const uint8_t *p = r->data + offset;
 	struct table table = { .offset = offset, .size = size };
+	const uint8_t *p;
 
 	if (!RANGE_OK(offset, size, r->size) || size < KEYS_HEADER)
 		return corrupt(r, "a key table lies outside the file", offset);
+	p = r->data + offset;
 	if (load_le16(p) != KEYS_SIGNATURE || load_le32(p + 6) != checksum(p, KEYS_HEADER, 6))
 		return corrupt(r, "a key table's header is damaged", offset);
 	table.index = load_le16(p + 2);
@@ -212,11 +214,11 @@ static int add_table(struct reader *r, uint64_t offset, uint32_t size)
 /* One object table; *ret_next is where the next one is, or 0. */
 static int read_objects(struct reader *r, uint64_t offset, uint64_t *ret_next)
 {
-	const uint8_t *p = r->data + offset;
+	const uint8_t *p = RANGE_OK(offset, OBJECTS_HEADER, r->size) ? r->data + offset : NULL;
 	uint32_t count;
 
 	*ret_next = 0;
-	if (!RANGE_OK(offset, OBJECTS_HEADER, r->size) || load_le32(p) != OBJECTS_SIGNATURE)
+	if (!p || load_le32(p) != OBJECTS_SIGNATURE)
 		return corrupt(r, "there is no object table", offset);
 	count = load_le32(p + 4);
 	if (count > MAX_OBJECTS * 16 ||

@@ -165,38 +165,41 @@ static struct vm *vm_in(struct daemon *daemon, const char *folder, struct config
 	return vm_new(daemon, config, real ? real : strdup(folder));
 }
 
+/* A link of the store, and the empty folder that it leads to. */
+static void drop_linked(const char *link)
+{
+	AUTO_FREE char *real = realpath(link, NULL);
+
+	if (real)
+		rmdir(real);
+	unlink(link);
+}
+
 /* An empty one, and the link to it if it is not in the store itself. A link that leads nowhere
  * would say nothing: its storage may only not be there. So it says first what is happening. */
 static void drop_folder(struct daemon *daemon, const char *stored)
 {
-	const char *id = strrchr(stored, '/') + 1;
-	AUTO_FREE char *store = vm_store_path(daemon, NULL), *real = realpath(stored, NULL);
-	AUTO_FREE char *removed = NULL;
+	AUTO_FREE char *store = vm_store_path(daemon, NULL), *removed = NULL;
 	char to[8];
 
 	if (readlink(stored, to, sizeof(to)) < 0) {
 		rmdir(stored);
 		return;
 	}
-	if (asprintf(&removed, "%s/" REMOVED_LINK "%s", store, id) < 0)
+	if (asprintf(&removed, "%s/" REMOVED_LINK "%s", store, strrchr(stored, '/') + 1) < 0)
 		abort();
 	rename(stored, removed);
-	if (real)
-		rmdir(real);
-	unlink(removed);
+	drop_linked(removed);
 }
 
 /* It was interrupted in between. */
 static void finish_drop(const char *store, const char *name)
 {
-	AUTO_FREE char *removed = NULL, *real = NULL;
+	AUTO_FREE char *removed = NULL;
 
 	if (asprintf(&removed, "%s/%s", store, name) < 0)
 		abort();
-	real = realpath(removed, NULL);
-	if (real)
-		rmdir(real);
-	unlink(removed);
+	drop_linked(removed);
 }
 
 static void delete_folder(struct vm *vm);

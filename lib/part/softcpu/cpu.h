@@ -291,6 +291,13 @@ struct sc_returns {
 	} entry[RETURNS + 1]; /* the last one is never taken away */
 };
 
+/* What translated code has looked up for several accesses (translate-group.c). */
+#define GROUP_SLOTS 6u
+struct sc_group {
+	uint64_t host;  /* address of the lowest byte */
+	uint64_t flags; /* where the page's are; not set if nothing is written */
+};
+
 enum sc_access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 
 /* Whose accesses to RAM go to lockstep's copies of pages. */
@@ -419,9 +426,7 @@ struct vp {
 	uint32_t host_mxcsr;
 	struct vp *self;
 	const void *call_slow, *call_rest, *call_stored, *call_exit;
-	uint64_t
-	    stack_delta; /* host minus guest address of the stack, in a group (translate-stack.c) */
-	uint64_t stack_flags;                          /* and where the page's flags are */
+	struct sc_group groups[GROUP_SLOTS];
 	struct sc_returns returns[2];                  /* [1] of user mode */
 	uint64_t returns_limit[2], returns_top[2];     /* of each as a stack */
 	uint64_t translated_rsp, other_translated_rsp; /* at this privilege, at the other */

@@ -414,6 +414,24 @@ static bool find_all(const ZydisDecodedInstruction *in, const ZydisDecodedOperan
 	return true;
 }
 
+/* The general registers that it writes, named or not. */
+static uint16_t registers_written(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
+{
+	uint16_t all = 0;
+
+	for (unsigned i = 0; i < in->operand_count; i++, op++) {
+		ZydisRegister reg;
+
+		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+		    !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			continue;
+		reg = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, op->reg.value);
+		if (ZydisRegisterGetClass(reg) == ZYDIS_REGCLASS_GPR64)
+			all |= (uint16_t)BIT(ZydisRegisterGetId(reg));
+	}
+	return all;
+}
+
 static bool decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x)
 {
 	ZydisDecodedInstruction in;
@@ -425,6 +443,7 @@ static bool decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len,
 	x->len = in.length;
 	x->mnemonic = in.mnemonic;
 	x->kind = (uint8_t)kind_of(&in, op, x);
+	x->writes = registers_written(&in, op);
 	if (in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
 		x->kind = XL_INTERPRET;
 	if (x->kind != XL_INTERPRET && !find_all(&in, op, code, x))

@@ -182,16 +182,16 @@ static void gen_jcc(struct gen *g, struct xl_insn *x)
 static void gen_push_return(struct gen *g, struct xl_insn *x)
 {
 	struct emitter *e = &g->e;
+	struct host_mem to = gen_stack(g, x, -8, true);
 	uint64_t va = next_va(g, x);
 
-	gen_translate_stack(g, x, -8, 8, true);
 	if (fits_s32((int64_t)va)) {
-		emit_store_imm64(e, AT_REG(SCRATCH0), (int32_t)va);
+		emit_store_imm64(e, &to, (int32_t)va);
 	} else {
-		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+		gen_spare_scratch(g, x);
 		emit_mov_imm(e, SCRATCH1, va);
-		emit_store64(e, SCRATCH1, AT_REG(SCRATCH0));
-		emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+		emit_store64(e, SCRATCH1, &to);
+		gen_restore_scratch(g, x);
 	}
 	emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
 }
@@ -237,7 +237,8 @@ static void gen_call(struct gen *g, struct xl_insn *x)
 
 	gen_flags_lost(g, RF_ARITH);
 	gen_push_return(g, x);
-	gen_written(g, x, 8, XL_GO_ON);
+	gen_stack_stored(g, x, XL_GO_ON);
+	gen_look_at_stores(g, x, NULL);
 	gen_slow_end(g);
 	gen_expect_return(g, x);
 	emit8(e, 0xe8); /* call */
@@ -302,11 +303,12 @@ static void gen_ret(struct gen *g, struct xl_insn *x)
 	struct emitter *e = &g->e;
 	uint32_t top = VP_FIELD(returns_top) + 8 * user_index(g);
 	uint8_t *other, *unknown[2];
+	struct host_mem from;
 	const uint8_t *hit;
 
 	gen_flags_lost(g, RF_ARITH);
-	gen_translate_stack(g, x, 0, 8, false);
-	emit_load64(e, SCRATCH0, AT_REG(SCRATCH0));
+	from = gen_stack(g, x, 0, false);
+	emit_load64(e, SCRATCH0, &from);
 	emit_cmp_return(e, 0);
 	other = emit_jcc8(e, CC_NE);
 	hit = e->p;
@@ -371,7 +373,7 @@ static void gen_call_computed(struct gen *g, struct xl_insn *x)
 		    AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, code))));
 	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[2])));
 	gen_push_return(g, x);
-	gen_written(g, x, 8, XL_LEAVE_JUMPED);
+	gen_stack_stored(g, x, XL_LEAVE_JUMPED);
 	gen_slow_end(g);
 	gen_expect_return(g, x);
 	emit_rm(e, OP(.op = 0xff), 2, AT_GS(VP_FIELD(scratch[2]))); /* call */

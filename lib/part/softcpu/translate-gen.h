@@ -69,16 +69,26 @@ struct xl_insn {
 	uint8_t mem_size; /* 0: no memory operand; LEA has none */
 	bool mem_read, mem_write, mem_aligned;
 	uint8_t imm_len, imm[8];
-	int32_t rel;               /* XL_JCC, XL_JMP: the target, from the next instruction */
-	struct stack_group *stack; /* its access to the stack belongs to it, or NULL */
+	int32_t rel;                /* XL_JCC, XL_JMP: the target, from the next instruction */
+	uint16_t writes;            /* general registers, a bit each */
+	struct access_group *group; /* its access to memory belongs to it, or NULL; */
+	int64_t group_at;           /* where, as group.from */
 };
 
-/* Accesses relative to RSP in a row that are looked up together, all or none. */
-struct stack_group {
-	const struct xl_insn *first; /* which looks it up */
-	int32_t from, to;            /* relative to RSP before the first */
-	unsigned count;
-	bool write;
+/* How a linear address is made, but for a constant; as in struct uop. seg 0: one without a base. */
+struct access_key {
+	uint8_t base, index, scale, seg;
+};
+
+/* Accesses that are looked up together, all or none (translate-group.c). */
+struct access_group {
+	const struct xl_insn *first, *last; /* the first looks it up */
+	struct access_key key;
+	uint8_t slot;     /* in vp.groups */
+	bool aligned;     /* the lowest byte must be, for SSE */
+	int64_t from, to; /* relative to what the registers give before the first */
+	int64_t at;       /* how far they have moved since, while groups are looked for */
+	unsigned count, stores;
 };
 
 /* Where the guest's flags are, as far as anybody will read them. */
@@ -98,6 +108,8 @@ struct cold {
 	uint32_t site;
 	bool rcx_saved;      /* in vp.scratch[3] */
 	struct x87_note x87; /* to be written first */
+	/* Whose host address goes to SCRATCH0 before the call, and after it, or NULL. */
+	const struct access_group *stored, *held;
 };
 
 struct gen {
@@ -108,8 +120,12 @@ struct gen {
 	struct emitter e;
 	struct xl_insn insns[BLOCK_MAX_INSNS + 1];
 	unsigned count;
-	struct stack_group stacks[BLOCK_MAX_INSNS];
-	unsigned stack_count;
+	struct access_group groups[BLOCK_MAX_INSNS];
+	unsigned group_count;
+	const struct access_group *held; /* whose host address is in SCRATCH0, or NULL */
+	/* Groups, by slot, with stores after which nothing has looked at the page's flags. */
+	unsigned unseen;
+	const struct access_group *unseen_group[GROUP_SLOTS];
 	bool rest;            /* slow jumps go on with the interpreter to the end of the block */
 	uint32_t live_out[2]; /* at block.chain's successors */
 	enum flags_place flags;
@@ -162,17 +178,36 @@ void gen_address(struct gen *g, struct xl_insn *x);
 /* SCRATCH1, the entry's index, becomes the address of the page's flags. */
 void gen_page_flags(struct gen *g);
 
-/* translate-stack.c */
-void find_stack_groups(struct gen *g);
-/* The flags that are in the host's survive x's access. */
+/* translate-group.c */
+#define OFF_GPR(number) ((number)*8u) /* in struct uop */
+void find_access_groups(struct gen *g);
+/* x's access was looked up by another: it keeps the host's flags and has no slow path. */
 static inline bool keeps_flags(const struct xl_insn *x)
 {
-	return x->stack && x->stack->first != x;
+	return x->group && x->group->first != x;
 }
-/* As gen_translate and, for a write, gen_page_flags, for an address relative to RSP. */
-void gen_translate_stack(struct gen *g, struct xl_insn *x, int32_t disp, unsigned size, bool write);
-/* After a store to SCRATCH0 of size bytes: SCRATCH1 is the address of the page's flags. */
-void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after after);
+/* Where on the host the operand of x is, which belongs to a group. SCRATCH0 is part of it. */
+struct host_mem gen_group_access(struct gen *g, struct xl_insn *x);
+/* The group's host address to SCRATCH0. */
+void gen_group_host(struct gen *g, const struct access_group *s);
+/* x has stored to its group: the page's flags must be looked at. */
+void gen_group_stored(struct gen *g, const struct xl_insn *x);
+/* After x, when next comes (NULL: the block may be left): looks at them where it is time. */
+void gen_look_at_stores(struct gen *g, struct xl_insn *x, const struct xl_insn *next);
+
+/* Where the 8 bytes at RSP plus disp are; without a group SCRATCH1 is the address of the page's
+ * flags, for a write. */
+struct host_mem gen_stack(struct gen *g, struct xl_insn *x, int32_t disp, bool write);
+/* Around x's use of SCRATCH1 between gen_stack or the like and the end of its store. */
+void gen_spare_scratch(struct gen *g, const struct xl_insn *x);
+void gen_restore_scratch(struct gen *g, const struct xl_insn *x);
+/* After x's store to what gen_stack gave. */
+void gen_stack_stored(struct gen *g, struct xl_insn *x, enum xl_after after);
+/* After a store to SCRATCH0, or to group, of size bytes: SCRATCH1 is the address of the page's
+ * flags.
+ */
+void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after after,
+		 const struct access_group *group);
 /* Ends the slow path of x: translated code goes on here. */
 void gen_slow_end(struct gen *g);
 /* Pushes a constant or register (H_NONE: the constant), without gen_written. */

@@ -183,7 +183,8 @@ void gen_page_flags(struct gen *g)
 	emit_load64(&g->e, SCRATCH1, AT_GS_REG(SCRATCH1, TLB_FIELD(g, flags)));
 }
 
-void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after after)
+void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after after,
+		 const struct access_group *group)
 {
 	bool keep = (g->flags == FLAGS_HOST || g->flags == FLAGS_BOTH) && x->live;
 	struct emitter *e = &g->e;
@@ -209,6 +210,8 @@ void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after 
 			g->flags = x->live && g->flags == FLAGS_BOTH ? FLAGS_VP : FLAGS_NOWHERE;
 	}
 	k->back = e->p;
+	k->stored = group;
+	k->held = g->held;
 	x->mem_size = saved;
 }
 
@@ -322,7 +325,9 @@ static bool byte_needs_rex(const struct xl_operand *o)
 	return o->class == OPERAND_GPR && o->size == 1 && o->number >= 4;
 }
 
-static void emit_it(struct gen *g, const struct xl_insn *x, const struct placed *p)
+/* at: the memory operand */
+static void emit_it(struct gen *g, const struct xl_insn *x, const struct placed *p,
+		    const struct host_mem *at)
 {
 	struct emitter *e = &g->e;
 	struct opcode o = x->op;
@@ -331,7 +336,7 @@ static void emit_it(struct gen *g, const struct xl_insn *x, const struct placed 
 	if (x->plus_r)
 		o.op &= 0xf8;
 	if (p->memory)
-		emit_rm(e, &o, p->reg, AT_REG(SCRATCH0));
+		emit_rm(e, &o, p->reg, at);
 	else if (p->rm_in_vp)
 		emit_rm(e, &o, p->reg, AT_GS(VP_GPR(x->rm.number)));
 	else if (x->plus_r)
@@ -364,36 +369,55 @@ void gen_flags_after(struct gen *g, const struct xl_insn *x)
 		g->flags = FLAGS_HOST;
 }
 
-/* The address of the page's flags must wait in the VP while SCRATCH1 is needed. */
+/* The address of the page's flags waits in the VP while SCRATCH1 is needed. Groups have it there
+ * anyway. */
+void gen_spare_scratch(struct gen *g, const struct xl_insn *x)
+{
+	if (!x->group)
+		emit_store64(&g->e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+}
+
+void gen_restore_scratch(struct gen *g, const struct xl_insn *x)
+{
+	if (!x->group)
+		emit_load64(&g->e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+}
+
+static struct host_mem gen_operand(struct gen *g, struct xl_insn *x)
+{
+	if (x->group)
+		return gen_group_access(g, x);
+	gen_address(g, x);
+	gen_translate(g, x, x->mem_size, x->mem_write, x->mem_aligned);
+	if (x->mem_write)
+		gen_page_flags(g);
+	return *AT_REG(SCRATCH0);
+}
+
 static void gen_memory_insn(struct gen *g, struct xl_insn *x)
 {
-	struct emitter *e = &g->e;
+	struct host_mem at;
 	struct placed p;
 	bool busy;
 
 	if (!keeps_flags(x))
 		gen_flags_lost(g, live_before(x));
-	if (x->stack) {
-		gen_translate_stack(g, x, (int32_t)x->u->disp, x->mem_size, x->mem_write);
-	} else {
-		gen_address(g, x);
-		gen_translate(g, x, x->mem_size, x->mem_write, x->mem_aligned);
-		if (x->mem_write)
-			gen_page_flags(g);
-	}
+	at = gen_operand(g, x);
 	busy = (x->reg.class == OPERAND_GPR && host_gpr(x->reg.number) == H_NONE) ||
 	       (g->flags == FLAGS_VP && (x->writes_flags ? live_before(x) : x->use));
 	if (x->mem_write && busy)
-		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+		gen_spare_scratch(g, x);
 	gen_flags_for(g, x);
 	p = place_operands(g, x);
-	emit_it(g, x, &p);
+	emit_it(g, x, &p, &at);
 	put_back(g, x, &p);
 	gen_flags_after(g, x);
 	if (x->mem_write && busy)
-		emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
-	if (x->mem_write)
-		gen_written(g, x, x->mem_size, XL_GO_ON);
+		gen_restore_scratch(g, x);
+	if (x->mem_write && x->group)
+		gen_group_stored(g, x);
+	else if (x->mem_write)
+		gen_written(g, x, x->mem_size, XL_GO_ON, NULL);
 	gen_slow_end(g);
 }
 
@@ -403,9 +427,16 @@ static void gen_register_insn(struct gen *g, struct xl_insn *x)
 
 	gen_flags_for(g, x);
 	p = place_operands(g, x);
-	emit_it(g, x, &p);
+	emit_it(g, x, &p, NULL);
 	put_back(g, x, &p);
 	gen_flags_after(g, x);
+}
+
+/* It is a LEA of the host, too. */
+static bool lea_is_direct(const struct xl_insn *x)
+{
+	return x->u->base != OFF_RIP &&
+	       (x->reg.size == 4 || (x->reg.size == 8 && !(x->u->ea & EA_A32)));
 }
 
 /* LEA: the address itself, without segment. */
@@ -414,11 +445,9 @@ static void gen_lea(struct gen *g, struct xl_insn *x)
 	unsigned host = host_gpr(x->reg.number), dst = host == H_NONE ? SCRATCH0 : host;
 	struct uop *u = x->u, plain = *u;
 	struct emitter *e = &g->e;
-	bool direct =
-	    u->base != OFF_RIP && (x->reg.size == 4 || (x->reg.size == 8 && !(u->ea & EA_A32)));
 	struct host_mem m = { H_NONE, H_NONE, u->scale, false, (int32_t)u->disp };
 
-	if (direct) {
+	if (lea_is_direct(x)) {
 		if (u->base != OFF_ZERO)
 			m.base = (uint8_t)gen_get(g, guest_of(u->base), SCRATCH0);
 		if (u->index != OFF_ZERO)
@@ -502,29 +531,49 @@ static void gen_divide(struct gen *g, struct xl_insn *x)
 
 /* ---- stack ---- */
 
+struct host_mem gen_stack(struct gen *g, struct xl_insn *x, int32_t disp, bool write)
+{
+	if (x->group)
+		return gen_group_access(g, x);
+	emit_lea64(&g->e, SCRATCH0, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, disp });
+	gen_translate(g, x, 8, write, false);
+	if (write)
+		gen_page_flags(g);
+	return *AT_REG(SCRATCH0);
+}
+
+void gen_stack_stored(struct gen *g, struct xl_insn *x, enum xl_after after)
+{
+	if (x->group)
+		gen_group_stored(g, x);
+	else
+		gen_written(g, x, 8, after, NULL);
+}
+
 static void gen_push(struct gen *g, struct xl_insn *x)
 {
 	struct emitter *e = &g->e;
 	unsigned guest = x->rm.number, host = H_NONE;
 	bool is_register = x->u->fn == sc_push64_r;
+	struct host_mem at;
 
 	if (is_register)
 		host = host_gpr(guest);
 	if (!keeps_flags(x))
 		gen_flags_lost(g, live_before(x));
-	gen_translate_stack(g, x, -8, 8, true);
+	at = gen_stack(g, x, -8, true);
 	if (!is_register) {
-		emit_store_imm64(e, AT_REG(SCRATCH0), x->u->imm);
+		emit_store_imm64(e, &at, x->u->imm);
 	} else if (host != H_NONE) {
-		emit_store64(e, host, AT_REG(SCRATCH0));
+		emit_store64(e, host, &at);
 	} else {
-		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+		gen_spare_scratch(g, x);
 		emit_load64(e, SCRATCH1, AT_GS(VP_GPR(guest)));
-		emit_store64(e, SCRATCH1, AT_REG(SCRATCH0));
-		emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
+		emit_store64(e, SCRATCH1, &at);
+		gen_restore_scratch(g, x);
 	}
 	emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
-	gen_written(g, x, 8, XL_GO_ON);
+	gen_stack_stored(g, x, XL_GO_ON);
 	gen_slow_end(g);
 }
 
@@ -532,11 +581,12 @@ static void gen_pop(struct gen *g, struct xl_insn *x)
 {
 	struct emitter *e = &g->e;
 	unsigned guest = x->rm.number, host = host_gpr(guest);
+	struct host_mem at;
 
 	if (!keeps_flags(x))
 		gen_flags_lost(g, live_before(x));
-	gen_translate_stack(g, x, 0, 8, false);
-	emit_load64(e, host == H_NONE ? SCRATCH1 : host, AT_REG(SCRATCH0));
+	at = gen_stack(g, x, 0, false);
+	emit_load64(e, host == H_NONE ? SCRATCH1 : host, &at);
 	if (host == H_NONE)
 		emit_store64(e, SCRATCH1, AT_GS(VP_GPR(guest)));
 	if (guest != PART_RSP)
@@ -556,9 +606,41 @@ static void gen_leave_frame(struct gen *g, struct xl_insn *x)
 	gen_slow_end(g);
 }
 
+static bool in_host(unsigned off)
+{
+	return off >= OFF_GPR(16) || host_gpr(off / 8u) != H_NONE;
+}
+
+/* Whether SCRATCH0 is left alone. */
+static bool keeps_scratch(const struct gen *g, const struct xl_insn *x)
+{
+	const struct uop *u = x->u;
+
+	switch (x->kind) {
+	case XL_NOTHING:
+		return true;
+	case XL_PUSH:
+	case XL_POP:
+		return keeps_flags(x);
+	case XL_PLAIN:
+		if ((x->sse && !g->sse_ready) || (x->mmx && !g->x87_ready))
+			return false;
+		if (x->mem_size)
+			return keeps_flags(x);
+		if (x->mnemonic == ZYDIS_MNEMONIC_LEA)
+			return lea_is_direct(x) && in_host(u->base) && in_host(u->index) &&
+			       host_gpr(x->reg.number) != H_NONE;
+		return x->rm.class != OPERAND_GPR || host_gpr(x->rm.number) != H_NONE;
+	default:
+		return false;
+	}
+}
+
 void gen_insn(struct gen *g, struct xl_insn *x)
 {
 	g->slow = NULL;
+	if (!keeps_scratch(g, x))
+		g->held = NULL;
 	switch (x->kind) {
 	case XL_NOTHING:
 		break;

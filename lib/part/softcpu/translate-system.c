@@ -86,7 +86,7 @@ static void gen_push_scratch(struct gen *g, struct xl_insn *x)
 	emit_store64(e, SCRATCH1, AT_REG(SCRATCH0));
 	emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
 	emit_lea64(e, GUEST_RSP, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
-	gen_written(g, x, 8, XL_GO_ON);
+	gen_written(g, x, 8, XL_GO_ON, NULL);
 }
 
 static void gen_pushf(struct gen *g, struct xl_insn *x)

@@ -63,7 +63,7 @@ static void gen_memory(struct gen *g, struct xl_insn *x)
 	note_operand(g, x);
 	executed(g, x);
 	if (x->mem_write)
-		gen_written(g, x, x->mem_size, XL_GO_ON);
+		gen_written(g, x, x->mem_size, XL_GO_ON, NULL);
 	gen_slow_end(g);
 }
 

@@ -262,9 +262,13 @@ static void emit_cold(struct gen *g, struct cold *k)
 	if (k->rcx_saved)
 		emit_load64(e, H_RCX, AT_GS(VP_FIELD(scratch[3])));
 	gen_x87_note(g, &k->x87);
+	if (k->stored)
+		gen_group_host(g, k->stored);
 	emit_plus_r(e, OP(.op = 0xb8), SCRATCH1);
 	emit32(e, k->site);
 	emit_call(e, k->call);
+	if (k->held)
+		gen_group_host(g, k->held);
 	if (k->back)
 		emit_jmp(e, k->back);
 }
@@ -280,8 +284,11 @@ static void emit_block(struct gen *g)
 	flags_here = g->e.p;
 	g->xl->entry_flags = code_cache_rx(&g->t->cache, flags_here);
 	g->flags = live_in ? FLAGS_HOST : FLAGS_NOWHERE;
-	for (unsigned i = 0; i < g->count; i++)
+	for (unsigned i = 0; i < g->count; i++) {
 		gen_insn(g, &g->insns[i]);
+		if (g->unseen)
+			gen_look_at_stores(g, &g->insns[i], &g->insns[i + 1]);
+	}
 	for (unsigned i = 0; i < g->cold_count; i++)
 		emit_cold(g, &g->colds[i]);
 }
@@ -323,10 +330,11 @@ static struct gen *begin(struct vp *c, struct block *b, struct gen *g)
 	g->c = c;
 	g->t = c->translator;
 	g->b = b;
-	g->count = g->cold_count = g->stack_count = 0;
+	g->count = g->cold_count = g->group_count = g->unseen = 0;
 	g->sse_ready = g->x87_ready = g->full = g->rest = false;
 	g->x87.pending = false;
 	g->slow = NULL;
+	g->held = NULL;
 	g->tlb = (uint32_t)((uint8_t *)&c->tlbs[b->key & KEY_USER ? 1 : 0] - (uint8_t *)c);
 	g->e = (struct emitter){ cache->rw + cache->used, cache->rw + cache->size };
 	g->xl = code_cache_data(cache, sizeof(*g->xl));
@@ -352,7 +360,7 @@ static bool translate(struct vp *c, struct block *b)
 	}
 	if (decode_block(&g, sc_ram(c->vm, b->gpa))) {
 		find_live_flags_watched(&g, page_gpa);
-		find_stack_groups(&g);
+		find_access_groups(&g);
 		emit_block(&g);
 		if (!g.full)
 			publish(&g);

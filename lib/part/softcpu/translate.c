@@ -273,17 +273,56 @@ static void emit_cold(struct gen *g, struct cold *k)
 		emit_jmp(e, k->back);
 }
 
+/* Whether flags that come from before are wanted in the VP, as code that destroys them comes first,
+ * not code that uses or changes them. */
+static bool wants_flags_in_vp(const struct gen *g)
+{
+	for (unsigned i = 0; i < g->count; i++) {
+		const struct xl_insn *x = &g->insns[i];
+
+		switch (x->kind) {
+		case XL_NOTHING:
+			break;
+		case XL_PLAIN:
+			if (x->sse || x->mmx || (x->mem_size && !keeps_flags(x)))
+				return true;
+			if (x->use || x->writes_flags)
+				return false;
+			break;
+		case XL_JCC:
+		case XL_JMP:
+		case XL_END:
+			return false;
+		default:
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Both ways in: with the guest's flags in the VP and in the host's. */
+static void emit_entries(struct gen *g)
+{
+	const struct code_cache *cache = &g->t->cache;
+
+	g->flags = FLAGS_NOWHERE;
+	g->xl->entry = g->xl->entry_flags = code_cache_rx(cache, g->e.p);
+	if (!live_before(&g->insns[0]))
+		return;
+	if (wants_flags_in_vp(g)) {
+		emit_save_flags(&g->e);
+		g->xl->entry = code_cache_rx(cache, g->e.p);
+		g->flags = FLAGS_VP;
+	} else {
+		emit_restore_flags(&g->e);
+		g->xl->entry_flags = code_cache_rx(cache, g->e.p);
+		g->flags = FLAGS_HOST;
+	}
+}
+
 static void emit_block(struct gen *g)
 {
-	uint32_t live_in = live_before(&g->insns[0]);
-	const uint8_t *flags_here;
-
-	g->xl->entry = code_cache_rx(&g->t->cache, g->e.p);
-	if (live_in)
-		emit_restore_flags(&g->e);
-	flags_here = g->e.p;
-	g->xl->entry_flags = code_cache_rx(&g->t->cache, flags_here);
-	g->flags = live_in ? FLAGS_HOST : FLAGS_NOWHERE;
+	emit_entries(g);
 	for (unsigned i = 0; i < g->count; i++) {
 		gen_insn(g, &g->insns[i]);
 		if (g->unseen)

@@ -325,6 +325,15 @@ static bool byte_needs_rex(const struct xl_operand *o)
 	return o->class == OPERAND_GPR && o->size == 1 && o->number >= 4;
 }
 
+/* With one VP nothing runs beside user code that shares its memory, but devices with rings that the
+ * guest's kernel maps to it (UIO). Such code orders its accesses by a locked access to the stack,
+ * which stays what it is; the host only ever sets bits there, or takes all of them. */
+static bool needs_no_lock(const struct gen *g, const struct xl_insn *x)
+{
+	return g->c->vm->vp_count == 1 && (g->b->key & KEY_USER) &&
+	       x->u->base != OFF_GPR(PART_RSP);
+}
+
 /* at: the memory operand */
 static void emit_it(struct gen *g, const struct xl_insn *x, const struct placed *p,
 		    const struct host_mem *at)
@@ -333,6 +342,8 @@ static void emit_it(struct gen *g, const struct xl_insn *x, const struct placed 
 	struct opcode o = x->op;
 
 	o.rex = byte_needs_rex(&x->reg) || byte_needs_rex(&x->rm);
+	if (o.lock && needs_no_lock(g, x))
+		o.lock = false;
 	if (x->plus_r)
 		o.op &= 0xf8;
 	if (p->memory)

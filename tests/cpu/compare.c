@@ -170,8 +170,19 @@ static void forgive_first_part(const struct cpu_case *c, const ZydisDisassembled
 		       native->state.data + (address - DATA_ADDRESS), size);
 }
 
+/* Where CALL pushes. */
+static void forgive_pushed(struct cpu_outcome *subject, const struct cpu_outcome *native)
+{
+	uint64_t address = native->state.gpr[4] - 8;
+
+	if (in_data(address, 8))
+		memcpy(subject->state.data + (address - DATA_ADDRESS),
+		       native->state.data + (address - DATA_ADDRESS), 8);
+}
+
 /* When the operand of an MMX instruction faults, Intel's processors have TOP = 0 already. They
- * store 10 bytes in two pieces, of which the first may get through. */
+ * store 10 bytes in two pieces, of which the first may get through. CALL has pushed already when
+ * the target isn't canonical. */
 static void forgive_fault(const struct cpu_case *c, struct cpu_outcome *subject,
 			  const struct cpu_outcome *native)
 {
@@ -184,6 +195,9 @@ static void forgive_fault(const struct cpu_case *c, struct cpu_outcome *subject,
 	if (text.info.meta.isa_set == ZYDIS_ISA_SET_X87 &&
 	    text.operands[0].type == ZYDIS_OPERAND_TYPE_MEMORY && text.operands[0].size == 80)
 		forgive_first_part(c, &text, subject, native);
+	if (text.info.mnemonic == ZYDIS_MNEMONIC_CALL && c->mode == CPU_MODE_64 &&
+	    native->vector == VECTOR_GP)
+		forgive_pushed(subject, native);
 }
 
 /* Linux hides from user mode whether pages of the kernel's half are present. */

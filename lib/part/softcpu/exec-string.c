@@ -297,11 +297,12 @@ HANDLER(string_scas)
 
 HANDLER(string_ins)
 {
-	struct string_op s = string_begin(c, u);
 	uint16_t port = (uint16_t)c->gpr[PART_RDX];
 	struct sc_vm *vm = c->vm;
+	struct string_op s;
 
-	sc_check_io(c, u, port, s.size);
+	sc_check_io(c, u, port, u->size);
+	s = string_begin(c, u);
 	while (s.count) {
 		uint64_t dst = sc_linear(c, u, PART_ES, index_reg(c, &s, PART_RDI), s.size, true);
 
@@ -319,11 +320,12 @@ HANDLER(string_ins)
 
 HANDLER(string_outs)
 {
-	struct string_op s = string_begin(c, u);
 	uint16_t port = (uint16_t)c->gpr[PART_RDX];
 	struct sc_vm *vm = c->vm;
+	struct string_op s;
 
-	sc_check_io(c, u, port, s.size);
+	sc_check_io(c, u, port, u->size);
+	s = string_begin(c, u);
 	while (s.count) {
 		uint64_t src = sc_linear(c, u, u->seg, index_reg(c, &s, PART_RSI), s.size, false);
 

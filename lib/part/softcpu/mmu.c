@@ -778,10 +778,11 @@ void sc_store_as(struct vp *c, struct uop *u, unsigned cpl, uint64_t va, uint64_
 SC_COLD uint8_t *sc_rmw_slow(struct vp *c, struct uop *u, uint64_t va, unsigned size,
 			     uint8_t **flags)
 {
-	unsigned first = in_first_page(c, u, va, size);
 	struct sc_target a, b = { 0 };
+	unsigned first;
 
 	sc_check_alignment(c, u, va, size);
+	first = in_first_page(c, u, va, size);
 	a = resolve(c, u, own_tlb(c), va, ACCESS_WRITE);
 	if (first == size && a.host) {
 		*flags = sc_flags_at(c->vm, a.host);

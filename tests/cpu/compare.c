@@ -203,7 +203,7 @@ static void forgive_fault(const struct cpu_case *c, struct cpu_outcome *subject,
 /* Linux hides from user mode whether pages of the kernel's half are present. */
 #define KERNEL_HIDES 0x00007ffffffff000u
 
-/* MASKMOVDQU names any byte of its operand. */
+/* MASKMOVDQU names any byte of its operand, in either page. */
 static bool is_masked_move(const struct cpu_case *c, const struct cpu_outcome *native,
 			   const struct cpu_outcome *subject)
 {
@@ -218,11 +218,11 @@ static void compare_fault(struct report *report, const struct cpu_outcome *nativ
 {
 	bool hidden = native->vector == VECTOR_PF && native->fault_address >= KERNEL_HIDES;
 
-	number(report, "error", 0, native->error_code, subject->error_code, hidden ? ~1ull : ~0ull);
-	if (report->c->large_operand && native->fault_address - subject->fault_address < 512)
-		return;
 	if (native->fault_address - subject->fault_address < 16 &&
 	    is_masked_move(report->c, native, subject))
+		return;
+	number(report, "error", 0, native->error_code, subject->error_code, hidden ? ~1ull : ~0ull);
+	if (report->c->large_operand && native->fault_address - subject->fault_address < 512)
 		return;
 	number(report, "address", 0, native->fault_address, subject->fault_address, UINT64_MAX);
 }
@@ -341,7 +341,8 @@ static bool is_true_fault(const struct cpu_outcome *outcome)
 {
 	if (outcome->vector == VECTOR_PF)
 		return !is_readable(outcome->fault_address);
-	return !is_canonical(outcome->state.gpr[6]) || !is_canonical(outcome->state.gpr[7]);
+	return !is_canonical(outcome->state.gpr[6]) || !is_canonical(outcome->state.gpr[6] + 7) ||
+	       !is_canonical(outcome->state.gpr[7]) || !is_canonical(outcome->state.gpr[7] + 7);
 }
 
 /* Which operand CMPS looks at first is the processor's choice: Zen 4 takes [RDI], others [RSI]. */

@@ -110,14 +110,19 @@ static unsigned run_on_memory(struct vp *c, struct uop *u, const struct hostop *
 
 /* A store that an unmasked exception keeps from happening: Intel's processors don't look at its
  * operand then, AMD's do first. */
-static bool store_aborts(struct vp *c, const struct hostop *op)
+static bool store_aborts(struct vp *c, const struct uop *u, const struct hostop *op)
 {
 	struct hostop_regs regs;
+	struct uop unchecked;
 
 	if (!op->waits || !(op->mem_access & HOSTOP_MEM_WRITE) || c->vm->amd ||
 	    !(~c->regs.fpu.fcw & X87_STORE_ABORTS))
 		return false;
+	unchecked = *u;
+	unchecked.ea &= (uint8_t)~EA_SEG;
 	regs = c->regs;
+	regs.rip += u->off;
+	regs.ea = sc_ea(c, &unchecked) - c->segbase[u->seg];
 	hostop_run(op, &regs, c->bounce);
 	if (!(regs.fpu.fsw & ~regs.fpu.fcw & X87_STORE_ABORTS))
 		return false;
@@ -129,16 +134,16 @@ static bool store_aborts(struct vp *c, const struct hostop *op)
 static unsigned run_x87(struct vp *c, struct uop *u, const struct hostop *op)
 {
 	struct uop here = *u;
-	uint64_t block_rip = RIP(c), va = op->mem_size ? sc_ea(c, u) : 0;
-	unsigned vector = 0;
+	uint64_t block_rip = RIP(c), va;
+	unsigned vector;
 
+	if (unlikely(store_aborts(c, u, op)))
+		return 0;
+	va = op->mem_size ? sc_ea(c, u) : 0;
 	RIP(c) += u->off;
 	here.off = 0;
 	c->regs.ea = va - c->segbase[u->seg];
-	if (!op->mem_size)
-		vector = hostop_run(op, &c->regs, NULL);
-	else if (!store_aborts(c, op))
-		vector = run_on_memory(c, &here, op, va);
+	vector = op->mem_size ? run_on_memory(c, &here, op, va) : hostop_run(op, &c->regs, NULL);
 	RIP(c) = block_rip;
 	return vector;
 }

@@ -20,7 +20,9 @@
 #include <string.h>
 #include <time.h>
 
-#define MAX_REPORTS 20
+#ifndef MAX_REPORTS
+#define MAX_REPORTS 100000
+#endif
 
 struct options {
 	const struct subject *subject;

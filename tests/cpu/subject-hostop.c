@@ -72,6 +72,13 @@ static void run_op(struct hostop_subject *s, const struct hostop *op, unsigned l
 	}
 }
 
+/* F3 49 90: zydis_decode has it as AMD's processors. Intel's pause. */
+static bool is_vendors(const struct cpu_case *c, const ZydisDecodedInstruction *insn)
+{
+	return insn->mnemonic == ZYDIS_MNEMONIC_XCHG && insn->opcode == 0x90 &&
+	       memchr(c->code, 0xf3, insn->length);
+}
+
 static bool run(void *subject, const struct cpu_case *c, unsigned attempt, struct cpu_outcome *ret)
 {
 	struct hostop_subject *s = subject;
@@ -83,7 +90,7 @@ static bool run(void *subject, const struct cpu_case *c, unsigned attempt, struc
 	if (c->mode != CPU_MODE_64 || c->instruction_count != 1 || c->before.rflags & FLAG_AC ||
 	    c->before.rip + c->code_length >= CODE_ADDRESS + CODE_SIZE ||
 	    !ZYAN_SUCCESS(zydis_decode(&s->decoder, c->code, c->code_length, &insn, operands)) ||
-	    !hostop_prepare(s->arena, &insn, operands, &op))
+	    is_vendors(c, &insn) || !hostop_prepare(s->arena, &insn, operands, &op))
 		return false;
 	if (op.mem_size &&
 	    (!find_memory(&c->before, &insn, operands, &address) || !in_data(address, op.mem_size)))

@@ -72,7 +72,7 @@ int sc_blocks_init(struct vp *c, struct error *err)
 	c->arena_size = c->vm->code_cache_bytes / 16 * (c->vm->interpret_only ? 15 : 6);
 	c->arena = sc_map(c->arena_size);
 	c->page_blocks = map_sparse(c->vm->page_count * sizeof(c->page_blocks[0]));
-	c->decoded = zydis_cache_new();
+	c->decoded = zydis_cache_new(c->vm->amd);
 	if (!c->hash || !c->arena || !c->page_blocks || !c->decoded)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the software CPU's blocks");
 	return 0;

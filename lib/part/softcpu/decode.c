@@ -387,6 +387,9 @@ static void emit_extend(struct decoder *d, bool sign)
 	struct uop u = new_uop(d);
 	unsigned mem = is_mem(&d->op[1]), from = size_log2(&d->op[1]), to = size_log2(&d->op[0]);
 
+	/* Of MOVSXD with a 16-bit target Intel's processors read 16 bits, AMD's 32. */
+	if (from > to && !d->c->vm->amd)
+		from = to;
 	set_rm(d, &u, &d->op[1]);
 	u.reg = gpr_offset(d->op[0].reg.value);
 	add(d, u, sign ? sc_movsx[mem][from][to] : sc_movzx[mem][from][to]);

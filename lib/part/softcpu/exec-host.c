@@ -56,10 +56,14 @@ static _Noreturn void raise_result(struct vp *c, struct uop *u, unsigned vector)
 	sc_fault(c, u, (enum sc_vector)vector);
 }
 
-/* What alignment checking asks for (SDM volume 3, table 6-7), by the operand's size in bytes. */
-static unsigned natural_alignment(unsigned size)
+/* What alignment checking asks for (SDM volume 3, table 6-7), by the operand's size in bytes. Of
+ * the 16-byte operands that needn't be aligned (MOVUPS) only AMD's processors check it; the others
+ * were checked before, in any case. */
+static unsigned natural_alignment(const struct vp *c, unsigned size)
 {
 	switch (size) {
+	case 16:
+		return c->vm->amd ? 16 : 1;
 	case 10:
 		return 8;
 	case 14: /* x87 environment and state, 16-bit */
@@ -83,7 +87,7 @@ static unsigned run_on_memory(struct vp *c, struct uop *u, const struct hostop *
 	uint8_t *host = NULL;
 
 	if (unlikely(c->align_check))
-		sc_check_alignment(c, u, va, natural_alignment(op->mem_size));
+		sc_check_alignment(c, u, va, natural_alignment(c, op->mem_size));
 	if ((va & (MEM_PAGE_SIZE - 1)) + op->mem_size <= MEM_PAGE_SIZE)
 		host = sc_bulk(c, u, va, write, &room);
 	if (host) {
@@ -102,13 +106,40 @@ static unsigned run_on_memory(struct vp *c, struct uop *u, const struct hostop *
 	return vector;
 }
 
+#define X87_STORE_ABORTS 0x1fu /* by all exceptions but inexact results */
+
+/* A store that an unmasked exception keeps from happening: Intel's processors don't look at its
+ * operand then, AMD's do first. */
+static bool store_aborts(struct vp *c, const struct uop *u, const struct hostop *op)
+{
+	struct hostop_regs regs;
+	struct uop unchecked;
+
+	if (!op->waits || !(op->mem_access & HOSTOP_MEM_WRITE) || c->vm->amd ||
+	    !(~c->regs.fpu.fcw & X87_STORE_ABORTS))
+		return false;
+	unchecked = *u;
+	unchecked.ea &= (uint8_t)~EA_SEG;
+	regs = c->regs;
+	regs.rip += u->off;
+	regs.ea = sc_ea(c, &unchecked) - c->segbase[u->seg];
+	hostop_run(op, &regs, c->bounce);
+	if (!(regs.fpu.fsw & ~regs.fpu.fcw & X87_STORE_ABORTS))
+		return false;
+	c->regs.fpu = regs.fpu;
+	return true;
+}
+
 /* x87 instructions note their address and that of their operand. */
 static unsigned run_x87(struct vp *c, struct uop *u, const struct hostop *op)
 {
 	struct uop here = *u;
-	uint64_t block_rip = RIP(c), va = op->mem_size ? sc_ea(c, u) : 0;
+	uint64_t block_rip = RIP(c), va;
 	unsigned vector;
 
+	if (unlikely(store_aborts(c, u, op)))
+		return 0;
+	va = op->mem_size ? sc_ea(c, u) : 0;
 	RIP(c) += u->off;
 	here.off = 0;
 	c->regs.ea = va - c->segbase[u->seg];

@@ -13,18 +13,29 @@ struct string_op {
 	unsigned width; /* of the address size in bytes */
 	int64_t step;   /* +-size */
 	uint64_t count; /* elements left */
+	uint16_t flags; /* of the last comparison */
 	bool repeated;
 };
 
+/* Intel's processors begin a repetition with 32-bit addresses by clearing the upper half of RCX,
+ * and of the index registers of MOVS and STOS, even if the count is 0 or the first element faults.
+ */
+static void clear_upper_half(struct vp *c, const struct string_op *s, enum part_gpr reg)
+{
+	if (s->repeated && s->width == 4 && !c->vm->amd)
+		c->gpr[reg] &= UINT32_MAX;
+}
+
 static struct string_op string_begin(struct vp *c, struct uop *u)
 {
-	struct string_op s = { .size = u->size };
+	struct string_op s = { .size = u->size, .flags = c->flags };
 
 	s.width = u->ea & EA_A16 ? 2 : u->ea & EA_A32 ? 4 : 8;
 	s.mask = s.width == 8 ? UINT64_MAX : s.width == 4 ? UINT32_MAX : 0xffff;
 	s.step = c->rf & RF_DF ? -(int64_t)s.size : (int64_t)s.size;
 	s.repeated = u->aux != 0;
 	s.count = s.repeated ? c->gpr[PART_RCX] & s.mask : 1;
+	clear_upper_half(c, &s, PART_RCX);
 	return s;
 }
 
@@ -115,6 +126,8 @@ HANDLER(string_movs)
 {
 	struct string_op s = string_begin(c, u);
 
+	clear_upper_half(c, &s, PART_RSI);
+	clear_upper_half(c, &s, PART_RDI);
 	while (s.count) {
 		uint64_t from = index_reg(c, &s, PART_RSI), to = index_reg(c, &s, PART_RDI), n;
 		uint64_t src = sc_linear(c, u, u->seg, from, s.size, false);
@@ -168,6 +181,7 @@ HANDLER(string_stos)
 {
 	struct string_op s = string_begin(c, u);
 
+	clear_upper_half(c, &s, PART_RDI);
 	while (s.count) {
 		uint64_t to = index_reg(c, &s, PART_RDI), n;
 		uint64_t dst = sc_linear(c, u, PART_ES, to, s.size, true);
@@ -210,9 +224,11 @@ HANDLER(string_lods)
 	NEXT;
 }
 
-static void compare(struct vp *c, uint64_t a, uint64_t b, unsigned size)
+/* Of a repeated comparison that a fault or an interrupt ends before its time, AMD's processors show
+ * the last element's flags, Intel's those from before the instruction (SDM volume 2, REP). */
+static void compare(struct vp *c, struct string_op *s, uint64_t a, uint64_t b)
 {
-	unsigned shift = 64 - size * 8;
+	unsigned shift = 64 - s->size * 8;
 	uint16_t f;
 
 	/* At the top of the register CF, ZF, SF, OF are those of the element; AF and PF aren't. */
@@ -223,13 +239,15 @@ static void compare(struct vp *c, uint64_t a, uint64_t b, unsigned size)
 	f &= (uint16_t) ~(FL_AF | FL_PF);
 	f |= (a ^ b ^ (a - b)) & 0x10 ? FL_AF : 0;
 	f |= __builtin_parity((a - b) & 0xff) ? 0 : FL_PF;
-	c->flags = f;
+	s->flags = f;
+	if (c->vm->amd)
+		c->flags = f;
 }
 
 /* REPE ends at the first difference, REPNE at the first match. */
-static bool string_found(struct vp *c, struct uop *u)
+static bool string_found(const struct string_op *s, const struct uop *u)
 {
-	bool equal = c->flags & FL_ZF;
+	bool equal = s->flags & FL_ZF;
 
 	return u->aux == STRING_REPE ? !equal : equal;
 }
@@ -243,15 +261,16 @@ HANDLER(string_cmps)
 		uint64_t dst = sc_linear(c, u, PART_ES, index_reg(c, &s, PART_RDI), s.size, false);
 		uint64_t a = sc_load(c, u, src, s.size), b = sc_load(c, u, dst, s.size);
 
-		compare(c, a, b, s.size);
+		compare(c, &s, a, b);
 		advance(c, &s, PART_RSI, 1);
 		advance(c, &s, PART_RDI, 1);
 		count_down(c, &s, 1);
-		if (s.repeated && string_found(c, u))
+		if (s.repeated && string_found(&s, u))
 			break;
 		if (must_leave(c, &s))
 			return leave_restartable(c, u);
 	}
+	c->flags = s.flags;
 	NEXT;
 }
 
@@ -262,14 +281,15 @@ HANDLER(string_scas)
 	while (s.count) {
 		uint64_t dst = sc_linear(c, u, PART_ES, index_reg(c, &s, PART_RDI), s.size, false);
 
-		compare(c, sc_get_reg(c, PART_RAX * 8, s.size), sc_load(c, u, dst, s.size), s.size);
+		compare(c, &s, sc_get_reg(c, PART_RAX * 8, s.size), sc_load(c, u, dst, s.size));
 		advance(c, &s, PART_RDI, 1);
 		count_down(c, &s, 1);
-		if (s.repeated && string_found(c, u))
+		if (s.repeated && string_found(&s, u))
 			break;
 		if (must_leave(c, &s))
 			return leave_restartable(c, u);
 	}
+	c->flags = s.flags;
 	NEXT;
 }
 
@@ -277,11 +297,12 @@ HANDLER(string_scas)
 
 HANDLER(string_ins)
 {
-	struct string_op s = string_begin(c, u);
 	uint16_t port = (uint16_t)c->gpr[PART_RDX];
 	struct sc_vm *vm = c->vm;
+	struct string_op s;
 
-	sc_check_io(c, u, port, s.size);
+	sc_check_io(c, u, port, u->size);
+	s = string_begin(c, u);
 	while (s.count) {
 		uint64_t dst = sc_linear(c, u, PART_ES, index_reg(c, &s, PART_RDI), s.size, true);
 
@@ -299,11 +320,12 @@ HANDLER(string_ins)
 
 HANDLER(string_outs)
 {
-	struct string_op s = string_begin(c, u);
 	uint16_t port = (uint16_t)c->gpr[PART_RDX];
 	struct sc_vm *vm = c->vm;
+	struct string_op s;
 
-	sc_check_io(c, u, port, s.size);
+	sc_check_io(c, u, port, u->size);
+	s = string_begin(c, u);
 	while (s.count) {
 		uint64_t src = sc_linear(c, u, u->seg, index_reg(c, &s, PART_RSI), s.size, false);
 

@@ -730,24 +730,32 @@ static void store_via(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va
 	write_target(c, b, (const uint8_t *)v + first, size - first);
 }
 
-/* Non-canonical addresses fault as such first. */
+/* Non-canonical addresses fault as such first; those of Intel's processors that are so only at the
+ * operand's end don't. */
 void sc_check_alignment(struct vp *c, struct uop *u, uint64_t va, unsigned size)
 {
 	if (likely(!c->align_check) || (size & (size - 1)) || !(va & (size - 1)))
 		return;
-	if (c->mode != MODE_64 || (canonical(va) && canonical(va + size - 1)))
+	if (c->mode != MODE_64 || (canonical(va) && (!c->vm->amd || canonical(va + size - 1))))
 		sc_fault_code(c, u, VEC_AC, 0);
+}
+
+/* Larger operands are checked by exec-host.c, which knows the instruction. */
+static void check_alignment(struct vp *c, struct uop *u, uint64_t va, unsigned size)
+{
+	if (size <= 8)
+		sc_check_alignment(c, u, va, size);
 }
 
 SC_COLD void sc_load_slow(struct vp *c, struct uop *u, uint64_t va, void *ret, unsigned size)
 {
-	sc_check_alignment(c, u, va, size);
+	check_alignment(c, u, va, size);
 	load_via(c, u, own_tlb(c), va, ret, size);
 }
 
 SC_COLD void sc_store_slow(struct vp *c, struct uop *u, uint64_t va, const void *v, unsigned size)
 {
-	sc_check_alignment(c, u, va, size);
+	check_alignment(c, u, va, size);
 	store_via(c, u, own_tlb(c), va, v, size);
 }
 
@@ -770,10 +778,11 @@ void sc_store_as(struct vp *c, struct uop *u, unsigned cpl, uint64_t va, uint64_
 SC_COLD uint8_t *sc_rmw_slow(struct vp *c, struct uop *u, uint64_t va, unsigned size,
 			     uint8_t **flags)
 {
-	unsigned first = in_first_page(c, u, va, size);
 	struct sc_target a, b = { 0 };
+	unsigned first;
 
 	sc_check_alignment(c, u, va, size);
+	first = in_first_page(c, u, va, size);
 	a = resolve(c, u, own_tlb(c), va, ACCESS_WRITE);
 	if (first == size && a.host) {
 		*flags = sc_flags_at(c->vm, a.host);

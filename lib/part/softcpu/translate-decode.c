@@ -410,6 +410,8 @@ static bool find_all(const ZydisDecodedInstruction *in, const ZydisDecodedOperan
 		return false;
 	if (in->mnemonic == ZYDIS_MNEMONIC_BSWAP && x->rm.size == 2) /* undefined */
 		return false;
+	if (in->mnemonic == ZYDIS_MNEMONIC_MOVSXD && x->reg.size == 2) /* each vendor's */
+		return false;
 	replace_short_inc(x);
 	return true;
 }

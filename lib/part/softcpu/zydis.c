@@ -23,8 +23,8 @@ static void repair_operand(const ZydisDecodedInstruction *insn, ZydisDecodedOper
 	operand->mem.disp.value = insn->raw.disp.value;
 }
 
-/* Zydis 4.0: F3 90 is PAUSE to processors, but F3 49 90 is XCHG R8, RAX. It decodes right without
- * the F3. */
+/* F3 90 is PAUSE, but F3 49 90 is XCHG R8, RAX to AMD's processors; to Intel's and to Zydis it is
+ * PAUSE, too. It decodes as XCHG without the F3. */
 static ZyanStatus decode_without_f3(const ZydisDecoder *decoder, const uint8_t *code,
 				    ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands)
 {
@@ -40,18 +40,24 @@ static ZyanStatus decode_without_f3(const ZydisDecoder *decoder, const uint8_t *
 	return status;
 }
 
-ZyanStatus zydis_decode(const ZydisDecoder *decoder, const void *code, size_t length,
-			ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands)
+static ZyanStatus decode(const ZydisDecoder *decoder, bool amd, const void *code, size_t length,
+			 ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands)
 {
 	ZyanStatus status = ZydisDecoderDecodeFull(decoder, code, length, insn, operands);
 
 	if (!ZYAN_SUCCESS(status))
 		return status;
-	if (insn->mnemonic == ZYDIS_MNEMONIC_PAUSE && insn->raw.rex.B)
+	if (amd && insn->mnemonic == ZYDIS_MNEMONIC_PAUSE && insn->raw.rex.B)
 		return decode_without_f3(decoder, code, insn, operands);
 	for (unsigned i = 0; i < insn->operand_count; i++)
 		repair_operand(insn, &operands[i]);
 	return status;
+}
+
+ZyanStatus zydis_decode(const ZydisDecoder *decoder, const void *code, size_t length,
+			ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands)
+{
+	return decode(decoder, true, code, length, insn, operands);
 }
 
 /* ---- what was decoded before ---- */
@@ -60,6 +66,7 @@ ZyanStatus zydis_decode(const ZydisDecoder *decoder, const void *code, size_t le
 #define OPERANDS_MAX 6 /* of nearly all instructions */
 
 struct zydis_cache {
+	bool amd;
 	struct known {
 		uint8_t length; /* 0: free */
 		uint8_t mode;
@@ -69,9 +76,13 @@ struct zydis_cache {
 	} known[1 << CACHE_BITS];
 };
 
-struct zydis_cache *zydis_cache_new(void)
+struct zydis_cache *zydis_cache_new(bool amd)
 {
-	return calloc(1, sizeof(struct zydis_cache));
+	struct zydis_cache *cache = calloc(1, sizeof(*cache));
+
+	if (cache)
+		cache->amd = amd;
+	return cache;
 }
 
 void zydis_cache_free(struct zydis_cache *cache)
@@ -115,14 +126,14 @@ ZyanStatus zydis_decode_cached(struct zydis_cache *cache, const ZydisDecoder *de
 	ZyanStatus status;
 
 	if (length < ZYDIS_LOOKUP_BYTES)
-		return zydis_decode(decoder, code, length, insn, operands);
+		return decode(decoder, cache->amd, code, length, insn, operands);
 	k = find(cache, decoder->machine_mode, code, length);
 	if (k) {
 		*insn = k->insn;
 		memcpy(operands, k->operands, insn->operand_count * sizeof(operands[0]));
 		return ZYAN_STATUS_SUCCESS;
 	}
-	status = zydis_decode(decoder, code, length, insn, operands);
+	status = decode(decoder, cache->amd, code, length, insn, operands);
 	if (ZYAN_SUCCESS(status))
 		remember(cache, decoder->machine_mode, code, insn, operands);
 	return status;

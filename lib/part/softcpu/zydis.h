@@ -6,6 +6,7 @@
 #define PART_SOFTCPU_ZYDIS_H
 
 #include <Zydis/Zydis.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -19,7 +20,9 @@ ZyanStatus zydis_decode(const ZydisDecoder *decoder, const void *code, size_t le
  */
 struct zydis_cache;
 
-struct zydis_cache *zydis_cache_new(void); /* NULL: no memory */
+/* amd: decodes as processors of that vendor where they differ. NULL: no memory. zydis_decode does
+ * so always. */
+struct zydis_cache *zydis_cache_new(bool amd);
 void zydis_cache_free(struct zydis_cache *cache);
 
 /* As zydis_decode, but only operands that there are get written. */

@@ -20,9 +20,7 @@
 #include <string.h>
 #include <time.h>
 
-#ifndef MAX_REPORTS
-#define MAX_REPORTS 100000
-#endif
+#define MAX_REPORTS 20
 
 struct options {
 	const struct subject *subject;

@@ -22,6 +22,7 @@ enum xl_kind {
 	XL_PUSH,
 	XL_POP,
 	XL_LEAVE_FRAME,
+	XL_STRING, /* MOVS, STOS, LODS: translate-string.c */
 	XL_JCC,
 	XL_JMP,
 	XL_CALL,
@@ -136,6 +137,10 @@ void gen_x87_note(struct gen *g, struct x87_note *note);
 bool xl_classify_system(struct xl_insn *x);
 void gen_system(struct gen *g, struct xl_insn *x);
 
+/* translate-string.c. x->kind becomes XL_INTERPRET where it can't do it. */
+void xl_classify_string(const struct gen *g, struct xl_insn *x);
+void gen_string(struct gen *g, struct xl_insn *x);
+
 /* translate-insn.c */
 void gen_insn(struct gen *g, struct xl_insn *x);
 void gen_interpret(struct gen *g, struct xl_insn *x);
@@ -171,7 +176,8 @@ static inline bool keeps_flags(const struct xl_insn *x)
 }
 /* As gen_translate and, for a write, gen_page_flags, for an address relative to RSP. */
 void gen_translate_stack(struct gen *g, struct xl_insn *x, int32_t disp, unsigned size, bool write);
-/* After a store to SCRATCH0 of size bytes: SCRATCH1 is the address of the page's flags. */
+/* After a store to SCRATCH0 of size bytes (WRITTEN_BULK: of vp.scratch[2] bytes): SCRATCH1 is the
+ * address of the page's flags. */
 void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after after);
 /* Ends the slow path of x: translated code goes on here. */
 void gen_slow_end(struct gen *g);

@@ -581,6 +581,9 @@ void gen_insn(struct gen *g, struct xl_insn *x)
 	case XL_LEAVE_FRAME:
 		gen_leave_frame(g, x);
 		break;
+	case XL_STRING:
+		gen_string(g, x);
+		break;
 	case XL_INTERPRET:
 		gen_interpret(g, x);
 		break;

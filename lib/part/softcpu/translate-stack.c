@@ -82,6 +82,7 @@ static bool stack_movement(const struct xl_insn *x, int32_t *ret)
 	case XL_STI:
 	case XL_CLD:
 	case XL_SWAPGS:
+	case XL_STRING:
 		return true;
 	case XL_PUSH:
 	case XL_PUSHF:

@@ -17,6 +17,9 @@ enum { ALU_EXT_OR = 1, ALU_EXT_CMP = 7 };
 #define OPCODE_MOVS 0xa4
 #define OPCODE_STOS 0xaa
 
+/* As many are moved by a loop rather than by REP. */
+#define LOOP_ELEMENTS 8
+
 void xl_classify_string(const struct gen *g, struct xl_insn *x)
 {
 	const struct uop *u = x->u;
@@ -49,10 +52,9 @@ static void gen_advance(struct gen *g, const struct xl_insn *x, unsigned reg)
 	emit_lea64(&g->e, reg, &(struct host_mem){ (uint8_t)reg, H_NONE, 0, false, x->u->size });
 }
 
-/* ---- one element ---- */
-
-/* MOV between the register and [SCRATCH0]. */
-static void emit_access(struct gen *g, const struct xl_insn *x, unsigned reg, bool write)
+/* MOV between the register and [at]. */
+static void emit_access(struct gen *g, const struct xl_insn *x, unsigned reg, unsigned at,
+			bool write)
 {
 	unsigned size = x->u->size;
 	struct opcode o = { .op = write ? 0x88 : 0x8a, .w = size == 8 };
@@ -61,20 +63,22 @@ static void emit_access(struct gen *g, const struct xl_insn *x, unsigned reg, bo
 		o.op |= 1;
 	if (size == 2)
 		o.prefix = 0x66;
-	emit_rm(&g->e, &o, reg, AT_REG(SCRATCH0));
+	emit_rm(&g->e, &o, reg, AT_REG((uint8_t)at));
 }
+
+/* ---- one element ---- */
 
 static void gen_movs(struct gen *g, struct xl_insn *x)
 {
 	struct emitter *e = &g->e;
 
 	gen_element(g, x, H_RSI, false);
-	emit_access(g, x, SCRATCH1, false);
+	emit_access(g, x, SCRATCH1, SCRATCH0, false);
 	emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[1])));
 	gen_element(g, x, H_RDI, true);
 	emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
 	emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[1])));
-	emit_access(g, x, SCRATCH1, true);
+	emit_access(g, x, SCRATCH1, SCRATCH0, true);
 	emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
 	gen_advance(g, x, H_RSI);
 	gen_advance(g, x, H_RDI);
@@ -84,7 +88,7 @@ static void gen_movs(struct gen *g, struct xl_insn *x)
 static void gen_stos(struct gen *g, struct xl_insn *x)
 {
 	gen_element(g, x, H_RDI, true);
-	emit_access(g, x, H_RAX, true);
+	emit_access(g, x, H_RAX, SCRATCH0, true);
 	gen_advance(g, x, H_RDI);
 	gen_written(g, x, x->u->size, XL_GO_ON);
 }
@@ -92,7 +96,7 @@ static void gen_stos(struct gen *g, struct xl_insn *x)
 static void gen_lods(struct gen *g, struct xl_insn *x)
 {
 	gen_element(g, x, H_RSI, false);
-	emit_access(g, x, H_RAX, false);
+	emit_access(g, x, H_RAX, SCRATCH0, false);
 	gen_advance(g, x, H_RSI);
 }
 
@@ -137,14 +141,57 @@ static void gen_chunk(struct gen *g, struct xl_insn *x, bool movs)
 }
 
 /* REP with the host's registers as they are. */
-static void emit_repeated(struct emitter *e, unsigned size, unsigned opcode)
+static void emit_repeated(struct emitter *e, unsigned size, bool movs)
 {
 	emit8(e, 0xf3);
 	if (size == 2)
 		emit8(e, 0x66);
 	if (size == 8)
 		emit8(e, 0x48); /* REX.W */
-	emit8(e, opcode | (size > 1));
+	emit8(e, (movs ? OPCODE_MOVS : OPCODE_STOS) | (size > 1));
+}
+
+/* The same as a loop; vp.scratch[3] and flags are lost. */
+static void gen_loop(struct gen *g, const struct xl_insn *x, bool movs)
+{
+	struct emitter *e = &g->e;
+	const uint8_t *again;
+
+	if (movs)
+		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[3])));
+	again = e->p;
+	if (movs) {
+		emit_access(g, x, SCRATCH1, H_RSI, false);
+		gen_advance(g, x, H_RSI);
+	}
+	emit_access(g, x, movs ? SCRATCH1 : H_RAX, H_RDI, true);
+	gen_advance(g, x, H_RDI);
+	emit_rr(e, OP(.op = 0xff), 1, H_RCX); /* dec */
+	emit_set_rel32(emit_jcc(e, CC_NE), again);
+	if (movs)
+		emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[3])));
+}
+
+/* Processors are quick at few bytes, but take some time to begin with anything longer. */
+static void gen_elements(struct gen *g, const struct xl_insn *x, bool movs)
+{
+	struct emitter *e = &g->e;
+	uint8_t *many, *done;
+
+	if (x->u->size == 1) {
+		emit_repeated(e, 1, movs);
+		return;
+	}
+	emit_rr(e, OP(.op = 0x83), ALU_EXT_CMP, H_RCX);
+	emit8(e, LOOP_ELEMENTS);
+	many = emit_jcc8(e, CC_A);
+	gen_loop(g, x, movs);
+	emit8(e, 0xeb); /* jmp */
+	emit8(e, 0);
+	done = e->p - 1;
+	emit_here8(e, many);
+	emit_repeated(e, x->u->size, movs);
+	emit_here8(e, done);
 }
 
 /* A chunk; guest registers are right before and after it. */
@@ -164,7 +211,7 @@ static void gen_repeat_chunk(struct gen *g, struct xl_insn *x, bool movs)
 	emit_mov64(e, H_RDI, SCRATCH0);
 	if (movs)
 		emit_rm(e, OP(.op = 0x03, .w = true), H_RSI, AT_GS(VP_FIELD(scratch[1])));
-	emit_repeated(e, x->u->size, movs ? OPCODE_MOVS : OPCODE_STOS);
+	gen_elements(g, x, movs);
 	emit_load64(e, H_RCX, AT_GS(VP_FIELD(scratch[2])));
 	if (movs)
 		emit_rm(e, OP(.op = 0x2b, .w = true), H_RSI, AT_GS(VP_FIELD(scratch[1])));

@@ -723,7 +723,7 @@ struct block *sc_lockstep(struct vp *c, struct block *b);
 /* The decoder's question: whether the instruction shall be a block of its own, not compared. */
 bool sc_lockstep_alone(struct vp *c, unsigned mode, const ZydisDecodedInstruction *in,
 		       const uint8_t *code, size_t len);
-/* The translation that runs ends inside its block. */
+/* What runs of a block ends inside it. */
 void sc_lockstep_left_early(struct vp *c);
 /* The private copy of a page of RAM (NULL: no RAM); doesn't return if there can be none. */
 uint8_t *sc_lockstep_page(struct vp *c, uint8_t *host, bool write);

@@ -67,6 +67,8 @@ static bool must_leave(struct vp *c, const struct string_op *s)
 static struct block *leave_restartable(struct vp *c, struct uop *u)
 {
 	RIP(c) += u->off;
+	if (unlikely(c->lockstep))
+		sc_lockstep_left_early(c);
 	return NULL;
 }
 
@@ -98,7 +100,7 @@ static uint64_t chunk_in_page(const struct string_op *s, uint64_t va, uint64_t n
 
 static void note_bulk_write(struct vp *c, uint8_t *host, uint64_t bytes)
 {
-	if (unlikely(c->vm->page_flags[sc_page_of(c->vm, host)]))
+	if (unlikely(*(volatile uint8_t *)sc_flags_at(c->vm, host)))
 		sc_stored(c, host, (unsigned)bytes);
 }
 
@@ -141,6 +143,8 @@ HANDLER(string_movs)
 		if (n > 1) {
 			hs = sc_bulk(c, u, src, false, &room);
 			hd = sc_bulk(c, u, dst, true, &room);
+			if (unlikely(c->private_memory)) /* hs may be the page before its copy */
+				hs = sc_bulk(c, u, src, false, &room);
 		}
 		if (hs && hd) {
 			host_movs(hd, hs, n, s.size);

@@ -101,16 +101,19 @@ void sc_lockstep_begin(struct vp *c)
 	c->lockstep->undefined = 0;
 }
 
-void sc_lockstep_left_early(struct vp *c)
-{
-	c->lockstep->left_early = true;
-}
-
 /* ---- private pages ---- */
 
 static _Noreturn void give_up(struct vp *c)
 {
 	longjmp(c->trap, TRAP_GIVEN_UP);
+}
+
+/* A run on copies comes to nothing then: what made this one end may not be there in the other. */
+void sc_lockstep_left_early(struct vp *c)
+{
+	if (c->private_memory)
+		give_up(c);
+	c->lockstep->left_early = true;
 }
 
 static struct page *find_page(struct lockstep *l, const uint8_t *host)

@@ -108,6 +108,50 @@ static void string_store_into_the_block(void **state)
 	assert_int_equal(g->s.gpr[PART_RCX], 0);
 }
 
+/* The same over all that follows, into the next page. The TLB knows both; what goes on is the REP
+ * itself, as the block is not what it was. */
+GUEST(code_stos_pages, 64,
+      "movb $0xf4, 0x8f00; movb $0xf4, 0x9f00; lea 1f(%rip), %rdi\n"
+      "mov $0x90, %al\n"
+      "mov $0x1008, %ecx\n"
+      "rep stosb\n"
+      "1: mov $7, %ebx\n"
+      "hlt");
+
+static void string_store_over_pages_of_code(void **state)
+{
+	static const uint8_t halts[64] = { [0 ... 63] = 0xf4 };
+	struct guest *g = *state;
+
+	guest_long(g);
+	guest_load(g, 0x9000, halts, sizeof(halts));
+	RUN(g, code_stos_pages);
+	assert_int_equal(g->s.gpr[PART_RBX], 0);
+	assert_int_equal(g->s.gpr[PART_RCX], 0);
+	assert_int_equal(g->s.rip, g->s.gpr[PART_RDI] + 1);
+	assert_in_range(g->s.rip, 0x9008, 0x9040);
+}
+
+/* Again and again over the function called next, by a copy of it with another number. */
+GUEST(code_copied, 64,
+      "mov $0x60, %ebp\n"
+      "1: mov $0xa000, %esi; mov $0xb000, %edi; mov %ebp, 1(%rsi); mov $8, %ecx\n"
+      "test $1, %ebp; jz 2f; rep movsb; jmp 3f\n"
+      "2: movsq\n"
+      "3: mov $0xb000, %eax; call *%rax; add %rax, %rbx\n"
+      "dec %ebp; jnz 1b; hlt");
+GUEST(code_number, 64, "mov $0, %eax; ret; nop; nop");
+
+static void copied_code(void **state)
+{
+	struct guest *g = *state;
+
+	guest_long(g);
+	guest_load(g, 0xa000, code_number, (size_t)(code_number_end - code_number));
+	RUN(g, code_copied);
+	assert_int_equal(g->s.gpr[PART_RBX], 0x60 * 0x61 / 2);
+}
+
 /* An instruction that lies in two pages, of which the second is mapped to another page then. */
 static void straddling_instruction(void **state)
 {
@@ -397,6 +441,8 @@ int main(void)
 		T(another_block_again_and_again),
 		T(through_an_alias),
 		T(string_store_into_the_block),
+		T(string_store_over_pages_of_code),
+		T(copied_code),
 		T(straddling_instruction),
 		T(written_by_a_device),
 		T(data_beside_code),

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -356,6 +357,214 @@ static void return_to_no_address(void **state)
 	expect_translated(g);
 }
 
+/* ---- strings ---- */
+
+/* RSI, RDI, RCX and RAX of one string instruction. */
+struct string_case {
+	uint64_t from, to, count, value;
+};
+
+#define STRING_CASES UINT64_C(0x70000)
+#define STRING_BYTES 0x40000u /* from 0x20000 on; 0x60000 is an alias of 0x40000 */
+
+static const struct string_case string_cases[] = {
+	{ 0x30000, 0x40000, 1, 0x1122334455667788 },
+	{ 0x30100, 0x40f00, 0x100, 0x99 }, /* to the page's end */
+	{ 0x30100, 0x40f00, 0x20, UINT64_C(0xabcdef0123456789) },
+	{ 0x30f80, 0x40000, 0x40, 0 },
+	{ 0x30ff8, 0x40ff8, 1, 3 },
+	{ 0x30001, 0x40ffd, 0x10, 0x8070605040302010 }, /* elements on two pages */
+	{ 0x30ffd, 0x40001, 0x10, 5 },
+	{ 0x30fff, 0x40fff, 2, 5 },
+	{ 0x30ffd, 0x40ffe, 0xa00, 0x123456789abcdef },
+	{ 0x30000, 0x41000, 0x1000, 6 },
+	{ 0x30008, 0x40010, 0x1234, 0xfedcba9876543210 },
+	{ 0x40000, 0x40001, 0x900, 7 }, /* overlapping */
+	{ 0x40123, 0x40126, 0x900, 8 },
+	{ 0x40009, 0x40004, 0x900, 9 },
+	{ 0x40008, 0x40008, 0x300, 10 },
+	{ 0x40000, 0x60005, 0x300, 11 }, /* through an alias */
+	{ 0x60010, 0x40000, 0x300, 12 },
+	{ UINT64_C(0x8000000000000000), UINT64_C(0x7fffffffffffffff), 0, 13 }, /* nowhere */
+};
+
+/* With each instruction on all cases but the last skip ones, three times; the carry flag lives over
+ * it. */
+#define STRING_LOOP(insn, skip)                                                                    \
+	"mov $3, %ebp; mov $0x10000, %esp\n"                                                       \
+	"1: mov $0x70000, %ebx; mov $18 - " #skip ", %r12d\n"                                      \
+	"2: .irp s, b, w, l, q\n"                                                                  \
+	"mov (%rbx), %rsi; mov 8(%rbx), %rdi; mov 16(%rbx), %rcx; mov 24(%rbx), %rax\n"            \
+	"cmp %rax, %r8\n" insn "\n"                                                                \
+	"adc %rsi, %r8; rol $5, %r8; adc %rdi, %r8; rol $5, %r8; add %rcx, %r8; add %rax, %r8\n"   \
+	".endr\n"                                                                                  \
+	"add $32, %rbx; dec %r12d; jnz 2b; dec %ebp; jnz 1b; hlt"
+
+GUEST(code_rep_movs, 64, STRING_LOOP("rep movs\\s", 0));
+GUEST(code_rep_stos, 64, STRING_LOOP("rep stos\\s", 0));
+GUEST(code_movs, 64, STRING_LOOP("movs\\s; push %rax; movs\\s; pop %rax", 1));
+GUEST(code_stos, 64, STRING_LOOP("stos\\s; stos\\s", 1));
+GUEST(code_lods, 64, STRING_LOOP("lods\\s; lods\\s", 1));
+GUEST(code_rep_lods, 64, STRING_LOOP("rep lods\\s", 0));
+GUEST(code_rep_backward, 64, STRING_LOOP("std; rep movs\\s; cld; sbb $0, %rsi", 0));
+GUEST(code_backward, 64, STRING_LOOP("std; movs\\s; stos\\s; lods\\s; cld", 1));
+/* Base 0, but not for sure. */
+GUEST(code_rep_fs, 64, STRING_LOOP("rep movs\\s %fs:(%rsi), %es:(%rdi)", 0));
+GUEST(code_rep_narrow, 64,
+      STRING_LOOP("rep movs\\s (%esi), %es:(%edi); addr32 rep stos\\s; xor %esi, %esi", 1));
+
+static void string_guest(struct guest *g)
+{
+	uint8_t bytes[STRING_BYTES];
+
+	_Static_assert(ARRAY_SIZE(string_cases) == 18, "STRING_LOOP knows it");
+	for (unsigned i = 0; i < STRING_BYTES; i++)
+		bytes[i] = (uint8_t)(i * 7 + (i >> 8) * 3 + 1);
+	guest_load(g, 0x20000, bytes, STRING_BYTES);
+	for (uint64_t va = 0x60000; va < 0x70000; va += MEM_PAGE_SIZE)
+		guest_set_pte(g, va, (va - 0x20000) | 3);
+	guest_load(g, STRING_CASES, string_cases, sizeof(string_cases));
+}
+
+static void strings_alike(const uint8_t *code, const uint8_t *end, enum part_backend backend)
+{
+	struct guest *g, *i = guest_new(1);
+
+	guest_backend = backend;
+	g = guest_new(1);
+	guest_backend = PART_SOFT;
+	softcpu_tune(g->part, 0, 2, false);
+	softcpu_tune(i->part, 0, UINT16_MAX, false);
+	guest_long(g);
+	guest_long(i);
+	string_guest(g);
+	string_guest(i);
+	run_code(i, code, end);
+	run_code(g, code, end);
+	expect_translated(g);
+	assert_memory_equal(g->s.gpr, i->s.gpr, sizeof(g->s.gpr));
+	assert_memory_equal(mem_ptr(g->mem, 0x20000, STRING_BYTES),
+			    mem_ptr(i->mem, 0x20000, STRING_BYTES), STRING_BYTES);
+	guest_free(g);
+	guest_free(i);
+}
+
+static void every_string(void **state)
+{
+	static const struct {
+		const uint8_t *code, *end;
+	} codes[] = { { code_rep_movs, code_rep_movs_end },
+		      { code_rep_stos, code_rep_stos_end },
+		      { code_movs, code_movs_end },
+		      { code_stos, code_stos_end },
+		      { code_lods, code_lods_end },
+		      { code_rep_lods, code_rep_lods_end },
+		      { code_rep_backward, code_rep_backward_end },
+		      { code_backward, code_backward_end },
+		      { code_rep_fs, code_rep_fs_end },
+		      { code_rep_narrow, code_rep_narrow_end } };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(codes); i++) {
+		strings_alike(codes[i].code, codes[i].end, PART_SOFT);
+		strings_alike(codes[i].code, codes[i].end, PART_SOFT_LOCKSTEP);
+	}
+}
+
+/* The fifth copy runs into a page that isn't there. */
+GUEST(code_rep_fault, 64,
+      "mov $5, %ebp\n"
+      "1: mov $0x100, %ecx; cmp $1, %ebp; jne 2f; mov $0x1020, %ecx\n"
+      "2: mov %r8, %rsi; mov %r9, %rdi; add %ebp, %eax; rep movsb; dec %ebp; jnz 1b; hlt");
+GUEST(handler_string, 64, "mov (%rsp), %rax; mov 8(%rsp), %rdx; mov %cr2, %rbx; hlt");
+
+static void expect_string_fault(struct guest *g, uint64_t from, uint64_t to, uint64_t missing)
+{
+	uint64_t done = missing == 0x42000 ? missing - to : missing - from;
+
+	guest_load(g, 0x9000, handler_string, (size_t)(handler_string_end - handler_string));
+	guest_gate(g, 14, 0x9000, 0, 0);
+	string_guest(g);
+	guest_set_pte(g, missing, 0);
+	g->s.gpr[8] = from;
+	g->s.gpr[9] = to;
+	RUN(g, code_rep_fault);
+	expect_translated(g);
+	assert_int_equal(g->s.gpr[PART_RBX], missing);
+	assert_int_equal(g->s.gpr[PART_RAX], missing == 0x42000 ? 2 : 0); /* error code */
+	assert_int_equal(guest_read(g, g->s.gpr[PART_RDX], 2), 0xa4f3);
+	assert_int_equal(g->s.gpr[PART_RSI], from + done);
+	assert_int_equal(g->s.gpr[PART_RDI], to + done);
+	assert_int_equal(g->s.gpr[PART_RCX], 0x1020 - done);
+	assert_memory_equal(mem_ptr(g->mem, from, done), mem_ptr(g->mem, to, done), done);
+}
+
+static void fault_in_a_repeated_store(void **state)
+{
+	expect_string_fault(*state, 0x30010, 0x40ff0, 0x42000);
+}
+
+static void fault_in_a_repeated_load(void **state)
+{
+	expect_string_fault(*state, 0x30ff0, 0x40010, 0x32000);
+}
+
+/* Pages that the TLB has are seen by the dirty log, both of a copy. */
+GUEST(loop_rep, 64,
+      "1: mov $0x40ff0, %edi; mov $0x20, %ecx; rep stosb; lea -16(%rdi), %rsi\n"
+      "mov $0x48ff0, %edi; mov $0x20, %ecx; rep movsb; jmp 1b");
+
+static void dirty_log_of_strings(void **state)
+{
+	uint64_t before[GUEST_RAM / MEM_PAGE_SIZE / 64], log[ARRAY_SIZE(before)];
+	struct timespec ms = { 0, 1000000 };
+	struct guest *g = *state;
+	struct error err;
+
+	guest_load(g, GUEST_CODE, loop_rep, (size_t)(loop_rep_end - loop_rep));
+	part_vp_set_state(g->part, 0, &g->s);
+	assert_int_equal(part_start(g->part, &err), 0);
+	for (unsigned round = 0; round < 10; round++) {
+		nanosleep(&ms, NULL);
+		part_pause(g->part);
+		mem_dirty_log_start(g->mem);
+		mem_dirty_log_take(g->mem, before);
+		part_resume(g->part);
+		memset(log, 0, sizeof(log));
+		for (unsigned i = 0; i < 2000 && log[1] != 0x303; i++) {
+			nanosleep(&ms, NULL);
+			mem_dirty_log_take(g->mem, log);
+		}
+		assert_int_equal(log[1], 0x303); /* pages 0x40, 0x41, 0x48, 0x49 */
+		mem_dirty_log_stop(g->mem);
+	}
+	expect_translated(g);
+}
+
+/* What is left to do and where it goes on always fit together. */
+GUEST(loop_long_rep, 64, "1: mov $0x20000, %edi; mov $0x40000, %ecx; rep stosb; jmp 1b");
+
+static void pauses_in_a_repeated_store(void **state)
+{
+	const uint64_t rep = GUEST_CODE + 10;
+	struct timespec moment = { 0, 50000 };
+	struct guest *g = *state;
+	struct error err;
+
+	guest_load(g, GUEST_CODE, loop_long_rep, (size_t)(loop_long_rep_end - loop_long_rep));
+	part_vp_set_state(g->part, 0, &g->s);
+	assert_int_equal(part_start(g->part, &err), 0);
+	for (unsigned i = 0; i < 200; i++) {
+		nanosleep(&moment, NULL);
+		part_pause(g->part);
+		part_vp_get_state(g->part, 0, &g->s);
+		assert_in_range(g->s.rip, GUEST_CODE, rep + 2);
+		if (g->s.rip == rep)
+			assert_int_equal(g->s.gpr[PART_RDI] + g->s.gpr[PART_RCX], 0x60000);
+		part_resume(g->part);
+	}
+	expect_translated(g);
+}
+
 /* ---- links and mappings ---- */
 
 /* A function on another page, called directly and by register, while its page is mapped to and fro.
@@ -527,6 +736,11 @@ int main(void)
 		TEST(row_across_pages),
 		TEST(row_begins_interpreted),
 		TEST(unusual_returns),
+		cmocka_unit_test(every_string),
+		TEST(fault_in_a_repeated_store),
+		TEST(fault_in_a_repeated_load),
+		TEST(dirty_log_of_strings),
+		TEST(pauses_in_a_repeated_store),
 		TEST(return_to_zero),
 		TEST(return_to_no_address),
 		TEST(target_mapped_elsewhere),

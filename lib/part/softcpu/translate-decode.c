@@ -173,6 +173,19 @@ static bool is_x87(const ZydisDecodedInstruction *in)
 	       ((in->opcode & 0xf8) == 0xd8 || in->opcode == 0x9b);
 }
 
+/* MOVS, STOS, LODS, whose operands nothing names. */
+static enum xl_kind string_kind(const ZydisDecodedInstruction *in)
+{
+	switch (in->opcode & 0xfe) {
+	case 0xa4:
+	case 0xaa:
+	case 0xac:
+		return in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT ? XL_STRING : XL_INTERPRET;
+	default:
+		return XL_INTERPRET;
+	}
+}
+
 static enum xl_kind kind_of(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
 			    struct xl_insn *x)
 {
@@ -188,6 +201,8 @@ static enum xl_kind kind_of(const ZydisDecodedInstruction *in, const ZydisDecode
 		return in->opcode_map == ZYDIS_OPCODE_MAP_0F || (in->opcode & 0xf0) == 0x70
 			   ? XL_JCC
 			   : XL_INTERPRET;
+	case ZYDIS_CATEGORY_STRINGOP:
+		return string_kind(in);
 	default:
 		break;
 	}
@@ -404,7 +419,7 @@ static bool find_all(const ZydisDecodedInstruction *in, const ZydisDecodedOperan
 	find_immediate(in, code, x);
 	if (!find_opcode(in, x) || x->imm_len > sizeof(x->imm))
 		return false;
-	if (x->kind != XL_NOTHING && !find_operands(in, op, x))
+	if (x->kind != XL_NOTHING && x->kind != XL_STRING && !find_operands(in, op, x))
 		return false;
 	if (is_bit_string(x) || (x->op.map == MAP_ONE && x->op.op == 0x82))
 		return false;

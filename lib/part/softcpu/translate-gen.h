@@ -9,7 +9,7 @@
 #include <Zydis/Zydis.h>
 
 /* What translating one instruction may take, with its slow paths, and a block around them. */
-#define INSN_CODE_MAX  512u
+#define INSN_CODE_MAX  576u
 #define BLOCK_CODE_MAX 512u
 
 enum xl_kind {
@@ -22,6 +22,7 @@ enum xl_kind {
 	XL_PUSH,
 	XL_POP,
 	XL_LEAVE_FRAME,
+	XL_STRING, /* MOVS, STOS, LODS: translate-string.c */
 	XL_JCC,
 	XL_JMP,
 	XL_CALL,
@@ -152,6 +153,10 @@ void gen_x87_note(struct gen *g, struct x87_note *note);
 bool xl_classify_system(struct xl_insn *x);
 void gen_system(struct gen *g, struct xl_insn *x);
 
+/* translate-string.c. x->kind becomes XL_INTERPRET where it can't do it. */
+void xl_classify_string(const struct gen *g, struct xl_insn *x);
+void gen_string(struct gen *g, struct xl_insn *x);
+
 /* translate-insn.c */
 void gen_insn(struct gen *g, struct xl_insn *x);
 void gen_interpret(struct gen *g, struct xl_insn *x);
@@ -204,7 +209,7 @@ void gen_restore_scratch(struct gen *g, const struct xl_insn *x);
 /* After x's store to what gen_stack gave. */
 void gen_stack_stored(struct gen *g, struct xl_insn *x, enum xl_after after);
 /* After a store to SCRATCH0, or to group, of size bytes: SCRATCH1 is the address of the page's
- * flags.
+ * flags. size WRITTEN_BULK: vp.scratch[2] bytes.
  */
 void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after after,
 		 const struct access_group *group);

@@ -75,6 +75,7 @@ static bool keeps_groups(const struct xl_insn *x)
 	case XL_PUSHF:
 	case XL_PUSH_MEMORY:
 	case XL_POP:
+	case XL_STRING:
 	case XL_CLI:
 	case XL_STI:
 	case XL_CLD:

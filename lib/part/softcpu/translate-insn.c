@@ -330,8 +330,7 @@ static bool byte_needs_rex(const struct xl_operand *o)
  * which stays what it is; the host only ever sets bits there, or takes all of them. */
 static bool needs_no_lock(const struct gen *g, const struct xl_insn *x)
 {
-	return g->c->vm->vp_count == 1 && (g->b->key & KEY_USER) &&
-	       x->u->base != OFF_GPR(PART_RSP);
+	return g->c->vm->vp_count == 1 && (g->b->key & KEY_USER) && x->u->base != OFF_GPR(PART_RSP);
 }
 
 /* at: the memory operand */
@@ -673,6 +672,9 @@ void gen_insn(struct gen *g, struct xl_insn *x)
 		break;
 	case XL_LEAVE_FRAME:
 		gen_leave_frame(g, x);
+		break;
+	case XL_STRING:
+		gen_string(g, x);
 		break;
 	case XL_INTERPRET:
 		gen_interpret(g, x);

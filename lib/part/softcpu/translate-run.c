@@ -78,11 +78,13 @@ uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
 {
 	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
 
-	sc_stored(c, host, s->size);
+	sc_stored(c, host, s->size == WRITTEN_BULK ? (unsigned)c->scratch[2] : s->size);
 	if (s->after == XL_LEAVE_JUMPED)
 		return leave_at(c, c->scratch[1]);
 	if (likely(s->xl->block->live))
 		return 0;
+	if (s->after == XL_REPEAT && c->gpr[PART_RCX])
+		return leave_at(c, s->xl->va + s->off);
 	return leave_at(c, s->xl->va + s->next_off);
 }
 

@@ -105,6 +105,9 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 		else
 			x->mem_size = (uint8_t)op->mem_size;
 		break;
+	case XL_STRING:
+		xl_classify_string(g, x);
+		break;
 	case XL_DIVIDE:
 	case XL_NOTHING:
 		if (fn == sc_raise_uop || (x->mem_size && x->u->ea & ~EA_A32))

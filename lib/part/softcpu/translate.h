@@ -33,15 +33,18 @@ struct xl {
 struct xl_site {
 	struct xl *xl;
 	uint16_t off, next_off; /* of this and of the next instruction in the block */
-	uint8_t size;           /* of the operand that was written */
+	uint8_t size;           /* of the operand that was written; WRITTEN_BULK: vp.scratch[2] */
 	uint8_t after;          /* enum xl_after */
 	struct uop *rest;       /* for translate_rest: the block's own */
 	struct uop u[];         /* the instruction, then sc_uop_done */
 };
 
+#define WRITTEN_BULK 0
+
 enum xl_after {
 	XL_GO_ON,
 	XL_LEAVE,        /* for the loop, with RIP at the next instruction */
+	XL_REPEAT,       /* and again if RCX isn't 0 */
 	XL_LEAVE_JUMPED, /* for the loop, with RIP as vp.scratch[1] has it */
 };
 

@@ -328,6 +328,7 @@ static struct gen *begin(struct vp *c, struct block *b, struct gen *g)
 	g->x87.pending = false;
 	g->slow = NULL;
 	g->tlb = (uint32_t)((uint8_t *)&c->tlbs[b->key & KEY_USER ? 1 : 0] - (uint8_t *)c);
+	code_cache_touch(cache);
 	g->e = (struct emitter){ cache->rw + cache->used, cache->rw + cache->size };
 	g->xl = code_cache_data(cache, sizeof(*g->xl));
 	if (!g->xl || !emit_room(&g->e, (b->insns + 1) * INSN_CODE_MAX + BLOCK_CODE_MAX))

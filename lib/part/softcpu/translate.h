@@ -62,7 +62,8 @@ struct xl_exit {
 struct code_cache {
 	uint8_t *rw, *rx; /* the two mappings */
 	size_t size, used, shared_end;
-	uint8_t *data; /* struct xl, xl_site, xl_exit */
+	size_t large_end; /* up to where large pages were asked for */
+	uint8_t *data;    /* struct xl, xl_site, xl_exit */
 	size_t data_size, data_used;
 };
 
@@ -120,7 +121,15 @@ struct xl_known *xl_known_new(void);
 /* codecache.c */
 int code_cache_init(struct code_cache *cache, size_t bytes, struct error *err);
 void code_cache_done(struct code_cache *cache);
+void code_cache_enlarge_pages(struct code_cache *cache);
 void *code_cache_data(struct code_cache *cache, size_t size); /* NULL: full */
+/* Code is about to be made at its end. Kernel code, translated, is spread over megabytes: with
+ * pages of 4 KiB much of a system call's time would be misses of the host's instruction TLB. */
+static inline void code_cache_touch(struct code_cache *cache)
+{
+	if (unlikely(cache->used >= cache->large_end))
+		code_cache_enlarge_pages(cache);
+}
 /* Bytes in use beside the shared code; gives their memory back: nothing may need them any more. */
 size_t code_cache_held(const struct code_cache *cache);
 void code_cache_release(struct code_cache *cache);

@@ -113,7 +113,8 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 	default:
 		classify_flow(g, x);
 	}
-	if (x->kind == XL_INTERPRET && !xl_classify_system(x)) {
+	if (x->kind == XL_INTERPRET && !xl_classify_system(g, x) && !xl_classify_entry(g, x) &&
+	    !xl_classify_bits(x)) {
 		x->use = RF_ARITH;
 		x->kill = 0;
 	}

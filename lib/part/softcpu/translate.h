@@ -31,7 +31,8 @@ struct xl {
 
 /* Where translated code calls C for one instruction. */
 struct xl_site {
-	struct xl *xl;
+	struct block *block;
+	uint64_t va;            /* of the translation */
 	uint16_t off, next_off; /* of this and of the next instruction in the block */
 	uint8_t size;           /* of the operand that was written */
 	uint8_t after;          /* enum xl_after */
@@ -69,13 +70,14 @@ struct code_cache {
 
 struct translator {
 	struct code_cache cache;
-	/* Shared code, writable mapping. _flags: gives or takes the guest's flags in the host's. */
-	uint8_t *slow, *slow_flags;     /* R11D: site */
-	uint8_t *rest;                  /* R11D: site; does not come back */
-	uint8_t *stored, *stored_flags; /* R11D: site, R10: host address written */
-	uint8_t *exit, *exit_flags;     /* R11D: exit */
-	uint8_t *load_sse, *load_x87;   /* CF: not possible */
-	uint8_t *lost_return;           /* what the last entry of vp.returns leads to */
+	/* Shared code, writable mapping. _flags: gives or takes the guest's flags in the host's.
+	 * [1]: SSE and x87 registers that were loaded are loaded again. */
+	uint8_t *slow[2], *slow_flags[2];     /* R11D: site */
+	uint8_t *rest;                        /* R11D: site; does not come back */
+	uint8_t *stored[2], *stored_flags[2]; /* R11D: site, R10: host address written */
+	uint8_t *exit, *exit_flags;           /* R11D: exit */
+	uint8_t *load_sse, *load_x87;         /* CF: not possible */
+	uint8_t *lost_return;                 /* what the last entry of vp.returns leads to */
 	struct block *(*enter)(const uint8_t *code);
 	struct xl_known *known; /* what was decoded before */
 	bool exact_flags;

@@ -9,7 +9,7 @@
 #include <Zydis/Zydis.h>
 
 /* What translating one instruction may take, with its slow paths, and a block around them. */
-#define INSN_CODE_MAX  512u
+#define INSN_CODE_MAX  640u
 #define BLOCK_CODE_MAX 512u
 
 enum xl_kind {

@@ -292,6 +292,7 @@ static void make_stale(struct vp *c, struct block *b)
 	if (*link)
 		*link = b->hash_next;
 	b->live = false;
+	c->stale_blocks++;
 	sc_translations_drop(c, b);
 	for (unsigned i = 0; i < b->uop_count; i++)
 		b->uops[i].fn = sc_uop_stale;

@@ -90,6 +90,8 @@
 #define RF_VIF  BIT(19)
 #define RF_VIP  BIT(20)
 #define RF_ID   BIT(21)
+/* what SYSRET takes from R11 */
+#define SYSRET_FLAGS 0x3c7fd7u
 /* the flags that the handlers keep in vp.flags; all others are in vp.rf */
 #define RF_ARITH (RF_CF | RF_PF | RF_AF | RF_ZF | RF_SF | RF_OF)
 
@@ -390,6 +392,7 @@ struct vp {
 	uint64_t pat, misc_enable, mtrr_def, mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
 	uint64_t ucode_rev, hwcr, spec_ctrl;
 	int64_t tsc_adjust; /* this VP's TSC minus the partition's */
+	uint64_t tsc_ahead; /* of sc_host_ticks(): sc_tsc_changed() */
 
 	/* events */
 	jmp_buf trap;          /* where sc_raise goes */
@@ -440,6 +443,7 @@ struct vp {
 	size_t arena_used, arena_size;
 	struct block **page_blocks; /* by page index */
 	uint64_t flushes, decoded_insns;
+	uint64_t stale_blocks; /* counted: blocks that ceased to be live */
 	struct zydis_cache *decoded;
 
 	/* The period at whose end an idle VP gives memory back (softcpu.c). */
@@ -762,5 +766,7 @@ static inline uint64_t sc_tsc(struct vp *c)
 {
 	return sc_vm_tsc(c->vm) + (uint64_t)c->tsc_adjust;
 }
+/* The VP's TSC was set, or the partition's. */
+void sc_tsc_changed(struct vp *c);
 
 #endif

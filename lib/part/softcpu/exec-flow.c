@@ -644,7 +644,7 @@ struct block *sc_sysret(struct vp *c, struct uop *u)
 	sc_flat_ss(c, (uint16_t)((base + 8) | 3), 3);
 	sc_set_cpl(c, 3);
 	sc_segs_changed(c);
-	sc_set_rflags(c, c->gpr[11] & 0x3c7fd7);
+	sc_set_rflags(c, c->gpr[11] & SYSRET_FLAGS);
 	return NULL;
 }
 

@@ -234,13 +234,13 @@ bool sc_msr_write(struct vp *c, uint32_t msr, uint64_t v)
 	switch (msr) {
 	case MSR_TSC:
 		c->tsc_adjust += (int64_t)(v - sc_tsc(c));
-		lapic_tsc_changed(c->lapic);
+		sc_tsc_changed(c);
 		return true;
 	case MSR_TSC_ADJUST:
 		if (!profile_has(c->vm->profile, PROFILE_7_EBX, 1))
 			return false;
 		c->tsc_adjust = (int64_t)v;
-		lapic_tsc_changed(c->lapic);
+		sc_tsc_changed(c);
 		return true;
 	case MSR_EFER:
 		return write_efer(c, v);

@@ -72,6 +72,7 @@ void sc_vp_power_on(struct vp *c)
 	memset(c->mtrr_base, 0, sizeof(c->mtrr_base));
 	memset(c->mtrr_mask, 0, sizeof(c->mtrr_mask));
 	c->tsc_adjust = 0;
+	sc_tsc_changed(c);
 	modes_changed(c);
 }
 

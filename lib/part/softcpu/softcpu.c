@@ -755,7 +755,7 @@ static int softcpu_vp_set_context(struct part *part, unsigned vp,
 	memcpy(c->mtrr_base, context->mtrr_base, sizeof(c->mtrr_base));
 	memcpy(c->mtrr_mask, context->mtrr_mask, sizeof(c->mtrr_mask));
 	c->tsc_adjust = context->tsc_adjust;
-	lapic_tsc_changed(c->lapic);
+	sc_tsc_changed(c);
 	softcpu_vp_set_state(part, vp, &context->regs);
 	c->nmi_blocked = context->nmi_blocked;
 	c->shadow = context->shadow & PART_SHADOW_SS    ? SHADOW_SS
@@ -778,7 +778,7 @@ static void softcpu_set_tsc(struct part *part, uint64_t tsc)
 
 	atomic_store(&vm->tsc_offset, (int64_t)(tsc - sc_host_ticks(vm)));
 	for (unsigned i = 0; i < vm->vp_count; i++)
-		lapic_tsc_changed(vm->vps[i]->lapic);
+		sc_tsc_changed(vm->vps[i]);
 }
 
 /* ---- the rest of the backend's table ---- */

@@ -99,3 +99,9 @@ uint64_t sc_host_ticks(const struct sc_vm *vm)
 		return __rdtsc();
 	return (uint64_t)((unsigned __int128)clock_now_ns() * vm->tsc_hz / NS_PER_SEC);
 }
+
+void sc_tsc_changed(struct vp *c)
+{
+	c->tsc_ahead = (uint64_t)atomic_load(&c->vm->tsc_offset) + (uint64_t)c->tsc_adjust;
+	lapic_tsc_changed(c->lapic);
+}

@@ -123,11 +123,6 @@ void gen_fall_through(struct gen *g, uint64_t va)
 	gen_exit(g, 0, va & g->c->rip_mask, g->live_out[0], 0);
 }
 
-static uint64_t next_va(const struct gen *g, const struct xl_insn *x)
-{
-	return g->xl->va + x->off + x->len;
-}
-
 static uint64_t target_va(const struct gen *g, const struct xl_insn *x)
 {
 	return (next_va(g, x) + (uint64_t)(int64_t)x->u->imm) & g->c->rip_mask;
@@ -251,15 +246,7 @@ static void gen_call(struct gen *g, struct xl_insn *x)
 
 /* ---- computed ---- */
 
-static uint32_t jump_field(const struct gen *g, size_t offset)
-{
-	return VP_FIELD(jumps) + (g->b->key & KEY_USER ? sizeof(g->c->jumps[0]) : 0) +
-	       (uint32_t)offset;
-}
-
-/* SCRATCH0: target; SCRATCH1 becomes the index of its entry. Without one the handler does it all.
- */
-static void gen_find_jump(struct gen *g, struct xl_insn *x)
+void gen_find_jump(struct gen *g, struct xl_insn *x, bool user)
 {
 	struct emitter *e = &g->e;
 
@@ -269,23 +256,24 @@ static void gen_find_jump(struct gen *g, struct xl_insn *x)
 	emit8(e, 32 - JUMP_BITS - JUMP_SHIFT);
 	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1); /* and */
 	emit32(e, (JUMPS - 1) << JUMP_SHIFT);
-	emit_rm(e, OP(.op = 0x3b, .w = true), SCRATCH0,
-		AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, rip))));
+	emit_rm(e, OP(.op = 0x3b, .w = true), SCRATCH0, JUMP_FIELD(user, rip));
 	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
-	emit_load32(e, SCRATCH0,
-		    AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, xtlb))));
+	emit_load32(e, SCRATCH0, JUMP_FIELD(user, xtlb));
 	emit_load32(e, SCRATCH0, AT_GS_REG(SCRATCH0, 0));
-	emit_rm(e, OP(.op = 0x3b), SCRATCH0,
-		AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, version))));
+	emit_rm(e, OP(.op = 0x3b), SCRATCH0, JUMP_FIELD(user, version));
 	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
 	emit_cmp_attention(e);
 	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
 }
 
+static void gen_find_own_jump(struct gen *g, struct xl_insn *x)
+{
+	gen_find_jump(g, x, user_index(g));
+}
+
 static void emit_jmp_code(struct gen *g)
 {
-	emit_rm(&g->e, OP(.op = 0xff), 4,
-		AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, code))));
+	emit_rm(&g->e, OP(.op = 0xff), 4, JUMP_FIELD(user_index(g), code));
 }
 
 /* The entry of vp.returns in that depth. */
@@ -323,7 +311,7 @@ static void gen_ret(struct gen *g, struct xl_insn *x)
 	emit_jmp(e, hit);
 	emit_here8(e, unknown[0]);
 	emit_here8(e, unknown[1]);
-	gen_find_jump(g, x);
+	gen_find_own_jump(g, x);
 	emit_lea64(e, GUEST_RSP, &popped);
 	emit_load64(e, H_RSP, AT_GS(top));
 	emit_jmp_code(g);
@@ -354,7 +342,7 @@ static void gen_jmp_computed(struct gen *g, struct xl_insn *x)
 {
 	gen_flags_lost(g, RF_ARITH);
 	gen_target(g, x);
-	gen_find_jump(g, x);
+	gen_find_own_jump(g, x);
 	emit_jmp_code(g);
 	gen_slow_end(g);
 }
@@ -368,9 +356,8 @@ static void gen_call_computed(struct gen *g, struct xl_insn *x)
 	gen_flags_lost(g, RF_ARITH);
 	gen_target(g, x);
 	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[1])));
-	gen_find_jump(g, x);
-	emit_load64(e, SCRATCH0,
-		    AT_GS_REG(SCRATCH1, jump_field(g, offsetof(struct sc_jump, code))));
+	gen_find_own_jump(g, x);
+	emit_load64(e, SCRATCH0, JUMP_FIELD(user_index(g), code));
 	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[2])));
 	gen_push_return(g, x);
 	gen_stack_stored(g, x, XL_LEAVE_JUMPED);

@@ -9,7 +9,7 @@
 #include <Zydis/Zydis.h>
 
 /* What translating one instruction may take, with its slow paths, and a block around them. */
-#define INSN_CODE_MAX  576u
+#define INSN_CODE_MAX  704u
 #define BLOCK_CODE_MAX 512u
 
 enum xl_kind {
@@ -35,7 +35,15 @@ enum xl_kind {
 	XL_SWAPGS,
 	XL_PUSHF,
 	XL_PUSH_MEMORY,
-	XL_END, /* the block ends before this: no instruction */
+	XL_FROM_SEG,
+	XL_FROM_CR,
+	XL_READ_BASE,
+	XL_WRITE_BASE,
+	XL_TSC,
+	XL_SYSCALL, /* these are translate-entry.c's */
+	XL_SYSRET,
+	XL_BIT_STRING, /* translate-bits.c's */
+	XL_END,        /* the block ends before this: no instruction */
 };
 
 enum operand_class {
@@ -103,7 +111,7 @@ struct x87_note {
 
 /* A slow path, emitted behind the block. */
 struct cold {
-	uint8_t *from[6]; /* rel32 of the jumps to it */
+	uint8_t *from[8]; /* rel32 of the jumps to it */
 	unsigned from_count;
 	const uint8_t *back, *call;
 	uint32_t site;
@@ -150,8 +158,19 @@ void gen_x87(struct gen *g, struct xl_insn *x);
 void gen_x87_note(struct gen *g, struct x87_note *note);
 
 /* translate-system.c. False: not one of its kinds; else x's kind and flags are set. */
-bool xl_classify_system(struct xl_insn *x);
+bool xl_classify_system(const struct gen *g, struct xl_insn *x);
 void gen_system(struct gen *g, struct xl_insn *x);
+void gen_need_cpl0(struct gen *g, struct xl_insn *x);
+/* The host register, which is not SCRATCH1: that one is lost. */
+void gen_need_canonical(struct gen *g, struct xl_insn *x, unsigned host);
+
+/* translate-entry.c: SYSCALL and SYSRET. */
+bool xl_classify_entry(const struct gen *g, struct xl_insn *x);
+void gen_entry(struct gen *g, struct xl_insn *x);
+
+/* translate-bits.c: BT and its kin with a register as index into memory. */
+bool xl_classify_bits(struct xl_insn *x);
+void gen_bits(struct gen *g, struct xl_insn *x);
 
 /* translate-string.c. x->kind becomes XL_INTERPRET where it can't do it. */
 void xl_classify_string(const struct gen *g, struct xl_insn *x);
@@ -220,6 +239,17 @@ uint32_t gen_site(struct gen *g, const struct xl_insn *x, enum xl_after after, b
 
 /* translate-flow.c */
 void gen_flow(struct gen *g, struct xl_insn *x);
+/* SCRATCH0: target; SCRATCH1 becomes the index of its entry in vp.jumps of that privilege. Without
+ * one, or with something to be looked at first, the handler does it all. */
+void gen_find_jump(struct gen *g, struct xl_insn *x, bool user);
+/* The address of the field in the entry that SCRATCH1 is the index of. */
+#define JUMP_FIELD(user, field)                                                                    \
+	AT_GS_REG(SCRATCH1, VP_FIELD(jumps) + ((user) ? sizeof(((struct vp *)0)->jumps[0]) : 0) +  \
+				(uint32_t)offsetof(struct sc_jump, field))
+static inline uint64_t next_va(const struct gen *g, const struct xl_insn *x)
+{
+	return g->xl->va + x->off + x->len;
+}
 /* Goes on at the block's end, which is no branch. */
 void gen_fall_through(struct gen *g, uint64_t va);
 

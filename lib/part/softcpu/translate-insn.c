@@ -56,7 +56,8 @@ uint32_t gen_site(struct gen *g, const struct xl_insn *x, enum xl_after after, b
 		g->full = true;
 		return 0;
 	}
-	*s = (struct xl_site){ .xl = g->xl,
+	*s = (struct xl_site){ .block = g->b,
+			       .va = g->xl->va,
 			       .off = x->off,
 			       .next_off = (uint16_t)(x->off + x->len),
 			       .size = x->mem_size,
@@ -79,6 +80,13 @@ static struct cold *new_cold(struct gen *g, uint8_t *from, const uint8_t *call, 
 	return k;
 }
 
+/* Whether code behind a call of C expects SSE or x87 registers to be loaded still. Kernels use
+ * none: there they stay where the first call stored them. */
+static unsigned reload(const struct gen *g)
+{
+	return g->sse_ready || g->x87_ready;
+}
+
 void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from)
 {
 	enum xl_after after = x->kind == XL_X87_FLDCW ? XL_LEAVE : XL_GO_ON;
@@ -88,7 +96,7 @@ void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from)
 	else if (g->slow)
 		g->slow->from[g->slow->from_count++] = from;
 	else
-		g->slow = new_cold(g, from, g->t->slow, gen_site(g, x, after, true));
+		g->slow = new_cold(g, from, g->t->slow[reload(g)], gen_site(g, x, after, true));
 }
 
 void gen_slow_end(struct gen *g)
@@ -97,7 +105,7 @@ void gen_slow_end(struct gen *g)
 		return;
 	g->slow->back = g->e.p;
 	if (g->flags == FLAGS_HOST || g->flags == FLAGS_BOTH)
-		g->slow->call = g->t->slow_flags;
+		g->slow->call = g->t->slow_flags[reload(g)];
 	g->slow = NULL;
 }
 
@@ -107,7 +115,7 @@ void gen_interpret(struct gen *g, struct xl_insn *x)
 	gen_x87_note(g, &g->x87);
 	emit_plus_r(&g->e, OP(.op = 0xb8), SCRATCH1);
 	emit32(&g->e, gen_site(g, x, XL_GO_ON, true));
-	emit_call(&g->e, g->t->slow);
+	emit_call(&g->e, g->t->slow[0]);
 	g->sse_ready = g->x87_ready = false;
 }
 
@@ -199,13 +207,15 @@ void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after 
 		emit8(e, 5);
 		emit8(e, 0xe9);
 		emit32(e, 0);
-		k = new_cold(g, e->p - 4, g->t->stored_flags, gen_site(g, x, after, false));
+		k = new_cold(g, e->p - 4, g->t->stored_flags[reload(g)],
+			     gen_site(g, x, after, false));
 		emit_load64(e, H_RCX, AT_GS(VP_FIELD(scratch[3])));
 		k->rcx_saved = true;
 	} else {
 		emit_rm(e, OP(.op = 0x80), 7, AT_REG(SCRATCH1)); /* cmp byte, 0 */
 		emit8(e, 0);
-		k = new_cold(g, emit_jcc(e, CC_NE), g->t->stored, gen_site(g, x, after, false));
+		k = new_cold(g, emit_jcc(e, CC_NE), g->t->stored[reload(g)],
+			     gen_site(g, x, after, false));
 		if (g->flags != FLAGS_VP)
 			g->flags = x->live && g->flags == FLAGS_BOTH ? FLAGS_VP : FLAGS_NOWHERE;
 	}
@@ -228,7 +238,7 @@ static void gen_load_unit(struct gen *g, struct xl_insn *x, uint32_t flag, const
 	emit8(e, 0);
 	ready = emit_jcc8(e, CC_NE);
 	emit_call(e, load);
-	new_cold(g, emit_jcc(e, 2 /* CF */), g->t->slow, gen_site(g, x, XL_LEAVE, true));
+	new_cold(g, emit_jcc(e, 2 /* CF */), g->t->slow[0], gen_site(g, x, XL_LEAVE, true));
 	emit_here8(e, ready);
 }
 
@@ -685,7 +695,19 @@ void gen_insn(struct gen *g, struct xl_insn *x)
 	case XL_SWAPGS:
 	case XL_PUSHF:
 	case XL_PUSH_MEMORY:
+	case XL_FROM_SEG:
+	case XL_FROM_CR:
+	case XL_READ_BASE:
+	case XL_WRITE_BASE:
+	case XL_TSC:
 		gen_system(g, x);
+		break;
+	case XL_SYSCALL:
+	case XL_SYSRET:
+		gen_entry(g, x);
+		break;
+	case XL_BIT_STRING:
+		gen_bits(g, x);
 		break;
 	default:
 		gen_flow(g, x);

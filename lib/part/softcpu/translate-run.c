@@ -45,31 +45,39 @@ static uintptr_t leave_at(struct vp *c, uint64_t rip)
 	return LEAVE_FOR_LOOP;
 }
 
+/* Of the block that runs, as long as no block became stale; the block itself isn't looked at, nor
+ * is anything else that hardly ever is in the host's caches. */
+static bool still_live(const struct vp *c, uint64_t stale, const struct xl_site *s)
+{
+	return likely(c->stale_blocks == stale) || s->block->live;
+}
+
 uintptr_t translate_slow(struct vp *c, uint32_t site)
 {
 	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
-	struct block *b = s->xl->block, *next;
+	uint64_t stale = c->stale_blocks;
+	struct block *next;
 
-	RIP(c) = s->xl->va;
-	c->blk = b;
+	RIP(c) = s->va;
+	c->blk = s->block;
 	next = s->u[0].fn(c, s->u);
 	if (next != &done_block)
 		return leave_for(c, next);
-	if (likely(s->after == XL_GO_ON && b->live))
+	if (likely(s->after == XL_GO_ON) && still_live(c, stale, s))
 		return 0;
-	return leave_at(c, s->xl->va + s->next_off);
+	return leave_at(c, s->va + s->next_off);
 }
 
 /* From the site's instruction on. */
 uintptr_t translate_rest(struct vp *c, uint32_t site)
 {
 	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
-	struct block *b = s->xl->block;
+	struct block *b = s->block;
 	sc_fn *fn = s->rest == b->uops ? b->interpret : s->rest->fn;
 
 	if (unlikely(!b->live))
-		return leave_at(c, s->xl->va + s->off);
-	RIP(c) = s->xl->va;
+		return leave_at(c, s->va + s->off);
+	RIP(c) = s->va;
 	c->blk = b;
 	return leave_for(c, fn(c, s->rest));
 }
@@ -77,15 +85,16 @@ uintptr_t translate_rest(struct vp *c, uint32_t site)
 uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
 {
 	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
+	uint64_t stale = c->stale_blocks;
 
 	sc_stored(c, host, s->size == WRITTEN_BULK ? (unsigned)c->scratch[2] : s->size);
 	if (s->after == XL_LEAVE_JUMPED)
 		return leave_at(c, c->scratch[1]);
-	if (likely(s->xl->block->live))
+	if (still_live(c, stale, s))
 		return 0;
 	if (s->after == XL_REPEAT && c->gpr[PART_RCX])
-		return leave_at(c, s->xl->va + s->off);
-	return leave_at(c, s->xl->va + s->next_off);
+		return leave_at(c, s->va + s->off);
+	return leave_at(c, s->va + s->next_off);
 }
 
 /* ---- links ---- */

@@ -242,12 +242,27 @@ static void emit_leave_or_resume(struct emitter *e, const struct shared *s)
 	emit_jmp(e, s->leave);
 }
 
-/* Calls a C function (vp, R11D, R10) in the middle of a translation, on the host's stack. Guest FPU
- * registers that were loaded are loaded again. */
-static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool flags_out,
-			  const struct shared *s)
+/* What was loaded, as BX has it. */
+static void emit_reload_fpu(struct emitter *e, const struct shared *s)
 {
-	uint8_t *start = e->p, *go_on, *no_fpu, *no_x87, *no_sse;
+	uint8_t *no_x87, *no_sse;
+
+	emit_rr(e, OP(.op = 0x84), 7 /* BH: x87_loaded */, 7);
+	no_x87 = emit_jcc8(e, CC_E);
+	emit_call(e, s->load_x87);
+	emit_here8(e, no_x87);
+	emit_rr(e, OP(.op = 0x84), H_RBX, H_RBX);
+	no_sse = emit_jcc8(e, CC_E);
+	emit_call(e, s->load_sse);
+	emit_here8(e, no_sse);
+}
+
+/* Calls a C function (vp, R11D, R10) in the middle of a translation, on the host's stack. reload:
+ * guest FPU registers that were loaded are loaded again. */
+static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool flags_out,
+			  bool reload, const struct shared *s)
+{
+	uint8_t *start = e->p, *go_on, *no_fpu;
 
 	if (flags_in) /* SCRATCH1 is an argument */
 		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
@@ -272,14 +287,8 @@ static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool
 	go_on = emit_jcc8(e, CC_E);
 	emit_leave_or_resume(e, s);
 	emit_here8(e, go_on);
-	emit_rr(e, OP(.op = 0x84), 7 /* BH: x87_loaded */, 7);
-	no_x87 = emit_jcc8(e, CC_E);
-	emit_call(e, s->load_x87);
-	emit_here8(e, no_x87);
-	emit_rr(e, OP(.op = 0x84), H_RBX, H_RBX);
-	no_sse = emit_jcc8(e, CC_E);
-	emit_call(e, s->load_sse);
-	emit_here8(e, no_sse);
+	if (reload)
+		emit_reload_fpu(e, s);
 	emit_load64(e, H_RSP, AT_GS(VP_FIELD(translated_rsp)));
 	emit_move_rsp(e, -8);
 	emit_load_gprs(e);
@@ -353,11 +362,14 @@ void translate_shared_code(struct vp *c, struct translator *t)
 	s.store_fpu = make_store_fpu(&e);
 	s.load_sse = t->load_sse = make_load_sse(&e);
 	s.load_x87 = t->load_x87 = make_load_x87(&e);
-	t->slow = make_call(&e, VP_FIELD(call_slow), false, false, &s);
-	t->slow_flags = make_call(&e, VP_FIELD(call_slow), false, true, &s);
-	t->rest = make_call(&e, VP_FIELD(call_rest), false, false, &s);
-	t->stored = make_call(&e, VP_FIELD(call_stored), false, false, &s);
-	t->stored_flags = make_call(&e, VP_FIELD(call_stored), true, true, &s);
+	t->rest = make_call(&e, VP_FIELD(call_rest), false, false, false, &s);
+	for (unsigned reload = 0; reload < 2; reload++) {
+		t->slow[reload] = make_call(&e, VP_FIELD(call_slow), false, false, reload, &s);
+		t->slow_flags[reload] = make_call(&e, VP_FIELD(call_slow), false, true, reload, &s);
+		t->stored[reload] = make_call(&e, VP_FIELD(call_stored), false, false, reload, &s);
+		t->stored_flags[reload] =
+		    make_call(&e, VP_FIELD(call_stored), true, true, reload, &s);
+	}
 	t->exit = make_exit(&e, &s);
 	t->exit_flags = make_exit_flags(&e, t->exit);
 	t->lost_return = make_lost_return(&e, &s);

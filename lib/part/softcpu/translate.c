@@ -116,7 +116,8 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 	default:
 		classify_flow(g, x);
 	}
-	if (x->kind == XL_INTERPRET && !xl_classify_system(x)) {
+	if (x->kind == XL_INTERPRET && !xl_classify_system(g, x) && !xl_classify_entry(g, x) &&
+	    !xl_classify_bits(x)) {
 		x->use = RF_ARITH;
 		x->kill = 0;
 	}
@@ -378,6 +379,7 @@ static struct gen *begin(struct vp *c, struct block *b, struct gen *g)
 	g->slow = NULL;
 	g->held = NULL;
 	g->tlb = (uint32_t)((uint8_t *)&c->tlbs[b->key & KEY_USER ? 1 : 0] - (uint8_t *)c);
+	code_cache_touch(cache);
 	g->e = (struct emitter){ cache->rw + cache->used, cache->rw + cache->size };
 	g->xl = code_cache_data(cache, sizeof(*g->xl));
 	if (!g->xl || !emit_room(&g->e, (b->insns + 1) * INSN_CODE_MAX + BLOCK_CODE_MAX))

@@ -31,7 +31,8 @@ struct xl {
 
 /* Where translated code calls C for one instruction. */
 struct xl_site {
-	struct xl *xl;
+	struct block *block;
+	uint64_t va;            /* of the translation */
 	uint16_t off, next_off; /* of this and of the next instruction in the block */
 	uint8_t size;           /* of the operand that was written; WRITTEN_BULK: vp.scratch[2] */
 	uint8_t after;          /* enum xl_after */
@@ -65,19 +66,21 @@ struct xl_exit {
 struct code_cache {
 	uint8_t *rw, *rx; /* the two mappings */
 	size_t size, used, shared_end;
-	uint8_t *data; /* struct xl, xl_site, xl_exit */
+	size_t large_end; /* up to where large pages were asked for */
+	uint8_t *data;    /* struct xl, xl_site, xl_exit */
 	size_t data_size, data_used;
 };
 
 struct translator {
 	struct code_cache cache;
-	/* Shared code, writable mapping. _flags: gives or takes the guest's flags in the host's. */
-	uint8_t *slow, *slow_flags;     /* R11D: site */
-	uint8_t *rest;                  /* R11D: site; does not come back */
-	uint8_t *stored, *stored_flags; /* R11D: site, R10: host address written */
-	uint8_t *exit, *exit_flags;     /* R11D: exit */
-	uint8_t *load_sse, *load_x87;   /* CF: not possible */
-	uint8_t *lost_return;           /* what the last entry of vp.returns leads to */
+	/* Shared code, writable mapping. _flags: gives or takes the guest's flags in the host's.
+	 * [1]: SSE and x87 registers that were loaded are loaded again. */
+	uint8_t *slow[2], *slow_flags[2];     /* R11D: site */
+	uint8_t *rest;                        /* R11D: site; does not come back */
+	uint8_t *stored[2], *stored_flags[2]; /* R11D: site, R10: host address written */
+	uint8_t *exit, *exit_flags;           /* R11D: exit */
+	uint8_t *load_sse, *load_x87;         /* CF: not possible */
+	uint8_t *lost_return;                 /* what the last entry of vp.returns leads to */
 	struct block *(*enter)(const uint8_t *code);
 	struct xl_known *known; /* what was decoded before */
 	bool exact_flags;
@@ -123,7 +126,15 @@ struct xl_known *xl_known_new(void);
 /* codecache.c */
 int code_cache_init(struct code_cache *cache, size_t bytes, struct error *err);
 void code_cache_done(struct code_cache *cache);
+void code_cache_enlarge_pages(struct code_cache *cache);
 void *code_cache_data(struct code_cache *cache, size_t size); /* NULL: full */
+/* Code is about to be made at its end. Kernel code, translated, is spread over megabytes: with
+ * pages of 4 KiB much of a system call's time would be misses of the host's instruction TLB. */
+static inline void code_cache_touch(struct code_cache *cache)
+{
+	if (unlikely(cache->used >= cache->large_end))
+		code_cache_enlarge_pages(cache);
+}
 /* Bytes in use beside the shared code; gives their memory back: nothing may need them any more. */
 size_t code_cache_held(const struct code_cache *cache);
 void code_cache_release(struct code_cache *cache);

@@ -306,6 +306,64 @@ static void row_begins_interpreted(void **state)
 	expect_translated(g);
 }
 
+/* Groups of accesses: by several registers in turn, which constants move, with an index, relative
+ * to RIP, aligned ones, with the flags of one instruction used behind others, and registers that
+ * the host doesn't have; at a page's end, too. */
+GUEST(code_groups, 64,
+      "mov $40, %ecx; mov $0x20f80, %edi; mov $0x30000, %esi; mov $0x10000, %r10d; mov $3, %edx\n"
+      "1: mov %rcx, (%rdi); add %rcx, 8(%rdi); lea (%rcx,%rcx,2), %r11; mov %r11, 16(%rdi)\n"
+      "add $24, %rdi; cmp $20, %ecx; mov %ecx, -4(%rdi); mov -20(%rdi), %eax; adc %rax, %rbx\n"
+      "dec %rdi; mov %bl, (%rdi); inc %rdi; xor -8(%rdi), %rbx; lea -16(%rdi), %rdi\n"
+      "mov %rbx, 8(%rsi,%rdx,8); mov 8(%rsi,%rdx,8), %r15; inc %rdx; mov %r15, (%rsi,%rdx,8)\n"
+      "push %r15; push %rbx; mov %r10, 8(%rsp); pop %r8; xchg %r8, (%rsp); pop %r9\n"
+      "mov 3f(%rip), %r11; add %r11, 3f+8(%rip); xor %r9, (%r10); add %r11, (%r10)\n"
+      "movups (%rsi), %xmm0; paddq 16(%rsi), %xmm0; movaps %xmm0, 32(%rsi); paddq (%rsi), %xmm0\n"
+      "movdqa %xmm0, 64(%rsi); mov 40(%rsi), %r8; add %r8, (%r10)\n"
+      "mov (%rdi), %rax; mov %rdi, %rbp; mov 8(%rbp), %rbp; add %rbp, %rax; mov %rax, 16(%rdi)\n"
+      "dec %ecx; jnz 1b; hlt; .balign 64; 3: .quad 5, 7");
+
+static void groups_of_accesses(void **state)
+{
+	same_as_the_interpreter(*state, code_groups, code_groups_end);
+}
+
+/* One that isn't aligned faults at its own instruction, after the stores before it. */
+GUEST(code_group_misaligned, 64,
+      "mov $8, %ecx; mov $0x20000, %esi\n"
+      "1: cmp $2, %ecx; jne 2f; add $8, %esi\n"
+      "2: mov %rcx, 0x20(%rsi); mov %rcx, 0x38(%rsi); movaps 0x10(%rsi), %xmm0; mov %rcx, "
+      "0x30(%rsi)\n"
+      "loop 1b; hlt");
+GUEST(handler_group_misaligned, 64, "mov $0x77, %edi; hlt");
+
+static void group_misaligned(void **state)
+{
+	struct guest *g = *state;
+
+	guest_load(g, 0x9000, handler_group_misaligned,
+		   (size_t)(handler_group_misaligned_end - handler_group_misaligned));
+	guest_gate(g, 13, 0x9000, 0, 1);
+	RUN(g, code_group_misaligned);
+	assert_int_equal(g->s.gpr[PART_RDI], 0x77);
+	assert_int_equal(g->s.gpr[PART_RCX], 2);
+	assert_int_equal(guest_read(g, 0x20040, 8), 2);
+	assert_int_equal(guest_read(g, 0x20038, 8), 3);
+	expect_translated(g);
+}
+
+/* Several stores in a row change the block that they are in, behind them, once it is translated. */
+GUEST(code_group_changes_itself, 64,
+      "mov $12, %ecx; mov $0x10040, %edi; mov $0x00000000c3ff9090, %rax\n"
+      "1: cmp $3, %ecx; jne 3f; lea 2f(%rip), %rdi\n"
+      "3: mov %eax, (%rdi); movl $0x90c3ff90, 4(%rdi); nop\n"
+      ".balign 4, 0x90; 2: nop; nop; nop; nop; nop; nop; nop; nop\n"
+      "loop 1b; hlt");
+
+static void group_changes_itself(void **state)
+{
+	same_as_the_interpreter(*state, code_group_changes_itself, code_group_changes_itself_end);
+}
+
 /* Deeper than returns are remembered, and returns that skip a caller, or two. */
 GUEST(code_returns, 64,
       "mov $0x40000, %esp; mov $4, %ecx\n"
@@ -735,6 +793,9 @@ int main(void)
 		TEST(unmasked_x87_exception),
 		TEST(row_across_pages),
 		TEST(row_begins_interpreted),
+		TEST(groups_of_accesses),
+		TEST(group_misaligned),
+		TEST(group_changes_itself),
 		TEST(unusual_returns),
 		cmocka_unit_test(every_string),
 		TEST(fault_in_a_repeated_store),

@@ -15,8 +15,8 @@
  */
 #include "part/softcpu/cpu.h"
 #include "part/softcpu/fast.h"
+#include "part/softcpu/known.h"
 #include "part/softcpu/translate.h"
-#include "part/softcpu/zydis.h"
 
 #include <linux/membarrier.h>
 #include <string.h>
@@ -27,6 +27,8 @@
 #define HASH_SIZE (1u << HASH_BITS)
 
 #define HUGE_PAGE (2 * MIB)
+
+#define GRANULE 64u
 
 /* Zeroed memory that is touched at random: the host's processor shall need few translations for it.
  */
@@ -72,8 +74,9 @@ int sc_blocks_init(struct vp *c, struct error *err)
 	c->arena_size = c->vm->code_cache_bytes / 16 * (c->vm->interpret_only ? 15 : 6);
 	c->arena = sc_map(c->arena_size);
 	c->page_blocks = map_sparse(c->vm->page_count * sizeof(c->page_blocks[0]));
-	c->decoded = zydis_cache_new(c->vm->amd);
-	if (!c->hash || !c->arena || !c->page_blocks || !c->decoded)
+	c->rewritten = map_sparse(c->vm->page_count * sizeof(c->rewritten[0]));
+	c->known = known_new();
+	if (!c->hash || !c->arena || !c->page_blocks || !c->rewritten || !c->known)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the software CPU's blocks");
 	return 0;
 }
@@ -84,11 +87,14 @@ void sc_blocks_done(struct vp *c)
 	sc_unmap(c->arena, c->arena_size);
 	if (c->page_blocks)
 		munmap(c->page_blocks, c->vm->page_count * sizeof(c->page_blocks[0]));
+	if (c->rewritten)
+		munmap(c->rewritten, c->vm->page_count * sizeof(c->rewritten[0]));
 	c->hash = NULL;
 	c->arena = NULL;
+	c->rewritten = NULL;
 	c->page_blocks = NULL;
-	zydis_cache_free(c->decoded);
-	c->decoded = NULL;
+	known_free(c->known);
+	c->known = NULL;
 }
 
 /* ---- lookup ---- */
@@ -181,9 +187,51 @@ static void note_rom(struct sc_vm *vm, uint64_t gpa)
 		atomic_fetch_or(word, mask);
 }
 
+/* ---- code that is written again and again ---- */
+
+/* So often a block is interpreted first where code was hot before. */
+#define REWRITTEN_RUNS 1
+/* One of so many such blocks has to become hot like any other, to see whether they still do. */
+#define REWRITTEN_TRIAL 11
+
+static uint64_t *rewritten_word(struct vp *c, const struct block *b, uint64_t *ret_bit)
+{
+	const uint8_t *host = sc_ram(c->vm, b->gpa);
+
+	*ret_bit = BIT(b->gpa / GRANULE % (MEM_PAGE_SIZE / GRANULE));
+	return host ? &c->rewritten[sc_page_of(c->vm, host)] : NULL;
+}
+
+/* b's code was written: shall the next one there be translated soon? */
+static void note_rewritten(struct vp *c, const struct block *b)
+{
+	uint64_t bit, *word = rewritten_word(c, b, &bit);
+
+	if (!word || !c->translator)
+		return;
+	if (b->xls)
+		*word |= bit;
+	else if (*word & bit)
+		*word &= ~bit;
+}
+
+static void warm_up(struct vp *c, struct block *b)
+{
+	uint64_t bit, *word = rewritten_word(c, b, &bit);
+	unsigned hot;
+
+	if (!word || !(*word & bit))
+		return;
+	hot = c->translator->hot;
+	if (++c->rewritten_decoded % REWRITTEN_TRIAL && hot > REWRITTEN_RUNS + 1)
+		b->heat = (uint16_t)(hot - REWRITTEN_RUNS - 1);
+}
+
 void sc_block_insert(struct vp *c, struct block *b)
 {
 	struct block **head = bucket(c, b->gpa, b->key);
+
+	warm_up(c, b);
 
 	b->hash_next = *head;
 	*head = b;
@@ -233,6 +281,7 @@ void sc_blocks_release(struct vp *c)
 		code_cache_release(&c->translator->cache);
 	sc_blocks_flush(c);
 	madvise(c->hash, HASH_SIZE * sizeof(c->hash[0]), MADV_DONTNEED);
+	madvise(c->rewritten, c->vm->page_count * sizeof(c->rewritten[0]), MADV_DONTNEED);
 	madvise(c->arena, ALIGN_UP(used, HUGE_PAGE), MADV_DONTNEED);
 }
 
@@ -240,8 +289,8 @@ void sc_blocks_release(struct vp *c)
 
 static uint64_t granule_mask(unsigned offset, uint64_t len)
 {
-	unsigned first = offset / 64;
-	unsigned last = (unsigned)MIN((offset + len - 1) / 64, 63);
+	unsigned first = offset / GRANULE;
+	unsigned last = (unsigned)MIN((offset + len - 1) / GRANULE, 63);
 
 	return (UINT64_MAX << first) & (UINT64_MAX >> (63 - last));
 }
@@ -326,13 +375,17 @@ static void invalidate_page(struct vp *c, uint64_t gpa, uint64_t len)
 	if (!link)
 		return;
 	while ((b = *link)) {
-		if (b->live && touches(b, gpa, gpa + len))
+		if (b->live && touches(b, gpa, gpa + len)) {
+			note_rewritten(c, b);
 			make_stale(c, b);
+		}
 		if (b->live)
 			link = &b->page_next[link_of(b, page_gpa)];
 		else
 			*link = b->page_next[link_of(b, page_gpa)];
 	}
+	if (len == MEM_PAGE_SIZE) /* the page has another use now */
+		c->rewritten[sc_page_of(c->vm, sc_ram(c->vm, gpa))] = 0;
 }
 
 static void invalidate(struct vp *c, uint64_t gpa, uint64_t len)
@@ -409,7 +462,7 @@ static bool take_granules(struct sc_vm *vm, uint64_t gpa, uint64_t len)
 /* Whole granules are invalidated: their bits are gone after this. */
 void sc_code_written(struct sc_vm *vm, struct vp *self, uint64_t gpa, uint64_t len)
 {
-	uint64_t first = ALIGN_DOWN(gpa, 64), last = ALIGN_UP(gpa + len, 64);
+	uint64_t first = ALIGN_DOWN(gpa, GRANULE), last = ALIGN_UP(gpa + len, GRANULE);
 
 	if (!take_granules(vm, gpa, len))
 		return;

@@ -135,6 +135,7 @@ enum sc_vector {
 struct vp;
 struct uop;
 struct block;
+struct xl_insn;
 
 /* Returns the next block, or NULL when the loop shall look it up at vp's RIP. */
 typedef struct block *sc_fn(struct vp *c, struct uop *u);
@@ -442,9 +443,13 @@ struct vp {
 	uint8_t *arena;
 	size_t arena_used, arena_size;
 	struct block **page_blocks; /* by page index */
+	/* By page index: granules whose code was hot when it was written, so that what comes there
+	 * is translated soon. */
+	uint64_t *rewritten;
+	unsigned rewritten_decoded; /* blocks in such granules */
 	uint64_t flushes, decoded_insns;
 	uint64_t stale_blocks; /* counted: blocks that ceased to be live */
-	struct zydis_cache *decoded;
+	struct known *known;   /* instructions decoded before */
 
 	/* The period at whose end an idle VP gives memory back (softcpu.c). */
 	uint64_t period_end_ns, period_cpu_ns; /* CPU time of the thread at its begin */
@@ -725,8 +730,7 @@ void sc_lockstep_begin(struct vp *c);
  * the VP shuts down. */
 struct block *sc_lockstep(struct vp *c, struct block *b);
 /* The decoder's question: whether the instruction shall be a block of its own, not compared. */
-bool sc_lockstep_alone(struct vp *c, unsigned mode, const ZydisDecodedInstruction *in,
-		       const uint8_t *code, size_t len);
+bool sc_lockstep_alone(const ZydisDecodedInstruction *in, const struct xl_insn *x);
 /* What runs of a block ends inside it. */
 void sc_lockstep_left_early(struct vp *c);
 /* The private copy of a page of RAM (NULL: no RAM); doesn't return if there can be none. */

@@ -1,10 +1,11 @@
 /*
  * From guest code to micro-operations. Zydis decodes an instruction; emit() picks the handler by
- * mnemonic and operand forms. What isn't in the guest's CPUID becomes #UD here, or its legacy
- * meaning by the decoder's mode (F3 0F BC is BSF, not TZCNT).
+ * mnemonic and operand forms; known.c keeps what comes of it. What isn't in the guest's CPUID
+ * becomes #UD here, or its legacy meaning by the decoder's mode (F3 0F BC is BSF, not TZCNT).
  */
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
+#include "part/softcpu/known.h"
 #include "part/softcpu/zydis.h"
 
 #include <Zydis/Zydis.h>
@@ -16,19 +17,24 @@
 #define WINDOW       256u /* code bytes that one block may take */
 #define MAX_LENGTH   15u
 
+/* One instruction. */
 struct decoder {
 	struct vp *c;
-	const ZydisDecoder *zydis;
+	unsigned mode; /* enum sc_mode */
+	bool flat;
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[MAX_OPERANDS];
+	struct known_insn known; /* what becomes of it */
+};
+
+/* A block. */
+struct builder {
+	struct vp *c;
+	unsigned key;
 	struct uop uops[MAX_UOPS];
 	unsigned count, insns;
-	uint16_t off; /* of the instruction being decoded */
-	/* What the uop before would be with a Jcc behind it, or NULL; of this instruction so far.
-	 */
-	sc_fn *fusable, *fusable_next;
-	bool end; /* it ends the block by itself */
-	unsigned mode;
+	sc_fn *fusable;  /* what the uop before would be with a Jcc behind it, or NULL */
+	bool end;        /* the last instruction ends the block by itself */
 	bool comparable; /* as in struct block */
 	uint32_t flags_set, flags_undefined;
 };
@@ -133,7 +139,7 @@ static uint8_t address_kind(const struct decoder *d)
 		ea |= EA_A16;
 	else if (d->in.address_width == 32)
 		ea |= EA_A32;
-	if (d->c->mode != MODE_64)
+	if (d->mode != MODE_64)
 		ea |= EA_SEG;
 	return ea;
 }
@@ -146,7 +152,7 @@ static void set_mem(const struct decoder *d, struct uop *u, const ZydisDecodedOp
 	u->disp = m->disp.has_displacement ? m->disp.value : 0;
 	if (m->base == ZYDIS_REGISTER_RIP || m->base == ZYDIS_REGISTER_EIP) {
 		u->base = OFF_RIP;
-		u->disp += u->off + u->len;
+		u->disp += u->len;
 	} else if (m->base != ZYDIS_REGISTER_NONE) {
 		u->base = gpr_offset(m->base);
 	}
@@ -156,7 +162,7 @@ static void set_mem(const struct decoder *d, struct uop *u, const ZydisDecodedOp
 	}
 	u->seg = seg_index(m->segment);
 	u->ea = address_kind(d);
-	if (d->c->flat && u->seg != PART_CS && u->seg != PART_FS && u->seg != PART_GS)
+	if (d->flat && u->seg != PART_CS && u->seg != PART_FS && u->seg != PART_GS)
 		u->ea &= (uint8_t)~EA_SEG;
 	if (u->ea & EA_SEG) {
 		u->ea |= (uint8_t)(log2_size(op->size / 8u) << EA_SIZE_SHIFT);
@@ -196,13 +202,12 @@ static void set_imm(struct uop *u, const ZydisDecodedOperand *op)
 static struct uop new_uop(const struct decoder *d)
 {
 	return (struct uop){
-		.off = d->off,
 		.len = d->in.length,
 		.size = (uint8_t)(d->in.operand_width / 8),
 		.rm = OFF_NONE,
 		.base = OFF_ZERO,
 		.index = OFF_ZERO,
-		.seg = d->c->mode == MODE_64 ? PART_SS : PART_DS,
+		.seg = d->mode == MODE_64 ? PART_SS : PART_DS,
 		.ea = address_kind(d),
 	};
 }
@@ -210,20 +215,21 @@ static struct uop new_uop(const struct decoder *d)
 static void add(struct decoder *d, struct uop u, sc_fn *fn)
 {
 	u.fn = fn;
-	d->uops[d->count++] = u;
+	d->known.uops[0] = u;
+	d->known.uop_count = 1;
 }
 
 /* fused: the handler that also does a Jcc in the next uop */
 static void add_fusable(struct decoder *d, struct uop u, sc_fn *fn, sc_fn *fused)
 {
 	add(d, u, fn);
-	d->fusable_next = fused;
+	d->known.fusable = fused;
 }
 
 static void add_end(struct decoder *d, struct uop u, sc_fn *fn)
 {
 	add(d, u, fn);
-	d->end = true;
+	d->known.end = true;
 }
 
 static void add_ud(struct decoder *d)
@@ -331,7 +337,7 @@ static void emit_mov_special(struct decoder *d, bool to, bool debug)
 
 	u.reg = (uint8_t)control_number(special->reg.value);
 	u.rm = gpr_offset(gpr->reg.value);
-	u.size = d->c->mode == MODE_64 ? 8 : 4;
+	u.size = d->mode == MODE_64 ? 8 : 4;
 	if (debug)
 		to ? add_end(d, u, sc_mov_to_dr) : add(d, u, sc_mov_from_dr);
 	else
@@ -499,7 +505,7 @@ static void emit_push(struct decoder *d)
 {
 	struct uop u = new_uop(d);
 	const ZydisDecodedOperand *op = &d->op[0];
-	bool wide = d->c->mode == MODE_64 && d->in.operand_width == 64;
+	bool wide = d->mode == MODE_64 && d->in.operand_width == 64;
 
 	if (reg_class(op) == ZYDIS_REGCLASS_SEGMENT) {
 		u.reg = seg_index(op->reg.value);
@@ -518,7 +524,7 @@ static void emit_pop(struct decoder *d)
 {
 	struct uop u = new_uop(d);
 	const ZydisDecodedOperand *op = &d->op[0];
-	bool wide = d->c->mode == MODE_64 && d->in.operand_width == 64;
+	bool wide = d->mode == MODE_64 && d->in.operand_width == 64;
 
 	if (reg_class(op) == ZYDIS_REGCLASS_SEGMENT) {
 		u.reg = seg_index(op->reg.value);
@@ -551,7 +557,7 @@ static void emit_sized(struct decoder *d, sc_fn *fn, unsigned size)
 static void emit_sized_end(struct decoder *d, sc_fn *fn, unsigned size)
 {
 	emit_sized(d, fn, size);
-	d->end = true;
+	d->known.end = true;
 }
 
 /* ---- branches ---- */
@@ -559,15 +565,15 @@ static void emit_sized_end(struct decoder *d, sc_fn *fn, unsigned size)
 /* The 64-bit forms of Jcc and JMP do for flat 32-bit code, too. */
 static bool fast_branch(const struct decoder *d)
 {
-	return d->c->mode == MODE_64;
+	return d->mode == MODE_64;
 }
 
 static bool fast_direct(const struct decoder *d)
 {
-	return d->c->mode == MODE_64 || (d->c->flat && d->in.operand_width == 32);
+	return d->mode == MODE_64 || (d->flat && d->in.operand_width == 32);
 }
 
-static void emit_jcc(struct decoder *d, unsigned cc)
+static void emit_jump_if(struct decoder *d, unsigned cc)
 {
 	/* by cc >> 1; the low bit of cc negates */
 	static const uint16_t masks[8] = { FL_OF, FL_CF, FL_ZF,   FL_CF | FL_ZF,
@@ -577,10 +583,7 @@ static void emit_jcc(struct decoder *d, unsigned cc)
 	set_imm(&u, &d->op[0]);
 	u.aux = (uint8_t)cc;
 	u.disp = masks[cc >> 1];
-	if (fast_direct(d) && d->fusable) {
-		d->uops[d->count - 1].fn = d->fusable;
-		d->uops[d->count - 1].aux = UOP_FUSED;
-	}
+	d->known.fuses = fast_direct(d);
 	add_end(d, u, fast_direct(d) ? sc_jcc64[cc] : sc_jcc);
 }
 
@@ -659,7 +662,7 @@ static void emit_string(struct decoder *d, enum sc_string op, unsigned size)
 
 /* ---- system ---- */
 
-static void emit_rm(struct decoder *d, sc_fn *fn, bool end)
+static void emit_operand(struct decoder *d, sc_fn *fn, bool end)
 {
 	struct uop u = new_uop(d);
 
@@ -667,7 +670,7 @@ static void emit_rm(struct decoder *d, sc_fn *fn, bool end)
 	if (is_reg(&d->op[0]))
 		u.size = (uint8_t)(d->op[0].size / 8);
 	add(d, u, fn);
-	d->end = end;
+	d->known.end = end;
 }
 
 static void emit_io(struct decoder *d, bool out)
@@ -695,7 +698,7 @@ static void emit_fsgsbase(struct decoder *d, sc_fn *fn, enum part_seg seg)
 {
 	struct uop u = new_uop(d);
 
-	if (d->c->mode != MODE_64 || !profile_has(d->c->vm->profile, PROFILE_7_EBX, 0)) {
+	if (d->mode != MODE_64 || !profile_has(d->c->vm->profile, PROFILE_7_EBX, 0)) {
 		add_ud(d);
 		return;
 	}
@@ -712,7 +715,7 @@ static void emit_imm(struct decoder *d, sc_fn *fn, bool end)
 	if (d->in.operand_count_visible && is_imm(&d->op[0]))
 		set_imm(&u, &d->op[0]);
 	add(d, u, fn);
-	d->end = end;
+	d->known.end = end;
 }
 
 static void emit_enter(struct decoder *d)
@@ -766,8 +769,8 @@ static void emit_host(struct decoder *d)
 			break;
 		}
 	add(d, u, sc_hostop);
-	memcpy(&d->uops[d->count], &op, sizeof(op));
-	d->count += HOSTOP_UOPS;
+	memcpy(&d->known.uops[1], &op, sizeof(op));
+	d->known.uop_count = KNOWN_UOPS;
 }
 
 /* ---- the table of mnemonics ---- */
@@ -864,10 +867,11 @@ static bool emit_integer(struct decoder *d)
 		emit_exchange(d, sc_cmpxchg);
 		break;
 	case ZYDIS_MNEMONIC_CMPXCHG8B:
-		emit_rm(d, sc_cmpxchg8b, false);
+		emit_operand(d, sc_cmpxchg8b, false);
 		break;
 	case ZYDIS_MNEMONIC_CMPXCHG16B:
-		d->c->vm->has[HOSTOP_FEATURE_CX16] ? emit_rm(d, sc_cmpxchg16b, false) : add_ud(d);
+		d->c->vm->has[HOSTOP_FEATURE_CX16] ? emit_operand(d, sc_cmpxchg16b, false)
+						   : add_ud(d);
 		break;
 	case ZYDIS_MNEMONIC_IMUL:
 		emit_imul(d);
@@ -900,7 +904,7 @@ static bool emit_integer(struct decoder *d)
 		emit_bitscan(d, 1);
 		break;
 	case ZYDIS_MNEMONIC_BSWAP:
-		emit_rm(d, sc_bswap[size_log2(&d->op[0])], false);
+		emit_operand(d, sc_bswap[size_log2(&d->op[0])], false);
 		break;
 	case ZYDIS_MNEMONIC_POPCNT:
 		d->c->vm->has[HOSTOP_FEATURE_POPCNT] ? add(d, reg_rm(d), sc_popcnt) : add_ud(d);
@@ -925,7 +929,7 @@ static bool emit_integer(struct decoder *d)
 		break;
 	case ZYDIS_MNEMONIC_LAHF:
 	case ZYDIS_MNEMONIC_SAHF:
-		if (d->c->mode == MODE_64 && !d->c->vm->has[HOSTOP_FEATURE_LAHF64])
+		if (d->mode == MODE_64 && !d->c->vm->has[HOSTOP_FEATURE_LAHF64])
 			add_ud(d);
 		else
 			emit_plain(d, d->in.mnemonic == ZYDIS_MNEMONIC_LAHF ? sc_lahf : sc_sahf);
@@ -995,7 +999,7 @@ static bool emit_conditional(struct decoder *d)
 	case ZYDIS_CATEGORY_COND_BR:
 		if (d->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (d->in.opcode & 0xf0) != 0x70)
 			return false; /* LOOP, JCXZ */
-		emit_jcc(d, cc);
+		emit_jump_if(d, cc);
 		return true;
 	case ZYDIS_CATEGORY_SETCC:
 		emit_setcc(d, cc);
@@ -1050,7 +1054,7 @@ static bool emit_flow(struct decoder *d)
 		emit_sized_end(d, sc_popf, 8);
 		break;
 	case ZYDIS_MNEMONIC_LEAVE:
-		if (d->c->mode == MODE_64 && size == 8)
+		if (d->mode == MODE_64 && size == 8)
 			emit_plain(d, sc_leave64);
 		else
 			emit_sized(d, sc_leave, size);
@@ -1223,34 +1227,34 @@ static bool emit_system(struct decoder *d)
 		emit_plain(d, sc_clts);
 		break;
 	case ZYDIS_MNEMONIC_SMSW:
-		emit_rm(d, sc_smsw, false);
+		emit_operand(d, sc_smsw, false);
 		break;
 	case ZYDIS_MNEMONIC_LMSW:
-		emit_rm(d, sc_lmsw, true);
+		emit_operand(d, sc_lmsw, true);
 		break;
 	case ZYDIS_MNEMONIC_LGDT:
-		emit_rm(d, sc_lgdt, true);
+		emit_operand(d, sc_lgdt, true);
 		break;
 	case ZYDIS_MNEMONIC_LIDT:
-		emit_rm(d, sc_lidt, true);
+		emit_operand(d, sc_lidt, true);
 		break;
 	case ZYDIS_MNEMONIC_SGDT:
-		emit_rm(d, sc_sgdt, false);
+		emit_operand(d, sc_sgdt, false);
 		break;
 	case ZYDIS_MNEMONIC_SIDT:
-		emit_rm(d, sc_sidt, false);
+		emit_operand(d, sc_sidt, false);
 		break;
 	case ZYDIS_MNEMONIC_LLDT:
-		emit_rm(d, sc_lldt, false);
+		emit_operand(d, sc_lldt, false);
 		break;
 	case ZYDIS_MNEMONIC_LTR:
-		emit_rm(d, sc_ltr, false);
+		emit_operand(d, sc_ltr, false);
 		break;
 	case ZYDIS_MNEMONIC_SLDT:
-		emit_rm(d, sc_sldt, false);
+		emit_operand(d, sc_sldt, false);
 		break;
 	case ZYDIS_MNEMONIC_STR:
-		emit_rm(d, sc_str, false);
+		emit_operand(d, sc_str, false);
 		break;
 	case ZYDIS_MNEMONIC_LAR:
 		add(d, reg_rm(d), sc_lar);
@@ -1259,23 +1263,23 @@ static bool emit_system(struct decoder *d)
 		add(d, reg_rm(d), sc_lsl);
 		break;
 	case ZYDIS_MNEMONIC_VERR:
-		emit_rm(d, sc_verr, false);
+		emit_operand(d, sc_verr, false);
 		break;
 	case ZYDIS_MNEMONIC_VERW:
-		emit_rm(d, sc_verw, false);
+		emit_operand(d, sc_verw, false);
 		break;
 	case ZYDIS_MNEMONIC_INVLPG:
-		emit_rm(d, sc_invlpg, true);
+		emit_operand(d, sc_invlpg, true);
 		break;
 	case ZYDIS_MNEMONIC_INVD:
 	case ZYDIS_MNEMONIC_WBINVD:
 		emit_plain(d, sc_invd);
 		break;
 	case ZYDIS_MNEMONIC_CLFLUSH:
-		emit_rm(d, sc_clflush, false);
+		emit_operand(d, sc_clflush, false);
 		break;
 	case ZYDIS_MNEMONIC_SWAPGS:
-		d->c->mode == MODE_64 ? emit_plain(d, sc_swapgs) : add_ud(d);
+		d->mode == MODE_64 ? emit_plain(d, sc_swapgs) : add_ud(d);
 		break;
 	case ZYDIS_MNEMONIC_RDFSBASE:
 		emit_fsgsbase(d, sc_rdfsgsbase, PART_FS);
@@ -1315,8 +1319,6 @@ static bool emit_system(struct decoder *d)
 
 static void emit(struct decoder *d)
 {
-	d->fusable = d->fusable_next;
-	d->fusable_next = NULL;
 	if (d->in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
 		add_ud(d);
 		return;
@@ -1325,6 +1327,52 @@ static void emit(struct decoder *d)
 	    emit_system(d))
 		return;
 	emit_host(d);
+}
+
+/* Shifts and rotates may change nothing. */
+static void note_flags(struct decoder *d)
+{
+	const ZydisAccessedFlags *f = d->in.cpu_flags;
+	bool sets = d->in.meta.category != ZYDIS_CATEGORY_SHIFT &&
+		    d->in.meta.category != ZYDIS_CATEGORY_ROTATE;
+
+	if (!f)
+		return;
+	if (sets)
+		d->known.flags_set = (f->modified | f->set_0 | f->set_1) & RF_ARITH;
+	d->known.flags_undef = f->undefined & RF_ARITH;
+}
+
+static SC_COLD const struct known_insn *decode_one(struct vp *c, unsigned key, const uint8_t *code,
+						   size_t length, ZyanStatus *ret_status)
+{
+	struct decoder d;
+	struct known_insn *k = &d.known;
+
+	*ret_status = zydis_decode_as(c->vm->amd, &decoders[key & KEY_MODE], code,
+				      MIN(length, MAX_LENGTH), &d.in, d.op);
+	if (!ZYAN_SUCCESS(*ret_status))
+		return NULL;
+	d.c = c;
+	d.mode = key & KEY_MODE;
+	d.flat = key & KEY_FLAT;
+	*k = (struct known_insn){ .used = true };
+	emit(&d);
+	note_flags(&d);
+	k->rip_relative = k->uops[0].base == OFF_RIP;
+	k->imm_is_disp = k->uops[0].fn == sc_mov_ri64;
+	if (c->translator)
+		xl_describe(&d.in, d.op, code, &k->insn);
+	k->alone = c->lockstep && sc_lockstep_alone(&d.in, &k->insn);
+	return known_add(c->known, key, code, length, &d.in, k);
+}
+
+const struct known_insn *sc_known_insn(struct vp *c, unsigned key, const uint8_t *code,
+				       size_t length, ZyanStatus *ret_status)
+{
+	const struct known_insn *k = known_find(c->known, key, code, length);
+
+	return likely(k) ? k : decode_one(c, key, code, length, ret_status);
 }
 
 /* ---- blocks ---- */
@@ -1384,79 +1432,71 @@ static void extend_window(struct vp *c, uint64_t gpa, struct window *w)
 	w->len += MAX_LENGTH;
 }
 
-static ZyanStatus decode_one(struct decoder *d, const struct window *w, unsigned at)
+/* Bytes that are no instruction: what they raise. */
+static void add_bad(struct builder *d, unsigned off, ZyanStatus status)
 {
-	return zydis_decode_cached(d->c->decoded, d->zydis, w->bytes + at, w->len - at, &d->in,
-				   d->op);
-}
-
-/* Emits what bytes that are no instruction raise. */
-static void emit_bad(struct decoder *d, ZyanStatus status)
-{
-	struct uop u = { .off = d->off, .imm = VEC_UD };
+	struct uop u = { .fn = sc_raise_uop, .off = (uint16_t)off, .imm = VEC_UD };
 
 	if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) {
 		u.imm = VEC_GP;
 		u.aux = 1;
 	}
-	d->in.length = 1;
-	add_end(d, u, sc_raise_uop);
+	d->uops[d->count++] = u;
+	d->end = true;
 }
 
-/* Shifts and rotates may change nothing. */
-static void note_flags(struct decoder *d)
+static void add_known(struct builder *d, const struct known_insn *k, const uint8_t *code,
+		      unsigned off)
 {
-	const ZydisAccessedFlags *f = d->in.cpu_flags;
-	bool sets = d->in.meta.category != ZYDIS_CATEGORY_SHIFT &&
-		    d->in.meta.category != ZYDIS_CATEGORY_ROTATE;
-
-	if (!f)
-		return;
-	if (sets) {
-		d->flags_set |= (f->modified | f->set_0 | f->set_1) & RF_ARITH;
-		d->flags_undefined &= ~d->flags_set;
+	if (k->fuses && d->fusable) {
+		d->uops[d->count - 1].fn = d->fusable;
+		d->uops[d->count - 1].aux = UOP_FUSED;
 	}
-	d->flags_undefined |= f->undefined & RF_ARITH;
-	d->flags_set &= ~f->undefined;
+	known_uops(k, code, off, &d->uops[d->count]);
+	d->count += k->uop_count;
+	d->fusable = k->fusable;
+	d->end = k->end;
+	d->flags_set |= k->flags_set;
+	d->flags_undefined &= ~(uint32_t)k->flags_set;
+	d->flags_undefined |= k->flags_undef;
+	d->flags_set &= ~(uint32_t)k->flags_undef;
 }
 
 /* Decodes instructions up to the end of the block; its length in bytes. */
-static unsigned decode_bytes(struct decoder *d, uint64_t gpa, struct window *w, unsigned max_insns)
+static unsigned decode_bytes(struct builder *d, uint64_t gpa, struct window *w, unsigned max_insns)
 {
+	const struct known_insn *k;
+	ZyanStatus status = 0;
 	unsigned at = 0;
-	ZyanStatus status;
 
 	while (!d->end && d->insns < max_insns) {
-		d->off = (uint16_t)at;
-		status = decode_one(d, w, at);
-		if (status == ZYDIS_STATUS_NO_MORE_DATA && w->len - at < MAX_LENGTH) {
+		k = sc_known_insn(d->c, d->key, w->bytes + at, w->len - at, &status);
+		if (!k && status == ZYDIS_STATUS_NO_MORE_DATA && w->len - at < MAX_LENGTH) {
 			if (at || !w->to_page_end)
 				break;
 			extend_window(d->c, gpa, w);
-			add(d, (struct uop){ .off = 0, .seg = PART_CS }, sc_check_second_page);
-			status = decode_one(d, w, 0);
+			d->uops[d->count++] =
+			    (struct uop){ .fn = sc_check_second_page, .seg = PART_CS };
+			k = sc_known_insn(d->c, d->key, w->bytes, w->len, &status);
 			max_insns = 1;
 		}
-		if (unlikely(d->c->lockstep) && ZYAN_SUCCESS(status) &&
-		    sc_lockstep_alone(d->c, d->mode, &d->in, w->bytes + at, w->len - at)) {
+		if (k && unlikely(k->alone)) {
 			if (d->insns)
 				break;
 			max_insns = 1;
 			d->comparable = false;
 		}
-		if (ZYAN_SUCCESS(status)) {
-			note_flags(d);
-			emit(d);
-		} else {
-			emit_bad(d, status);
-		}
-		at += d->in.length;
+		if (k)
+			add_known(d, k, w->bytes + at, at);
+		else
+			add_bad(d, at, status);
+		at += k ? KNOWN_LENGTH(k->shape) : 1;
 		d->insns++;
 	}
 	if (d->count && d->uops[d->count - 1].fn == sc_sti)
 		d->uops[d->count - 1].aux = 1; /* its shadow reaches into the next block */
 	if (!d->end)
-		add(d, (struct uop){ .off = (uint16_t)at }, sc_block_end);
+		d->uops[d->count++] = (struct uop){ .fn = sc_block_end, .off = (uint16_t)at };
 	return at;
 }
 
@@ -1481,33 +1521,32 @@ static bool still_same(struct vp *c, uint64_t gpa, const struct window *w, unsig
 	return true;
 }
 
-static unsigned decode_block(struct decoder *d, uint64_t gpa, unsigned key, struct window *w)
+static unsigned decode_block(struct builder *d, uint64_t gpa, struct window *w)
 {
 	d->count = d->insns = 0;
-	d->fusable_next = NULL;
+	d->fusable = NULL;
 	d->end = false;
-	d->mode = key & KEY_MODE;
 	d->comparable = d->c->lockstep != NULL;
 	d->flags_set = d->flags_undefined = 0;
 	open_window(d->c, gpa, w);
-	return decode_bytes(d, gpa, w, key & KEY_STEP ? 1 : BLOCK_MAX_INSNS);
+	return decode_bytes(d, gpa, w, d->key & KEY_STEP ? 1 : BLOCK_MAX_INSNS);
 }
 
 struct block *sc_decode(struct vp *c, uint64_t gpa, unsigned key)
 {
-	struct decoder d;
+	struct builder d;
 	struct window w = { .watched = false };
 	struct block *b;
 	unsigned len;
 
 	d.c = c;
-	d.zydis = &decoders[key & KEY_MODE];
-	len = decode_block(&d, gpa, key, &w);
+	d.key = key;
+	len = decode_block(&d, gpa, &w);
 	if (unlikely(!still_same(c, gpa, &w, len))) {
 		/* Somebody writes there right now. What is marked before it is read may be written
 		 * too, but then the block will be made stale. */
 		w.watched = true;
-		len = decode_block(&d, gpa, key, &w);
+		len = decode_block(&d, gpa, &w);
 	}
 	b = sc_block_alloc(c, d.count);
 	b->gpa = gpa;

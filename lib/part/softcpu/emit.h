@@ -90,55 +90,84 @@ static inline bool fits_s32(int64_t v)
 	return v == (int32_t)v;
 }
 
+/* Where the next byte goes is kept in a register: for the compiler each byte could be a part of the
+ * emitter. Most callers' opcodes and registers are constants, of which little is left inline. */
+#define EMIT_INLINE static inline __attribute__((always_inline))
+
+EMIT_INLINE uint8_t *put8(uint8_t *p, unsigned v)
+{
+	*p = (uint8_t)v;
+	return p + 1;
+}
+
+EMIT_INLINE uint8_t *put32(uint8_t *p, uint32_t v)
+{
+	memcpy(p, &v, 4);
+	return p + 4;
+}
+
 /* Prefixes and opcode; r, x, b: the register numbers that go to ModRM.reg, SIB.index and rm/base.
  */
-static inline void emit_head(struct emitter *e, const struct opcode *o, unsigned r, unsigned x,
-			     unsigned b)
+EMIT_INLINE uint8_t *put_head(uint8_t *p, const struct opcode *o, unsigned r, unsigned x,
+			      unsigned b)
 {
 	unsigned rex = (o->w ? 8u : 0u) | (r & 8) >> 1 | (x & 8) >> 2 | (b & 8) >> 3;
 
 	if (o->lock)
-		emit8(e, 0xf0);
+		p = put8(p, 0xf0);
 	if (o->size66)
-		emit8(e, 0x66);
+		p = put8(p, 0x66);
 	if (o->prefix)
-		emit8(e, o->prefix);
+		p = put8(p, o->prefix);
 	if (rex || o->rex)
-		emit8(e, 0x40 | rex);
+		p = put8(p, 0x40 | rex);
 	if (o->map != MAP_ONE)
-		emit8(e, 0x0f);
+		p = put8(p, 0x0f);
 	if (o->map == MAP_0F38)
-		emit8(e, 0x38);
+		p = put8(p, 0x38);
 	if (o->map == MAP_0F3A)
-		emit8(e, 0x3a);
-	emit8(e, o->op);
+		p = put8(p, 0x3a);
+	return put8(p, o->op);
+}
+
+EMIT_INLINE unsigned modrm_byte(unsigned mod, unsigned reg, unsigned rm)
+{
+	return mod << 6 | (reg & 7) << 3 | (rm & 7);
+}
+
+static inline void emit_head(struct emitter *e, const struct opcode *o, unsigned r, unsigned x,
+			     unsigned b)
+{
+	e->p = put_head(e->p, o, r, x, b);
 }
 
 static inline void emit_modrm(struct emitter *e, unsigned mod, unsigned reg, unsigned rm)
 {
-	emit8(e, mod << 6 | (reg & 7) << 3 | (rm & 7));
+	emit8(e, modrm_byte(mod, reg, rm));
 }
 
 /* reg, rm as registers */
-static inline void emit_rr(struct emitter *e, const struct opcode *o, unsigned reg, unsigned rm)
+EMIT_INLINE void emit_rr(struct emitter *e, const struct opcode *o, unsigned reg, unsigned rm)
 {
-	emit_head(e, o, reg, 0, rm);
-	emit_modrm(e, 3, reg, rm);
+	uint8_t *p = put_head(e->p, o, reg, 0, rm);
+
+	e->p = put8(p, modrm_byte(3, reg, rm));
 }
 
 /* The register in the opcode's low bits: PUSH, BSWAP, MOV r, imm. */
-static inline void emit_plus_r(struct emitter *e, const struct opcode *o, unsigned reg)
+EMIT_INLINE void emit_plus_r(struct emitter *e, const struct opcode *o, unsigned reg)
 {
 	struct opcode with = *o;
 
 	with.op |= reg & 7;
-	emit_head(e, &with, 0, 0, reg);
+	e->p = put_head(e->p, &with, 0, 0, reg);
 }
 
-static inline void emit_rm(struct emitter *e, const struct opcode *o, unsigned reg,
-			   const struct host_mem *m)
+EMIT_INLINE void emit_rm(struct emitter *e, const struct opcode *o, unsigned reg,
+			 const struct host_mem *m)
 {
 	bool sib = m->base == H_NONE || m->index != H_NONE || (m->base & 7) == H_RSP;
+	uint8_t *p = e->p;
 	unsigned mod;
 
 	if (m->base == H_NONE)
@@ -148,16 +177,17 @@ static inline void emit_rm(struct emitter *e, const struct opcode *o, unsigned r
 	else
 		mod = fits_s8(m->disp) ? 1 : 2;
 	if (m->gs)
-		emit8(e, 0x65);
-	emit_head(e, o, reg, m->index == H_NONE ? 0 : m->index, m->base == H_NONE ? 0 : m->base);
-	emit_modrm(e, mod, reg, sib ? H_RSP : m->base);
+		p = put8(p, 0x65);
+	p = put_head(p, o, reg, m->index == H_NONE ? 0 : m->index, m->base == H_NONE ? 0 : m->base);
+	p = put8(p, modrm_byte(mod, reg, sib ? H_RSP : m->base));
 	if (sib)
-		emit8(e, m->scale << 6 | (m->index == H_NONE ? 4u : m->index & 7u) << 3 |
-			     (m->base == H_NONE ? 5u : m->base & 7u));
+		p = put8(p, m->scale << 6 | (m->index == H_NONE ? 4u : m->index & 7u) << 3 |
+				(m->base == H_NONE ? 5u : m->base & 7u));
 	if (mod == 1)
-		emit8(e, (uint8_t)m->disp);
+		p = put8(p, (uint8_t)m->disp);
 	else if (mod == 2 || m->base == H_NONE)
-		emit32(e, (uint32_t)m->disp);
+		p = put32(p, (uint32_t)m->disp);
+	e->p = p;
 }
 
 /* ---- the instructions that the translator itself needs ---- */

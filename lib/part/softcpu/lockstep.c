@@ -459,13 +459,9 @@ static bool is_plain_system(const ZydisDecodedInstruction *in)
 	}
 }
 
-bool sc_lockstep_alone(struct vp *c, unsigned mode, const ZydisDecodedInstruction *in,
-		       const uint8_t *code, size_t len)
+bool sc_lockstep_alone(const ZydisDecodedInstruction *in, const struct xl_insn *x)
 {
-	struct xl_insn x = { .u = NULL };
-
-	return !is_plain_system(in) &&
-	       (!xl_decode(c, mode, code, len, &x) || x.kind == XL_INTERPRET);
+	return !is_plain_system(in) && x->kind == XL_INTERPRET;
 }
 
 void sc_lockstep_stats(const struct vp *c, uint64_t *ret_compared, uint64_t *ret_races)

@@ -1,6 +1,7 @@
 /* What only translated code can get wrong: links, flags across blocks, faults inside a block,
  * polls. */
 #include "base/macros.h"
+#include "part/softcpu/cpu.h"
 #include "part/softcpu/test-guest.h"
 
 #include <setjmp.h>
@@ -116,6 +117,72 @@ static void flags_of_changed_successor(void **state)
 
 	RUN(g, code_flags_smc);
 	assert_int_equal(g->s.gpr[PART_RBX] & 0xff, 1);
+}
+
+/* ---- code that is written again and again ---- */
+
+/* EBX generations of a function, called ECX times each: the sum of what it returns is in RDX. */
+GUEST(code_generations, 64,
+      "mov $0x2a000, %edi\n"
+      "movl $0x000000b8, (%rdi); movl $0x9090c300, 4(%rdi)\n" /* mov $0, %eax; ret */
+      "1: mov %bl, 1(%rdi); mov %ecx, %esi\n"
+      "2: call *%rdi; add %rax, %rdx; dec %esi; jnz 2b\n"
+      "dec %ebx; jnz 1b\n"
+      "hlt");
+
+static void run_generations(struct guest *g, unsigned count, unsigned calls)
+{
+	guest_long(g);
+	g->s.gpr[PART_RBX] = count;
+	g->s.gpr[PART_RCX] = calls;
+	g->s.gpr[PART_RDX] = 0;
+	guest_load(g, GUEST_CODE, code_generations,
+		   (size_t)(code_generations_end - code_generations));
+	assert_true(guest_start_and_wait_halt(g));
+	assert_int_equal(g->s.gpr[PART_RDX], calls * count * (count + 1) / 2);
+}
+
+/* The same again. */
+static void run_resumed(struct guest *g, unsigned count, unsigned calls)
+{
+	g->s.halted = false;
+	g->s.rip = GUEST_CODE;
+	g->s.gpr[PART_RBX] = count;
+	g->s.gpr[PART_RCX] = calls;
+	g->s.gpr[PART_RDX] = 0;
+	assert_true(guest_resume_and_wait_halt(g));
+	assert_int_equal(g->s.gpr[PART_RDX], calls * count * (count + 1) / 2);
+}
+
+static uint64_t rewritten(struct guest *g)
+{
+	return softcpu_vp(g->part, 0)->rewritten[0x2a000 >> MEM_PAGE_SHIFT];
+}
+
+static void rewritten_code_is_translated_soon(void **state)
+{
+	struct guest *g = *state;
+	struct softcpu_stats before, after;
+
+	softcpu_tune(g->part, 0, 16, false);
+	run_generations(g, 3, 40);
+	assert_int_equal(rewritten(g), 1);
+	softcpu_stats(g->part, 0, &before);
+	run_resumed(g, 6, 4);
+	softcpu_stats(g->part, 0, &after);
+	assert_true(after.translated - before.translated >= 5 * 2);
+}
+
+/* Not any more when there is too little to do for it. */
+static void rewritten_code_cools_down(void **state)
+{
+	struct guest *g = *state;
+
+	softcpu_tune(g->part, 0, 16, false);
+	run_generations(g, 3, 40);
+	assert_int_equal(rewritten(g), 1);
+	run_resumed(g, 30, 4);
+	assert_int_equal(rewritten(g), 0);
 }
 
 /* ---- faults inside a block ---- */
@@ -784,6 +851,8 @@ int main(void)
 		TEST(all_registers),
 		TEST(carry_survives),
 		TEST(flags_of_changed_successor),
+		TEST(rewritten_code_is_translated_soon),
+		TEST(rewritten_code_cools_down),
 		TEST(page_fault_at_the_second_page),
 		TEST(divide_error),
 		TEST(misaligned_sse),

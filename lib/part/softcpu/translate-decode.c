@@ -1,10 +1,9 @@
 /*
  * What the translator needs to know of one instruction, from its bytes alone.
  */
+#include "part/softcpu/known.h"
 #include "part/softcpu/translate-gen.h"
-#include "part/softcpu/zydis.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static enum xl_kind integer_kind(ZydisMnemonic mnemonic)
@@ -449,90 +448,38 @@ static uint16_t registers_written(const ZydisDecodedInstruction *in, const Zydis
 	return all;
 }
 
-static bool decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x)
+void xl_describe(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+		 const uint8_t *code, struct xl_insn *ret)
 {
-	ZydisDecodedInstruction in;
-	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	struct xl_insn *x = ret;
 
-	if (!ZYAN_SUCCESS(
-		zydis_decode_cached(c->decoded, sc_decoder(mode), code, MIN(len, 15u), &in, op)))
-		return false;
-	x->len = in.length;
-	x->mnemonic = in.mnemonic;
-	x->kind = (uint8_t)kind_of(&in, op, x);
-	x->writes = registers_written(&in, op);
-	if (in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+	*x = (struct xl_insn){ .len = in->length, .mnemonic = in->mnemonic };
+	x->kind = (uint8_t)kind_of(in, op, x);
+	x->writes = registers_written(in, op);
+	if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
 		x->kind = XL_INTERPRET;
-	if (x->kind != XL_INTERPRET && !find_all(&in, op, code, x))
+	if (x->kind != XL_INTERPRET && !find_all(in, op, code, x))
 		x->kind = XL_INTERPRET;
 	if (x->kind == XL_INTERPRET) {
 		x->use = RF_ARITH;
-		return true;
+		return;
 	}
-	find_flags(&in, x);
-	if (may_not_write(&in, x))
+	find_flags(in, x);
+	if (may_not_write(in, x))
 		x->kill = 0;
-	return true;
 }
 
-/* ---- what was decoded before ---- */
-
-/* Guests have the same instructions in many places, and what follows a block is looked at again and
- * again. */
-#define KNOWN_BITS 11
-
-struct xl_known {
-	uint8_t mode; /* enum sc_mode */
-	uint8_t bytes[ZYDIS_MAX_INSTRUCTION_LENGTH];
-	struct xl_insn insn; /* len 0: free */
-};
-
-struct xl_known *xl_known_new(void)
+bool xl_decode(struct vp *c, unsigned key, const uint8_t *code, size_t len, struct xl_insn *x)
 {
-	return calloc(1u << KNOWN_BITS, sizeof(struct xl_known));
-}
+	ZyanStatus status;
+	const struct known_insn *k = sc_known_insn(c, key, code, len, &status);
+	struct uop *u = x->u;
+	uint16_t off = x->off;
 
-static const struct xl_known *find_known(const struct xl_known *table, unsigned mode,
-					 const uint8_t *code, size_t len)
-{
-	for (size_t i = 0; i < sizeof(zydis_prefixes); i++) {
-		const struct xl_known *k = &table[zydis_slot(code, zydis_prefixes[i], KNOWN_BITS)];
-
-		if (k->insn.len && k->insn.len <= len && k->mode == mode &&
-		    memcmp(k->bytes, code, k->insn.len) == 0)
-			return k;
-	}
-	return NULL;
-}
-
-static void remember(struct xl_known *table, unsigned mode, const uint8_t *code,
-		     const struct xl_insn *x)
-{
-	struct xl_known *k = &table[zydis_slot_of(code, x->len, KNOWN_BITS)];
-
-	k->mode = (uint8_t)mode;
-	memcpy(k->bytes, code, x->len);
-	k->insn = *x;
-}
-
-bool xl_decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x)
-{
-	struct xl_known *table = c->translator->known;
-	struct xl_insn insn = { .u = NULL };
-	const struct xl_known *k = NULL;
-
-	if (len >= ZYDIS_LOOKUP_BYTES)
-		k = find_known(table, mode, code, len);
-	if (k) {
-		insn = k->insn;
-	} else {
-		if (!decode(c, mode, code, len, &insn))
-			return false;
-		if (len >= ZYDIS_LOOKUP_BYTES)
-			remember(table, mode, code, &insn);
-	}
-	insn.u = x->u;
-	insn.off = x->off;
-	*x = insn;
+	if (!k)
+		return false;
+	known_xl(k, code, x);
+	x->u = u;
+	x->off = off;
 	return true;
 }

@@ -148,9 +148,12 @@ struct gen {
 	bool full;         /* no room for tables */
 };
 
-/* Fills x from the bytes of an instruction; kind is XL_INTERPRET if nothing else fits. False: these
- * bytes are no instruction. */
-bool xl_decode(struct vp *c, unsigned mode, const uint8_t *code, size_t len, struct xl_insn *x);
+/* translate-decode.c: fills x from the bytes of an instruction; kind is XL_INTERPRET if nothing
+ * else fits. key: of the block. False: these bytes are no instruction. */
+bool xl_decode(struct vp *c, unsigned key, const uint8_t *code, size_t len, struct xl_insn *x);
+/* The same of one that Zydis decoded. */
+void xl_describe(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+		 const uint8_t *code, struct xl_insn *ret);
 
 /* translate-x87.c */
 void gen_x87(struct gen *g, struct xl_insn *x);

@@ -237,17 +237,11 @@ int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err)
 
 	if (!t)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the translator");
-	t->known = xl_known_new();
-	if (!t->known) {
-		free(t);
-		return error_set(err, ERR_NO_MEMORY, "no memory for the translator");
-	}
 	t->hot = TRANSLATE_HOT;
 	t->rorx = __builtin_cpu_supports("bmi2");
 	rc = code_cache_init(&t->cache, cache_bytes, err);
 	if (rc < 0) {
 		code_cache_done(&t->cache);
-		free(t->known);
 		free(t);
 		return rc;
 	}
@@ -267,7 +261,6 @@ void sc_translator_done(struct vp *c)
 	if (!c->translator)
 		return;
 	code_cache_done(&c->translator->cache);
-	free(c->translator->known);
 	free(c->translator);
 	c->translator = NULL;
 }

@@ -7,7 +7,6 @@
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
 #include "part/softcpu/translate-gen.h"
-#include "part/softcpu/zydis.h"
 
 #define LOOKAHEAD_INSNS 8
 #define LOOKAHEAD_DEPTH 2
@@ -128,6 +127,7 @@ static bool decode_block(struct gen *g, const uint8_t *code)
 {
 	struct block *b = g->b;
 	struct uop *u = b->uops, *end = b->uops + b->uop_count;
+	size_t room = MEM_PAGE_SIZE - (b->gpa & (MEM_PAGE_SIZE - 1));
 
 	while (u < end && g->count <= BLOCK_MAX_INSNS) {
 		struct xl_insn *x = &g->insns[g->count];
@@ -135,7 +135,7 @@ static bool decode_block(struct gen *g, const uint8_t *code)
 		*x = (struct xl_insn){ .u = u, .off = u->off, .len = u->len };
 		if (is_end(g, u)) {
 			x->kind = XL_END;
-		} else if (!xl_decode(g->c, b->key & KEY_MODE, code + u->off, b->len - u->off, x) ||
+		} else if (!xl_decode(g->c, b->key, code + u->off, room - u->off, x) ||
 			   x->len != u->len) {
 			if (u->fn != sc_raise_uop)
 				return false;
@@ -176,7 +176,7 @@ static uint32_t flags_read_at(struct gen *g, uint64_t va, unsigned depth)
 		return RF_ARITH;
 	for (unsigned n = 0; n < LOOKAHEAD_INSNS && open; n++) {
 		x = (struct xl_insn){ .u = NULL };
-		if (!xl_decode(g->c, g->b->key & KEY_MODE, page + at, MEM_PAGE_SIZE - at, &x))
+		if (!xl_decode(g->c, g->b->key, page + at, MEM_PAGE_SIZE - at, &x))
 			break;
 		note_seen(g, at, at + x.len);
 		at += x.len;

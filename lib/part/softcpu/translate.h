@@ -82,7 +82,6 @@ struct translator {
 	uint8_t *load_sse, *load_x87;         /* CF: not possible */
 	uint8_t *lost_return;                 /* what the last entry of vp.returns leads to */
 	struct block *(*enter)(const uint8_t *code);
-	struct xl_known *known; /* what was decoded before */
 	bool exact_flags;
 	bool rorx;    /* the host has BMI2 */
 	unsigned hot; /* how often a block is interpreted first */
@@ -119,9 +118,6 @@ void sc_translations_drop(struct vp *c, struct block *b);
 void sc_translations_flush(struct vp *c);
 
 /* ---- between the translator's files ---- */
-
-/* translate-decode.c: memory that xl_decode (translate-gen.h) keeps results in; free() it. */
-struct xl_known *xl_known_new(void);
 
 /* codecache.c */
 int code_cache_init(struct code_cache *cache, size_t bytes, struct error *err);

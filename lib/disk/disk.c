@@ -227,6 +227,18 @@ int disk_describe(int fd, struct disk_details *ret, struct error *err)
 	return 0;
 }
 
+int disk_sync(int fd, struct error *err)
+{
+	struct file *file;
+	int rc = file_open_blocking(fd, FILE_UNLOCKED, &file, err);
+
+	if (rc < 0)
+		return rc;
+	rc = file_sync_now(file);
+	file_abandon(file);
+	return rc < 0 ? error_set_errno(err, -rc, "making the image durable") : 0;
+}
+
 void disk_details_done(struct disk_details *details)
 {
 	for (unsigned i = 0; i < details->locator_count; i++) {

@@ -114,6 +114,11 @@ void disk_details_done(struct disk_details *details);
 unsigned disk_fragmentation_percent(const struct disk_details *details);
 /* The value of a locator, or NULL. */
 const char *disk_locator_value(const struct disk_details *details, const char *key);
+/* What was written into the image becomes durable, whoever wrote it: a process that was killed may
+ * have left its link_id in the host's memory only, and a child that names it would have no parent
+ * after a power cut. To be called before a child is linked to it. Borrows fd, open for reading at
+ * least; takes no lock. */
+int disk_sync(int fd, struct error *err);
 /* 0 if parent is what child names as its parent (by id, format and sector size); the error does not
  * name the files. */
 int disk_check_parent(const struct disk_details *child, const struct disk_details *parent,
@@ -137,8 +142,8 @@ struct disk_create_options {
 	uint32_t logical_sector_bytes, physical_sector_bytes;
 	bool sparse;    /* fixed and raw: don't reserve the host's space (the file has holes) */
 	struct guid id; /* zero: a new one; VHDX differencing: the parent's, always */
-	/* Differencing: the parent, and its paths as they go into the file, in Windows' form
-	 * (base/parent-paths.h makes them). At least one of them. */
+	/* Differencing: the parent (after disk_sync), and its paths as they go into the file, in
+	 * Windows' form (base/parent-paths.h makes them). At least one of them. */
 	const struct disk_details *parent;
 	const char *parent_absolute, *parent_relative, *parent_volume;
 };

@@ -709,8 +709,10 @@ static int write_paths(struct live *live, void *context, struct error *err)
 {
 	const struct live_paths *paths = context;
 	struct disk_details parent;
-	int rc = disk_describe(paths->parent_fd, &parent, err);
+	int rc = disk_sync(paths->parent_fd, err);
 
+	if (rc == 0)
+		rc = disk_describe(paths->parent_fd, &parent, err);
 	if (rc < 0)
 		return rc;
 	rc = disk_set_parent(paths->child_fd,
@@ -743,8 +745,10 @@ int live_set_paths(struct blk *disk, const struct live_paths *paths, struct erro
 static int link_to_leaf(struct live *live, int fd, struct error *err)
 {
 	struct disk_details leaf;
-	int rc = disk_describe(live->fds[0], &leaf, err);
+	int rc = disk_sync(live->fds[0], err);
 
+	if (rc == 0)
+		rc = disk_describe(live->fds[0], &leaf, err);
 	if (rc < 0)
 		return rc;
 	rc = disk_set_parent(fd, &(struct disk_parent_link){ .parent = &leaf }, err);

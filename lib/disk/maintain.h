@@ -55,7 +55,8 @@ int disk_compact(int fd, enum disk_compact_mode mode, const struct disk_progress
 /* ---- properties ---- */
 
 struct disk_parent_link {
-	const struct disk_details *parent; /* its link_id is what the child will name */
+	const struct disk_details
+	    *parent; /* after disk_sync; its link_id is what the child names */
 	/* VHDX: a second id that counts, too (disk_details.parent_id2); zero: none. */
 	struct guid second_id;
 	/* As in disk_create_options; all NULL: the paths stay as they are. */

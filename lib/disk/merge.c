@@ -76,9 +76,11 @@ static int announce(const struct disk_merge_options *options, struct guid *ret_i
 		    struct error *err)
 {
 	struct disk_details target;
-	int rc = disk_describe(options->fds[options->into], &target, err);
+	int rc = disk_sync(options->fds[options->into], err);
 
 	memset(ret_id, 0, sizeof(*ret_id));
+	if (rc == 0)
+		rc = disk_describe(options->fds[options->into], &target, err);
 	if (rc < 0)
 		return rc;
 	if (target.format == DISK_VHDX) {

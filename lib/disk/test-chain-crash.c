@@ -68,6 +68,9 @@ struct world {
 	long fault_after; /* the n-th operation since it is armed fails; 0: none */
 	bool armed;
 	int fault_errno;
+	bool fault_performs; /* what fails was done all the same */
+	long kill_after;     /* after the n-th operation nothing is done any more; 0: never */
+	bool killed;
 	int mark_fd;
 	uint64_t marked_at;
 	bool merging, failed;
@@ -118,11 +121,55 @@ static struct cut *cut_of(int fd)
 	return NULL;
 }
 
+static int fd_of(const struct world *w, const struct cut *cut)
+{
+	for (unsigned i = 0; i < w->file_count; i++)
+		if (w->files[i].cut == cut)
+			return w->files[i].fd;
+	return -1;
+}
+
+/* As a write that reached the host's cache but not its storage: the file reads so, until a cut. */
+static void perform_all_the_same(struct world *w, const struct cut *cut,
+				 const struct file_request *req)
+{
+	struct file_request again = *req;
+	int fd = fd_of(w, cut);
+
+	while (fd >= 0 && !file_advance(&again, file_perform(fd, &again)))
+		;
+}
+
 static int fault(void *user, const struct file_request *req)
 {
 	struct world *w = the_world;
 
-	return w && w->armed && w->fault_after && --w->fault_after == 0 ? -w->fault_errno : 0;
+	if (w && w->killed && w->kill_after == 0)
+		return -EIO;
+	if (w && w->killed)
+		w->kill_after = 0; /* this was the last one */
+	if (!w || !w->armed || !w->fault_after || --w->fault_after > 0)
+		return 0;
+	if (w->fault_performs && req && (req->op == FILE_WRITE || req->op == FILE_WRITE_DURABLE))
+		perform_all_the_same(w, user, req);
+	return -w->fault_errno;
+}
+
+/* The last operation of a process that is killed is done but for its sync. */
+static void observe(void *user, enum file_mem_event event, const struct file_request *req,
+		    uint64_t size)
+{
+	struct world *w = the_world;
+
+	if (w->killed && (event != FILE_MEM_COMPLETED || req->result < 0))
+		return;
+	if (event == FILE_MEM_SUBMITTED && w->kill_after > 0 && --w->kill_after == 0) {
+		w->killed = true;
+		w->kill_after = -1;
+		if (req->op == FILE_WRITE_DURABLE)
+			((struct file_request *)req)->op = FILE_WRITE;
+	}
+	cut_observe(user, event, req, size);
 }
 
 static int open_recorded(struct loop *loop, int fd, struct cut *cut, struct file **ret)
@@ -130,7 +177,7 @@ static int open_recorded(struct loop *loop, int fd, struct cut *cut, struct file
 	struct file_mem_options options = { .max_bytes = MAX_BYTES,
 					    .fd = fd,
 					    .seed = next_random(the_world) | 1,
-					    .observe = cut_observe,
+					    .observe = observe,
 					    .user = cut,
 					    .fault = fault };
 
@@ -732,6 +779,7 @@ static void push_offline(struct world *w)
 	work(w, 40);
 	close_disk(w);
 	w->armed = false;
+	must(disk_sync(w->files[0].fd, &err), &err);
 	track_changes_of(w, w->files[0].fd);
 	leaf = watch(w, new_image(w, w->files[0].fd));
 	must(disk_describe(w->files[0].fd, &below, &err), &err);
@@ -831,7 +879,7 @@ static void run_with_cuts(const struct named *what, enum disk_format format, uin
 }
 
 /* False: there was no n-th operation. */
-static bool run_with_fault(const struct named *what, enum disk_format format, long n)
+static bool run_with_fault(const struct named *what, enum disk_format format, long n, bool performs)
 {
 	struct world w;
 	bool reached;
@@ -840,6 +888,7 @@ static bool run_with_fault(const struct named *what, enum disk_format format, lo
 	w.guest.may_fail = true;
 	w.fault_after = n;
 	w.fault_errno = n % 2 ? EIO : ENOSPC;
+	w.fault_performs = performs;
 	what->run(&w);
 	reached = w.fault_after == 0;
 	the_world = NULL;
@@ -857,7 +906,9 @@ static void run_all(const struct named *what)
 
 	for (unsigned f = 0; f < ARRAY_SIZE(formats); f++) {
 		run_with_cuts(what, formats[f], 1);
-		for (long n = 1 + (long)f; run_with_fault(what, formats[f], n); n += step)
+		for (long n = 1 + (long)f; run_with_fault(what, formats[f], n, false); n += step)
+			;
+		for (long n = 1 + (long)f; run_with_fault(what, formats[f], n, true); n += step)
 			;
 	}
 }
@@ -883,6 +934,46 @@ static void test_grow(void **state)
 	run_all(&(const struct named){ grow, 2, 1 });
 }
 
+/* The process was killed at the n-th operation, so nobody has synced that, and then a checkpoint
+ * was made. False: there was no n-th. */
+static bool push_killed(enum disk_format format, long n)
+{
+	struct candidate *with;
+	struct world w;
+	struct error err;
+	bool killed;
+
+	start(&w, format, 2, 3);
+	w.guest.may_fail = true;
+	w.kill_after = n;
+	open_live(&w, 2);
+	work(&w, 20);
+	blk_drain(w.guest.disk);
+	killed = w.killed;
+	w.killed = false;
+	w.kill_after = 0;
+	must(disk_sync(w.files[0].fd, &err), &err);
+	watch(&w, new_image(&w, w.files[0].fd));
+	with = candidate(&w, 0, 0);
+	*with = (struct candidate){
+		.files = { 2, 0, 1 }, .count = 3, .must_until = FOREVER, .may_from = FOREVER
+	};
+	for (enum cut_style style = 0; style < CUT_STYLES; style++)
+		check_cut(&w, cut_now(w.clock), style);
+	w.killed = killed;
+	close_disk(&w);
+	finish(&w);
+	return killed;
+}
+
+static void test_push_killed(void **state)
+{
+	for (long n = 1; push_killed(DISK_VHDX, n); n++)
+		;
+	for (long n = 1; push_killed(DISK_VHD, n); n++)
+		;
+}
+
 /* A leaf that can't even be described. */
 static void test_unreadable_leaf(void **state)
 {
@@ -904,11 +995,17 @@ static int remove_mark(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_push),          cmocka_unit_test(test_merge_leaf),
-		cmocka_unit_test(test_merge_all),     cmocka_unit_test(test_merge_middle),
-		cmocka_unit_test(test_merge_offline), cmocka_unit_test(test_set_paths),
-		cmocka_unit_test(test_convert),       cmocka_unit_test(test_grow),
-		cmocka_unit_test(test_push_offline),  cmocka_unit_test(test_unreadable_leaf),
+		cmocka_unit_test(test_push),
+		cmocka_unit_test(test_merge_leaf),
+		cmocka_unit_test(test_merge_all),
+		cmocka_unit_test(test_merge_middle),
+		cmocka_unit_test(test_merge_offline),
+		cmocka_unit_test(test_set_paths),
+		cmocka_unit_test(test_convert),
+		cmocka_unit_test(test_grow),
+		cmocka_unit_test(test_push_offline),
+		cmocka_unit_test(test_push_killed),
+		cmocka_unit_test(test_unreadable_leaf),
 	};
 	int rc;
 

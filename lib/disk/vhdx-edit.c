@@ -12,14 +12,20 @@ static int io_error(int rc, struct error *err)
 
 int vhdx_edit_begin(struct vhdx *vhdx, bool visible, struct error *err)
 {
+	int rc;
+
 	if (!vhdx->log_region.length)
 		return error_set(err, ERR_CORRUPT,
 				 "the VHDX file has no log: its structures can't be changed "
 				 "safely");
+	vhdx->found_header = vhdx->header;
 	guid_generate(&vhdx->header.file_write_guid);
 	if (visible)
 		guid_generate(&vhdx->header.data_write_guid);
-	return io_error(vhdx_write_headers_now(vhdx), err);
+	rc = vhdx_write_headers_now(vhdx);
+	if (rc < 0)
+		(void)vhdx_take_guids_back(vhdx);
+	return io_error(rc, err);
 }
 
 /* ---- collecting ---- */

@@ -159,6 +159,8 @@ struct vhdx {
 	struct vhdx_header header;
 	unsigned header_slot;
 	struct vhdx_header header_image[2];
+	struct vhdx_header found_header; /* before it got new GUIDs */
+	bool guids_unsure;               /* the new ones could not be written: see vhdx-meta.c */
 
 	struct vhdx_cache cache;
 	struct vhdx_overlay overlay;
@@ -293,6 +295,8 @@ void vhdx_meta_free(struct vhdx *vhdx);
 int vhdx_settle(struct vhdx *vhdx, struct error *err);
 /* Blocking header update of both slots, from vhdx->header. 0 or -errno. */
 int vhdx_write_headers_now(struct vhdx *vhdx);
+/* Blocking: gives the headers the GUIDs of found_header again. 0 or -errno. */
+int vhdx_take_guids_back(struct vhdx *vhdx);
 
 /* ---- vhdx-open.c ---- */
 

@@ -29,7 +29,9 @@
  * never fill the log, makes the sequence. An entry is at most about half of the log.
  *
  * If anything here fails, what is on disk is unknown: the disk refuses changes until it is opened
- * again (VHDX_FAILED), where the log is replayed.
+ * again (VHDX_FAILED), where the log is replayed. The DataWriteGuid must not stay unknown, for a
+ * child may be made over the file, and would have the wrong one after a power cut. Where activation
+ * failed nothing else was changed yet, so closing writes the GUIDs that were found once more.
  */
 #include "disk/vhdx-impl.h"
 
@@ -143,6 +145,15 @@ int vhdx_write_headers_now(struct vhdx *vhdx)
 			      sizeof(vhdx->header));
 }
 
+/* The header that failed goes to the same slot, or is outranked. */
+int vhdx_take_guids_back(struct vhdx *vhdx)
+{
+	vhdx->header.file_write_guid = vhdx->found_header.file_write_guid;
+	vhdx->header.data_write_guid = vhdx->found_header.data_write_guid;
+	vhdx->header.log_guid = vhdx->found_header.log_guid;
+	return vhdx_write_headers_now(vhdx);
+}
+
 /* ---- activation ---- */
 
 static void activated(struct vhdx *vhdx, int result)
@@ -154,6 +165,7 @@ static void activated(struct vhdx *vhdx, int result)
 		list.tail = &list.first;
 	vhdx_list_init(&vhdx->waiting_activation);
 	vhdx->write_state = result == 0 ? VHDX_WRITABLE : VHDX_FAILED;
+	vhdx->guids_unsure = result < 0;
 	vhdx->meta.log_open = result == 0 && vhdx->log_region.length > 0;
 	while ((io = vhdx_list_take(&list))) {
 		if (result == 0)
@@ -186,6 +198,7 @@ void vhdx_activate(struct vhdx *vhdx)
 	static const struct guid none;
 
 	vhdx->write_state = VHDX_ACTIVATING;
+	vhdx->found_header = vhdx->header;
 	guid_generate(&vhdx->header.file_write_guid);
 	if (guid_equal(&vhdx->data_write_id, &none))
 		guid_generate(&vhdx->header.data_write_guid);
@@ -524,6 +537,9 @@ int vhdx_settle(struct vhdx *vhdx, struct error *err)
 		vhdx_flush(vhdx, NULL);
 		settle_background(vhdx);
 	}
+	/* Where that fails, too, there is nothing left to be done. */
+	if (vhdx->guids_unsure)
+		(void)vhdx_take_guids_back(vhdx);
 	if (vhdx->write_state == VHDX_FAILED)
 		return error_set(err, ERR_IO, "the VHDX file's metadata could not be written");
 	if (vhdx->write_state != VHDX_WRITABLE)

@@ -44,8 +44,10 @@ int child_create(struct child *child, struct loop *loop, int fd,
 					   .parent_absolute = child->locators.absolute,
 					   .parent_relative = child->locators.relative };
 	struct disk_options how = { .format = options->format };
-	int own, r = disk_create(fd, &all, err);
+	int own, r = image_sync(&child->parent, err);
 
+	if (r == 0)
+		r = disk_create(fd, &all, err);
 	if (r == 0)
 		r = image_open(&child->parent, loop, 0, err);
 	if (r < 0)

@@ -193,6 +193,18 @@ int image_open(struct image *image, struct loop *loop, unsigned flags, struct er
 	return r;
 }
 
+int image_sync(const struct image *image, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < image->chain.count; i++) {
+		r = disk_sync(image->chain.layers[i].fd, err);
+		if (r < 0)
+			error_prefix(err, "'%.200s'", image->chain.layers[i].path);
+	}
+	return r;
+}
+
 int image_shut(struct image *image, struct error *err)
 {
 	struct blk *top = NULL;

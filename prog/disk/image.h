@@ -36,6 +36,8 @@ struct image {
 int image_find(const char *path, unsigned flags, struct image *ret, struct error *err);
 /* flags: IMAGE_WRITES (of an image that was found with it) or IMAGE_LOOKS. */
 int image_open(struct image *image, struct loop *loop, unsigned flags, struct error *err);
+/* Its chain becomes durable (disk_sync of each layer): before a child is linked to it. */
+int image_sync(const struct image *image, struct error *err);
 /* Ends image_open; it may be opened again. An error: what was written may not be durable. */
 int image_shut(struct image *image, struct error *err);
 /* Closes and frees everything. An error: what was written may not be durable. */

@@ -56,13 +56,15 @@ static int let_track_follow(int track_fd, int fd, const struct disk_details *par
 	return r < 0 && err->code != ERR_CORRUPT ? r : 0;
 }
 
-/* track_fd -1: nobody tracks the parent's changes. */
+/* image: the parent; NULL: none. track_fd -1: nobody tracks the parent's changes. */
 static int create(int fd, int track_fd, const struct disk_create_options *options,
-		  const char *parent, json_t **ret, struct error *err)
+		  const struct image *image, const char *parent, json_t **ret, struct error *err)
 {
 	json_t *vhd;
 	int r = sandbox_enter_working(err);
 
+	if (r == 0 && image)
+		r = image_sync(image, err);
 	if (r == 0)
 		r = disk_create(fd, options, err);
 	if (r == 0 && track_fd >= 0)
@@ -95,7 +97,7 @@ static int create_child(struct job *job, int fd, struct disk_create_options *opt
 	if (r == 0) {
 		options->parent_absolute = locators.absolute;
 		options->parent_relative = locators.relative;
-		r = create(fd, track_fd, options, parent, ret, err);
+		r = create(fd, track_fd, options, &image, parent, ret, err);
 		parent_paths_done(&locators);
 	}
 	image_close(&image, NULL);
@@ -113,5 +115,5 @@ int op_create(struct job *job, json_t **ret, struct error *err)
 	if (options.type == DISK_DIFFERENCING)
 		return create_child(job, fd, &options, ret, err);
 	r = sandbox_enter_opening(err);
-	return r < 0 ? r : create(fd, -1, &options, NULL, ret, err);
+	return r < 0 ? r : create(fd, -1, &options, NULL, NULL, ret, err);
 }

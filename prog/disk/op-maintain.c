@@ -139,6 +139,7 @@ static int link_parent(struct job *job, struct image *image, const struct image 
 	const struct disk_parent_link link = { .parent = image_details(parent),
 					       .absolute = locators->absolute,
 					       .relative = locators->relative };
+	int r;
 
 	if (image_details(image)->type != DISK_DIFFERENCING)
 		return error_set(err, ERR_INVALID, "it is no differencing disk: it has no parent");
@@ -149,7 +150,8 @@ static int link_parent(struct job *job, struct image *image, const struct image 
 		    "'%.200s' is not the disk that it was made over, or has been changed since "
 		    "(-IgnoreIdMismatch takes it all the same; what was changed is damaged then)",
 		    parent->chain.layers[0].path);
-	return disk_set_parent(image->fd, &link, err);
+	r = image_sync(parent, err);
+	return r < 0 ? r : disk_set_parent(image->fd, &link, err);
 }
 
 /* Whatever names a file comes before the sandbox that knows no files. */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 static bool cpuid_has_virtualization(const char **ret_name)
@@ -81,4 +82,35 @@ uint64_t host_memory_bytes(void)
 unsigned host_processors(void)
 {
 	return (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+void *host_map_large(int fd, size_t size, int protection, int flags)
+{
+	uint8_t *room = mmap(NULL, size + HOST_LARGE_PAGE, PROT_NONE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *start = (uint8_t *)ALIGN_UP((uintptr_t)room, HOST_LARGE_PAGE);
+	size_t before = (size_t)(start - room);
+	int saved;
+
+	if (room == MAP_FAILED)
+		return MAP_FAILED;
+	if (before)
+		munmap(room, before);
+	munmap(start + size, HOST_LARGE_PAGE - before);
+	if (mmap(start, size, protection, MAP_SHARED | MAP_FIXED | flags, fd, 0) == MAP_FAILED) {
+		saved = errno;
+		munmap(start, size);
+		errno = saved;
+		return MAP_FAILED;
+	}
+	return start;
+}
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+bool host_collapse(void *p)
+{
+	return madvise(p, HOST_LARGE_PAGE, MADV_COLLAPSE) == 0;
 }

@@ -12,4 +12,13 @@ bool host_kvm_usable(int fd, char *reason, size_t reason_size);
 uint64_t host_memory_bytes(void);
 unsigned host_processors(void);
 
+#define HOST_LARGE_PAGE ((size_t)2 << 20)
+
+/* mmap() of a shared file from its beginning, to where its large pages can be large ones of the
+ * mapping, too. flags: beside MAP_SHARED. MAP_FAILED and errno like mmap(). */
+void *host_map_large(int fd, size_t size, int protection, int flags);
+/* Makes the large page at p, of such a mapping, out of what is there, now (madvise(2),
+ * MADV_COLLAPSE). False: it isn't possible, or this kernel can't (before Linux 6.1). */
+bool host_collapse(void *p);
+
 #endif

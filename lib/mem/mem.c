@@ -1,5 +1,6 @@
 #include "mem/mem.h"
 
+#include "base/host.h"
 #include "base/macros.h"
 
 #include <assert.h>
@@ -20,7 +21,9 @@ struct mem {
 	uint64_t low_top;    /* of the reach: where the memfd goes on at 4 GiB */
 	uint64_t size_bytes; /* atomic: changes while the loop's devices read it */
 	uint8_t *page_flags; /* one per page; written with atomics */
-	uint64_t *dirty;     /* one bit per page; NULL until the first log */
+	/* Per large page of the host: how often pages in it were looked up, or LARGE. */
+	uint16_t *lookups;
+	uint64_t *dirty; /* one bit per page; NULL until the first log */
 	bool logging;
 	void (*code_hook)(void *user, uint64_t gpa, uint64_t len);
 	void *code_hook_user;
@@ -29,6 +32,16 @@ struct mem {
 static uint64_t page_count(const struct mem *mem)
 {
 	return mem->reach_bytes >> MEM_PAGE_SHIFT;
+}
+
+#define LARGE UINT16_MAX
+/* Page walks of a guest that are worth the millisecond that it takes. */
+#define LOOKUPS_WORTH 256u
+
+static uint64_t lookups_bytes(const struct mem *mem)
+{
+	return ALIGN_UP(mem->reach_bytes, HOST_LARGE_PAGE) / HOST_LARGE_PAGE *
+	       sizeof(mem->lookups[0]);
 }
 
 static uint64_t dirty_words(const struct mem *mem)
@@ -73,8 +86,7 @@ int mem_new_growable(uint64_t size_bytes, uint64_t reach_bytes, struct mem **ret
 	mem->fd = memfd_create("guest-ram", MFD_CLOEXEC);
 	if (mem->fd < 0 || ftruncate(mem->fd, (off_t)reach_bytes) < 0)
 		goto fail;
-	mem->base =
-	    mmap(NULL, reach_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mem->fd, 0);
+	mem->base = host_map_large(mem->fd, reach_bytes, PROT_READ | PROT_WRITE, MAP_NORESERVE);
 	if (mem->base == MAP_FAILED) {
 		mem->base = NULL;
 		goto fail;
@@ -83,7 +95,8 @@ int mem_new_growable(uint64_t size_bytes, uint64_t reach_bytes, struct mem **ret
 	madvise(mem->base, reach_bytes, MADV_HUGEPAGE);
 	madvise(mem->base, reach_bytes, MADV_DONTDUMP);
 	mem->page_flags = map_anonymous(page_count(mem));
-	if (!mem->page_flags)
+	mem->lookups = map_anonymous(lookups_bytes(mem));
+	if (!mem->page_flags || !mem->lookups)
 		goto fail;
 	*ret = mem;
 	return 0;
@@ -102,6 +115,8 @@ void mem_free(struct mem *mem)
 		munmap(mem->dirty, dirty_words(mem) * 8);
 	if (mem->page_flags)
 		munmap(mem->page_flags, page_count(mem));
+	if (mem->lookups)
+		munmap(mem->lookups, lookups_bytes(mem));
 	if (mem->base)
 		munmap(mem->base, mem->reach_bytes);
 	if (mem->fd >= 0)
@@ -109,9 +124,36 @@ void mem_free(struct mem *mem)
 	free(mem);
 }
 
+static void make_large(struct mem *mem, uint64_t large_page)
+{
+	off_t offset = (off_t)(large_page * HOST_LARGE_PAGE), end = offset + (off_t)HOST_LARGE_PAGE;
+
+	if ((uint64_t)end > mem->reach_bytes || lseek(mem->fd, offset, SEEK_HOLE) < end)
+		return;
+	host_collapse(mem->base + offset);
+	__atomic_store_n(&mem->lookups[large_page], LARGE, __ATOMIC_RELAXED);
+}
+
+/* Two threads may count as one: it is only about how often. */
+void mem_looked_up(struct mem *mem, uint64_t page_index)
+{
+	uint64_t large_page = page_index / (HOST_LARGE_PAGE / MEM_PAGE_SIZE);
+	uint16_t *lookups = &mem->lookups[large_page];
+	uint16_t count = __atomic_load_n(lookups, __ATOMIC_RELAXED);
+
+	if (count == LARGE)
+		return;
+	count = (uint16_t)((count + 1u) % LOOKUPS_WORTH);
+	__atomic_store_n(lookups, count, __ATOMIC_RELAXED);
+	if (count == 0)
+		make_large(mem, large_page);
+}
+
 /* Reads as zeros afterwards. */
 static void punch(struct mem *mem, uint64_t offset, uint64_t len)
 {
+	for (uint64_t i = offset / HOST_LARGE_PAGE; i * HOST_LARGE_PAGE < offset + len; i++)
+		__atomic_store_n(&mem->lookups[i], 0, __ATOMIC_RELAXED);
 	if (fallocate(mem->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
 		      (off_t)len) < 0)
 		memset(mem->base + offset, 0, len);

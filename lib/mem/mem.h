@@ -52,6 +52,9 @@ void mem_grow(struct mem *mem, uint64_t size_bytes);
 /* The guest does without these whole pages, which must be RAM, until it writes them again: they
  * read as zeros and cost the host nothing. Any thread. */
 void mem_release(struct mem *mem, uint64_t gpa, uint64_t len);
+/* A software TLB has looked up the page of that index. Where that happens again and again the host
+ * gets a large page, if all of it is there already: it costs no memory. Any thread. */
+void mem_looked_up(struct mem *mem, uint64_t page_index);
 /* Bytes that RAM costs the host just now. */
 uint64_t mem_backed_bytes(const struct mem *mem);
 

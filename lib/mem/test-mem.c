@@ -54,6 +54,37 @@ struct hook_call {
 	uint64_t gpa, len;
 };
 
+/* Large pages of what is looked up often: contents stay, and what isn't there costs nothing. */
+static void test_lookups_cost_no_memory(void **state)
+{
+	const uint64_t large = 2u << 20, pages = large / MEM_PAGE_SIZE;
+	uint8_t *whole, *part;
+	struct mem *mem;
+	uint64_t backed;
+
+	assert_int_equal(mem_new(7u << 20, &mem, NULL), 0);
+	whole = mem_ptr(mem, large, large);
+	part = mem_ptr(mem, 2 * large, large);
+	for (uint64_t i = 0; i < large; i += MEM_PAGE_SIZE)
+		whole[i] = (uint8_t)(i / MEM_PAGE_SIZE % 251);
+	part[5] = 1;
+	backed = mem_backed_bytes(mem);
+	for (unsigned n = 0; n < 3000; n++) {
+		mem_looked_up(mem, pages + n % pages);
+		mem_looked_up(mem, 2 * pages);
+		mem_looked_up(mem, (7u << 20) / MEM_PAGE_SIZE - 1); /* no whole one */
+	}
+	assert_int_equal(mem_backed_bytes(mem), backed);
+	for (uint64_t i = 0; i < large; i += MEM_PAGE_SIZE)
+		assert_int_equal(whole[i], i / MEM_PAGE_SIZE % 251);
+	mem_release(mem, large + MEM_PAGE_SIZE, MEM_PAGE_SIZE);
+	assert_int_equal(whole[MEM_PAGE_SIZE], 0);
+	assert_int_equal(whole[2 * MEM_PAGE_SIZE], 2);
+	mem_release(mem, large, large);
+	assert_true(mem_backed_bytes(mem) <= backed - large);
+	mem_free(mem);
+}
+
 static void hook(void *user, uint64_t gpa, uint64_t len)
 {
 	struct hook_call *call = user;
@@ -171,6 +202,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_layout_has_the_hole),
 		cmocka_unit_test(test_read_write_clear),
+		cmocka_unit_test(test_lookups_cost_no_memory),
 		cmocka_unit_test(test_code_hook_only_for_code_pages),
 		cmocka_unit_test(test_dirty_log),
 		cmocka_unit_test(test_dirty_log_misses_no_write),

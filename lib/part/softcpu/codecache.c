@@ -2,37 +2,12 @@
  * Memory of the translator: code in one memfd that is mapped twice, writable and executable, and
  * the tables that go with it. Both are filled from one end and emptied as a whole.
  */
+#include "base/host.h"
 #include "part/softcpu/translate.h"
 
 #include <errno.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25 /* Linux 6.1 */
-#endif
-
-#define LARGE_PAGE (2 * MIB)
-
-/* Where a large page can begin. */
-static uint8_t *map_aligned(int fd, size_t size, int protection)
-{
-	uint8_t *room = mmap(NULL, size + LARGE_PAGE, PROT_NONE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	uint8_t *start = (uint8_t *)ALIGN_UP((uintptr_t)room, LARGE_PAGE);
-	size_t before = (size_t)(start - room);
-
-	if (room == MAP_FAILED)
-		return MAP_FAILED;
-	if (before)
-		munmap(room, before);
-	munmap(start + size, LARGE_PAGE - before);
-	if (mmap(start, size, protection, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
-		munmap(start, size);
-		return MAP_FAILED;
-	}
-	return start;
-}
 
 static int map_twice(struct code_cache *cache, struct error *err)
 {
@@ -41,8 +16,8 @@ static int map_twice(struct code_cache *cache, struct error *err)
 	if (fd < 0)
 		return error_set_errno(err, errno, "creating memory for translated code");
 	if (ftruncate(fd, (off_t)cache->size) == 0) {
-		cache->rw = map_aligned(fd, cache->size, PROT_READ | PROT_WRITE);
-		cache->rx = map_aligned(fd, cache->size, PROT_READ | PROT_EXEC);
+		cache->rw = host_map_large(fd, cache->size, PROT_READ | PROT_WRITE, 0);
+		cache->rx = host_map_large(fd, cache->size, PROT_READ | PROT_EXEC, 0);
 	}
 	saved = errno;
 	close(fd);
@@ -55,12 +30,12 @@ void code_cache_enlarge_pages(struct code_cache *cache)
 {
 	size_t next = cache->large_end;
 
-	if (next + LARGE_PAGE > cache->size)
+	if (next + HOST_LARGE_PAGE > cache->size)
 		return;
-	cache->large_end += LARGE_PAGE;
+	cache->large_end += HOST_LARGE_PAGE;
 	cache->rw[cache->used] = 0; /* a page of it must be there */
-	if (madvise(cache->rw + next, LARGE_PAGE, MADV_COLLAPSE) == 0)
-		madvise(cache->rx + next, LARGE_PAGE, MADV_COLLAPSE);
+	if (host_collapse(cache->rw + next))
+		host_collapse(cache->rx + next);
 }
 
 /* Three fifths for code: it is about that much larger than what is kept of it. */

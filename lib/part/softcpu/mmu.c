@@ -497,6 +497,8 @@ static uint8_t *fill(struct vp *c, struct sc_tlb *t, uint64_t va, const struct t
 	e->wtag = x->writable ? va & PAGE_MASK : free_tag(slot);
 	e->page = (uint64_t)host;
 	e->flags = sc_flags_at(c->vm, host);
+	if (likely(!c->private_memory))
+		mem_looked_up(c->vm->mem, sc_page_of(c->vm, host));
 	t->attr[slot] = (x->global ? TLB_GLOBAL : 0) | (x->shift > 12 ? TLB_LARGE : 0);
 	if (x->shift > t->largest)
 		t->largest = x->shift;

@@ -33,7 +33,6 @@ void code_cache_enlarge_pages(struct code_cache *cache)
 	if (next + HOST_LARGE_PAGE > cache->size)
 		return;
 	cache->large_end += HOST_LARGE_PAGE;
-	cache->rw[cache->used] = 0; /* a page of it must be there */
 	if (host_collapse(cache->rw + next))
 		host_collapse(cache->rx + next);
 }
@@ -83,7 +82,7 @@ size_t code_cache_held(const struct code_cache *cache)
 void code_cache_release(struct code_cache *cache)
 {
 	size_t first = ALIGN_UP(cache->shared_end, MEM_PAGE_SIZE);
-	size_t end = ALIGN_UP(cache->used, MEM_PAGE_SIZE);
+	size_t end = MIN(ALIGN_UP(cache->used, HOST_LARGE_PAGE), cache->size);
 
 	if (end > first)
 		madvise(cache->rw + first, end - first, MADV_REMOVE);

@@ -125,10 +125,12 @@ void code_cache_done(struct code_cache *cache);
 void code_cache_enlarge_pages(struct code_cache *cache);
 void *code_cache_data(struct code_cache *cache, size_t size); /* NULL: full */
 /* Code is about to be made at its end. Kernel code, translated, is spread over megabytes: with
- * pages of 4 KiB much of a system call's time would be misses of the host's instruction TLB. */
+ * pages of 4 KiB much of a system call's time would be misses of the host's instruction TLB. What
+ * an idle guest runs takes no large page. */
+#define LARGE_PAGE_WORTH (512u << 10)
 static inline void code_cache_touch(struct code_cache *cache)
 {
-	if (unlikely(cache->used >= cache->large_end))
+	if (unlikely(cache->used >= cache->large_end + LARGE_PAGE_WORTH))
 		code_cache_enlarge_pages(cache);
 }
 /* Bytes in use beside the shared code; gives their memory back: nothing may need them any more. */

@@ -357,6 +357,13 @@ static bool find_x87_operands(const ZydisDecodedInstruction *in, const ZydisDeco
 	return false;
 }
 
+static bool is_segment(const ZydisDecodedOperand *op)
+{
+	return op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+	       op->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
+	       ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT;
+}
+
 /* Operands that ModRM or the opcode name; the others stay what they are. */
 static bool find_operands(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
 			  struct xl_insn *x)
@@ -377,6 +384,8 @@ static bool find_operands(const ZydisDecodedInstruction *in, const ZydisDecodedO
 			if (!find_register(op, reg ? &x->reg : &x->rm))
 				return false;
 			x->plus_r |= op->encoding == ZYDIS_OPERAND_ENCODING_OPCODE;
+		} else if (is_segment(op)) { /* PUSH and POP: the opcode says which */
+			return false;
 		}
 	}
 	return true;

@@ -281,6 +281,22 @@ void guest_user(struct guest *g)
 	g->s.gpr[PART_RSP] = GUEST_USTACK;
 }
 
+int guest_setup_translated(void **state)
+{
+	struct guest *g = guest_new(1);
+
+	softcpu_tune(g->part, 0, 2, false);
+	guest_long(g);
+	*state = g;
+	return 0;
+}
+
+int guest_teardown(void **state)
+{
+	guest_free(*state);
+	return 0;
+}
+
 void guest_run(struct guest *g, uint64_t count, bool deliver)
 {
 	part_vp_set_state(g->part, 0, &g->s);

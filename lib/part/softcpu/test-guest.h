@@ -72,6 +72,10 @@ struct guest *guest_new(unsigned vps);
 extern size_t guest_code_cache_bytes;   /* 0: as usual */
 extern enum part_backend guest_backend; /* PART_SOFT */
 void guest_free(struct guest *g);
+/* For cmocka: *state is a guest in long mode whose blocks are translated before their second run,
+ * and whose flags are those that are read (unlike with OYAKO_TRANSLATE_AT_ONCE alone). */
+int guest_setup_translated(void **state);
+int guest_teardown(void **state);
 void guest_load(struct guest *g, uint64_t gpa, const void *bytes, size_t len);
 #define GUEST_LOAD(g, name) guest_load(g, GUEST_CODE, name, (size_t)(name##_end - name))
 

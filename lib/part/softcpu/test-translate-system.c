@@ -10,22 +10,6 @@
 
 #include <cmocka.h>
 
-static int setup(void **state)
-{
-	struct guest *g = guest_new(1);
-
-	softcpu_tune(g->part, 0, 2, false);
-	guest_long(g);
-	*state = g;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	guest_free(*state);
-	return 0;
-}
-
 /* The APIC's page at its own address, by a 2 MiB page in the fourth GiB. */
 static void with_apic(struct guest *g)
 {
@@ -228,7 +212,7 @@ static void bits_of_code(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, guest_setup_translated, guest_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(calls),        TEST(interrupt_behind_sysret),
 		TEST(fields),       TEST(sysret_to_no_address),

@@ -12,23 +12,6 @@
 
 #include <cmocka.h>
 
-static int setup(void **state)
-{
-	struct guest *g = guest_new(1);
-
-	/* liveness of flags is on, unlike with OYAKO_TRANSLATE_AT_ONCE alone */
-	softcpu_tune(g->part, 0, 2, false);
-	guest_long(g);
-	*state = g;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	guest_free(*state);
-	return 0;
-}
-
 static void run_code(struct guest *g, const uint8_t *code, const uint8_t *end)
 {
 	guest_load(g, GUEST_CODE, code, (size_t)(end - code));
@@ -846,7 +829,7 @@ static void last_loop_can_be_paused(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, guest_setup_translated, guest_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(all_registers),
 		TEST(carry_survives),

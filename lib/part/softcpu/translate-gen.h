@@ -160,6 +160,11 @@ void gen_x87(struct gen *g, struct xl_insn *x);
 /* Writes FIP and FOP, if they are pending; SCRATCH1 is lost, flags are kept. */
 void gen_x87_note(struct gen *g, struct x87_note *note);
 
+/* The second byte of vp.rf has IF and DF. */
+#define RF_HIGH (VP_FIELD(rf) + 1)
+#define HIGH_IF 0x02
+#define HIGH_DF 0x04
+
 /* translate-system.c. False: not one of its kinds; else x's kind and flags are set. */
 bool xl_classify_system(const struct gen *g, struct xl_insn *x);
 void gen_system(struct gen *g, struct xl_insn *x);

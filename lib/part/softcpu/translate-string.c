@@ -9,11 +9,6 @@
 #include "part/softcpu/exec.h"
 #include "part/softcpu/translate-gen.h"
 
-#define RF_HIGH (VP_FIELD(rf) + 1)
-#define HIGH_DF 0x04
-
-enum { ALU_EXT_OR = 1, ALU_EXT_CMP = 7 };
-
 #define OPCODE_MOVS 0xa4
 #define OPCODE_STOS 0xaa
 
@@ -108,7 +103,7 @@ static void gen_room(struct gen *g, const struct xl_insn *x, unsigned dst, unsig
 	struct emitter *e = &g->e;
 
 	emit_mov32(e, dst, reg);
-	emit_rr(e, OP(.op = 0x81), ALU_EXT_OR, dst);
+	emit_rr(e, OP(.op = 0x81), ALU_OR, dst);
 	emit32(e, (uint32_t)-MEM_PAGE_SIZE);
 	emit_rr(e, OP(.op = 0xf7), 3, dst); /* neg */
 	if (x->u->size > 1) {
@@ -182,7 +177,7 @@ static void gen_elements(struct gen *g, const struct xl_insn *x, bool movs)
 		emit_repeated(e, 1, movs);
 		return;
 	}
-	emit_rr(e, OP(.op = 0x83), ALU_EXT_CMP, H_RCX);
+	emit_rr(e, OP(.op = 0x83), ALU_CMP, H_RCX);
 	emit8(e, LOOP_ELEMENTS);
 	many = emit_jcc8(e, CC_A);
 	gen_loop(g, x, movs);
@@ -234,7 +229,7 @@ static void gen_repeat(struct gen *g, struct xl_insn *x, bool movs)
 	gen_repeat_chunk(g, x, movs);
 	emit_rr(e, OP(.op = 0x85, .w = true), H_RCX, H_RCX);
 	done[1] = emit_jcc8(e, CC_E);
-	emit_rm(e, OP(.op = 0x83), ALU_EXT_CMP, AT_GS(VP_FIELD(attention)));
+	emit_rm(e, OP(.op = 0x83), ALU_CMP, AT_GS(VP_FIELD(attention)));
 	emit8(e, 0);
 	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
 	emit_jmp(e, again);

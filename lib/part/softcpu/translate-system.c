@@ -6,13 +6,6 @@
 #include "part/softcpu/exec.h"
 #include "part/softcpu/translate-gen.h"
 
-/* The second byte of vp.rf has IF and DF. */
-#define RF_HIGH (VP_FIELD(rf) + 1)
-#define HIGH_IF 0x02
-#define HIGH_DF 0x04
-
-enum { ALU_EXT_OR = 1, ALU_EXT_AND = 4, ALU_EXT_CMP = 7 };
-
 /* op byte [field], v */
 static void emit_byte(struct emitter *e, unsigned ext, uint32_t field, unsigned v)
 {
@@ -22,14 +15,14 @@ static void emit_byte(struct emitter *e, unsigned ext, uint32_t field, unsigned 
 
 void gen_need_cpl0(struct gen *g, struct xl_insn *x)
 {
-	emit_byte(&g->e, ALU_EXT_CMP, VP_FIELD(cpl), 0);
+	emit_byte(&g->e, ALU_CMP, VP_FIELD(cpl), 0);
 	gen_slow_jump(g, x, emit_jcc(&g->e, CC_NE));
 }
 
 static void gen_cli(struct gen *g, struct xl_insn *x)
 {
 	gen_need_cpl0(g, x);
-	emit_byte(&g->e, ALU_EXT_AND, RF_HIGH, 0xff & ~HIGH_IF);
+	emit_byte(&g->e, ALU_AND, RF_HIGH, 0xff & ~HIGH_IF);
 }
 
 /* Not when something waits for it, nor at the block's end. */
@@ -38,12 +31,12 @@ static void gen_sti(struct gen *g, struct xl_insn *x)
 	struct emitter *e = &g->e;
 
 	gen_need_cpl0(g, x);
-	emit_byte(e, ALU_EXT_CMP, VP_FIELD(irq_waiting), 0);
+	emit_byte(e, ALU_CMP, VP_FIELD(irq_waiting), 0);
 	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
-	emit_rm(e, OP(.op = 0x83), ALU_EXT_CMP, AT_GS(VP_FIELD(attention)));
+	emit_rm(e, OP(.op = 0x83), ALU_CMP, AT_GS(VP_FIELD(attention)));
 	emit8(e, 0);
 	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
-	emit_byte(e, ALU_EXT_OR, RF_HIGH, HIGH_IF);
+	emit_byte(e, ALU_OR, RF_HIGH, HIGH_IF);
 }
 
 static void gen_swapgs(struct gen *g, struct xl_insn *x)
@@ -66,10 +59,10 @@ static void gen_rflags(struct gen *g)
 
 	emit8(e, 0x9c); /* pushf */
 	emit_plus_r(e, OP(.op = 0x58), SCRATCH1);
-	emit_rr(e, OP(.op = 0x81), ALU_EXT_AND, SCRATCH1);
+	emit_rr(e, OP(.op = 0x81), ALU_AND, SCRATCH1);
 	emit32(e, RF_ARITH | RF_ONE);
 	emit_rm(e, OP(.op = 0x0b, .w = true), SCRATCH1, AT_GS(VP_FIELD(rf)));
-	emit_rr(e, OP(.op = 0x81, .w = true), ALU_EXT_AND, SCRATCH1);
+	emit_rr(e, OP(.op = 0x81, .w = true), ALU_AND, SCRATCH1);
 	emit32(e, (uint32_t) ~(RF_RF | RF_VM));
 	emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[1])));
 }
@@ -283,7 +276,7 @@ void gen_system(struct gen *g, struct xl_insn *x)
 		gen_sti(g, x);
 		break;
 	case XL_CLD:
-		emit_byte(&g->e, ALU_EXT_AND, RF_HIGH, 0xff & ~HIGH_DF);
+		emit_byte(&g->e, ALU_AND, RF_HIGH, 0xff & ~HIGH_DF);
 		break;
 	case XL_SWAPGS:
 		gen_swapgs(g, x);

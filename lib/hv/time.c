@@ -1,6 +1,7 @@
 /*
- * Reference time: 100 ns units since hv_set_part, derived from the guest's TSC by the same formula
- * that the guest applies to the reference TSC page, so that page and MSR agree (TLFS 12.7).
+ * Reference time: 100 ns units since hv_set_part, derived from the partition's TSC by the same
+ * formula that the guest applies to the reference TSC page, so that page and MSR agree (TLFS 12.7)
+ * on every VP whose TSC the guest has left alone. It never goes back.
  */
 #include "hv/hv-impl.h"
 

@@ -80,7 +80,6 @@ struct part_backend_ops {
 	void (*extint_set)(struct part *part, bool level);
 
 	uint64_t (*tsc_hz)(const struct part *part);
-	uint64_t (*tsc_now)(const struct part *part);
 	uint64_t (*apic_hz)(const struct part *part);
 	uint64_t (*vp_runtime_ns)(const struct part *part, unsigned vp);
 

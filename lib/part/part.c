@@ -219,7 +219,7 @@ uint64_t part_tsc_hz(const struct part *part)
 
 uint64_t part_tsc_now(const struct part *part)
 {
-	return part->ops->tsc_now(part);
+	return part->ops->partition_tsc(part);
 }
 
 uint64_t part_apic_hz(const struct part *part)

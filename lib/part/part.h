@@ -244,7 +244,8 @@ void part_extint_set(struct part *part, bool level);
 
 /* The guest's TSC rate, equal on all VPs and constant. */
 uint64_t part_tsc_hz(const struct part *part);
-/* The guest's TSC now (that of VP 0, as rdtsc would read it; continues while paused). */
+/* The partition's TSC now: as rdtsc reads it on a VP whose TSC the guest has not set. Goes on while
+ * paused, and does not go back while the VPs run, whatever the guest writes. */
 uint64_t part_tsc_now(const struct part *part);
 /* Rate of the local APIC timer at divide by 1. */
 uint64_t part_apic_hz(const struct part *part);

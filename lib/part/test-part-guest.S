@@ -284,6 +284,17 @@ guest tsc
 	done
 guest_end tsc
 
+guest tsc_set
+	xor %eax, %eax
+	xor %edx, %edx
+	mov $0x10, %ecx /* IA32_TSC */
+	wrmsr
+	rdtsc
+	mov %eax, GUEST_RESULT
+	mov %edx, GUEST_RESULT + 4
+	done
+guest_end tsc_set
+
 guest triple_fault
 	lidt no_idt(%rip)
 	int3

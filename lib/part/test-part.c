@@ -37,6 +37,7 @@ GUEST(apic_msrs)
 GUEST(busy)
 GUEST(dirty)
 GUEST(tsc)
+GUEST(tsc_set)
 GUEST(triple_fault)
 GUEST(start_ap)
 GUEST(ap)
@@ -981,6 +982,23 @@ static void test_tsc(void **state)
 	unmake(&m);
 }
 
+/* A guest that sets its own TSC back moves no one else's time. */
+static void test_tsc_set_by_the_guest(void **state)
+{
+	struct machine m;
+	uint64_t before;
+
+	make(&m, 1);
+	LOAD(&m, tsc_set);
+	usleep(200000);
+	before = part_tsc_now(m.part);
+	start(&m);
+	expect(&m, &m.done, 1);
+	assert_in_range(result64(&m, 0), 0, part_tsc_now(m.part) - before);
+	assert_true(part_tsc_now(m.part) > before);
+	unmake(&m);
+}
+
 /* 50 million ticks; at least, and not by seconds too late on a loaded host. */
 static void check_timer(struct machine *m, uint64_t hz)
 {
@@ -1276,6 +1294,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_state_round_trip),
 		cmocka_unit_test(test_dirty_log),
 		cmocka_unit_test(test_tsc),
+		cmocka_unit_test(test_tsc_set_by_the_guest),
 		cmocka_unit_test(test_apic_timer),
 		cmocka_unit_test(test_tsc_deadline),
 		cmocka_unit_test(test_move_busy),

@@ -443,7 +443,6 @@ const struct part_backend_ops kvm_backend_ops = {
 	.nmi = kvm_nmi,
 	.extint_set = kvm_extint_set,
 	.tsc_hz = kvm_tsc_hz,
-	.tsc_now = kvm_tsc_now,
 	.apic_hz = kvm_apic_hz,
 	.vp_runtime_ns = kvm_vp_runtime_ns,
 	.hypercall_code = kvm_hypercall_code,

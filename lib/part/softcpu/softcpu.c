@@ -814,11 +814,6 @@ static uint64_t softcpu_tsc_hz(const struct part *part)
 	return vm_of(part)->tsc_hz;
 }
 
-static uint64_t softcpu_tsc_now(const struct part *part)
-{
-	return sc_tsc(vm_of(part)->vps[0]);
-}
-
 static uint64_t softcpu_apic_hz(const struct part *part)
 {
 	return ((const struct softcpu *)part)->apic_hz;
@@ -872,7 +867,6 @@ const struct part_backend_ops softcpu_backend_ops = {
 	.nmi = softcpu_nmi,
 	.extint_set = softcpu_extint_set,
 	.tsc_hz = softcpu_tsc_hz,
-	.tsc_now = softcpu_tsc_now,
 	.apic_hz = softcpu_apic_hz,
 	.vp_runtime_ns = softcpu_vp_runtime_ns,
 	.hypercall_code = softcpu_hypercall_code,

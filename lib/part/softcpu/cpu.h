@@ -272,11 +272,12 @@ struct sc_jump {
 	uint32_t version;    /* and what it must be */
 	uint64_t unused;     /* the size is a power of two */
 };
-/* In the top JUMP_BITS of the low half of the address times this. */
-#define JUMP_HASH 0x9e3779b1u
-#define JUMP_BITS 12
-#define JUMPS     (1u << JUMP_BITS)
-#define JUMP_FREE UINT64_C(0x8000000000000000) /* not canonical */
+/* Its index: bits JUMP_SHIFT and up of the address's low half, with itself rotated left by that;
+ * each byte of a page has one of its own. */
+#define JUMP_SHIFT 5 /* log2 of an entry's size */
+#define JUMP_BITS  12
+#define JUMPS      (1u << JUMP_BITS)
+#define JUMP_FREE  UINT64_C(0x8000000000000000) /* not canonical */
 
 /*
  * Where calls of translated code expect to be returned to. It is the host's stack while that code

@@ -381,7 +381,9 @@ static inline struct block *sc_jcc_masked(struct vp *c, struct uop *u)
 /* In user and supervisor mode the same address may be different code. */
 static inline struct sc_jump *sc_jump_slot(struct vp *c, unsigned key, uint64_t rip)
 {
-	return &c->jumps[(key & KEY_USER) != 0][(uint32_t)rip * JUMP_HASH >> (32 - JUMP_BITS)];
+	uint32_t low = (uint32_t)rip, mixed = low ^ (low << JUMP_SHIFT | low >> (32 - JUMP_SHIFT));
+
+	return &c->jumps[(key & KEY_USER) != 0][mixed >> JUMP_SHIFT & (JUMPS - 1)];
 }
 
 static inline struct sc_jcache_entry *sc_jcache_slot(struct vp *c, uint64_t rip)

@@ -305,6 +305,104 @@ static void unmasked_x87_exception(void **state)
 	expect_translated(g);
 }
 
+/* ---- small tables ---- */
+
+/* Indices by MOVZX from a register and from memory, AND and SHR; with the table's register in
+ * either place and without one; then the tables move, across pages and misaligned. */
+GUEST(code_tables, 64,
+      "mov $0x10000, %edi; mov $0x400, %ecx\n"
+      "1: imul $0x61c88647, %rcx, %rax; mov %rax, (%rdi); add $8, %edi; loop 1b\n"
+      "mov $0x10000, %esi; mov $200, %ecx\n"
+      "2: cmp $100, %ecx; jne 3f; mov $0x107fd, %esi\n"
+      "3: movzbl %cl, %eax; xor (%rsi,%rax,8), %rbx\n"
+      "mov %ebx, %edx; shr $24, %edx; adc (%rsi,%rdx,4), %r10d\n"
+      "mov %ebx, %edx; and $0x3f, %edx; movzwl 0x10100(,%rdx,2), %r11d; add %r11, %rbx\n"
+      "movzbl 0x10200(%rdx), %edi; mov (%rdi,%rsi), %r15b; add %r15, %rbx\n"
+      "loop 2b; hlt");
+
+static void small_tables(void **state)
+{
+	same_as_the_interpreter(*state, code_tables, code_tables_end);
+}
+
+GUEST(code_table_fault, 64,
+      "mov $0x40000, %esi; mov $40, %ecx\n"
+      "1: cmp $10, %ecx; jne 2f; mov $0x40fae, %esi\n"
+      "2: inc %edx; movzbl %cl, %eax; add (%rsi,%rax,8), %rbx; inc %edx; loop 1b; hlt");
+
+/* From where a table begins to where it is missing. */
+static void table_across_a_missing_page(void **state)
+{
+	struct guest *g = *state;
+
+	guest_load(g, 0x9000, handler_halt, (size_t)(handler_halt_end - handler_halt));
+	guest_gate(g, 14, 0x9000, 0, 0);
+	guest_set_pte(g, 0x41000, 0);
+	RUN(g, code_table_fault);
+	assert_int_equal(g->s.gpr[PART_RAX], 0); /* error code */
+	assert_int_equal(g->s.gpr[PART_RSI], 0x41000);
+	assert_int_equal(g->s.gpr[PART_RCX], 10);
+	assert_int_equal(g->s.gpr[PART_RDX], 2 * 30 + 1);
+}
+
+/* ---- computed calls ---- */
+
+GUEST(code_calls, 64,
+      "mov $60, %ecx; mov $0x10000, %edi; lea 5f(%rip), %rax; lea 6f(%rip), %r10\n"
+      "mov %rax, (%rdi); mov %r10, 8(%rdi)\n"
+      "1: mov %ecx, %esi; and $1, %esi; call *%rax; call *%r10; call *(%rdi,%rsi,8)\n"
+      "cmp $30, %ecx; jae 2f; movq $0xc3, -64(%rsp); lea -64(%rsp), %rsp; call *%rsp; lea "
+      "64(%rsp), %rsp\n"
+      "2: loop 1b; hlt\n"
+      "5: add %rsi, %rbx; adc $3, %rbx; ret\n"
+      "6: lea (%rbx,%rbx,2), %rbx; stc; ret");
+
+static void computed_calls(void **state)
+{
+	same_as_the_interpreter(*state, code_calls, code_calls_end);
+}
+
+/* The address in RAX is called, from the 32nd call on. */
+GUEST(code_call_of, 64,
+      "mov $0x41000, %esp; mov $40, %ecx; mov %rax, %rdi; lea 5f(%rip), %rax\n"
+      "1: movq $7, -8(%rsp); cmp $9, %ecx; cmovb %rdi, %rax\n"
+      "call *%rax; inc %edx; loop 1b; hlt\n"
+      "5: ret");
+/* RBX: RIP; RBP: RSP; RDX: what is below the stack. */
+GUEST(handler_call, 64, "mov 8(%rsp), %rbx; mov 32(%rsp), %rbp; mov -8(%rbp), %rdx; hlt");
+
+static void expect_called(struct guest *g, unsigned vector, uint64_t target)
+{
+	guest_load(g, 0x9000, handler_call, (size_t)(handler_call_end - handler_call));
+	guest_gate(g, vector, 0x9000, 0, 1);
+	g->s.gpr[PART_RAX] = target;
+	RUN(g, code_call_of);
+	assert_int_equal(g->s.gpr[PART_RCX], 8);
+	expect_translated(g);
+}
+
+/* It faults before it pushes. */
+static void call_of_no_address(void **state)
+{
+	struct guest *g = *state;
+
+	expect_called(g, 13, UINT64_C(0x800000000000));
+	assert_in_range(g->s.gpr[PART_RBX], GUEST_CODE, GUEST_CODE + 0x100);
+	assert_int_equal(g->s.gpr[PART_RBP], 0x41000);
+	assert_int_equal(g->s.gpr[PART_RDX], 7);
+}
+
+/* The fault is the target's, behind the call. */
+static void call_of_a_missing_page(void **state)
+{
+	struct guest *g = *state;
+
+	guest_set_pte(g, 0x50000, 0);
+	expect_called(g, 14, 0x50000);
+	assert_int_equal(g->s.gpr[PART_RBX], 0x50000);
+	assert_int_equal(g->s.gpr[PART_RBP], 0x40ff8);
+}
+
 /* ---- the stack ---- */
 
 GUEST(code_stack_row, 64,
@@ -843,6 +941,11 @@ int main(void)
 		TEST(x87_state),
 		TEST(mmx_state),
 		TEST(unmasked_x87_exception),
+		TEST(small_tables),
+		TEST(table_across_a_missing_page),
+		TEST(computed_calls),
+		TEST(call_of_no_address),
+		TEST(call_of_a_missing_page),
 		TEST(row_across_pages),
 		TEST(row_begins_interpreted),
 		TEST(groups_of_accesses),

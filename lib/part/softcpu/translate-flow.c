@@ -6,7 +6,6 @@
 #include "part/softcpu/fast.h"
 #include "part/softcpu/translate-gen.h"
 
-#define JUMP_SHIFT 5
 _Static_assert(sizeof(struct sc_jump) == 1 << JUMP_SHIFT, "index by shift");
 
 /* ---- direct ---- */
@@ -196,7 +195,8 @@ static unsigned user_index(const struct gen *g)
 	return g->b->key & KEY_USER ? 1 : 0;
 }
 
-/* Begins a new vp.returns when it is full, and pushes the guest's return address there. */
+/* Begins a new vp.returns when it is full, and pushes the guest's return address there; SCRATCH0 is
+ * lost. */
 static void gen_expect_return(struct gen *g, const struct xl_insn *x)
 {
 	struct emitter *e = &g->e;
@@ -212,8 +212,8 @@ static void gen_expect_return(struct gen *g, const struct xl_insn *x)
 		emit8(e, 0x68); /* push imm32 */
 		emit32(e, (uint32_t)va);
 	} else {
-		emit_mov_imm(e, SCRATCH1, va);
-		emit_plus_r(e, OP(.op = 0x50), SCRATCH1);
+		emit_mov_imm(e, SCRATCH0, va);
+		emit_plus_r(e, OP(.op = 0x50), SCRATCH0);
 	}
 }
 
@@ -250,11 +250,15 @@ void gen_find_jump(struct gen *g, struct xl_insn *x, bool user)
 {
 	struct emitter *e = &g->e;
 
-	emit_rr(e, OP(.op = 0x69), SCRATCH1, SCRATCH0); /* imul */
-	emit32(e, JUMP_HASH);
-	emit_rr(e, OP(.op = 0xc1), 5, SCRATCH1); /* shr */
-	emit8(e, 32 - JUMP_BITS - JUMP_SHIFT);
-	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1); /* and */
+	if (g->t->rorx) {
+		emit_rorx32(e, SCRATCH1, SCRATCH0, 32 - JUMP_SHIFT);
+	} else {
+		emit_mov32(e, SCRATCH1, SCRATCH0);
+		emit_rr(e, OP(.op = 0xc1), 0, SCRATCH1); /* rol */
+		emit8(e, JUMP_SHIFT);
+	}
+	emit_rr(e, OP(.op = 0x31), SCRATCH0, SCRATCH1); /* xor */
+	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1);        /* and */
 	emit32(e, (JUMPS - 1) << JUMP_SHIFT);
 	emit_rm(e, OP(.op = 0x3b, .w = true), SCRATCH0, JUMP_FIELD(user, rip));
 	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
@@ -318,52 +322,72 @@ static void gen_ret(struct gen *g, struct xl_insn *x)
 	gen_slow_end(g);
 }
 
-/* The target, from a register or memory, to SCRATCH0. */
-static void gen_target(struct gen *g, struct xl_insn *x)
+/* The host register that has the target: SCRATCH0, unless it is a guest register's. */
+static unsigned gen_target(struct gen *g, struct xl_insn *x)
 {
 	struct emitter *e = &g->e;
+	struct host_mem from;
 	unsigned guest, host;
 
 	if (x->u->rm == OFF_NONE) {
-		gen_address(g, x);
-		gen_translate(g, x, 8, false, false);
-		emit_load64(e, SCRATCH0, AT_REG(SCRATCH0));
-		return;
+		from = gen_load(g, x, 8, true);
+		emit_load64(e, SCRATCH0, &from);
+		return SCRATCH0;
 	}
 	guest = x->u->rm / 8u;
 	host = host_gpr(guest);
-	if (host == H_NONE)
-		emit_load64(e, SCRATCH0, AT_GS(VP_GPR(guest)));
-	else
-		emit_mov64(e, SCRATCH0, host);
+	if (host != H_NONE)
+		return host;
+	emit_load64(e, SCRATCH0, AT_GS(VP_GPR(guest)));
+	return SCRATCH0;
 }
 
 static void gen_jmp_computed(struct gen *g, struct xl_insn *x)
 {
+	unsigned target;
+
 	gen_flags_lost(g, RF_ARITH);
-	gen_target(g, x);
+	target = gen_target(g, x);
+	if (target != SCRATCH0)
+		emit_mov64(&g->e, SCRATCH0, target);
 	gen_find_own_jump(g, x);
 	emit_jmp_code(g);
 	gen_slow_end(g);
 }
 
-/* The target is looked up first: after the push nothing may fault. When the push wrote to a page
- * that somebody watches, what was looked up may be gone, and the loop looks again. */
+/* As x, which is a call, with everything done but the jump, for which the loop is needed. */
+static void gen_find_called(struct gen *g, struct xl_insn *x)
+{
+	struct uop *u = x->u, called = { .fn = sc_called };
+
+	x->u = &called;
+	gen_find_own_jump(g, x);
+	g->slow = NULL;
+	x->u = u;
+}
+
+/* The code is looked up last, so that it comes soon after the target where the host has guessed
+ * wrong. When the push wrote to a page that somebody watches, the loop goes on. RSP may be the
+ * target: what it was before is. */
 static void gen_call_computed(struct gen *g, struct xl_insn *x)
 {
 	struct emitter *e = &g->e;
+	unsigned target;
 
 	gen_flags_lost(g, RF_ARITH);
-	gen_target(g, x);
-	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[1])));
-	gen_find_own_jump(g, x);
-	emit_load64(e, SCRATCH0, JUMP_FIELD(user_index(g), code));
-	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[2])));
+	target = gen_target(g, x);
+	emit_store64(e, target, AT_GS(VP_FIELD(scratch[1])));
+	gen_need_canonical(g, x, target);
 	gen_push_return(g, x);
 	gen_stack_stored(g, x, XL_LEAVE_JUMPED);
 	gen_slow_end(g);
+	if (target == SCRATCH0 || target == GUEST_RSP)
+		emit_load64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[1])));
+	else
+		emit_mov64(e, SCRATCH0, target);
+	gen_find_called(g, x);
 	gen_expect_return(g, x);
-	emit_rm(e, OP(.op = 0xff), 2, AT_GS(VP_FIELD(scratch[2]))); /* call */
+	emit_rm(e, OP(.op = 0xff), 2, JUMP_FIELD(user_index(g), code)); /* call */
 	gen_returned(g, x);
 }
 

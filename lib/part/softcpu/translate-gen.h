@@ -119,6 +119,10 @@ struct cold {
 	struct x87_note x87; /* to be written first */
 	/* Whose host address goes to SCRATCH0 before the call, and after it, or NULL. */
 	const struct access_group *stored, *held;
+	/* Before all that, for the first jump: SCRATCH0 has been compared with the wrong entry of
+	 * the TLB. With the right one it goes on at `again`, where a load of that size is done. */
+	const uint8_t *again;
+	unsigned again_size;
 };
 
 struct gen {
@@ -205,6 +209,11 @@ void gen_flags_to_vp(struct gen *g, uint32_t live); /* for C code */
 void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from);
 /* SCRATCH0: linear address; becomes the host address. SCRATCH1: index of the TLB entry. */
 void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, bool aligned);
+/* What x, which is in no group, loads: the parts of its host address. spare: SCRATCH1 may be one.
+ */
+struct host_mem gen_load(struct gen *g, struct xl_insn *x, unsigned size, bool spare);
+/* For emit_cold: once more, by the address's own page; goes on at k->again if it is there. */
+void gen_load_again(struct gen *g, const struct cold *k);
 /* Address of x's memory operand to SCRATCH0; flags are lost if a segment has a base. */
 void gen_address(struct gen *g, struct xl_insn *x);
 /* SCRATCH1, the entry's index, becomes the address of the page's flags. */
@@ -226,6 +235,16 @@ void gen_group_host(struct gen *g, const struct access_group *s);
 void gen_group_stored(struct gen *g, const struct xl_insn *x);
 /* After x, when next comes (NULL: the block may be left): looks at them where it is time. */
 void gen_look_at_stores(struct gen *g, struct xl_insn *x, const struct xl_insn *next);
+
+/* translate-table.c: a small table's base, as in struct uop, and the way from there to its middle,
+ * which fits into 32 bits. */
+struct table {
+	unsigned base;
+	int64_t middle;
+};
+/* Whether x, which is in no group, loads from one. */
+bool find_table(const struct gen *g, const struct xl_insn *x, struct table *ret);
+void gen_table_middle(struct gen *g, const struct table *table); /* its address to SCRATCH1 */
 
 /* Where the 8 bytes at RSP plus disp are; without a group SCRATCH1 is the address of the page's
  * flags, for a write. */

@@ -160,23 +160,41 @@ void gen_address(struct gen *g, struct xl_insn *x)
 			AT_GS(VP_FIELD(segbase) + 8u * u->seg));
 }
 
-void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, bool aligned)
+/* The index of the TLB's entry for an address to SCRATCH1. */
+static void gen_entry_index(struct gen *g, unsigned address)
 {
 	struct emitter *e = &g->e;
 
 	if (g->t->rorx) { /* what comes in from below goes with the mask */
-		emit_rorx32(e, SCRATCH1, SCRATCH0, MEM_PAGE_SHIFT - TLB_ENTRY_SHIFT);
+		emit_rorx32(e, SCRATCH1, address, MEM_PAGE_SHIFT - TLB_ENTRY_SHIFT);
 	} else {
-		emit_mov32(e, SCRATCH1, SCRATCH0);
+		if (address != SCRATCH1)
+			emit_mov32(e, SCRATCH1, address);
 		emit_rr(e, OP(.op = 0xc1), 5, SCRATCH1); /* shr */
 		emit8(e, MEM_PAGE_SHIFT - TLB_ENTRY_SHIFT);
 	}
 	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1); /* and */
 	emit32(e, (TLB_SIZE - 1) << TLB_ENTRY_SHIFT);
+}
+
+/* SCRATCH0, an address, becomes the offset in the page of that entry, if it is there: below or
+ * equal. */
+static void gen_compare_entry(struct gen *g, unsigned size, bool write)
+{
+	struct emitter *e = &g->e;
+
 	emit_rm(e, OP(.op = 0x33, .w = true), SCRATCH0,
 		AT_GS_REG(SCRATCH1, write ? TLB_FIELD(g, wtag) : TLB_FIELD(g, rtag)));
 	emit_rr(e, OP(.op = 0x81, .w = true), 7, SCRATCH0); /* cmp */
 	emit32(e, MEM_PAGE_SIZE - size);
+}
+
+void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, bool aligned)
+{
+	struct emitter *e = &g->e;
+
+	gen_entry_index(g, SCRATCH0);
+	gen_compare_entry(g, size, write);
 	gen_slow_jump(g, x, emit_jcc(e, CC_A));
 	if (aligned) {
 		emit_rr(e, OP(.op = 0xf6), 0, SCRATCH0); /* test r10b, 15 */
@@ -184,6 +202,43 @@ void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, 
 		gen_slow_jump(g, x, emit_jcc(e, CC_NE));
 	}
 	emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
+}
+
+struct host_mem gen_load(struct gen *g, struct xl_insn *x, unsigned size, bool spare)
+{
+	struct emitter *e = &g->e;
+	struct table table;
+
+	gen_address(g, x);
+	if (find_table(g, x, &table)) {
+		gen_table_middle(g, &table);
+		gen_entry_index(g, SCRATCH1);
+		gen_compare_entry(g, size, false);
+		gen_slow_jump(g, x, emit_jcc(e, CC_A));
+		g->slow->again = e->p;
+		g->slow->again_size = size;
+	} else {
+		gen_entry_index(g, SCRATCH0);
+		gen_compare_entry(g, size, false);
+		gen_slow_jump(g, x, emit_jcc(e, CC_A));
+	}
+	if (spare) { /* sooner there than a sum */
+		emit_load64(e, SCRATCH1, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
+		return (struct host_mem){ SCRATCH1, SCRATCH0, 0, false, 0 };
+	}
+	emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
+	return *AT_REG(SCRATCH0);
+}
+
+void gen_load_again(struct gen *g, const struct cold *k)
+{
+	struct emitter *e = &g->e;
+
+	emit_rm(e, OP(.op = 0x33, .w = true), SCRATCH0,
+		AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag))); /* the address again */
+	gen_entry_index(g, SCRATCH0);
+	gen_compare_entry(g, k->again_size, false);
+	emit_set_rel32(emit_jcc(e, CC_BE), k->again);
 }
 
 void gen_page_flags(struct gen *g)
@@ -403,10 +458,13 @@ void gen_restore_scratch(struct gen *g, const struct xl_insn *x)
 		emit_load64(&g->e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
 }
 
-static struct host_mem gen_operand(struct gen *g, struct xl_insn *x)
+/* busy: SCRATCH1 is needed for something else before the access. */
+static struct host_mem gen_operand(struct gen *g, struct xl_insn *x, bool busy)
 {
 	if (x->group)
 		return gen_group_access(g, x);
+	if (!x->mem_write && !x->mem_aligned)
+		return gen_load(g, x, x->mem_size, !busy);
 	gen_address(g, x);
 	gen_translate(g, x, x->mem_size, x->mem_write, x->mem_aligned);
 	if (x->mem_write)
@@ -422,9 +480,9 @@ static void gen_memory_insn(struct gen *g, struct xl_insn *x)
 
 	if (!keeps_flags(x))
 		gen_flags_lost(g, live_before(x));
-	at = gen_operand(g, x);
 	busy = (x->reg.class == OPERAND_GPR && host_gpr(x->reg.number) == H_NONE) ||
 	       (g->flags == FLAGS_VP && (x->writes_flags ? live_before(x) : x->use));
+	at = gen_operand(g, x, busy);
 	if (x->mem_write && busy)
 		gen_spare_scratch(g, x);
 	gen_flags_for(g, x);
@@ -534,7 +592,7 @@ static void gen_divide(struct gen *g, struct xl_insn *x)
 			&(struct host_mem){ (uint8_t)divisor, H_NONE, 0, false, 1 });
 		emit_rr(e, OP(.op = 0x83, .w = wide), 7, SCRATCH1); /* cmp divisor + 1, 1 */
 		emit8(e, 1);
-		gen_slow_jump(g, x, emit_jcc(e, 6 /* BE */));
+		gen_slow_jump(g, x, emit_jcc(e, CC_BE));
 		emit_rr(e, OP(.op = 0x89, .w = wide), H_RAX, SCRATCH1);
 		emit_rr(e, OP(.op = 0xc1, .w = wide), 7, SCRATCH1); /* sar */
 		emit8(e, wide ? 63 : 31);

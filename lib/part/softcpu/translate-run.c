@@ -21,6 +21,12 @@ struct block *sc_uop_done(struct vp *c, struct uop *u)
 	return &done_block;
 }
 
+struct block *sc_called(struct vp *c, struct uop *u)
+{
+	RIP(c) = c->scratch[1];
+	return sc_jcache_find(c, RIP(c));
+}
+
 /* Leaves for next, or for RIP(c) when that is NULL: without the loop, if there is nothing for it to
  * do and a translation is known. */
 static uintptr_t leave_for(struct vp *c, const struct block *next)

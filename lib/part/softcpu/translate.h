@@ -158,7 +158,7 @@ uintptr_t translate_slow(struct vp *c, uint32_t site);
 uintptr_t translate_rest(struct vp *c, uint32_t site);
 uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host);
 uintptr_t translate_exit(struct vp *c, uint32_t exit);
-sc_fn sc_uop_done;
+sc_fn sc_uop_done, sc_called;
 
 /* ---- host code that guest registers and flags live in ---- */
 

@@ -1,0 +1,113 @@
+/*
+ * Loads from small tables: whose address is a base plus an index of which the instructions before
+ * say how large it can be, where the table lies on one page, or nearly, as the registers are now.
+ * There the base alone says which entry of the TLB it is, so that the host needn't wait for the
+ * index before it reads the entry: what depends on the index is one comparison, which the host
+ * predicts. What is on another page after all is looked up by its own address, behind the block.
+ */
+#include "part/softcpu/exec.h"
+#include "part/softcpu/translate-gen.h"
+
+static bool is_gpr(unsigned off)
+{
+	return off < OFF_GPR(16);
+}
+
+/* The last instruction before x that writes the register, or NULL: none in the block. */
+static const struct xl_insn *writer(const struct gen *g, const struct xl_insn *x, unsigned reg)
+{
+	while (x-- > g->insns)
+		if (x->writes & BIT(reg))
+			return x;
+	return NULL;
+}
+
+static bool is_register(const struct xl_operand *o, unsigned reg)
+{
+	return o->class == OPERAND_GPR && o->number == reg && o->size >= 4;
+}
+
+/* The most that w, the last writer of the register, leaves there. */
+static uint64_t most_left(const struct xl_insn *w, unsigned reg)
+{
+	unsigned from = w->mem_size ? w->mem_size : w->rm.size;
+	int32_t imm = -1;
+
+	if (w->imm_len == 1)
+		imm = (int8_t)w->imm[0];
+	else if (w->imm_len == 4)
+		memcpy(&imm, w->imm, 4);
+	if (w->kind != XL_PLAIN)
+		return UINT64_MAX;
+	if (w->mnemonic == ZYDIS_MNEMONIC_MOVZX && is_register(&w->reg, reg) && from == 1)
+		return UINT8_MAX;
+	if (imm < 0 || !is_register(&w->rm, reg))
+		return UINT64_MAX;
+	if (w->mnemonic == ZYDIS_MNEMONIC_AND)
+		return (uint64_t)imm;
+	if (w->mnemonic == ZYDIS_MNEMONIC_SHR && w->rm.size == 4)
+		return UINT32_MAX >> (imm & 31);
+	return UINT64_MAX;
+}
+
+/* The part of a table that may lie on another page than its middle: a wrong guess costs the host
+ * twice what a right one saves. */
+#define ASIDE_PART 8
+
+static bool mostly_on_one_page(uint64_t from, uint64_t bytes)
+{
+	uint64_t page = (from + bytes / 2) & ~(uint64_t)(MEM_PAGE_SIZE - 1);
+	uint64_t before = from < page ? page - from : 0;
+	uint64_t to = from + bytes, end = page + MEM_PAGE_SIZE;
+
+	return before + (to > end ? to - end : 0) <= bytes / ASIDE_PART;
+}
+
+/* Whether x loads from a small table, if the base (OFF_ZERO: none) stays as it is. */
+static bool is_small(const struct gen *g, const struct xl_insn *x, unsigned base, unsigned index,
+		     unsigned scale, struct table *ret)
+{
+	const struct xl_insn *w;
+	uint64_t most, from = (uint64_t)x->u->disp;
+
+	if (!is_gpr(index) || !(is_gpr(base) || base == OFF_ZERO))
+		return false;
+	w = writer(g, x, index / 8u);
+	if (!w || (is_gpr(base) && writer(g, x, base / 8u)))
+		return false;
+	most = most_left(w, index / 8u);
+	if (most >= MEM_PAGE_SIZE)
+		return false;
+	most <<= scale;
+	if (is_gpr(base))
+		from += g->c->gpr[base / 8u];
+	*ret = (struct table){ base, x->u->disp + (int64_t)most / 2 };
+	return fits_s32(ret->middle) && mostly_on_one_page(from, most + (1u << scale));
+}
+
+bool find_table(const struct gen *g, const struct xl_insn *x, struct table *ret)
+{
+	const struct uop *u = x->u;
+
+	if (x->mem_write || x->mem_aligned || u->ea || (g->b->key & KEY_MODE) != MODE_64 ||
+	    u->seg == PART_FS || u->seg == PART_GS)
+		return false;
+	return is_small(g, x, u->base, u->index, u->scale, ret) ||
+	       (u->scale == 0 && is_small(g, x, u->index, u->base, 0, ret));
+}
+
+void gen_table_middle(struct gen *g, const struct table *table)
+{
+	struct host_mem m = { H_NONE, H_NONE, 0, false, (int32_t)table->middle };
+
+	if (table->base == OFF_ZERO) {
+		emit_mov_imm(&g->e, SCRATCH1, (uint64_t)table->middle);
+		return;
+	}
+	m.base = (uint8_t)host_gpr(table->base / 8u);
+	if (m.base == H_NONE) {
+		emit_load64(&g->e, SCRATCH1, AT_GS(VP_GPR(table->base / 8u)));
+		m.base = SCRATCH1;
+	}
+	emit_lea64(&g->e, SCRATCH1, &m);
+}

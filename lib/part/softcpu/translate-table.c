@@ -54,6 +54,8 @@ static uint64_t most_left(const struct xl_insn *w, unsigned reg)
  * twice what a right one saves. */
 #define ASIDE_PART 8
 
+#define JUMPS_LOOKED_AT 16u
+
 static bool mostly_on_one_page(uint64_t from, uint64_t bytes)
 {
 	uint64_t page = (from + bytes / 2) & ~(uint64_t)(MEM_PAGE_SIZE - 1);
@@ -63,26 +65,53 @@ static bool mostly_on_one_page(uint64_t from, uint64_t bytes)
 	return before + (to > end ? to - end : 0) <= bytes / ASIDE_PART;
 }
 
-/* Whether x loads from a small table, if the base (OFF_ZERO: none) stays as it is. */
+/* What the base (OFF_ZERO: none) is at x, as far as that can be told before the block runs. */
+static bool base_value(const struct gen *g, const struct xl_insn *x, unsigned base, uint64_t *ret)
+{
+	const struct xl_insn *w;
+
+	*ret = 0;
+	if (base == OFF_ZERO)
+		return true;
+	if (!is_gpr(base))
+		return false;
+	w = writer(g, x, base / 8u);
+	if (!w)
+		*ret = g->c->gpr[base / 8u];
+	else if (w->mnemonic == ZYDIS_MNEMONIC_LEA && w->u->base == OFF_RIP && !w->u->ea)
+		*ret = g->xl->va + (uint64_t)w->u->disp;
+	return *ret;
+}
+
+/* Jumps and calls through a table, of targets or of their distances. */
+static bool is_jump_table(const struct gen *g, const struct xl_insn *x)
+{
+	if (x->kind == XL_JMP_COMPUTED || x->kind == XL_CALL_COMPUTED)
+		return true;
+	return x->mnemonic == ZYDIS_MNEMONIC_MOVSXD &&
+	       g->insns[g->count - 1].kind == XL_JMP_COMPUTED;
+}
+
+/* Whether x loads from a small table, if the base stays as it is. Compilers check the index of a
+ * jump table in another block: then it is the first entries that are looked at. */
 static bool is_small(const struct gen *g, const struct xl_insn *x, unsigned base, unsigned index,
 		     unsigned scale, struct table *ret)
 {
 	const struct xl_insn *w;
-	uint64_t most, from = (uint64_t)x->u->disp;
+	uint64_t most, from;
 
-	if (!is_gpr(index) || !(is_gpr(base) || base == OFF_ZERO))
+	if (!is_gpr(index) || !base_value(g, x, base, &from))
 		return false;
 	w = writer(g, x, index / 8u);
-	if (!w || (is_gpr(base) && writer(g, x, base / 8u)))
-		return false;
-	most = most_left(w, index / 8u);
-	if (most >= MEM_PAGE_SIZE)
-		return false;
-	most <<= scale;
-	if (is_gpr(base))
-		from += g->c->gpr[base / 8u];
-	*ret = (struct table){ base, x->u->disp + (int64_t)most / 2 };
-	return fits_s32(ret->middle) && mostly_on_one_page(from, most + (1u << scale));
+	most = w ? most_left(w, index / 8u) : UINT64_MAX;
+	from += (uint64_t)x->u->disp;
+	if (most >= MEM_PAGE_SIZE || !mostly_on_one_page(from, (most + 1) << scale)) {
+		if (!is_jump_table(g, x) || !mostly_on_one_page(from, JUMPS_LOOKED_AT << scale))
+			return false;
+		most = JUMPS_LOOKED_AT - 1;
+	}
+	*ret = (struct table){ base, x->u->disp + (int64_t)(most << scale) / 2 };
+	return fits_s32(ret->middle);
 }
 
 bool find_table(const struct gen *g, const struct xl_insn *x, struct table *ret)

@@ -12,7 +12,10 @@ import time
 
 import pytest
 
-from conftest import LONG, Console, dmesg_problems, kernel_of, wait_for
+from conftest import LONG, PATIENCE, Console, dmesg_problems, kernel_of, wait_for
+
+# systemd gives up what takes more than 90 seconds, a login on the console too.
+SYSTEMD_PATIENCE = "systemd.default_timeout_start_sec=%d systemd.default_device_timeout_sec=%d" % ((90 * PATIENCE,) * 2)
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def debian_vm(host, debian, tmp_path):
                                (os.path.join(debian, "vmlinuz"),
                                 os.path.join(debian, "initrd.img"), "LABEL=oyako-root"))
         host.new_vm(image, "web", initrd=initrd, memory=memory, processors=processors,
-                    cmdline="root=%s ro console=ttyS0" % root,
+                    cmdline="root=%s ro console=ttyS0 %s" % (root, SYSTEMD_PATIENCE),
                     options=("-VHDPath", disk, "-SwitchName", "Default Switch"))
         host.run("start-vm", "-Name", "web")
         return Console(host, "web")

@@ -21,12 +21,14 @@ def login(host, tmp_path):
     """Boots a copy of a Debian disk and logs in; at the end the guest must be healthy."""
     consoles = []
 
-    def boot(folder, processors, memory="2GB"):
+    def boot(folder, processors, memory="2GB", second=None):
         disk = tmp_path / "check.vhdx"
         shutil.copyfile(os.path.join(folder, "disk.vhdx"), disk)
         host.new_vm(os.path.join(folder, "vmlinuz"), "check", initrd=os.path.join(folder, "initrd.img"),
                     memory=memory, processors=processors, cmdline="root=LABEL=oyako-root ro console=ttyS0",
                     options=("-VHDPath", disk))
+        if second:
+            host.run("add-vmharddiskdrive", "-VMName", "check", "-Path", second)
         host.run("start-vm", "-Name", "check")
         consoles.append(Console(host, "check"))
         consoles[0].login(1800)
@@ -37,7 +39,7 @@ def login(host, tmp_path):
         console.close()
 
 
-PROGRAMS = ("stress-ng", "python3", "libpython3.11-testsuite", "python3-pycryptodome", "luajit", "nodejs")
+PROGRAMS = ("stress-ng", "python3", "libpython3.11-testsuite", "python3-pycryptodome", "luajit", "nodejs", "perl", "make")
 
 
 @pytest.fixture(scope="session")
@@ -135,6 +137,23 @@ def test_cryptography_against_vectors(host, programs, login):
     print(report)
     assert "status 0" in report, report
     assert re.search(r"Ran [0-9]{4,} tests", report) and "OK" in report, report
+    host.run("stop-vm", "-Name", "check", timeout=600)
+
+
+def test_openssl_tests(host, programs, login, tmp_path):
+    """OpenSSL's own, which uses the newest instructions of SHA, AES and multiplication that it finds."""
+    whole, disk = os.path.join(GUESTS, "openssl-tests.raw"), tmp_path / "tests.raw"
+    with making():
+        tool("openssl-tests", whole)
+    shutil.copyfile(whole, disk)
+    console = login(programs, 2, second=disk)
+    report = console.command("mount /dev/sdb /mnt; cd /mnt; HARNESS_JOBS=2 make run_tests >/tmp/report 2>&1; "
+                             "tail -n 4 /tmp/report; grep -E 'not ok|Failed' /tmp/report | head -n 30", 6 * 3600)
+    print(report)
+    assert "Result: PASS" in report, report
+    assert int(re.search(r"Tests=(\d+)", report).group(1)) > 3000, report
+    console.command("cd /; umount /mnt")
+    assert dmesg_problems(console.command("dmesg -r")) == []
     host.run("stop-vm", "-Name", "check", timeout=600)
 
 

@@ -1,10 +1,15 @@
 #include "part/softcpu/test-guest.h"
 
 #include <assert.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include <cmocka.h>
 
 #include "base/macros.h"
 
@@ -295,6 +300,27 @@ int guest_teardown(void **state)
 {
 	guest_free(*state);
 	return 0;
+}
+
+struct guest *guest_interpreted(void)
+{
+	struct guest *g = guest_new(1);
+
+	softcpu_tune(g->part, 0, UINT16_MAX, false);
+	guest_long(g);
+	return g;
+}
+
+void guest_assert_same(struct guest *a, struct guest *b)
+{
+	assert_memory_equal(a->s.gpr, b->s.gpr, sizeof(a->s.gpr));
+	assert_int_equal(a->s.rflags, b->s.rflags);
+	assert_int_equal(a->s.rip, b->s.rip);
+	assert_memory_equal(a->s.seg, b->s.seg, sizeof(a->s.seg));
+	assert_memory_equal(softcpu_fpu(a->part, 0), softcpu_fpu(b->part, 0),
+			    sizeof(struct hostop_fpu));
+	for (unsigned at = GUEST_DATA; at < GUEST_DATA + 0x100; at += 8)
+		assert_int_equal(guest_read(a, at, 8), guest_read(b, at, 8));
 }
 
 void guest_run(struct guest *g, uint64_t count, bool deliver)

@@ -76,6 +76,11 @@ void guest_free(struct guest *g);
  * and whose flags are those that are read (unlike with OYAKO_TRANSLATE_AT_ONCE alone). */
 int guest_setup_translated(void **state);
 int guest_teardown(void **state);
+/* A guest in long mode that is only interpreted: what translated ones are compared with. */
+struct guest *guest_interpreted(void);
+/* Registers, flags, segments, x87 and SSE state of their VPs 0, and what is at GUEST_DATA (256
+ * bytes): cmocka's assertions. */
+void guest_assert_same(struct guest *a, struct guest *b);
 void guest_load(struct guest *g, uint64_t gpa, const void *bytes, size_t len);
 #define GUEST_LOAD(g, name) guest_load(g, GUEST_CODE, name, (size_t)(name##_end - name))
 

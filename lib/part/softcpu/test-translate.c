@@ -45,18 +45,12 @@ GUEST(code_registers, 64,
 
 static void same_as_the_interpreter(struct guest *g, const uint8_t *code, const uint8_t *end)
 {
-	struct guest *i = guest_new(1);
+	struct guest *i = guest_interpreted();
 
-	softcpu_tune(i->part, 0, UINT16_MAX, false);
-	guest_long(i);
 	run_code(i, code, end);
 	run_code(g, code, end);
 	expect_translated(g);
-	assert_memory_equal(g->s.gpr, i->s.gpr, sizeof(g->s.gpr));
-	assert_int_equal(g->s.rflags, i->s.rflags);
-	assert_int_equal(guest_read(g, 0x10000, 8), guest_read(i, 0x10000, 8));
-	assert_memory_equal(softcpu_fpu(g->part, 0), softcpu_fpu(i->part, 0),
-			    sizeof(struct hostop_fpu));
+	guest_assert_same(g, i);
 	guest_free(i);
 }
 
@@ -634,15 +628,13 @@ static void string_guest(struct guest *g)
 
 static void strings_alike(const uint8_t *code, const uint8_t *end, enum part_backend backend)
 {
-	struct guest *g, *i = guest_new(1);
+	struct guest *g, *i = guest_interpreted();
+	void *translated;
 
 	guest_backend = backend;
-	g = guest_new(1);
+	guest_setup_translated(&translated);
 	guest_backend = PART_SOFT;
-	softcpu_tune(g->part, 0, 2, false);
-	softcpu_tune(i->part, 0, UINT16_MAX, false);
-	guest_long(g);
-	guest_long(i);
+	g = translated;
 	string_guest(g);
 	string_guest(i);
 	run_code(i, code, end);

@@ -64,6 +64,8 @@ static int read_password_file(const char *path, char **ret, struct error *err)
 	return 0;
 }
 
+/* The prompt comes when the terminal is silent, so that nothing that is typed then is shown or
+ * lost; ^C ends the line, so that the terminal is never left so. */
 static int ask_password(const char *user, char **ret, struct error *err)
 {
 	AUTO_CLOSE int fd = open("/dev/tty", O_RDWR | O_CLOEXEC);
@@ -76,13 +78,14 @@ static int ask_password(const char *user, char **ret, struct error *err)
 				 "a password is needed: give -PasswordFilePath or -KeyFilePath, or "
 				 "run this on a terminal");
 	silent = saved;
-	silent.c_lflag &= ~(tcflag_t)ECHO;
-	dprintf(fd, "Password of %s: ", user);
+	silent.c_lflag &= ~(tcflag_t)(ECHO | ISIG);
+	silent.c_cc[VEOL] = saved.c_cc[VINTR];
 	tcsetattr(fd, TCSAFLUSH, &silent);
+	dprintf(fd, "Password of %s: ", user);
 	n = read(fd, text, MAX_PASSWORD);
-	tcsetattr(fd, TCSAFLUSH, &saved);
+	tcsetattr(fd, TCSADRAIN, &saved);
 	dprintf(fd, "\n");
-	if (n <= 0)
+	if (n <= 0 || text[n - 1] == (char)saved.c_cc[VINTR])
 		return error_set(err, ERR_CANCELLED, "no password was given");
 	text[strcspn(text, "\r\n")] = '\0';
 	*ret = strdup(text);

@@ -340,6 +340,17 @@ class Terminal:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
+def test_password_is_not_given(guests):
+    """Ctrl-C at the prompt leaves the terminal as it was."""
+    terminal = Terminal(guests)
+    terminal.expect("Password of root: ")
+    assert not termios.tcgetattr(terminal.fd)[3] & termios.ECHO
+    terminal.type("hidden\x03")
+    assert "hidden" not in terminal.expect("no password was given")
+    assert termios.tcgetattr(terminal.fd)[3] & termios.ECHO
+    assert terminal.end() == 255
+
+
 def test_terminal(guests):
     terminal = Terminal(guests)
     terminal.expect("Password of root: ")

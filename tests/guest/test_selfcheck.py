@@ -65,8 +65,9 @@ def send_file(console, name):
 
 CLASSES = "cpu,cpu-cache,memory,interrupt,scheduler"
 # Not for a guest: they make the kernel kill others for want of memory, or warn on every machine. cyclic wants most of a
-# processor for each instance by SCHED_DEADLINE, which kernels refuse, also on a host.
-LEFT_OUT = "oom-pipe,softlockup,smi,cpu-online,bad-altstack,resources,loadavg,cyclic"
+# processor for each instance by SCHED_DEADLINE, which kernels refuse, also on a host; uprobe wants the only trace file, which
+# one instance has; ipsec-mb fails, without a word, on processors without AES.
+LEFT_OUT = "oom-pipe,softlockup,smi,cpu-online,bad-altstack,resources,loadavg,cyclic,uprobe,ipsec-mb"
 STRESS_SECONDS = 600
 
 
@@ -147,8 +148,8 @@ def test_openssl_tests(host, programs, login, tmp_path):
         tool("openssl-tests", whole)
     shutil.copyfile(whole, disk)
     console = login(programs, 2, second=disk)
-    report = console.command("mount /dev/sdb /mnt; cd /mnt; HARNESS_JOBS=2 make run_tests >/tmp/report 2>&1; "
-                             "tail -n 4 /tmp/report; grep -E 'not ok|Failed' /tmp/report | head -n 30", 6 * 3600)
+    report = console.command("mount LABEL=openssl-tests /mnt; cd /mnt; HARNESS_JOBS=2 make run_tests >/tmp/report 2>&1; "
+                             "grep -v '[.][.] *\\(ok\\|skipped\\)' /tmp/report | tail -n 40", 6 * 3600)
     print(report)
     assert "Result: PASS" in report, report
     assert int(re.search(r"Tests=(\d+)", report).group(1)) > 3000, report

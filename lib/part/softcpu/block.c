@@ -13,7 +13,6 @@
  * the loop. That is how a store into the running block ends it right behind the store. Blocks of
  * other VPs are theirs to touch: they get the range posted and look at it at their next block head.
  */
-#include "base/host.h"
 #include "part/softcpu/cpu.h"
 #include "part/softcpu/fast.h"
 #include "part/softcpu/known.h"
@@ -24,8 +23,10 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
-#define HASH_BITS 16
+#define HASH_BITS 18
 #define HASH_SIZE (1u << HASH_BITS)
+
+#define HUGE_PAGE (2 * MIB)
 
 #define GRANULE 64u
 
@@ -33,29 +34,25 @@
  */
 void *sc_map(size_t size)
 {
-	size_t room = ALIGN_UP(size, HOST_LARGE_PAGE) + HOST_LARGE_PAGE;
+	size_t room = ALIGN_UP(size, HUGE_PAGE) + HUGE_PAGE;
 	uint8_t *p = mmap(NULL, room, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	uint8_t *start = (uint8_t *)ALIGN_UP((uintptr_t)p, HOST_LARGE_PAGE);
-	size_t before = (size_t)(start - p), used = ALIGN_UP(size, HOST_LARGE_PAGE);
+	uint8_t *start = (uint8_t *)ALIGN_UP((uintptr_t)p, HUGE_PAGE);
+	size_t before = (size_t)(start - p), used = ALIGN_UP(size, HUGE_PAGE);
 
 	if (p == MAP_FAILED)
 		return NULL;
 	if (before)
 		munmap(p, before);
 	munmap(start + used, room - before - used);
-	/* The rest isn't worth a large page if it fills less than half of it. */
-	madvise(start,
-		ALIGN_DOWN(size, HOST_LARGE_PAGE) +
-		    (size % HOST_LARGE_PAGE >= HOST_LARGE_PAGE / 2 ? HOST_LARGE_PAGE : 0),
-		MADV_HUGEPAGE);
+	madvise(start, used, MADV_HUGEPAGE);
 	return start;
 }
 
 void sc_unmap(void *p, size_t size)
 {
 	if (p)
-		munmap(p, ALIGN_UP(size, HOST_LARGE_PAGE));
+		munmap(p, ALIGN_UP(size, HUGE_PAGE));
 }
 
 /* Zeroed memory of which little will be touched. */
@@ -76,7 +73,6 @@ int sc_blocks_init(struct vp *c, struct error *err)
 	/* the translator has most of the rest, the VP's tables the last sixteenth */
 	c->arena_size = c->vm->code_cache_bytes / 16 * (c->vm->interpret_only ? 15 : 6);
 	c->arena = sc_map(c->arena_size);
-	c->enlarge_at = SIZE_MAX;
 	c->page_blocks = map_sparse(c->vm->page_count * sizeof(c->page_blocks[0]));
 	c->rewritten = map_sparse(c->vm->page_count * sizeof(c->rewritten[0]));
 	c->known = known_new();
@@ -99,30 +95,6 @@ void sc_blocks_done(struct vp *c)
 	c->page_blocks = NULL;
 	known_free(c->known);
 	c->known = NULL;
-}
-
-/* ---- large pages ---- */
-
-/*
- * The tables have large pages, but for a VP that is idle: it fills little of them. What it must
- * have filled of the arena until it is worth large pages again:
- */
-#define LARGE_PAGES_WORTH MIB
-
-static void advise_tables(struct vp *c, int advice)
-{
-	madvise(c->arena, ALIGN_DOWN(c->arena_size, HOST_LARGE_PAGE), advice);
-	if (c->translator)
-		code_cache_advise(&c->translator->cache, advice);
-}
-
-static void enlarge_pages(struct vp *c)
-{
-	c->enlarge_at = SIZE_MAX;
-	advise_tables(c, MADV_HUGEPAGE);
-	host_collapse(c->arena);
-	if (c->translator)
-		host_collapse(c->translator->cache.data);
 }
 
 /* ---- lookup ---- */
@@ -175,8 +147,6 @@ struct block *sc_block_alloc(struct vp *c, unsigned uop_count)
 		sc_blocks_flush(c);
 	b = (struct block *)(c->arena + c->arena_used);
 	c->arena_used += size;
-	if (unlikely(c->arena_used >= c->enlarge_at))
-		enlarge_pages(c);
 	memset(b, 0, sizeof(*b));
 	return b;
 }
@@ -310,11 +280,9 @@ void sc_blocks_release(struct vp *c)
 	if (c->translator)
 		code_cache_release(&c->translator->cache);
 	sc_blocks_flush(c);
-	advise_tables(c, MADV_NOHUGEPAGE);
-	c->enlarge_at = LARGE_PAGES_WORTH;
 	madvise(c->hash, HASH_SIZE * sizeof(c->hash[0]), MADV_DONTNEED);
 	madvise(c->rewritten, c->vm->page_count * sizeof(c->rewritten[0]), MADV_DONTNEED);
-	madvise(c->arena, ALIGN_UP(used, HOST_LARGE_PAGE), MADV_DONTNEED);
+	madvise(c->arena, ALIGN_UP(used, HUGE_PAGE), MADV_DONTNEED);
 }
 
 /* ---- coherence ---- */

@@ -79,11 +79,6 @@ size_t code_cache_held(const struct code_cache *cache)
 	return cache->used - cache->shared_end + cache->data_used;
 }
 
-void code_cache_advise(struct code_cache *cache, int advice)
-{
-	madvise(cache->data, ALIGN_DOWN(cache->data_size, HOST_LARGE_PAGE), advice);
-}
-
 void code_cache_release(struct code_cache *cache)
 {
 	size_t first = ALIGN_UP(cache->shared_end, MEM_PAGE_SIZE);
@@ -92,6 +87,6 @@ void code_cache_release(struct code_cache *cache)
 	if (end > first)
 		madvise(cache->rw + first, end - first, MADV_REMOVE);
 	cache->large_end = 0;
-	/* its pages may be large ones */
-	madvise(cache->data, ALIGN_UP(cache->data_used, HOST_LARGE_PAGE), MADV_DONTNEED);
+	/* its pages are large ones */
+	madvise(cache->data, ALIGN_UP(cache->data_used, 2 * MIB), MADV_DONTNEED);
 }

@@ -443,7 +443,6 @@ struct vp {
 	struct block **hash;
 	uint8_t *arena;
 	size_t arena_used, arena_size;
-	size_t enlarge_at;          /* arena_used from which on the tables are worth large pages */
 	struct block **page_blocks; /* by page index */
 	/* By page index: granules whose code was hot when it was written, so that what comes there
 	 * is translated soon. */

@@ -133,7 +133,6 @@ static inline void code_cache_touch(struct code_cache *cache)
 	if (unlikely(cache->used >= cache->large_end + LARGE_PAGE_WORTH))
 		code_cache_enlarge_pages(cache);
 }
-void code_cache_advise(struct code_cache *cache, int advice); /* madvise() for the tables */
 /* Bytes in use beside the shared code; gives their memory back: nothing may need them any more. */
 size_t code_cache_held(const struct code_cache *cache);
 void code_cache_release(struct code_cache *cache);

@@ -1,7 +1,8 @@
 /*
  * Reference time: 100 ns units since hv_set_part, derived from the partition's TSC by the same
  * formula that the guest applies to the reference TSC page, so that page and MSR agree (TLFS 12.7)
- * on every VP whose TSC the guest has left alone. It never goes back.
+ * on every VP whose TSC the guest has left alone. It goes back as little as
+ * part_tsc_now does.
  */
 #include "hv/hv-impl.h"
 

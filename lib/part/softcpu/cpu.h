@@ -275,8 +275,7 @@ struct sc_jump {
 /* Its index: bits JUMP_SHIFT and up of the address's low half, with itself rotated left by that;
  * each byte of a page has one of its own. */
 #define JUMP_SHIFT 5 /* log2 of an entry's size */
-#define JUMP_BITS  12
-#define JUMPS      (1u << JUMP_BITS)
+#define JUMPS      4096u
 #define JUMP_FREE  UINT64_C(0x8000000000000000) /* not canonical */
 
 /*

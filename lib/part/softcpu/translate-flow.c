@@ -325,21 +325,14 @@ static void gen_ret(struct gen *g, struct xl_insn *x)
 /* The host register that has the target: SCRATCH0, unless it is a guest register's. */
 static unsigned gen_target(struct gen *g, struct xl_insn *x)
 {
-	struct emitter *e = &g->e;
 	struct host_mem from;
-	unsigned guest, host;
 
 	if (x->u->rm == OFF_NONE) {
 		from = gen_load(g, x, 8, true);
-		emit_load64(e, SCRATCH0, &from);
+		emit_load64(&g->e, SCRATCH0, &from);
 		return SCRATCH0;
 	}
-	guest = x->u->rm / 8u;
-	host = host_gpr(guest);
-	if (host != H_NONE)
-		return host;
-	emit_load64(e, SCRATCH0, AT_GS(VP_GPR(guest)));
-	return SCRATCH0;
+	return gen_get(g, x->u->rm / 8u, SCRATCH0);
 }
 
 static void gen_jmp_computed(struct gen *g, struct xl_insn *x)

@@ -209,6 +209,8 @@ void gen_flags_to_vp(struct gen *g, uint32_t live); /* for C code */
 void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from);
 /* SCRATCH0: linear address; becomes the host address. SCRATCH1: index of the TLB entry. */
 void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, bool aligned);
+/* The host register that holds a guest register for reading; scratch is used if it is in the VP. */
+unsigned gen_get(struct gen *g, unsigned guest, unsigned scratch);
 /* What x, which is in no group, loads: the parts of its host address. spare: SCRATCH1 may be one.
  */
 struct host_mem gen_load(struct gen *g, struct xl_insn *x, unsigned size, bool spare);

@@ -126,8 +126,7 @@ static unsigned guest_of(uint8_t offset)
 	return offset / 8u;
 }
 
-/* The host register that holds a guest register for reading; scratch is used if it is in the VP. */
-static unsigned gen_get(struct gen *g, unsigned guest, unsigned scratch)
+unsigned gen_get(struct gen *g, unsigned guest, unsigned scratch)
 {
 	unsigned host = host_gpr(guest);
 
@@ -208,19 +207,17 @@ struct host_mem gen_load(struct gen *g, struct xl_insn *x, unsigned size, bool s
 {
 	struct emitter *e = &g->e;
 	struct table table;
+	bool small = find_table(g, x, &table);
 
 	gen_address(g, x);
-	if (find_table(g, x, &table)) {
+	if (small)
 		gen_table_middle(g, &table);
-		gen_entry_index(g, SCRATCH1);
-		gen_compare_entry(g, size, false);
-		gen_slow_jump(g, x, emit_jcc(e, CC_A));
+	gen_entry_index(g, small ? SCRATCH1 : SCRATCH0);
+	gen_compare_entry(g, size, false);
+	gen_slow_jump(g, x, emit_jcc(e, CC_A));
+	if (small) {
 		g->slow->again = e->p;
 		g->slow->again_size = size;
-	} else {
-		gen_entry_index(g, SCRATCH0);
-		gen_compare_entry(g, size, false);
-		gen_slow_jump(g, x, emit_jcc(e, CC_A));
 	}
 	if (spare) { /* sooner there than a sum */
 		emit_load64(e, SCRATCH1, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));

@@ -133,10 +133,6 @@ void gen_table_middle(struct gen *g, const struct table *table)
 		emit_mov_imm(&g->e, SCRATCH1, (uint64_t)table->middle);
 		return;
 	}
-	m.base = (uint8_t)host_gpr(table->base / 8u);
-	if (m.base == H_NONE) {
-		emit_load64(&g->e, SCRATCH1, AT_GS(VP_GPR(table->base / 8u)));
-		m.base = SCRATCH1;
-	}
+	m.base = (uint8_t)gen_get(g, table->base / 8u, SCRATCH1);
 	emit_lea64(&g->e, SCRATCH1, &m);
 }

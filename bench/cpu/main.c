@@ -59,6 +59,7 @@ static const struct part {
 	{ "mprotect", part_mprotect, 4000 },
 	{ "fork", part_fork, 150 },
 	{ "exec", part_exec, 50 },
+	{ "exec-dynamic", part_exec_dynamic, 50 },
 	{ "pipe", part_pipe, 5000 },
 	{ "signal", part_signal, 20000 },
 	{ "fault-signal", part_fault_signal, 20000 },

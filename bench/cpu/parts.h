@@ -23,8 +23,9 @@ part_fn part_sse_packed, part_sse_scalar, part_x87, part_x87_library;
 /* code.c */
 part_fn part_patch, part_jit;
 /* system.c */
-part_fn part_syscall, part_read, part_page_fault, part_mprotect, part_fork, part_exec, part_pipe;
-part_fn part_signal, part_fault_signal, part_threads;
+part_fn part_syscall, part_read, part_page_fault, part_mprotect, part_fork, part_exec,
+    part_exec_dynamic;
+part_fn part_pipe, part_signal, part_fault_signal, part_threads;
 
 static inline uint64_t next_random(uint64_t *state)
 {

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -104,21 +105,40 @@ uint64_t part_fork(uint64_t ops)
 	return sum;
 }
 
-uint64_t part_exec(uint64_t ops)
+static uint64_t run_often(const char *path, char *const argv[], uint64_t ops)
 {
-	static char *const argv[] = { "cpu-bench", "exit", NULL };
 	uint64_t sum = 0;
 
 	for (uint64_t i = 0; i < ops; i++) {
 		pid_t child = fork();
 
 		if (child == 0) {
-			execv("/proc/self/exe", argv);
+			execv(path, argv);
 			_exit(127);
 		}
 		sum += wait_for(child) + 1;
 	}
 	return sum;
+}
+
+uint64_t part_exec(uint64_t ops)
+{
+	static char *const argv[] = { "cpu-bench", "exit", NULL };
+
+	return run_often("/proc/self/exe", argv, ops);
+}
+
+/* Of another program, which lies beside this one. */
+uint64_t part_exec_dynamic(uint64_t ops)
+{
+	static char *const argv[] = { "child", NULL };
+	char path[4096];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 8);
+
+	if (n < 0)
+		die("/proc/self/exe");
+	strcpy(path + n, "-child");
+	return run_often(path, argv, ops);
 }
 
 static void echo(int in, int out)

@@ -159,7 +159,7 @@ struct subject {
 };
 
 extern const struct subject subject_hostop, subject_softcpu, subject_softcpu_blocks,
-    subject_translator, subject_translator_live, subject_engines;
+    subject_translator, subject_translator_live, subject_translator_copies, subject_engines;
 
 /* Reports to stdout and returns false if the two differ. */
 bool compare_outcomes(const struct cpu_case *c, const struct cpu_outcome *native,

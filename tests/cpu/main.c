@@ -1,8 +1,8 @@
 /*
  * cpu-diff: random instructions on the real processor and on a processor under test, compared.
  *
- *	cpu-diff [--subject softcpu|softcpu-blocks|translator|translator-live|engines|hostop]
- *[--seed N]
+ *	cpu-diff [--subject softcpu|softcpu-blocks|translator|translator-live|
+ *			    translator-copies|engines|hostop] [--seed N]
  *		 [--count N | --seconds N] [--mode 64|32|16] [--sequences] [--variants N] [--case
  *ID]
  *		 [--coverage FILE]
@@ -40,9 +40,11 @@ struct run {
 	time_t reported;
 };
 
-static const struct subject *const subjects[] = { &subject_softcpu,    &subject_softcpu_blocks,
-						  &subject_translator, &subject_translator_live,
-						  &subject_engines,    &subject_hostop };
+static const struct subject *const subjects[] = {
+	&subject_softcpu,         &subject_softcpu_blocks,    &subject_translator,
+	&subject_translator_live, &subject_translator_copies, &subject_engines,
+	&subject_hostop
+};
 
 static const struct subject *find_subject(const char *name)
 {

@@ -2,7 +2,8 @@
  * The software CPU: a partition with one VP in user mode, whose page tables show it the pages where
  * the native process has them. As "softcpu" it decodes each instruction for itself, as
  * "softcpu-blocks" whole blocks as it does in earnest. As "translator" it executes translated code.
- * "engines" are two, softcpu-blocks and a translator.
+ * As "translator-copies" it executes the code elsewhere first, and then copies of what it
+ * translated. "engines" are two, softcpu-blocks and a translator.
  */
 #include "case.h"
 
@@ -31,6 +32,11 @@
 #define TSS_GPA      0x107000u
 #define TSS_LIMIT    0x67u
 
+/* The same pages once more, so far above: with other low bits, where addresses are sign-extended or
+ * have 64 bits. */
+#define ELSEWHERE_LOW  0x40000000u
+#define ELSEWHERE_HIGH 0x7f0000000000u
+
 enum { PTE_PRESENT = 1, PTE_WRITABLE = 2, PTE_USER = 4 };
 #define PTE_TABLE (PTE_PRESENT | PTE_WRITABLE | PTE_USER)
 
@@ -40,6 +46,7 @@ struct softcpu_subject {
 	struct part_vp_state user; /* what all cases have in common */
 	uint64_t count;
 	bool live_flags_only;
+	bool copies;
 	bool loaded; /* the VP has had a case of the mode */
 };
 
@@ -137,6 +144,9 @@ static void make_page_tables(struct softcpu_subject *s)
 	set_entry(s, PDPT_GPA, 1, (PD_GPA + PAGE) | PTE_TABLE);
 	set_entry(s, PD_GPA, DATA_ADDRESS >> 21, DATA_PT_GPA | PTE_TABLE);
 	set_entry(s, PD_GPA, CODE_ADDRESS >> 21, CODE_PT_GPA | PTE_TABLE);
+	set_entry(s, PML4_GPA, ELSEWHERE_HIGH >> 39, PDPT_GPA | PTE_TABLE);
+	set_entry(s, PD_GPA + PAGE, DATA_ADDRESS >> 21, DATA_PT_GPA | PTE_TABLE);
+	set_entry(s, PD_GPA + PAGE, CODE_ADDRESS >> 21, CODE_PT_GPA | PTE_TABLE);
 	for (unsigned page = 0; page < 2; page++) {
 		map_page(s, DATA_PT_GPA, DATA_ADDRESS + page * PAGE, DATA_GPA + page * PAGE,
 			 PTE_WRITABLE);
@@ -224,6 +234,14 @@ static void *create_translator(void)
 static void *create_translator_live(void)
 {
 	return create_translating(false);
+}
+
+static void *create_copies(void)
+{
+	struct softcpu_subject *s = create_translating(true);
+
+	s->copies = true;
+	return s;
 }
 
 static void destroy(void *subject)
@@ -317,10 +335,22 @@ static void save_outcome(struct softcpu_subject *s, const struct softcpu_result 
 	ret->fault_address = ret->vector == VECTOR_PF ? result->cr2 : 0;
 }
 
+/* What comes of it doesn't matter. */
+static void execute_elsewhere(struct softcpu_subject *s, const struct cpu_case *c)
+{
+	struct softcpu_result result;
+
+	load_case(s, c);
+	RIP(softcpu_vp(s->part, 0)) += c->id >> 12 & 1 ? ELSEWHERE_HIGH : ELSEWHERE_LOW;
+	softcpu_run(s->part, 0, s->count, false, &result);
+}
+
 static void execute(struct softcpu_subject *s, const struct cpu_case *c, struct cpu_outcome *ret)
 {
 	struct softcpu_result result;
 
+	if (s->copies)
+		execute_elsewhere(s, c);
 	load_case(s, c);
 	softcpu_run(s->part, 0, s->count, false, &result);
 	save_outcome(s, &result, ret);
@@ -386,5 +416,7 @@ const struct subject subject_translator = {
 };
 const struct subject subject_translator_live = { "translator-live",      1,       false,
 						 create_translator_live, destroy, run };
+const struct subject subject_translator_copies = { "translator-copies", 1,       false,
+						   create_copies,       destroy, run };
 const struct subject subject_engines = { "engines",       2,          false, create_engines,
 					 destroy_engines, run_engines };

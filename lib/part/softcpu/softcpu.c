@@ -928,6 +928,7 @@ void softcpu_stats(struct part *part, unsigned vp, struct softcpu_stats *ret)
 	ret->flushes = c->flushes;
 	if (c->translator) {
 		ret->translated = c->translator->translated_insns;
+		ret->copied = c->translator->copies;
 		ret->translate_ns = c->translator->ns;
 	}
 	if (c->lockstep)

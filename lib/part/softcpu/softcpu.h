@@ -63,6 +63,7 @@ struct softcpu_stats {
 	uint64_t flushes;      /* of the whole block cache */
 	uint64_t translated;   /* instructions translated, and the time that it took */
 	uint64_t translate_ns;
+	uint64_t copied;   /* translations, for other addresses */
 	uint64_t compared; /* blocks, in lockstep; */
 	uint64_t races;    /* and how often others seemed to have interfered */
 };

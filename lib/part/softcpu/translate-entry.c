@@ -134,7 +134,7 @@ static void gen_syscall(struct gen *g, struct xl_insn *x)
 	gen_need_sce(g, x);
 	emit_load64(e, SCRATCH0, AT_GS(VP_FIELD(lstar)));
 	gen_find_target(g, x, false);
-	emit_mov_imm(e, H_RCX, next_va(g, x));
+	gen_mov_va(g, H_RCX, next_va(g, x));
 	gen_flags_to_r11(e);
 	gen_mask_flags(e);
 	emit_load32(e, SCRATCH1, AT_GS(VP_FIELD(star) + 4));

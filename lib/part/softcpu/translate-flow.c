@@ -12,14 +12,15 @@ _Static_assert(sizeof(struct sc_jump) == 1 << JUMP_SHIFT, "index by shift");
 
 static struct xl_exit *new_exit(struct gen *g, unsigned which, uint64_t target)
 {
-	struct xl_exit *x = code_cache_data(&g->t->cache, sizeof(*x));
+	struct xl_exit *x = gen_data(g, sizeof(*x));
 	static struct xl_exit spare;
 
-	if (!x) {
-		g->full = true;
+	if (!x)
 		return &spare;
-	}
-	*x = (struct xl_exit){ .from = g->xl, .target = target, .which = (uint8_t)which };
+	*x = (struct xl_exit){
+		.from = g->xl, .next = g->xl->exits, .target = target, .which = (uint8_t)which
+	};
+	g->xl->exits = x;
 	return x;
 }
 
@@ -43,8 +44,10 @@ static void gen_exit_stub(struct gen *g, struct xl_exit *x, uint8_t *const *from
 	for (unsigned i = 0; i < count; i++)
 		emit_here(e, from[i]);
 	emit_plus_r(e, OP(.op = 0xb8), SCRATCH1);
+	gen_moves(g, MOVE_EXIT);
 	emit32(e, code_cache_id(&g->t->cache, x));
-	emit_jmp(e, x->flags ? g->t->exit_flags : g->t->exit);
+	emit8(e, 0xe9);
+	gen_shared(g, x->flags ? g->t->exit_flags : g->t->exit);
 }
 
 /* To a target on another page: as long as that page is where it was when the link was made. */
@@ -56,6 +59,7 @@ static uint8_t *gen_guard(struct gen *g, struct xl_exit *x)
 
 	emit_rm(e, OP(.op = 0x81), 7,
 		AT_GS((uint8_t *)&page->version - (uint8_t *)g->c)); /* cmp dword, imm */
+	gen_moved(g, MOVE_GUARD, 4);
 	x->guard = e->p;
 	emit32(e, UINT32_MAX);
 	return emit_jcc(e, CC_NE);
@@ -181,9 +185,10 @@ static void gen_push_return(struct gen *g, struct xl_insn *x)
 
 	if (fits_s32((int64_t)va)) {
 		emit_store_imm64(e, &to, (int32_t)va);
+		gen_moved(g, MOVE_VA_S32, 4);
 	} else {
 		gen_spare_scratch(g, x);
-		emit_mov_imm(e, SCRATCH1, va);
+		gen_mov_va(g, SCRATCH1, va);
 		emit_store64(e, SCRATCH1, &to);
 		gen_restore_scratch(g, x);
 	}
@@ -210,9 +215,10 @@ static void gen_expect_return(struct gen *g, const struct xl_insn *x)
 	emit_here8(e, room);
 	if (fits_s32((int64_t)va)) {
 		emit8(e, 0x68); /* push imm32 */
+		gen_moves(g, MOVE_VA_S32);
 		emit32(e, (uint32_t)va);
 	} else {
-		emit_mov_imm(e, SCRATCH0, va);
+		gen_mov_va(g, SCRATCH0, va);
 		emit_plus_r(e, OP(.op = 0x50), SCRATCH0);
 	}
 }

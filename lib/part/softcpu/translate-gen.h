@@ -150,6 +150,9 @@ struct gen {
 	struct cold *slow; /* of the instruction being translated */
 	uint32_t tlb;      /* offset of the TLB in the VP */
 	bool full;         /* no room for tables */
+	bool movable;      /* it may be copied: */
+	struct xl_move moves[8 * BLOCK_MAX_INSNS];
+	unsigned move_count;
 };
 
 /* translate-decode.c: fills x from the bytes of an instruction; kind is XL_INTERPRET if nothing
@@ -158,6 +161,18 @@ bool xl_decode(struct vp *c, unsigned key, const uint8_t *code, size_t len, stru
 /* The same of one that Zydis decoded. */
 void xl_describe(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
 		 const uint8_t *code, struct xl_insn *ret);
+
+/* Memory beside the code, in a row for one block; NULL, and g->full, if there is none. */
+void *gen_data(struct gen *g, size_t size);
+/* What is emitted next, or, of that size, was emitted last, is different in a copy. */
+void gen_moves(struct gen *g, enum xl_move_kind kind);
+void gen_moved(struct gen *g, enum xl_move_kind kind, unsigned size);
+/* Behind the opcode of a jump or call to shared code. */
+void gen_shared(struct gen *g, const uint8_t *code);
+/* A linear address that depends on the block's; no flags change. */
+void gen_mov_va(struct gen *g, unsigned host, uint64_t va);
+/* Calls C for a site, through that shared code; SCRATCH1 is lost. */
+void gen_call_c(struct gen *g, uint32_t site, const uint8_t *call);
 
 /* translate-x87.c */
 void gen_x87(struct gen *g, struct xl_insn *x);

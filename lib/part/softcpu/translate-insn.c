@@ -34,7 +34,62 @@ void gen_flags_to_vp(struct gen *g, uint32_t live)
 	g->flags = FLAGS_VP;
 }
 
+/* ---- what depends on where the block is ---- */
+
+void *gen_data(struct gen *g, size_t size)
+{
+	void *p = code_cache_data(&g->t->cache, &g->t->cache.originals, size);
+
+	if (!p)
+		g->full = true;
+	return p;
+}
+
+void gen_moves(struct gen *g, enum xl_move_kind kind)
+{
+	if (!g->movable)
+		return;
+	if (g->move_count == ARRAY_SIZE(g->moves))
+		g->movable = false;
+	else
+		g->moves[g->move_count++] =
+		    (struct xl_move){ (uint16_t)(g->e.p - g->xl->code), (uint8_t)kind };
+}
+
+void gen_moved(struct gen *g, enum xl_move_kind kind, unsigned size)
+{
+	g->e.p -= size;
+	gen_moves(g, kind);
+	g->e.p += size;
+}
+
+void gen_shared(struct gen *g, const uint8_t *code)
+{
+	gen_moves(g, MOVE_SHARED);
+	emit_rel32(&g->e, code);
+}
+
+void gen_mov_va(struct gen *g, unsigned host, uint64_t va)
+{
+	emit_mov_imm(&g->e, host, va);
+	if (va <= UINT32_MAX)
+		gen_moved(g, MOVE_VA32, 4);
+	else if (fits_s32((int64_t)va))
+		gen_moved(g, MOVE_VA_S32, 4);
+	else
+		gen_moved(g, MOVE_VA64, 8);
+}
+
 /* ---- slow paths ---- */
+
+void gen_call_c(struct gen *g, uint32_t site, const uint8_t *call)
+{
+	emit_plus_r(&g->e, OP(.op = 0xb8), SCRATCH1);
+	gen_moves(g, MOVE_SITE);
+	emit32(&g->e, site);
+	emit8(&g->e, 0xe8);
+	gen_shared(g, call);
+}
 
 /* How many uops the handler of u looks at. ENTER's aux may be anything. */
 static unsigned uops_read(const struct uop *u)
@@ -51,13 +106,10 @@ uint32_t gen_site(struct gen *g, const struct xl_insn *x, enum xl_after after, b
 
 	if (with_uop)
 		uops = uops_read(x->u);
-	s = code_cache_data(&g->t->cache, sizeof(*s) + uops * sizeof(struct uop) + sizeof(sc_fn *));
-	if (!s) {
-		g->full = true;
+	s = gen_data(g, sizeof(*s) + uops * sizeof(struct uop) + sizeof(sc_fn *));
+	if (!s)
 		return 0;
-	}
-	*s = (struct xl_site){ .block = g->b,
-			       .va = g->xl->va,
+	*s = (struct xl_site){ .xl = g->xl,
 			       .off = x->off,
 			       .next_off = (uint16_t)(x->off + x->len),
 			       .size = x->mem_size,
@@ -113,9 +165,7 @@ void gen_interpret(struct gen *g, struct xl_insn *x)
 {
 	gen_flags_to_vp(g, RF_ARITH);
 	gen_x87_note(g, &g->x87);
-	emit_plus_r(&g->e, OP(.op = 0xb8), SCRATCH1);
-	emit32(&g->e, gen_site(g, x, XL_GO_ON, true));
-	emit_call(&g->e, g->t->slow[0]);
+	gen_call_c(g, gen_site(g, x, XL_GO_ON, true), g->t->slow[0]);
 	g->sse_ready = g->x87_ready = false;
 }
 
@@ -146,7 +196,12 @@ void gen_address(struct gen *g, struct xl_insn *x)
 	if (u->base == OFF_RIP) {
 		uint64_t va = g->xl->va + (uint64_t)u->disp;
 
-		emit_mov_imm(e, SCRATCH0, narrow ? (uint32_t)va : va);
+		if (narrow) {
+			emit_mov_imm(e, SCRATCH0, (uint32_t)va);
+			gen_moved(g, MOVE_LOW32, 4);
+		} else {
+			gen_mov_va(g, SCRATCH0, va);
+		}
 	} else {
 		if (u->base != OFF_ZERO)
 			m.base = (uint8_t)gen_get(g, guest_of(u->base), SCRATCH0);
@@ -289,7 +344,8 @@ static void gen_load_unit(struct gen *g, struct xl_insn *x, uint32_t flag, const
 	emit_rm(e, OP(.op = 0x80), 7, AT_GS(flag));
 	emit8(e, 0);
 	ready = emit_jcc8(e, CC_NE);
-	emit_call(e, load);
+	emit8(e, 0xe8);
+	gen_shared(g, load);
 	new_cold(g, emit_jcc(e, 2 /* CF */), g->t->slow[0], gen_site(g, x, XL_LEAVE, true));
 	emit_here8(e, ready);
 }

@@ -55,7 +55,7 @@ static uintptr_t leave_at(struct vp *c, uint64_t rip)
  * is anything else that hardly ever is in the host's caches. */
 static bool still_live(const struct vp *c, uint64_t stale, const struct xl_site *s)
 {
-	return likely(c->stale_blocks == stale) || s->block->live;
+	return likely(c->stale_blocks == stale) || s->xl->block->live;
 }
 
 uintptr_t translate_slow(struct vp *c, uint32_t site)
@@ -64,26 +64,26 @@ uintptr_t translate_slow(struct vp *c, uint32_t site)
 	uint64_t stale = c->stale_blocks;
 	struct block *next;
 
-	RIP(c) = s->va;
-	c->blk = s->block;
+	RIP(c) = s->xl->va;
+	c->blk = s->xl->block;
 	next = s->u[0].fn(c, s->u);
 	if (next != &done_block)
 		return leave_for(c, next);
 	if (likely(s->after == XL_GO_ON) && still_live(c, stale, s))
 		return 0;
-	return leave_at(c, s->va + s->next_off);
+	return leave_at(c, s->xl->va + s->next_off);
 }
 
 /* From the site's instruction on. */
 uintptr_t translate_rest(struct vp *c, uint32_t site)
 {
 	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
-	struct block *b = s->block;
+	struct block *b = s->xl->block;
 	sc_fn *fn = s->rest == b->uops ? b->interpret : s->rest->fn;
 
 	if (unlikely(!b->live))
-		return leave_at(c, s->va + s->off);
-	RIP(c) = s->va;
+		return leave_at(c, s->xl->va + s->off);
+	RIP(c) = s->xl->va;
 	c->blk = b;
 	return leave_for(c, fn(c, s->rest));
 }
@@ -99,8 +99,8 @@ uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
 	if (still_live(c, stale, s))
 		return 0;
 	if (s->after == XL_REPEAT && c->gpr[PART_RCX])
-		return leave_at(c, s->va + s->off);
-	return leave_at(c, s->va + s->next_off);
+		return leave_at(c, s->xl->va + s->off);
+	return leave_at(c, s->xl->va + s->next_off);
 }
 
 /* ---- links ---- */
@@ -187,16 +187,20 @@ static void free_jump(struct sc_jump *j)
 	*j = (struct sc_jump){ .rip = JUMP_FREE, .xtlb = OFF_ZERO, .version = 1 };
 }
 
+static void cut(struct vp *c, struct xl *x)
+{
+	struct sc_jump *j = sc_jump_slot(c, x->block->key, x->va);
+
+	while (x->incoming)
+		unlink_exit(x->incoming);
+	if (j->code == x->entry)
+		free_jump(j);
+}
+
 void sc_translations_drop(struct vp *c, struct block *b)
 {
-	for (struct xl *x = b->xls; x; x = x->next) {
-		struct sc_jump *j = sc_jump_slot(c, b->key, x->va);
-
-		while (x->incoming)
-			unlink_exit(x->incoming);
-		if (j->code == x->entry)
-			free_jump(j);
-	}
+	for (struct xl *x = b->xls; x; x = x->next)
+		cut(c, x);
 }
 
 static void clear_jumps(struct vp *c)
@@ -224,6 +228,27 @@ static void clear_returns(struct vp *c)
 	c->other_translated_rsp = c->returns_top[!user];
 }
 
+static void drop_copy(struct vp *c, struct xl *x)
+{
+	struct xl **link = &x->block->xls;
+
+	cut(c, x);
+	for (struct xl_exit *e = x->exits; e; e = e->next)
+		if (e->to)
+			unlink_exit(e);
+	while (*link != x)
+		link = &(*link)->next;
+	*link = x->next;
+}
+
+void translate_drop_copies(struct vp *c, struct code_area *area)
+{
+	for (struct xl *x = area->copies; x; x = x->next_copy)
+		drop_copy(c, x);
+	code_area_empty(area);
+	clear_returns(c);
+}
+
 void sc_translations_flush(struct vp *c)
 {
 	struct translator *t = c->translator;
@@ -232,8 +257,7 @@ void sc_translations_flush(struct vp *c)
 		return;
 	clear_jumps(c);
 	clear_returns(c);
-	t->cache.used = t->cache.shared_end;
-	t->cache.data_used = 0;
+	code_cache_empty(&t->cache);
 }
 
 int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err)

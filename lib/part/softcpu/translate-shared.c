@@ -373,6 +373,6 @@ void translate_shared_code(struct vp *c, struct translator *t)
 	t->exit = make_exit(&e, &s);
 	t->exit_flags = make_exit_flags(&e, t->exit);
 	t->lost_return = make_lost_return(&e, &s);
-	t->cache.used = t->cache.shared_end = ALIGN_UP((size_t)(e.p - t->cache.rw), 64);
+	t->cache.shared_end = ALIGN_UP((size_t)(e.p - t->cache.rw), 64);
 	c->host_mxcsr = HOSTOP_MXCSR_RESET;
 }

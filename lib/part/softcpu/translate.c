@@ -271,9 +271,7 @@ static void emit_cold(struct gen *g, struct cold *k)
 	gen_x87_note(g, &k->x87);
 	if (k->stored)
 		gen_group_host(g, k->stored);
-	emit_plus_r(e, OP(.op = 0xb8), SCRATCH1);
-	emit32(e, k->site);
-	emit_call(e, k->call);
+	gen_call_c(g, k->site, k->call);
 	if (k->held)
 		gen_group_host(g, k->held);
 	if (k->back)
@@ -352,13 +350,31 @@ static bool translatable(const struct vp *c, const struct block *b)
 
 static struct block *enter(struct vp *c, struct uop *u);
 
+/* Keeps what a copy must change. Without room there are none. */
+static void note_moves(struct gen *g)
+{
+	const struct code_cache *cache = &g->t->cache;
+	struct xl_move *moves;
+
+	g->xl->size = (uint32_t)(cache->data + cache->originals.data_used - (uint8_t *)g->xl);
+	if (!g->movable)
+		return;
+	moves = code_cache_data(cache, &g->t->cache.originals, g->move_count * sizeof(*moves));
+	if (!moves)
+		return;
+	memcpy(moves, g->moves, g->move_count * sizeof(*moves));
+	g->xl->move_count = g->move_count;
+}
+
 /* Makes the translation known; from now on the block's first handler enters it. */
 static void publish(struct gen *g)
 {
 	struct block *b = g->b;
 	struct code_cache *cache = &g->t->cache;
 
-	cache->used = ALIGN_UP((size_t)(g->e.p - cache->rw), 16);
+	g->xl->code_size = (uint32_t)(g->e.p - g->xl->code);
+	note_moves(g);
+	cache->originals.used = ALIGN_UP((size_t)(g->e.p - cache->rw), 16);
 	g->xl->next = b->xls;
 	b->xls = g->xl;
 	if (b->uops[0].fn != enter) {
@@ -376,18 +392,21 @@ static struct gen *begin(struct vp *c, struct block *b, struct gen *g)
 	g->c = c;
 	g->t = c->translator;
 	g->b = b;
-	g->count = g->cold_count = g->group_count = g->unseen = 0;
+	g->count = g->cold_count = g->group_count = g->unseen = g->move_count = 0;
+	/* Kernels stay where they are. */
+	g->movable = b->key == (MODE_64 | KEY_USER);
 	g->sse_ready = g->x87_ready = g->full = g->rest = false;
 	g->x87.pending = false;
 	g->slow = NULL;
 	g->held = NULL;
 	g->tlb = (uint32_t)((uint8_t *)&c->tlbs[b->key & KEY_USER ? 1 : 0] - (uint8_t *)c);
 	code_cache_touch(cache);
-	g->e = (struct emitter){ cache->rw + cache->used, cache->rw + cache->size };
-	g->xl = code_cache_data(cache, sizeof(*g->xl));
+	g->e =
+	    (struct emitter){ cache->rw + cache->originals.used, cache->rw + cache->originals.end };
+	g->xl = gen_data(g, sizeof(*g->xl));
 	if (!g->xl || !emit_room(&g->e, (b->insns + 1) * INSN_CODE_MAX + BLOCK_CODE_MAX))
 		return NULL;
-	*g->xl = (struct xl){ .block = b, .va = RIP(c) };
+	*g->xl = (struct xl){ .block = b, .va = RIP(c), .code = g->e.p };
 	return g;
 }
 
@@ -419,11 +438,12 @@ static bool translate(struct vp *c, struct block *b)
 
 bool sc_translate(struct vp *c, struct block *b)
 {
-	uint64_t start = clock_now_ns();
+	uint64_t start;
 	bool done;
 
-	if (!translatable(c, b))
+	if (!translatable(c, b) || translate_copy(c, b, RIP(c)))
 		return true;
+	start = clock_now_ns();
 	done = translate(c, b);
 	if (!done)
 		sc_blocks_flush(c);
@@ -448,13 +468,19 @@ static void note_jump(struct vp *c, const struct xl *x)
 			      .version = page->version };
 }
 
+/* How often a block that has no translation for the address is interpreted before it gets one. */
+static unsigned missing_hot(const struct translator *t, const struct block *b)
+{
+	return translate_can_copy(b) ? MIN(t->hot, COPY_HOT) : t->hot;
+}
+
 static struct block *enter(struct vp *c, struct uop *u)
 {
 	struct block *b = c->blk;
 	struct xl *x = sc_translation_at(b, RIP(c));
 
 	if (unlikely(!x)) {
-		if (++b->misses < c->translator->hot)
+		if (++b->misses < missing_hot(c->translator, b))
 			return b->interpret(c, u);
 		b->misses = 0;
 		if (!sc_translate(c, b))

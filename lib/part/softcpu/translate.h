@@ -18,8 +18,11 @@
 
 /* translator.hot as a rule */
 #define TRANSLATE_HOT 16
+/* How often a block is interpreted where it has no translation, before one is copied there. */
+#define COPY_HOT 3
 
-/* A block's translation for one linear address. */
+/* A block's translation for one linear address. Its sites and exits lie behind it, and behind them,
+ * if it may be copied to other addresses, what a copy must change. */
 struct xl {
 	struct xl *next; /* of the same block */
 	struct block *block;
@@ -27,12 +30,34 @@ struct xl {
 	/* In the executable mapping: the guest's flags are in vp.flags, or in the host's. */
 	const uint8_t *entry, *entry_flags;
 	struct xl_exit *incoming; /* exits that are linked to it */
+	struct xl_exit *exits;    /* its own */
+	struct xl *original;      /* what it is a copy of, or NULL */
+	struct xl *next_copy;     /* in the same area of the cache */
+	uint8_t *code;            /* in the writable mapping */
+	uint32_t code_size, size; /* size: of this and of the sites and exits */
+	uint32_t move_count;      /* behind them: struct xl_move; 0: it can't be copied */
+};
+
+/* A place in a translation's code that is different in a copy for another linear address. */
+struct xl_move {
+	uint16_t at;  /* from the beginning of the code */
+	uint8_t kind; /* enum xl_move_kind */
+};
+
+enum xl_move_kind {
+	MOVE_SHARED, /* rel32 of shared code */
+	MOVE_SITE,   /* id of a site */
+	MOVE_EXIT,   /* id of an exit */
+	MOVE_GUARD,  /* offset in the VP of the version of a page of code */
+	MOVE_VA64,   /* linear addresses: 64 bits, */
+	MOVE_VA32,   /* low half, the rest is 0, */
+	MOVE_VA_S32, /* low half, sign-extended, */
+	MOVE_LOW32,  /* low half, of which no more is used */
 };
 
 /* Where translated code calls C for one instruction. */
 struct xl_site {
-	struct block *block;
-	uint64_t va;            /* of the translation */
+	struct xl *xl;
 	uint16_t off, next_off; /* of this and of the next instruction in the block */
 	uint8_t size;           /* of the operand that was written; WRITTEN_BULK: vp.scratch[2] */
 	uint8_t after;          /* enum xl_after */
@@ -52,6 +77,7 @@ enum xl_after {
 /* A direct branch out of a translation. Code addresses are those of the writable mapping. */
 struct xl_exit {
 	struct xl *from;
+	struct xl_exit *next;      /* of the same translation */
 	struct xl *to;             /* linked, or NULL */
 	struct xl_exit *next_into; /* in to->incoming */
 	struct xl_exit **link;     /* what points to it there */
@@ -63,12 +89,26 @@ struct xl_exit {
 	bool flags;     /* left with the guest's flags in the host's: for entry_flags */
 };
 
+/* A part of the cache, for code and for what belongs to it. All are offsets. */
+struct code_area {
+	size_t start, used, end;
+	size_t data_start, data_used, data_end;
+	struct xl *copies; /* all that are in it; NULL in the area of originals */
+};
+
+/* Copies are many and soon of no use, as the processes are that they were made for: when their area
+ * is full, the one that was filled first is emptied. */
+#define COPY_AREAS 4u
+
 struct code_cache {
 	uint8_t *rw, *rx; /* the two mappings */
-	size_t size, used, shared_end;
-	size_t large_end; /* up to where large pages were asked for */
-	uint8_t *data;    /* struct xl, xl_site, xl_exit */
-	size_t data_size, data_used;
+	size_t size, shared_end;
+	uint8_t *data; /* struct xl, xl_site, xl_exit, xl_move */
+	size_t data_size;
+	struct code_area originals, copies[COPY_AREAS];
+	unsigned filling; /* of copies */
+	/* Up to where large pages were asked for. */
+	size_t originals_large, copies_large;
 };
 
 struct translator {
@@ -85,14 +125,15 @@ struct translator {
 	bool exact_flags;
 	bool rorx;    /* the host has BMI2 */
 	unsigned hot; /* how often a block is interpreted first */
-	uint64_t translated_insns, translations, ns;
+	/* ns: without the copies */
+	uint64_t translated_insns, translations, copies, ns;
 };
 
 /* cache_bytes: for code and tables. */
 int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err);
 void sc_translator_done(struct vp *c);
-/* Translates the block for the address in RIP(c). It may flush all blocks, this one too, when there
- * is no room: false then. */
+/* Translates the block for the address in RIP(c), by a copy if it can. It may flush all blocks,
+ * this one too, when there is no room: false then. */
 bool sc_translate(struct vp *c, struct block *b);
 /* For the loop, before it begins a block: counts, and translates when it is time. False: all blocks
  * were flushed. */
@@ -104,12 +145,18 @@ static inline bool sc_translate_hot(struct vp *c, struct block *b)
 		return true;
 	return sc_translate(c, b);
 }
-static inline struct xl *sc_translation_at(const struct block *b, uint64_t va)
+/* It is the block's first one then: processes that run now find theirs soon. */
+static inline struct xl *sc_translation_at(struct block *b, uint64_t va)
 {
-	struct xl *x = b->xls;
+	struct xl **link = &b->xls, *x;
 
-	while (x && x->va != va)
-		x = x->next;
+	while ((x = *link) && x->va != va)
+		link = &x->next;
+	if (x && x != b->xls) {
+		*link = x->next;
+		x->next = b->xls;
+		b->xls = x;
+	}
 	return x;
 }
 /* The block's code was written: its translations are cut off. They may be running. */
@@ -122,16 +169,25 @@ void sc_translations_flush(struct vp *c);
 /* codecache.c */
 int code_cache_init(struct code_cache *cache, size_t bytes, struct error *err);
 void code_cache_done(struct code_cache *cache);
-void code_cache_enlarge_pages(struct code_cache *cache);
-void *code_cache_data(struct code_cache *cache, size_t size); /* NULL: full */
+void code_cache_enlarge_pages(struct code_cache *cache, size_t *large, size_t end);
+/* In an area; NULL: full. What is asked for in a row lies in a row. */
+void *code_cache_data(const struct code_cache *cache, struct code_area *area, size_t size);
+void code_area_empty(struct code_area *area);
+/* All areas; what comes before shared_end stays. */
+void code_cache_empty(struct code_cache *cache);
 /* Code is about to be made at its end. Kernel code, translated, is spread over megabytes: with
  * pages of 4 KiB much of a system call's time would be misses of the host's instruction TLB. What
  * an idle guest runs takes no large page. */
 #define LARGE_PAGE_WORTH (512u << 10)
 static inline void code_cache_touch(struct code_cache *cache)
 {
-	if (unlikely(cache->used >= cache->large_end + LARGE_PAGE_WORTH))
-		code_cache_enlarge_pages(cache);
+	if (unlikely(cache->originals.used >= cache->originals_large + LARGE_PAGE_WORTH))
+		code_cache_enlarge_pages(cache, &cache->originals_large, cache->originals.end);
+}
+static inline void code_cache_touch_copies(struct code_cache *cache)
+{
+	if (unlikely(cache->copies[cache->filling].used >= cache->copies_large + LARGE_PAGE_WORTH))
+		code_cache_enlarge_pages(cache, &cache->copies_large, cache->size);
 }
 /* Bytes in use beside the shared code; gives their memory back: nothing may need them any more. */
 size_t code_cache_held(const struct code_cache *cache);
@@ -145,6 +201,17 @@ static inline uint32_t code_cache_id(const struct code_cache *cache, const void 
 	return (uint32_t)((const uint8_t *)data - cache->data);
 }
 void translate_shared_code(struct vp *c, struct translator *t);
+
+/* translate-copy.c: a copy of one of the block's translations for that address, which none has yet;
+ * NULL: it can't be done. No translation may run. */
+struct xl *translate_copy(struct vp *c, struct block *b, uint64_t va);
+/* Whether that is worth trying. */
+static inline bool translate_can_copy(const struct block *b)
+{
+	return b->xls && (b->xls->original || b->xls->move_count);
+}
+/* translate-run.c: empties an area. No translation may run. */
+void translate_drop_copies(struct vp *c, struct code_area *area);
 
 /* The thread's GS base, which all emitted code uses. */
 void translate_bind_thread(struct vp *c);

@@ -307,10 +307,9 @@ def own_kib(pid):
 
 @pytest.mark.rig
 def test_an_idle_worker_is_small(host, kernel):
-    """After disks and network were busy. What the software CPU keeps of the code that it has seen comes on top of it,
-    and is not asked for here."""
-    if host.backend != "kvm":
-        pytest.skip("the software CPU's caches count otherwise")
+    """After a boot, and after disks and network were busy. The software CPU gives back what it keeps of the code that
+    it has seen; the guest is none the worse for it."""
+    limit = (12 if host.backend == "kvm" else 24) * 1024
     host.new_vm(kernel.image, initrd=kernel.initrd, processors=2,
                 cmdline="console=ttyS0 cryptomgr.notests quiet",
                 options=("-VHDPath", blank(host, "data", 64), *NAT))
@@ -322,7 +321,8 @@ def test_an_idle_worker_is_small(host, kernel):
     console.command("for i in 1 2 3 4 5 6 7 8; do dd if=/dev/sda of=/dev/null bs=512k count=40 iflag=direct & "
                     "done; wait")
     (worker,) = host.workers()
-    assert own_kib(worker) < 12 * 1024
+    assert wait_for(lambda: own_kib(worker) < limit, 60), "%d KiB" % own_kib(worker)
+    assert console.command("seq 1000 | md5sum").split()[0] == "53d025127ae99ab79e8502aae2d9bea6"
     console.close()
 
 

@@ -6,7 +6,6 @@ import time
 import pytest
 
 from conftest import LONG, Console, wait_for
-from test_devices import own_kib
 
 pytestmark = pytest.mark.rig
 
@@ -93,17 +92,6 @@ def test_static_memory_is_resized(host, kernel):
     failed = host.run("set-vmmemory", "t", "-DynamicMemoryEnabled", "true", "-MinimumBytes", "64MB",
                       check=False)
     assert failed.returncode == 1 and "only while it is off" in failed.stderr
-    console.close()
-
-
-def test_idle_worker_is_small(host, kernel):
-    """What the boot has left in a worker goes when the guest is idle."""
-    limit = (24 if host.backend == "soft" else 12) * 1024
-    console = start(host, kernel)
-    pid = host.workers()[0]
-    assert wait_for(lambda: own_kib(pid) < limit, 60), "%d KiB" % own_kib(pid)
-    # And the guest is none the worse for it.
-    assert console.command("seq 1000 | md5sum").split()[0] == "53d025127ae99ab79e8502aae2d9bea6"
     console.close()
 
 

@@ -1,8 +1,9 @@
 /*
  * The cache of decoded blocks, one per VP, and its coherence with memory.
  *
- * Blocks lie in an arena that is filled from one end; when it is full, all blocks go. They are
- * found by a hash of physical address and key, and by page for invalidation.
+ * Blocks lie in an arena that is filled from one end, with what belongs to their translations; when
+ * it is full, all of it goes. They are found by a hash of physical address and key, and by page for
+ * invalidation.
  *
  * Coherence. vm.granules says which 64-byte pieces of a page any VP decoded; the page's
  * MEM_PAGE_CODE flag makes writers look there. A writer stores first and looks then; a decoder
@@ -13,6 +14,7 @@
  * the loop. That is how a store into the running block ends it right behind the store. Blocks of
  * other VPs are theirs to touch: they get the range posted and look at it at their next block head.
  */
+#include "base/host.h"
 #include "part/softcpu/cpu.h"
 #include "part/softcpu/fast.h"
 #include "part/softcpu/known.h"
@@ -23,10 +25,8 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
-#define HASH_BITS 18
+#define HASH_BITS 16
 #define HASH_SIZE (1u << HASH_BITS)
-
-#define HUGE_PAGE (2 * MIB)
 
 #define GRANULE 64u
 
@@ -34,11 +34,11 @@
  */
 void *sc_map(size_t size)
 {
-	size_t room = ALIGN_UP(size, HUGE_PAGE) + HUGE_PAGE;
+	size_t room = ALIGN_UP(size, HOST_LARGE_PAGE) + HOST_LARGE_PAGE;
 	uint8_t *p = mmap(NULL, room, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	uint8_t *start = (uint8_t *)ALIGN_UP((uintptr_t)p, HUGE_PAGE);
-	size_t before = (size_t)(start - p), used = ALIGN_UP(size, HUGE_PAGE);
+	uint8_t *start = (uint8_t *)ALIGN_UP((uintptr_t)p, HOST_LARGE_PAGE);
+	size_t before = (size_t)(start - p), used = ALIGN_UP(size, HOST_LARGE_PAGE);
 
 	if (p == MAP_FAILED)
 		return NULL;
@@ -52,7 +52,7 @@ void *sc_map(size_t size)
 void sc_unmap(void *p, size_t size)
 {
 	if (p)
-		munmap(p, ALIGN_UP(size, HUGE_PAGE));
+		munmap(p, ALIGN_UP(size, HOST_LARGE_PAGE));
 }
 
 /* Zeroed memory of which little will be touched. */
@@ -66,31 +66,49 @@ static void *map_sparse(size_t size)
 
 static void clear_jcache(struct vp *c);
 
+/*
+ * A VP lies in one mapping with its hash and arena, so that what an idle one uses of them is on few
+ * large pages: VP, hash, arena, what belongs to copies of translations.
+ */
+static size_t copies_bytes(const struct sc_vm *vm)
+{
+	return ALIGN_UP(sc_code_bytes(vm) / 6, 64);
+}
+
+static size_t arena_bytes(const struct sc_vm *vm)
+{
+	size_t rest = vm->code_cache_bytes / 16 * 15; /* the VP is about the last sixteenth */
+
+	return ALIGN_DOWN(rest - sc_code_bytes(vm) - copies_bytes(vm), 64);
+}
+
+size_t sc_vp_bytes(const struct sc_vm *vm)
+{
+	return sizeof(struct vp) + HASH_SIZE * sizeof(struct block *) + arena_bytes(vm) +
+	       copies_bytes(vm);
+}
+
 int sc_blocks_init(struct vp *c, struct error *err)
 {
 	clear_jcache(c);
-	c->hash = sc_map(HASH_SIZE * sizeof(c->hash[0]));
-	/* the translator has most of the rest, the VP's tables the last sixteenth */
-	c->arena_size = c->vm->code_cache_bytes / 16 * (c->vm->interpret_only ? 15 : 6);
-	c->arena = sc_map(c->arena_size);
+	c->hash = (struct block **)(c + 1);
+	c->arena = (uint8_t *)(c->hash + HASH_SIZE);
+	c->arena_size = arena_bytes(c->vm);
+	c->copies_size = copies_bytes(c->vm);
 	c->page_blocks = map_sparse(c->vm->page_count * sizeof(c->page_blocks[0]));
 	c->rewritten = map_sparse(c->vm->page_count * sizeof(c->rewritten[0]));
 	c->known = known_new();
-	if (!c->hash || !c->arena || !c->page_blocks || !c->rewritten || !c->known)
+	if (!c->page_blocks || !c->rewritten || !c->known)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the software CPU's blocks");
 	return 0;
 }
 
 void sc_blocks_done(struct vp *c)
 {
-	sc_unmap(c->hash, HASH_SIZE * sizeof(c->hash[0]));
-	sc_unmap(c->arena, c->arena_size);
 	if (c->page_blocks)
 		munmap(c->page_blocks, c->vm->page_count * sizeof(c->page_blocks[0]));
 	if (c->rewritten)
 		munmap(c->rewritten, c->vm->page_count * sizeof(c->rewritten[0]));
-	c->hash = NULL;
-	c->arena = NULL;
 	c->rewritten = NULL;
 	c->page_blocks = NULL;
 	known_free(c->known);
@@ -137,16 +155,28 @@ struct block *sc_lookup(struct vp *c, unsigned key_flags)
 
 /* ---- insertion ---- */
 
+void *sc_arena_alloc(struct vp *c, size_t size)
+{
+	void *p = c->arena + c->arena_used;
+
+	size = ALIGN_UP(size, 8);
+	if (size > c->arena_size - c->arena_used)
+		return NULL;
+	c->arena_used += size;
+	return p;
+}
+
 struct block *sc_block_alloc(struct vp *c, unsigned uop_count)
 {
 	size_t size = sizeof(struct block) + uop_count * sizeof(struct uop);
 	struct block *b;
 
-	size = ALIGN_UP(size, 64);
-	if (c->arena_used + size > c->arena_size)
+	c->arena_used = ALIGN_UP(c->arena_used, 64);
+	b = sc_arena_alloc(c, size);
+	if (!b) {
 		sc_blocks_flush(c);
-	b = (struct block *)(c->arena + c->arena_used);
-	c->arena_used += size;
+		b = sc_arena_alloc(c, size);
+	}
 	memset(b, 0, sizeof(*b));
 	return b;
 }
@@ -273,16 +303,18 @@ size_t sc_blocks_held(const struct vp *c)
 	return c->arena_used + (c->translator ? code_cache_held(&c->translator->cache) : 0);
 }
 
+/* The large page that the arena begins on stays. */
 void sc_blocks_release(struct vp *c)
 {
-	size_t used = c->arena_used;
+	uint8_t *first = (uint8_t *)ALIGN_UP((uintptr_t)c->arena, HOST_LARGE_PAGE);
+	uint8_t *end = c->arena + c->arena_size + c->copies_size;
 
 	if (c->translator)
 		code_cache_release(&c->translator->cache);
 	sc_blocks_flush(c);
-	madvise(c->hash, HASH_SIZE * sizeof(c->hash[0]), MADV_DONTNEED);
 	madvise(c->rewritten, c->vm->page_count * sizeof(c->rewritten[0]), MADV_DONTNEED);
-	madvise(c->arena, ALIGN_UP(used, HUGE_PAGE), MADV_DONTNEED);
+	if (first < end)
+		madvise(first, (size_t)(end - first), MADV_DONTNEED);
 }
 
 /* ---- coherence ---- */

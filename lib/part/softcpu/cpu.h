@@ -441,8 +441,8 @@ struct vp {
 	struct sc_jcache_entry jcache[JCACHE_SIZE];
 	struct block **hash;
 	uint8_t *arena;
-	size_t arena_used, arena_size;
-	struct block **page_blocks; /* by page index */
+	size_t arena_used, arena_size, copies_size; /* copies: behind the arena */
+	struct block **page_blocks;                 /* by page index */
 	/* By page index: granules whose code was hot when it was written, so that what comes there
 	 * is translated soon. */
 	uint64_t *rewritten;
@@ -681,6 +681,10 @@ struct block *sc_decode(struct vp *c, uint64_t gpa, unsigned key);
 /* Memory for what is touched at random all the time; freed with the same size. NULL: none. */
 void *sc_map(size_t size);
 void sc_unmap(void *p, size_t size);
+/* A VP's, with its hash and arena. */
+size_t sc_vp_bytes(const struct sc_vm *vm);
+/* Of these caches, translated code itself. */
+size_t sc_code_bytes(const struct sc_vm *vm);
 
 int sc_blocks_init(struct vp *c, struct error *err);
 void sc_blocks_done(struct vp *c);
@@ -690,6 +694,8 @@ size_t sc_blocks_held(const struct vp *c);
 void sc_blocks_release(struct vp *c);
 /* The block at RIP; decodes it if need be. Raises fetch faults. */
 struct block *sc_lookup(struct vp *c, unsigned key_flags);
+/* In the arena, aligned for any structure; NULL: full. */
+void *sc_arena_alloc(struct vp *c, size_t size);
 /* Room for a block of uop_count; may flush everything. */
 struct block *sc_block_alloc(struct vp *c, unsigned uop_count);
 void sc_block_insert(struct vp *c, struct block *b);

@@ -507,9 +507,17 @@ static size_t code_cache_bytes(const struct sc_vm *vm, size_t wanted)
 	return MIN(MAX(CODE_CACHE_TOTAL / vm->vp_count, CODE_CACHE_MIN), CODE_CACHE_MAX);
 }
 
+/* What is kept of code takes about two thirds of what it does itself. */
+size_t sc_code_bytes(const struct sc_vm *vm)
+{
+	if (vm->interpret_only)
+		return 0;
+	return ALIGN_UP(vm->code_cache_bytes / 16 * 9 / 5 * 3, MEM_PAGE_SIZE);
+}
+
 static int new_vp(struct sc_vm *vm, unsigned index, struct error *err)
 {
-	struct vp *c = sc_map(sizeof(*c));
+	struct vp *c = sc_map(sc_vp_bytes(vm));
 	int rc;
 
 	if (!c)
@@ -523,7 +531,7 @@ static int new_vp(struct sc_vm *vm, unsigned index, struct error *err)
 	sc_mmu_init(c);
 	rc = sc_blocks_init(c, err);
 	if (rc == 0 && !vm->interpret_only)
-		rc = sc_translator_init(c, vm->code_cache_bytes / 16 * 9, err);
+		rc = sc_translator_init(c, err);
 	if (rc == 0 && vm->lockstep)
 		rc = sc_lockstep_init(c, err);
 	if (rc == 0)
@@ -582,7 +590,7 @@ static void free_vp(struct vp *c)
 	sc_translator_done(c);
 	sc_blocks_done(c);
 	pthread_mutex_destroy(&c->inv_lock);
-	sc_unmap(c, sizeof(*c));
+	sc_unmap(c, sc_vp_bytes(c->vm));
 }
 
 static void softcpu_done(struct part *part)

@@ -127,8 +127,8 @@ static uint8_t *emitted(struct vp *c, uint32_t constant)
 {
 	struct code_cache *cache = &c->translator->cache;
 
-	return memmem(cache->rw + cache->shared_end, cache->originals.used - cache->shared_end,
-		      &constant, sizeof(constant));
+	return memmem(cache->rw + cache->shared_end, cache->used - cache->shared_end, &constant,
+		      sizeof(constant));
 }
 
 static void difference_is_told(void **state)

@@ -10,7 +10,6 @@
 
 struct copy {
 	struct vp *c;
-	struct code_cache *cache;
 	struct xl *to;
 	uint64_t va;    /* what is added to linear addresses, */
 	ptrdiff_t code; /* to those of code, */
@@ -60,11 +59,11 @@ static bool move(const struct copy *m, const struct xl_move *what)
 		return true;
 	case MOVE_SITE:
 		put32(at, v + m->id);
-		((struct xl_site *)(m->cache->data + v + m->id))->xl = m->to;
+		((struct xl_site *)translate_named(m->c, v + m->id))->xl = m->to;
 		return true;
 	case MOVE_EXIT:
 		put32(at, v + m->id);
-		move_exit(m, (struct xl_exit *)(m->cache->data + v + m->id));
+		move_exit(m, translate_named(m->c, v + m->id));
 		return true;
 	case MOVE_GUARD:
 		put32(at, moved_guard(m, v));
@@ -88,14 +87,14 @@ static bool move(const struct copy *m, const struct xl_move *what)
 }
 
 /* The area that has room for a copy of x, or NULL. */
-static struct code_area *area_for(struct vp *c, const struct xl *x)
+static struct copy_area *area_for(struct vp *c, const struct xl *x)
 {
 	struct code_cache *cache = &c->translator->cache;
-	struct code_area *area = &cache->copies[cache->filling];
+	struct copy_area *area = &cache->copies[cache->filling];
 
 	for (unsigned tries = 0; tries < 2; tries++) {
 		if (area->end - area->used >= x->code_size &&
-		    area->data_end - area->data_used >= x->size)
+		    area->data_end - area->data_used >= (ptrdiff_t)x->size)
 			return area;
 		cache->filling = (cache->filling + 1) % COPY_AREAS;
 		area = &cache->copies[cache->filling];
@@ -104,21 +103,22 @@ static struct code_area *area_for(struct vp *c, const struct xl *x)
 	return NULL;
 }
 
-static struct xl *make(struct vp *c, const struct xl *x, uint64_t va, struct code_area *area)
+static struct xl *make(struct vp *c, const struct xl *x, uint64_t va, struct copy_area *area)
 {
 	struct code_cache *cache = &c->translator->cache;
 	const struct xl_move *moves = (const struct xl_move *)((const uint8_t *)x + x->size);
-	struct copy m = { .c = c, .cache = cache, .va = va - x->va };
-	struct xl *to = code_cache_data(cache, area, x->size);
+	struct copy m = { .c = c, .va = va - x->va };
+	struct xl *to = (struct xl *)area->data_used;
 	size_t used = area->used;
 
 	memcpy(to, x, x->size);
+	area->data_used += x->size;
 	to->code = cache->rw + area->used;
 	memcpy(to->code, x->code, x->code_size);
 	area->used = MIN(ALIGN_UP(area->used + x->code_size, 16), area->end);
 	m.to = to;
 	m.code = to->code - x->code;
-	m.id = code_cache_id(cache, to) - code_cache_id(cache, x);
+	m.id = translate_id(c, to) - translate_id(c, x);
 	to->va = va;
 	to->entry += m.code;
 	to->entry_flags += m.code;
@@ -130,7 +130,7 @@ static struct xl *make(struct vp *c, const struct xl *x, uint64_t va, struct cod
 		if (move(&m, &moves[i]))
 			continue;
 		area->used = used;
-		area->data_used = code_cache_id(cache, to);
+		area->data_used = (uint8_t *)to;
 		return NULL;
 	}
 	to->next_copy = area->copies;
@@ -141,7 +141,7 @@ static struct xl *make(struct vp *c, const struct xl *x, uint64_t va, struct cod
 struct xl *translate_copy(struct vp *c, struct block *b, uint64_t va)
 {
 	const struct xl *x;
-	struct code_area *area;
+	struct copy_area *area;
 	struct xl *to;
 
 	if (!translate_can_copy(b))

@@ -45,7 +45,7 @@ static void gen_exit_stub(struct gen *g, struct xl_exit *x, uint8_t *const *from
 		emit_here(e, from[i]);
 	emit_plus_r(e, OP(.op = 0xb8), SCRATCH1);
 	gen_moves(g, MOVE_EXIT);
-	emit32(e, code_cache_id(&g->t->cache, x));
+	emit32(e, translate_id(g->c, x));
 	emit8(e, 0xe9);
 	gen_shared(g, x->flags ? g->t->exit_flags : g->t->exit);
 }

@@ -38,7 +38,7 @@ void gen_flags_to_vp(struct gen *g, uint32_t live)
 
 void *gen_data(struct gen *g, size_t size)
 {
-	void *p = code_cache_data(&g->t->cache, &g->t->cache.originals, size);
+	void *p = sc_arena_alloc(g->c, size);
 
 	if (!p)
 		g->full = true;
@@ -119,7 +119,7 @@ uint32_t gen_site(struct gen *g, const struct xl_insn *x, enum xl_after after, b
 		memcpy(s->u, x->u, uops * sizeof(struct uop));
 		s->u[uops].fn = sc_uop_done;
 	}
-	return code_cache_id(&g->t->cache, s);
+	return translate_id(g->c, s);
 }
 
 static struct cold *new_cold(struct gen *g, uint8_t *from, const uint8_t *call, uint32_t site)

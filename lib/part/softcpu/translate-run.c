@@ -60,7 +60,7 @@ static bool still_live(const struct vp *c, uint64_t stale, const struct xl_site 
 
 uintptr_t translate_slow(struct vp *c, uint32_t site)
 {
-	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
+	struct xl_site *s = translate_named(c, site);
 	uint64_t stale = c->stale_blocks;
 	struct block *next;
 
@@ -77,7 +77,7 @@ uintptr_t translate_slow(struct vp *c, uint32_t site)
 /* From the site's instruction on. */
 uintptr_t translate_rest(struct vp *c, uint32_t site)
 {
-	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
+	struct xl_site *s = translate_named(c, site);
 	struct block *b = s->xl->block;
 	sc_fn *fn = s->rest == b->uops ? b->interpret : s->rest->fn;
 
@@ -90,7 +90,7 @@ uintptr_t translate_rest(struct vp *c, uint32_t site)
 
 uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
 {
-	struct xl_site *s = (struct xl_site *)(c->translator->cache.data + site);
+	struct xl_site *s = translate_named(c, site);
 	uint64_t stale = c->stale_blocks;
 
 	sc_stored(c, host, s->size == WRITTEN_BULK ? (unsigned)c->scratch[2] : s->size);
@@ -137,7 +137,7 @@ static void link_exit(struct vp *c, struct xl_exit *x, struct xl *to)
 
 uintptr_t translate_exit(struct vp *c, uint32_t exit)
 {
-	struct xl_exit *x = (struct xl_exit *)(c->translator->cache.data + exit);
+	struct xl_exit *x = translate_named(c, exit);
 	struct block *from = x->from->block, *next = from->chain[x->which];
 	struct xl *to;
 
@@ -241,11 +241,11 @@ static void drop_copy(struct vp *c, struct xl *x)
 	*link = x->next;
 }
 
-void translate_drop_copies(struct vp *c, struct code_area *area)
+void translate_drop_copies(struct vp *c, struct copy_area *area)
 {
 	for (struct xl *x = area->copies; x; x = x->next_copy)
 		drop_copy(c, x);
-	code_area_empty(area);
+	copy_area_empty(area);
 	clear_returns(c);
 }
 
@@ -260,7 +260,7 @@ void sc_translations_flush(struct vp *c)
 	code_cache_empty(&t->cache);
 }
 
-int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err)
+int sc_translator_init(struct vp *c, struct error *err)
 {
 	struct translator *t = calloc(1, sizeof(*t));
 	int rc;
@@ -269,7 +269,8 @@ int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err)
 		return error_set(err, ERR_NO_MEMORY, "no memory for the translator");
 	t->hot = TRANSLATE_HOT;
 	t->rorx = __builtin_cpu_supports("bmi2");
-	rc = code_cache_init(&t->cache, cache_bytes, err);
+	rc = code_cache_init(&t->cache, sc_code_bytes(c->vm), c->arena + c->arena_size,
+			     c->copies_size, err);
 	if (rc < 0) {
 		code_cache_done(&t->cache);
 		free(t);

@@ -353,13 +353,12 @@ static struct block *enter(struct vp *c, struct uop *u);
 /* Keeps what a copy must change. Without room there are none. */
 static void note_moves(struct gen *g)
 {
-	const struct code_cache *cache = &g->t->cache;
 	struct xl_move *moves;
 
-	g->xl->size = (uint32_t)(cache->data + cache->originals.data_used - (uint8_t *)g->xl);
+	g->xl->size = (uint32_t)(g->c->arena + g->c->arena_used - (uint8_t *)g->xl);
 	if (!g->movable)
 		return;
-	moves = code_cache_data(cache, &g->t->cache.originals, g->move_count * sizeof(*moves));
+	moves = sc_arena_alloc(g->c, g->move_count * sizeof(*moves));
 	if (!moves)
 		return;
 	memcpy(moves, g->moves, g->move_count * sizeof(*moves));
@@ -374,7 +373,7 @@ static void publish(struct gen *g)
 
 	g->xl->code_size = (uint32_t)(g->e.p - g->xl->code);
 	note_moves(g);
-	cache->originals.used = ALIGN_UP((size_t)(g->e.p - cache->rw), 16);
+	cache->used = ALIGN_UP((size_t)(g->e.p - cache->rw), 16);
 	g->xl->next = b->xls;
 	b->xls = g->xl;
 	if (b->uops[0].fn != enter) {
@@ -401,8 +400,7 @@ static struct gen *begin(struct vp *c, struct block *b, struct gen *g)
 	g->held = NULL;
 	g->tlb = (uint32_t)((uint8_t *)&c->tlbs[b->key & KEY_USER ? 1 : 0] - (uint8_t *)c);
 	code_cache_touch(cache);
-	g->e =
-	    (struct emitter){ cache->rw + cache->originals.used, cache->rw + cache->originals.end };
+	g->e = (struct emitter){ cache->rw + cache->used, cache->rw + cache->end };
 	g->xl = gen_data(g, sizeof(*g->xl));
 	if (!g->xl || !emit_room(&g->e, (b->insns + 1) * INSN_CODE_MAX + BLOCK_CODE_MAX))
 		return NULL;

@@ -89,23 +89,20 @@ struct xl_exit {
 	bool flags;     /* left with the guest's flags in the host's: for entry_flags */
 };
 
-/* A part of the cache, for code and for what belongs to it. All are offsets. */
-struct code_area {
-	size_t start, used, end;
-	size_t data_start, data_used, data_end;
-	struct xl *copies; /* all that are in it; NULL in the area of originals */
-};
-
 /* Copies are many and soon of no use, as the processes are that they were made for: when their area
  * is full, the one that was filled first is emptied. */
 #define COPY_AREAS 4u
+struct copy_area {
+	size_t start, used, end; /* of code */
+	uint8_t *data, *data_used, *data_end;
+	struct xl *copies;
+};
 
 struct code_cache {
 	uint8_t *rw, *rx; /* the two mappings */
-	size_t size, shared_end;
-	uint8_t *data; /* struct xl, xl_site, xl_exit, xl_move */
-	size_t data_size;
-	struct code_area originals, copies[COPY_AREAS];
+	/* Offsets: what all translations share, originals, copies. */
+	size_t shared_end, used, end, size;
+	struct copy_area copies[COPY_AREAS];
 	unsigned filling; /* of copies */
 	/* Up to where large pages were asked for. */
 	size_t originals_large, copies_large;
@@ -129,8 +126,7 @@ struct translator {
 	uint64_t translated_insns, translations, copies, ns;
 };
 
-/* cache_bytes: for code and tables. */
-int sc_translator_init(struct vp *c, size_t cache_bytes, struct error *err);
+int sc_translator_init(struct vp *c, struct error *err);
 void sc_translator_done(struct vp *c);
 /* Translates the block for the address in RIP(c), by a copy if it can. It may flush all blocks,
  * this one too, when there is no room: false then. */
@@ -167,13 +163,13 @@ void sc_translations_flush(struct vp *c);
 /* ---- between the translator's files ---- */
 
 /* codecache.c */
-int code_cache_init(struct code_cache *cache, size_t bytes, struct error *err);
+/* data: for what belongs to copies. */
+int code_cache_init(struct code_cache *cache, size_t bytes, uint8_t *data, size_t data_bytes,
+		    struct error *err);
 void code_cache_done(struct code_cache *cache);
 void code_cache_enlarge_pages(struct code_cache *cache, size_t *large, size_t end);
-/* In an area; NULL: full. What is asked for in a row lies in a row. */
-void *code_cache_data(const struct code_cache *cache, struct code_area *area, size_t size);
-void code_area_empty(struct code_area *area);
-/* All areas; what comes before shared_end stays. */
+void copy_area_empty(struct copy_area *area);
+/* What comes before shared_end stays. */
 void code_cache_empty(struct code_cache *cache);
 /* Code is about to be made at its end. Kernel code, translated, is spread over megabytes: with
  * pages of 4 KiB much of a system call's time would be misses of the host's instruction TLB. What
@@ -181,8 +177,8 @@ void code_cache_empty(struct code_cache *cache);
 #define LARGE_PAGE_WORTH (512u << 10)
 static inline void code_cache_touch(struct code_cache *cache)
 {
-	if (unlikely(cache->originals.used >= cache->originals_large + LARGE_PAGE_WORTH))
-		code_cache_enlarge_pages(cache, &cache->originals_large, cache->originals.end);
+	if (unlikely(cache->used >= cache->originals_large + LARGE_PAGE_WORTH))
+		code_cache_enlarge_pages(cache, &cache->originals_large, cache->end);
 }
 static inline void code_cache_touch_copies(struct code_cache *cache)
 {
@@ -196,9 +192,14 @@ static inline const uint8_t *code_cache_rx(const struct code_cache *cache, const
 {
 	return cache->rx + (rw - cache->rw);
 }
-static inline uint32_t code_cache_id(const struct code_cache *cache, const void *data)
+/* Sites and exits are named by what is between them and the arena's beginning. */
+static inline uint32_t translate_id(const struct vp *c, const void *data)
 {
-	return (uint32_t)((const uint8_t *)data - cache->data);
+	return (uint32_t)((const uint8_t *)data - c->arena);
+}
+static inline void *translate_named(const struct vp *c, uint32_t id)
+{
+	return c->arena + id;
 }
 void translate_shared_code(struct vp *c, struct translator *t);
 
@@ -211,7 +212,7 @@ static inline bool translate_can_copy(const struct block *b)
 	return b->xls && (b->xls->original || b->xls->move_count);
 }
 /* translate-run.c: empties an area. No translation may run. */
-void translate_drop_copies(struct vp *c, struct code_area *area);
+void translate_drop_copies(struct vp *c, struct copy_area *area);
 
 /* The thread's GS base, which all emitted code uses. */
 void translate_bind_thread(struct vp *c);

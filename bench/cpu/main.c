@@ -38,6 +38,7 @@ static const struct part {
 	{ "switch", part_switch, 5000000 },
 	{ "sort", part_sort, 10 },
 	{ "sha256", part_sha256, 30000 },
+	{ "aes", part_aes, 60000 },
 	{ "atomics", part_atomics, 5000000 },
 	{ "random-4m", part_random_4m, 4000000 },
 	{ "random-32m", part_random_32m, 2000000 },

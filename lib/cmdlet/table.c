@@ -144,14 +144,16 @@ static const struct cmdlet_output dvd_output = {
 
 static const struct cmdlet_output processor_output = {
 	"VMProcessor",
-	(const struct cmdlet_column[]){ { "VMName", "VMName", CMDLET_SHOW_TEXT },
-					CHECKPOINT_COLUMN,
-					{ "Count", "Count", CMDLET_SHOW_TEXT },
-					{ "Reserve", "Reserve", CMDLET_SHOW_TEXT },
-					{ "Maximum", "Maximum", CMDLET_SHOW_TEXT },
-					{ "RelativeWeight", "RelativeWeight", CMDLET_SHOW_TEXT },
-					{ "ResourceControl", NULL, CMDLET_SHOW_TEXT },
-					END_COLUMNS },
+	(const struct cmdlet_column[]){
+	    { "VMName", "VMName", CMDLET_SHOW_TEXT },
+	    CHECKPOINT_COLUMN,
+	    { "Count", "Count", CMDLET_SHOW_TEXT },
+	    { "Reserve", "Reserve", CMDLET_SHOW_TEXT },
+	    { "Maximum", "Maximum", CMDLET_SHOW_TEXT },
+	    { "RelativeWeight", "RelativeWeight", CMDLET_SHOW_TEXT },
+	    { "CompatibilityForMigrationEnabled", NULL, CMDLET_SHOW_TEXT },
+	    { "ResourceControl", NULL, CMDLET_SHOW_TEXT },
+	    END_COLUMNS },
 };
 
 static const struct cmdlet_output memory_output = {
@@ -990,9 +992,13 @@ static const struct cmdlet_param set_processor_params[] = {
 		  "set. The control group's cpu.weight." },
 	ONLY_FALSE("ExposeVirtualizationExtensions",
 		   "Guests can't run virtual machines themselves."),
-	ONLY_FALSE(
-	    "CompatibilityForMigrationEnabled",
-	    "Guests see the same processor on all hosts, but for features that a host lacks."),
+	{ .name = "CompatibilityForMigrationEnabled",
+	  .type = CMDLET_BOOLEAN,
+	  .help =
+	      "Whether the guest sees only what all 64-bit processors of x86-64-v2 have, so that "
+	      "its saved state and checkpoints run on any of them: else it also sees AES, "
+	      "PCLMULQDQ, SHA, ADX and MOVBE where the host has them. The virtual machine must "
+	      "be off." },
 	ONLY_FALSE("CompatibilityForOlderOperatingSystemsEnabled",
 		   "Guests see one processor, which Windows NT 4.0 does not know."),
 	NOT_YET("HwThreadCountPerCore", CMDLET_INTEGER, "Each processor is a core."),
@@ -1013,6 +1019,8 @@ static const struct cmdlet_example get_processor_examples[] = {
 };
 static const struct cmdlet_example set_processor_examples[] = {
 	{ "set-vmprocessor web -Count 2", "Two processors from the next start on." },
+	{ "set-vmprocessor web -CompatibilityForMigrationEnabled true",
+	  "From the next start on its state can be taken to hosts with other processors." },
 	{ "set-vmprocessor web -Maximum 50 -RelativeWeight 200",
 	  "Half of what its processors could use at most, but twice the share of others." },
 	END_EXAMPLES,

@@ -569,7 +569,8 @@ static int read_processor(struct config_vm *vm, const json_t *json, struct error
 {
 	static const struct member members[] = { { "reserve_percent", 'n', false },
 						 { "maximum_percent", 'n', false },
-						 { "weight", 'n', false } };
+						 { "weight", 'n', false },
+						 { "compatible", 'b', false } };
 	struct config_processor *processor = &vm->processor;
 	int r;
 
@@ -582,6 +583,7 @@ static int read_processor(struct config_vm *vm, const json_t *json, struct error
 		r = read_unsigned(json, "maximum_percent", &processor->maximum_percent, err);
 	if (r == 0)
 		r = read_unsigned(json, "weight", &processor->weight, err);
+	processor->compatible = json_is_true(json_object_get(json, "compatible"));
 	return r < 0 ? error_prefix(err, "processor_controls") : 0;
 }
 
@@ -788,9 +790,9 @@ static json_t *processor_json(const struct config_vm *vm)
 {
 	const struct config_processor *processor = &vm->processor;
 
-	return json_pack("{s:i, s:i, s:i}", "reserve_percent", (int)processor->reserve_percent,
+	return json_pack("{s:i, s:i, s:i, s:b}", "reserve_percent", (int)processor->reserve_percent,
 			 "maximum_percent", (int)processor->maximum_percent, "weight",
-			 (int)processor->weight);
+			 (int)processor->weight, "compatible", processor->compatible);
 }
 
 static json_t *dynamic_memory_json(const struct config_vm *vm)

@@ -87,6 +87,7 @@ struct config_processor {
 	unsigned reserve_percent; /* 0..100: kept for it while it runs */
 	unsigned maximum_percent; /* 0..100, not below the reserve: it gets no more */
 	unsigned weight;          /* 1..10000: who gets a processor when all are busy */
+	bool compatible;          /* the guest sees no more than all hosts can do */
 };
 
 /* Dynamic memory, with Hyper-V's defaults. Bounds hold only where it is enabled. */

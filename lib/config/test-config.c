@@ -28,7 +28,7 @@ static struct config_vm *full_vm(void)
 
 	vm->memory_bytes = 4 * GIB;
 	vm->processor_count = 3;
-	vm->processor = (struct config_processor){ 10, 60, 250 };
+	vm->processor = (struct config_processor){ 10, 60, 250, true };
 	vm->backend = CONFIG_BACKEND_SOFT;
 	vm->code_cache_bytes = 32 * MIB;
 	guid_generate(&vm->scsi_ids[1]);
@@ -73,6 +73,7 @@ static void test_round_trip(void **state)
 	assert_int_equal(back->processor.reserve_percent, 10);
 	assert_int_equal(back->processor.maximum_percent, 60);
 	assert_int_equal(back->processor.weight, 250);
+	assert_true(back->processor.compatible);
 	assert_int_equal(back->code_cache_bytes, 32 * MIB);
 	assert_int_equal(back->disks[0].minimum_iops, 20);
 	assert_int_equal(back->disks[0].maximum_iops, 500);

@@ -132,7 +132,8 @@ static void take_processor_controls(struct import *in)
 	in->vm->config->processor =
 	    (struct config_processor){ .weight = (unsigned)weight,
 				       .reserve_percent = (unsigned)(reserve / 1000),
-				       .maximum_percent = (unsigned)((limit + 999) / 1000) };
+				       .maximum_percent = (unsigned)((limit + 999) / 1000),
+				       .compatible = in->vm->config->processor.compatible };
 }
 
 static void take_processors(struct import *in)
@@ -148,6 +149,8 @@ static void take_processors(struct import *in)
 		     (long long)wanted, (long long)count);
 	}
 	config->processor_count = (unsigned)count;
+	config->processor.compatible =
+	    key_bool(in->key, "settings/processors/features/limit", false);
 	take_processor_controls(in);
 	if (key_bool(in->key, "settings/processors/nested_virtualization/enabled", false))
 		note(in, IMPORT_LOST, 0, "Processor", "nested virtualization is not there yet");

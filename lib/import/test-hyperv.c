@@ -209,7 +209,7 @@ static const char template[] =
     "<priority type=\"integer\">7500</priority></bank></memory>"
     "<processors><count type=\"integer\">4</count><weight type=\"integer\">250</weight>"
     "<reservation type=\"integer\">10500</reservation><limit type=\"integer\">50001</limit>"
-    "</processors></settings>"
+    "<features><limit type=\"bool\">True</limit></features></processors></settings>"
     "<manifest><vdev001><device type=\"string\">D422512D-2BF2-4752-809D-7B82B5FCB1B4</device>"
     "<instance type=\"string\">" SCSI_INSTANCE "</instance></vdev001>"
     "<vdev002><device type=\"string\">2fc216b0-d2e2-4967-9b6d-b8a5c9ca2778</device>"
@@ -253,6 +253,7 @@ static void check_template(const struct import_vm *vm)
 	assert_int_equal(config->processor.weight, 250);
 	assert_int_equal(config->processor.reserve_percent, 10);
 	assert_int_equal(config->processor.maximum_percent, 51);
+	assert_true(config->processor.compatible);
 	assert_int_equal(config->memory_bytes, 4 * GIB);
 	assert_true(config->dynamic_memory.enabled);
 	assert_int_equal(config->dynamic_memory.minimum_bytes, 1 * GIB);

@@ -230,6 +230,7 @@ static int new_partition(struct machine *machine, struct error *err)
 		.cpuid = leaves,
 		.cpuid_count = HV_CPUID_COUNT,
 		.code_cache_bytes = config->code_cache_bytes,
+		.compatible = config->processor.compatible,
 		.kvm_fd = machine->files.kvm,
 	};
 	enum part_backend detected;

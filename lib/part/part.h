@@ -91,7 +91,8 @@ struct part_config {
 	/* PART_SOFT: for decoded and translated code of one VP, with tables; 0: 64 MiB, less when
 	 * many VPs share it. */
 	size_t code_cache_bytes;
-	int kvm_fd; /* an open /dev/kvm, borrowed until part_free; 0 or less: opened here */
+	bool compatible; /* the profile without what only some hosts' processors can do */
+	int kvm_fd;      /* an open /dev/kvm, borrowed until part_free; 0 or less: opened here */
 	/* Of a saved VM, borrowed for the call: the guest goes on seeing that processor and those
 	 * rates. part_new refuses what this host can't give it. NULL: a new VM. */
 	const struct part_state *saved;

@@ -32,17 +32,17 @@ static const struct {
 	[PROFILE_821_EAX] = { 0x80000021, PROFILE_EAX },
 };
 
-/* The profile "oyako-1": x86-64-v2 and what makes a guest's kernel cheap to run. */
+/* The profile "oyako-1": x86-64-v2, what makes a guest's kernel cheap to run, and cryptography. */
 static const uint32_t features[PROFILE_WORD_COUNT] = {
-	/* sse3 ssse3 cx16 sse4.1 sse4.2 x2apic popcnt tsc_deadline rdrand */
-	[PROFILE_1_ECX] =
-	    BIT(0) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(21) | BIT(23) | BIT(24) | BIT(30),
+	/* sse3 pclmulqdq ssse3 cx16 sse4.1 sse4.2 x2apic movbe popcnt tsc_deadline aes rdrand */
+	[PROFILE_1_ECX] = BIT(0) | BIT(1) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(21) |
+			  BIT(22) | BIT(23) | BIT(24) | BIT(25) | BIT(30),
 	/* fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse
 	   sse2 */
 	[PROFILE_1_EDX] = BIT(0) | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) |
 			  BIT(9) | BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(15) | BIT(16) |
 			  BIT(17) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26),
-	[PROFILE_7_EBX] = BIT(0), /* fsgsbase */
+	[PROFILE_7_EBX] = BIT(0) | BIT(19) | BIT(29), /* fsgsbase adx sha */
 	/* md_clear spec_ctrl stibp l1d_flush arch_capabilities ssbd */
 	[PROFILE_7_EDX] = BIT(10) | BIT(26) | BIT(27) | BIT(28) | BIT(29) | BIT(31),
 	[PROFILE_81_ECX] = BIT(0) | BIT(8),                       /* lahf_lm prefetchw */
@@ -56,9 +56,17 @@ static const uint32_t features[PROFILE_WORD_COUNT] = {
 	[PROFILE_821_EAX] = BIT(2) | BIT(6) | BIT(8) | BIT(27) | BIT(28) | BIT(29),
 };
 
+/* Not all processors of x86-64-v2 have these. */
+static const uint32_t newer[PROFILE_WORD_COUNT] = {
+	[PROFILE_1_ECX] = BIT(1) | BIT(22) | BIT(25),
+	[PROFILE_7_EBX] = BIT(19) | BIT(29),
+};
+
 /* Of these the software CPU has what the host has: it executes them there. */
 static const uint32_t executed_on_host[PROFILE_WORD_COUNT] = {
-	[PROFILE_1_ECX] = BIT(0) | BIT(9) | BIT(19) | BIT(20) | BIT(23),
+	[PROFILE_1_ECX] =
+	    BIT(0) | BIT(1) | BIT(9) | BIT(19) | BIT(20) | BIT(22) | BIT(23) | BIT(25),
+	[PROFILE_7_EBX] = BIT(19) | BIT(29),
 	[PROFILE_87_EDX] = BIT(8),
 };
 
@@ -150,10 +158,10 @@ static int choose_physical_bits(struct profile *profile, uint64_t ram_top, struc
 			 profile->cpu.physical_bits);
 }
 
-static void choose_features(struct profile *profile)
+static void choose_features(struct profile *profile, bool compatible)
 {
 	for (unsigned i = 0; i < PROFILE_WORD_COUNT; i++)
-		profile->word[i] = features[i] & profile->cpu.can[i];
+		profile->word[i] = features[i] & profile->cpu.can[i] & ~(compatible ? newer[i] : 0);
 	/* KVM offers each vendor's mitigation bits on both; a processor has its own vendor's. */
 	if (is_amd(profile))
 		profile->word[PROFILE_7_EDX] = 0;
@@ -214,7 +222,7 @@ int profile_init(struct profile *profile, const struct profile_cpu *cpu,
 	rc = choose_physical_bits(profile, mem_top_gpa(config->mem), err);
 	if (rc < 0)
 		return rc;
-	choose_features(profile);
+	choose_features(profile, config->compatible);
 	if (config->saved)
 		rc = take_saved(profile, config->saved, err);
 	if (rc < 0)

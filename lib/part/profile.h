@@ -74,8 +74,8 @@ void profile_cpu_soft(struct profile_cpu *ret);
 /* The host's processor by its CPUID instruction. */
 void profile_cpu_host(struct profile_cpu *ret);
 
-/* Uses vp_count, mem, cpuid and saved of config. Fails if RAM doesn't fit below cpu->physical_bits,
- * or the processor lacks what a saved guest was shown. */
+/* Uses vp_count, mem, cpuid, compatible and saved of config. Fails if RAM doesn't fit below
+ * cpu->physical_bits, or the processor lacks what a saved guest was shown. */
 int profile_init(struct profile *profile, const struct profile_cpu *cpu,
 		 const struct part_config *config, struct error *err);
 void profile_done(struct profile *profile);

@@ -231,6 +231,31 @@ static void test_physical_bits(void **state)
 	mem_free(config.mem);
 }
 
+/* Instructions beyond x86-64-v2: where the processor has them, and unless all hosts shall do. */
+static void test_compatible(void **state)
+{
+	const uint32_t aes = BIT(25), popcnt = BIT(23), sha = BIT(29);
+	struct part_config config = { .vp_count = 1 };
+	struct profile_cpu cpu;
+	struct profile profile;
+
+	assert_int_equal(mem_new(64 * MIB, &config.mem, NULL), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		bool shown = i == 0;
+
+		profile_cpu_soft(&cpu);
+		cpu.can[PROFILE_1_ECX] = i & 1 ? ~aes : UINT32_MAX;
+		cpu.can[PROFILE_7_EBX] = i & 1 ? ~sha : UINT32_MAX;
+		config.compatible = i & 2;
+		assert_int_equal(profile_init(&profile, &cpu, &config, NULL), 0);
+		assert_int_equal(!!(profile.word[PROFILE_1_ECX] & aes), shown);
+		assert_int_equal(!!(profile.word[PROFILE_7_EBX] & sha), shown);
+		assert_true(profile.word[PROFILE_1_ECX] & popcnt);
+		profile_done(&profile);
+	}
+	mem_free(config.mem);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -238,6 +263,7 @@ int main(void)
 		cmocka_unit_test(test_amd),           cmocka_unit_test(test_host_leaves),
 		cmocka_unit_test(test_brand),         cmocka_unit_test(test_intel_mitigations),
 		cmocka_unit_test(test_list),          cmocka_unit_test(test_physical_bits),
+		cmocka_unit_test(test_compatible),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

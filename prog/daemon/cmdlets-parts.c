@@ -100,6 +100,8 @@ void cmdlet_get_processor(struct request *request)
 	cmdlets_show_settings(request, show_processor);
 }
 
+#define COMPATIBILITY "CompatibilityForMigrationEnabled"
+
 static int mutate_processor(struct request *request, struct config_vm *config, struct error *err)
 {
 	const struct vm *vm = request->context;
@@ -116,15 +118,19 @@ static int mutate_processor(struct request *request, struct config_vm *config, s
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
 		*numbers[i].field =
 		    (unsigned)request_integer(request, numbers[i].name, *numbers[i].field);
+	if (json_object_get(request->params, COMPATIBILITY))
+		config->processor.compatible =
+		    json_is_true(json_object_get(request->params, COMPATIBILITY));
 	return vm->run ? run_admit_reserve(vm, config, err) : 0;
 }
 
 static void set_processor(struct request *request, struct vm *vm)
 {
-	bool counted = json_object_get(request->params, "Count") != NULL;
+	bool needs_off = json_object_get(request->params, "Count") ||
+			 json_object_get(request->params, COMPATIBILITY);
 
 	request->context = vm;
-	if (!cmdlets_change(request, vm, counted, mutate_processor))
+	if (!cmdlets_change(request, vm, needs_off, mutate_processor))
 		return;
 	run_limit(vm);
 	show_processor(request, vm);

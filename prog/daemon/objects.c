@@ -416,6 +416,8 @@ json_t *object_processor(const struct vm *vm)
 	json_object_set_new(object, "Reserve", json_integer(processor->reserve_percent));
 	json_object_set_new(object, "Maximum", json_integer(processor->maximum_percent));
 	json_object_set_new(object, "RelativeWeight", json_integer(processor->weight));
+	json_object_set_new(object, "CompatibilityForMigrationEnabled",
+			    json_boolean(processor->compatible));
 	put_text(object, "ResourceControl", missing ? missing : "OK");
 	return object;
 }

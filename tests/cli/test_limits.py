@@ -62,6 +62,12 @@ def test_defaults_and_ranges(host):
     host.kill_daemon()
     shown = processor(host, "a")
     assert (shown["Reserve"], shown["Maximum"], shown["RelativeWeight"]) == (10, 50, 300)
+    assert shown["CompatibilityForMigrationEnabled"] is False
+    host.run("set-vmprocessor", "a", "-CompatibilityForMigrationEnabled", "true")
+    host.kill_daemon()
+    assert processor(host, "a")["CompatibilityForMigrationEnabled"] is True
+    host.run("set-vmprocessor", "a", "-CompatibilityForMigrationEnabled", "false")
+    assert processor(host, "a")["CompatibilityForMigrationEnabled"] is False
     assert "Guests have one NUMA node" in host.run("set-vmprocessor", "a", "-MaximumCountPerNumaNode", "1", status=2)
 
 

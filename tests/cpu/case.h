@@ -128,8 +128,8 @@ uint64_t effective_address(const struct cpu_state *state, uint64_t ip,
 			   const ZydisDecodedInstruction *insn, const ZydisDecodedOperandMem *mem);
 
 struct generator;
-/* sequences: several instructions in a case. extensions: those beyond x86-64-v2, too. */
-struct generator *generator_new(enum cpu_mode mode, bool sequences, bool extensions);
+/* sequences: several instructions in a case. */
+struct generator *generator_new(enum cpu_mode mode, bool sequences);
 void generator_free(struct generator *generator);
 void generate_case(const struct generator *generator, uint64_t id, struct cpu_case *ret);
 /* Makes a variant (from 1) of a case of several instructions. */
@@ -151,7 +151,6 @@ bool native_run(struct native *native, unsigned count);
 struct subject {
 	const char *name;
 	unsigned attempts;
-	bool extensions; /* knows those beyond x86-64-v2: AES, SHA, PCLMULQDQ, ADX, MOVBE */
 	void *(*create)(void);
 	void (*destroy)(void *subject);
 	bool (*run)(void *subject, const struct cpu_case *c, unsigned attempt,

@@ -13,7 +13,7 @@
 
 struct generator {
 	enum cpu_mode mode;
-	bool sequences, extensions;
+	bool sequences;
 	ZydisDecoder decoder;
 };
 
@@ -38,7 +38,7 @@ enum { RCX = 1, RDX = 2, RSP = 4, RBP = 5 };
 
 #define FLAGS_STATUS 0x8d5u
 
-struct generator *generator_new(enum cpu_mode mode, bool sequences, bool extensions)
+struct generator *generator_new(enum cpu_mode mode, bool sequences)
 {
 	static const struct {
 		ZydisMachineMode machine;
@@ -54,7 +54,6 @@ struct generator *generator_new(enum cpu_mode mode, bool sequences, bool extensi
 		exit(2);
 	generator->mode = mode;
 	generator->sequences = sequences;
-	generator->extensions = extensions;
 	ZydisDecoderInit(&generator->decoder, modes[mode].machine, modes[mode].stack);
 	return generator;
 }
@@ -246,26 +245,11 @@ static void fill_operand(struct maker *m, const ZydisDecodedOperand *operand)
 	memcpy(p, value, 16);
 }
 
-static bool is_extension(const ZydisDecodedInstruction *insn)
-{
-	switch (insn->meta.isa_set) {
-	case ZYDIS_ISA_SET_ADOX_ADCX:
-	case ZYDIS_ISA_SET_AES:
-	case ZYDIS_ISA_SET_MOVBE:
-	case ZYDIS_ISA_SET_PCLMULQDQ:
-	case ZYDIS_ISA_SET_SHA:
-		return true;
-	default:
-		return false;
-	}
-}
-
 static bool decode(struct maker *m)
 {
 	return ZYAN_SUCCESS(zydis_decode(&m->generator->decoder, m->code.bytes, 16, &m->insn,
 					 m->operands)) &&
-	       code_is_fit(&m->insn, m->operands) &&
-	       (m->generator->extensions || !is_extension(&m->insn));
+	       code_is_fit(&m->insn, m->operands);
 }
 
 static bool place_operands(struct maker *m)

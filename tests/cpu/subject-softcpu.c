@@ -408,15 +408,12 @@ static bool run_engines(void *subject, const struct cpu_case *c, unsigned attemp
 	return run(e->translator, c, 0, ret);
 }
 
-const struct subject subject_softcpu = { "softcpu", 1, false, create_steps, destroy, run };
-const struct subject subject_softcpu_blocks = { "softcpu-blocks", 1,       false,
-						create_blocks,    destroy, run };
-const struct subject subject_translator = {
-	"translator", 1, false, create_translator, destroy, run
-};
-const struct subject subject_translator_live = { "translator-live",      1,       false,
-						 create_translator_live, destroy, run };
-const struct subject subject_translator_copies = { "translator-copies", 1,       false,
-						   create_copies,       destroy, run };
-const struct subject subject_engines = { "engines",       2,          false, create_engines,
-					 destroy_engines, run_engines };
+const struct subject subject_softcpu = { "softcpu", 1, create_steps, destroy, run };
+const struct subject subject_softcpu_blocks = { "softcpu-blocks", 1, create_blocks, destroy, run };
+const struct subject subject_translator = { "translator", 1, create_translator, destroy, run };
+const struct subject subject_translator_live = { "translator-live", 1, create_translator_live,
+						 destroy, run };
+const struct subject subject_translator_copies = { "translator-copies", 1, create_copies, destroy,
+						   run };
+const struct subject subject_engines = { "engines", 2, create_engines, destroy_engines,
+					 run_engines };

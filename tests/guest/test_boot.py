@@ -74,6 +74,31 @@ echo "== end"
 """
 
 
+@pytest.mark.rig
+@pytest.mark.parametrize("compatible", [False, True])
+def test_processor_features(host, kernel, compatible):
+    """Linux uses AES and SHA where this host's processor has them, after its own tests of them, unless the guest shall
+    do without what some hosts lack."""
+    with open("/proc/cpuinfo") as f:
+        here = set(re.search(r"^flags.*: (.*)", f.read(), re.M)[1].split())
+    folder = os.path.join(kernel.folder, "lib/modules", kernel.release, "kernel")
+    modules = ["crypto/cryptd.ko", "crypto/crypto_simd.ko", "arch/x86/crypto/aesni-intel.ko", "arch/x86/crypto/sha256-ssse3.ko",
+               "arch/x86/crypto/ghash-clmulni-intel.ko"]
+    script = "grep -m1 ^flags /proc/cpuinfo\n"
+    script += "".join("insmod /%s\n" % os.path.basename(module) for module in modules)
+    output = host.boot_script(
+        kernel, script + "cat /proc/crypto; dmesg | grep 'alg: '; echo end\n", cmdline="cryptomgr.notests=0",
+        files=[(os.path.join(folder, module), "/" + os.path.basename(module)) for module in modules],
+        before_start=lambda: host.run("set-vmprocessor", "t", "-CompatibilityForMigrationEnabled", str(compatible).lower()))
+    flags = set(re.search(r"^flags.*: (.*)", output, re.M)[1].split())
+    newer = {"aes", "pclmulqdq", "sha_ni", "adx", "movbe"}
+    assert flags & newer == (set() if compatible else here & newer)
+    assert {"ssse3", "sse4_2", "popcnt", "cx16"} <= flags
+    assert "failed" not in output
+    assert ("driver       : __ecb-aes-aesni" in output) == ("aes" in flags)
+    assert ("driver       : sha256-ni" in output) == ("sha_ni" in flags)
+
+
 @pytest.mark.skipif(not LONG, reason="OYAKO_LONG: a quarter of an hour")
 @pytest.mark.parametrize("processors", [1, 2])
 def test_translator_and_interpreter_do_the_same(host, kernel, processors):

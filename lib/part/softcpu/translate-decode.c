@@ -64,6 +64,9 @@ static enum xl_kind integer_kind(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_LAHF:
 	case ZYDIS_MNEMONIC_SAHF:
 	case ZYDIS_MNEMONIC_MFENCE:
+	case ZYDIS_MNEMONIC_MOVBE:
+	case ZYDIS_MNEMONIC_ADCX:
+	case ZYDIS_MNEMONIC_ADOX:
 		return XL_PLAIN;
 	case ZYDIS_MNEMONIC_NOP:
 	case ZYDIS_MNEMONIC_ENDBR32:
@@ -109,8 +112,8 @@ static bool is_mmx(const ZydisDecodedInstruction *in, const ZydisDecodedOperand 
 	return mmx;
 }
 
-/* SSE to SSE4.2 on XMM registers; those with operands that nothing names, or that set modes, aren't
- * for us. */
+/* SSE to SSE4.2, AES, PCLMULQDQ and SHA on XMM registers; those with operands that nothing names,
+ * or that set modes, aren't for us. */
 static bool is_sse(const ZydisDecodedInstruction *in)
 {
 	switch (in->meta.isa_ext) {
@@ -119,6 +122,9 @@ static bool is_sse(const ZydisDecodedInstruction *in)
 	case ZYDIS_ISA_EXT_SSE3:
 	case ZYDIS_ISA_EXT_SSSE3:
 	case ZYDIS_ISA_EXT_SSE4:
+	case ZYDIS_ISA_EXT_AES:
+	case ZYDIS_ISA_EXT_PCLMULQDQ:
+	case ZYDIS_ISA_EXT_SHA:
 		break;
 	default:
 		return false;

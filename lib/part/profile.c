@@ -32,7 +32,8 @@ static const struct {
 	[PROFILE_821_EAX] = { 0x80000021, PROFILE_EAX },
 };
 
-/* The profile "oyako-1": x86-64-v2, what makes a guest's kernel cheap to run, and cryptography. */
+/* The profile "oyako-1": x86-64-v2, what makes a guest's kernel cheap to run, cryptography, and
+ * what of newer processors needs no more state. */
 static const uint32_t features[PROFILE_WORD_COUNT] = {
 	/* sse3 pclmulqdq ssse3 cx16 sse4.1 sse4.2 x2apic movbe popcnt tsc_deadline aes rdrand */
 	[PROFILE_1_ECX] = BIT(0) | BIT(1) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(21) |
@@ -42,10 +43,11 @@ static const uint32_t features[PROFILE_WORD_COUNT] = {
 	[PROFILE_1_EDX] = BIT(0) | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) |
 			  BIT(9) | BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(15) | BIT(16) |
 			  BIT(17) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26),
-	[PROFILE_7_EBX] = BIT(0) | BIT(19) | BIT(29), /* fsgsbase adx sha */
+	[PROFILE_7_EBX] =
+	    BIT(0) | BIT(3) | BIT(8) | BIT(19) | BIT(29), /* fsgsbase bmi1 bmi2 adx sha */
 	/* md_clear spec_ctrl stibp l1d_flush arch_capabilities ssbd */
 	[PROFILE_7_EDX] = BIT(10) | BIT(26) | BIT(27) | BIT(28) | BIT(29) | BIT(31),
-	[PROFILE_81_ECX] = BIT(0) | BIT(8),                       /* lahf_lm prefetchw */
+	[PROFILE_81_ECX] = BIT(0) | BIT(5) | BIT(8),              /* lahf_lm lzcnt prefetchw */
 	[PROFILE_81_EDX] = BIT(11) | BIT(20) | BIT(27) | BIT(29), /* syscall nx rdtscp lm */
 	[PROFILE_87_EDX] = BIT(8),                                /* invariant TSC */
 	/* ibpb ibrs stibp, their preferences, ssbd virt_ssbd ssb_no psfd btc_no ibpb_ret */
@@ -59,14 +61,16 @@ static const uint32_t features[PROFILE_WORD_COUNT] = {
 /* Not all processors of x86-64-v2 have these. */
 static const uint32_t newer[PROFILE_WORD_COUNT] = {
 	[PROFILE_1_ECX] = BIT(1) | BIT(22) | BIT(25),
-	[PROFILE_7_EBX] = BIT(19) | BIT(29),
+	[PROFILE_7_EBX] = BIT(3) | BIT(8) | BIT(19) | BIT(29),
+	[PROFILE_81_ECX] = BIT(5),
 };
 
 /* Of these the software CPU has what the host has: it executes them there. */
 static const uint32_t executed_on_host[PROFILE_WORD_COUNT] = {
 	[PROFILE_1_ECX] =
 	    BIT(0) | BIT(1) | BIT(9) | BIT(19) | BIT(20) | BIT(22) | BIT(23) | BIT(25),
-	[PROFILE_7_EBX] = BIT(19) | BIT(29),
+	[PROFILE_7_EBX] = BIT(3) | BIT(8) | BIT(19) | BIT(29),
+	[PROFILE_81_ECX] = BIT(5),
 	[PROFILE_87_EDX] = BIT(8),
 };
 
@@ -162,6 +166,11 @@ static void choose_features(struct profile *profile, bool compatible)
 {
 	for (unsigned i = 0; i < PROFILE_WORD_COUNT; i++)
 		profile->word[i] = features[i] & profile->cpu.can[i] & ~(compatible ? newer[i] : 0);
+	/* The software CPU decodes F3 0F BC and BD in one way or the other. */
+	if (!(profile->word[PROFILE_7_EBX] & BIT(3)) || !(profile->word[PROFILE_81_ECX] & BIT(5))) {
+		profile->word[PROFILE_7_EBX] &= ~(uint32_t)(BIT(3) | BIT(8));
+		profile->word[PROFILE_81_ECX] &= ~(uint32_t)BIT(5);
+	}
 	/* KVM offers each vendor's mitigation bits on both; a processor has its own vendor's. */
 	if (is_amd(profile))
 		profile->word[PROFILE_7_EDX] = 0;

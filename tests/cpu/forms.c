@@ -8,7 +8,7 @@
 enum { MAP_1, MAP_0F, MAP_0F38, MAP_0F3A };
 
 /* Prefix that selects the instruction, or a choice among them. */
-enum { PLAIN, P66, PF2, PF3, P_66 /* none or 66 */, P_F2F3 /* 66 none F2 F3 */ };
+enum { PLAIN, P66, PF2, PF3, P_66 /* none or 66 */, P_F2F3 /* 66 none F2 F3 */, PVEX };
 
 struct opcodes {
 	uint8_t map, first, last;
@@ -93,6 +93,10 @@ static const struct opcodes table[] = {
 	{ MAP_0F, 0xc8, 0xcf, 0, PLAIN, 3 },
 	{ MAP_0F38, 0xf0, 0xf1, 0, P_66, 3 },
 	{ MAP_0F38, 0xf0, 0xf1, 0, PF2, 3 },
+	{ MAP_0F, 0xbc, 0xbd, 0, PF3, 5 },
+	{ MAP_0F38, 0xf2, 0xf7, 0, PVEX, 30 },
+	{ MAP_0F38, 0xf3, 0xf3, 0x0e, PVEX, 8 },
+	{ MAP_0F3A, 0xf0, 0xf0, 0, PVEX, 4 },
 	/* forbidden in user mode */
 	{ MAP_1, 0xe4, 0xe7, 0, PLAIN, 1 },
 	{ MAP_1, 0xec, 0xef, 0, PLAIN, 1 },
@@ -186,6 +190,8 @@ static void put_prefixes(struct code *code, struct rng *rng, const struct opcode
 		else if (rng_percent(rng, 2))
 			put(code, 0xf2 + rng_below(rng, 2));
 		break;
+	case PVEX:
+		break;
 	case P_66:
 		selector = selectors[rng_below(rng, 2)];
 		break;
@@ -206,8 +212,16 @@ static void put_prefixes(struct code *code, struct rng *rng, const struct opcode
 		put(code, 0xf0);
 	if (selector)
 		put(code, selector);
-	if (rex && rng_percent(rng, 55))
+	if (rex && row->prefix != PVEX && rng_percent(rng, 55))
 		put(code, 0x40 | rng_below(rng, 16));
+}
+
+/* The form of three bytes. Without REX, R and X must be 1: else it is LES. */
+static void put_vex(struct code *code, struct rng *rng, const struct opcodes *row, bool rex)
+{
+	put(code, 0xc4);
+	put(code, (rng_below(rng, 8) << 5 | (rex ? 0 : 0xc0)) | row->map);
+	put(code, rng_below(rng, 32) << 3 | (rng_percent(rng, 3) ? 4 : 0) | rng_below(rng, 4));
 }
 
 static unsigned choose_ext(struct rng *rng, uint8_t set)
@@ -227,11 +241,13 @@ void random_code(struct rng *rng, bool rex, struct code *code)
 
 	code->length = 0;
 	put_prefixes(code, rng, row, rex);
-	if (row->map != MAP_1)
+	if (row->prefix == PVEX)
+		put_vex(code, rng, row, rex);
+	else if (row->map != MAP_1)
 		put(code, 0x0f);
-	if (row->map == MAP_0F38)
+	if (row->map == MAP_0F38 && row->prefix != PVEX)
 		put(code, 0x38);
-	if (row->map == MAP_0F3A)
+	if (row->map == MAP_0F3A && row->prefix != PVEX)
 		put(code, 0x3a);
 	put(code, opcode);
 	put(code, mod << 6 | choose_ext(rng, row->ext) << 3 | rng_below(rng, 8));
@@ -283,6 +299,12 @@ static bool allowed_set(ZydisISASet set)
 	case ZYDIS_ISA_SET_SSSE3MMX:
 	case ZYDIS_ISA_SET_X87:
 		return true;
+	/* Here they are something else where the processor lacks them. */
+	case ZYDIS_ISA_SET_BMI1:
+	case ZYDIS_ISA_SET_BMI2:
+	case ZYDIS_ISA_SET_LZCNT:
+		return __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+		       __builtin_cpu_supports("lzcnt");
 	default:
 		return false;
 	}
@@ -390,7 +412,8 @@ static bool depends_on_vendor(const ZydisDecodedInstruction *insn)
 
 bool code_is_fit(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
 {
-	return insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+	return (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
+		insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) &&
 	       allowed_set(insn->meta.isa_set) && !forbidden(insn->mnemonic) && !is_far(insn) &&
 	       !uses_thread_segment(insn) && !has_segment_register(insn, operands) &&
 	       !depends_on_vendor(insn);

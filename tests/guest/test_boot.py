@@ -91,7 +91,7 @@ def test_processor_features(host, kernel, compatible):
         files=[(os.path.join(folder, module), "/" + os.path.basename(module)) for module in modules],
         before_start=lambda: host.run("set-vmprocessor", "t", "-CompatibilityForMigrationEnabled", str(compatible).lower()))
     flags = set(re.search(r"^flags.*: (.*)", output, re.M)[1].split())
-    newer = {"aes", "pclmulqdq", "sha_ni", "adx", "movbe"}
+    newer = {"aes", "pclmulqdq", "sha_ni", "adx", "movbe", "bmi1", "bmi2", "abm"}
     assert flags & newer == (set() if compatible else here & newer)
     assert {"ssse3", "sse4_2", "popcnt", "cx16"} <= flags
     assert "failed" not in output

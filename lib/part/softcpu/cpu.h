@@ -672,7 +672,6 @@ void sc_load_tr(struct vp *c, struct uop *u, uint16_t selector);
 
 int sc_decode_init(void);
 /* The decoder of enum sc_mode as this CPU wants it; for zydis_decode. */
-const ZydisDecoder *sc_decoder(unsigned mode);
 /* Decodes at RIP into a new block. Raises fetch faults. */
 struct block *sc_decode(struct vp *c, uint64_t gpa, unsigned key);
 

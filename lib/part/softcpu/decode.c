@@ -39,7 +39,8 @@ struct builder {
 	uint32_t flags_set, flags_undefined;
 };
 
-static ZydisDecoder decoders[3];
+/* [1] for guests that have LZCNT and TZCNT. */
+static ZydisDecoder decoders[2][3];
 
 int sc_decode_init(void)
 {
@@ -51,23 +52,25 @@ int sc_decode_init(void)
 		[MODE_32] = { ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32 },
 		[MODE_64] = { ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 },
 	};
-	static const ZydisDecoderMode off[] = { ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_LZCNT,
-						ZYDIS_DECODER_MODE_TZCNT,
-						ZYDIS_DECODER_MODE_CLDEMOTE,
+	static const ZydisDecoderMode off[] = { ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CLDEMOTE,
 						ZYDIS_DECODER_MODE_CET };
 
-	for (unsigned m = 0; m < 3; m++) {
-		if (!ZYAN_SUCCESS(ZydisDecoderInit(&decoders[m], modes[m].machine, modes[m].stack)))
+	for (unsigned i = 0; i < 6; i++) {
+		ZydisDecoder *d = &decoders[i / 3][i % 3];
+
+		if (!ZYAN_SUCCESS(ZydisDecoderInit(d, modes[i % 3].machine, modes[i % 3].stack)))
 			return -1;
-		for (unsigned i = 0; i < ARRAY_SIZE(off); i++)
-			ZydisDecoderEnableMode(&decoders[m], off[i], ZYAN_FALSE);
+		for (unsigned k = 0; k < ARRAY_SIZE(off); k++)
+			ZydisDecoderEnableMode(d, off[k], ZYAN_FALSE);
+		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_LZCNT, i / 3);
+		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_TZCNT, i / 3);
 	}
 	return 0;
 }
 
-const ZydisDecoder *sc_decoder(unsigned mode)
+static const ZydisDecoder *decoder_of(const struct sc_vm *vm, unsigned mode)
 {
-	return &decoders[mode];
+	return &decoders[vm->has[HOSTOP_FEATURE_LZCNT]][mode];
 }
 
 /* ---- operands ---- */
@@ -1319,12 +1322,14 @@ static bool emit_system(struct decoder *d)
 
 static void emit(struct decoder *d)
 {
-	if (d->in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
+	bool legacy = d->in.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+
+	if (!legacy && d->in.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) {
 		add_ud(d);
 		return;
 	}
-	if (emit_integer(d) || emit_conditional(d) || emit_flow(d) || emit_string_insn(d) ||
-	    emit_system(d))
+	if (legacy && (emit_integer(d) || emit_conditional(d) || emit_flow(d) ||
+		       emit_string_insn(d) || emit_system(d)))
 		return;
 	emit_host(d);
 }
@@ -1349,7 +1354,7 @@ static SC_COLD const struct known_insn *decode_one(struct vp *c, unsigned key, c
 	struct decoder d;
 	struct known_insn *k = &d.known;
 
-	*ret_status = zydis_decode_as(c->vm->amd, &decoders[key & KEY_MODE], code,
+	*ret_status = zydis_decode_as(c->vm->amd, decoder_of(c->vm, key & KEY_MODE), code,
 				      MIN(length, MAX_LENGTH), &d.in, d.op);
 	if (!ZYAN_SUCCESS(*ret_status))
 		return NULL;

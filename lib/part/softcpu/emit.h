@@ -49,6 +49,9 @@ struct opcode {
 	uint8_t size66; /* 0x66 beside a mandatory F2 or F3 (CRC32) */
 	bool w, lock;
 	bool rex; /* a REX even if it is empty: SPL, BPL, SIL, DIL */
+	/* With a VEX prefix, where prefix, map and w are its fields, too; its register. */
+	bool vex;
+	uint8_t vvvv;
 };
 
 /* [base + index << scale + disp], in GS if gs. */
@@ -106,6 +109,21 @@ EMIT_INLINE uint8_t *put32(uint8_t *p, uint32_t v)
 	return p + 4;
 }
 
+/* The form of three bytes, of 128 bits. */
+static inline uint8_t *put_vex(uint8_t *p, const struct opcode *o, unsigned r, unsigned x,
+			       unsigned b)
+{
+	static const uint8_t pp[4] = { 0, 0x66, 0xf3, 0xf2 };
+	unsigned selector = 0;
+
+	while (pp[selector] != o->prefix)
+		selector++;
+	p = put8(p, 0xc4);
+	p = put8(p, (r & 8 ? 0 : 0x80) | (x & 8 ? 0 : 0x40) | (b & 8 ? 0 : 0x20) | o->map);
+	p = put8(p, (o->w ? 0x80u : 0) | (~(unsigned)o->vvvv & 15) << 3 | selector);
+	return put8(p, o->op);
+}
+
 /* Prefixes and opcode; r, x, b: the register numbers that go to ModRM.reg, SIB.index and rm/base.
  */
 EMIT_INLINE uint8_t *put_head(uint8_t *p, const struct opcode *o, unsigned r, unsigned x,
@@ -113,6 +131,8 @@ EMIT_INLINE uint8_t *put_head(uint8_t *p, const struct opcode *o, unsigned r, un
 {
 	unsigned rex = (o->w ? 8u : 0u) | (r & 8) >> 1 | (x & 8) >> 2 | (b & 8) >> 3;
 
+	if (o->vex)
+		return put_vex(p, o, r, x, b);
 	if (o->lock)
 		p = put8(p, 0xf0);
 	if (o->size66)

@@ -15,7 +15,7 @@
 #define ARENA_SIZE    (32u << 20)
 #define MAX_CODE_SIZE 512 /* of one recipe, both entries */
 
-_Static_assert(sizeof(struct code_recipe) == 32, "no padding");
+_Static_assert(sizeof(struct code_recipe) == 36, "no padding");
 
 struct code_slot {
 	struct code_recipe recipe;
@@ -119,6 +119,26 @@ static void emit_store_implicit(struct emitter *e, uint8_t set)
 		EMIT(e, 0x48, 0x89, 0x57, 0x10);
 	if (set & IMPLICIT_RBX)
 		EMIT(e, 0x48, 0x89, 0x5f, 0x18);
+}
+
+/* After all else that needs RAX. */
+static void emit_load_vex(struct emitter *e, const struct code_recipe *r)
+{
+	if (!r->vex.load)
+		return;
+	/* movzx eax, word [r10 + vex]; mov rax, [rdi + rax] */
+	EMIT(e, 0x41, 0x0f, 0xb7, 0x42, offsetof(struct hostop, vex));
+	EMIT(e, 0x48, 0x8b, 0x04, 0x07);
+}
+
+/* Before ModRM.reg's: if MULX has both results go to one register, the upper half stays. */
+static void emit_store_vex(struct emitter *e, const struct code_recipe *r)
+{
+	if (!r->vex.store)
+		return;
+	/* movzx r11d, word [r10 + vex]; mov [rdi + r11], rax */
+	EMIT(e, 0x45, 0x0f, 0xb7, 0x5a, offsetof(struct hostop, vex));
+	EMIT(e, 0x4a, 0x89, 0x04, 0x1f);
 }
 
 /* After the implicit ones (CMPXCHG with RAX as destination), rm after reg (XADD with itself). */
@@ -259,6 +279,7 @@ static void emit_body(struct emitter *e, const struct code_recipe *r, bool store
 		emit_load_flags(e);
 	emit_light_load(e, r->light);
 	emit_load_implicit(e, r->implicit_load);
+	emit_load_vex(e, r);
 	if (r->mem_in_rdi)
 		EMIT(e, 0x49, 0x89, 0xfb, 0x48, 0x89, 0xf7); /* mov r11, rdi; mov rdi, rsi */
 	emit_bytes(e, r->insn, r->length);
@@ -269,6 +290,7 @@ static void emit_body(struct emitter *e, const struct code_recipe *r, bool store
 	if (r->light)
 		emit_light_store(e, r->light);
 	emit_store_implicit(e, r->implicit_store);
+	emit_store_vex(e, r);
 	emit_store_operands(e, r);
 	if (r->flags_out)
 		emit_store_flags(e, r->flags_out);

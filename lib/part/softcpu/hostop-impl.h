@@ -5,9 +5,9 @@
  *
  * Host registers inside generated code: RDI = regs, RSI = mem, R10 = op, RAX RCX RDX R11 scratch.
  * The instruction's ModRM.reg operand becomes R8 or XMM1, the ModRM.rm (or opcode) operand R9 or
- * XMM2, its memory operand [RSI] ([RDI] for MASKMOVDQU). Implicit operands stay what they are. Only
- * instructions that touch MMX or x87 registers keep their MMX, ST and XMM numbers: they run between
- * an FXRSTOR and an FXSAVE of the guest's image.
+ * XMM2, that of VEX.vvvv RAX, its memory operand [RSI] ([RDI] for MASKMOVDQU). Implicit operands
+ * stay what they are. Only instructions that touch MMX or x87 registers keep their MMX, ST and XMM
+ * numbers: they run between an FXRSTOR and an FXSAVE of the guest's image.
  */
 #ifndef PART_SOFTCPU_HOSTOP_IMPL_H
 #define PART_SOFTCPU_HOSTOP_IMPL_H
@@ -65,11 +65,12 @@ enum { IMPLICIT_RAX = 1, IMPLICIT_RCX = 2, IMPLICIT_RDX = 4, IMPLICIT_RBX = 8, I
 struct code_recipe {
 	uint8_t insn[15]; /* re-encoded for the host registers above */
 	uint8_t length;
-	struct code_operand reg, rm;
+	struct code_operand reg, rm, vex;
 	uint8_t implicit_load, implicit_store; /* IMPLICIT_* */
-	uint16_t flags_in, flags_out;          /* RFLAGS bits */
-	bool fpu_image;                        /* between FXRSTOR and FXSAVE */
-	bool mem_in_rdi;                       /* MASKMOV */
+	uint8_t unused;
+	uint16_t flags_in, flags_out; /* RFLAGS bits */
+	bool fpu_image;               /* between FXRSTOR and FXSAVE */
+	bool mem_in_rdi;              /* MASKMOV */
 	bool check_mxcsr; /* a second entry that runs with the guest's MXCSR if that is plain */
 	uint8_t light;    /* LIGHT_* */
 };

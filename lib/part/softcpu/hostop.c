@@ -37,8 +37,10 @@ static bool ask_host(enum hostop_feature feature)
 		return cpuid_bit(1, ECX, 23);
 	case HOSTOP_FEATURE_AES:
 		return cpuid_bit(1, ECX, 25);
-	case HOSTOP_FEATURE_TZCNT:
+	case HOSTOP_FEATURE_BMI1:
 		return cpuid_bit(7, EBX, 3);
+	case HOSTOP_FEATURE_BMI2:
+		return cpuid_bit(7, EBX, 8);
 	case HOSTOP_FEATURE_ADX:
 		return cpuid_bit(7, EBX, 19);
 	case HOSTOP_FEATURE_SHA:
@@ -188,7 +190,8 @@ static const struct isa isas[] = {
 	{ ZYDIS_ISA_SET_MOVBE, HOSTOP_INTEGER, HOSTOP_FEATURE_MOVBE },
 	{ ZYDIS_ISA_SET_ADOX_ADCX, HOSTOP_INTEGER, HOSTOP_FEATURE_ADX },
 	{ ZYDIS_ISA_SET_LZCNT, HOSTOP_INTEGER, HOSTOP_FEATURE_LZCNT },
-	{ ZYDIS_ISA_SET_BMI1, HOSTOP_INTEGER, HOSTOP_FEATURE_TZCNT },
+	{ ZYDIS_ISA_SET_BMI1, HOSTOP_INTEGER, HOSTOP_FEATURE_BMI1 },
+	{ ZYDIS_ISA_SET_BMI2, HOSTOP_INTEGER, HOSTOP_FEATURE_BMI2 },
 	{ ZYDIS_ISA_SET_CMOV, HOSTOP_INTEGER, HOSTOP_FEATURE_CMOV },
 	{ ZYDIS_ISA_SET_PENTIUMREAL, HOSTOP_INTEGER, HOSTOP_FEATURE_CX8 },
 	{ ZYDIS_ISA_SET_CMPXCHG16B, HOSTOP_INTEGER, HOSTOP_FEATURE_CX16 },
@@ -259,9 +262,14 @@ static enum hostop_unit unit_of(const ZydisDecodedInstruction *insn,
 	return isa->unit;
 }
 
+static bool is_vex(const ZydisDecodedInstruction *insn)
+{
+	return insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+}
+
 static bool is_ours(const ZydisDecodedInstruction *insn, const struct isa *isa)
 {
-	if (insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || !isa ||
+	if ((insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && !is_vex(insn)) || !isa ||
 	    is_foreign_mnemonic(insn->mnemonic) || !host_has(isa->feature))
 		return false;
 	if (is_base_set(isa))
@@ -454,6 +462,8 @@ static bool describe_registers(const ZydisDecodedInstruction *insn,
 		else if (operand->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ||
 			 operand->encoding == ZYDIS_OPERAND_ENCODING_OPCODE)
 			ok = add_named_register(operand, recipe->fpu_image, &recipe->rm, &op->rm);
+		else if (operand->encoding == ZYDIS_OPERAND_ENCODING_NDSNDD)
+			ok = add_named_register(operand, false, &recipe->vex, &op->vex);
 		else
 			ok = add_implicit_register(operand, recipe);
 		if (!ok)
@@ -507,6 +517,7 @@ static void describe_flags(const ZydisDecodedInstruction *insn, struct hostop *o
 
 enum { REX = 0x40, REX_W = 8, REX_R = 4, REX_X = 2, REX_B = 1 };
 enum { HOST_GPR_REG = 8, HOST_GPR_RM = 9, HOST_XMM_REG = 1, HOST_XMM_RM = 2, RSI = 6, RDI = 7 };
+enum { HOST_VEX = 0 };
 
 static uint8_t mandatory_prefix(const ZydisDecodedInstruction *insn)
 {
@@ -655,6 +666,39 @@ static void put(struct code_recipe *recipe, uint8_t byte)
 	recipe->insn[recipe->length++] = byte;
 }
 
+/* The form of three bytes. Zydis numbers the maps as they are encoded. */
+static void put_vex(const ZydisDecodedInstruction *insn, const struct encoding *enc,
+		    struct code_recipe *recipe)
+{
+	unsigned not_used = recipe->vex.kind == OPERAND_NONE ? 15 : ~HOST_VEX & 15;
+	bool wide = insn->raw.vex.W && insn->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
+
+	put(recipe, 0xc4);
+	put(recipe, (uint8_t)((enc->rex & REX_R ? 0 : 0x80) | 0x40 | (enc->rex & REX_B ? 0 : 0x20) |
+			      insn->raw.vex.m_mmmm));
+	put(recipe,
+	    (uint8_t)((wide ? 0x80 : 0) | not_used << 3 | insn->raw.vex.L << 2 | insn->raw.vex.pp));
+	put(recipe, enc->opcode);
+	put(recipe, enc->modrm);
+}
+
+static void put_legacy(const ZydisDecodedInstruction *insn, const struct hostop *op,
+		       const uint8_t *map, unsigned map_count, struct encoding *enc,
+		       struct code_recipe *recipe)
+{
+	if (needs_wide(insn, op, recipe))
+		enc->rex |= REX_W;
+	for (unsigned i = 0; i < enc->prefix_count; i++)
+		put(recipe, enc->prefixes[i]);
+	if (enc->rex)
+		put(recipe, REX | enc->rex);
+	for (unsigned i = 0; i < map_count; i++)
+		put(recipe, map[i]);
+	put(recipe, enc->opcode);
+	if (enc->has_modrm)
+		put(recipe, enc->modrm);
+}
+
 static bool encode(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
 		   const struct hostop *op, struct code_recipe *recipe)
 {
@@ -666,17 +710,10 @@ static bool encode(const ZydisDecodedInstruction *insn, const ZydisDecodedOperan
 		return false;
 	choose_prefixes(insn, operands, op, &enc);
 	choose_registers(insn, op, recipe, &enc);
-	if (needs_wide(insn, op, recipe))
-		enc.rex |= REX_W;
-	for (unsigned i = 0; i < enc.prefix_count; i++)
-		put(recipe, enc.prefixes[i]);
-	if (enc.rex)
-		put(recipe, REX | enc.rex);
-	for (unsigned i = 0; i < map_count; i++)
-		put(recipe, map[i]);
-	put(recipe, enc.opcode);
-	if (enc.has_modrm)
-		put(recipe, enc.modrm);
+	if (is_vex(insn))
+		put_vex(insn, &enc, recipe);
+	else
+		put_legacy(insn, op, map, map_count, &enc, recipe);
 	if (insn->raw.imm[0].size)
 		put(recipe, (uint8_t)insn->raw.imm[0].value.u);
 	return true;

@@ -1,6 +1,6 @@
 /*
  * One guest instruction executed by the host processor itself: SSE to SSE4.2, MMX, x87, POPCNT,
- * CRC32 and the like, and plain integer instructions that nobody wrote a handler for. Floating
+ * CRC32, BMI and the like, and plain integer instructions that nobody wrote a handler for. Floating
  *point is thus never emulated, and is exact.
  *
  * hostop_prepare looks at a decoded instruction and, if it is ours, fills a struct hostop that the
@@ -53,7 +53,7 @@
  * Ours besides SSE and x87 computation: LDMXCSR STMXCSR FXSAVE FXRSTOR (and their 64 forms) FNSAVE
  * FRSTOR FNSTENV FLDENV FNINIT FNCLEX FWAIT EMMS, in every operand size and mode.
  * Not ours: what can raise #DE (DIV, IDIV, AAM), stack, string, control flow, segment and system
- * instructions, PREFETCHx, CLFLUSH, fences, XSAVE, VEX and EVEX.
+ * instructions, PREFETCHx, CLFLUSH, fences, XSAVE, VEX (but BMI) and EVEX.
  *
  * FCS and FDS are always 0 (CPUID.7.0:EBX[13] may say so), FIP/FDP/FOP are the guest's.
  */
@@ -126,7 +126,8 @@ enum hostop_feature {
 	HOSTOP_FEATURE_SHA,
 	HOSTOP_FEATURE_ADX,
 	HOSTOP_FEATURE_LZCNT,
-	HOSTOP_FEATURE_TZCNT, /* BMI1 */
+	HOSTOP_FEATURE_BMI1, /* with TZCNT */
+	HOSTOP_FEATURE_BMI2,
 	HOSTOP_FEATURE_CX8,
 	HOSTOP_FEATURE_CX16,
 	HOSTOP_FEATURE_LAHF64,
@@ -139,13 +140,13 @@ struct hostop;
 typedef unsigned hostop_fn(struct hostop_regs *regs, void *mem, const struct hostop *op);
 
 struct hostop {
-	hostop_fn *run;     /* use hostop_run */
-	hostop_fn *code;    /* private: the generated code, */
-	hostop_fn *light;   /* and that for common x87 operands */
-	uint16_t reg, rm;   /* private: offsets of the register operands in struct hostop_regs */
-	uint16_t mem_size;  /* bytes; 0: no memory operand */
-	uint8_t mem_access; /* HOSTOP_MEM_READ | HOSTOP_MEM_WRITE */
-	uint8_t mem_align;  /* 1, or 16: misaligned is #GP(0) */
+	hostop_fn *run;        /* use hostop_run */
+	hostop_fn *code;       /* private: the generated code, */
+	hostop_fn *light;      /* and that for common x87 operands */
+	uint16_t reg, rm, vex; /* private: offsets of the register operands in struct hostop_regs */
+	uint16_t mem_size;     /* bytes; 0: no memory operand */
+	uint8_t mem_access;    /* HOSTOP_MEM_READ | HOSTOP_MEM_WRITE */
+	uint8_t mem_align;     /* 1, or 16: misaligned is #GP(0) */
 	uint16_t flags_read, flags_written; /* RFLAGS bits; written includes undefined ones */
 	uint16_t flags_undefined;           /* of those written; for comparisons */
 	uint16_t fop;                       /* private */

@@ -34,6 +34,7 @@ void known_free(struct known *table)
 #define P 8  /* prefix */
 #define S 16 /* not all is said by the opcode */
 #define X 32 /* something else */
+#define V 64 /* a VEX prefix, in 64-bit code */
 
 #define ALU(op) [op... op + 3] = M, [op + 4] = B, [op + 5] = Z
 
@@ -72,7 +73,7 @@ static const uint8_t one_byte[256] = {
 	[0xb8 ... 0xbf] = Z | S,
 	[0xc0 ... 0xc1] = M | B,
 	[0xc2] = X,
-	[0xc4 ... 0xc5] = X,
+	[0xc4 ... 0xc5] = V,
 	[0xc6] = M | B,
 	[0xc7] = M | Z,
 	[0xc8] = X,
@@ -139,6 +140,27 @@ static inline unsigned skip_memory(const uint8_t *code, unsigned i, unsigned *re
 	return i + 4;
 }
 
+/* What follows C4 or C5; *i is behind it. */
+static unsigned vex_kind(const uint8_t *code, unsigned *i)
+{
+	unsigned map = 1, op;
+
+	if (code[*i - 1] == 0xc4)
+		map = code[(*i)++] & 0x1f;
+	op = code[*i + 1];
+	*i += 2;
+	switch (map) {
+	case 1:
+		return two_bytes[op];
+	case 2:
+		return M;
+	case 3:
+		return M | B;
+	default:
+		return X;
+	}
+}
+
 /* What follows an opcode of which the table doesn't say all; *i is behind it. */
 static unsigned special_kind(const uint8_t *code, unsigned *i, bool wide)
 {
@@ -179,6 +201,8 @@ static known_shape guess(unsigned mode, const uint8_t *code)
 	wide = rex && (code[i] & 8);
 	i += rex;
 	kind = one_byte[code[i++]];
+	if (unlikely(kind & V))
+		kind = mode == MODE_64 ? vex_kind(code, &i) : X;
 	if (kind & S)
 		kind = special_kind(code, &i, wide);
 	if (unlikely(kind & (X | P)))

@@ -1,5 +1,6 @@
 /* Code that changes under the CPU, and string instructions. */
 #include "base/macros.h"
+#include "part/softcpu/cpu.h"
 #include "part/softcpu/test-guest.h"
 
 #include <setjmp.h>
@@ -420,16 +421,33 @@ GUEST(code_bsf, 64,
       "mov $0x80, %ecx; xor %edx, %edx; mov $0x1111, %eax; mov $0x2222, %ebx\n"
       "rep bsf %rcx, %rax; rep bsf %rdx, %rbx; rep bsr %rcx, %rsi; hlt");
 
-/* F3 BSF is TZCNT only on processors that have it. */
+/* F3 BSF is TZCNT only on processors that have it, and F3 BSR is LZCNT. */
 static void tzcnt_is_not_there(void **state)
 {
-	struct guest *g = *state;
+	struct guest *g;
 
+	guest_compatible = true;
+	g = guest_new(1);
+	guest_compatible = false;
 	guest_long(g);
 	RUN(g, code_bsf);
 	assert_int_equal(g->s.gpr[PART_RAX], 7);
 	assert_int_equal(g->s.gpr[PART_RBX], 0x2222);
 	assert_int_equal(g->s.gpr[PART_RSI], 7);
+	guest_free(g);
+}
+
+static void tzcnt_is_there(void **state)
+{
+	struct guest *g = *state;
+
+	if (!softcpu_vp(g->part, 0)->vm->has[HOSTOP_FEATURE_LZCNT])
+		skip();
+	guest_long(g);
+	RUN(g, code_bsf);
+	assert_int_equal(g->s.gpr[PART_RAX], 7);
+	assert_int_equal(g->s.gpr[PART_RBX], 64);
+	assert_int_equal(g->s.gpr[PART_RSI], 56);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -456,7 +474,8 @@ int main(void)
 		T(address_wraps),
 		T(pop_to_stack_memory),
 		T(bit_strings),
-		T(tzcnt_is_not_there),
+		cmocka_unit_test(tzcnt_is_not_there),
+		T(tzcnt_is_there),
 	};
 
 	return cmocka_run_group_tests_name("softcpu-code", tests, NULL, NULL);

@@ -191,6 +191,7 @@ void guest_gate32(struct guest *g, unsigned vector, uint32_t handler, unsigned d
 
 size_t guest_code_cache_bytes;
 enum part_backend guest_backend = PART_SOFT;
+bool guest_compatible;
 
 struct guest *guest_new(unsigned vps)
 {
@@ -199,6 +200,7 @@ struct guest *guest_new(unsigned vps)
 		.backend = guest_backend,
 		.vp_count = vps,
 		.code_cache_bytes = guest_code_cache_bytes,
+		.compatible = guest_compatible,
 		.host = { g, pio_read, pio_write, mmio_read, mmio_write, msr_read, msr_write,
 			  hypercall, eoi, extint_ack, triple_fault, vp_reset, fatal },
 	};

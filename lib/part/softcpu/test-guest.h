@@ -71,6 +71,7 @@ struct guest *guest_new(unsigned vps);
 /* Of the partitions made from now on: */
 extern size_t guest_code_cache_bytes;   /* 0: as usual */
 extern enum part_backend guest_backend; /* PART_SOFT */
+extern bool guest_compatible;           /* without what only some hosts have */
 void guest_free(struct guest *g);
 /* For cmocka: *state is a guest in long mode whose blocks are translated before their second run,
  * and whose flags are those that are read (unlike with OYAKO_TRANSLATE_AT_ONCE alone). */

@@ -3,6 +3,7 @@
 #include "base/macros.h"
 #include "part/softcpu/cpu.h"
 #include "part/softcpu/test-guest.h"
+#include "part/softcpu/translate.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -163,6 +164,37 @@ static void rewritten_code_cools_down(void **state)
 }
 
 /* ---- faults inside a block ---- */
+
+/* BMI with registers that the host has and that lie in the VP, up to as many as there are scratch
+ * registers for, and more. */
+GUEST(code_bmi, 64,
+      "mov $9, %ecx; mov $0x123456789abcdef, %rdx; mov $0x10000, %ebx; mov $0x5a5a1234, %eax; mov "
+      "%rax, %r10; mov %rdx, %r11; mov %rax, %r15; mov %rdx, (%rbx)\n"
+      "1: shlx %rdx, %rcx, %rax; shrx %r10, %r11, %r15; sarx %r11, (%rbx), %rsi; rorx $7, %r15, "
+      "%r10; andn %r10, %r15, %r11; andn (%rbx), %r11, %rdi\n"
+      "mulx %r10, %r11, %r15; mulx %rax, %rbp, %rbp; mulx (%rbx), %r10, %rax; mulx (%rbx), %r10, "
+      "%r11; bextr %rcx, %r10, %r8; bzhi %r10d, (%rbx), %r15d; pdep %r11, %r10, %r9; pext %r15, "
+      "%rdx, "
+      "%r12; blsr %r10, %r11; setc %r13b; blsi (%rbx), %r15; setc %r14b; blsmsk %r15, %rbp\n"
+      "add %r11, (%rbx); tzcnt %r10, %r15; lzcnt (%rbx), %r11; setc 8(%rbx)\n"
+      "adcx %r10, %r15; adox (%rbx), %r11; movbe 3(%rbx), %r10; movbe %r15d, 16(%rbx)\n"
+      "add %r11, %r10; dec %ecx; jnz 1b; hlt\n");
+static const uint8_t shlx[] = { 0xc4, 0xe2, 0xe9, 0xf7, 0xc1 }; /* the first of them */
+
+static void bit_manipulation(void **state)
+{
+	struct guest *g = *state, *interpreted = guest_interpreted();
+	const struct code_cache *cache = &softcpu_vp(g->part, 0)->translator->cache;
+
+	if (!softcpu_vp(g->part, 0)->vm->has[HOSTOP_FEATURE_BMI2])
+		skip();
+	assert_memory_equal(memmem(code_bmi, 96, shlx, sizeof(shlx)), shlx, sizeof(shlx));
+	RUN(g, code_bmi);
+	RUN(interpreted, code_bmi);
+	guest_assert_same(g, interpreted);
+	assert_non_null(memmem(cache->rw, cache->used, shlx, sizeof(shlx))); /* the host's own */
+	guest_free(interpreted);
+}
 
 GUEST(code_fault, 64,
       "mov $5, %ecx\n"
@@ -924,6 +956,7 @@ int main(void)
 		TEST(all_registers),
 		TEST(carry_survives),
 		TEST(flags_of_changed_successor),
+		TEST(bit_manipulation),
 		TEST(rewritten_code_is_translated_soon),
 		TEST(rewritten_code_cools_down),
 		TEST(page_fault_at_the_second_page),

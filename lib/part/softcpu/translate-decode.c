@@ -67,6 +67,21 @@ static enum xl_kind integer_kind(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_MOVBE:
 	case ZYDIS_MNEMONIC_ADCX:
 	case ZYDIS_MNEMONIC_ADOX:
+	case ZYDIS_MNEMONIC_LZCNT:
+	case ZYDIS_MNEMONIC_TZCNT:
+	case ZYDIS_MNEMONIC_ANDN:
+	case ZYDIS_MNEMONIC_BEXTR:
+	case ZYDIS_MNEMONIC_BLSI:
+	case ZYDIS_MNEMONIC_BLSMSK:
+	case ZYDIS_MNEMONIC_BLSR:
+	case ZYDIS_MNEMONIC_BZHI:
+	case ZYDIS_MNEMONIC_MULX:
+	case ZYDIS_MNEMONIC_PDEP:
+	case ZYDIS_MNEMONIC_PEXT:
+	case ZYDIS_MNEMONIC_RORX:
+	case ZYDIS_MNEMONIC_SARX:
+	case ZYDIS_MNEMONIC_SHLX:
+	case ZYDIS_MNEMONIC_SHRX:
 		return XL_PLAIN;
 	case ZYDIS_MNEMONIC_NOP:
 	case ZYDIS_MNEMONIC_ENDBR32:
@@ -269,6 +284,13 @@ static void find_prefixes(const ZydisDecodedInstruction *in, struct xl_insn *x)
 	}
 	x->op.lock = in->attributes & ZYDIS_ATTRIB_HAS_LOCK;
 	x->op.w = in->raw.rex.W;
+	if (in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+		static const uint8_t pp[4] = { 0, 0x66, 0xf3, 0xf2 };
+
+		x->op.vex = true;
+		x->op.prefix = pp[in->raw.vex.pp & 3];
+		x->op.w = in->raw.vex.W && in->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
+	}
 }
 
 static bool find_opcode(const ZydisDecodedInstruction *in, struct xl_insn *x)
@@ -390,6 +412,9 @@ static bool find_operands(const ZydisDecodedInstruction *in, const ZydisDecodedO
 			if (!find_register(op, reg ? &x->reg : &x->rm))
 				return false;
 			x->plus_r |= op->encoding == ZYDIS_OPERAND_ENCODING_OPCODE;
+		} else if (op->encoding == ZYDIS_OPERAND_ENCODING_NDSNDD) {
+			if (!find_register(op, &x->vex))
+				return false;
 		} else if (is_segment(op)) { /* PUSH and POP: the opcode says which */
 			return false;
 		}
@@ -471,7 +496,8 @@ void xl_describe(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *o
 	*x = (struct xl_insn){ .len = in->length, .mnemonic = in->mnemonic };
 	x->kind = (uint8_t)kind_of(in, op, x);
 	x->writes = registers_written(in, op);
-	if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+	if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+	    in->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
 		x->kind = XL_INTERPRET;
 	if (x->kind != XL_INTERPRET && !find_all(in, op, code, x))
 		x->kind = XL_INTERPRET;

@@ -62,6 +62,12 @@ struct xl_operand {
 	bool read, write;
 };
 
+/* A general register without one of the host's. */
+static inline bool in_vp(const struct xl_operand *o)
+{
+	return o->class == OPERAND_GPR && host_gpr(o->number) == H_NONE;
+}
+
 struct xl_insn {
 	struct uop *u;
 	ZydisMnemonic mnemonic;
@@ -73,9 +79,9 @@ struct xl_insn {
 	bool x87_control; /* leaves FIP, FOP and FDP alone */
 	struct opcode op;
 	bool modrm, plus_r;
-	uint8_t extension; /* ModRM.reg where that is part of the opcode */
-	struct xl_operand reg, rm;
-	uint8_t mem_size; /* 0: no memory operand; LEA has none */
+	uint8_t extension;              /* ModRM.reg where that is part of the opcode */
+	struct xl_operand reg, rm, vex; /* vex: of VEX.vvvv */
+	uint8_t mem_size;               /* 0: no memory operand; LEA has none */
 	bool mem_read, mem_write, mem_aligned;
 	uint8_t imm_len, imm[8];
 	int32_t rel;                /* XL_JCC, XL_JMP: the target, from the next instruction */

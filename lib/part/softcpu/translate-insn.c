@@ -369,10 +369,11 @@ void gen_load_x87(struct gen *g, struct xl_insn *x)
 
 /* How the operands are reached on the host. */
 struct placed {
-	unsigned reg, rm;             /* host registers */
-	bool memory;                  /* rm is [SCRATCH0] */
-	bool rm_in_vp;                /* rm is its place in the VP */
-	bool reg_spilled, rm_spilled; /* their host register must go back to the VP */
+	unsigned reg, rm; /* host registers */
+	unsigned vex;
+	bool memory;                               /* rm is [SCRATCH0] */
+	bool rm_in_vp;                             /* rm is its place in the VP */
+	bool reg_spilled, rm_spilled, vex_spilled; /* their host register must go back to the VP */
 };
 
 static bool overwrites(const struct xl_insn *x, const struct xl_operand *o)
@@ -421,7 +422,7 @@ static bool reads_like_memory(const struct xl_insn *x)
 	case ZYDIS_MNEMONIC_MUL:
 		return true;
 	default:
-		return false;
+		return x->op.vex;
 	}
 }
 
@@ -435,6 +436,9 @@ static struct placed place_operands(struct gen *g, const struct xl_insn *x)
 		p.rm_in_vp = true;
 	else if (x->rm.class != OPERAND_ABSENT)
 		p.rm = place(g, x, &x->rm, SCRATCH0, &p.rm_spilled);
+	/* Its rm is memory, or read in the VP: one of the scratch registers is free. */
+	if (x->vex.class != OPERAND_ABSENT)
+		p.vex = place(g, x, &x->vex, in_vp(&x->reg) ? SCRATCH0 : SCRATCH1, &p.vex_spilled);
 	return p;
 }
 
@@ -459,6 +463,7 @@ static void emit_it(struct gen *g, const struct xl_insn *x, const struct placed 
 	struct opcode o = x->op;
 
 	o.rex = byte_needs_rex(&x->reg) || byte_needs_rex(&x->rm);
+	o.vvvv = (uint8_t)p->vex;
 	if (o.lock && needs_no_lock(g, x))
 		o.lock = false;
 	if (x->plus_r)
@@ -477,8 +482,11 @@ static void emit_it(struct gen *g, const struct xl_insn *x, const struct placed 
 		emit8(e, x->imm[i]);
 }
 
+/* ModRM.reg's last: both results of MULX may go to it. */
 static void put_back(struct gen *g, const struct xl_insn *x, const struct placed *p)
 {
+	if (p->vex_spilled)
+		emit_store64(&g->e, p->vex, AT_GS(VP_GPR(x->vex.number)));
 	if (p->reg_spilled)
 		emit_store64(&g->e, p->reg, AT_GS(VP_GPR(x->reg.number)));
 	if (p->rm_spilled)
@@ -533,7 +541,7 @@ static void gen_memory_insn(struct gen *g, struct xl_insn *x)
 
 	if (!keeps_flags(x))
 		gen_flags_lost(g, live_before(x));
-	busy = (x->reg.class == OPERAND_GPR && host_gpr(x->reg.number) == H_NONE) ||
+	busy = in_vp(&x->reg) || in_vp(&x->vex) ||
 	       (g->flags == FLAGS_VP && (x->writes_flags ? live_before(x) : x->use));
 	at = gen_operand(g, x, busy);
 	if (x->mem_write && busy)
@@ -761,7 +769,7 @@ static bool keeps_scratch(const struct gen *g, const struct xl_insn *x)
 		if (x->mnemonic == ZYDIS_MNEMONIC_LEA)
 			return lea_is_direct(x) && in_host(u->base) && in_host(u->index) &&
 			       host_gpr(x->reg.number) != H_NONE;
-		return x->rm.class != OPERAND_GPR || host_gpr(x->rm.number) != H_NONE;
+		return !in_vp(&x->rm) && !in_vp(&x->vex);
 	default:
 		return false;
 	}

@@ -57,6 +57,10 @@ static bool needs_rex(const struct xl_operand *o)
 /* AH to BH can't be encoded beside what needs a REX prefix, which SCRATCH0 does. */
 static bool encodable(const struct xl_insn *x)
 {
+	/* Three registers in the VP, or two and an address, are more than there are scratch ones.
+	 */
+	if (in_vp(&x->vex) && in_vp(&x->reg) && x->mem_size)
+		return false;
 	if (!has_high(x))
 		return true;
 	return !x->mem_size && !needs_rex(&x->reg) && !needs_rex(&x->rm) && !x->op.w &&

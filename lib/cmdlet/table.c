@@ -997,7 +997,8 @@ static const struct cmdlet_param set_processor_params[] = {
 	  .help =
 	      "Whether the guest sees only what all 64-bit processors of x86-64-v2 have, so that "
 	      "its saved state and checkpoints run on any of them: else it also sees AES, "
-	      "PCLMULQDQ, SHA, ADX and MOVBE where the host has them. The virtual machine must "
+	      "PCLMULQDQ, SHA, ADX, MOVBE, BMI and LZCNT where the host has them. The virtual "
+	      "machine must "
 	      "be off." },
 	ONLY_FALSE("CompatibilityForOlderOperatingSystemsEnabled",
 		   "Guests see one processor, which Windows NT 4.0 does not know."),

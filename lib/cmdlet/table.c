@@ -994,12 +994,11 @@ static const struct cmdlet_param set_processor_params[] = {
 		   "Guests can't run virtual machines themselves."),
 	{ .name = "CompatibilityForMigrationEnabled",
 	  .type = CMDLET_BOOLEAN,
-	  .help =
-	      "Whether the guest sees only what all 64-bit processors of x86-64-v2 have, so that "
-	      "its saved state and checkpoints run on any of them: else it also sees AES, "
-	      "PCLMULQDQ, SHA, ADX, MOVBE, BMI and LZCNT where the host has them. The virtual "
-	      "machine must "
-	      "be off." },
+	  .help = "Whether the guest sees only what all processors of x86-64-v2 have, so that its "
+		  "saved "
+		  "state and checkpoints run on any of them: else it also sees AVX2, FMA, BMI, "
+		  "AES, SHA "
+		  "and their like where the host has them. The virtual machine must be off." },
 	ONLY_FALSE("CompatibilityForOlderOperatingSystemsEnabled",
 		   "Guests see one processor, which Windows NT 4.0 does not know."),
 	NOT_YET("HwThreadCountPerCore", CMDLET_INTEGER, "Each processor is a core."),

@@ -56,6 +56,9 @@ static const struct state_field fpu_fields[] = {
 	STATE(9, struct part_fpu_state, fdp),
 	STATE_BYTES(10, struct part_fpu_state, st),
 	STATE_BYTES(11, struct part_fpu_state, xmm),
+	/* Older streams have neither; older readers refuse a guest that knows of AVX. */
+	STATE(12, struct part_fpu_state, xcr0, .optional = true, .max = 7),
+	STATE_BYTES(13, struct part_fpu_state, ymm_high, .optional = true),
 	STATE_END,
 };
 static const struct state_desc fpu_desc = { "fpu", sizeof(struct part_fpu_state), fpu_fields,
@@ -182,6 +185,8 @@ static const char *check_vp(const void *state)
 	if (!canonical(c->lstar) || !canonical(c->cstar) || !canonical(c->kernel_gs_base) ||
 	    !canonical(c->sysenter_esp) || !canonical(c->sysenter_eip))
 		return "an address in an MSR is not canonical";
+	if (c->fpu.xcr0 && (!(c->fpu.xcr0 & 1) || c->fpu.xcr0 == 5))
+		return "XCR0 is impossible";
 	if (c->event_kind == PART_EVENT_EXCEPTION && c->event_vector > 31)
 		return "an exception has no such vector";
 	return NULL;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define MAX_BASIC_LEAF    0xBu
+#define MAX_XSAVE_LEAF    0xDu
 #define MAX_EXTENDED_LEAF 0x80000008u
 #define MAX_AMD_LEAF      0x80000021u
 
@@ -32,19 +33,22 @@ static const struct {
 	[PROFILE_821_EAX] = { 0x80000021, PROFILE_EAX },
 };
 
-/* The profile "oyako-1": x86-64-v2, what makes a guest's kernel cheap to run, cryptography, and
- * what of newer processors needs no more state. */
+/* AVX, AVX2, FMA, F16C and the XSAVE that they need: all of them or none. */
+#define XSAVE_1_ECX (BIT(12) | BIT(26) | BIT(28) | BIT(29))
+#define XSAVE_7_EBX BIT(5)
+
+/* The profile "oyako-1": x86-64-v3, cryptography, and what makes a guest's kernel cheap to run. */
 static const uint32_t features[PROFILE_WORD_COUNT] = {
 	/* sse3 pclmulqdq ssse3 cx16 sse4.1 sse4.2 x2apic movbe popcnt tsc_deadline aes rdrand */
 	[PROFILE_1_ECX] = BIT(0) | BIT(1) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(21) |
-			  BIT(22) | BIT(23) | BIT(24) | BIT(25) | BIT(30),
+			  BIT(22) | BIT(23) | BIT(24) | BIT(25) | BIT(30) | XSAVE_1_ECX,
 	/* fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse
 	   sse2 */
 	[PROFILE_1_EDX] = BIT(0) | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) |
 			  BIT(9) | BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(15) | BIT(16) |
 			  BIT(17) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26),
-	[PROFILE_7_EBX] =
-	    BIT(0) | BIT(3) | BIT(8) | BIT(19) | BIT(29), /* fsgsbase bmi1 bmi2 adx sha */
+	/* fsgsbase bmi1 bmi2 adx sha */
+	[PROFILE_7_EBX] = BIT(0) | BIT(3) | BIT(8) | BIT(19) | BIT(29) | XSAVE_7_EBX,
 	/* md_clear spec_ctrl stibp l1d_flush arch_capabilities ssbd */
 	[PROFILE_7_EDX] = BIT(10) | BIT(26) | BIT(27) | BIT(28) | BIT(29) | BIT(31),
 	[PROFILE_81_ECX] = BIT(0) | BIT(5) | BIT(8),              /* lahf_lm lzcnt prefetchw */
@@ -60,16 +64,16 @@ static const uint32_t features[PROFILE_WORD_COUNT] = {
 
 /* Not all processors of x86-64-v2 have these. */
 static const uint32_t newer[PROFILE_WORD_COUNT] = {
-	[PROFILE_1_ECX] = BIT(1) | BIT(22) | BIT(25),
-	[PROFILE_7_EBX] = BIT(3) | BIT(8) | BIT(19) | BIT(29),
+	[PROFILE_1_ECX] = BIT(1) | BIT(22) | BIT(25) | XSAVE_1_ECX,
+	[PROFILE_7_EBX] = BIT(3) | BIT(8) | BIT(19) | BIT(29) | XSAVE_7_EBX,
 	[PROFILE_81_ECX] = BIT(5),
 };
 
 /* Of these the software CPU has what the host has: it executes them there. */
 static const uint32_t executed_on_host[PROFILE_WORD_COUNT] = {
-	[PROFILE_1_ECX] =
-	    BIT(0) | BIT(1) | BIT(9) | BIT(19) | BIT(20) | BIT(22) | BIT(23) | BIT(25),
-	[PROFILE_7_EBX] = BIT(3) | BIT(8) | BIT(19) | BIT(29),
+	[PROFILE_1_ECX] = BIT(0) | BIT(1) | BIT(9) | BIT(19) | BIT(20) | BIT(22) | BIT(23) |
+			  BIT(25) | XSAVE_1_ECX,
+	[PROFILE_7_EBX] = BIT(3) | BIT(8) | BIT(19) | BIT(29) | XSAVE_7_EBX,
 	[PROFILE_81_ECX] = BIT(5),
 	[PROFILE_87_EDX] = BIT(8),
 };
@@ -122,6 +126,10 @@ void profile_cpu_soft(struct profile_cpu *ret)
 	memcpy(ret->brand, soft_brand, sizeof(soft_brand));
 	for (unsigned i = 0; i < PROFILE_WORD_COUNT; i++)
 		ret->can[i] = ~executed_on_host[i] | host.can[i];
+	if (!__builtin_cpu_supports("avx2")) { /* or the host's system doesn't keep its registers */
+		ret->can[PROFILE_1_ECX] &= ~(uint32_t)XSAVE_1_ECX;
+		ret->can[PROFILE_7_EBX] &= ~(uint32_t)XSAVE_7_EBX;
+	}
 	/* Nothing is executed speculatively: there is nothing to mitigate. A guest that comes from
 	 * another processor may go on doing so: its controls are stored, and change nothing. */
 	for (unsigned i = 0; i < ARRAY_SIZE(mitigations); i++) {
@@ -170,6 +178,11 @@ static void choose_features(struct profile *profile, bool compatible)
 	if (!(profile->word[PROFILE_7_EBX] & BIT(3)) || !(profile->word[PROFILE_81_ECX] & BIT(5))) {
 		profile->word[PROFILE_7_EBX] &= ~(uint32_t)(BIT(3) | BIT(8));
 		profile->word[PROFILE_81_ECX] &= ~(uint32_t)BIT(5);
+	}
+	if ((profile->word[PROFILE_1_ECX] & XSAVE_1_ECX) != XSAVE_1_ECX ||
+	    !(profile->word[PROFILE_7_EBX] & XSAVE_7_EBX)) {
+		profile->word[PROFILE_1_ECX] &= ~(uint32_t)XSAVE_1_ECX;
+		profile->word[PROFILE_7_EBX] &= ~(uint32_t)XSAVE_7_EBX;
 	}
 	/* KVM offers each vendor's mitigation bits on both; a processor has its own vendor's. */
 	if (is_amd(profile))
@@ -320,6 +333,20 @@ static void topology_leaf(const struct profile *profile, unsigned vp, uint32_t s
 		set_regs(r, 0, 0, subleaf & 0xFF, vp);
 }
 
+static uint32_t max_basic_leaf(const struct profile *profile)
+{
+	return profile->word[PROFILE_1_ECX] & XSAVE_1_ECX ? MAX_XSAVE_LEAF : MAX_BASIC_LEAF;
+}
+
+/* x87, SSE and AVX. What the area takes with what XCR0 has now is for who executes CPUID to say. */
+static void xsave_leaf(uint32_t subleaf, uint32_t r[static 4])
+{
+	if (subleaf == 0)
+		set_regs(r, 7, PROFILE_XSAVE_AVX, PROFILE_XSAVE_AVX, 0);
+	else if (subleaf == 2) /* AVX: size, offset */
+		set_regs(r, PROFILE_XSAVE_AVX - PROFILE_XSAVE_LEAST, PROFILE_XSAVE_LEAST, 0, 0);
+}
+
 static void basic_leaf(const struct profile *profile, unsigned vp, uint32_t leaf, uint32_t subleaf,
 		       uint32_t r[static 4])
 {
@@ -327,7 +354,7 @@ static void basic_leaf(const struct profile *profile, unsigned vp, uint32_t leaf
 
 	switch (leaf) {
 	case 0:
-		set_vendor(profile, r, MAX_BASIC_LEAF);
+		set_vendor(profile, r, max_basic_leaf(profile));
 		break;
 	case 1: /* EBX: APIC id, number of logical processors, CLFLUSH line in 8 bytes */
 		set_regs(r, profile->cpu.signature, vp << 24 | profile->vp_count << 16 | 8 << 8,
@@ -350,6 +377,9 @@ static void basic_leaf(const struct profile *profile, unsigned vp, uint32_t leaf
 		break;
 	case 0xB:
 		topology_leaf(profile, vp, subleaf, r);
+		break;
+	case 0xD: /* only if max_basic_leaf says so */
+		xsave_leaf(subleaf, r);
 		break;
 	}
 }
@@ -430,7 +460,7 @@ static bool extra_leaf(const struct profile *profile, uint32_t leaf, uint32_t su
 void profile_cpuid(const struct profile *profile, unsigned vp, uint32_t leaf, uint32_t subleaf,
 		   uint32_t ret[static 4])
 {
-	bool basic = leaf <= MAX_BASIC_LEAF;
+	bool basic = leaf <= max_basic_leaf(profile);
 	bool extended = leaf >= 0x80000000 && leaf <= max_extended_leaf(profile);
 
 	set_regs(ret, 0, 0, 0, 0);
@@ -442,12 +472,12 @@ void profile_cpuid(const struct profile *profile, unsigned vp, uint32_t leaf, ui
 		extended_leaf(profile, leaf, ret);
 	else if (!is_amd(profile) && leaf >> 28 != 4)
 		/* Intel's answer to a leaf out of range: the highest basic one. */
-		basic_leaf(profile, vp, MAX_BASIC_LEAF, subleaf, ret);
+		basic_leaf(profile, vp, max_basic_leaf(profile), subleaf, ret);
 }
 
 bool profile_leaf_has_subleaves(uint32_t leaf)
 {
-	return leaf == 4 || leaf == 7 || leaf == 0xB;
+	return leaf == 4 || leaf == 7 || leaf == 0xB || leaf == 0xD;
 }
 
 struct leaf_list {
@@ -472,8 +502,8 @@ unsigned profile_leaves(const struct profile *profile, unsigned vp, struct part_
 {
 	struct leaf_list list = { profile, vp, ret, 0, max };
 
-	for (uint32_t leaf = 0; leaf <= MAX_BASIC_LEAF; leaf++) {
-		unsigned subleaves = leaf == 4 ? 5 : leaf == 0xB ? 3 : 1;
+	for (uint32_t leaf = 0; leaf <= max_basic_leaf(profile); leaf++) {
+		unsigned subleaves = leaf == 4 ? 5 : leaf == 0xB || leaf == 0xD ? 3 : 1;
 
 		for (uint32_t i = 0; i < subleaves; i++)
 			list_add(&list, leaf, i);

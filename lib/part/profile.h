@@ -60,6 +60,10 @@ enum profile_reg { PROFILE_EAX, PROFILE_EBX, PROFILE_ECX, PROFILE_EDX };
 /* The leaf and the register that hold a feature word. */
 enum profile_reg profile_word_place(enum profile_word word, uint32_t *ret_leaf);
 
+/* Bytes of an XSAVE area without AVX's state, and with it. */
+#define PROFILE_XSAVE_LEAST 576u
+#define PROFILE_XSAVE_AVX   832u
+
 struct profile {
 	struct profile_cpu cpu;
 	uint32_t word[PROFILE_WORD_COUNT]; /* features that the guest sees */
@@ -92,7 +96,7 @@ static inline bool profile_has(const struct profile *profile, enum profile_word 
 /* All leaves of a VP as a list, for KVM_SET_CPUID2; returns how many of max it filled. */
 unsigned profile_leaves(const struct profile *profile, unsigned vp, struct part_cpuid *ret,
 			unsigned max);
-/* Leaves 4, 7 and 0xB have subleaves; the other leaves ignore ECX. */
+/* Leaves 4, 7, 0xB and 0xD have subleaves; the other leaves ignore ECX. */
 bool profile_leaf_has_subleaves(uint32_t leaf);
 
 #endif

@@ -64,7 +64,7 @@ static void test_soft_identity(void **state)
 
 	make_soft(&f, 1);
 	profile_cpuid(&f.profile, 0, 0, 0, r);
-	assert_int_equal(r[PROFILE_EAX], 0xB);
+	assert_int_equal(r[PROFILE_EAX], profile_has(&f.profile, PROFILE_1_ECX, 28) ? 0xD : 0xB);
 	assert_memory_equal(&r[PROFILE_EBX], "Genu", 4);
 	assert_memory_equal(&r[PROFILE_EDX], "ineI", 4);
 	assert_memory_equal(&r[PROFILE_ECX], "ntel", 4);
@@ -161,7 +161,7 @@ static void test_intel_mitigations(void **state)
 static void test_host_leaves(void **state)
 {
 	struct fixture f;
-	uint32_t r[4];
+	uint32_t r[4], highest[4];
 
 	make_soft(&f, 2);
 	profile_cpuid(&f.profile, 1, 0x40000001, 99, r);
@@ -170,8 +170,11 @@ static void test_host_leaves(void **state)
 	assert_int_equal(r[PROFILE_EAX], 0x77);
 	profile_cpuid(&f.profile, 1, 0x40000100, 0, r);
 	assert_int_equal(r[0] | r[1] | r[2] | r[3], 0);
-	profile_cpuid(&f.profile, 1, 0x20000000, 1, r); /* Intel: the highest basic leaf */
-	assert_int_equal(r[PROFILE_EBX], 2);
+	profile_cpuid(&f.profile, 1, 0x20000000, 0, r); /* Intel: the highest basic leaf */
+	profile_cpuid(&f.profile, 1, profile_has(&f.profile, PROFILE_1_ECX, 28) ? 0xD : 0xB, 0,
+		      highest);
+	assert_memory_equal(r, highest, sizeof(highest));
+	assert_int_not_equal(r[PROFILE_EBX], 0);
 	unmake(&f);
 }
 
@@ -210,6 +213,30 @@ static void test_list(void **state)
 	}
 	assert_int_equal(profile_leaves(&f.profile, 0, leaves, 3), 3);
 	unmake(&f);
+}
+
+/* AVX with all that belongs to it, or without. */
+static void test_xsave(void **state)
+{
+	struct part_config config = { .vp_count = 1 };
+	struct profile_cpu cpu;
+	struct profile profile;
+	uint32_t r[4];
+
+	assert_int_equal(mem_new(64 * MIB, &config.mem, NULL), 0);
+	for (unsigned lacks = 0; lacks < 2; lacks++) {
+		profile_cpu_soft(&cpu);
+		cpu.can[PROFILE_1_ECX] = UINT32_MAX;
+		cpu.can[PROFILE_7_EBX] = lacks ? ~(uint32_t)BIT(5) : UINT32_MAX;
+		assert_int_equal(profile_init(&profile, &cpu, &config, NULL), 0);
+		assert_int_equal(profile_has(&profile, PROFILE_1_ECX, 26), !lacks);
+		assert_int_equal(profile_has(&profile, PROFILE_1_ECX, 28), !lacks);
+		profile_cpuid(&profile, 0, 0xD, 2, r);
+		assert_int_equal(r[PROFILE_EAX], lacks ? 0 : 256);
+		assert_int_equal(r[PROFILE_EBX], lacks ? 0 : 576);
+		profile_done(&profile);
+	}
+	mem_free(config.mem);
 }
 
 /* Physical address bits grow with RAM, up to what the processor has. RAM is only reserved. */
@@ -263,7 +290,7 @@ int main(void)
 		cmocka_unit_test(test_amd),           cmocka_unit_test(test_host_leaves),
 		cmocka_unit_test(test_brand),         cmocka_unit_test(test_intel_mitigations),
 		cmocka_unit_test(test_list),          cmocka_unit_test(test_physical_bits),
-		cmocka_unit_test(test_compatible),
+		cmocka_unit_test(test_compatible),    cmocka_unit_test(test_xsave),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,6 +59,7 @@ struct cpu_state {
 	uint64_t gpr[16];
 	uint64_t rip, rflags; /* rip: as the mode has it, an offset into CS */
 	struct hostop_fpu fpu;
+	uint8_t ymm_high[16][16]; /* as in struct hostop_regs; 0 without AVX */
 	uint8_t data[DATA_SIZE];
 };
 
@@ -128,8 +129,9 @@ uint64_t effective_address(const struct cpu_state *state, uint64_t ip,
 			   const ZydisDecodedInstruction *insn, const ZydisDecodedOperandMem *mem);
 
 struct generator;
-/* sequences: several instructions in a case. */
-struct generator *generator_new(enum cpu_mode mode, bool sequences);
+/* sequences: several instructions in a case. avx: of AVX, AVX2, FMA and F16C, too, if this
+ * processor has them. */
+struct generator *generator_new(enum cpu_mode mode, bool sequences, bool avx);
 void generator_free(struct generator *generator);
 void generate_case(const struct generator *generator, uint64_t id, struct cpu_case *ret);
 /* Makes a variant (from 1) of a case of several instructions. */
@@ -151,6 +153,7 @@ bool native_run(struct native *native, unsigned count);
 struct subject {
 	const char *name;
 	unsigned attempts;
+	bool avx; /* knows AVX, AVX2, FMA and F16C */
 	void *(*create)(void);
 	void (*destroy)(void *subject);
 	bool (*run)(void *subject, const struct cpu_case *c, unsigned attempt,

@@ -203,14 +203,25 @@ static void forgive_fault(const struct cpu_case *c, struct cpu_outcome *subject,
 /* Linux hides from user mode whether pages of the kernel's half are present. */
 #define KERNEL_HIDES 0x00007ffffffff000u
 
-/* MASKMOVDQU names any byte of its operand, in either page. */
+/* These name any byte of their operand, in either page. */
 static bool is_masked_move(const struct cpu_case *c, const struct cpu_outcome *native,
 			   const struct cpu_outcome *subject)
 {
 	ZydisDisassembledInstruction text;
 
-	return same_fault(c, native, subject, &text) &&
-	       text.info.mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU;
+	if (!same_fault(c, native, subject, &text))
+		return false;
+	switch (text.info.mnemonic) {
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+		return true;
+	default:
+		return false;
+	}
 }
 
 static void compare_fault(struct report *report, const struct cpu_outcome *native,
@@ -218,7 +229,7 @@ static void compare_fault(struct report *report, const struct cpu_outcome *nativ
 {
 	bool hidden = native->vector == VECTOR_PF && native->fault_address >= KERNEL_HIDES;
 
-	if (native->fault_address - subject->fault_address < 16 &&
+	if (native->fault_address - subject->fault_address < 32 &&
 	    is_masked_move(report->c, native, subject))
 		return;
 	number(report, "error", 0, native->error_code, subject->error_code, hidden ? ~1ull : ~0ull);
@@ -415,6 +426,9 @@ bool compare_outcomes(const struct cpu_case *c, const struct cpu_outcome *native
 	compare_registers(&report, native, subject);
 	compare_fpu(&report, &c->before.fpu, &native->state.fpu, &subject->state.fpu,
 		    mxcsr_compared(native));
+	for (unsigned i = 0; i < 16; i++)
+		bytes(&report, "ymm_high", i, c->before.ymm_high[i], native->state.ymm_high[i],
+		      subject->state.ymm_high[i], 16);
 	compare_memory(&report, native->state.data, subject->state.data);
 	return !report.differs;
 }

@@ -148,6 +148,13 @@ static const struct opcodes table[] = {
 	{ MAP_1, 0xd4, 0xd6, 0, PLAIN, 3 },
 };
 
+/* AVX, AVX2, FMA, F16C: three maps, of which the decoder says what exists. */
+static const struct opcodes avx_table[] = {
+	{ MAP_0F, 0x10, 0xff, 0, PVEX, 0 },
+	{ MAP_0F38, 0x00, 0xbf, 0, PVEX, 0 },
+	{ MAP_0F3A, 0x00, 0x7f, 0, PVEX, 0 },
+};
+
 static unsigned total_weight(void)
 {
 	unsigned total = 0;
@@ -221,7 +228,8 @@ static void put_vex(struct code *code, struct rng *rng, const struct opcodes *ro
 {
 	put(code, 0xc4);
 	put(code, (rng_below(rng, 8) << 5 | (rex ? 0 : 0xc0)) | row->map);
-	put(code, rng_below(rng, 32) << 3 | (rng_percent(rng, 3) ? 4 : 0) | rng_below(rng, 4));
+	put(code, rng_below(rng, 32) << 3 | (rng_percent(rng, row->weight ? 3 : 50) ? 4 : 0) |
+		      rng_below(rng, 4));
 }
 
 static unsigned choose_ext(struct rng *rng, uint8_t set)
@@ -233,9 +241,10 @@ static unsigned choose_ext(struct rng *rng, uint8_t set)
 	return ext;
 }
 
-void random_code(struct rng *rng, bool rex, struct code *code)
+void random_code(struct rng *rng, bool rex, bool avx, struct code *code)
 {
-	const struct opcodes *row = choose_opcodes(rng);
+	const struct opcodes *row =
+	    avx && rng_percent(rng, 60) ? &avx_table[rng_below(rng, 3)] : choose_opcodes(rng);
 	unsigned opcode = row->first + rng_below(rng, row->last - row->first + 1u);
 	unsigned mod = rng_percent(rng, 45) ? 3 : rng_below(rng, 3);
 
@@ -257,7 +266,7 @@ void random_code(struct rng *rng, bool rex, struct code *code)
 
 /* ---- what is fit to run ---- */
 
-static bool allowed_set(ZydisISASet set)
+static bool allowed_set(ZydisISASet set, bool avx)
 {
 	switch (set) {
 	case ZYDIS_ISA_SET_ADOX_ADCX:
@@ -299,6 +308,13 @@ static bool allowed_set(ZydisISASet set)
 	case ZYDIS_ISA_SET_SSSE3MMX:
 	case ZYDIS_ISA_SET_X87:
 		return true;
+	case ZYDIS_ISA_SET_AVX:
+	case ZYDIS_ISA_SET_AVX2:
+	case ZYDIS_ISA_SET_AVX2GATHER:
+	case ZYDIS_ISA_SET_AVXAES:
+	case ZYDIS_ISA_SET_F16C:
+	case ZYDIS_ISA_SET_FMA:
+		return avx;
 	/* Here they are something else where the processor lacks them. */
 	case ZYDIS_ISA_SET_BMI1:
 	case ZYDIS_ISA_SET_BMI2:
@@ -410,11 +426,11 @@ static bool depends_on_vendor(const ZydisDecodedInstruction *insn)
 	return code_is_branch(insn) && code_has_prefix(insn, 0x66);
 }
 
-bool code_is_fit(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
+bool code_is_fit(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands, bool avx)
 {
 	return (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
 		insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) &&
-	       allowed_set(insn->meta.isa_set) && !forbidden(insn->mnemonic) && !is_far(insn) &&
-	       !uses_thread_segment(insn) && !has_segment_register(insn, operands) &&
-	       !depends_on_vendor(insn);
+	       allowed_set(insn->meta.isa_set, avx) && !forbidden(insn->mnemonic) &&
+	       !is_far(insn) && !uses_thread_segment(insn) &&
+	       !has_segment_register(insn, operands) && !depends_on_vendor(insn);
 }

@@ -13,7 +13,7 @@
 
 struct generator {
 	enum cpu_mode mode;
-	bool sequences;
+	bool sequences, avx;
 	ZydisDecoder decoder;
 };
 
@@ -38,7 +38,7 @@ enum { RCX = 1, RDX = 2, RSP = 4, RBP = 5 };
 
 #define FLAGS_STATUS 0x8d5u
 
-struct generator *generator_new(enum cpu_mode mode, bool sequences)
+struct generator *generator_new(enum cpu_mode mode, bool sequences, bool avx)
 {
 	static const struct {
 		ZydisMachineMode machine;
@@ -54,6 +54,7 @@ struct generator *generator_new(enum cpu_mode mode, bool sequences)
 		exit(2);
 	generator->mode = mode;
 	generator->sequences = sequences;
+	generator->avx = avx && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 	ZydisDecoderInit(&generator->decoder, modes[mode].machine, modes[mode].stack);
 	return generator;
 }
@@ -109,7 +110,7 @@ uint64_t effective_address(const struct cpu_state *state, uint64_t ip,
 		address += ip + insn->length;
 	else if (mem->base != ZYDIS_REGISTER_NONE)
 		address += register_value(state, mem->base);
-	if (mem->index != ZYDIS_REGISTER_NONE)
+	if (is_gpr(mem->index)) /* a gather's is none, and small */
 		address += register_value(state, mem->index) * mem->scale;
 	return address & width_mask(insn->address_width);
 }
@@ -234,10 +235,12 @@ static void aim(struct maker *m, const ZydisDecodedOperandMem *mem, uint64_t tar
 /* Interesting content for an operand. */
 static void fill_operand(struct maker *m, const ZydisDecodedOperand *operand)
 {
-	uint8_t *p = data_at(m, linear(m, operand), 16), value[16];
+	uint8_t *p = data_at(m, linear(m, operand), operand->size == 256 ? 32 : 16), value[16];
 
-	if (!p || operand->size > 128)
+	if (!p || operand->size > 256)
 		return;
+	if (operand->size == 256)
+		edge_vector(&m->rng, p + 16);
 	if (operand->element_type == ZYDIS_ELEMENT_TYPE_FLOAT80)
 		edge_extended(&m->rng, value);
 	else
@@ -249,7 +252,36 @@ static bool decode(struct maker *m)
 {
 	return ZYAN_SUCCESS(zydis_decode(&m->generator->decoder, m->code.bytes, 16, &m->insn,
 					 m->operands)) &&
-	       code_is_fit(&m->insn, m->operands);
+	       code_is_fit(&m->insn, m->operands, m->generator->avx);
+}
+
+/* Gathers: indices that stay near the base, which is all that can be aimed. An earlier instruction
+ * could change them. */
+static bool tame_gather(struct maker *m)
+{
+	const ZydisDecodedOperandMem *mem = &m->operands[1].mem;
+	bool wide = m->insn.mnemonic == ZYDIS_MNEMONIC_VPGATHERQD ||
+		    m->insn.mnemonic == ZYDIS_MNEMONIC_VPGATHERQQ ||
+		    m->insn.mnemonic == ZYDIS_MNEMONIC_VGATHERQPS ||
+		    m->insn.mnemonic == ZYDIS_MNEMONIC_VGATHERQPD;
+	unsigned number, size = wide ? 8 : 4;
+
+	if (m->operands[1].type != ZYDIS_OPERAND_TYPE_MEMORY || mem->type != ZYDIS_MEMOP_TYPE_VSIB)
+		return true;
+	if (m->generator->sequences || !is_gpr(mem->base))
+		return false;
+	number = (unsigned)(mem->index >= ZYDIS_REGISTER_YMM0 ? mem->index - ZYDIS_REGISTER_YMM0
+							      : mem->index - ZYDIS_REGISTER_XMM0);
+	for (unsigned at = 0; at < 32; at += size) {
+		uint8_t *half =
+		    at < 16 ? m->c->before.fpu.xmm[number] : m->c->before.ymm_high[number];
+		int64_t index = (int64_t)rng_below(&m->rng, 1100) - 550;
+
+		memcpy(half + at % 16, &index, size);
+	}
+	set_base(m, mem->base,
+		 DATA_ADDRESS + PAGE - m->layout->data_base - (uint64_t)mem->disp.value);
+	return may_set(m, gpr_number(mem->base));
 }
 
 static bool place_operands(struct maker *m)
@@ -257,7 +289,7 @@ static bool place_operands(struct maker *m)
 	for (unsigned i = 0; i < m->insn.operand_count; i++) {
 		unsigned bytes = m->operands[i].size / 8;
 
-		if (is_memory(&m->operands[i]))
+		if (is_memory(&m->operands[i]) && m->operands[i].mem.type != ZYDIS_MEMOP_TYPE_VSIB)
 			aim(m, &m->operands[i].mem, choose_target(m, bytes ? bytes : 1));
 	}
 	if (!decode(m)) /* the displacement is another one */
@@ -290,6 +322,7 @@ static bool is_string(const ZydisDecodedInstruction *insn)
 static bool is_masked_move(const ZydisDecodedInstruction *insn)
 {
 	return insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU ||
 	       insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
 }
 
@@ -349,6 +382,8 @@ static bool operands_safe(struct maker *m)
 		const ZydisDecodedOperand *o = &m->operands[i];
 
 		if (!is_memory(o))
+			continue;
+		if (o->mem.type == ZYDIS_MEMOP_TYPE_VSIB)
 			continue;
 		if (reads_written(m, o->mem.base) || reads_written(m, o->mem.index) ||
 		    !operand_safe(m, o) || ends_too_early(m, o))
@@ -419,6 +454,7 @@ static bool moves_state(const ZydisDecodedInstruction *insn)
 	case ZYDIS_MNEMONIC_FXRSTOR: /* what these load must be made up */
 	case ZYDIS_MNEMONIC_FXRSTOR64:
 	case ZYDIS_MNEMONIC_LDMXCSR:
+	case ZYDIS_MNEMONIC_VLDMXCSR:
 		return true;
 	default:
 		return false;
@@ -557,7 +593,8 @@ static void plausible_image(struct maker *m)
 			fpu.mxcsr = wild_mxcsr(&m->rng);
 		memcpy(p, &fpu, 512);
 	}
-	if (m->insn.mnemonic == ZYDIS_MNEMONIC_LDMXCSR) {
+	if (m->insn.mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
+	    m->insn.mnemonic == ZYDIS_MNEMONIC_VLDMXCSR) {
 		uint32_t mxcsr =
 		    rng_percent(&m->rng, 90) ? random_mxcsr(&m->rng) : (uint32_t)rng_next(&m->rng);
 
@@ -651,9 +688,9 @@ static void note_registers(struct maker *m)
 
 static bool make_instruction(struct maker *m)
 {
-	random_code(&m->rng, m->generator->mode == CPU_MODE_64, &m->code);
-	if (!decode(m) || !flags_defined(m) || !tame_bit_offset(m) || !place_operands(m) ||
-	    !tame_string(m) || !tame_enter(m) || !operands_safe(m))
+	random_code(&m->rng, m->generator->mode == CPU_MODE_64, m->generator->avx, &m->code);
+	if (!decode(m) || !flags_defined(m) || !tame_bit_offset(m) || !tame_gather(m) ||
+	    !place_operands(m) || !tame_string(m) || !tame_enter(m) || !operands_safe(m))
 		return false;
 	if (moves_state(&m->insn) && !stands_alone(m))
 		return false;
@@ -699,7 +736,8 @@ static void ignore_what_may_differ(struct maker *m)
  * reproduced. */
 static bool needs_masks(const ZydisDecodedInstruction *insn)
 {
-	return insn->mnemonic == ZYDIS_MNEMONIC_DPPS || insn->mnemonic == ZYDIS_MNEMONIC_DPPD;
+	return insn->mnemonic == ZYDIS_MNEMONIC_DPPS || insn->mnemonic == ZYDIS_MNEMONIC_DPPD ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_VDPPS || insn->mnemonic == ZYDIS_MNEMONIC_VDPPD;
 }
 
 static bool keeps_c1(const ZydisDecodedInstruction *insn)
@@ -803,6 +841,8 @@ static void start_case(struct maker *m)
 	struct cpu_case *c = m->c;
 
 	random_state(&m->rng, &c->before);
+	for (unsigned i = 0; m->generator->avx && i < 16; i++)
+		edge_vector(&m->rng, c->before.ymm_high[i]);
 	for (unsigned i = 0; i < 16; i++)
 		c->before.gpr[i] &= width_mask(m->layout->register_bits);
 	/* 8 bytes is a usual length. */

@@ -238,7 +238,8 @@ int main(int argc, char **argv)
 	check(&run.options);
 	run.reported = time(NULL);
 	end = run.reported + (time_t)run.options.seconds;
-	run.generator = generator_new(run.options.mode, run.options.sequences);
+	run.generator =
+	    generator_new(run.options.mode, run.options.sequences, run.options.subject->avx);
 	run.native = native_new(run.options.mode);
 	run.subject = run.options.subject->create();
 	while (!finished(&run, end)) {

@@ -86,6 +86,13 @@ static const int greg_of[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, RE
 
 #define FXSAVE_USED 416 /* bytes; behind are software's */
 
+/* In the signal's frame, as XSAVE has it (SDM volume 1, 13.4). */
+#define XSTATE_BV      512
+#define XSTATE_LEGACY  3 /* x87 and SSE */
+#define XSTATE_AVX     4
+#define YMM_HIGH       576
+#define YMM_HIGH_BYTES 256
+
 /* Selectors as the kernel keeps them in one word: CS, GS, FS, SS. */
 static uint64_t with_selectors(uint64_t word, uint16_t cs, uint16_t ss)
 {
@@ -108,7 +115,11 @@ static void load_case(const struct cpu_case *c, ucontext_t *uc)
 	uc->uc_mcontext.gregs[REG_CSGSFS] = (long long)with_selectors(
 	    (uint64_t)uc->uc_mcontext.gregs[REG_CSGSFS], the_native->cs, the_native->ss);
 	memcpy(fpu, &c->before.fpu, FXSAVE_USED);
-	fpu[512] |= 3; /* XSTATE_BV: x87 and SSE state are in the frame */
+	fpu[XSTATE_BV] |= XSTATE_LEGACY;
+	if (__builtin_cpu_supports("avx")) {
+		fpu[XSTATE_BV] |= XSTATE_AVX;
+		memcpy(fpu + YMM_HIGH, c->before.ymm_high, YMM_HIGH_BYTES);
+	}
 	memcpy((void *)(uintptr_t)DATA_ADDRESS, c->before.data, DATA_SIZE);
 	if (c->variant == 0)
 		memcpy(code_alias_of(c), c->code, case_present_length(c));
@@ -116,6 +127,7 @@ static void load_case(const struct cpu_case *c, ucontext_t *uc)
 
 static void save_outcome(const struct cpu_case *c, const ucontext_t *uc, struct cpu_outcome *ret)
 {
+	const uint8_t *fpu = (const uint8_t *)uc->uc_mcontext.fpregs;
 	const greg_t *greg = uc->uc_mcontext.gregs;
 
 	for (unsigned i = 0; i < 16; i++)
@@ -124,6 +136,9 @@ static void save_outcome(const struct cpu_case *c, const ucontext_t *uc, struct 
 	ret->state.rflags = (uint64_t)greg[REG_EFL];
 	memcpy(&ret->state.fpu, uc->uc_mcontext.fpregs, FXSAVE_USED);
 	memset((uint8_t *)&ret->state.fpu + FXSAVE_USED, 0, 512 - FXSAVE_USED);
+	memset(ret->state.ymm_high, 0, YMM_HIGH_BYTES);
+	if (fpu[XSTATE_BV] & XSTATE_AVX && __builtin_cpu_supports("avx"))
+		memcpy(ret->state.ymm_high, fpu + YMM_HIGH, YMM_HIGH_BYTES);
 	memcpy(ret->state.data, (void *)(uintptr_t)DATA_ADDRESS, DATA_SIZE);
 	ret->vector = (unsigned)greg[REG_TRAPNO];
 	ret->error_code = (unsigned)greg[REG_ERR];
@@ -138,6 +153,7 @@ static void go_home(ucontext_t *uc)
 {
 	memcpy(uc->uc_mcontext.gregs, home.uc_mcontext.gregs, sizeof(gregset_t));
 	memcpy(uc->uc_mcontext.fpregs, home_fpu, FXSAVE_USED);
+	((uint8_t *)uc->uc_mcontext.fpregs)[XSTATE_BV] &= (uint8_t)~XSTATE_AVX;
 	in_case = false;
 }
 

@@ -54,11 +54,12 @@ static void run_op(struct hostop_subject *s, const struct hostop *op, unsigned l
 	s->regs.rip = ret->state.rip;
 	s->regs.ea = address;
 	s->regs.fpu = ret->state.fpu;
+	memcpy(s->regs.ymm_high, ret->state.ymm_high, sizeof(s->regs.ymm_high));
 	if (hostop_x87_fault(op, &s->regs)) {
 		ret->vector = VECTOR_MF;
 		return;
 	}
-	if (op->mem_align == 16 && address % 16) {
+	if (op->mem_align > 1 && address % op->mem_align) {
 		ret->vector = VECTOR_GP;
 		return;
 	}
@@ -66,6 +67,7 @@ static void run_op(struct hostop_subject *s, const struct hostop *op, unsigned l
 	memcpy(ret->state.gpr, s->regs.gpr, sizeof(s->regs.gpr));
 	ret->state.rflags = s->regs.rflags;
 	ret->state.fpu = s->regs.fpu;
+	memcpy(ret->state.ymm_high, s->regs.ymm_high, sizeof(s->regs.ymm_high));
 	if (!ret->vector) {
 		ret->state.rip += length;
 		ret->vector = VECTOR_BP;
@@ -101,4 +103,4 @@ static bool run(void *subject, const struct cpu_case *c, unsigned attempt, struc
 	return true;
 }
 
-const struct subject subject_hostop = { "hostop", 1, create, destroy, run };
+const struct subject subject_hostop = { "hostop", 1, true, create, destroy, run };

@@ -289,6 +289,7 @@ static void reset_vp(struct softcpu_subject *s, enum cpu_mode mode)
 
 	set_segments(&state, mode);
 	part_vp_set_state(s->part, 0, &state);
+	softcpu_enable_avx(s->part, 0);
 	s->loaded = true;
 }
 
@@ -315,6 +316,7 @@ static void load_case(struct softcpu_subject *s, const struct cpu_case *c)
 	RIP(vp) = c->before.rip;
 	sc_set_rflags(vp, c->before.rflags);
 	*softcpu_fpu(s->part, 0) = c->before.fpu;
+	memcpy(softcpu_ymm_high(s->part, 0), c->before.ymm_high, sizeof(c->before.ymm_high));
 	poke(s, DATA_GPA, c->before.data, DATA_SIZE);
 }
 
@@ -327,6 +329,7 @@ static void save_outcome(struct softcpu_subject *s, const struct softcpu_result 
 	ret->state.rip = RIP(vp);
 	ret->state.rflags = sc_rflags(vp);
 	ret->state.fpu = *softcpu_fpu(s->part, 0);
+	memcpy(ret->state.ymm_high, softcpu_ymm_high(s->part, 0), sizeof(ret->state.ymm_high));
 	if (!mem_read(s->mem, DATA_GPA, ret->state.data, DATA_SIZE))
 		abort();
 	ret->vector = result->reason == SOFTCPU_EXCEPTION ? result->vector : 1000u + result->reason;
@@ -408,12 +411,15 @@ static bool run_engines(void *subject, const struct cpu_case *c, unsigned attemp
 	return run(e->translator, c, 0, ret);
 }
 
-const struct subject subject_softcpu = { "softcpu", 1, create_steps, destroy, run };
-const struct subject subject_softcpu_blocks = { "softcpu-blocks", 1, create_blocks, destroy, run };
-const struct subject subject_translator = { "translator", 1, create_translator, destroy, run };
-const struct subject subject_translator_live = { "translator-live", 1, create_translator_live,
-						 destroy, run };
-const struct subject subject_translator_copies = { "translator-copies", 1, create_copies, destroy,
-						   run };
-const struct subject subject_engines = { "engines", 2, create_engines, destroy_engines,
-					 run_engines };
+const struct subject subject_softcpu = { "softcpu", 1, true, create_steps, destroy, run };
+const struct subject subject_softcpu_blocks = { "softcpu-blocks", 1,       true,
+						create_blocks,    destroy, run };
+const struct subject subject_translator = {
+	"translator", 1, true, create_translator, destroy, run
+};
+const struct subject subject_translator_live = { "translator-live",      1,       true,
+						 create_translator_live, destroy, run };
+const struct subject subject_translator_copies = { "translator-copies", 1,       true,
+						   create_copies,       destroy, run };
+const struct subject subject_engines = { "engines",       2,          true, create_engines,
+					 destroy_engines, run_engines };

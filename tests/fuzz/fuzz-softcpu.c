@@ -287,6 +287,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	set_registers(&s, data + 2);
 	put(CODE, data + 18, MIN(size - 18, RAM - CODE));
 	part_vp_set_state(part, 0, &s);
+	softcpu_enable_avx(part, 0);
 	softcpu_tune(part, 0, data[1] & TRANSLATE || data[0] & LOCKSTEP ? 1 : TRANSLATE_NEVER,
 		     data[1] & EXACT_FLAGS);
 	if (data[1] & STEPWISE)

@@ -108,15 +108,41 @@ enum {
 	FX_ST = 32,
 	FX_XMM = 160,
 	XSAVE_PRESENT = 512, /* XSTATE_BV */
+	XSAVE_YMM_HIGH = 576,
 };
 #define XSAVE_X87_AND_SSE 3u
+#define XSAVE_AVX         4u
 
-static void get_fpu(int fd, struct part_fpu_state *ret)
+static bool has_xsave(const struct kvm_vp *vp)
+{
+	return profile_has(&vp->kvm->part.profile, PROFILE_1_ECX, 26);
+}
+
+static void get_avx(struct kvm_vp *vp, const uint8_t *fx, struct part_fpu_state *ret)
+{
+	struct kvm_xcrs xcrs = { 0 };
+
+	if (!has_xsave(vp))
+		return;
+	kvm_ioctl(vp->fd, KVM_GET_XCRS, &xcrs);
+	ret->xcr0 = xcrs.nr_xcrs ? xcrs.xcrs[0].value : 1;
+	if (load_le64(fx + XSAVE_PRESENT) & XSAVE_AVX)
+		memcpy(ret->ymm_high, fx + XSAVE_YMM_HIGH, sizeof(ret->ymm_high));
+}
+
+static int set_xcr0(struct kvm_vp *vp, const struct part_fpu_state *state)
+{
+	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs[0].value = state->xcr0 ? state->xcr0 : 1 };
+
+	return has_xsave(vp) ? kvm_ioctl(vp->fd, KVM_SET_XCRS, &xcrs) : 0;
+}
+
+static void get_fpu(struct kvm_vp *vp, struct part_fpu_state *ret)
 {
 	struct kvm_xsave image = { 0 };
 	const uint8_t *fx = (const uint8_t *)image.region;
 
-	kvm_ioctl(fd, KVM_GET_XSAVE, &image);
+	kvm_ioctl(vp->fd, KVM_GET_XSAVE, &image);
 	*ret = (struct part_fpu_state){ .fcw = load_le16(fx + FX_FCW),
 					.fsw = load_le16(fx + FX_FSW),
 					.fop = load_le16(fx + FX_FOP),
@@ -126,14 +152,15 @@ static void get_fpu(int fd, struct part_fpu_state *ret)
 					.fdp = load_le64(fx + FX_FDP) };
 	memcpy(ret->st, fx + FX_ST, sizeof(ret->st));
 	memcpy(ret->xmm, fx + FX_XMM, sizeof(ret->xmm));
+	get_avx(vp, fx, ret);
 }
 
-static int set_fpu(int fd, const struct part_fpu_state *state)
+static int set_fpu(struct kvm_vp *vp, const struct part_fpu_state *state)
 {
 	struct kvm_xsave image = { 0 };
 	uint8_t *fx = (uint8_t *)image.region;
 
-	if (kvm_ioctl(fd, KVM_GET_XSAVE, &image) < 0)
+	if (set_xcr0(vp, state) < 0 || kvm_ioctl(vp->fd, KVM_GET_XSAVE, &image) < 0)
 		return -1;
 	store_le16(fx + FX_FCW, state->fcw);
 	store_le16(fx + FX_FSW, state->fsw);
@@ -145,7 +172,11 @@ static int set_fpu(int fd, const struct part_fpu_state *state)
 	memcpy(fx + FX_ST, state->st, sizeof(state->st));
 	memcpy(fx + FX_XMM, state->xmm, sizeof(state->xmm));
 	store_le64(fx + XSAVE_PRESENT, load_le64(fx + XSAVE_PRESENT) | XSAVE_X87_AND_SSE);
-	return kvm_ioctl(fd, KVM_SET_XSAVE, &image);
+	if (has_xsave(vp)) {
+		memcpy(fx + XSAVE_YMM_HIGH, state->ymm_high, sizeof(state->ymm_high));
+		fx[XSAVE_PRESENT] |= XSAVE_AVX;
+	}
+	return kvm_ioctl(vp->fd, KVM_SET_XSAVE, &image);
 }
 
 /* ---- local APIC ---- */
@@ -402,7 +433,7 @@ void kvm_vp_get_context(struct part *part, unsigned index, struct part_vp_contex
 	memcpy(ret->dr, debug.db, sizeof(ret->dr));
 	ret->dr6 = debug.dr6;
 	ret->dr7 = debug.dr7;
-	get_fpu(vp->fd, &ret->fpu);
+	get_fpu(vp, &ret->fpu);
 	get_msrs(vp, ret);
 	get_apic(vp, sregs.apic_base, &ret->apic);
 	get_events(vp, ret);
@@ -425,7 +456,7 @@ static int set_registers(struct kvm_vp *vp, const struct part_vp_context *contex
 	memcpy(debug.db, context->dr, sizeof(debug.db));
 	if (kvm_ioctl(vp->fd, KVM_SET_DEBUGREGS, &debug) < 0)
 		return error_set_errno(err, errno, "KVM: setting its debug registers");
-	if (set_fpu(vp->fd, &context->fpu) < 0)
+	if (set_fpu(vp, &context->fpu) < 0)
 		return error_set_errno(err, errno, "KVM: setting its FPU");
 	if (set_apic(vp, &context->apic) < 0)
 		return error_set_errno(err, errno, "KVM: setting its local APIC");

@@ -64,6 +64,7 @@
 #define CR4_OSXMMEXCPT BIT(10)
 #define CR4_UMIP       BIT(11)
 #define CR4_FSGSBASE   BIT(16)
+#define CR4_OSXSAVE    BIT(18)
 #define CR4_SMEP       BIT(20)
 #define CR4_SMAP       BIT(21)
 
@@ -357,6 +358,9 @@ struct vp {
 	/* Translated code has the guest's XMM registers and MXCSR, or x87 registers, in the host's;
 	 * never while C code runs. Read together: adjacent. */
 	bool sse_loaded, x87_loaded;
+	bool avx_loaded; /* the same of the upper halves of the YMM registers; then sse_loaded, too
+			  */
+	bool avx_on;     /* the guest's system lets AVX be used: CR4.OSXSAVE, XCR0 */
 	_Atomic uint32_t attention;
 	unsigned key;        /* block.key of what runs now */
 	struct sc_tlb *tlb;  /* tlbs[0] for supervisor accesses, [1] for user accesses */
@@ -371,6 +375,7 @@ struct vp {
 	struct part_segment seg[8];
 	struct sc_dtable gdt, idt;
 	uint64_t cr0, cr2, cr3, cr4, efer;
+	uint64_t xcr0;
 	uint64_t dr[8];
 	uint64_t pdpte[4]; /* PAE paging: loaded with CR3 */
 
@@ -525,7 +530,7 @@ struct sc_vm {
 	unsigned phys_bits;
 	uint64_t cr4_valid; /* bits that may be set */
 	const struct profile *profile;
-	bool has[HOSTOP_FEATURE_LAHF64 + 1]; /* features by enum hostop_feature */
+	bool has[HOSTOP_FEATURE_COUNT]; /* features by enum hostop_feature */
 
 	struct lapic_bus *lapics;
 	struct hostop_arena *hostops;
@@ -674,6 +679,12 @@ int sc_decode_init(void);
 /* The decoder of enum sc_mode as this CPU wants it; for zydis_decode. */
 /* Decodes at RIP into a new block. Raises fetch faults. */
 struct block *sc_decode(struct vp *c, uint64_t gpa, unsigned key);
+
+/* ---- exec-xsave.c ---- */
+
+/* After a change of XCR0 or CR4. */
+void sc_avx_changed(struct vp *c);
+bool sc_xcr0_valid(uint64_t v);
 
 /* ---- block.c ---- */
 

@@ -756,6 +756,21 @@ static void emit_if(struct decoder *d, enum profile_word word, unsigned bit, sc_
 	add(d, u, fn);
 }
 
+#define XSAVE_BIT 26
+
+static void emit_xsave(struct decoder *d, sc_fn *fn, bool wide)
+{
+	struct uop u = new_uop(d);
+
+	if (!profile_has(d->c->vm->profile, PROFILE_1_ECX, XSAVE_BIT)) {
+		add_ud(d);
+		return;
+	}
+	set_mem(d, &u, &d->op[0]);
+	u.aux = wide;
+	add(d, u, fn);
+}
+
 /* What no handler of ours is for: the host executes it, or it doesn't exist for this guest. */
 static void emit_host(struct decoder *d)
 {
@@ -774,6 +789,97 @@ static void emit_host(struct decoder *d)
 	add(d, u, sc_hostop);
 	memcpy(&d->known.uops[1], &op, sizeof(op));
 	d->known.uop_count = KNOWN_UOPS;
+}
+
+/* ---- AVX with masks ---- */
+
+static unsigned vector_number(const ZydisDecodedOperand *op)
+{
+	ZydisRegister reg = op->reg.value;
+
+	return (unsigned)(reg >= ZYDIS_REGISTER_YMM0 ? reg - ZYDIS_REGISTER_YMM0
+						     : reg - ZYDIS_REGISTER_XMM0);
+}
+
+/* Destination, mask and source, of which one is memory. element: bytes. */
+static void emit_masked(struct decoder *d, enum hostop_feature feature, unsigned element)
+{
+	bool store = is_mem(&d->op[0]);
+	unsigned count = d->op[store ? 2 : 0].size / 8 / element;
+	struct uop u = new_uop(d);
+
+	if (!d->c->vm->has[feature]) {
+		add_ud(d);
+		return;
+	}
+	set_mem(d, &u, &d->op[store ? 0 : 2]);
+	u.imm = AVX_OPERANDS(vector_number(&d->op[store ? 2 : 0]), vector_number(&d->op[1]),
+			     element, count);
+	add(d, u, store ? sc_masked_store : sc_masked_load);
+}
+
+/* Destination, memory and mask. The three vectors must be different. */
+static void emit_gather(struct decoder *d, unsigned element, unsigned index_size)
+{
+	const ZydisDecodedOperandMem *m = &d->op[1].mem;
+	unsigned reg = vector_number(&d->op[0]), mask = vector_number(&d->op[2]), index;
+	unsigned bytes = d->in.raw.vex.L ? 32 : 16;
+	ZydisDecodedOperand base = d->op[1];
+	struct uop u = new_uop(d);
+
+	if (!d->c->vm->has[HOSTOP_FEATURE_AVX2] || m->index == ZYDIS_REGISTER_NONE) {
+		add_ud(d);
+		return;
+	}
+	index = (unsigned)(m->index >= ZYDIS_REGISTER_YMM0 ? m->index - ZYDIS_REGISTER_YMM0
+							   : m->index - ZYDIS_REGISTER_XMM0);
+	if (reg == mask || reg == index || mask == index) {
+		add_ud(d);
+		return;
+	}
+	base.mem.index = ZYDIS_REGISTER_NONE;
+	set_mem(d, &u, &base);
+	u.scale = log2_size(m->scale);
+	u.imm = AVX_OPERANDS(reg, mask, element, bytes / MAX(element, index_size)) |
+		AVX_GATHER(index, index_size);
+	add(d, u, sc_gather);
+}
+
+static bool emit_avx(struct decoder *d)
+{
+	switch (d->in.mnemonic) {
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+		emit_masked(d, HOSTOP_FEATURE_AVX, 4);
+		break;
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+		emit_masked(d, HOSTOP_FEATURE_AVX, 8);
+		break;
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+		emit_masked(d, HOSTOP_FEATURE_AVX2, 4);
+		break;
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+		emit_masked(d, HOSTOP_FEATURE_AVX2, 8);
+		break;
+	case ZYDIS_MNEMONIC_VPGATHERDD:
+	case ZYDIS_MNEMONIC_VGATHERDPS:
+		emit_gather(d, 4, 4);
+		break;
+	case ZYDIS_MNEMONIC_VPGATHERDQ:
+	case ZYDIS_MNEMONIC_VGATHERDPD:
+		emit_gather(d, 8, 4);
+		break;
+	case ZYDIS_MNEMONIC_VPGATHERQD:
+	case ZYDIS_MNEMONIC_VGATHERQPS:
+		emit_gather(d, 4, 8);
+		break;
+	case ZYDIS_MNEMONIC_VPGATHERQQ:
+	case ZYDIS_MNEMONIC_VGATHERQPD:
+		emit_gather(d, 8, 8);
+		break;
+	default:
+		return false;
+	}
+	return true;
 }
 
 /* ---- the table of mnemonics ---- */
@@ -1278,6 +1384,20 @@ static bool emit_system(struct decoder *d)
 	case ZYDIS_MNEMONIC_WBINVD:
 		emit_plain(d, sc_invd);
 		break;
+	case ZYDIS_MNEMONIC_XSAVE:
+	case ZYDIS_MNEMONIC_XSAVE64:
+		emit_xsave(d, sc_xsave, d->in.mnemonic == ZYDIS_MNEMONIC_XSAVE64);
+		break;
+	case ZYDIS_MNEMONIC_XRSTOR:
+	case ZYDIS_MNEMONIC_XRSTOR64:
+		emit_xsave(d, sc_xrstor, d->in.mnemonic == ZYDIS_MNEMONIC_XRSTOR64);
+		break;
+	case ZYDIS_MNEMONIC_XGETBV:
+		emit_if(d, PROFILE_1_ECX, XSAVE_BIT, sc_xgetbv);
+		break;
+	case ZYDIS_MNEMONIC_XSETBV:
+		emit_if(d, PROFILE_1_ECX, XSAVE_BIT, sc_xsetbv);
+		break;
 	case ZYDIS_MNEMONIC_CLFLUSH:
 		emit_operand(d, sc_clflush, false);
 		break;
@@ -1328,6 +1448,8 @@ static void emit(struct decoder *d)
 		add_ud(d);
 		return;
 	}
+	if (!legacy && emit_avx(d))
+		return;
 	if (legacy && (emit_integer(d) || emit_conditional(d) || emit_flow(d) ||
 		       emit_string_insn(d) || emit_system(d)))
 		return;

@@ -50,7 +50,7 @@ struct opcode {
 	bool w, lock;
 	bool rex; /* a REX even if it is empty: SPL, BPL, SIL, DIL */
 	/* With a VEX prefix, where prefix, map and w are its fields, too; its register. */
-	bool vex;
+	bool vex, l256; /* l256: of 256 bits */
 	uint8_t vvvv;
 };
 
@@ -109,7 +109,7 @@ EMIT_INLINE uint8_t *put32(uint8_t *p, uint32_t v)
 	return p + 4;
 }
 
-/* The form of three bytes, of 128 bits. */
+/* The form of three bytes. */
 static inline uint8_t *put_vex(uint8_t *p, const struct opcode *o, unsigned r, unsigned x,
 			       unsigned b)
 {
@@ -120,7 +120,8 @@ static inline uint8_t *put_vex(uint8_t *p, const struct opcode *o, unsigned r, u
 		selector++;
 	p = put8(p, 0xc4);
 	p = put8(p, (r & 8 ? 0 : 0x80) | (x & 8 ? 0 : 0x40) | (b & 8 ? 0 : 0x20) | o->map);
-	p = put8(p, (o->w ? 0x80u : 0) | (~(unsigned)o->vvvv & 15) << 3 | selector);
+	p = put8(p, (o->w ? 0x80u : 0) | (~(unsigned)o->vvvv & 15) << 3 | (o->l256 ? 4 : 0) |
+			selector);
 	return put8(p, o->op);
 }
 

@@ -22,6 +22,12 @@ static void check_unit(struct vp *c, struct uop *u, unsigned unit)
 		if (cr0 & CR0_TS)
 			sc_fault(c, u, VEC_NM);
 		break;
+	case HOSTOP_AVX:
+		if (!c->avx_on)
+			sc_ud(c, u);
+		if (cr0 & CR0_TS)
+			sc_fault(c, u, VEC_NM);
+		break;
 	case HOSTOP_MMX:
 		if (cr0 & CR0_EM)
 			sc_ud(c, u);
@@ -44,7 +50,15 @@ static void check_unit(struct vp *c, struct uop *u, unsigned unit)
 
 static inline bool unit_ready(struct vp *c, unsigned unit)
 {
+	if (unlikely(unit == HOSTOP_AVX))
+		return c->avx_on && !(c->cr0 & CR0_TS);
 	return unit == HOSTOP_INTEGER || (!(c->cr0 & (CR0_EM | CR0_TS)) && (c->cr4 & CR4_OSFXSR));
+}
+
+void sc_check_avx(struct vp *c, struct uop *u)
+{
+	if (unlikely(!unit_ready(c, HOSTOP_AVX)))
+		check_unit(c, u, HOSTOP_AVX);
 }
 
 static _Noreturn void raise_result(struct vp *c, struct uop *u, unsigned vector)
@@ -64,6 +78,8 @@ static unsigned natural_alignment(const struct vp *c, unsigned size)
 	switch (size) {
 	case 16:
 		return c->vm->amd ? 16 : 1;
+	case 32:
+		return 1; /* to be found out */
 	case 10:
 		return 8;
 	case 14: /* x87 environment and state, 16-bit */
@@ -79,12 +95,28 @@ static unsigned natural_alignment(const struct vp *c, unsigned size)
 	}
 }
 
+/* VCVTPS2PH computes before it looks at its memory: MXCSR has its flags even if that faults. */
+static unsigned compute_first(struct vp *c, const struct hostop *op)
+{
+	struct hostop_regs regs = c->regs;
+	unsigned vector = hostop_run(op, &regs, c->bounce);
+
+	c->regs.fpu.mxcsr = regs.fpu.mxcsr;
+	return vector;
+}
+
 /* Runs on guest RAM if the operand lies in one page of it, else on the bounce buffer. */
 static unsigned run_on_memory(struct vp *c, struct uop *u, const struct hostop *op, uint64_t va)
 {
 	bool write = op->mem_access & HOSTOP_MEM_WRITE;
 	unsigned room, vector;
 	uint8_t *host = NULL;
+
+	if (unlikely(op->unit == HOSTOP_AVX && write && op->run != op->code)) {
+		vector = compute_first(c, op);
+		if (vector)
+			return vector;
+	}
 
 	if (unlikely(c->align_check))
 		sc_check_alignment(c, u, va, natural_alignment(c, op->mem_size));

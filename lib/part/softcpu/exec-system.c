@@ -294,6 +294,7 @@ static void write_cr4(struct vp *c, struct uop *u, uint64_t v)
 	if ((changed & v & CR4_PAE) && (c->cr0 & CR0_PG) && !sc_load_pdptes(c, c->cr3))
 		sc_gp(c, u);
 	c->cr4 = v;
+	sc_avx_changed(c);
 	if (changed & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP | CR4_SMAP))
 		sc_mmu_mode_changed(c);
 }

@@ -112,5 +112,22 @@ extern sc_fn sc_rdrand, sc_hypercall, sc_clflush;
 
 /* exec-host.c: what the host executes. The uop behind holds the struct hostop's address in disp. */
 extern sc_fn sc_hostop;
+/* #UD or #NM unless AVX may be used. */
+void sc_check_avx(struct vp *c, struct uop *u);
+
+/* exec-avx.c. imm: numbers of vector registers, the size of an element and how many there are. */
+#define AVX_OPERANDS(reg, mask, element, count)                                                    \
+	((int32_t)((reg) | (mask) << 4 | (unsigned)(element) << 12 | (count) << 16))
+#define AVX_GATHER(index, size) ((int32_t)((index) << 8 | (unsigned)(size) << 20))
+#define AVX_REG(imm)            ((unsigned)(imm)&15)
+#define AVX_MASK(imm)           ((unsigned)(imm) >> 4 & 15)
+#define AVX_INDEX(imm)          ((unsigned)(imm) >> 8 & 15)
+#define AVX_ELEMENT(imm)        ((unsigned)(imm) >> 12 & 15)
+#define AVX_COUNT(imm)          ((unsigned)(imm) >> 16 & 15)
+#define AVX_INDEX_SIZE(imm)     ((unsigned)(imm) >> 20 & 15)
+extern sc_fn sc_masked_load, sc_masked_store, sc_gather;
+
+/* exec-xsave.c */
+extern sc_fn sc_xsave, sc_xrstor, sc_xgetbv, sc_xsetbv;
 
 #endif

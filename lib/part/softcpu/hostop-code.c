@@ -15,7 +15,7 @@
 #define ARENA_SIZE    (32u << 20)
 #define MAX_CODE_SIZE 512 /* of one recipe, both entries */
 
-_Static_assert(sizeof(struct code_recipe) == 36, "no padding");
+_Static_assert(sizeof(struct code_recipe) == 40, "no padding");
 
 struct code_slot {
 	struct code_recipe recipe;
@@ -52,28 +52,66 @@ static void emit32(struct emitter *e, uint32_t value)
 
 #define REGS_OFFSET(field) ((uint32_t)offsetof(struct hostop_regs, field))
 
+/* From where a register's lower half is to its upper one. */
+#define YMM_HIGH                                                                                   \
+	(uint32_t)(offsetof(struct hostop_regs, ymm_high) - offsetof(struct hostop_regs, fpu.xmm))
+
+/* movzx eax, word [r10 + the operand's offset]; then its register from [rdi + rax]. */
+static void emit_load_vector(struct emitter *e, bool whole, unsigned number)
+{
+	uint8_t modrm = (uint8_t)(0x04 | number << 3);
+
+	if (!whole) {
+		EMIT(e, 0x0f, 0x10, modrm, 0x07); /* movups xmm, [rdi + rax] */
+		return;
+	}
+	EMIT(e, 0xc5, 0xf8, 0x10, modrm, 0x07); /* vmovups; vinsertf128 ymm, [rdi + rax + ...], 1 */
+	EMIT(e, 0xc4, 0xe3, (uint8_t)((~number & 15) << 3 | 5), 0x18, modrm | 0x80, 0x07);
+	emit32(e, YMM_HIGH);
+	EMIT(e, 1);
+}
+
+/* The same to [rdi + r11]. */
+static void emit_store_vector(struct emitter *e, bool whole, unsigned number)
+{
+	uint8_t modrm = (uint8_t)(0x04 | number << 3);
+
+	if (!whole) {
+		EMIT(e, 0x42, 0x0f, 0x11, modrm, 0x1f); /* movups [rdi + r11], xmm */
+		return;
+	}
+	EMIT(e, 0xc4, 0xa1, 0x78, 0x11, modrm, 0x1f); /* vmovups, vextractf128 */
+	EMIT(e, 0xc4, 0xa3, 0x7d, 0x19, modrm | 0x80, 0x1f);
+	emit32(e, YMM_HIGH);
+	EMIT(e, 1);
+}
+
+static bool is_vector(const struct code_operand *o)
+{
+	return o->kind == OPERAND_XMM || o->kind == OPERAND_YMM;
+}
+
+static void emit_load_operand(struct emitter *e, const struct code_operand *o, uint8_t offset,
+			      unsigned vector, unsigned gpr)
+{
+	if (!o->load)
+		return;
+	EMIT(e, 0x41, 0x0f, 0xb7, 0x42, offset); /* movzx eax, word [r10 + offset] */
+	if (is_vector(o))
+		emit_load_vector(e, o->kind == OPERAND_YMM, vector);
+	else if (o->kind == OPERAND_GPR) /* mov r8 or r9, [rdi + rax] */
+		EMIT(e, 0x4c, 0x8b, (uint8_t)(0x04 | (gpr & 7) << 3), 0x07);
+	else /* movzx r8d or r9d, byte [rdi + rax] */
+		EMIT(e, 0x44, 0x0f, 0xb6, (uint8_t)(0x04 | (gpr & 7) << 3), 0x07);
+}
+
 static void emit_load_operands(struct emitter *e, const struct code_recipe *r)
 {
-	if (r->reg.load) {
-		/* movzx eax, word [r10 + reg] */
-		EMIT(e, 0x41, 0x0f, 0xb7, 0x42, offsetof(struct hostop, reg));
-		if (r->reg.kind == OPERAND_XMM)
-			EMIT(e, 0x0f, 0x10, 0x0c, 0x07); /* movups xmm1, [rdi + rax] */
-		else if (r->reg.kind == OPERAND_GPR)
-			EMIT(e, 0x4c, 0x8b, 0x04, 0x07); /* mov r8, [rdi + rax] */
-		else
-			EMIT(e, 0x44, 0x0f, 0xb6, 0x04, 0x07); /* movzx r8d, byte [rdi + rax] */
-	}
-	if (r->rm.load) {
-		/* movzx ecx, word [r10 + rm] */
-		EMIT(e, 0x41, 0x0f, 0xb7, 0x4a, offsetof(struct hostop, rm));
-		if (r->rm.kind == OPERAND_XMM)
-			EMIT(e, 0x0f, 0x10, 0x14, 0x0f); /* movups xmm2, [rdi + rcx] */
-		else if (r->rm.kind == OPERAND_GPR)
-			EMIT(e, 0x4c, 0x8b, 0x0c, 0x0f); /* mov r9, [rdi + rcx] */
-		else
-			EMIT(e, 0x44, 0x0f, 0xb6, 0x0c, 0x0f); /* movzx r9d, byte [rdi + rcx] */
-	}
+	emit_load_operand(e, &r->reg, offsetof(struct hostop, reg), HOST_XMM_REG, HOST_GPR_REG);
+	emit_load_operand(e, &r->rm, offsetof(struct hostop, rm), HOST_XMM_RM, HOST_GPR_RM);
+	if (is_vector(&r->vex))
+		emit_load_operand(e, &r->vex, offsetof(struct hostop, vex), HOST_XMM_VEX, 0);
+	emit_load_operand(e, &r->is4, offsetof(struct hostop, is4), HOST_XMM_IS4, 0);
 }
 
 /* The status flags only: POPF would be slow, and would let AC, TF and DF through. */
@@ -124,46 +162,49 @@ static void emit_store_implicit(struct emitter *e, uint8_t set)
 /* After all else that needs RAX. */
 static void emit_load_vex(struct emitter *e, const struct code_recipe *r)
 {
-	if (!r->vex.load)
+	if (!r->vex.load || is_vector(&r->vex))
 		return;
 	/* movzx eax, word [r10 + vex]; mov rax, [rdi + rax] */
 	EMIT(e, 0x41, 0x0f, 0xb7, 0x42, offsetof(struct hostop, vex));
 	EMIT(e, 0x48, 0x8b, 0x04, 0x07);
 }
 
-/* Before ModRM.reg's: if MULX has both results go to one register, the upper half stays. */
-static void emit_store_vex(struct emitter *e, const struct code_recipe *r)
+static void emit_store_operand(struct emitter *e, const struct code_operand *o, uint8_t offset,
+			       unsigned vector, unsigned gpr)
 {
-	if (!r->vex.store)
+	uint8_t modrm = (uint8_t)(0x04 | (gpr & 7) << 3);
+
+	if (!o->store)
 		return;
-	/* movzx r11d, word [r10 + vex]; mov [rdi + r11], rax */
-	EMIT(e, 0x45, 0x0f, 0xb7, 0x5a, offsetof(struct hostop, vex));
-	EMIT(e, 0x4a, 0x89, 0x04, 0x1f);
+	EMIT(e, 0x45, 0x0f, 0xb7, 0x5a, offset); /* movzx r11d, word [r10 + offset] */
+	if (is_vector(o))
+		emit_store_vector(e, o->kind == OPERAND_YMM, vector);
+	else if (o->kind == OPERAND_GPR) /* mov [rdi + r11], gpr */
+		EMIT(e, gpr & 8 ? 0x4e : 0x4a, 0x89, modrm, 0x1f);
+	else /* mov [rdi + r11], r8b or r9b */
+		EMIT(e, 0x46, 0x88, modrm, 0x1f);
 }
 
-/* After the implicit ones (CMPXCHG with RAX as destination), rm after reg (XADD with itself). */
+/* After the implicit ones (CMPXCHG with RAX as destination), rm after reg (XADD with itself), reg
+ * after that of VEX.vvvv: if MULX has both results go to one register, the upper half stays. */
 static void emit_store_operands(struct emitter *e, const struct code_recipe *r)
 {
-	if (r->reg.store) {
-		/* movzx r11d, word [r10 + reg] */
-		EMIT(e, 0x45, 0x0f, 0xb7, 0x5a, offsetof(struct hostop, reg));
-		if (r->reg.kind == OPERAND_XMM)
-			EMIT(e, 0x42, 0x0f, 0x11, 0x0c, 0x1f); /* movups [rdi + r11], xmm1 */
-		else if (r->reg.kind == OPERAND_GPR)
-			EMIT(e, 0x4e, 0x89, 0x04, 0x1f); /* mov [rdi + r11], r8 */
-		else
-			EMIT(e, 0x46, 0x88, 0x04, 0x1f); /* mov [rdi + r11], r8b */
+	emit_store_operand(e, &r->vex, offsetof(struct hostop, vex), HOST_XMM_VEX, HOST_GPR_VEX);
+	emit_store_operand(e, &r->reg, offsetof(struct hostop, reg), HOST_XMM_REG, HOST_GPR_REG);
+	emit_store_operand(e, &r->rm, offsetof(struct hostop, rm), HOST_XMM_RM, HOST_GPR_RM);
+}
+
+/* What C code, which has no AVX, would wait for. */
+static void emit_leave_avx(struct emitter *e, const struct code_recipe *r)
+{
+	if (r->vex_xmm0) {
+		/* vextractf128 [rdi + ...], ymm0, 1 */
+		EMIT(e, 0xc4, 0xe3, 0x7d, 0x19, 0x87);
+		emit32(e, REGS_OFFSET(ymm_high));
+		EMIT(e, 1);
 	}
-	if (r->rm.store) {
-		/* movzx r11d, word [r10 + rm] */
-		EMIT(e, 0x45, 0x0f, 0xb7, 0x5a, offsetof(struct hostop, rm));
-		if (r->rm.kind == OPERAND_XMM)
-			EMIT(e, 0x42, 0x0f, 0x11, 0x14, 0x1f); /* movups [rdi + r11], xmm2 */
-		else if (r->rm.kind == OPERAND_GPR)
-			EMIT(e, 0x4e, 0x89, 0x0c, 0x1f); /* mov [rdi + r11], r9 */
-		else
-			EMIT(e, 0x46, 0x88, 0x0c, 0x1f); /* mov [rdi + r11], r9b */
-	}
+	if (r->reg.kind == OPERAND_YMM || r->rm.kind == OPERAND_YMM || r->vex_xmm0)
+		EMIT(e, 0xc5, 0xf8, 0x77); /* vzeroupper */
 }
 
 static void emit_store_flags(struct emitter *e, uint32_t flags)
@@ -290,8 +331,8 @@ static void emit_body(struct emitter *e, const struct code_recipe *r, bool store
 	if (r->light)
 		emit_light_store(e, r->light);
 	emit_store_implicit(e, r->implicit_store);
-	emit_store_vex(e, r);
 	emit_store_operands(e, r);
+	emit_leave_avx(e, r);
 	if (r->flags_out)
 		emit_store_flags(e, r->flags_out);
 	if (implicit & IMPLICIT_RBX)

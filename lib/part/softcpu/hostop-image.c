@@ -135,6 +135,22 @@ static unsigned op_ldmxcsr(struct hostop_regs *regs, void *mem, const struct hos
 	return 0;
 }
 
+static unsigned op_vzeroupper(struct hostop_regs *regs, void *mem, const struct hostop *op)
+{
+	unsigned count = op->private_flags & HOSTOP_LEGACY_MODE ? 8 : 16;
+
+	memset(regs->ymm_high, 0, count * sizeof(regs->ymm_high[0]));
+	return 0;
+}
+
+static unsigned op_vzeroall(struct hostop_regs *regs, void *mem, const struct hostop *op)
+{
+	unsigned count = op->private_flags & HOSTOP_LEGACY_MODE ? 8 : 16;
+
+	memset(regs->fpu.xmm, 0, count * sizeof(regs->fpu.xmm[0]));
+	return op_vzeroupper(regs, mem, op);
+}
+
 /* ---- x87 environment ---- */
 
 static unsigned tag_of(const uint8_t st[16])
@@ -337,6 +353,112 @@ static unsigned op_fxrstor(struct hostop_regs *regs, void *mem, const struct hos
 	return 0;
 }
 
+/* ---- XSAVE and XRSTOR ---- */
+
+enum { XSAVE_MXCSR = 24, XSAVE_ST = 32, XSAVE_XMM = 160, XSAVE_BV = 512, XSAVE_YMM_HIGH = 576 };
+#define XSAVE_HEADER_ZERO 8  /* bytes from here in the header */
+#define XSAVE_HEADER_END  24 /* to here must be 0 */
+
+static unsigned vector_count(bool legacy)
+{
+	return legacy ? 8 : 16;
+}
+
+static bool any_high(const struct hostop_regs *regs)
+{
+	static const uint8_t none[sizeof(regs->ymm_high)];
+
+	return memcmp(regs->ymm_high, none, sizeof(none)) != 0;
+}
+
+void hostop_xsave(const struct hostop_regs *regs, uint8_t *image, uint64_t mask, bool wide,
+		  bool legacy)
+{
+	uint64_t in_use = HOSTOP_XCR0_X87 | HOSTOP_XCR0_SSE, there;
+	struct hostop_fpu fpu = regs->fpu;
+
+	fpu.reserved0 = 0;
+	fpu.mxcsr_mask = HOSTOP_MXCSR_MASK;
+	if (!wide) {
+		fpu.fip = (uint32_t)fpu.fip;
+		fpu.fdp = (uint32_t)fpu.fdp;
+	}
+	for (unsigned i = 0; i < 8; i++)
+		memset(fpu.st[i] + 10, 0, 6);
+	if (mask & HOSTOP_XCR0_X87) {
+		memcpy(image, &fpu, XSAVE_MXCSR);
+		memcpy(image + XSAVE_ST, fpu.st, sizeof(fpu.st));
+	}
+	if (mask & (HOSTOP_XCR0_SSE | HOSTOP_XCR0_AVX))
+		memcpy(image + XSAVE_MXCSR, &fpu.mxcsr, 8);
+	if (mask & HOSTOP_XCR0_SSE)
+		memcpy(image + XSAVE_XMM, fpu.xmm, vector_count(legacy) * 16);
+	if (mask & HOSTOP_XCR0_AVX)
+		memcpy(image + XSAVE_YMM_HIGH, regs->ymm_high, vector_count(legacy) * 16);
+	if (any_high(regs))
+		in_use |= HOSTOP_XCR0_AVX;
+	memcpy(&there, image + XSAVE_BV, 8);
+	there = (there & ~mask) | (in_use & mask);
+	memcpy(image + XSAVE_BV, &there, 8);
+}
+
+static void restore_x87(struct hostop_fpu *fpu, const struct hostop_fpu *from, bool wide)
+{
+	fpu->fsw = from->fsw;
+	fpu->ftw = from->ftw;
+	fpu->fop = from->fop & 0x7ff;
+	fpu->fip = wide ? from->fip : (uint32_t)from->fip;
+	fpu->fdp = wide ? from->fdp : (uint32_t)from->fdp;
+	memcpy(fpu->st, from->st, sizeof(fpu->st));
+	for (unsigned i = 0; i < 8; i++)
+		memset(fpu->st[i] + 10, 0, 6);
+	set_fcw(fpu, from->fcw);
+}
+
+static void reset_x87(struct hostop_fpu *fpu)
+{
+	x87_init(fpu);
+	memset(fpu->st, 0, sizeof(fpu->st));
+}
+
+static void restore_vectors(uint8_t to[16][16], const uint8_t *from, bool there, bool legacy)
+{
+	if (there)
+		memcpy(to, from, vector_count(legacy) * 16);
+	else
+		memset(to, 0, vector_count(legacy) * 16);
+}
+
+bool hostop_xrstor(struct hostop_regs *regs, const uint8_t *image, uint64_t mask, uint64_t xcr0,
+		   bool wide, bool legacy)
+{
+	struct hostop_fpu from;
+	uint64_t there;
+
+	memcpy(&from, image, sizeof(from));
+	memcpy(&there, image + XSAVE_BV, 8);
+	if (there & ~xcr0)
+		return false;
+	for (unsigned i = XSAVE_HEADER_ZERO; i < XSAVE_HEADER_END; i++)
+		if (image[XSAVE_BV + i])
+			return false;
+	if (mask & (HOSTOP_XCR0_SSE | HOSTOP_XCR0_AVX)) {
+		if (from.mxcsr & ~HOSTOP_MXCSR_MASK)
+			return false;
+		regs->fpu.mxcsr = from.mxcsr;
+	}
+	if (mask & there & HOSTOP_XCR0_X87)
+		restore_x87(&regs->fpu, &from, wide);
+	else if (mask & HOSTOP_XCR0_X87)
+		reset_x87(&regs->fpu);
+	if (mask & HOSTOP_XCR0_SSE)
+		restore_vectors(regs->fpu.xmm, image + XSAVE_XMM, there & HOSTOP_XCR0_SSE, legacy);
+	if (mask & HOSTOP_XCR0_AVX)
+		restore_vectors(regs->ymm_high, image + XSAVE_YMM_HIGH, there & HOSTOP_XCR0_AVX,
+				legacy);
+	return true;
+}
+
 hostop_fn *hostop_image_op(ZydisMnemonic mnemonic)
 {
 	switch (mnemonic) {
@@ -364,9 +486,15 @@ hostop_fn *hostop_image_op(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_FDISI8087_NOP:
 	case ZYDIS_MNEMONIC_FSETPM287_NOP:
 		return op_nop;
+	case ZYDIS_MNEMONIC_VZEROUPPER:
+		return op_vzeroupper;
+	case ZYDIS_MNEMONIC_VZEROALL:
+		return op_vzeroall;
 	case ZYDIS_MNEMONIC_LDMXCSR:
+	case ZYDIS_MNEMONIC_VLDMXCSR:
 		return op_ldmxcsr;
 	case ZYDIS_MNEMONIC_STMXCSR:
+	case ZYDIS_MNEMONIC_VSTMXCSR:
 		return op_stmxcsr;
 	case ZYDIS_MNEMONIC_FXSAVE:
 	case ZYDIS_MNEMONIC_FXSAVE64:

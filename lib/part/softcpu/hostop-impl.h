@@ -5,9 +5,10 @@
  *
  * Host registers inside generated code: RDI = regs, RSI = mem, R10 = op, RAX RCX RDX R11 scratch.
  * The instruction's ModRM.reg operand becomes R8 or XMM1, the ModRM.rm (or opcode) operand R9 or
- * XMM2, that of VEX.vvvv RAX, its memory operand [RSI] ([RDI] for MASKMOVDQU). Implicit operands
- * stay what they are. Only instructions that touch MMX or x87 registers keep their MMX, ST and XMM
- * numbers: they run between an FXRSTOR and an FXSAVE of the guest's image.
+ * XMM2, that of VEX.vvvv RAX or
+ * XMM3, that of an immediate XMM4, its memory operand [RSI] ([RDI] for MASKMOVDQU). Implicit
+ * operands stay what they are. Only instructions that touch MMX or x87 registers keep their MMX, ST
+ * and XMM numbers: they run between an FXRSTOR and an FXSAVE of the guest's image.
  */
 #ifndef PART_SOFTCPU_HOSTOP_IMPL_H
 #define PART_SOFTCPU_HOSTOP_IMPL_H
@@ -18,15 +19,33 @@
 enum {
 	HOSTOP_LEGACY_MODE = 1,  /* not in 64-bit mode: 8 XMM registers, no 64-bit FIP */
 	HOSTOP_REAL_MODE = 2,    /* real mode layout of the x87 environment */
-	HOSTOP_TINY_F32 = 16,    /* may underflow into a float, */
+	HOSTOP_TINY_F16 = 4,     /* may underflow into a half, */
+	HOSTOP_TINY_F32 = 16,    /* float, */
 	HOSTOP_TINY_F64 = 32,    /* or double, destination; */
 	HOSTOP_TINY_PACKED = 64, /* in every element, not only the lowest */
 	HOSTOP_WIDE = 128,       /* FXSAVE64, FXRSTOR64 */
 };
 
-enum operand_kind { OPERAND_NONE, OPERAND_GPR, OPERAND_GPR8, OPERAND_XMM, OPERAND_IN_PLACE };
+enum operand_kind {
+	OPERAND_NONE,
+	OPERAND_GPR,
+	OPERAND_GPR8,
+	OPERAND_XMM,
+	OPERAND_YMM, /* of all VEX instructions: they clear what they don't write */
+	OPERAND_IN_PLACE
+};
 
-/* An operand that ModRM or the opcode names. */
+enum {
+	HOST_GPR_REG = 8,
+	HOST_GPR_RM = 9,
+	HOST_GPR_VEX = 0,
+	HOST_XMM_REG = 1,
+	HOST_XMM_RM = 2,
+	HOST_XMM_VEX = 3,
+	HOST_XMM_IS4 = 4
+};
+
+/* An operand that ModRM, the opcode, VEX.vvvv or an immediate names. */
 struct code_operand {
 	uint8_t kind; /* enum operand_kind */
 	bool load, store;
@@ -65,12 +84,12 @@ enum { IMPLICIT_RAX = 1, IMPLICIT_RCX = 2, IMPLICIT_RDX = 4, IMPLICIT_RBX = 8, I
 struct code_recipe {
 	uint8_t insn[15]; /* re-encoded for the host registers above */
 	uint8_t length;
-	struct code_operand reg, rm, vex;
+	struct code_operand reg, rm, vex, is4;
 	uint8_t implicit_load, implicit_store; /* IMPLICIT_* */
-	uint8_t unused;
-	uint16_t flags_in, flags_out; /* RFLAGS bits */
-	bool fpu_image;               /* between FXRSTOR and FXSAVE */
-	bool mem_in_rdi;              /* MASKMOV */
+	uint16_t flags_in, flags_out;          /* RFLAGS bits */
+	bool fpu_image;                        /* between FXRSTOR and FXSAVE */
+	bool mem_in_rdi;                       /* MASKMOV */
+	bool vex_xmm0;    /* an implicit result in XMM0 clears the rest of YMM0 */
 	bool check_mxcsr; /* a second entry that runs with the guest's MXCSR if that is plain */
 	uint8_t light;    /* LIGHT_* */
 };

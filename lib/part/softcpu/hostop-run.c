@@ -30,33 +30,61 @@ static bool is_tiny_float(uint32_t bits)
 	return (bits & 0x7f800000) == 0 && (bits & 0x7fffff) != 0;
 }
 
+static bool is_tiny_half(uint32_t bits)
+{
+	return (bits & 0x7c00) == 0 && (bits & 0x3ff) != 0;
+}
+
 static bool is_tiny_double(uint64_t bits)
 {
 	return (bits & 0x7ff0000000000000) == 0 && (bits & 0xfffffffffffff) != 0;
 }
 
-/* Masked underflow is flagged only for inexact results, unmasked underflow for all tiny ones. */
-static bool result_is_tiny(const struct hostop_regs *regs, const struct hostop *op)
+static bool is_tiny(const uint8_t *element, unsigned size)
 {
-	const uint8_t *dest = (const uint8_t *)regs + op->reg;
-	unsigned size = op->private_flags & HOSTOP_TINY_F32 ? 4 : 8;
-	unsigned count = op->private_flags & HOSTOP_TINY_PACKED ? 16 / size : 1;
 	uint64_t bits = 0;
 
-	if (!(op->private_flags & (HOSTOP_TINY_F32 | HOSTOP_TINY_F64)))
-		return false;
-	for (unsigned i = 0; i < count; i++) {
-		memcpy(&bits, dest + i * size, size);
-		if (size == 4 ? is_tiny_float((uint32_t)bits) : is_tiny_double(bits))
+	memcpy(&bits, element, size);
+	if (size == 2)
+		return is_tiny_half((uint32_t)bits);
+	return size == 4 ? is_tiny_float((uint32_t)bits) : is_tiny_double(bits);
+}
+
+static bool any_is_tiny(const uint8_t *elements, unsigned count, unsigned size)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (is_tiny(elements + i * size, size))
 			return true;
-	}
 	return false;
+}
+
+/* Masked underflow is flagged only for inexact results, unmasked underflow for all tiny ones. What
+ * an instruction clears of its destination isn't tiny. */
+static bool result_is_tiny(const struct hostop_regs *regs, const struct hostop *op, const void *mem)
+{
+	const uint8_t *dest =
+	    (const uint8_t *)regs + (op->private_flags & HOSTOP_TINY_F16 ? op->rm : op->reg);
+	unsigned size = op->private_flags & HOSTOP_TINY_F16   ? 2
+			: op->private_flags & HOSTOP_TINY_F32 ? 4
+							      : 8;
+
+	if (!(op->private_flags & (HOSTOP_TINY_F16 | HOSTOP_TINY_F32 | HOSTOP_TINY_F64)))
+		return false;
+	if (!(op->private_flags & HOSTOP_TINY_PACKED))
+		return is_tiny(dest, size);
+	if (op->private_flags & HOSTOP_TINY_F16 && op->mem_size)
+		return any_is_tiny(mem, op->mem_size / 2, 2);
+	return any_is_tiny(dest, 16 / size, size) ||
+	       (op->unit == HOSTOP_AVX &&
+		any_is_tiny(dest + offsetof(struct hostop_regs, ymm_high) -
+				offsetof(struct hostop_regs, fpu.xmm),
+			    16 / size, size));
 }
 
 /* The new status flags of a masked run on tmp -> those that the guest sees and whether it faults.
  */
 static bool would_fault(uint32_t mxcsr, uint32_t *flags, const struct hostop_regs *tmp,
-			const struct hostop *op)
+			const struct hostop *op, const void *mem)
 {
 	uint32_t unmasked = ~(mxcsr >> 7) & MXCSR_FLAGS;
 
@@ -64,7 +92,7 @@ static bool would_fault(uint32_t mxcsr, uint32_t *flags, const struct hostop_reg
 		*flags &= MXCSR_BEFORE;
 		return true;
 	}
-	if (unmasked & MXCSR_UE && result_is_tiny(tmp, op))
+	if (unmasked & MXCSR_UE && result_is_tiny(tmp, op, mem))
 		*flags |= MXCSR_UE;
 	return unmasked & *flags;
 }
@@ -93,7 +121,9 @@ static uint32_t run_under(uint32_t mxcsr, struct hostop_regs *regs, void *mem,
 
 unsigned hostop_run_fp(struct hostop_regs *regs, void *mem, const struct hostop *op)
 {
+	bool stores = op->mem_access & HOSTOP_MEM_WRITE; /* VCVTPS2PH: nothing, if it faults */
 	uint32_t mxcsr = regs->fpu.mxcsr, flags;
+	uint8_t stored[sizeof(regs->fpu.xmm[0])];
 	struct hostop_regs tmp;
 
 	if ((mxcsr & MXCSR_MASKS) == MXCSR_MASKS) {
@@ -101,11 +131,13 @@ unsigned hostop_run_fp(struct hostop_regs *regs, void *mem, const struct hostop 
 		return 0;
 	}
 	tmp = *regs;
-	flags = run_under(masked_mxcsr(mxcsr), &tmp, mem, op) & MXCSR_FLAGS;
-	if (would_fault(mxcsr, &flags, &tmp, op)) {
+	flags = run_under(masked_mxcsr(mxcsr), &tmp, stores ? stored : mem, op) & MXCSR_FLAGS;
+	if (would_fault(mxcsr, &flags, &tmp, op, stored)) {
 		regs->fpu.mxcsr = mxcsr | flags;
 		return VECTOR_XM;
 	}
+	if (stores)
+		memcpy(mem, stored, op->mem_size);
 	*regs = tmp;
 	regs->fpu.mxcsr = mxcsr | flags;
 	return 0;
@@ -153,7 +185,7 @@ unsigned hostop_run_mmx_fp(struct hostop_regs *regs, void *mem, const struct hos
 	tmp.fpu.mxcsr = masked_mxcsr(mxcsr);
 	run_on_image(&tmp, mem, op);
 	flags = tmp.fpu.mxcsr & MXCSR_FLAGS;
-	if (would_fault(mxcsr, &flags, &tmp, op)) {
+	if (would_fault(mxcsr, &flags, &tmp, op, mem)) {
 		if (op->waits) /* not with a memory source */
 			hostop_enter_mmx(&regs->fpu);
 		regs->fpu.mxcsr = mxcsr | flags;

@@ -1,5 +1,6 @@
 /* Which instructions are ours, and how each is re-encoded for the host. */
 #include "part/softcpu/hostop-impl.h"
+#include "part/softcpu/zydis.h"
 
 #include <cpuid.h>
 #include <stdatomic.h>
@@ -47,6 +48,14 @@ static bool ask_host(enum hostop_feature feature)
 		return cpuid_bit(7, EBX, 29);
 	case HOSTOP_FEATURE_LZCNT:
 		return cpuid_bit(0x80000001, ECX, 5);
+	case HOSTOP_FEATURE_AVX: /* and the system keeps its registers */
+		return __builtin_cpu_supports("avx");
+	case HOSTOP_FEATURE_AVX2:
+		return __builtin_cpu_supports("avx2");
+	case HOSTOP_FEATURE_FMA:
+		return __builtin_cpu_supports("fma");
+	case HOSTOP_FEATURE_F16C:
+		return __builtin_cpu_supports("avx") && cpuid_bit(1, ECX, 29);
 	default: /* part of every 64-bit processor */
 		return true;
 	}
@@ -152,6 +161,10 @@ static bool is_foreign_mnemonic(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_MONITOR:
 	case ZYDIS_MNEMONIC_MWAIT:
 	case ZYDIS_MNEMONIC_PAUSE:
+	case ZYDIS_MNEMONIC_VMASKMOVPS: /* of their memory only what a mask names is touched */
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
 	case ZYDIS_MNEMONIC_LAHF: /* of the interpreter: its flags may be lazy */
 	case ZYDIS_MNEMONIC_SAHF:
 		return true;
@@ -192,6 +205,11 @@ static const struct isa isas[] = {
 	{ ZYDIS_ISA_SET_LZCNT, HOSTOP_INTEGER, HOSTOP_FEATURE_LZCNT },
 	{ ZYDIS_ISA_SET_BMI1, HOSTOP_INTEGER, HOSTOP_FEATURE_BMI1 },
 	{ ZYDIS_ISA_SET_BMI2, HOSTOP_INTEGER, HOSTOP_FEATURE_BMI2 },
+	{ ZYDIS_ISA_SET_AVX, HOSTOP_AVX, HOSTOP_FEATURE_AVX },
+	{ ZYDIS_ISA_SET_AVXAES, HOSTOP_AVX, HOSTOP_FEATURE_AVX },
+	{ ZYDIS_ISA_SET_AVX2, HOSTOP_AVX, HOSTOP_FEATURE_AVX2 },
+	{ ZYDIS_ISA_SET_FMA, HOSTOP_AVX, HOSTOP_FEATURE_FMA },
+	{ ZYDIS_ISA_SET_F16C, HOSTOP_AVX, HOSTOP_FEATURE_F16C },
 	{ ZYDIS_ISA_SET_CMOV, HOSTOP_INTEGER, HOSTOP_FEATURE_CMOV },
 	{ ZYDIS_ISA_SET_PENTIUMREAL, HOSTOP_INTEGER, HOSTOP_FEATURE_CX8 },
 	{ ZYDIS_ISA_SET_CMPXCHG16B, HOSTOP_INTEGER, HOSTOP_FEATURE_CX16 },
@@ -281,6 +299,13 @@ static bool is_ours(const ZydisDecodedInstruction *insn, const struct isa *isa)
 
 /* ---- memory operand ---- */
 
+static bool is_masked_move(const ZydisDecodedInstruction *insn)
+{
+	return insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+}
+
 static uint8_t mem_access(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operand)
 {
 	uint8_t access = 0;
@@ -289,8 +314,7 @@ static uint8_t mem_access(const ZydisDecodedInstruction *insn, const ZydisDecode
 	if (insn->meta.category == ZYDIS_CATEGORY_X87_ALU &&
 	    operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
 		return HOSTOP_MEM_READ | HOSTOP_MEM_WRITE;
-	if (insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
-	    insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ || insn->mnemonic == ZYDIS_MNEMONIC_FXSAVE ||
+	if (is_masked_move(insn) || insn->mnemonic == ZYDIS_MNEMONIC_FXSAVE ||
 	    insn->mnemonic == ZYDIS_MNEMONIC_FXSAVE64)
 		return HOSTOP_MEM_READ | HOSTOP_MEM_WRITE;
 	if (operand->actions & ZYDIS_OPERAND_ACTION_MASK_READ)
@@ -300,8 +324,26 @@ static uint8_t mem_access(const ZydisDecodedInstruction *insn, const ZydisDecode
 	return access;
 }
 
+static bool vex_needs_alignment(ZydisMnemonic mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_VMOVAPS:
+	case ZYDIS_MNEMONIC_VMOVAPD:
+	case ZYDIS_MNEMONIC_VMOVDQA:
+	case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_VMOVNTPD:
+	case ZYDIS_MNEMONIC_VMOVNTDQ:
+	case ZYDIS_MNEMONIC_VMOVNTDQA:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static uint8_t mem_align(const ZydisDecodedInstruction *insn, const struct hostop *op)
 {
+	if (is_vex(insn))
+		return vex_needs_alignment(insn->mnemonic) ? (uint8_t)op->mem_size : 1;
 	switch (insn->mnemonic) {
 	case ZYDIS_MNEMONIC_MOVUPS:
 	case ZYDIS_MNEMONIC_MOVUPD:
@@ -352,6 +394,8 @@ static uint16_t gpr_offset(ZydisRegister reg)
 
 static uint16_t xmm_offset(ZydisRegister reg)
 {
+	if (reg >= ZYDIS_REGISTER_YMM0 && reg <= ZYDIS_REGISTER_YMM15)
+		reg = ZYDIS_REGISTER_XMM0 + (reg - ZYDIS_REGISTER_YMM0);
 	return (uint16_t)(offsetof(struct hostop_regs, fpu.xmm) + (reg - ZYDIS_REGISTER_XMM0) * 16);
 }
 
@@ -367,8 +411,8 @@ static bool xmm_replaced(const ZydisDecodedOperand *operand)
 }
 
 /* A register operand that ModRM or the opcode names -> how it is loaded and stored. */
-static bool add_named_register(const ZydisDecodedOperand *operand, bool in_place,
-			       struct code_operand *ret, uint16_t *ret_offset)
+static bool add_named_register(const ZydisDecodedOperand *operand, const struct hostop *op,
+			       bool in_place, struct code_operand *ret, uint16_t *ret_offset)
 {
 	switch (ZydisRegisterGetClass(operand->reg.value)) {
 	case ZYDIS_REGCLASS_GPR8:
@@ -384,12 +428,13 @@ static bool add_named_register(const ZydisDecodedOperand *operand, bool in_place
 		*ret_offset = gpr_offset(operand->reg.value);
 		break;
 	case ZYDIS_REGCLASS_XMM:
+	case ZYDIS_REGCLASS_YMM:
 		*ret_offset = xmm_offset(operand->reg.value);
 		if (in_place) {
 			ret->kind = OPERAND_IN_PLACE;
 			return true;
 		}
-		ret->kind = OPERAND_XMM;
+		ret->kind = op->unit == HOSTOP_AVX ? OPERAND_YMM : OPERAND_XMM;
 		ret->load = !xmm_replaced(operand);
 		break;
 	case ZYDIS_REGCLASS_MMX:
@@ -458,12 +503,16 @@ static bool describe_registers(const ZydisDecodedInstruction *insn,
 		if (operand->type != ZYDIS_OPERAND_TYPE_REGISTER)
 			return false;
 		if (operand->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG)
-			ok = add_named_register(operand, recipe->fpu_image, &recipe->reg, &op->reg);
+			ok = add_named_register(operand, op, recipe->fpu_image, &recipe->reg,
+						&op->reg);
 		else if (operand->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ||
 			 operand->encoding == ZYDIS_OPERAND_ENCODING_OPCODE)
-			ok = add_named_register(operand, recipe->fpu_image, &recipe->rm, &op->rm);
+			ok = add_named_register(operand, op, recipe->fpu_image, &recipe->rm,
+						&op->rm);
 		else if (operand->encoding == ZYDIS_OPERAND_ENCODING_NDSNDD)
-			ok = add_named_register(operand, false, &recipe->vex, &op->vex);
+			ok = add_named_register(operand, op, false, &recipe->vex, &op->vex);
+		else if (operand->encoding == ZYDIS_OPERAND_ENCODING_IS4)
+			ok = add_named_register(operand, op, false, &recipe->is4, &op->is4);
 		else
 			ok = add_implicit_register(operand, recipe);
 		if (!ok)
@@ -516,8 +565,7 @@ static void describe_flags(const ZydisDecodedInstruction *insn, struct hostop *o
 /* ---- re-encoding ---- */
 
 enum { REX = 0x40, REX_W = 8, REX_R = 4, REX_X = 2, REX_B = 1 };
-enum { HOST_GPR_REG = 8, HOST_GPR_RM = 9, HOST_XMM_REG = 1, HOST_XMM_RM = 2, RSI = 6, RDI = 7 };
-enum { HOST_VEX = 0 };
+enum { RSI = 6, RDI = 7 };
 
 static uint8_t mandatory_prefix(const ZydisDecodedInstruction *insn)
 {
@@ -547,6 +595,7 @@ static uint8_t host_register(const struct code_operand *operand, uint8_t guest, 
 	case OPERAND_GPR8:
 		return gpr;
 	case OPERAND_XMM:
+	case OPERAND_YMM:
 		return xmm;
 	default:
 		return guest;
@@ -667,17 +716,20 @@ static void put(struct code_recipe *recipe, uint8_t byte)
 }
 
 /* The form of three bytes. Zydis numbers the maps as they are encoded. */
-static void put_vex(const ZydisDecodedInstruction *insn, const struct encoding *enc,
-		    struct code_recipe *recipe)
+static void put_vex(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
+		    const struct encoding *enc, struct code_recipe *recipe)
 {
-	unsigned not_used = recipe->vex.kind == OPERAND_NONE ? 15 : ~HOST_VEX & 15;
-	bool wide = insn->raw.vex.W && insn->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
+	unsigned vvvv = 15;
 
+	if (recipe->vex.kind == OPERAND_YMM)
+		vvvv = ~HOST_XMM_VEX & 15;
+	else if (recipe->vex.kind != OPERAND_NONE)
+		vvvv = ~HOST_GPR_VEX & 15;
 	put(recipe, 0xc4);
 	put(recipe, (uint8_t)((enc->rex & REX_R ? 0 : 0x80) | 0x40 | (enc->rex & REX_B ? 0 : 0x20) |
 			      insn->raw.vex.m_mmmm));
-	put(recipe,
-	    (uint8_t)((wide ? 0x80 : 0) | not_used << 3 | insn->raw.vex.L << 2 | insn->raw.vex.pp));
+	put(recipe, (uint8_t)((zydis_vex_w(insn, operands) ? 0x80 : 0) | vvvv << 3 |
+			      insn->raw.vex.L << 2 | insn->raw.vex.pp));
 	put(recipe, enc->opcode);
 	put(recipe, enc->modrm);
 }
@@ -711,10 +763,12 @@ static bool encode(const ZydisDecodedInstruction *insn, const ZydisDecodedOperan
 	choose_prefixes(insn, operands, op, &enc);
 	choose_registers(insn, op, recipe, &enc);
 	if (is_vex(insn))
-		put_vex(insn, &enc, recipe);
+		put_vex(insn, operands, &enc, recipe);
 	else
 		put_legacy(insn, op, map, map_count, &enc, recipe);
-	if (insn->raw.imm[0].size)
+	if (recipe->is4.kind != OPERAND_NONE)
+		put(recipe, HOST_XMM_IS4 << 4 | (insn->raw.imm[0].value.u & 15));
+	else if (insn->raw.imm[0].size)
 		put(recipe, (uint8_t)insn->raw.imm[0].value.u);
 	return true;
 }
@@ -744,14 +798,46 @@ static bool encodable(const ZydisDecodedInstruction *insn, const ZydisDecodedOpe
 static bool is_simd_fp(const ZydisDecodedInstruction *insn)
 {
 	return insn->meta.exception_class == ZYDIS_EXCEPTION_CLASS_SSE2 ||
-	       insn->meta.exception_class == ZYDIS_EXCEPTION_CLASS_SSE3;
+	       insn->meta.exception_class == ZYDIS_EXCEPTION_CLASS_SSE3 ||
+	       insn->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX2 ||
+	       insn->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX3 ||
+	       insn->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX11;
 }
 
 /* Operations whose result may be too small for its format: not comparisons, minima, square roots
  * and conversions to integers or wider formats. */
-static bool can_underflow(ZydisMnemonic mnemonic)
+static bool can_underflow(const ZydisDecodedInstruction *insn)
 {
-	switch (mnemonic) {
+	if (insn->meta.isa_set == ZYDIS_ISA_SET_FMA)
+		return true;
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_VADDPD:
+	case ZYDIS_MNEMONIC_VADDPS:
+	case ZYDIS_MNEMONIC_VADDSD:
+	case ZYDIS_MNEMONIC_VADDSS:
+	case ZYDIS_MNEMONIC_VADDSUBPD:
+	case ZYDIS_MNEMONIC_VADDSUBPS:
+	case ZYDIS_MNEMONIC_VCVTPD2PS:
+	case ZYDIS_MNEMONIC_VCVTPS2PH:
+	case ZYDIS_MNEMONIC_VCVTSD2SS:
+	case ZYDIS_MNEMONIC_VDIVPD:
+	case ZYDIS_MNEMONIC_VDIVPS:
+	case ZYDIS_MNEMONIC_VDIVSD:
+	case ZYDIS_MNEMONIC_VDIVSS:
+	case ZYDIS_MNEMONIC_VDPPD:
+	case ZYDIS_MNEMONIC_VDPPS:
+	case ZYDIS_MNEMONIC_VHADDPD:
+	case ZYDIS_MNEMONIC_VHADDPS:
+	case ZYDIS_MNEMONIC_VHSUBPD:
+	case ZYDIS_MNEMONIC_VHSUBPS:
+	case ZYDIS_MNEMONIC_VMULPD:
+	case ZYDIS_MNEMONIC_VMULPS:
+	case ZYDIS_MNEMONIC_VMULSD:
+	case ZYDIS_MNEMONIC_VMULSS:
+	case ZYDIS_MNEMONIC_VSUBPD:
+	case ZYDIS_MNEMONIC_VSUBPS:
+	case ZYDIS_MNEMONIC_VSUBSD:
+	case ZYDIS_MNEMONIC_VSUBSS:
 	case ZYDIS_MNEMONIC_ADDPD:
 	case ZYDIS_MNEMONIC_ADDPS:
 	case ZYDIS_MNEMONIC_ADDSD:
@@ -789,11 +875,14 @@ static uint8_t underflow_flags(const ZydisDecodedInstruction *insn,
 {
 	uint8_t flags;
 
-	if (!can_underflow(insn->mnemonic))
+	if (!can_underflow(insn))
 		return 0;
+	if (insn->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH)
+		return HOSTOP_TINY_F16 | HOSTOP_TINY_PACKED;
 	flags = operands[0].element_type == ZYDIS_ELEMENT_TYPE_FLOAT32 ? HOSTOP_TINY_F32
 								       : HOSTOP_TINY_F64;
-	if (insn->meta.exception_class == ZYDIS_EXCEPTION_CLASS_SSE2)
+	if (insn->meta.exception_class == ZYDIS_EXCEPTION_CLASS_SSE2 ||
+	    insn->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX2)
 		flags |= HOSTOP_TINY_PACKED;
 	return flags;
 }
@@ -887,9 +976,10 @@ static bool prepare_code(struct hostop_arena *arena, const ZydisDecodedInstructi
 
 	memset(&recipe, 0, sizeof(recipe));
 	recipe.fpu_image = uses_fpu_image(op);
-	recipe.mem_in_rdi = insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
-			    insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+	recipe.mem_in_rdi = is_masked_move(insn);
 	recipe.check_mxcsr = is_simd_fp(insn);
+	recipe.vex_xmm0 = insn->mnemonic == ZYDIS_MNEMONIC_VPCMPESTRM ||
+			  insn->mnemonic == ZYDIS_MNEMONIC_VPCMPISTRM;
 	describe_flags(insn, op, &recipe);
 	if (!encodable(insn, operands, op) || !describe_registers(insn, operands, op, &recipe) ||
 	    !encode(insn, operands, op, &recipe) || !hostop_code_get(arena, &recipe, &entry))

@@ -28,6 +28,7 @@
  *    HOSTOP_X87: CR0.EM = 0 and CR0.TS = 0 (else #NM); HOSTOP_FWAIT: #NM if CR0.MP and CR0.TS;
  *    HOSTOP_FXSAVE (FXSAVE, FXRSTOR): CR0.EM = 0 and CR0.TS = 0 (else #NM);
  *    LDMXCSR and STMXCSR are HOSTOP_SSE;
+ *    HOSTOP_AVX: CR4.OSXSAVE = 1 and XCR0 has SSE and AVX (else #UD), CR0.TS = 0 (else #NM);
  *  - hostop_x87_fault: raises #MF before it looks at the memory operand, as processors do;
  *  - if op.mem_size: computes the effective address of the instruction's memory operand (for
  *    MASKMOVDQU/MASKMOVQ the implicit DS:rDI), checks it against op.mem_align (bytes; a misaligned
@@ -53,7 +54,8 @@
  * Ours besides SSE and x87 computation: LDMXCSR STMXCSR FXSAVE FXRSTOR (and their 64 forms) FNSAVE
  * FRSTOR FNSTENV FLDENV FNINIT FNCLEX FWAIT EMMS, in every operand size and mode.
  * Not ours: what can raise #DE (DIV, IDIV, AAM), stack, string, control flow, segment and system
- * instructions, PREFETCHx, CLFLUSH, fences, XSAVE, VEX (but BMI) and EVEX.
+ * instructions, PREFETCHx, CLFLUSH, fences, XSAVE, EVEX, and of AVX what names its memory by a mask
+ * or a vector of indices (VMASKMOVPx, VPMASKMOVx, VGATHERx, VPGATHERx).
  *
  * FCS and FDS are always 0 (CPUID.7.0:EBX[13] may say so), FIP/FDP/FOP are the guest's.
  */
@@ -86,6 +88,7 @@ struct hostop_regs {
 	uint64_t rflags;
 	uint64_t rip, ea; /* x87 only: see above */
 	struct hostop_fpu fpu;
+	uint8_t ymm_high[16][16]; /* the upper halves of YMM0 to YMM15 */
 } __attribute__((aligned(64)));
 
 /* MXCSR bits that a guest may set: no AMD misaligned mode. */
@@ -104,6 +107,7 @@ enum hostop_unit {
 	HOSTOP_SSE_MMX,
 	HOSTOP_SSE,
 	HOSTOP_FXSAVE,
+	HOSTOP_AVX,
 };
 
 /* The CPUID feature that an instruction belongs to. */
@@ -131,6 +135,10 @@ enum hostop_feature {
 	HOSTOP_FEATURE_CX8,
 	HOSTOP_FEATURE_CX16,
 	HOSTOP_FEATURE_LAHF64,
+	HOSTOP_FEATURE_AVX,
+	HOSTOP_FEATURE_AVX2,
+	HOSTOP_FEATURE_FMA,
+	HOSTOP_FEATURE_F16C,
 	HOSTOP_FEATURE_COUNT
 };
 
@@ -140,13 +148,14 @@ struct hostop;
 typedef unsigned hostop_fn(struct hostop_regs *regs, void *mem, const struct hostop *op);
 
 struct hostop {
-	hostop_fn *run;        /* use hostop_run */
-	hostop_fn *code;       /* private: the generated code, */
-	hostop_fn *light;      /* and that for common x87 operands */
-	uint16_t reg, rm, vex; /* private: offsets of the register operands in struct hostop_regs */
-	uint16_t mem_size;     /* bytes; 0: no memory operand */
-	uint8_t mem_access;    /* HOSTOP_MEM_READ | HOSTOP_MEM_WRITE */
-	uint8_t mem_align;     /* 1, or 16: misaligned is #GP(0) */
+	hostop_fn *run;   /* use hostop_run */
+	hostop_fn *code;  /* private: the generated code, */
+	hostop_fn *light; /* and that for common x87 operands */
+	uint16_t reg, rm, vex,
+	    is4;            /* private: offsets of the register operands in struct hostop_regs */
+	uint16_t mem_size;  /* bytes; 0: no memory operand */
+	uint8_t mem_access; /* HOSTOP_MEM_READ | HOSTOP_MEM_WRITE */
+	uint8_t mem_align;  /* 1, 16 or 32: misaligned is #GP(0) */
 	uint16_t flags_read, flags_written; /* RFLAGS bits; written includes undefined ones */
 	uint16_t flags_undefined;           /* of those written; for comparisons */
 	uint16_t fop;                       /* private */
@@ -182,6 +191,20 @@ static inline unsigned hostop_run(const struct hostop *op, struct hostop_regs *r
 {
 	return op->run(regs, mem, op);
 }
+
+/* Components of XCR0, and the standard form of their image (SDM volume 1, 13.4). */
+#define HOSTOP_XCR0_X87    1u
+#define HOSTOP_XCR0_SSE    2u
+#define HOSTOP_XCR0_AVX    4u
+#define HOSTOP_XCR0_ALL    7u
+#define HOSTOP_XSAVE_BYTES 832u
+/* wide: FIP and FDP have 64 bits. legacy: there are 8 vector registers. mask: the components that
+ * are moved; without AVX the image ends before it. */
+void hostop_xsave(const struct hostop_regs *regs, uint8_t *image, uint64_t mask, bool wide,
+		  bool legacy);
+/* False, with nothing changed: #GP(0). */
+bool hostop_xrstor(struct hostop_regs *regs, const uint8_t *image, uint64_t mask, uint64_t xcr0,
+		   bool wide, bool legacy);
 
 /* The VP's thread may leave the guest's MXCSR status flags (not its controls) in the host's MXCSR;
  * C code doesn't mind. */

@@ -288,6 +288,8 @@ static bool same_registers(struct lockstep *l, const struct state *i, const stru
 	same &= same64(l, "GS", i->segbase_gs, t->segbase_gs);
 	same &= same64(l, "GS.base", i->gs_base, t->gs_base);
 	same &= same64(l, "KernelGSbase", i->kernel_gs_base, t->kernel_gs_base);
+	same &= same_bytes(l, "YMM registers", i->regs.ymm_high, t->regs.ymm_high,
+			   sizeof(t->regs.ymm_high));
 	same &= same_bytes(l, "FXSAVE image", &i->regs.fpu, &t->regs.fpu,
 			   offsetof(struct hostop_fpu, unused));
 	same &= same_event(l, i, t);

@@ -270,12 +270,17 @@ bool sc_msr_write(struct vp *c, uint32_t msr, uint64_t v)
 
 #define CPUID_1_EDX_APIC    BIT(9)
 #define CPUID_1_ECX_OSXSAVE BIT(27)
+#define CPUID_1_ECX_OSXSAVE BIT(27)
 
 void sc_cpuid(struct vp *c, uint32_t leaf, uint32_t subleaf, uint32_t ret[static 4])
 {
 	profile_cpuid(c->vm->profile, c->index, leaf, subleaf, ret);
 	if (leaf == 1 && !lapic_enabled(c->lapic))
 		ret[PROFILE_EDX] &= ~(uint32_t)CPUID_1_EDX_APIC;
+	if (leaf == 1 && c->cr4 & CR4_OSXSAVE)
+		ret[PROFILE_ECX] |= CPUID_1_ECX_OSXSAVE;
+	if (leaf == 0xD && subleaf == 0 && !(c->xcr0 & HOSTOP_XCR0_AVX))
+		ret[PROFILE_EBX] = MIN(ret[PROFILE_EBX], PROFILE_XSAVE_LEAST);
 }
 
 uint64_t sc_random(struct vp *c)

@@ -40,6 +40,7 @@ static void reset_common(struct vp *c)
 	sc_set_rflags(c, 0);
 	reset_segments(c);
 	c->cr2 = c->cr3 = c->cr4 = c->efer = 0;
+	c->avx_on = false;
 	memset(c->dr, 0, sizeof(c->dr));
 	c->dr[6] = RESET_DR6;
 	c->dr[7] = RESET_DR7;
@@ -63,6 +64,8 @@ void sc_vp_power_on(struct vp *c)
 	reset_common(c);
 	c->cr0 = RESET_CR0;
 	hostop_fpu_reset(&c->regs.fpu);
+	memset(c->regs.ymm_high, 0, sizeof(c->regs.ymm_high));
+	c->xcr0 = HOSTOP_XCR0_X87;
 	c->star = c->lstar = c->cstar = c->sfmask = c->kernel_gs_base = c->tsc_aux = 0;
 	c->sysenter_cs = c->sysenter_esp = c->sysenter_eip = 0;
 	c->pat = RESET_PAT;

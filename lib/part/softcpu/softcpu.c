@@ -439,6 +439,10 @@ static void init_features(struct sc_vm *vm)
 		{ HOSTOP_FEATURE_SHA, PROFILE_7_EBX, 29 },
 		{ HOSTOP_FEATURE_LAHF64, PROFILE_81_ECX, 0 },
 		{ HOSTOP_FEATURE_LZCNT, PROFILE_81_ECX, 5 },
+		{ HOSTOP_FEATURE_FMA, PROFILE_1_ECX, 12 },
+		{ HOSTOP_FEATURE_AVX, PROFILE_1_ECX, 28 },
+		{ HOSTOP_FEATURE_F16C, PROFILE_1_ECX, 29 },
+		{ HOSTOP_FEATURE_AVX2, PROFILE_7_EBX, 5 },
 	};
 
 	vm->has[HOSTOP_BASE] = true;
@@ -461,6 +465,8 @@ static uint64_t valid_cr4(const struct profile *p)
 		v |= CR4_PGE;
 	if (profile_has(p, PROFILE_7_EBX, 0))
 		v |= CR4_FSGSBASE;
+	if (profile_has(p, PROFILE_1_ECX, 26))
+		v |= CR4_OSXSAVE;
 	return v;
 }
 
@@ -649,6 +655,7 @@ static void softcpu_vp_set_state(struct part *part, unsigned vp, const struct pa
 	c->cr2 = state->cr2;
 	c->cr3 = state->cr3;
 	c->cr4 = state->cr4;
+	sc_avx_changed(c);
 	c->efer = state->efer;
 	c->mtrr_def = state->mtrr_def_type;
 	lapic_set_cr8(c->lapic, state->cr8 & 15);
@@ -715,6 +722,8 @@ static void softcpu_vp_get_context(struct part *part, unsigned vp, struct part_v
 	ret->dr6 = c->dr[6];
 	ret->dr7 = c->dr[7];
 	get_fpu(&c->regs.fpu, &ret->fpu);
+	ret->fpu.xcr0 = c->xcr0;
+	memcpy(ret->fpu.ymm_high, c->regs.ymm_high, sizeof(ret->fpu.ymm_high));
 	for (size_t i = 0; i < ARRAY_SIZE(plain_msrs); i++)
 		memcpy((char *)ret + plain_msrs[i].context, (char *)c + plain_msrs[i].vp, 8);
 	memcpy(ret->mtrr_fixed, c->mtrr_fixed, sizeof(ret->mtrr_fixed));
@@ -758,6 +767,8 @@ static int softcpu_vp_set_context(struct part *part, unsigned vp,
 	c->dr[6] = context->dr6;
 	c->dr[7] = context->dr7;
 	set_fpu(&c->regs.fpu, &context->fpu);
+	c->xcr0 = context->fpu.xcr0 ? context->fpu.xcr0 : HOSTOP_XCR0_X87;
+	memcpy(c->regs.ymm_high, context->fpu.ymm_high, sizeof(c->regs.ymm_high));
 	for (size_t i = 0; i < ARRAY_SIZE(plain_msrs); i++)
 		memcpy((char *)c + plain_msrs[i].vp, (char *)context + plain_msrs[i].context, 8);
 	memcpy(c->mtrr_fixed, context->mtrr_fixed, sizeof(c->mtrr_fixed));
@@ -942,6 +953,22 @@ void softcpu_stats(struct part *part, unsigned vp, struct softcpu_stats *ret)
 	}
 	if (c->lockstep)
 		sc_lockstep_stats(c, &ret->compared, &ret->races);
+}
+
+void softcpu_enable_avx(struct part *part, unsigned vp)
+{
+	struct vp *c = vm_of(part)->vps[vp];
+
+	if (!c->vm->has[HOSTOP_FEATURE_AVX])
+		return;
+	c->cr4 |= CR4_OSXSAVE;
+	c->xcr0 = HOSTOP_XCR0_ALL;
+	sc_avx_changed(c);
+}
+
+uint8_t (*softcpu_ymm_high(struct part *part, unsigned vp))[16]
+{
+	return vm_of(part)->vps[vp]->regs.ymm_high;
 }
 
 void softcpu_tune(struct part *part, unsigned vp, unsigned hot, bool exact_flags)

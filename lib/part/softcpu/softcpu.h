@@ -52,6 +52,9 @@ void softcpu_run_blocks(struct part *part, unsigned vp, uint64_t count, struct s
 /* How often a block is interpreted before it is translated; exact_flags: arithmetic flags are right
  * at every fault, at the price of speed. */
 void softcpu_tune(struct part *part, unsigned vp, unsigned hot, bool exact_flags);
+/* Lets the guest use AVX, as its system would do it (CR4, XCR0); without effect if it has none. */
+void softcpu_enable_avx(struct part *part, unsigned vp);
+uint8_t (*softcpu_ymm_high(struct part *part, unsigned vp))[16];
 struct hostop_fpu *softcpu_fpu(struct part *part, unsigned vp);
 /* cpu.h: for those who look inside. */
 struct vp *softcpu_vp(struct part *part, unsigned vp);

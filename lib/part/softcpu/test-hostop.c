@@ -121,16 +121,19 @@ static void test_not_ours(void **state)
 {
 	struct rig *rig = *state;
 
-	assert_false(prepare(rig, CODE(0xf7, 0xf1)));             /* div ecx */
-	assert_false(prepare(rig, CODE(0x0f, 0x18, 0x08)));       /* prefetcht0 */
-	assert_false(prepare(rig, CODE(0x0f, 0xae, 0xe8)));       /* lfence */
-	assert_false(prepare(rig, CODE(0xc5, 0xf8, 0x58, 0xc1))); /* vaddps */
-	assert_false(prepare(rig, CODE(0x50)));                   /* push rax */
-	assert_false(prepare(rig, CODE(0x0f, 0x05)));             /* syscall */
-	assert_false(prepare(rig, CODE(0xa4)));                   /* movsb */
-	assert_false(prepare(rig, CODE(0x0f, 0xa3, 0x08)));       /* bt [rax], ecx */
-	assert_false(prepare(rig, CODE(0x05, 1, 2, 3, 4)));       /* add eax, imm32 */
-	assert_false(prepare(rig, CODE(0x0f, 0x20, 0xc0)));       /* mov rax, cr0 */
+	assert_false(prepare(rig, CODE(0xf7, 0xf1)));                         /* div ecx */
+	assert_false(prepare(rig, CODE(0x0f, 0x18, 0x08)));                   /* prefetcht0 */
+	assert_false(prepare(rig, CODE(0x0f, 0xae, 0xe8)));                   /* lfence */
+	assert_false(prepare(rig, CODE(0x62, 0xf1, 0x7c, 0x48, 0x58, 0xc1))); /* vaddps zmm */
+	assert_false(prepare(rig, CODE(0xc4, 0xe2, 0x71, 0x2c, 0x03)));       /* vmaskmovps */
+	assert_false(prepare(rig, CODE(0xc4, 0xe2, 0x69, 0x90, 0x04, 0x0b))); /* vpgatherdd */
+	assert_false(prepare(rig, CODE(0x0f, 0xae, 0x23)));                   /* xsave */
+	assert_false(prepare(rig, CODE(0x50)));                               /* push rax */
+	assert_false(prepare(rig, CODE(0x0f, 0x05)));                         /* syscall */
+	assert_false(prepare(rig, CODE(0xa4)));                               /* movsb */
+	assert_false(prepare(rig, CODE(0x0f, 0xa3, 0x08)));                   /* bt [rax], ecx */
+	assert_false(prepare(rig, CODE(0x05, 1, 2, 3, 4)));                   /* add eax, imm32 */
+	assert_false(prepare(rig, CODE(0x0f, 0x20, 0xc0)));                   /* mov rax, cr0 */
 }
 
 static void test_high_byte_registers(void **state)

@@ -2,6 +2,7 @@
  * What the translator needs to know of one instruction, from its bytes alone.
  */
 #include "part/softcpu/known.h"
+#include "part/softcpu/zydis.h"
 #include "part/softcpu/translate-gen.h"
 
 #include <string.h>
@@ -160,6 +161,34 @@ static bool is_sse(const ZydisDecodedInstruction *in)
 	}
 }
 
+/* AVX, AVX2, FMA and F16C, without those that touch only parts of their memory or what their
+ * operands don't name. */
+static bool is_avx(const ZydisDecodedInstruction *in)
+{
+	switch (in->meta.isa_set) {
+	case ZYDIS_ISA_SET_AVX:
+	case ZYDIS_ISA_SET_AVX2:
+	case ZYDIS_ISA_SET_AVXAES:
+	case ZYDIS_ISA_SET_FMA:
+	case ZYDIS_ISA_SET_F16C:
+		break;
+	default:
+		return false;
+	}
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+	case ZYDIS_MNEMONIC_VLDMXCSR:
+	case ZYDIS_MNEMONIC_VSTMXCSR:
+		return false;
+	default:
+		return true;
+	}
+}
+
 /* Those that load, store or reset the whole state, or that wait for it, aren't for us. */
 static enum xl_kind x87_kind(const ZydisDecodedInstruction *in, struct xl_insn *x)
 {
@@ -232,7 +261,8 @@ static enum xl_kind kind_of(const ZydisDecodedInstruction *in, const ZydisDecode
 		return x87_kind(in, x);
 	x->mmx = is_mmx(in, op);
 	x->sse = !x->mmx && is_sse(in);
-	return x->mmx || x->sse ? XL_PLAIN : XL_INTERPRET;
+	x->avx = is_avx(in);
+	return x->mmx || x->sse || x->avx ? XL_PLAIN : XL_INTERPRET;
 }
 
 /* Flags, for all that is not interpreted. */
@@ -271,7 +301,8 @@ static bool may_not_write(const ZydisDecodedInstruction *in, const struct xl_ins
 	}
 }
 
-static void find_prefixes(const ZydisDecodedInstruction *in, struct xl_insn *x)
+static void find_prefixes(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+			  struct xl_insn *x)
 {
 	for (unsigned i = 0; i < in->raw.prefix_count; i++) {
 		uint8_t v = in->raw.prefixes[i].value;
@@ -289,7 +320,8 @@ static void find_prefixes(const ZydisDecodedInstruction *in, struct xl_insn *x)
 
 		x->op.vex = true;
 		x->op.prefix = pp[in->raw.vex.pp & 3];
-		x->op.w = in->raw.vex.W && in->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
+		x->op.l256 = in->raw.vex.L;
+		x->op.w = zydis_vex_w(in, op);
 	}
 }
 
@@ -343,6 +375,7 @@ static bool find_register(const ZydisDecodedOperand *op, struct xl_operand *ret)
 		ret->number = (uint8_t)ZydisRegisterGetId(reg);
 		break;
 	case ZYDIS_REGCLASS_XMM:
+	case ZYDIS_REGCLASS_YMM:
 		ret->class = OPERAND_XMM;
 		ret->number = (uint8_t)ZydisRegisterGetId(reg);
 		break;
@@ -362,7 +395,7 @@ static bool find_memory(const ZydisDecodedInstruction *in, const ZydisDecodedOpe
 		return false;
 	if (op->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
 		return true;
-	if (op->mem.type != ZYDIS_MEMOP_TYPE_MEM || op->size > 128)
+	if (op->mem.type != ZYDIS_MEMOP_TYPE_MEM || op->size > (x->avx ? 256 : 128))
 		return false;
 	x->mem_size = (uint8_t)(op->size / 8);
 	x->mem_read = op->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
@@ -454,7 +487,7 @@ static void find_immediate(const ZydisDecodedInstruction *in, const uint8_t *cod
 static bool find_all(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
 		     const uint8_t *code, struct xl_insn *x)
 {
-	find_prefixes(in, x);
+	find_prefixes(in, op, x);
 	find_immediate(in, code, x);
 	if (!find_opcode(in, x) || x->imm_len > sizeof(x->imm))
 		return false;

@@ -75,7 +75,7 @@ struct xl_insn {
 	uint8_t len;
 	uint16_t off;
 	uint32_t use, kill, live; /* arithmetic flags, RF_*; live: after it */
-	bool writes_flags, sse, mmx;
+	bool writes_flags, sse, mmx, avx;
 	bool x87_control; /* leaves FIP, FOP and FDP alone */
 	struct opcode op;
 	bool modrm, plus_r;
@@ -149,6 +149,7 @@ struct gen {
 	uint32_t live_out[2]; /* at block.chain's successors */
 	enum flags_place flags;
 	bool sse_ready; /* the guest's SSE registers are loaded here, */
+	bool avx_ready; /* the upper halves of its YMM registers, too, */
 	bool x87_ready; /* its x87 registers */
 	struct x87_note x87;
 	struct cold colds[2 * BLOCK_MAX_INSNS + 4];
@@ -258,6 +259,12 @@ void gen_group_host(struct gen *g, const struct access_group *s);
 void gen_group_stored(struct gen *g, const struct xl_insn *x);
 /* After x, when next comes (NULL: the block may be left): looks at them where it is time. */
 void gen_look_at_stores(struct gen *g, struct xl_insn *x, const struct xl_insn *next);
+
+/* Whether registers that x needs must be loaded first, for which flags and scratch registers go. */
+static inline bool loads_units(const struct gen *g, const struct xl_insn *x)
+{
+	return (x->sse && !g->sse_ready) || (x->mmx && !g->x87_ready) || (x->avx && !g->avx_ready);
+}
 
 /* translate-table.c: a small table's base, as in struct uop, and the way from there to its middle,
  * which fits into 32 bits. */

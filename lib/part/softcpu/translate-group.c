@@ -45,7 +45,8 @@ static bool access_of(const struct gen *g, const struct xl_insn *x, struct acces
 	case XL_RET:
 		return true;
 	case XL_PLAIN:
-		if (!x->mem_size || u->ea || (g->b->key & KEY_MODE) != MODE_64)
+		if (!x->mem_size || u->ea || (g->b->key & KEY_MODE) != MODE_64 ||
+		    (x->mem_aligned && x->mem_size > SSE_ALIGNMENT))
 			return false;
 		*ret = (struct access){ { u->base, u->index, 0, 0 },
 					u->disp,
@@ -337,7 +338,7 @@ static bool may_leave(const struct gen *g, const struct xl_insn *x)
 	case XL_CALL:
 		return !keeps_flags(x);
 	case XL_PLAIN:
-		if ((x->sse && !g->sse_ready) || (x->mmx && !g->x87_ready))
+		if (loads_units(g, x))
 			return true;
 		return x->mem_size && !keeps_flags(x);
 	default:

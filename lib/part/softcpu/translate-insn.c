@@ -136,7 +136,7 @@ static struct cold *new_cold(struct gen *g, uint8_t *from, const uint8_t *call, 
  * none: there they stay where the first call stored them. */
 static unsigned reload(const struct gen *g)
 {
-	return g->sse_ready || g->x87_ready;
+	return g->sse_ready || g->x87_ready; /* or AVX's, and then SSE's as well */
 }
 
 void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from)
@@ -166,7 +166,7 @@ void gen_interpret(struct gen *g, struct xl_insn *x)
 	gen_flags_to_vp(g, RF_ARITH);
 	gen_x87_note(g, &g->x87);
 	gen_call_c(g, gen_site(g, x, XL_GO_ON, true), g->t->slow[0]);
-	g->sse_ready = g->x87_ready = false;
+	g->sse_ready = g->x87_ready = g->avx_ready = false;
 }
 
 /* ---- memory ---- */
@@ -251,8 +251,8 @@ void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, 
 	gen_compare_entry(g, size, write);
 	gen_slow_jump(g, x, emit_jcc(e, CC_A));
 	if (aligned) {
-		emit_rr(e, OP(.op = 0xf6), 0, SCRATCH0); /* test r10b, 15 */
-		emit8(e, 15);
+		emit_rr(e, OP(.op = 0xf6), 0, SCRATCH0); /* test r10b, 15 or 31 */
+		emit8(e, size == 32 ? 31 : 15);
 		gen_slow_jump(g, x, emit_jcc(e, CC_NE));
 	}
 	emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
@@ -356,6 +356,13 @@ static void gen_load_sse(struct gen *g, struct xl_insn *x)
 	if (!g->sse_ready)
 		gen_load_unit(g, x, VP_FIELD(sse_loaded), g->t->load_sse);
 	g->sse_ready = true;
+}
+
+static void gen_load_avx(struct gen *g, struct xl_insn *x)
+{
+	if (!g->avx_ready)
+		gen_load_unit(g, x, VP_FIELD(avx_loaded), g->t->load_avx);
+	g->sse_ready = g->avx_ready = true;
 }
 
 void gen_load_x87(struct gen *g, struct xl_insn *x)
@@ -618,6 +625,8 @@ static void gen_plain(struct gen *g, struct xl_insn *x)
 		gen_load_sse(g, x);
 	if (x->mmx)
 		gen_load_x87(g, x);
+	if (x->avx)
+		gen_load_avx(g, x);
 	if (x->mnemonic == ZYDIS_MNEMONIC_LEA)
 		gen_lea(g, x);
 	else if (x->mem_size)
@@ -762,7 +771,7 @@ static bool keeps_scratch(const struct gen *g, const struct xl_insn *x)
 	case XL_POP:
 		return keeps_flags(x);
 	case XL_PLAIN:
-		if ((x->sse && !g->sse_ready) || (x->mmx && !g->x87_ready))
+		if (loads_units(g, x))
 			return false;
 		if (x->mem_size)
 			return keeps_flags(x);

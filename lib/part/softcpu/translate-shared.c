@@ -82,6 +82,37 @@ static void emit_store_xmm(struct emitter *e)
 	emit_rm(e, OP(.map = MAP_0F, .op = 0xae), 3, AT_GS(VP_FIELD(regs.fpu.mxcsr)));
 }
 
+/* The upper halves of the YMM registers; VINSERTF128 or VEXTRACTF128. */
+static void emit_move_ymm_high(struct emitter *e, bool load)
+{
+	for (unsigned i = 0; i < 16; i++) {
+		struct opcode o = { .map = MAP_0F3A,
+				    .op = load ? 0x18 : 0x19,
+				    .prefix = 0x66,
+				    .vex = true,
+				    .l256 = true,
+				    .vvvv = load ? (uint8_t)i : 0 };
+
+		emit_rm(e, &o, i, AT_GS(VP_FIELD(regs.ymm_high) + 16 * i));
+		emit8(e, 1);
+	}
+}
+
+/* C code, which has no AVX, must not find anything there. */
+static void emit_store_avx(struct emitter *e)
+{
+	uint8_t *none;
+
+	emit_rm(e, OP(.op = 0x80), 7, AT_GS(VP_FIELD(avx_loaded)));
+	emit8(e, 0);
+	none = emit_jcc(e, CC_E);
+	emit_move_ymm_high(e, false);
+	emit_head(e, OP(.map = MAP_0F, .op = 0x77, .vex = true), 0, 0, 0); /* vzeroupper */
+	emit_rm(e, OP(.op = 0xc6), 0, AT_GS(VP_FIELD(avx_loaded)));
+	emit8(e, 0);
+	emit_here(e, none);
+}
+
 /* FXSAVE64 notes the host's addresses, which are not the guest's. */
 static void emit_store_all(struct emitter *e)
 {
@@ -102,6 +133,8 @@ static uint8_t *make_store_fpu(struct emitter *e)
 {
 	uint8_t *start = e->p, *all, *stored;
 
+	if (__builtin_cpu_supports("avx"))
+		emit_store_avx(e);
 	emit_rm(e, OP(.op = 0x80), 7, AT_GS(VP_FIELD(x87_loaded)));
 	emit8(e, 0);
 	all = emit_jcc(e, CC_NE);
@@ -149,6 +182,32 @@ static uint8_t *make_load_sse(struct emitter *e)
 	emit_rm(e, OP(.op = 0xc6), 0, AT_GS(VP_FIELD(sse_loaded)));
 	emit8(e, 1);
 	emit8(e, 0xf8); /* clc */
+	emit8(e, 0xc3);
+	return start;
+}
+
+/* SSE's registers, too. Not possible: AVX is off, or what SSE is refused for. */
+static uint8_t *make_load_avx(struct emitter *e, const uint8_t *load_sse)
+{
+	uint8_t *start = e->p, *no, *ready, *failed;
+
+	emit_rm(e, OP(.op = 0x80), 7, AT_GS(VP_FIELD(avx_on)));
+	emit8(e, 0);
+	no = emit_jcc(e, CC_E);
+	emit_rm(e, OP(.op = 0x80), 7, AT_GS(VP_FIELD(sse_loaded)));
+	emit8(e, 0);
+	ready = emit_jcc8(e, CC_NE);
+	emit_call(e, load_sse);
+	failed = emit_jcc(e, 2 /* CF */);
+	emit_here8(e, ready);
+	emit_move_ymm_high(e, true);
+	emit_rm(e, OP(.op = 0xc6), 0, AT_GS(VP_FIELD(avx_loaded)));
+	emit8(e, 1);
+	emit8(e, 0xf8); /* clc */
+	emit8(e, 0xc3);
+	emit_here(e, no);
+	emit_here(e, failed);
+	emit8(e, 0xf9); /* stc */
 	emit8(e, 0xc3);
 	return start;
 }
@@ -225,7 +284,7 @@ static uint8_t *make_enter(struct emitter *e, const uint8_t *resume)
 }
 
 struct shared {
-	uint8_t *store_fpu, *load_sse, *load_x87, *leave, *resume;
+	uint8_t *store_fpu, *load_sse, *load_x87, *load_avx, *leave, *resume;
 };
 
 /* RAX as C code gave it, not 0. */
@@ -242,10 +301,10 @@ static void emit_leave_or_resume(struct emitter *e, const struct shared *s)
 	emit_jmp(e, s->leave);
 }
 
-/* What was loaded, as BX has it. */
+/* What was loaded, as BX and EBP have it. */
 static void emit_reload_fpu(struct emitter *e, const struct shared *s)
 {
-	uint8_t *no_x87, *no_sse;
+	uint8_t *no_x87, *no_sse, *no_avx;
 
 	emit_rr(e, OP(.op = 0x84), 7 /* BH: x87_loaded */, 7);
 	no_x87 = emit_jcc8(e, CC_E);
@@ -255,6 +314,10 @@ static void emit_reload_fpu(struct emitter *e, const struct shared *s)
 	no_sse = emit_jcc8(e, CC_E);
 	emit_call(e, s->load_sse);
 	emit_here8(e, no_sse);
+	emit_rr(e, OP(.op = 0x85), H_RBP, H_RBP);
+	no_avx = emit_jcc8(e, CC_E);
+	emit_call(e, s->load_avx);
+	emit_here8(e, no_avx);
 }
 
 /* Calls a C function (vp, R11D, R10) in the middle of a translation, on the host's stack. reload:
@@ -278,6 +341,7 @@ static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool
 	emit_mov32(e, H_RSI, SCRATCH1);
 	emit_mov64(e, H_RDX, SCRATCH0);
 	emit_rm(e, OP(.map = MAP_0F, .op = 0xb7), H_RBX, AT_GS(VP_FIELD(sse_loaded)));
+	emit_rm(e, OP(.map = MAP_0F, .op = 0xb6), H_RBP, AT_GS(VP_FIELD(avx_loaded)));
 	emit_rr(e, OP(.op = 0x85), H_RBX, H_RBX);
 	no_fpu = emit_jcc8(e, CC_E);
 	emit_call(e, s->store_fpu);
@@ -362,6 +426,7 @@ void translate_shared_code(struct vp *c, struct translator *t)
 	s.store_fpu = make_store_fpu(&e);
 	s.load_sse = t->load_sse = make_load_sse(&e);
 	s.load_x87 = t->load_x87 = make_load_x87(&e);
+	s.load_avx = t->load_avx = make_load_avx(&e, s.load_sse);
 	t->rest = make_call(&e, VP_FIELD(call_rest), false, false, false, &s);
 	for (unsigned reload = 0; reload < 2; reload++) {
 		t->slow[reload] = make_call(&e, VP_FIELD(call_slow), false, false, reload, &s);

@@ -92,9 +92,10 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 		if (fn == sc_raise_uop || (x->mem_size && x->u->ea & ~EA_A32) || !encodable(x))
 			x->kind = XL_INTERPRET;
 		if ((x->sse && (fn != sc_hostop || op->unit != HOSTOP_SSE)) ||
+		    (x->avx && (fn != sc_hostop || op->unit != HOSTOP_AVX)) ||
 		    (x->mmx && (fn != sc_hostop || op->unit != HOSTOP_MMX)))
 			x->kind = XL_INTERPRET;
-		if ((x->sse || x->mmx) && x->kind == XL_PLAIN && x->mem_size) {
+		if ((x->sse || x->mmx || x->avx) && x->kind == XL_PLAIN && x->mem_size) {
 			x->mem_size = (uint8_t)op->mem_size;
 			x->mem_aligned = op->mem_align > 1;
 		}
@@ -293,7 +294,7 @@ static bool wants_flags_in_vp(const struct gen *g)
 		case XL_NOTHING:
 			break;
 		case XL_PLAIN:
-			if (x->sse || x->mmx || (x->mem_size && !keeps_flags(x)))
+			if (x->sse || x->mmx || x->avx || (x->mem_size && !keeps_flags(x)))
 				return true;
 			if (x->use || x->writes_flags)
 				return false;
@@ -398,7 +399,7 @@ static struct gen *begin(struct vp *c, struct block *b, struct gen *g)
 	g->count = g->cold_count = g->group_count = g->unseen = g->move_count = 0;
 	/* Kernels stay where they are. */
 	g->movable = b->key == (MODE_64 | KEY_USER);
-	g->sse_ready = g->x87_ready = g->full = g->rest = false;
+	g->sse_ready = g->x87_ready = g->avx_ready = g->full = g->rest = false;
 	g->x87.pending = false;
 	g->slow = NULL;
 	g->held = NULL;

@@ -112,12 +112,12 @@ struct translator {
 	struct code_cache cache;
 	/* Shared code, writable mapping. _flags: gives or takes the guest's flags in the host's.
 	 * [1]: SSE and x87 registers that were loaded are loaded again. */
-	uint8_t *slow[2], *slow_flags[2];     /* R11D: site */
-	uint8_t *rest;                        /* R11D: site; does not come back */
-	uint8_t *stored[2], *stored_flags[2]; /* R11D: site, R10: host address written */
-	uint8_t *exit, *exit_flags;           /* R11D: exit */
-	uint8_t *load_sse, *load_x87;         /* CF: not possible */
-	uint8_t *lost_return;                 /* what the last entry of vp.returns leads to */
+	uint8_t *slow[2], *slow_flags[2];        /* R11D: site */
+	uint8_t *rest;                           /* R11D: site; does not come back */
+	uint8_t *stored[2], *stored_flags[2];    /* R11D: site, R10: host address written */
+	uint8_t *exit, *exit_flags;              /* R11D: exit */
+	uint8_t *load_sse, *load_x87, *load_avx; /* CF: not possible */
+	uint8_t *lost_return;                    /* what the last entry of vp.returns leads to */
 	struct block *(*enter)(const uint8_t *code);
 	bool exact_flags;
 	bool rorx;    /* the host has BMI2 */

@@ -17,4 +17,7 @@ ZyanStatus zydis_decode(const ZydisDecoder *decoder, const void *code, size_t le
 ZyanStatus zydis_decode_as(bool amd, const ZydisDecoder *decoder, const void *code, size_t length,
 			   ZydisDecodedInstruction *insn, ZydisDecodedOperand *operands);
 
+/* VEX.W as it counts: outside 64-bit mode it doesn't widen general registers. */
+bool zydis_vex_w(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands);
+
 #endif

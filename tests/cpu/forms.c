@@ -5,6 +5,8 @@
  */
 #include "forms.h"
 
+#include <cpuid.h>
+
 enum { MAP_1, MAP_0F, MAP_0F38, MAP_0F3A };
 
 /* Prefix that selects the instruction, or a choice among them. */
@@ -266,6 +268,13 @@ void random_code(struct rng *rng, bool rex, bool avx, struct code *code)
 
 /* ---- what is fit to run ---- */
 
+static bool has_lzcnt(void)
+{
+	unsigned a, b, c, d;
+
+	return __get_cpuid(0x80000001, &a, &b, &c, &d) && c >> 5 & 1;
+}
+
 static bool allowed_set(ZydisISASet set, bool avx)
 {
 	switch (set) {
@@ -320,7 +329,7 @@ static bool allowed_set(ZydisISASet set, bool avx)
 	case ZYDIS_ISA_SET_BMI2:
 	case ZYDIS_ISA_SET_LZCNT:
 		return __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-		       __builtin_cpu_supports("lzcnt");
+		       has_lzcnt();
 	default:
 		return false;
 	}

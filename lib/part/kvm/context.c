@@ -137,6 +137,20 @@ static int set_xcr0(struct kvm_vp *vp, const struct part_fpu_state *state)
 	return has_xsave(vp) ? kvm_ioctl(vp->fd, KVM_SET_XCRS, &xcrs) : 0;
 }
 
+int kvm_vp_reset_avx(struct kvm_vp *vp)
+{
+	const struct part_fpu_state reset = { .xcr0 = 1 };
+	struct kvm_xsave image = { 0 };
+	uint8_t *fx = (uint8_t *)image.region;
+
+	if (!has_xsave(vp))
+		return 0;
+	if (kvm_ioctl(vp->fd, KVM_GET_XSAVE, &image) < 0)
+		return -1;
+	fx[XSAVE_PRESENT] &= (uint8_t)~XSAVE_AVX; /* what isn't there is 0 */
+	return kvm_ioctl(vp->fd, KVM_SET_XSAVE, &image) < 0 ? -1 : set_xcr0(vp, &reset);
+}
+
 static void get_fpu(struct kvm_vp *vp, struct part_fpu_state *ret)
 {
 	struct kvm_xsave image = { 0 };

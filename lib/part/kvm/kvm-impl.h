@@ -131,6 +131,8 @@ int kvm_get_msr(struct kvm_vp *vp, uint32_t index, uint64_t *ret);
 int kvm_set_msr(struct kvm_vp *vp, uint32_t index, uint64_t value);
 /* Takes the snapshot that reset puts back. */
 int kvm_vp_snapshot(struct kvm_vp *vp, struct error *err);
+/* XCR0 and the upper halves of the YMM registers as after a reset; -1 and errno: failed. */
+int kvm_vp_reset_avx(struct kvm_vp *vp);
 void kvm_reset(struct part *part);
 void kvm_vp_get_state(struct part *part, unsigned vp, struct part_vp_state *ret);
 void kvm_vp_set_state(struct part *part, unsigned vp, const struct part_vp_state *state);

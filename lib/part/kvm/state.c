@@ -145,7 +145,7 @@ static void put_back(struct kvm_vp *vp)
 	bool ok = kvm_ioctl(vp->fd, KVM_SET_SREGS, &s->sregs) == 0 &&
 		  kvm_ioctl(vp->fd, KVM_SET_MSRS, s->msrs) == (int)s->msrs->nmsrs &&
 		  kvm_ioctl(vp->fd, KVM_SET_LAPIC, &s->lapic) == 0 &&
-		  kvm_ioctl(vp->fd, KVM_SET_REGS, &s->regs) == 0 &&
+		  kvm_ioctl(vp->fd, KVM_SET_REGS, &s->regs) == 0 && kvm_vp_reset_avx(vp) == 0 &&
 		  kvm_ioctl(vp->fd, KVM_SET_FPU, &s->fpu) == 0 &&
 		  kvm_ioctl(vp->fd, KVM_SET_DEBUGREGS, &s->debugregs) == 0 &&
 		  kvm_ioctl(vp->fd, KVM_SET_VCPU_EVENTS, &s->events) == 0 &&

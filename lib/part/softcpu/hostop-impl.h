@@ -5,10 +5,10 @@
  *
  * Host registers inside generated code: RDI = regs, RSI = mem, R10 = op, RAX RCX RDX R11 scratch.
  * The instruction's ModRM.reg operand becomes R8 or XMM1, the ModRM.rm (or opcode) operand R9 or
- * XMM2, that of VEX.vvvv RAX or
- * XMM3, that of an immediate XMM4, its memory operand [RSI] ([RDI] for MASKMOVDQU). Implicit
- * operands stay what they are. Only instructions that touch MMX or x87 registers keep their MMX, ST
- * and XMM numbers: they run between an FXRSTOR and an FXSAVE of the guest's image.
+ * XMM2, that of VEX.vvvv RAX or XMM3, that of an immediate XMM4, its memory operand [RSI] ([RDI]
+ * for MASKMOVDQU). Implicit operands stay what they are. Only instructions that touch MMX or x87
+ * registers keep their MMX, ST and XMM numbers: they run between an FXRSTOR and an FXSAVE of the
+ * guest's image.
  */
 #ifndef PART_SOFTCPU_HOSTOP_IMPL_H
 #define PART_SOFTCPU_HOSTOP_IMPL_H
@@ -92,6 +92,7 @@ struct code_recipe {
 	bool vex_xmm0;    /* an implicit result in XMM0 clears the rest of YMM0 */
 	bool check_mxcsr; /* a second entry that runs with the guest's MXCSR if that is plain */
 	uint8_t light;    /* LIGHT_* */
+	uint8_t unused;
 };
 
 struct code_entry {

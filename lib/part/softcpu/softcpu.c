@@ -722,7 +722,7 @@ static void softcpu_vp_get_context(struct part *part, unsigned vp, struct part_v
 	ret->dr6 = c->dr[6];
 	ret->dr7 = c->dr[7];
 	get_fpu(&c->regs.fpu, &ret->fpu);
-	ret->fpu.xcr0 = c->xcr0;
+	ret->fpu.xcr0 = c->vm->has[HOSTOP_FEATURE_AVX] ? c->xcr0 : 0;
 	memcpy(ret->fpu.ymm_high, c->regs.ymm_high, sizeof(ret->fpu.ymm_high));
 	for (size_t i = 0; i < ARRAY_SIZE(plain_msrs); i++)
 		memcpy((char *)ret + plain_msrs[i].context, (char *)c + plain_msrs[i].vp, 8);

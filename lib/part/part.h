@@ -154,8 +154,7 @@ struct part_fpu_state { /* the FXSAVE image without its reserved parts (SDM volu
 	uint64_t fip, fdp;
 	uint8_t st[8][16];
 	uint8_t xmm[16][16];
-	/* Of VPs with XSAVE: XCR0 (0: as after a reset), and the upper halves of the YMM registers.
-	 */
+	/* XCR0 (0: the VP has no XSAVE), and the upper halves of the YMM registers. */
 	uint64_t xcr0;
 	uint8_t ymm_high[16][16];
 };

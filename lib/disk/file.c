@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <string.h>
+#include <time.h>
 
 #define ZEROS_BYTES 65536
 
@@ -246,12 +247,23 @@ void file_abandon(struct file *file)
 
 /* ---- locks ---- */
 
+/* A process that has just ended may hold its locks a little longer: its io_uring goes afterwards.
+ */
+#define LOCK_TRIES    50
+#define LOCK_PAUSE_MS 10
+
 int file_lock(int fd, bool exclusive, struct error *err)
 {
-	struct flock lock = { .l_type = exclusive ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET };
+	const struct timespec pause = { 0, LOCK_PAUSE_MS * 1000000 };
 
-	if (fcntl(fd, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES))
-		return 0;
+	for (unsigned i = 0; i < LOCK_TRIES; i++) {
+		struct flock lock = { .l_type = exclusive ? F_WRLCK : F_RDLCK,
+				      .l_whence = SEEK_SET };
+
+		if (fcntl(fd, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES))
+			return 0;
+		nanosleep(&pause, NULL);
+	}
 	return error_set(err, ERR_BUSY, "the disk image is in use by another process");
 }
 

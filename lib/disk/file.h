@@ -78,9 +78,9 @@ struct file {
 	struct bounce_pool *bounces;
 };
 
-/* 0, or -ERR_BUSY when another process has the file open in a way that excludes it (open file
- * description locks: one writer, or any number of readers). Where the file system has no locks,
- * none is taken. */
+/* 0, or after half a second -ERR_BUSY when another process has the file open in a way that excludes
+ * it (open file description locks: one writer, or any number of readers). Where the file system has
+ * no locks, none is taken. */
 int file_lock(int fd, bool exclusive, struct error *err);
 void file_unlock(int fd);
 

@@ -14,6 +14,9 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -370,6 +373,33 @@ static void test_lock(void **state)
 	assert_int_equal(blk_close(disk, NULL), 0);
 }
 
+/* Whoever had it ends in a moment. */
+static void test_lock_of_one_that_ends(void **state)
+{
+	const struct timespec moment = { 0, 100000000 };
+	struct fixture *f = *state;
+	struct error err;
+	char path[64], byte;
+	int other, ready[2];
+	pid_t child;
+
+	assert_int_equal(pipe(ready), 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->fd);
+	child = fork();
+	if (child == 0) {
+		other = open(path, O_RDWR | O_CLOEXEC);
+		if (file_lock(other, true, &err) == 0 && write(ready[1], "", 1) == 1)
+			nanosleep(&moment, NULL);
+		_exit(0);
+	}
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	assert_int_equal(file_lock(f->fd, true, &err), 0);
+	file_unlock(f->fd);
+	waitpid(child, NULL, 0);
+	close(ready[0]);
+	close(ready[1]);
+}
+
 /* ---- direct I/O ---- */
 
 static bool is_direct(int fd)
@@ -495,10 +525,19 @@ static void test_not_a_disk(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BOTH(test_read_write),     BOTH(test_contract),       BOTH(test_odd_size),
-		BOTH(test_zero_and_unmap), BOTH(test_many_in_flight), BOTH(test_nested_wait),
-		BOTH(test_write_error),    BOTH(test_not_a_disk),     BOTH(test_lock),
-		BOTH(test_bypass),         BOTH(test_bypass_refused), BOTH(test_several_on_a_loop),
+		BOTH(test_read_write),
+		BOTH(test_contract),
+		BOTH(test_odd_size),
+		BOTH(test_zero_and_unmap),
+		BOTH(test_many_in_flight),
+		BOTH(test_nested_wait),
+		BOTH(test_write_error),
+		BOTH(test_not_a_disk),
+		BOTH(test_lock),
+		BOTH(test_lock_of_one_that_ends),
+		BOTH(test_bypass),
+		BOTH(test_bypass_refused),
+		BOTH(test_several_on_a_loop),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -184,6 +184,9 @@ static bool is_avx(const ZydisDecodedInstruction *in)
 	case ZYDIS_MNEMONIC_VLDMXCSR:
 	case ZYDIS_MNEMONIC_VSTMXCSR:
 		return false;
+	case ZYDIS_MNEMONIC_VZEROUPPER: /* of 8 registers elsewhere */
+	case ZYDIS_MNEMONIC_VZEROALL:
+		return in->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
 	default:
 		return true;
 	}
@@ -448,6 +451,9 @@ static bool find_operands(const ZydisDecodedInstruction *in, const ZydisDecodedO
 		} else if (op->encoding == ZYDIS_OPERAND_ENCODING_NDSNDD) {
 			if (!find_register(op, &x->vex))
 				return false;
+		} else if (op->encoding == ZYDIS_OPERAND_ENCODING_IS4 &&
+			   in->machine_mode != ZYDIS_MACHINE_MODE_LONG_64) {
+			x->imm[0] &= 0x7f;   /* there it is one of 8 registers */
 		} else if (is_segment(op)) { /* PUSH and POP: the opcode says which */
 			return false;
 		}

@@ -76,7 +76,10 @@ bool zydis_vex_w(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand 
 {
 	if (!insn->raw.vex.W || insn->machine_mode == ZYDIS_MACHINE_MODE_LONG_64)
 		return insn->raw.vex.W;
-	switch (insn->mnemonic) { /* with memory, instead of a register */
+	switch (insn->mnemonic) { /* with memory instead of a register, or registers that they don't
+				     name */
+	case ZYDIS_MNEMONIC_VPCMPESTRI:
+	case ZYDIS_MNEMONIC_VPCMPESTRM:
 	case ZYDIS_MNEMONIC_VCVTSI2SD:
 	case ZYDIS_MNEMONIC_VCVTSI2SS:
 	case ZYDIS_MNEMONIC_VMOVD:

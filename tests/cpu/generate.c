@@ -326,6 +326,19 @@ static bool is_masked_move(const ZydisDecodedInstruction *insn)
 	       insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
 }
 
+static bool touches_parts(const ZydisDecodedInstruction *insn)
+{
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+		return true;
+	default:
+		return is_masked_move(insn);
+	}
+}
+
 /* Where alignment checking stands among other faults, or that it happens, is the processor's. */
 static bool vague_alignment_check(const struct maker *m, const ZydisDecodedOperand *operand)
 {
@@ -352,7 +365,7 @@ static bool operand_safe(const struct maker *m, const ZydisDecodedOperand *opera
 	if (m->insn.meta.isa_set == ZYDIS_ISA_SET_SHA && address % 16)
 		return false;
 	/* In which order the pieces of a large operand are checked is theirs. */
-	if (operand->size >= 80 && (operand->size != 128 || is_masked_move(&m->insn))) {
+	if (operand->size >= 80 && (operand->size != 128 || touches_parts(&m->insn))) {
 		if (address > KERNEL_HALF - 512 && (address % 16 || address < KERNEL_HALF))
 			return false;
 		if (offset > m->layout->offset_limit - 512)

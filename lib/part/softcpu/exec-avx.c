@@ -95,9 +95,9 @@ static uint64_t gathered_address(struct vp *c, const struct uop *u, const uint8_
 	int64_t at = 0;
 	uint64_t off;
 
-	if (AVX_INDEX_SIZE(u->imm) == 8)
+	if (AVX_INDEX_SIZE(u->imm) == 8) {
 		memcpy(&at, index + element * 8, 8);
-	else {
+	} else {
 		int32_t narrow;
 
 		memcpy(&narrow, index + element * 4, 4);

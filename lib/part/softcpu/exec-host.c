@@ -79,7 +79,7 @@ static unsigned natural_alignment(const struct vp *c, unsigned size)
 	case 16:
 		return c->vm->amd ? 16 : 1;
 	case 32:
-		return 1; /* to be found out */
+		return 1; /* Intel's processors don't check it */
 	case 10:
 		return 8;
 	case 14: /* x87 environment and state, 16-bit */

@@ -1607,6 +1607,10 @@ static unsigned decode_bytes(struct builder *d, uint64_t gpa, struct window *w, 
 			k = sc_known_insn(d->c, d->key, w->bytes, w->len, &status);
 			max_insns = 1;
 		}
+		/* Undefined flags go from the translation to the interpreter between blocks. */
+		if (k && unlikely(d->c->lockstep != NULL) && d->insns &&
+		    k->insn.use & d->flags_undefined)
+			break;
 		if (k && unlikely(k->alone)) {
 			if (d->insns)
 				break;

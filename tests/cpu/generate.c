@@ -270,8 +270,7 @@ static bool tame_gather(struct maker *m)
 		return true;
 	if (m->generator->sequences || !is_gpr(mem->base))
 		return false;
-	number = (unsigned)(mem->index >= ZYDIS_REGISTER_YMM0 ? mem->index - ZYDIS_REGISTER_YMM0
-							      : mem->index - ZYDIS_REGISTER_XMM0);
+	number = (unsigned)ZydisRegisterGetId(mem->index);
 	for (unsigned at = 0; at < 32; at += size) {
 		uint8_t *half =
 		    at < 16 ? m->c->before.fpu.xmm[number] : m->c->before.ymm_high[number];

@@ -795,10 +795,7 @@ static void emit_host(struct decoder *d)
 
 static unsigned vector_number(const ZydisDecodedOperand *op)
 {
-	ZydisRegister reg = op->reg.value;
-
-	return (unsigned)(reg >= ZYDIS_REGISTER_YMM0 ? reg - ZYDIS_REGISTER_YMM0
-						     : reg - ZYDIS_REGISTER_XMM0);
+	return (unsigned)ZydisRegisterGetId(op->reg.value);
 }
 
 /* Destination, mask and source, of which one is memory. element: bytes. */
@@ -831,8 +828,7 @@ static void emit_gather(struct decoder *d, unsigned element, unsigned index_size
 		add_ud(d);
 		return;
 	}
-	index = (unsigned)(m->index >= ZYDIS_REGISTER_YMM0 ? m->index - ZYDIS_REGISTER_YMM0
-							   : m->index - ZYDIS_REGISTER_XMM0);
+	index = (unsigned)ZydisRegisterGetId(m->index);
 	if (reg == mask || reg == index || mask == index) {
 		add_ud(d);
 		return;

@@ -138,9 +138,14 @@ static int lock_disk(const struct vm *vm, const char *path, int fd, bool writes,
 	return error_prefix(err, "the disk '%.150s'", path);
 }
 
+static bool must_write(const struct config_disk *disk)
+{
+	return disk->kind == CONFIG_DISK_HARD && !disk->read_only;
+}
+
 int files_open_disk(const struct vm *vm, const struct config_disk *disk, struct error *err)
 {
-	bool writes = disk->kind == CONFIG_DISK_HARD && !disk->read_only;
+	bool writes = must_write(disk);
 	AUTO_CLOSE int fd = open_regular(disk->path, writes ? O_RDWR : O_RDONLY, err);
 	int r;
 
@@ -148,6 +153,20 @@ int files_open_disk(const struct vm *vm, const struct config_disk *disk, struct 
 		return error_prefix(err, "opening the disk");
 	r = lock_disk(vm, disk->path, fd, writes, err);
 	return r < 0 ? r : TAKE_FD(fd);
+}
+
+bool files_are_free(const struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->config->disk_count; i++) {
+		const struct config_disk *disk = &vm->config->disks[i];
+		AUTO_CLOSE int fd = disk->path ? open_regular(disk->path, O_RDONLY, NULL) : -1;
+		struct flock lock = { .l_type = must_write(disk) ? F_WRLCK : F_RDLCK,
+				      .l_whence = SEEK_SET };
+
+		if (fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK)
+			return false;
+	}
+	return true;
 }
 
 bool files_is_image_name(const char *path)

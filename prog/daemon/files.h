@@ -33,6 +33,9 @@ int files_open_chain(struct vm *vm, const struct config_disk *disk, const json_t
 		     struct files *ret, struct error *err);
 /* One disk's file, opened and locked; returns the descriptor. */
 int files_open_disk(const struct vm *vm, const struct config_disk *disk, struct error *err);
+/* Nobody holds the disks of a VM that is down, not even the kernel for its worker that was killed:
+ * what that had begun to write is written before the locks go. */
+bool files_are_free(const struct vm *vm);
 #define TRACK_ENDING ".track"
 /* The file that tracks changes of a disk: beside it, or beside the nearest of its parents (a list
  * of paths) that has one. NULL: none. Freed by the caller. */

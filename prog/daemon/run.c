@@ -10,6 +10,7 @@
 #include "checkpoints.h"
 #include "com-ports.h"
 #include "config/config-json.h"
+#include "files.h"
 #include "metering.h"
 #include "saved.h"
 #include "switches.h"
@@ -21,6 +22,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MAX_LOG_BYTES (1 * MIB)
@@ -74,6 +76,7 @@ void run_free(struct run *run)
 		close(run->process.pidfd);
 	loop_timer_free(run->timer);
 	loop_timer_free(run->critical_timer);
+	loop_timer_free(run->end_timer);
 	vm->run = NULL;
 	metering_save(vm);
 	peer_free(run->peer);
@@ -303,25 +306,17 @@ static void end_run(struct run *run, json_t *trace)
 	vm_unref(vm);
 }
 
-void run_process_ended(void *user, uint32_t events)
+/* Of a worker that is gone. */
+static void all_over(struct run *run)
 {
-	struct run *run = user;
 	AUTO_FREE char *log_file = run_path(run->vm, "worker.log");
-	char how[128], last[200];
+	char last[200];
 	struct error err;
 
-	loop_fd_remove(run->process_watch);
-	run->process_watch = NULL;
-	spawn_reap(&run->process, how, sizeof(how));
-	/* What it said last may not have been heard yet. */
-	if (run->job_fd >= 0)
-		run_job_ready(run, 0);
-	if (run->peer)
-		peer_drain(run->peer);
 	worker_log_last(log_file, last, sizeof(last));
 	if (run->starting) {
 		if (!run->failure.code)
-			error_set(&run->failure, ERR_INTERNAL, "the worker %s%s%s", how,
+			error_set(&run->failure, ERR_INTERNAL, "the worker %s%s%s", run->ended,
 				  last[0] ? ": " : "", last);
 		err = run->failure;
 		run_fail_start(run, &err);
@@ -330,9 +325,51 @@ void run_process_ended(void *user, uint32_t events)
 	if (!run->off_reason[0]) {
 		snprintf(run->off_reason, sizeof(run->off_reason), "worker-error");
 		snprintf(run->off_text, sizeof(run->off_text), "the worker process %d %s%s%s",
-			 (int)run->process.pid, how, last[0] ? "; its last message: " : "", last);
+			 (int)run->process.pid, run->ended, last[0] ? "; its last message: " : "",
+			 last);
 	}
 	end_run(run, worker_log_crash(log_file));
+}
+
+/* A process that was killed is gone before what it had under way to its disks. */
+#define FREE_PAUSE_NS   (20 * NS_PER_MSEC)
+#define FREE_TIMEOUT_NS (30 * NS_PER_SEC)
+#define ADOPT_LIMIT_NS  (3 * NS_PER_SEC) /* of all, while nobody is served */
+
+static void await_disks(void *user)
+{
+	struct run *run = user;
+	uint64_t now = clock_now_ns();
+	bool late = now - run->ended_ns > FREE_TIMEOUT_NS;
+
+	if (!late && !files_are_free(run->vm)) {
+		if (run->vm->state == VM_RUNNING || run->vm->state == VM_PAUSED)
+			run_set_state(run->vm, VM_STOPPING);
+		loop_timer_arm(run->end_timer, now + FREE_PAUSE_NS);
+		return;
+	}
+	if (late)
+		log_warn("virtual machine '%s': its worker is gone, but not the locks of its disks",
+			 run->vm->config->name);
+	all_over(run);
+}
+
+void run_process_ended(void *user, uint32_t events)
+{
+	struct run *run = user;
+
+	loop_fd_remove(run->process_watch);
+	run->process_watch = NULL;
+	spawn_reap(&run->process, run->ended, sizeof(run->ended));
+	run->ended_ns = clock_now_ns();
+	/* What it said last may not have been heard yet. */
+	if (run->job_fd >= 0)
+		run_job_ready(run, 0);
+	if (run->peer)
+		peer_drain(run->peer);
+	if (loop_timer_new(run->vm->daemon->loop, await_disks, run, &run->end_timer, NULL) < 0)
+		abort();
+	await_disks(run);
 }
 
 static void timer_fired(void *user)
@@ -418,7 +455,16 @@ static void adopt(struct vm *vm, struct process *process)
 	run_refresh(vm_ref(vm), adopt_status, NULL);
 }
 
-static void clean_up_after(struct vm *vm)
+/* Until `limit`, as above, for a worker that may have been killed together with the service. */
+static void wait_for_disks(const struct vm *vm, uint64_t limit)
+{
+	const struct timespec pause = { 0, FREE_PAUSE_NS };
+
+	while (!files_are_free(vm) && clock_now_ns() < limit)
+		nanosleep(&pause, NULL);
+}
+
+static void clean_up_after(struct vm *vm, uint64_t limit)
 {
 	AUTO_FREE char *path = run_path(vm, NULL);
 	const char *text = "The worker ended while the management service was not running.";
@@ -430,6 +476,7 @@ static void clean_up_after(struct vm *vm)
 	vm->state = vm->config->saved_state ? VM_SAVED : VM_OFF;
 	if (access(path, F_OK) < 0)
 		return;
+	wait_for_disks(vm, limit);
 	com_ports_withdraw(vm);
 	if (vm->state == VM_SAVED) {
 		run_remove_folder(path);
@@ -458,6 +505,8 @@ static void tidy(void *user)
 
 void run_adopt_all(struct daemon *daemon)
 {
+	uint64_t limit = clock_now_ns() + ADOPT_LIMIT_NS;
+
 	for (size_t i = 0; i < daemon->vm_count; i++) {
 		struct process process;
 		struct error err;
@@ -465,7 +514,7 @@ void run_adopt_all(struct daemon *daemon)
 		if (read_run_file(daemon->vms[i], &process, &err) == 0)
 			adopt(daemon->vms[i], &process);
 		else
-			clean_up_after(daemon->vms[i]);
+			clean_up_after(daemon->vms[i], limit);
 	}
 	if (!switches_running(daemon->switches) && run_ports_lost(daemon))
 		switches_restore_ports(daemon->switches);

@@ -5,7 +5,8 @@
  *	Off -> Starting: files opened and locked, switch ports, worker, job
  *	Starting -> Running when the worker says "started"; -> Off when it says "failed" or ends
  *	Running <-> Paused, Running -> Stopping by requests; Running, Paused -> Saving
- *	any -> Off, or Saved after Saving, when the worker's process has ended, and only then
+ *	any -> Off, or Saved after Saving, when the worker's process has ended and its disks are
+ *	free, and only then
  *
  * Runtime folder, runtime/vm/ID: control, console1, console2 (sockets), com1, com2 (com-ports.h),
  * run.json (the process, for adoption), worker.log (its stderr).
@@ -37,6 +38,9 @@ struct run {
 	/* What the worker last said. */
 	json_t *status, *services, *kvp, *crash, *memory;
 	char heartbeat[32];
+	char ended[128];              /* how its process has */
+	uint64_t ended_ns;
+	struct loop_timer *end_timer; /* until the kernel, too, has let go of the disks */
 	char off_reason[32];
 	char off_text[512];
 	uint64_t sampled_ns, sampled_vp_ns; /* for the CPU usage */

@@ -1,3 +1,4 @@
+import ctypes
 import json
 import os
 import pty
@@ -6,11 +7,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
 
 from conftest import PATIENCE, is_alive, wait_for
+
+SYS_PIDFD_GETFD = 438
 
 
 def test_from_new_to_removed(host):
@@ -464,6 +468,37 @@ def test_two_vms_can_not_write_one_disk(host):
     assert "in use by" in host.run("start-vm", "b", status=1)
     host.run("stop-vm", "a", "-TurnOff")
     host.run("start-vm", "b")
+
+
+def borrowed_descriptor(pid, path):
+    """The process's open file, which so is locked until we close it: as the kernel keeps it for what was begun."""
+    folder = "/proc/%d/fd" % pid
+    (number,) = [int(fd) for fd in os.listdir(folder) if os.readlink(os.path.join(folder, fd)) == path]
+    process = os.pidfd_open(pid)
+    try:
+        fd = ctypes.CDLL(None, use_errno=True).syscall(SYS_PIDFD_GETFD, process, number, 0)
+    finally:
+        os.close(process)
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    return fd
+
+
+@pytest.mark.parametrize("service_dies", [False, True])
+def test_off_only_when_the_disks_are_free(host, service_dies):
+    """What a killed worker had under way to its disks ends after it."""
+    disk = os.path.join(host.folder, "disk.vhdx")
+    host.run("new-vhd", "disk.vhdx", "10MB")
+    worker = host.running_vm("a", "", "-VHDPath", disk)["WorkerProcessId"]
+    fd = borrowed_descriptor(worker, disk)
+    threading.Timer(1, os.close, [fd]).start()
+    begun = time.monotonic()
+    if service_dies:
+        host.kill_daemon()
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: host.vm("a")["State"] == "Off")
+    assert time.monotonic() - begun >= 1
+    assert host.vm("a")["LastStopCode"] == "worker-error"
+    host.run("start-vm", "a")
 
 
 def test_readers_share_a_disk(host):

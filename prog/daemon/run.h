@@ -38,7 +38,7 @@ struct run {
 	/* What the worker last said. */
 	json_t *status, *services, *kvp, *crash, *memory;
 	char heartbeat[32];
-	char ended[128];              /* how its process has */
+	char ended[128]; /* how its process has */
 	uint64_t ended_ns;
 	struct loop_timer *end_timer; /* until the kernel, too, has let go of the disks */
 	char off_reason[32];

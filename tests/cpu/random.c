@@ -150,8 +150,12 @@ void edge_vector(struct rng *rng, uint8_t vector[16])
 		}
 		return;
 	default:
-		for (unsigned i = 0; i < 16; i++)
-			vector[i] = rng_percent(rng, 20) ? 0 : (uint8_t)(rng_next(rng) & 0x8f);
+		for (unsigned i = 0; i < 16; i += 8) {
+			uint64_t zeros = rng_next(rng) & rng_next(rng) & 0x0101010101010101;
+			uint64_t bytes = rng_next(rng) & 0x8f8f8f8f8f8f8f8f & ~(zeros * 0xff);
+
+			memcpy(vector + i, &bytes, 8);
+		}
 		return;
 	}
 }

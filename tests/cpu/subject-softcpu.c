@@ -298,7 +298,7 @@ static void forget_pages(struct softcpu_subject *s, const struct cpu_case *c)
 {
 	struct vp *vp = softcpu_vp(s->part, 0);
 
-	if (!s->loaded || c->id % 256 == 0) {
+	if (!s->loaded || (c->id % 256 == 0 && c->variant == 0)) {
 		reset_vp(s, c->mode);
 		return;
 	}

@@ -593,7 +593,10 @@ static inline uint64_t sc_page_of(const struct sc_vm *vm, const uint8_t *host)
 /* #AC if alignment checking is on and asks for it; sizes that aren't a power of two go unchecked.
  */
 void sc_check_alignment(struct vp *c, struct uop *u, uint64_t va, unsigned size);
-/* The slow halves of fast.h. size 1..16 */
+/* What may lie on two pages, or in device memory. Alignment isn't checked. */
+void sc_load_bytes(struct vp *c, struct uop *u, uint64_t va, void *ret, unsigned size);
+void sc_store_bytes(struct vp *c, struct uop *u, uint64_t va, const void *v, unsigned size);
+/* The slow halves of fast.h. size 1..8 */
 void sc_load_slow(struct vp *c, struct uop *u, uint64_t va, void *ret, unsigned size);
 void sc_store_slow(struct vp *c, struct uop *u, uint64_t va, const void *v, unsigned size);
 uint8_t *sc_rmw_slow(struct vp *c, struct uop *u, uint64_t va, unsigned size, uint8_t **flags);

@@ -34,8 +34,7 @@ static uint64_t load(struct vp *c, struct uop *u, uint64_t va, unsigned size)
 
 	if (va % size == 0)
 		return sc_load(c, u, va, size);
-	for (unsigned i = 0; i < size; i++)
-		v |= (uint64_t)sc_load8(c, u, va + i) << 8 * i;
+	sc_load_bytes(c, u, va, &v, size);
 	return v;
 }
 
@@ -43,8 +42,8 @@ static void store(struct vp *c, struct uop *u, uint64_t va, uint64_t v, unsigned
 {
 	if (va % size == 0)
 		sc_store(c, u, va, v, size);
-	for (unsigned i = 0; va % size && i < size; i++)
-		sc_store8(c, u, va + i, (uint8_t)(v >> 8 * i));
+	else
+		sc_store_bytes(c, u, va, &v, size);
 }
 
 struct block *sc_masked_load(struct vp *c, struct uop *u)

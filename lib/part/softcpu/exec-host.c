@@ -73,9 +73,12 @@ static _Noreturn void raise_result(struct vp *c, struct uop *u, unsigned vector)
 /* What alignment checking asks for (SDM volume 3, table 6-7), by the operand's size in bytes. Of
  * the 16-byte operands that needn't be aligned (MOVUPS) only AMD's processors check it; the others
  * were checked before, in any case. */
-static unsigned natural_alignment(const struct vp *c, unsigned size)
+static unsigned natural_alignment(const struct vp *c, const struct hostop *op)
 {
-	switch (size) {
+	/* Intel's don't check F16C's operands (SDM volume 2, 2.4: type 11). */
+	if (op->feature == HOSTOP_FEATURE_F16C && !c->vm->amd)
+		return 1;
+	switch (op->mem_size) {
 	case 16:
 		return c->vm->amd ? 16 : 1;
 	case 32:
@@ -91,7 +94,7 @@ static unsigned natural_alignment(const struct vp *c, unsigned size)
 	case 512: /* checked by itself */
 		return 1;
 	default:
-		return size;
+		return op->mem_size;
 	}
 }
 
@@ -119,7 +122,7 @@ static unsigned run_on_memory(struct vp *c, struct uop *u, const struct hostop *
 	}
 
 	if (unlikely(c->align_check))
-		sc_check_alignment(c, u, va, natural_alignment(c, op->mem_size));
+		sc_check_alignment(c, u, va, natural_alignment(c, op));
 	if ((va & (MEM_PAGE_SIZE - 1)) + op->mem_size <= MEM_PAGE_SIZE)
 		host = sc_bulk(c, u, va, write, &room);
 	if (host) {
@@ -131,10 +134,10 @@ static unsigned run_on_memory(struct vp *c, struct uop *u, const struct hostop *
 	if (write)
 		sc_probe_write(c, u, va, op->mem_size);
 	if (op->mem_access & HOSTOP_MEM_READ)
-		sc_load_slow(c, u, va, c->bounce, op->mem_size);
+		sc_load_bytes(c, u, va, c->bounce, op->mem_size);
 	vector = hostop_run(op, &c->regs, c->bounce);
 	if (write && vector == 0)
-		sc_store_slow(c, u, va, c->bounce, op->mem_size);
+		sc_store_bytes(c, u, va, c->bounce, op->mem_size);
 	return vector;
 }
 

@@ -16,13 +16,13 @@
 static void load(struct vp *c, struct uop *u, uint64_t va, uint8_t *to, unsigned size)
 {
 	for (unsigned at = 0; at < size; at += CHUNK)
-		sc_load_slow(c, u, va + at, to + at, MIN(size - at, CHUNK));
+		sc_load_bytes(c, u, va + at, to + at, MIN(size - at, CHUNK));
 }
 
 static void store(struct vp *c, struct uop *u, uint64_t va, const uint8_t *from, unsigned size)
 {
 	for (unsigned at = 0; at < size; at += CHUNK)
-		sc_store_slow(c, u, va + at, from + at, MIN(size - at, CHUNK));
+		sc_store_bytes(c, u, va + at, from + at, MIN(size - at, CHUNK));
 }
 
 static void probe(struct vp *c, struct uop *u, uint64_t va, unsigned size)

@@ -742,23 +742,26 @@ void sc_check_alignment(struct vp *c, struct uop *u, uint64_t va, unsigned size)
 		sc_fault_code(c, u, VEC_AC, 0);
 }
 
-/* Larger operands are checked by exec-host.c, which knows the instruction. */
-static void check_alignment(struct vp *c, struct uop *u, uint64_t va, unsigned size)
+SC_COLD void sc_load_bytes(struct vp *c, struct uop *u, uint64_t va, void *ret, unsigned size)
 {
-	if (size <= 8)
-		sc_check_alignment(c, u, va, size);
+	load_via(c, u, own_tlb(c), va, ret, size);
+}
+
+SC_COLD void sc_store_bytes(struct vp *c, struct uop *u, uint64_t va, const void *v, unsigned size)
+{
+	store_via(c, u, own_tlb(c), va, v, size);
 }
 
 SC_COLD void sc_load_slow(struct vp *c, struct uop *u, uint64_t va, void *ret, unsigned size)
 {
-	check_alignment(c, u, va, size);
-	load_via(c, u, own_tlb(c), va, ret, size);
+	sc_check_alignment(c, u, va, size);
+	sc_load_bytes(c, u, va, ret, size);
 }
 
 SC_COLD void sc_store_slow(struct vp *c, struct uop *u, uint64_t va, const void *v, unsigned size)
 {
-	check_alignment(c, u, va, size);
-	store_via(c, u, own_tlb(c), va, v, size);
+	sc_check_alignment(c, u, va, size);
+	sc_store_bytes(c, u, va, v, size);
 }
 
 uint64_t sc_load_as(struct vp *c, struct uop *u, unsigned cpl, uint64_t va, unsigned size)

@@ -100,7 +100,9 @@ GUEST(code_lazy, 64,
       ENABLE "mov %cr0, %rax; or $8, %eax; mov %rax, %cr0; vxorps %ymm0, %ymm0, %ymm0; hlt");
 GUEST(code_lazy_xsave, 64,
       ENABLE "mov %cr0, %rax; or $8, %eax; mov %rax, %cr0; mov $0x11000, %esi; xsave (%rsi); hlt");
-GUEST(code_gather_twice, 64, ENABLE "vpgatherdd %ymm1, (%rsi,%ymm2), %ymm3; hlt");
+GUEST(code_gather, 64, ENABLE "vpgatherdd %ymm1, (%rsi,%ymm2), %ymm3; hlt");
+/* The same with ymm3 as mask, too. */
+GUEST(code_gather_same, 64, ENABLE ".byte 0xc4, 0xe2, 0x65, 0x90, 0x1c, 0x16; hlt");
 
 static void expect(struct guest *g, const uint8_t *code, const uint8_t *end, unsigned vector)
 {
@@ -144,14 +146,48 @@ static void what_is_refused(void **state)
 /* A gather's three vectors are different ones: Zydis knows, or we do. */
 static void gather_of_one_register(void **state)
 {
-	uint8_t same_mask[] = { 0xc4, 0xe2, 0x65, 0x90, 0x1c, 0x16 }; /* mask and result ymm3 */
 	struct guest *g = *state;
 
 	if (!has_avx(g))
 		skip();
-	EXPECT(g, code_gather_twice, 0);
+	EXPECT(g, code_gather, 0);
+	EXPECT(g, code_gather_same, VEC_UD);
+}
+
+GUEST(code_halves, 64, "vcvtph2ps (%rbx), %xmm0; vcvtps2ph $0, %xmm0, (%rbx); hlt");
+GUEST(code_doubles, 64, "vcvtps2pd (%rbx), %xmm0; hlt");
+
+/* Of user code, with alignment checking; HLT is not allowed there. */
+static unsigned fault_from_user(struct guest *g, const uint8_t *code, const uint8_t *end,
+				uint64_t address)
+{
+	guest_long(g);
+	guest_user(g);
+	g->s.cr0 |= CR0_AM;
+	g->s.cr4 |= CR4_OSXSAVE;
+	g->s.rflags |= RF_AC;
+	g->s.gpr[PART_RBX] = address;
 	softcpu_enable_avx(g->part, 0);
-	expect(g, same_mask, same_mask + sizeof(same_mask), VEC_UD);
+	guest_load(g, GUEST_CODE, code, (size_t)(end - code));
+	guest_run(g, 100, false);
+	assert_int_equal(g->result.reason, SOFTCPU_EXCEPTION);
+	return g->result.vector;
+}
+
+/* As Intel's processors do, within a page and across. */
+static void halves_need_no_alignment(void **state)
+{
+	const uint64_t at[] = { GUEST_DATA + 1, GUEST_DATA + MEM_PAGE_SIZE - 3 };
+	struct guest *g = *state;
+	const struct sc_vm *vm = softcpu_vp(g->part, 0)->vm;
+
+	if (!has_avx(g) || !vm->has[HOSTOP_FEATURE_F16C])
+		skip();
+	for (unsigned i = 0; i < ARRAY_SIZE(at); i++) {
+		assert_int_equal(fault_from_user(g, code_doubles, code_doubles_end, at[i]), VEC_AC);
+		assert_int_equal(fault_from_user(g, code_halves, code_halves_end, at[i]),
+				 vm->amd ? VEC_AC : VEC_GP);
+	}
 }
 
 /* A guest that all hosts shall be able to run. */
@@ -242,9 +278,13 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, guest_teardown)
 	const struct CMUnitTest tests[] = {
-		T(registers_through_memory), T(what_is_refused),
-		T(gather_of_one_register),   cmocka_unit_test(compatible_guests_have_none),
-		T(image_is_the_processors),  T(context_has_it),
+		T(registers_through_memory),
+		T(what_is_refused),
+		T(gather_of_one_register),
+		T(halves_need_no_alignment),
+		cmocka_unit_test(compatible_guests_have_none),
+		T(image_is_the_processors),
+		T(context_has_it),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

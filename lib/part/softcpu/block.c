@@ -364,7 +364,7 @@ struct block *sc_uop_stale(struct vp *c, struct uop *u)
 	return NULL;
 }
 
-static void make_stale(struct vp *c, struct block *b)
+void sc_make_stale(struct vp *c, struct block *b)
 {
 	struct block **link = bucket(c, b->gpa, b->key);
 
@@ -382,14 +382,15 @@ static void make_stale(struct vp *c, struct block *b)
 static bool touches(const struct block *b, uint64_t gpa, uint64_t end)
 {
 	uint64_t page_end = (b->gpa | (MEM_PAGE_SIZE - 1)) + 1, page = page_end - MEM_PAGE_SIZE;
+	uint64_t from = b->gpa, to = MIN(b->gpa + b->len, page_end);
 
-	if (b->xls)
-		return page + b->seen_from < end && page + b->seen_to > gpa;
-	if (b->gpa2 == GPA_NONE)
-		return b->gpa < end && b->gpa + b->len > gpa;
-	if (b->gpa < end && page_end > gpa)
+	if (b->xls) {
+		from = page + b->seen_from;
+		to = page + b->seen_to;
+	}
+	if (from < end && to > gpa)
 		return true;
-	return b->gpa2 < end && b->gpa2 + (b->gpa + b->len - page_end) > gpa;
+	return b->gpa2 != GPA_NONE && b->gpa2 < end && b->gpa2 + (b->gpa + b->len - page_end) > gpa;
 }
 
 /* Which of the block's two list links belongs to this page. */
@@ -409,7 +410,7 @@ static void invalidate_page(struct vp *c, uint64_t gpa, uint64_t len)
 	while ((b = *link)) {
 		if (b->live && touches(b, gpa, gpa + len)) {
 			note_rewritten(c, b);
-			make_stale(c, b);
+			sc_make_stale(c, b);
 		}
 		if (b->live)
 			link = &b->page_next[link_of(b, page_gpa)];

@@ -182,6 +182,7 @@ enum sc_mode { MODE_16, MODE_32, MODE_64 };
 #define KEY_ALIGN 32u /* vp.align_check: never translated */
 
 #define BLOCK_MAX_INSNS 48
+#define INSN_MAX_BYTES  15u
 
 struct block {
 	struct block *hash_next;
@@ -233,7 +234,7 @@ struct sc_tlb {
 	unsigned largest; /* log2 of the largest page of which a part is there */
 };
 
-#define XTLB_SIZE 2048u
+#define XTLB_SIZE 4096u
 
 #define LARGE_REGIONS 4096u
 
@@ -245,9 +246,17 @@ struct sc_xtlb_entry {
 	uint64_t gpa_attr; /* page address | log2 of the size of the guest's page << XTLB_SHIFT |
 			      TLB_GLOBAL */
 	/* Names tag and page while the entry is valid, else 0. Whoever kept it needs to compare
-	 * nothing else. It comes back when the same translation does. */
-	uint32_t version, last_version;
-	uint64_t last_tag, last_gpa;
+	 * nothing else. It comes back when the same translation does, as long as page_versions has
+	 * it. */
+	uint32_t version;
+};
+
+#define PAGE_VERSIONS_BITS 13
+
+/* The version of a translation of instruction fetches; 0: free. */
+struct sc_page_version {
+	uint64_t tag, page; /* as in struct sc_xtlb_entry; address of the page */
+	uint32_t version;
 };
 
 /* Bytes inside one page after translation. */
@@ -420,6 +429,7 @@ struct vp {
 	struct sc_tlb tlbs[3];     /* [0] supervisor, [1] user, [2] always empty */
 	struct sc_xtlb_entry xtlb[XTLB_SIZE];
 	uint32_t xtlb_versions; /* given out */
+	struct sc_page_version page_versions[1u << PAGE_VERSIONS_BITS];
 	/* As in struct sc_tlb. */
 	uint16_t xtlb_local[XTLB_SIZE];
 	unsigned xtlb_local_count;
@@ -712,6 +722,9 @@ void *sc_arena_alloc(struct vp *c, size_t size);
 /* Room for a block of uop_count; may flush everything. */
 struct block *sc_block_alloc(struct vp *c, unsigned uop_count);
 void sc_block_insert(struct vp *c, struct block *b);
+/* The block isn't what is at its address any more: nobody finds or enters it again. It may be
+ * running, and is left behind the instruction. */
+void sc_make_stale(struct vp *c, struct block *b);
 /* Code bytes of RAM page at gpa are about to be read: from now on writes to them are noticed. */
 void sc_mark_code(struct vp *c, uint64_t gpa, unsigned len);
 /* Own and others' blocks in the range are stale. Any thread; self is NULL or the calling VP. */

@@ -15,7 +15,6 @@
 #define MAX_OPERANDS ZYDIS_MAX_OPERAND_COUNT
 #define MAX_UOPS     (BLOCK_MAX_INSNS * (2 + HOSTOP_UOPS) + 2)
 #define WINDOW       256u /* code bytes that one block may take */
-#define MAX_LENGTH   15u
 
 /* One instruction. */
 struct decoder {
@@ -1473,7 +1472,7 @@ static SC_COLD const struct known_insn *decode_one(struct vp *c, unsigned key, c
 	struct known_insn *k = &d.known;
 
 	*ret_status = zydis_decode_as(c->vm->amd, decoder_of(c->vm, key & KEY_MODE), code,
-				      MIN(length, MAX_LENGTH), &d.in, d.op);
+				      MIN(length, INSN_MAX_BYTES), &d.in, d.op);
 	if (!ZYAN_SUCCESS(*ret_status))
 		return NULL;
 	d.c = c;
@@ -1530,7 +1529,7 @@ static unsigned page_room(uint64_t gpa)
 
 static void open_window(struct vp *c, uint64_t gpa, struct window *w)
 {
-	unsigned room = page_room(gpa), max = sc_ram(c->vm, gpa) ? WINDOW : 2 * MAX_LENGTH;
+	unsigned room = page_room(gpa), max = sc_ram(c->vm, gpa) ? WINDOW : 2 * INSN_MAX_BYTES;
 
 	w->len = MIN(room, max);
 	w->to_page_end = w->len == room;
@@ -1550,9 +1549,9 @@ static void extend_window(struct vp *c, uint64_t gpa, struct window *w)
 		va &= UINT32_MAX;
 	w->gpa2 = sc_fetch_gpa(c, va, &here);
 	if (w->watched && sc_ram(c->vm, w->gpa2))
-		sc_mark_code(c, w->gpa2, MAX_LENGTH);
-	read_code(c, w->gpa2, w->bytes + w->len, MAX_LENGTH);
-	w->len += MAX_LENGTH;
+		sc_mark_code(c, w->gpa2, INSN_MAX_BYTES);
+	read_code(c, w->gpa2, w->bytes + w->len, INSN_MAX_BYTES);
+	w->len += INSN_MAX_BYTES;
 }
 
 /* Bytes that are no instruction: what they raise. */
@@ -1594,7 +1593,7 @@ static unsigned decode_bytes(struct builder *d, uint64_t gpa, struct window *w, 
 
 	while (!d->end && d->insns < max_insns) {
 		k = sc_known_insn(d->c, d->key, w->bytes + at, w->len - at, &status);
-		if (!k && status == ZYDIS_STATUS_NO_MORE_DATA && w->len - at < MAX_LENGTH) {
+		if (!k && status == ZYDIS_STATUS_NO_MORE_DATA && w->len - at < INSN_MAX_BYTES) {
 			if (at || !w->to_page_end)
 				break;
 			extend_window(d->c, gpa, w);

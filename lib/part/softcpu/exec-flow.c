@@ -29,7 +29,7 @@ struct block *sc_check_second_page(struct vp *c, struct uop *u)
 	if (c->mode != MODE_64)
 		va &= UINT32_MAX;
 	if (sc_fetch_gpa(c, va, u) != c->blk->gpa2) {
-		c->blk->live = false; /* decoded anew with what is there now */
+		sc_make_stale(c, c->blk); /* decoded anew with what is there now */
 		return NULL;
 	}
 	NEXT;

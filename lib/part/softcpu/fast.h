@@ -337,10 +337,15 @@ static inline bool sc_cond(unsigned f, unsigned cc)
 
 /* ---- leaving a block ---- */
 
+static inline struct sc_xtlb_entry *sc_xtlb_slot(struct vp *c, uint64_t va)
+{
+	return &c->xtlb[(va >> MEM_PAGE_SHIFT) & (XTLB_SIZE - 1)];
+}
+
 /* The virtual address's page is still mapped to the block's page. */
 static inline bool sc_xtlb_maps(struct vp *c, uint64_t va, const struct block *b)
 {
-	struct sc_xtlb_entry *x = &c->xtlb[(va >> MEM_PAGE_SHIFT) & (XTLB_SIZE - 1)];
+	const struct sc_xtlb_entry *x = sc_xtlb_slot(c, va);
 
 	return x->tag == ((va & ~(uint64_t)(MEM_PAGE_SIZE - 1)) | (c->cpl == 3)) &&
 	       (x->gpa_attr ^ b->gpa) < MEM_PAGE_SIZE;

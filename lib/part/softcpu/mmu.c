@@ -92,7 +92,7 @@ static void xtlb_clear_local(struct vp *c)
 
 static void xtlb_flush_small(struct vp *c, uint64_t va)
 {
-	struct sc_xtlb_entry *e = &c->xtlb[(va >> MEM_PAGE_SHIFT) & (XTLB_SIZE - 1)];
+	struct sc_xtlb_entry *e = sc_xtlb_slot(c, va);
 
 	if ((e->tag ^ va) >> MEM_PAGE_SHIFT == 0)
 		xtlb_drop(e);
@@ -528,6 +528,20 @@ static struct sc_target resolve(struct vp *c, struct uop *u, struct sc_tlb *t, u
 /* Versions are never given out twice: before they run out everything that kept one is dropped. */
 #define LAST_VERSIONS 0xffff0000u
 
+/* The same for the same two, if not too many others came in between. */
+static uint32_t version_of(struct vp *c, uint64_t tag, uint64_t page)
+{
+	uint64_t h = (tag ^ page * UINT64_C(0x9e3779b97f4a7c15)) * UINT64_C(0xd6e8feb86659fd93);
+	struct sc_page_version *v = &c->page_versions[h >> (64 - PAGE_VERSIONS_BITS)];
+
+	if (v->tag != tag || v->page != page || !v->version) {
+		*v = (struct sc_page_version){ tag, page, ++c->xtlb_versions };
+		if (unlikely(c->xtlb_versions == LAST_VERSIONS))
+			sc_invalidate_all(c);
+	}
+	return v->version;
+}
+
 static void xtlb_fill(struct vp *c, struct sc_xtlb_entry *e, uint64_t tag,
 		      const struct translation *x)
 {
@@ -540,28 +554,20 @@ static void xtlb_fill(struct vp *c, struct sc_xtlb_entry *e, uint64_t tag,
 	if (x->shift > MEM_PAGE_SHIFT)
 		note_large(c, tag, x->shift);
 	e->gpa_attr = x->page | (uint64_t)x->shift << XTLB_SHIFT | (x->global ? TLB_GLOBAL : 0);
-	if (e->last_tag != tag || e->last_gpa != x->page || !e->last_version) {
-		e->last_tag = tag;
-		e->last_gpa = x->page;
-		e->last_version = ++c->xtlb_versions;
-		if (unlikely(c->xtlb_versions == LAST_VERSIONS))
-			sc_invalidate_all(c);
-	}
-	e->version = e->last_version;
+	e->version = version_of(c, tag, x->page);
 }
 
 void sc_xtlb_new_versions(struct vp *c)
 {
 	c->xtlb_versions = 0;
-	c->xtlb_local_count = 0;
-	for (unsigned i = 0; i < XTLB_SIZE; i++)
-		c->xtlb[i] = (struct sc_xtlb_entry){ .tag = UINT64_MAX };
+	xtlb_clear(c);
+	memset(c->page_versions, 0, sizeof(c->page_versions));
 }
 
 uint64_t sc_fetch_gpa(struct vp *c, uint64_t va, struct uop *u)
 {
 	uint64_t tag = (va & PAGE_MASK) | (c->cpl == 3);
-	struct sc_xtlb_entry *e = &c->xtlb[(va >> MEM_PAGE_SHIFT) & (XTLB_SIZE - 1)];
+	struct sc_xtlb_entry *e = sc_xtlb_slot(c, va);
 	struct translation x;
 
 	if (unlikely(e->tag != tag)) {

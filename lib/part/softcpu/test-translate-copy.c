@@ -60,10 +60,11 @@ static uint64_t copied(struct guest *g)
 }
 
 /* Everything whose translation depends on its address: returns, addresses relative to RIP, a jump
- * table, links to another page, what x87 notes of itself. */
+ * table, links to another page, an instruction on two pages, what x87 notes of itself. */
 GUEST(code_places, 64,
       "fninit; mov $20, %ecx\n"
       "1: .byte 0xe8; .long 0x60000 - (0x8000 + 2f - code_places); 2:\n"
+      ".byte 0xe8; .long 0x61ffe - (0x8000 + 2f - code_places); 2:\n"
       "lea 7f(%rip), %rax; call *%rax\n"
       ".byte 0x48, 0x8b, 0x15; .long 0x10000 - (0x8000 + 3f - code_places); 3:\n" /* mov rdx */
       "add %rdx, %rbx\n"
@@ -85,6 +86,7 @@ static void load(struct guest *g)
 	begin(g);
 	GUEST_LOAD(g, code_places);
 	guest_load(g, 0x60000, code_other_page, (size_t)(code_other_page_end - code_other_page));
+	guest_load(g, 0x61ffe, code_other_page, (size_t)(code_other_page_end - code_other_page));
 	guest_write(g, GUEST_DATA, 0x1234567, 8);
 }
 

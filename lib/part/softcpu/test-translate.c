@@ -205,6 +205,46 @@ GUEST(code_fault, 64,
       "hlt");
 GUEST(handler_halt, 64, "mov (%rsp), %rax; mov 8(%rsp), %rbp; mov %cr2, %rsi; hlt");
 
+/* sbb $imm32, %ebx at a page's end; adc $0, %rbp; ret. Called in loops before and after the second
+ * page is written, mapped to another one, mapped back, and gone. */
+GUEST(code_two_pages, 64,
+      "mov $0x20ffe, %esi; call 8f\n"
+      "movb $0xee, 0x21001; call 8f\n"
+      "movq $0x30007, 0x103108; invlpg 0x21000; call 8f\n"
+      "movq $0x21007, 0x103108; invlpg 0x21000; call 8f\n"
+      "movq $0, 0x103108; invlpg 0x21000; call 8f\n"
+      "hlt\n"
+      "8: mov $20, %ecx; 1: add $0x70000001, %edi; call *%rsi; dec %ecx; jnz 1b; ret\n");
+
+static void run_on_two_pages(struct guest *g)
+{
+	static const uint8_t head[] = { 0x81, 0xdb },
+			     tail[] = { 0x22, 0x33, 0x44, 0x00, 0x48, 0x83, 0xd5, 0x00, 0xc3 },
+			     other[] = { 0x55, 0x66, 0x07, 0x00, 0x48, 0x83, 0xd5, 0x00, 0xc3 };
+
+	_Static_assert(GUEST_PT + 0x21 * 8 == 0x103108, "the code's page table entry");
+	guest_load(g, 0x20ffe, head, sizeof(head));
+	guest_load(g, 0x21000, tail, sizeof(tail));
+	guest_load(g, 0x30000, other, sizeof(other));
+	GUEST_LOAD(g, code_two_pages);
+	guest_run(g, SOFTCPU_BLOCKS, false);
+	assert_int_equal(g->result.reason, SOFTCPU_EXCEPTION);
+	assert_int_equal(g->result.vector, VEC_PF);
+	assert_int_equal(g->result.cr2, 0x21000);
+	assert_int_equal(g->result.error, 0x10);
+	assert_int_equal(g->s.rip, 0x20ffe);
+}
+
+static void instruction_on_two_pages(void **state)
+{
+	struct guest *g = *state, *i = guest_interpreted();
+
+	run_on_two_pages(g);
+	run_on_two_pages(i);
+	guest_assert_same(g, i);
+	guest_free(i);
+}
+
 /* The second page of the crossing store is missing: nothing of it is done. */
 static void page_fault_at_the_second_page(void **state)
 {
@@ -959,6 +999,7 @@ int main(void)
 		TEST(bit_manipulation),
 		TEST(rewritten_code_is_translated_soon),
 		TEST(rewritten_code_cools_down),
+		TEST(instruction_on_two_pages),
 		TEST(page_fault_at_the_second_page),
 		TEST(divide_error),
 		TEST(misaligned_sse),

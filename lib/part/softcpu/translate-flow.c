@@ -50,19 +50,35 @@ static void gen_exit_stub(struct gen *g, struct xl_exit *x, uint8_t *const *from
 	gen_shared(g, x->flags ? g->t->exit_flags : g->t->exit);
 }
 
-/* To a target on another page: as long as that page is where it was when the link was made. */
-static uint8_t *gen_guard(struct gen *g, struct xl_exit *x)
+/* Compares the version of va's page with one that is still to be set. Returns its place. */
+static uint8_t *gen_compare_version(struct gen *g, uint64_t va)
 {
-	const struct sc_xtlb_entry *page =
-	    &g->c->xtlb[(x->target >> MEM_PAGE_SHIFT) & (XTLB_SIZE - 1)];
+	const struct sc_xtlb_entry *page = sc_xtlb_slot(g->c, va);
 	struct emitter *e = &g->e;
 
 	emit_rm(e, OP(.op = 0x81), 7,
 		AT_GS((uint8_t *)&page->version - (uint8_t *)g->c)); /* cmp dword, imm */
 	gen_moved(g, MOVE_GUARD, 4);
-	x->guard = e->p;
-	emit32(e, UINT32_MAX);
-	return emit_jcc(e, CC_NE);
+	emit32(e, NO_VERSION);
+	return e->p - 4;
+}
+
+/* To a target on another page: as long as that page is where it was when the link was made. */
+static uint8_t *gen_guard(struct gen *g, struct xl_exit *x)
+{
+	x->guard = gen_compare_version(g, x->target);
+	return emit_jcc(&g->e, CC_NE);
+}
+
+void gen_second_page(struct gen *g, struct xl_insn *x)
+{
+	uint8_t *guard;
+
+	gen_flags_lost(g, live_before(x));
+	guard = gen_compare_version(g, second_page_va(g->c, g->xl->va));
+	g->xl->second_page = (uint16_t)(guard - g->xl->code);
+	gen_slow_jump(g, x, emit_jcc(&g->e, CC_NE));
+	gen_slow_end(g);
 }
 
 static void emit_cmp_attention(struct emitter *e)

@@ -15,7 +15,8 @@
 enum xl_kind {
 	XL_INTERPRET, /* by the interpreter's handler */
 	XL_NOTHING,
-	XL_PLAIN, /* itself, with other registers and another address */
+	XL_SECOND_PAGE, /* no instruction: the next one's end is on another page, if it is mapped */
+	XL_PLAIN,       /* itself, with other registers and another address */
 	XL_X87,
 	XL_X87_FLDCW,
 	XL_DIVIDE,
@@ -308,6 +309,8 @@ static inline uint64_t next_va(const struct gen *g, const struct xl_insn *x)
 	return g->xl->va + x->off + x->len;
 }
 /* Goes on at the block's end, which is no branch. */
+/* Whether the block's second page is mapped as it was. */
+void gen_second_page(struct gen *g, struct xl_insn *x);
 void gen_fall_through(struct gen *g, uint64_t va);
 
 #endif

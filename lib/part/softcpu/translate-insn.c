@@ -141,8 +141,12 @@ static unsigned reload(const struct gen *g)
 
 void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from)
 {
-	enum xl_after after = x->kind == XL_X87_FLDCW ? XL_LEAVE : XL_GO_ON;
+	enum xl_after after = XL_GO_ON;
 
+	if (x->kind == XL_X87_FLDCW)
+		after = XL_LEAVE;
+	else if (x->kind == XL_SECOND_PAGE)
+		after = XL_SECOND_PAGE_THERE;
 	if (!g->slow && g->rest)
 		g->slow = new_cold(g, from, g->t->rest, gen_site(g, x, XL_LEAVE, false));
 	else if (g->slow)
@@ -791,6 +795,9 @@ void gen_insn(struct gen *g, struct xl_insn *x)
 		g->held = NULL;
 	switch (x->kind) {
 	case XL_NOTHING:
+		break;
+	case XL_SECOND_PAGE:
+		gen_second_page(g, x);
 		break;
 	case XL_PLAIN:
 		gen_plain(g, x);

@@ -69,7 +69,11 @@ uintptr_t translate_slow(struct vp *c, uint32_t site)
 	next = s->u[0].fn(c, s->u);
 	if (next != &done_block)
 		return leave_for(c, next);
-	if (likely(s->after == XL_GO_ON) && still_live(c, stale, s))
+	if (s->after == XL_SECOND_PAGE_THERE)
+		put_version(s->xl->code + s->xl->second_page,
+			    sc_xtlb_slot(c, second_page_va(c, s->xl->va))->version);
+	if (likely(s->after == XL_GO_ON || s->after == XL_SECOND_PAGE_THERE) &&
+	    still_live(c, stale, s))
 		return 0;
 	return leave_at(c, s->xl->va + s->next_off);
 }
@@ -118,10 +122,9 @@ static void link_exit(struct vp *c, struct xl_exit *x, struct xl *to)
 {
 	const struct code_cache *cache = &c->translator->cache;
 	const uint8_t *entry = x->flags ? to->entry_flags : to->entry;
-	uint32_t version = c->xtlb[(x->target >> MEM_PAGE_SHIFT) & (XTLB_SIZE - 1)].version;
 
 	if (x->guard)
-		memcpy(x->guard, &version, sizeof(version));
+		put_version(x->guard, sc_xtlb_slot(c, x->target)->version);
 	if (x->to == to)
 		return;
 	if (x->to)

@@ -127,12 +127,30 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 	}
 }
 
+/* The block's bytes, one after the other, and how many there are at most. */
+static const uint8_t *code_of(const struct gen *g, uint8_t buffer[INSN_MAX_BYTES], size_t *ret_room)
+{
+	const struct block *b = g->b;
+	size_t first = MEM_PAGE_SIZE - (b->gpa & (MEM_PAGE_SIZE - 1));
+	const uint8_t *code = sc_ram(g->c->vm, b->gpa);
+
+	*ret_room = first;
+	if (b->gpa2 == GPA_NONE)
+		return code;
+	*ret_room = b->len;
+	memcpy(buffer, code, first);
+	memcpy(buffer + first, sc_ram(g->c->vm, b->gpa2), b->len - first);
+	return buffer;
+}
+
 /* False: the bytes are not any more what the block was made from. */
-static bool decode_block(struct gen *g, const uint8_t *code)
+static bool decode_block(struct gen *g)
 {
 	struct block *b = g->b;
 	struct uop *u = b->uops, *end = b->uops + b->uop_count;
-	size_t room = MEM_PAGE_SIZE - (b->gpa & (MEM_PAGE_SIZE - 1));
+	uint8_t buffer[INSN_MAX_BYTES];
+	size_t room;
+	const uint8_t *code = code_of(g, buffer, &room);
 
 	while (u < end && g->count <= BLOCK_MAX_INSNS) {
 		struct xl_insn *x = &g->insns[g->count];
@@ -140,6 +158,8 @@ static bool decode_block(struct gen *g, const uint8_t *code)
 		*x = (struct xl_insn){ .u = u, .off = u->off, .len = u->len };
 		if (is_end(g, u)) {
 			x->kind = XL_END;
+		} else if (u->fn == sc_check_second_page) {
+			x->kind = XL_SECOND_PAGE;
 		} else if (!xl_decode(g->c, b->key, code + u->off, room - u->off, x) ||
 			   x->len != u->len) {
 			if (u->fn != sc_raise_uop)
@@ -348,7 +368,8 @@ static bool translatable(const struct vp *c, const struct block *b)
 {
 	unsigned mode = b->key & KEY_MODE;
 
-	return b->live && b->gpa2 == GPA_NONE && sc_ram(c->vm, b->gpa) &&
+	return b->live && sc_ram(c->vm, b->gpa) &&
+	       (b->gpa2 == GPA_NONE || sc_ram(c->vm, b->gpa2)) &&
 	       !(b->key & (KEY_STEP | KEY_ALIGN)) &&
 	       (mode == MODE_64 || (mode == MODE_32 && (b->key & KEY_FLAT)));
 }
@@ -425,9 +446,9 @@ static bool translate(struct vp *c, struct block *b)
 		b->uops[0].fn = b->interpret;
 	if (!b->xls) {
 		b->seen_from = (uint16_t)at;
-		b->seen_to = (uint16_t)(at + b->len);
+		b->seen_to = (uint16_t)MIN(at + b->len, MEM_PAGE_SIZE);
 	}
-	if (decode_block(&g, sc_ram(c->vm, b->gpa))) {
+	if (decode_block(&g)) {
 		find_live_flags_watched(&g, page_gpa);
 		find_access_groups(&g);
 		emit_block(&g);
@@ -459,7 +480,7 @@ bool sc_translate(struct vp *c, struct block *b)
 /* So that computed jumps find it. */
 static void note_jump(struct vp *c, const struct xl *x)
 {
-	struct sc_xtlb_entry *page = &c->xtlb[(x->va >> MEM_PAGE_SHIFT) & (XTLB_SIZE - 1)];
+	struct sc_xtlb_entry *page = sc_xtlb_slot(c, x->va);
 
 	if (c->lockstep || (x->block->key & ~KEY_USER) != MODE_64 ||
 	    !sc_xtlb_maps(c, x->va, x->block))

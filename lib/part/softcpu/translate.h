@@ -36,6 +36,8 @@ struct xl {
 	uint8_t *code;            /* in the writable mapping */
 	uint32_t code_size, size; /* size: of this and of the sites and exits */
 	uint32_t move_count;      /* behind them: struct xl_move; 0: it can't be copied */
+	uint16_t second_page;     /* where the version of the block's second page is compared,
+				     in the code; 0: it has one page */
 };
 
 /* A place in a translation's code that is different in a copy for another linear address. */
@@ -69,9 +71,10 @@ struct xl_site {
 
 enum xl_after {
 	XL_GO_ON,
-	XL_LEAVE,        /* for the loop, with RIP at the next instruction */
-	XL_REPEAT,       /* and again if RCX isn't 0 */
-	XL_LEAVE_JUMPED, /* for the loop, with RIP as vp.scratch[1] has it */
+	XL_LEAVE,             /* for the loop, with RIP at the next instruction */
+	XL_REPEAT,            /* and again if RCX isn't 0 */
+	XL_LEAVE_JUMPED,      /* for the loop, with RIP as vp.scratch[1] has it */
+	XL_SECOND_PAGE_THERE, /* go on, and take the page for the one of xl.second_page */
 };
 
 /* A direct branch out of a translation. Code addresses are those of the writable mapping. */
@@ -191,6 +194,17 @@ void code_cache_release(struct code_cache *cache);
 static inline const uint8_t *code_cache_rx(const struct code_cache *cache, const uint8_t *rw)
 {
 	return cache->rx + (rw - cache->rw);
+}
+/* What code compares the version of a page with. */
+#define NO_VERSION UINT32_MAX /* unlike any */
+static inline void put_version(uint8_t *guard, uint32_t version)
+{
+	memcpy(guard, &version, sizeof(version));
+}
+/* Of a block that ends on the next page. */
+static inline uint64_t second_page_va(const struct vp *c, uint64_t va)
+{
+	return ((va | (MEM_PAGE_SIZE - 1)) + 1) & c->rip_mask;
 }
 /* Sites and exits are named by what is between them and the arena's beginning. */
 static inline uint32_t translate_id(const struct vp *c, const void *data)

@@ -180,6 +180,7 @@ enum sc_mode { MODE_16, MODE_32, MODE_64 };
 #define KEY_FLAT  8u  /* MODE_32 with vp.flat */
 #define KEY_USER  16u /* CPL 3: translated code knows its TLB */
 #define KEY_ALIGN 32u /* vp.align_check: never translated */
+#define KEY_APART 64u /* not for the loop: whose accesses the translator looks up one by one */
 
 #define BLOCK_MAX_INSNS 48
 #define INSN_MAX_BYTES  15u
@@ -444,7 +445,7 @@ struct vp {
 	uint64_t scratch[4];
 	uint32_t host_mxcsr;
 	struct vp *self;
-	const void *call_slow, *call_rest, *call_stored, *call_exit;
+	const void *call_slow, *call_stored, *call_exit;
 	struct sc_group groups[GROUP_SLOTS];
 	struct sc_returns returns[2];                  /* [1] of user mode */
 	uint64_t returns_limit[2], returns_top[2];     /* of each as a stack */

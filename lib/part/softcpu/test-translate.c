@@ -520,6 +520,26 @@ static void row_begins_interpreted(void **state)
 	expect_translated(g);
 }
 
+/* A frame on one page, then on two at all places, often enough to be translated so. With flags
+ * before and behind its accesses, SSE and x87. The last ones are on a page with code, which is watched. */
+GUEST(
+    code_frames, 64,
+    "fninit; mov $70, %ebp\n"
+    "1: lea 0x40f00(,%rbp,8), %rsp; mov $8, %ecx\n"
+    "2: call 8f; dec %ecx; jnz 2b; dec %ebp; jnz 1b\n"
+    "lea 4f(%rip), %rsp; add $40, %rsp; mov $12, %ecx\n"
+    "3: call 8f; dec %ecx; jnz 3b; fstp %st; hlt\n"
+    "8: push %rbx; push %r10; sub $24, %rsp; fld1; add %rdi, %rax; mov %rax, (%rsp)\n"
+    "adc $5, %rbx; mov %rbx, 8(%rsp); movq 8(%rsp), %xmm1; paddq %xmm1, %xmm0\n"
+    "movq %xmm0, 16(%rsp); fiaddl 8(%rsp); fistpl 4(%rsp); add 2(%rsp), %rdi; adc 16(%rsp), %r15\n"
+    "lea 24(%rsp), %rsp; pop %r10; pop %r11; lea 1(%r11,%rdi), %rbx; adc %rbx, %r10; ret\n"
+    ".balign 4096; .skip 4072; 4: .skip 64, 0xcc\n");
+
+static void frames_on_two_pages(void **state)
+{
+	same_as_the_interpreter(*state, code_frames, code_frames_end);
+}
+
 /* Groups of accesses: by several registers in turn, which constants move, with an index, relative
  * to RIP, aligned ones, with the flags of one instruction used behind others, and registers that
  * the host doesn't have; at a page's end, too. */
@@ -1014,6 +1034,7 @@ int main(void)
 		TEST(call_of_a_missing_page),
 		TEST(row_across_pages),
 		TEST(row_begins_interpreted),
+		TEST(frames_on_two_pages),
 		TEST(groups_of_accesses),
 		TEST(group_misaligned),
 		TEST(group_changes_itself),

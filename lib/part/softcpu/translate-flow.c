@@ -105,6 +105,23 @@ static uint8_t *gen_poll_flags(struct gen *g)
 	return stub;
 }
 
+struct xl_exit *new_exit_apart(struct gen *g, const struct xl_insn *x)
+{
+	struct xl_exit *exit = new_exit(g, 0, g->xl->va + x->off);
+
+	exit->apart = true;
+	exit->uop = (uint8_t)(x->u - g->b->uops);
+	return exit;
+}
+
+void gen_exit_apart(struct gen *g, struct xl_exit *exit)
+{
+	emit8(&g->e, 0xe9);
+	exit->jump = g->e.p;
+	emit32(&g->e, 0);
+	gen_exit_stub(g, exit, NULL, 0);
+}
+
 enum { EXIT_POLL = 1, EXIT_GUARD = 2 };
 
 /* Leaves for target, with flags as g->flags says; live: those that are read there. EXIT_POLL: looks

@@ -130,6 +130,7 @@ struct cold {
 	 * the TLB. With the right one it goes on at `again`, where a load of that size is done. */
 	const uint8_t *again;
 	unsigned again_size;
+	struct xl_exit *exit; /* instead of a call: where it goes on */
 };
 
 struct gen {
@@ -146,7 +147,7 @@ struct gen {
 	/* Groups, by slot, with stores after which nothing has looked at the page's flags. */
 	unsigned unseen;
 	const struct access_group *unseen_group[GROUP_SLOTS];
-	bool rest;            /* slow jumps go on with the interpreter to the end of the block */
+	bool apart;           /* slow jumps go on in the block that begins here and has no groups */
 	uint32_t live_out[2]; /* at block.chain's successors */
 	enum flags_place flags;
 	bool sse_ready; /* the guest's SSE registers are loaded here, */
@@ -308,9 +309,12 @@ static inline uint64_t next_va(const struct gen *g, const struct xl_insn *x)
 {
 	return g->xl->va + x->off + x->len;
 }
-/* Goes on at the block's end, which is no branch. */
+/* From x on, what the block does without groups; gen_exit_apart is the code. */
+struct xl_exit *new_exit_apart(struct gen *g, const struct xl_insn *x);
+void gen_exit_apart(struct gen *g, struct xl_exit *exit);
 /* Whether the block's second page is mapped as it was. */
 void gen_second_page(struct gen *g, struct xl_insn *x);
+/* Goes on at the block's end, which is no branch. */
 void gen_fall_through(struct gen *g, uint64_t va);
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * Accesses to memory near each other. Those whose addresses are made of the same registers, which
  * nothing but constants change in between, are looked up together by the first of them, which
- * leaves the host's address in the VP. If they aren't all on one page that the TLB has, the
- * interpreter executes the rest of the block.
+ * leaves the host's address in the VP. If they aren't all on one page that the TLB has, the rest of
+ * the block goes on as a block of its own that has no groups (KEY_APART).
  *
  * A store must be followed by a look at the page's flags (gen_written). That of a group with
  * several stores comes after the last of them, or before anything that may leave the block, for all
@@ -284,7 +284,7 @@ static void gen_group(struct gen *g, struct xl_insn *x)
 	first.seg = s->key.seg ? s->key.seg : SEG_SLOT_ZERO;
 	first.ea = 0;
 	first.disp = s->from;
-	g->rest = true;
+	g->apart = true;
 	x->u = &first;
 	gen_address(g, x);
 	x->u = u;
@@ -298,7 +298,7 @@ static void gen_group(struct gen *g, struct xl_insn *x)
 		}
 		emit_store64(e, SCRATCH1, AT_GS(FLAGS_AT(s)));
 	}
-	g->rest = false;
+	g->apart = false;
 	g->slow = NULL;
 	emit_store64(e, SCRATCH0, AT_GS(HOST_AT(s)));
 }

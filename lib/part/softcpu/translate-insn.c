@@ -114,7 +114,6 @@ uint32_t gen_site(struct gen *g, const struct xl_insn *x, enum xl_after after, b
 			       .next_off = (uint16_t)(x->off + x->len),
 			       .size = x->mem_size,
 			       .after = (uint8_t)after };
-	s->rest = x->u;
 	if (uops) {
 		memcpy(s->u, x->u, uops * sizeof(struct uop));
 		s->u[uops].fn = sc_uop_done;
@@ -147,12 +146,14 @@ void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from)
 		after = XL_LEAVE;
 	else if (x->kind == XL_SECOND_PAGE)
 		after = XL_SECOND_PAGE_THERE;
-	if (!g->slow && g->rest)
-		g->slow = new_cold(g, from, g->t->rest, gen_site(g, x, XL_LEAVE, false));
-	else if (g->slow)
+	if (g->slow) {
 		g->slow->from[g->slow->from_count++] = from;
-	else
+	} else if (g->apart) {
+		g->slow = new_cold(g, from, NULL, 0);
+		g->slow->exit = new_exit_apart(g, x);
+	} else {
 		g->slow = new_cold(g, from, g->t->slow[reload(g)], gen_site(g, x, after, true));
+	}
 }
 
 void gen_slow_end(struct gen *g)

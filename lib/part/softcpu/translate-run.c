@@ -78,20 +78,6 @@ uintptr_t translate_slow(struct vp *c, uint32_t site)
 	return leave_at(c, s->xl->va + s->next_off);
 }
 
-/* From the site's instruction on. */
-uintptr_t translate_rest(struct vp *c, uint32_t site)
-{
-	struct xl_site *s = translate_named(c, site);
-	struct block *b = s->xl->block;
-	sc_fn *fn = s->rest == b->uops ? b->interpret : s->rest->fn;
-
-	if (unlikely(!b->live))
-		return leave_at(c, s->xl->va + s->off);
-	RIP(c) = s->xl->va;
-	c->blk = b;
-	return leave_for(c, fn(c, s->rest));
-}
-
 uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
 {
 	struct xl_site *s = translate_named(c, site);
@@ -138,12 +124,64 @@ static void link_exit(struct vp *c, struct xl_exit *x, struct xl *to)
 	emit_set_rel32(x->jump, cache->rw + (entry - cache->rx));
 }
 
+/* The translation of the block that begins at RIP(c) and has no groups, or NULL. False: all blocks
+ * were flushed. */
+static bool find_apart(struct vp *c, struct xl **ret)
+{
+	uint64_t flushes = c->flushes;
+	struct block *b = sc_lookup(c, KEY_APART);
+
+	if (c->flushes != flushes)
+		return false;
+	*ret = sc_translation_at(b, RIP(c));
+	if (*ret)
+		return true;
+	if (!sc_translate(c, b))
+		return false;
+	*ret = sc_translation_at(b, RIP(c));
+	return true;
+}
+
+/* The accesses of a group aren't on one page that the TLB has: the page was not there, or they lie
+ * on two, and then do so again and again. */
+static uintptr_t go_on_apart(struct vp *c, struct xl_exit *x)
+{
+	const struct translator *t = c->translator;
+	uint64_t made = t->translations + t->copies, va = x->from->va;
+	struct block *b = x->from->block;
+	struct uop *u = &b->uops[x->uop];
+	struct xl *to = NULL;
+
+	if (unlikely(!b->live))
+		return leave_at(c, x->target);
+	if (x->interpreted < t->hot) {
+		x->interpreted++;
+	} else if (!c->lockstep) {
+		RIP(c) = x->target;
+		c->link = NULL;
+		if (!find_apart(c, &to))
+			return LEAVE_FOR_LOOP;
+	}
+	if (to) {
+		/* To make room for it copies may have been dropped, x with them. */
+		if (made == t->translations + t->copies)
+			link_exit(c, x, to);
+		c->resume = to->entry;
+		return XL_RESUME;
+	}
+	RIP(c) = va;
+	c->blk = b;
+	return leave_for(c, (u == b->uops ? b->interpret : u->fn)(c, u));
+}
+
 uintptr_t translate_exit(struct vp *c, uint32_t exit)
 {
 	struct xl_exit *x = translate_named(c, exit);
 	struct block *from = x->from->block, *next = from->chain[x->which];
 	struct xl *to;
 
+	if (unlikely(x->apart))
+		return go_on_apart(c, x);
 	RIP(c) = x->target;
 	c->link = NULL;
 	if (unlikely(atomic_load_explicit(&c->attention, memory_order_relaxed)))
@@ -282,7 +320,6 @@ int sc_translator_init(struct vp *c, struct error *err)
 	c->translator = t;
 	c->self = c;
 	c->call_slow = translate_slow;
-	c->call_rest = translate_rest;
 	c->call_stored = translate_stored;
 	c->call_exit = translate_exit;
 	translate_shared_code(c, t);

@@ -427,7 +427,6 @@ void translate_shared_code(struct vp *c, struct translator *t)
 	s.load_sse = t->load_sse = make_load_sse(&e);
 	s.load_x87 = t->load_x87 = make_load_x87(&e);
 	s.load_avx = t->load_avx = make_load_avx(&e, s.load_sse);
-	t->rest = make_call(&e, VP_FIELD(call_rest), false, false, false, &s);
 	for (unsigned reload = 0; reload < 2; reload++) {
 		t->slow[reload] = make_call(&e, VP_FIELD(call_slow), false, false, reload, &s);
 		t->slow_flags[reload] = make_call(&e, VP_FIELD(call_slow), false, true, reload, &s);

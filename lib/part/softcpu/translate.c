@@ -294,6 +294,10 @@ static void emit_cold(struct gen *g, struct cold *k)
 	if (k->rcx_saved)
 		emit_load64(e, H_RCX, AT_GS(VP_FIELD(scratch[3])));
 	gen_x87_note(g, &k->x87);
+	if (k->exit) {
+		gen_exit_apart(g, k->exit);
+		return;
+	}
 	if (k->stored)
 		gen_group_host(g, k->stored);
 	gen_call_c(g, k->site, k->call);
@@ -419,8 +423,8 @@ static struct gen *begin(struct vp *c, struct block *b, struct gen *g)
 	g->b = b;
 	g->count = g->cold_count = g->group_count = g->unseen = g->move_count = 0;
 	/* Kernels stay where they are. */
-	g->movable = b->key == (MODE_64 | KEY_USER);
-	g->sse_ready = g->x87_ready = g->avx_ready = g->full = g->rest = false;
+	g->movable = (b->key & ~KEY_APART) == (MODE_64 | KEY_USER);
+	g->sse_ready = g->x87_ready = g->avx_ready = g->full = g->apart = false;
 	g->x87.pending = false;
 	g->slow = NULL;
 	g->held = NULL;
@@ -450,7 +454,8 @@ static bool translate(struct vp *c, struct block *b)
 	}
 	if (decode_block(&g)) {
 		find_live_flags_watched(&g, page_gpa);
-		find_access_groups(&g);
+		if (!(b->key & KEY_APART))
+			find_access_groups(&g);
 		emit_block(&g);
 		if (!g.full)
 			publish(&g);

@@ -63,7 +63,6 @@ struct xl_site {
 	uint16_t off, next_off; /* of this and of the next instruction in the block */
 	uint8_t size;           /* of the operand that was written; WRITTEN_BULK: vp.scratch[2] */
 	uint8_t after;          /* enum xl_after */
-	struct uop *rest;       /* for translate_rest: the block's own */
 	struct uop u[];         /* the instruction, then sc_uop_done */
 };
 
@@ -90,6 +89,11 @@ struct xl_exit {
 	uint8_t *guard; /* the version that is compared first, or NULL: same page */
 	uint8_t which;  /* of block.chain */
 	bool flags;     /* left with the guest's flags in the host's: for entry_flags */
+	/* No branch: the target is in the block, at that uop, and goes on with KEY_APART, once it
+	 * was left to the interpreter often enough. */
+	bool apart;
+	uint8_t uop;
+	uint16_t interpreted;
 };
 
 /* Copies are many and soon of no use, as the processes are that they were made for: when their area
@@ -116,7 +120,6 @@ struct translator {
 	/* Shared code, writable mapping. _flags: gives or takes the guest's flags in the host's.
 	 * [1]: SSE and x87 registers that were loaded are loaded again. */
 	uint8_t *slow[2], *slow_flags[2];        /* R11D: site */
-	uint8_t *rest;                           /* R11D: site; does not come back */
 	uint8_t *stored[2], *stored_flags[2];    /* R11D: site, R10: host address written */
 	uint8_t *exit, *exit_flags;              /* R11D: exit */
 	uint8_t *load_sse, *load_x87, *load_avx; /* CF: not possible */
@@ -237,7 +240,6 @@ void translate_bind_thread(struct vp *c);
 /* The guest address of the entry of vp.returns that is never taken away. */
 #define LOST_RETURN_RIP 0
 uintptr_t translate_slow(struct vp *c, uint32_t site);
-uintptr_t translate_rest(struct vp *c, uint32_t site);
 uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host);
 uintptr_t translate_exit(struct vp *c, uint32_t exit);
 sc_fn sc_uop_done, sc_called;

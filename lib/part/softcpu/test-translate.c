@@ -521,7 +521,8 @@ static void row_begins_interpreted(void **state)
 }
 
 /* A frame on one page, then on two at all places, often enough to be translated so. With flags
- * before and behind its accesses, SSE and x87. The last ones are on a page with code, which is watched. */
+ * before and behind its accesses, SSE and x87. The last ones are on a page with code, which is
+ * watched. */
 GUEST(
     code_frames, 64,
     "fninit; mov $70, %ebp\n"

@@ -187,6 +187,13 @@ static inline bool hostop_x87_fault(const struct hostop *op, const struct hostop
 	return op->waits && regs->fpu.fsw & ~regs->fpu.fcw & 0x3f;
 }
 
+/* Before the first hostop_run after C code that may have left exceptions in the host's x87 status,
+ * as everything may that computes with long double: they would be taken for the guest's. */
+static inline void hostop_forget_exceptions(void)
+{
+	__asm__ volatile("fnclex");
+}
+
 static inline unsigned hostop_run(const struct hostop *op, struct hostop_regs *regs, void *mem)
 {
 	return op->run(regs, mem, op);

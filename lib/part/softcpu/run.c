@@ -268,6 +268,7 @@ static void run_blocks(struct vp *c)
 
 void sc_run(struct vp *c)
 {
+	hostop_forget_exceptions();
 	/* sc_raise comes back here, with the event in the VP */
 	if (setjmp(c->trap))
 		c->link = NULL;
@@ -287,6 +288,7 @@ void sc_run_budget(struct vp *c, uint64_t count)
 	volatile uint64_t end = c->icount + count;
 	struct block *b;
 
+	hostop_forget_exceptions();
 	sc_attention(c, ATT_EVAL);
 	/* Counted, too: a handler that can't be fetched is delivered to for ever. */
 	if (setjmp(c->trap)) {
@@ -316,6 +318,7 @@ void sc_run_steps(struct vp *c, uint64_t count, bool deliver)
 {
 	volatile uint64_t left = count;
 
+	hostop_forget_exceptions();
 	sc_invalidate_posted(c);
 	atomic_store(&c->attention, 0);
 	if (setjmp(c->trap)) {

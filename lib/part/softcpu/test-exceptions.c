@@ -210,6 +210,21 @@ static void alignment_check(void **state)
 	expect(g, GP, 0, GUEST_CODE + 3);
 }
 
+GUEST(code_x87_status, 64, "fninit; fld1; fnstsw %ax; hlt");
+
+/* What the host's own x87 code has raised is not the guest's. */
+static void hosts_x87_exceptions(void **state)
+{
+	volatile long double third = 1;
+	struct guest *g = *state;
+
+	third /= 3;
+	guest_long(g);
+	guest_execute(g, code_x87_status);
+	assert_int_equal(g->s.gpr[PART_RAX] & 0xffff, 7 << 11);
+	assert_true(third > 0);
+}
+
 /* ---- delivery in long mode ---- */
 
 #define HANDLER_AT 0x9000u
@@ -689,6 +704,7 @@ int main(void)
 		T(iret_refuses),
 		T(syscall_and_sysret),
 		T(delivery_32),
+		T(hosts_x87_exceptions),
 		T(segment_limit),
 		T(code_limit_check),
 		T(single_step),

@@ -946,6 +946,9 @@ static void test_dirty_log(void **state)
 	memset(bitmap, 0, sizeof(bitmap));
 	start(&m);
 	expect(&m, &m.done, 1);
+	/* AMD's processors write to page tables when they walk them below nested ones (APM volume
+	 * 2, 15.25.5), so whatever still runs dirties them. */
+	part_pause(m.part);
 	part_dirty_log_collect(m.part);
 	mem_dirty_log_take(m.mem, bitmap);
 	assert_int_equal(bitmap[first / 64] >> first % 64, 1 << 3 | 1 << 7);

@@ -50,6 +50,15 @@ static void gen_exit_stub(struct gen *g, struct xl_exit *x, uint8_t *const *from
 	gen_shared(g, x->flags ? g->t->exit_flags : g->t->exit);
 }
 
+/* A jump that can be linked; its stub comes right behind. */
+static void gen_link(struct gen *g, struct xl_exit *x, uint8_t *const *from, unsigned count)
+{
+	emit8(&g->e, 0xe9);
+	x->jump = g->e.p;
+	emit32(&g->e, 0);
+	gen_exit_stub(g, x, from, count);
+}
+
 /* Compares the version of va's page with one that is still to be set. Returns its place. */
 static uint8_t *gen_compare_version(struct gen *g, uint64_t va)
 {
@@ -116,10 +125,7 @@ struct xl_exit *new_exit_apart(struct gen *g, const struct xl_insn *x)
 
 void gen_exit_apart(struct gen *g, struct xl_exit *exit)
 {
-	emit8(&g->e, 0xe9);
-	exit->jump = g->e.p;
-	emit32(&g->e, 0);
-	gen_exit_stub(g, exit, NULL, 0);
+	gen_link(g, exit, NULL, 0);
 }
 
 enum { EXIT_POLL = 1, EXIT_GUARD = 2 };
@@ -147,11 +153,7 @@ static void gen_exit(struct gen *g, unsigned which, uint64_t target, uint32_t li
 	}
 	if (far)
 		from[count++] = gen_guard(g, x);
-	emit8(e, 0xe9);
-	x->jump = e->p;
-	emit32(e, 0);
-	gen_exit_stub(g, x, from, count);
-	emit_set_rel32(x->jump, x->stub);
+	gen_link(g, x, from, count);
 }
 
 void gen_fall_through(struct gen *g, uint64_t va)

@@ -768,9 +768,9 @@ bool sc_lockstep_alone(const ZydisDecodedInstruction *in, const struct xl_insn *
 void sc_lockstep_left_early(struct vp *c);
 /* The private copy of a page of RAM (NULL: no RAM); doesn't return if there can be none. */
 uint8_t *sc_lockstep_page(struct vp *c, uint8_t *host, bool write);
-/* A page walk reads, and changed, an entry; the copies are to have it, too. */
-void sc_lockstep_walks(struct vp *c, const uint8_t *entry, unsigned size);
-void sc_lockstep_walked(struct vp *c, const uint8_t *entry, unsigned size);
+/* A page walk has read, and changed, an entry; the copies are to have it, too. */
+void sc_lockstep_walks(struct vp *c, const uint8_t *entry, unsigned size, uint64_t value);
+void sc_lockstep_walked(struct vp *c, const uint8_t *entry, unsigned size, uint64_t value);
 void sc_lockstep_stats(const struct vp *c, uint64_t *ret_compared, uint64_t *ret_races);
 
 /* ---- softcpu.c ---- */

@@ -5,7 +5,8 @@
  * translation runs in earnest. Registers, exceptions and the pages must be the same afterwards. If
  * they aren't, devices or other VPs may have written in between; so the translation runs once more,
  * on private copies of what the interpreter began with. A difference that is still there is the
- * translator's.
+ * translator's, unless page table entries that the interpreter walked have changed since: then the
+ * two may rightly have used different ones, the translation those of the TLB.
  *
  * Compared are blocks of instructions that the translator executes itself. What the interpreter's
  * handlers do anyway, and what has effects beyond registers and RAM, stands in blocks of its own
@@ -30,6 +31,7 @@
 /* A block's accesses, two pages each, and what FXSAVE or a stack frame adds. */
 #define PAGES        (2 * BLOCK_MAX_INSNS + 4)
 #define COPIES       3u
+#define LEVELS       4u  /* of a page walk */
 #define REPORT_BYTES 64u /* of the code, in a report */
 #define MEMORY_BYTES ((size_t)PAGES * COPIES * MEM_PAGE_SIZE)
 
@@ -42,6 +44,13 @@ struct page {
 	uint8_t *host;
 	bool written;
 	uint8_t *orig, *interpreted, *translated;
+};
+
+/* A page table entry as the interpreter found it, with the bits that it set. */
+struct walked {
+	const uint8_t *entry;
+	unsigned size;
+	uint64_t value;
 };
 
 /* All that an instruction that is compared may change. */
@@ -57,6 +66,8 @@ struct state {
 struct lockstep {
 	struct page pages[PAGES];
 	unsigned count;
+	struct walked walked[LEVELS * PAGES];
+	unsigned walked_count;
 	uint8_t *memory;    /* of all pages */
 	uint16_t flags;     /* the interpreter's */
 	uint32_t undefined; /* of them, RF_ARITH */
@@ -163,25 +174,51 @@ uint8_t *sc_lockstep_page(struct vp *c, uint8_t *host, bool write)
 	return interpreted(p);
 }
 
-void sc_lockstep_walks(struct vp *c, const uint8_t *entry, unsigned size)
+static uint64_t entry_now(const uint8_t *entry, unsigned size)
 {
-	size_t off = (uintptr_t)entry & (MEM_PAGE_SIZE - 1);
-	const struct page *p = find_page(c->lockstep, entry - off);
-
-	if (p && memcmp(interpreted(p) + off, entry, size) != 0)
-		give_up(c);
+	return size == 8 ? __atomic_load_n((const uint64_t *)entry, __ATOMIC_RELAXED)
+			 : __atomic_load_n((const uint32_t *)entry, __ATOMIC_RELAXED);
 }
 
-void sc_lockstep_walked(struct vp *c, const uint8_t *entry, unsigned size)
+/* What a walk finds in RAM is what the copies hold, or the walk can't be compared. */
+void sc_lockstep_walks(struct vp *c, const uint8_t *entry, unsigned size, uint64_t value)
 {
+	struct lockstep *l = c->lockstep;
 	size_t off = (uintptr_t)entry & (MEM_PAGE_SIZE - 1);
-	struct page *p = find_page(c->lockstep, entry - off);
+	const struct page *p = find_page(l, entry - off);
 
+	if (p && entry_now(interpreted(p) + off, size) != value)
+		give_up(c);
+	if (c->private_memory != PRIVATE_INTERPRETER)
+		return;
+	if (l->walked_count == LEVELS * PAGES)
+		give_up(c);
+	l->walked[l->walked_count++] = (struct walked){ entry, size, value };
+}
+
+void sc_lockstep_walked(struct vp *c, const uint8_t *entry, unsigned size, uint64_t value)
+{
+	struct lockstep *l = c->lockstep;
+	size_t off = (uintptr_t)entry & (MEM_PAGE_SIZE - 1);
+	struct page *p = find_page(l, entry - off);
+
+	for (unsigned i = 0; i < l->walked_count; i++)
+		if (l->walked[i].entry == entry)
+			l->walked[i].value = value;
 	if (!p)
 		return;
 	memcpy(p->orig + off, entry, size);
 	memcpy(p->interpreted + off, entry, size);
 	memcpy(p->translated + off, entry, size);
+}
+
+/* Whether the page tables are still as the interpreter walked them. */
+static bool same_tables(const struct lockstep *l)
+{
+	for (unsigned i = 0; i < l->walked_count; i++)
+		if (entry_now(l->walked[i].entry, l->walked[i].size) != l->walked[i].value)
+			return false;
+	return true;
 }
 
 /* ---- registers ---- */
@@ -361,6 +398,7 @@ static bool interpret(struct vp *c, struct block *b)
 
 	take(c, &l->before, false);
 	l->count = 0;
+	l->walked_count = 0;
 	c->flags = (uint16_t)((l->flags & ~undefined) | (c->flags & undefined));
 	c->private_memory = PRIVATE_INTERPRETER;
 	c->tlb = &c->tlbs[2];
@@ -385,7 +423,6 @@ static bool same_on_copies(struct vp *c, struct block *b)
 	done = run(c, b, b->uops[0].fn, &again, &next);
 	sc_tlb_flush_all(c);
 	put(c, &l->translated);
-	l->races++;
 	return !done || same(c, &again, true);
 }
 
@@ -430,7 +467,8 @@ struct block *sc_lockstep(struct vp *c, struct block *b)
 		l->flags = l->interpreted.flags;
 		l->undefined = (l->undefined & ~(uint32_t)b->flags_set) | b->flags_undefined;
 		l->compared++;
-	} else if (same_on_copies(c, b)) {
+	} else if (!same_tables(l) || same_on_copies(c, b)) {
+		l->races++;
 		sc_lockstep_begin(c); /* the flags come from what others have changed, too */
 	} else {
 		stop(c, b);

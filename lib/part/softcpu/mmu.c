@@ -243,13 +243,15 @@ static struct sc_tlb *own_tlb(struct vp *c)
 static uint64_t read_entry(struct vp *c, uint64_t gpa, unsigned size)
 {
 	uint8_t *p = sc_ram(c->vm, gpa);
+	uint64_t e;
 
 	if (!p)
 		return UINT64_MAX; /* nobody answers: reserved bits, so a fault */
+	e = size == 8 ? __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED)
+		      : __atomic_load_n((uint32_t *)p, __ATOMIC_RELAXED);
 	if (unlikely(c->private_memory))
-		sc_lockstep_walks(c, p, size);
-	return size == 8 ? __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED)
-			 : __atomic_load_n((uint32_t *)p, __ATOMIC_RELAXED);
+		sc_lockstep_walks(c, p, size, e);
+	return e;
 }
 
 /* Sets bits in an entry that must not have changed; false: it has. */
@@ -270,7 +272,7 @@ static bool update_entry(struct vp *c, uint64_t gpa, unsigned size, uint64_t old
 	if (done && unlikely(c->vm->page_flags[sc_page_of(c->vm, p)]))
 		sc_stored(c, p, size);
 	if (done && unlikely(c->private_memory))
-		sc_lockstep_walked(c, p, size);
+		sc_lockstep_walked(c, p, size, old | bits);
 	return done;
 }
 

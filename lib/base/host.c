@@ -6,12 +6,49 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+static bool cpuid_has_serialize(void)
+{
+	uint32_t eax, ebx, ecx, edx;
+
+	return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx & BIT(14);
+}
+
+/* Which CPUID itself would be, too, but it takes a hypervisor's exit; IRET is everywhere. */
+void host_serialize(void)
+{
+	static atomic_int known; /* 1: SERIALIZE, -1: none */
+	int has = atomic_load_explicit(&known, memory_order_relaxed);
+	uint64_t rsp, scratch;
+
+	if (!has) {
+		has = cpuid_has_serialize() ? 1 : -1;
+		atomic_store_explicit(&known, has, memory_order_relaxed);
+	}
+	if (has > 0) {
+		asm volatile(".byte 0x0f, 0x01, 0xe8" ::: "memory"); /* serialize */
+		return;
+	}
+	asm volatile("mov %%rsp, %0\n\t"
+		     "lea -128(%%rsp), %%rsp\n\t" /* the red zone */
+		     "mov %%ss, %k1; push %q1\n\t"
+		     "push %0\n\t"
+		     "pushfq\n\t"
+		     "mov %%cs, %k1; push %q1\n\t"
+		     "lea 1f(%%rip), %q1; push %q1\n\t"
+		     "iretq\n"
+		     "1:"
+		     : "=&r"(rsp), "=&r"(scratch)
+		     :
+		     : "cc", "memory");
+}
 
 static bool cpuid_has_virtualization(const char **ret_name)
 {

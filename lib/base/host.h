@@ -21,4 +21,10 @@ void *host_map_large(int fd, size_t size, int protection, int flags);
  * MADV_COLLAPSE). False: it isn't possible, or this kernel can't (before Linux 6.1). */
 bool host_collapse(void *p);
 
+/* What this thread has written as code it may execute from here on. Where it writes through another
+ * mapping than it executes, the processor doesn't see to that itself: what it had fetched from
+ * there before may still be executed until a serializing instruction (Intel SDM Vol. 3A, 8.1.3
+ * "Handling Self- and Cross-Modifying Code", 11.6). Some 0.1 us. */
+void host_serialize(void);
+
 #endif

@@ -5,6 +5,8 @@
  */
 #include "part/softcpu/hostop-impl.h"
 
+#include "base/host.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -372,6 +374,7 @@ static struct code_entry generate(struct hostop_arena *arena, const struct code_
 	while ((uintptr_t)e.p % 16)
 		EMIT(&e, 0xcc);
 	arena->used = (size_t)(e.p - arena->rw);
+	host_serialize();
 	return entry;
 }
 

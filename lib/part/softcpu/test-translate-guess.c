@@ -173,6 +173,91 @@ static void no_address(void **state)
 	guest_free(interpreted);
 }
 
+/* ---- copies, of which there are more than fit ---- */
+
+#define PLACES     30u /* all of the first GiB again */
+#define PLACE(i)   ((uint64_t)(i) << 39)
+#define PIECES     100u
+#define PIECE_SIZE 32u
+#define PIECES_GPA 0x200000u
+#define CALLED_GPA (PIECES_GPA + (PIECES + 1) * PIECE_SIZE)
+
+GUEST(code_pieces, 64, "call *%rsi; hlt");
+
+/* Each piece adds its number, calls one of eight functions by what comes out, calls the next piece
+ * and counts when that returns. */
+static void load_pieces(struct guest *g)
+{
+	for (uint32_t i = 0; i < PIECES; i++) {
+		/* add $i, %rbx; mov %ebx, %edx; and $7, %edx; call *(%rdi,%rdx,8); call the
+		 * next; inc %rcx; ret */
+		uint8_t piece[] =
+		    "\x48\x81\xc3....\x89\xda\x83\xe2\x07\xff\x14\xd7\xe8....\x48\xff\xc1\xc3";
+		uint32_t next = PIECE_SIZE - 20;
+
+		memcpy(piece + 3, &i, sizeof(i));
+		memcpy(piece + 16, &next, sizeof(next));
+		guest_load(g, PIECES_GPA + i * PIECE_SIZE, piece, sizeof(piece) - 1);
+	}
+	guest_load(g, PIECES_GPA + PIECES * PIECE_SIZE, "\xc3", 1);
+	for (unsigned i = 0; i < 8; i++) {
+		/* lea 1 + i(%r12,%r12,2), %r12; ret */
+		uint8_t called[] = { 0x4f, 0x8d, 0x64, 0x64, (uint8_t)(1 + i), 0xc3 };
+
+		guest_load(g, CALLED_GPA + i * 16, called, sizeof(called));
+	}
+	guest_write(g, GUEST_PD + 8, PIECES_GPA | 0x87, 8); /* a page of 2 MiB */
+	for (unsigned i = 1; i < PLACES; i++)
+		guest_write(g, GUEST_PML4 + i * 8, GUEST_PDPT | 7, 8);
+}
+
+static void run_pieces(struct guest *g, uint64_t place, unsigned first)
+{
+	struct vp *c = softcpu_vp(g->part, 0);
+
+	for (unsigned i = 0; i < 8; i++)
+		guest_write(g, GUEST_DATA + i * 8, place + CALLED_GPA + i * 16, 8);
+	memset(c->gpr, 0, sizeof(c->gpr));
+	c->gpr[PART_RSI] = place + PIECES_GPA + first * PIECE_SIZE;
+	c->gpr[PART_RDI] = place + GUEST_DATA;
+	c->gpr[PART_RSP] = place + GUEST_USTACK;
+	RIP(c) = place + GUEST_CODE;
+	sc_set_rflags(c, RF_ONE);
+	softcpu_run(g->part, 0, SOFTCPU_BLOCKS, false, &g->result);
+	part_vp_get_state(g->part, 0, &g->s);
+	assert_int_equal(g->result.vector, VEC_GP);
+	assert_int_equal(g->s.gpr[PART_RCX], PIECES - first);
+}
+
+static void places_are_used_again(void **state)
+{
+	struct guest *g, *interpreted = guest_interpreted();
+	struct softcpu_stats stats;
+
+	guest_code_cache_bytes = 1;
+	g = guest_new(1);
+	guest_code_cache_bytes = 0;
+	softcpu_tune(g->part, 0, 1, false);
+	begin(g, code_pieces, code_pieces_end);
+	begin(interpreted, code_pieces, code_pieces_end);
+	load_pieces(g);
+	load_pieces(interpreted);
+	for (unsigned i = 0; i < 1500; i++) {
+		uint64_t place = PLACE((i / 8 + i % 3) % PLACES);
+		unsigned first = i % 5 * 15;
+
+		run_pieces(g, place, first);
+		run_pieces(interpreted, place, first);
+		guest_assert_same(g, interpreted);
+	}
+	softcpu_stats(g->part, 0, &stats);
+	assert_int_equal(stats.flushes, 0);
+	assert_in_range(stats.copied, 2 * PLACES * PIECES, UINT64_MAX);
+	assert_int_not_equal(guesses(g), 0);
+	guest_free(g);
+	guest_free(interpreted);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, guest_setup_translated, guest_teardown)
@@ -181,6 +266,7 @@ int main(void)
 		T(targets_change),
 		T(page_of_targets_changes),
 		T(no_address),
+		cmocka_unit_test(places_are_used_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

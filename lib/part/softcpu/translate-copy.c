@@ -115,6 +115,7 @@ static struct xl *make(struct vp *c, const struct xl *x, uint64_t va, struct cop
 	area->data_used += x->size;
 	to->code = cache->rw + area->used;
 	memcpy(to->code, x->code, x->code_size);
+	c->translator->written = true;
 	area->used = MIN(ALIGN_UP(area->used + x->code_size, 16), area->end);
 	m.to = to;
 	m.code = to->code - x->code;

@@ -70,7 +70,14 @@ static bool still_live(const struct vp *c, uint64_t stale, const struct xl_site 
 	return likely(c->stale_blocks == stale) || s->xl->block->live;
 }
 
-uintptr_t translate_slow(struct vp *c, uint32_t site)
+/* Before translated code goes on: C code may have changed it. */
+static uintptr_t executable(const struct vp *c, uintptr_t how)
+{
+	translate_serialize(c->translator);
+	return how;
+}
+
+static uintptr_t interpret_site(struct vp *c, uint32_t site)
 {
 	struct xl_site *s = translate_named(c, site);
 	uint64_t stale = c->stale_blocks;
@@ -84,13 +91,20 @@ uintptr_t translate_slow(struct vp *c, uint32_t site)
 	if (s->after == XL_SECOND_PAGE_THERE)
 		put_version(s->xl->code + s->xl->second_page,
 			    sc_xtlb_slot(c, second_page_va(c, s->xl->va))->version);
+	if (s->after == XL_SECOND_PAGE_THERE)
+		c->translator->written = true;
 	if (likely(s->after == XL_GO_ON || s->after == XL_SECOND_PAGE_THERE) &&
 	    still_live(c, stale, s))
 		return 0;
 	return leave_at(c, s->xl->va + s->next_off);
 }
 
-uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
+uintptr_t translate_slow(struct vp *c, uint32_t site)
+{
+	return executable(c, interpret_site(c, site));
+}
+
+static uintptr_t look_at_store(struct vp *c, uint32_t site, uint8_t *host)
 {
 	struct xl_site *s = translate_named(c, site);
 	uint64_t stale = c->stale_blocks;
@@ -103,6 +117,11 @@ uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
 	if (s->after == XL_REPEAT && c->gpr[PART_RCX])
 		return leave_at(c, s->xl->va + s->off);
 	return leave_at(c, s->xl->va + s->next_off);
+}
+
+uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
+{
+	return executable(c, look_at_store(c, site, host));
 }
 
 /* ---- links ---- */
@@ -121,6 +140,7 @@ static void link_exit(struct vp *c, struct xl_exit *x, struct xl *to)
 	const struct code_cache *cache = &c->translator->cache;
 	const uint8_t *entry = x->flags ? to->entry_flags : to->entry;
 
+	c->translator->written = true;
 	if (x->guard)
 		put_version(x->guard, sc_xtlb_slot(c, x->target)->version);
 	if (x->to == to)
@@ -186,7 +206,7 @@ static uintptr_t go_on_apart(struct vp *c, struct xl_exit *x)
 	return leave_for(c, (u == b->uops ? b->interpret : u->fn)(c, u));
 }
 
-uintptr_t translate_exit(struct vp *c, uint32_t exit)
+static uintptr_t follow_exit(struct vp *c, uint32_t exit)
 {
 	struct xl_exit *x = translate_named(c, exit);
 	struct block *from = x->from->block, *next = from->chain[x->which];
@@ -208,6 +228,11 @@ uintptr_t translate_exit(struct vp *c, uint32_t exit)
 	link_exit(c, x, to);
 	c->resume = to->entry;
 	return XL_RESUME;
+}
+
+uintptr_t translate_exit(struct vp *c, uint32_t exit)
+{
+	return executable(c, follow_exit(c, exit));
 }
 
 /* ---- GS ---- */
@@ -252,6 +277,7 @@ static void cut(struct vp *c, struct xl *x)
 {
 	struct sc_jump *j = sc_jump_slot(c, x->block->key, x->va);
 
+	c->translator->written |= x->incoming != NULL;
 	while (x->incoming)
 		unlink_exit(x->incoming);
 	if (j->code == x->entry)
@@ -299,6 +325,7 @@ static void drop_copy(struct vp *c, struct xl *x)
 	struct xl **link = &x->block->xls;
 
 	cut(c, x);
+	c->translator->written = true;
 	for (struct xl_exit *e = x->exits; e; e = e->next)
 		if (e->to)
 			unlink_exit(e);

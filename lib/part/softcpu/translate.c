@@ -401,6 +401,7 @@ static void publish(struct gen *g)
 	struct block *b = g->b;
 	struct code_cache *cache = &g->t->cache;
 
+	g->t->written = true;
 	g->xl->code_size = (uint32_t)(g->e.p - g->xl->code);
 	note_moves(g);
 	cache->used = ALIGN_UP((size_t)(g->e.p - cache->rw), 16);
@@ -521,6 +522,7 @@ static struct block *enter(struct vp *c, struct uop *u)
 			return b->interpret(c, u);
 	}
 	note_jump(c, x);
+	translate_serialize(c->translator);
 	translate_bind_thread(c);
 	return c->translator->enter(x->entry);
 }

@@ -12,6 +12,7 @@
 #ifndef PART_SOFTCPU_TRANSLATE_H
 #define PART_SOFTCPU_TRANSLATE_H
 
+#include "base/host.h"
 #include "part/softcpu/cpu.h"
 #include "part/softcpu/emit.h"
 #include "part/softcpu/fast.h"
@@ -127,11 +128,20 @@ struct translator {
 	uint8_t *lost_return;                    /* what the last entry of vp.returns leads to */
 	struct block *(*enter)(const uint8_t *code);
 	bool exact_flags;
+	bool written; /* code, since the processor was last told (host_serialize) */
 	bool rorx;    /* the host has BMI2 */
 	unsigned hot; /* how often a block is interpreted first */
 	/* ns: without the copies */
 	uint64_t translated_insns, translations, copies, ns;
 };
+
+static inline void translate_serialize(struct translator *t)
+{
+	if (likely(!t->written))
+		return;
+	t->written = false;
+	host_serialize();
+}
 
 int sc_translator_init(struct vp *c, struct error *err);
 void sc_translator_done(struct vp *c);

@@ -88,11 +88,11 @@ static uintptr_t interpret_site(struct vp *c, uint32_t site)
 	next = s->u[0].fn(c, s->u);
 	if (next != &done_block)
 		return leave_for(c, next);
-	if (s->after == XL_SECOND_PAGE_THERE)
+	if (s->after == XL_SECOND_PAGE_THERE) {
 		put_version(s->xl->code + s->xl->second_page,
 			    sc_xtlb_slot(c, second_page_va(c, s->xl->va))->version);
-	if (s->after == XL_SECOND_PAGE_THERE)
 		c->translator->written = true;
+	}
 	if (likely(s->after == XL_GO_ON || s->after == XL_SECOND_PAGE_THERE) &&
 	    still_live(c, stale, s))
 		return 0;

@@ -566,6 +566,13 @@ struct sc_vm {
 
 /* ---- mmu.c ---- */
 
+/* A page table entry of 4 or 8 bytes as it is now; other VPs may write to it. */
+static inline uint64_t sc_table_entry(const uint8_t *entry, unsigned size)
+{
+	return size == 8 ? __atomic_load_n((const uint64_t *)entry, __ATOMIC_RELAXED)
+			 : __atomic_load_n((const uint32_t *)entry, __ATOMIC_RELAXED);
+}
+
 void sc_mmu_init(struct vp *c);
 /* CR0, CR3, CR4 or EFER changed in a way that matters for translation; flushes everything. */
 void sc_mmu_mode_changed(struct vp *c);

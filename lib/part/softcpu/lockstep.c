@@ -174,12 +174,6 @@ uint8_t *sc_lockstep_page(struct vp *c, uint8_t *host, bool write)
 	return interpreted(p);
 }
 
-static uint64_t entry_now(const uint8_t *entry, unsigned size)
-{
-	return size == 8 ? __atomic_load_n((const uint64_t *)entry, __ATOMIC_RELAXED)
-			 : __atomic_load_n((const uint32_t *)entry, __ATOMIC_RELAXED);
-}
-
 /* What a walk finds in RAM is what the copies hold, or the walk can't be compared. */
 void sc_lockstep_walks(struct vp *c, const uint8_t *entry, unsigned size, uint64_t value)
 {
@@ -187,7 +181,7 @@ void sc_lockstep_walks(struct vp *c, const uint8_t *entry, unsigned size, uint64
 	size_t off = (uintptr_t)entry & (MEM_PAGE_SIZE - 1);
 	const struct page *p = find_page(l, entry - off);
 
-	if (p && entry_now(interpreted(p) + off, size) != value)
+	if (p && sc_table_entry(interpreted(p) + off, size) != value)
 		give_up(c);
 	if (c->private_memory != PRIVATE_INTERPRETER)
 		return;
@@ -216,7 +210,7 @@ void sc_lockstep_walked(struct vp *c, const uint8_t *entry, unsigned size, uint6
 static bool same_tables(const struct lockstep *l)
 {
 	for (unsigned i = 0; i < l->walked_count; i++)
-		if (entry_now(l->walked[i].entry, l->walked[i].size) != l->walked[i].value)
+		if (sc_table_entry(l->walked[i].entry, l->walked[i].size) != l->walked[i].value)
 			return false;
 	return true;
 }

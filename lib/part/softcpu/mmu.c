@@ -247,8 +247,7 @@ static uint64_t read_entry(struct vp *c, uint64_t gpa, unsigned size)
 
 	if (!p)
 		return UINT64_MAX; /* nobody answers: reserved bits, so a fault */
-	e = size == 8 ? __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED)
-		      : __atomic_load_n((uint32_t *)p, __ATOMIC_RELAXED);
+	e = sc_table_entry(p, size);
 	if (unlikely(c->private_memory))
 		sc_lockstep_walks(c, p, size, e);
 	return e;

@@ -114,8 +114,9 @@ uintptr_t translate_stored(struct vp *c, uint32_t site, uint8_t *host)
 
 /* ---- links ---- */
 
-static void unlink_exit(struct xl_exit *x)
+static void unlink_exit(struct vp *c, struct xl_exit *x)
 {
+	c->translator->written = true;
 	*x->link = x->next_into;
 	if (x->next_into)
 		x->next_into->link = x->link;
@@ -134,7 +135,7 @@ static void link_exit(struct vp *c, struct xl_exit *x, struct xl *to)
 	if (x->to == to)
 		return;
 	if (x->to)
-		unlink_exit(x);
+		unlink_exit(c, x);
 	x->to = to;
 	x->next_into = to->incoming;
 	x->link = &to->incoming;
@@ -257,9 +258,8 @@ static void cut(struct vp *c, struct xl *x)
 {
 	struct sc_jump *j = sc_jump_slot(c, x->block->key, x->va);
 
-	c->translator->written |= x->incoming != NULL;
 	while (x->incoming)
-		unlink_exit(x->incoming);
+		unlink_exit(c, x->incoming);
 	if (j->code == x->entry)
 		free_jump(j);
 }
@@ -300,10 +300,9 @@ static void drop_copy(struct vp *c, struct xl *x)
 	struct xl **link = &x->block->xls;
 
 	cut(c, x);
-	c->translator->written = true;
 	for (struct xl_exit *e = x->exits; e; e = e->next)
 		if (e->to)
-			unlink_exit(e);
+			unlink_exit(c, e);
 	while (*link != x)
 		link = &(*link)->next;
 	*link = x->next;

@@ -50,6 +50,21 @@ void host_serialize(void)
 		     : "cc", "memory");
 }
 
+void host_copy_code(uint8_t *to, const uint8_t *from, size_t size)
+{
+	uint64_t v;
+
+	for (; size >= sizeof(v); size -= sizeof(v), to += sizeof(v), from += sizeof(v)) {
+		memcpy(&v, from, sizeof(v));
+		memcpy(to, &v, sizeof(v));
+		asm volatile("" ::: "memory"); /* or the compiler makes one memcpy() of it */
+	}
+	while (size--) {
+		*to++ = *from++;
+		asm volatile("" ::: "memory");
+	}
+}
+
 static bool cpuid_has_virtualization(const char **ret_name)
 {
 	uint32_t eax, ebx, ecx, edx;

@@ -6,6 +6,7 @@
  * All that depends on it is noted when a block is translated (gen_moves). Whether flags are read
  * behind the block, for instance, doesn't: the copy is as far from a page's end as the original.
  */
+#include "base/host.h"
 #include "part/softcpu/translate.h"
 
 struct copy {
@@ -114,7 +115,7 @@ static struct xl *make(struct vp *c, const struct xl *x, uint64_t va, struct cop
 	memcpy(to, x, x->size);
 	area->data_used += x->size;
 	to->code = cache->rw + area->used;
-	memcpy(to->code, x->code, x->code_size);
+	host_copy_code(to->code, x->code, x->code_size);
 	c->translator->written = true;
 	area->used = MIN(ALIGN_UP(area->used + x->code_size, 16), area->end);
 	m.to = to;

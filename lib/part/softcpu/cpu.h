@@ -281,13 +281,18 @@ struct sc_jump {
 	const uint8_t *code; /* where flags are expected in vp.flags */
 	uint32_t xtlb;       /* offset in the VP of the version of the target's page, */
 	uint32_t version;    /* and what it must be */
-	uint64_t unused;     /* the size is a power of two */
+	struct xl *xl;       /* whose code it is */
 };
 /* Its index: bits JUMP_SHIFT and up of the address's low half, with itself rotated left by that;
  * each byte of a page has one of its own. */
 #define JUMP_SHIFT 5 /* log2 of an entry's size */
 #define JUMPS      4096u
 #define JUMP_FREE  UINT64_C(0x8000000000000000) /* not canonical */
+/* The same for jumps of user mode through tables of the guest, by the index into that table and
+ * something of where the jump is. One of GUESS_WAIT wrong ones is replaced. */
+#define GUESSES    1024u
+#define GUESS_WAIT 64
+#define GUESS_UNIT 8u /* of guess_slot: an entry */
 
 /*
  * Where calls of translated code expect to be returned to. It is the host's stack while that code
@@ -442,6 +447,9 @@ struct vp {
 	/* translated code (translate.h) reaches these relative to GS */
 	struct translator *translator;  /* NULL: interpreter only */
 	struct sc_jump jumps[2][JUMPS]; /* [1] of user mode */
+	struct sc_jump guesses[GUESSES];
+	int32_t guess_wait;  /* below 0: where the jump leads that is being made goes to */
+	uint32_t guess_slot; /* that one, times GUESS_UNIT */
 	uint64_t scratch[4];
 	uint32_t host_mxcsr;
 	struct vp *self;

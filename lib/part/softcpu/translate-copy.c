@@ -128,6 +128,7 @@ static struct xl *make(struct vp *c, const struct xl *x, uint64_t va, struct cop
 	to->exits = NULL;
 	to->original = (struct xl *)x;
 	to->move_count = 0;
+	to->guessed = false;
 	if (to->second_page)
 		put_version(to->code + to->second_page, NO_VERSION);
 	for (unsigned i = 0; i < x->move_count; i++) {

@@ -90,7 +90,7 @@ void gen_second_page(struct gen *g, struct xl_insn *x)
 	gen_slow_end(g);
 }
 
-static void emit_cmp_attention(struct emitter *e)
+void emit_cmp_attention(struct emitter *e)
 {
 	emit_rm(e, OP(.op = 0x83), 7, AT_GS(VP_FIELD(attention)));
 	emit8(e, 0);
@@ -376,26 +376,70 @@ static unsigned gen_target(struct gen *g, struct xl_insn *x)
 	return gen_get(g, x->u->rm / 8u, SCRATCH0);
 }
 
+/* The target to SCRATCH0, from the VP unless a register of the guest still has it. */
+static void gen_target_again(struct gen *g, unsigned target)
+{
+	if (target == SCRATCH0 || target == GUEST_RSP)
+		emit_load64(&g->e, SCRATCH0, AT_GS(VP_FIELD(scratch[1])));
+	else
+		emit_mov64(&g->e, SCRATCH0, target);
+}
+
+static bool can_guess(const struct gen *g)
+{
+	return g->guess.load && (g->guess.held || !g->guess.hold);
+}
+
+static void gen_jmp_guessed(struct gen *g, struct xl_insn *x, unsigned target)
+{
+	struct guessed guessed = { .target = target };
+	struct emitter *e = &g->e;
+
+	if (target == SCRATCH0 || target == GUEST_RSP)
+		emit_store64(e, target, AT_GS(VP_FIELD(scratch[1])));
+	gen_guess(g, &guessed);
+	emit_rr(e, OP(.op = 0xff), 4, SCRATCH1); /* jmp */
+	gen_guess_wrong(g, x, &guessed);
+	gen_target_again(g, target);
+	gen_find_own_jump(g, x);
+	emit_jmp_code(g);
+}
+
 static void gen_jmp_computed(struct gen *g, struct xl_insn *x)
 {
 	unsigned target;
 
+	if (g->guess.held && g->flags == FLAGS_HOST) {
+		emit_save_flags(&g->e, SCRATCH0);
+		g->flags = FLAGS_BOTH;
+	}
 	gen_flags_lost(g, RF_ARITH);
 	target = gen_target(g, x);
-	if (target != SCRATCH0)
-		emit_mov64(&g->e, SCRATCH0, target);
-	gen_find_own_jump(g, x);
-	emit_jmp_code(g);
+	if (can_guess(g)) {
+		gen_jmp_guessed(g, x, target);
+	} else {
+		if (target != SCRATCH0)
+			emit_mov64(&g->e, SCRATCH0, target);
+		gen_find_own_jump(g, x);
+		emit_jmp_code(g);
+	}
 	gen_slow_end(g);
 }
 
-/* As x, which is a call, with everything done but the jump, for which the loop is needed. */
-static void gen_find_called(struct gen *g, struct xl_insn *x)
+/* The way to a called target's code, which goes to SCRATCH1. The slow path is as x with everything
+ * done but the jump, for which the loop is needed. guessed: what to do if that was wrong, or NULL.
+ */
+static void gen_find_called(struct gen *g, struct xl_insn *x, unsigned target,
+			    const struct guessed *guessed)
 {
 	struct uop *u = x->u, called = { .fn = sc_called };
 
 	x->u = &called;
+	if (guessed)
+		gen_guess_wrong(g, x, guessed);
+	gen_target_again(g, target);
 	gen_find_own_jump(g, x);
+	emit_load64(&g->e, SCRATCH1, JUMP_FIELD(user_index(g), code));
 	g->slow = NULL;
 	x->u = u;
 }
@@ -405,6 +449,7 @@ static void gen_find_called(struct gen *g, struct xl_insn *x)
  * target: what it was before is. */
 static void gen_call_computed(struct gen *g, struct xl_insn *x)
 {
+	struct guessed guessed = { 0 };
 	struct emitter *e = &g->e;
 	unsigned target;
 
@@ -415,14 +460,20 @@ static void gen_call_computed(struct gen *g, struct xl_insn *x)
 	gen_push_return(g, x);
 	gen_stack_stored(g, x, XL_LEAVE_JUMPED);
 	gen_slow_end(g);
-	if (target == SCRATCH0 || target == GUEST_RSP)
-		emit_load64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[1])));
-	else
-		emit_mov64(e, SCRATCH0, target);
-	gen_find_called(g, x);
+	if (can_guess(g)) {
+		gen_target_again(g, target);
+		guessed.target = SCRATCH0;
+		gen_guess(g, &guessed);
+	} else {
+		gen_find_called(g, x, target, NULL);
+	}
 	gen_expect_return(g, x);
-	emit_rm(e, OP(.op = 0xff), 2, JUMP_FIELD(user_index(g), code)); /* call */
+	emit_rr(e, OP(.op = 0xff), 2, SCRATCH1); /* call */
 	gen_returned(g, x);
+	if (!guessed.go)
+		return;
+	gen_find_called(g, x, target, &guessed);
+	emit_jmp(e, guessed.go);
 }
 
 void gen_flow(struct gen *g, struct xl_insn *x)

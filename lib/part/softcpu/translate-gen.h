@@ -133,6 +133,14 @@ struct cold {
 	struct xl_exit *exit; /* instead of a call: where it goes on */
 };
 
+/* A jump at the block's end that vp.guesses is asked about (translate-guess.c). */
+struct guess {
+	const struct xl_insn *load; /* of its target, from a table; NULL: there is no such jump */
+	uint8_t index;              /* the host register that has the index until then; */
+	bool hold;                  /* not longer, so that it must be held */
+	bool held;                  /* in SCRATCH1 */
+};
+
 struct gen {
 	struct vp *c;
 	struct translator *t;
@@ -157,9 +165,10 @@ struct gen {
 	struct cold colds[2 * BLOCK_MAX_INSNS + 4];
 	unsigned cold_count;
 	struct cold *slow; /* of the instruction being translated */
-	uint32_t tlb;      /* offset of the TLB in the VP */
-	bool full;         /* no room for tables */
-	bool movable;      /* it may be copied: */
+	struct guess guess;
+	uint32_t tlb; /* offset of the TLB in the VP */
+	bool full;    /* no room for tables */
+	bool movable; /* it may be copied: */
 	struct xl_move moves[8 * BLOCK_MAX_INSNS];
 	unsigned move_count;
 };
@@ -271,12 +280,15 @@ static inline bool loads_units(const struct gen *g, const struct xl_insn *x)
 /* translate-table.c: a small table's base, as in struct uop, and the way from there to its middle,
  * which fits into 32 bits. */
 struct table {
-	unsigned base;
+	unsigned base, index;
 	int64_t middle;
 };
 /* Whether x, which is in no group, loads from one. */
 bool find_table(const struct gen *g, const struct xl_insn *x, struct table *ret);
 void gen_table_middle(struct gen *g, const struct table *table); /* its address to SCRATCH1 */
+/* The load of the target of the computed jump or call at the block's end: an instruction before it,
+ * or itself, or NULL: it isn't in the block. */
+const struct xl_insn *target_load(const struct gen *g);
 
 /* Where the 8 bytes at RSP plus disp are; without a group SCRATCH1 is the address of the page's
  * flags, for a write. */
@@ -301,6 +313,7 @@ void gen_flow(struct gen *g, struct xl_insn *x);
 /* SCRATCH0: target; SCRATCH1 becomes the index of its entry in vp.jumps of that privilege. Without
  * one, or with something to be looked at first, the handler does it all. */
 void gen_find_jump(struct gen *g, struct xl_insn *x, bool user);
+void emit_cmp_attention(struct emitter *e);
 /* The address of the field in the entry that SCRATCH1 is the index of. */
 #define JUMP_FIELD(user, field)                                                                    \
 	AT_GS_REG(SCRATCH1, VP_FIELD(jumps) + ((user) ? sizeof(((struct vp *)0)->jumps[0]) : 0) +  \
@@ -309,6 +322,22 @@ static inline uint64_t next_va(const struct gen *g, const struct xl_insn *x)
 {
 	return g->xl->va + x->off + x->len;
 }
+
+/* translate-guess.c */
+struct guessed {
+	unsigned target;   /* host register: where the guest jumps to */
+	uint8_t *wrong[3]; /* rel32 of jumps */
+	const uint8_t *go; /* the code is in SCRATCH1 */
+};
+void find_guess(struct gen *g);
+/* Behind guess.load, if it takes the index away. */
+void gen_hold_index(struct gen *g);
+/* With g->guess.load, and held if it must be; SCRATCH0 is lost. */
+void gen_guess(struct gen *g, struct guessed *ret);
+/* Code that is jumped to: the guess is wrong, another way must be found; sometimes it is x's
+ * handler that does so, and better is guessed from then on. */
+void gen_guess_wrong(struct gen *g, struct xl_insn *x, const struct guessed *guessed);
+
 /* From x on, what the block does without groups; gen_exit_apart is the code. */
 struct xl_exit *new_exit_apart(struct gen *g, const struct xl_insn *x);
 void gen_exit_apart(struct gen *g, struct xl_exit *exit);

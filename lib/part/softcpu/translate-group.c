@@ -357,6 +357,7 @@ void gen_look_at_stores(struct gen *g, struct xl_insn *x, const struct xl_insn *
 			continue;
 		g->unseen &= ~(1u << slot);
 		emit_load64(&g->e, SCRATCH1, AT_GS(FLAGS_AT(s)));
+		g->guess.held = false;
 		gen_written(g, x, (unsigned)(s->to - s->from), XL_GO_ON, s);
 	}
 }

@@ -15,7 +15,7 @@ _Static_assert(sizeof(struct sc_tlb_entry) == 1 << TLB_ENTRY_SHIFT, "index by sh
 void gen_flags_lost(struct gen *g, uint32_t live)
 {
 	if (g->flags == FLAGS_HOST && live)
-		emit_save_flags(&g->e);
+		emit_save_flags(&g->e, SCRATCH1);
 	g->flags = live && g->flags != FLAGS_NOWHERE ? FLAGS_VP : FLAGS_NOWHERE;
 }
 
@@ -30,7 +30,7 @@ void gen_flags_wanted(struct gen *g)
 void gen_flags_to_vp(struct gen *g, uint32_t live)
 {
 	if (g->flags == FLAGS_HOST && live)
-		emit_save_flags(&g->e);
+		emit_save_flags(&g->e, SCRATCH1);
 	g->flags = FLAGS_VP;
 }
 
@@ -263,6 +263,26 @@ void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, 
 	emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
 }
 
+/* What x loads from a table whose entry of the TLB SCRATCH1 is the index of, without waiting for
+ * the comparison. */
+static struct host_mem gen_table_element(struct gen *g, const struct xl_insn *x,
+					 const struct table *table)
+{
+	bool swapped = table->index != x->u->index;
+	struct emitter *e = &g->e;
+
+	emit_load64(e, SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
+	emit_rm(e, OP(.op = 0x2b, .w = true), SCRATCH0, /* sub */
+		AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag)));
+	if (table->base != OFF_ZERO && host_gpr(guest_of(table->base)) != H_NONE)
+		emit_rr(e, OP(.op = 0x01, .w = true), host_gpr(guest_of(table->base)), SCRATCH0);
+	else if (table->base != OFF_ZERO)
+		emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0,
+			AT_GS(VP_GPR(guest_of(table->base))));
+	return (struct host_mem){ SCRATCH0, (uint8_t)host_gpr(guest_of(table->index)),
+				  swapped ? 0 : x->u->scale, false, (int32_t)x->u->disp };
+}
+
 struct host_mem gen_load(struct gen *g, struct xl_insn *x, unsigned size, bool spare)
 {
 	struct emitter *e = &g->e;
@@ -279,6 +299,8 @@ struct host_mem gen_load(struct gen *g, struct xl_insn *x, unsigned size, bool s
 		g->slow->again = e->p;
 		g->slow->again_size = size;
 	}
+	if (small && host_gpr(guest_of(table.index)) != H_NONE)
+		return gen_table_element(g, x, &table);
 	if (spare) { /* sooner there than a sum */
 		emit_load64(e, SCRATCH1, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
 		return (struct host_mem){ SCRATCH1, SCRATCH0, 0, false, 0 };
@@ -556,6 +578,8 @@ static void gen_memory_insn(struct gen *g, struct xl_insn *x)
 	busy = in_vp(&x->reg) || in_vp(&x->vex) ||
 	       (g->flags == FLAGS_VP && (x->writes_flags ? live_before(x) : x->use));
 	at = gen_operand(g, x, busy);
+	if (x == g->guess.load && g->guess.hold)
+		gen_hold_index(g);
 	if (x->mem_write && busy)
 		gen_spare_scratch(g, x);
 	gen_flags_for(g, x);

@@ -27,6 +27,16 @@ struct block *sc_called(struct vp *c, struct uop *u)
 	return sc_jcache_find(c, RIP(c));
 }
 
+/* The jump that a wrong guess was made for leads there. */
+static void put_guess(struct vp *c, const struct sc_jump *j)
+{
+	c->guess_wait = GUESS_WAIT;
+	if (!(c->key & KEY_USER))
+		return;
+	c->guesses[c->guess_slot / GUESS_UNIT % GUESSES] = *j;
+	j->xl->guessed = true;
+}
+
 /* Leaves for next, or for RIP(c) when that is NULL: without the loop, if there is nothing for it to
  * do and a translation is known. */
 static uintptr_t leave_for(struct vp *c, const struct block *next)
@@ -39,6 +49,8 @@ static uintptr_t leave_for(struct vp *c, const struct block *next)
 		return (uintptr_t)next + 1;
 	c->link = NULL;
 	c->resume = j->code;
+	if (unlikely(c->guess_wait < 0))
+		put_guess(c, j);
 	return XL_RESUME;
 }
 
@@ -254,6 +266,14 @@ static void free_jump(struct sc_jump *j)
 	*j = (struct sc_jump){ .rip = JUMP_FREE, .xtlb = OFF_ZERO, .version = 1 };
 }
 
+static void free_guesses(struct vp *c, struct xl *x)
+{
+	for (unsigned i = 0; i < GUESSES; i++)
+		if (c->guesses[i].code == x->entry)
+			free_jump(&c->guesses[i]);
+	x->guessed = false;
+}
+
 static void cut(struct vp *c, struct xl *x)
 {
 	struct sc_jump *j = sc_jump_slot(c, x->block->key, x->va);
@@ -262,6 +282,8 @@ static void cut(struct vp *c, struct xl *x)
 		unlink_exit(c, x->incoming);
 	if (j->code == x->entry)
 		free_jump(j);
+	if (x->guessed)
+		free_guesses(c, x);
 }
 
 void sc_translations_drop(struct vp *c, struct block *b)
@@ -275,6 +297,9 @@ static void clear_jumps(struct vp *c)
 	for (unsigned u = 0; u < 2; u++)
 		for (unsigned i = 0; i < JUMPS; i++)
 			free_jump(&c->jumps[u][i]);
+	for (unsigned i = 0; i < GUESSES; i++)
+		free_jump(&c->guesses[i]);
+	c->guess_wait = 0;
 }
 
 /* Their code is gone. */

@@ -11,13 +11,13 @@ static const uint8_t callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15
 
 #define FLAGS_OF_HOST 0x7f /* added to 1 it overflows */
 
-void emit_save_flags(struct emitter *e)
+void emit_save_flags(struct emitter *e, unsigned scratch)
 {
-	emit_mov64(e, SCRATCH1, H_RAX);
+	emit_mov64(e, scratch, H_RAX);
 	emit8(e, 0x9f);                                      /* lahf */
 	emit_rr(e, OP(.map = MAP_0F, .op = 0x90), 0, H_RAX); /* seto al */
 	emit_rm(e, OP(.op = 0x89, .prefix = 0x66), H_RAX, AT_GS(VP_FIELD(flags)));
-	emit_mov64(e, H_RAX, SCRATCH1);
+	emit_mov64(e, H_RAX, scratch);
 }
 
 void emit_restore_flags(struct emitter *e)
@@ -330,7 +330,7 @@ static uint8_t *make_call(struct emitter *e, uint32_t field, bool flags_in, bool
 	if (flags_in) /* SCRATCH1 is an argument */
 		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
 	if (flags_in)
-		emit_save_flags(e);
+		emit_save_flags(e, SCRATCH1);
 	if (flags_in)
 		emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
 	emit_save_gprs(e);
@@ -406,9 +406,7 @@ static uint8_t *make_exit_flags(struct emitter *e, const uint8_t *exit)
 {
 	uint8_t *start = e->p;
 
-	emit_mov32(e, SCRATCH0, SCRATCH1);
-	emit_save_flags(e);
-	emit_mov32(e, SCRATCH1, SCRATCH0);
+	emit_save_flags(e, SCRATCH0);
 	emit_jmp(e, exit);
 	return start;
 }

@@ -83,13 +83,23 @@ static bool base_value(const struct gen *g, const struct xl_insn *x, unsigned ba
 	return *ret;
 }
 
-/* Jumps and calls through a table, of targets or of their distances. */
-static bool is_jump_table(const struct gen *g, const struct xl_insn *x)
+/* Tables are of targets, or of their distances from something. */
+const struct xl_insn *target_load(const struct gen *g)
 {
-	if (x->kind == XL_JMP_COMPUTED || x->kind == XL_CALL_COMPUTED)
-		return true;
-	return x->mnemonic == ZYDIS_MNEMONIC_MOVSXD &&
-	       g->insns[g->count - 1].kind == XL_JMP_COMPUTED;
+	const struct xl_insn *x = &g->insns[g->count - 1], *w;
+	unsigned reg;
+
+	if (x->kind != XL_JMP_COMPUTED && x->kind != XL_CALL_COMPUTED)
+		return NULL;
+	if (x->u->rm == OFF_NONE)
+		return x;
+	reg = x->u->rm / 8u;
+	w = writer(g, x, reg);
+	if (w && w->mnemonic == ZYDIS_MNEMONIC_ADD && !w->mem_size)
+		w = writer(g, w, reg);
+	if (!w || w->kind != XL_PLAIN || !w->mem_size || !is_register(&w->reg, reg))
+		return NULL;
+	return w->mnemonic == ZYDIS_MNEMONIC_MOV || w->mnemonic == ZYDIS_MNEMONIC_MOVSXD ? w : NULL;
 }
 
 /* Whether x loads from a small table, if the base stays as it is. Compilers check the index of a
@@ -106,11 +116,11 @@ static bool is_small(const struct gen *g, const struct xl_insn *x, unsigned base
 	most = w ? most_left(w, index / 8u) : UINT64_MAX;
 	from += (uint64_t)x->u->disp;
 	if (most >= MEM_PAGE_SIZE || !mostly_on_one_page(from, (most + 1) << scale)) {
-		if (!is_jump_table(g, x) || !mostly_on_one_page(from, JUMPS_LOOKED_AT << scale))
+		if (x != target_load(g) || !mostly_on_one_page(from, JUMPS_LOOKED_AT << scale))
 			return false;
 		most = JUMPS_LOOKED_AT - 1;
 	}
-	*ret = (struct table){ base, x->u->disp + (int64_t)(most << scale) / 2 };
+	*ret = (struct table){ base, index, x->u->disp + (int64_t)(most << scale) / 2 };
 	return fits_s32(ret->middle);
 }
 

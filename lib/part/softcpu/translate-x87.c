@@ -19,6 +19,7 @@ void gen_x87_note(struct gen *g, struct x87_note *note)
 	if (!note->pending)
 		return;
 	note->pending = false;
+	g->guess.held = false;
 	gen_mov_va(g, SCRATCH1, g->xl->va + note->off);
 	emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(regs.fpu.fip)));
 	emit_mov_imm(e, SCRATCH1, note->fop);

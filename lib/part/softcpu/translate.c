@@ -344,7 +344,7 @@ static void emit_entries(struct gen *g)
 	if (!live_before(&g->insns[0]))
 		return;
 	if (wants_flags_in_vp(g)) {
-		emit_save_flags(&g->e);
+		emit_save_flags(&g->e, SCRATCH1);
 		g->xl->entry = code_cache_rx(cache, g->e.p);
 		g->flags = FLAGS_VP;
 	} else {
@@ -457,6 +457,7 @@ static bool translate(struct vp *c, struct block *b)
 		find_live_flags_watched(&g, page_gpa);
 		if (!(b->key & KEY_APART))
 			find_access_groups(&g);
+		find_guess(&g);
 		emit_block(&g);
 		if (!g.full)
 			publish(&g);
@@ -484,7 +485,7 @@ bool sc_translate(struct vp *c, struct block *b)
 /* ---- entering ---- */
 
 /* So that computed jumps find it. */
-static void note_jump(struct vp *c, const struct xl *x)
+static void note_jump(struct vp *c, struct xl *x)
 {
 	struct sc_xtlb_entry *page = sc_xtlb_slot(c, x->va);
 
@@ -495,7 +496,8 @@ static void note_jump(struct vp *c, const struct xl *x)
 	    (struct sc_jump){ .rip = x->va,
 			      .code = x->entry,
 			      .xtlb = (uint32_t)((uint8_t *)&page->version - (uint8_t *)c),
-			      .version = page->version };
+			      .version = page->version,
+			      .xl = x };
 }
 
 /* How often a block that has no translation for the address is interpreted before it gets one. */

@@ -39,6 +39,7 @@ struct xl {
 	uint32_t move_count;      /* behind them: struct xl_move; 0: it can't be copied */
 	uint16_t second_page;     /* where the version of the block's second page is compared,
 				     in the code; 0: it has one page */
+	bool guessed;             /* vp.guesses may lead to it */
 };
 
 /* A place in a translation's code that is different in a copy for another linear address. */
@@ -271,8 +272,8 @@ static inline unsigned host_gpr(unsigned guest)
 	return guest == 10 || guest == 11 || guest == 15 ? H_NONE : guest;
 }
 
-/* vp.flags from the host's flags and back; SCRATCH1 is lost. */
-void emit_save_flags(struct emitter *e);
+/* vp.flags from the host's flags and back; the scratch register, SCRATCH1, is lost. */
+void emit_save_flags(struct emitter *e, unsigned scratch);
 void emit_restore_flags(struct emitter *e);
 
 #endif

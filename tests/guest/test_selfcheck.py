@@ -153,8 +153,9 @@ def test_openssl_tests(host, programs, login, tmp_path):
     report = console.command("mount LABEL=openssl-tests /mnt; cd /mnt; HARNESS_JOBS=2 make run_tests >/tmp/report 2>&1; "
                              "grep -v '[.][.] *\\(ok\\|skipped\\)' /tmp/report | tail -n 40", 6 * 3600)
     print(report)
-    assert "Result: PASS" in report, report
-    assert int(re.search(r"Tests=(\d+)", report).group(1)) > 3000, report
+    # It runs one file of no tests first.
+    assert report.rstrip().endswith("Result: PASS"), report
+    assert int(re.findall(r"Tests=(\d+)", report)[-1]) > 3000, report
     console.command("cd /; umount /mnt")
     assert dmesg_problems(console.command("dmesg -r")) == []
     host.run("stop-vm", "-Name", "check", timeout=600)

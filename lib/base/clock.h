@@ -5,6 +5,8 @@
 #ifndef BASE_CLOCK_H
 #define BASE_CLOCK_H
 
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define NS_PER_SEC  UINT64_C(1000000000)
@@ -16,5 +18,10 @@ uint64_t clock_now_ns(void);
 uint64_t clock_boottime_ns(void);
 /* CLOCK_REALTIME, since 1970-01-01 UTC. */
 uint64_t clock_wall_ns(void);
+
+/* A condition for clock_wait(). */
+void clock_init_condition(pthread_cond_t *condition);
+/* pthread_cond_wait() until clock_now_ns() is until_ns at most: false then. */
+bool clock_wait(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t until_ns);
 
 #endif

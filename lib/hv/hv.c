@@ -1,5 +1,7 @@
 #include "hv/hv-impl.h"
 
+#include "base/clock.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,15 +18,11 @@ static void vp_to_reset_values(struct hv_vp *vp)
 static int vp_init(struct hv *hv, unsigned index, struct error *err)
 {
 	struct hv_vp *vp = &hv->vp[index];
-	pthread_condattr_t monotonic;
 
 	vp->hv = hv;
 	vp->index = index;
 	pthread_mutex_init(&vp->lock, NULL);
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&vp->wake, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	clock_init_condition(&vp->wake);
 	vp_to_reset_values(vp);
 	return loop_timer_new(hv->loop, hv_stimer_fire, vp, &vp->timer, err);
 }

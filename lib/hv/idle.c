@@ -14,13 +14,10 @@
 void hv_idle(struct hv_vp *vp)
 {
 	uint64_t until = clock_now_ns() + IDLE_MAX_NS;
-	struct timespec ts = { .tv_sec = (time_t)(until / NS_PER_SEC),
-			       .tv_nsec = (long)(until % NS_PER_SEC) };
-	int rc = 0;
 
 	pthread_mutex_lock(&vp->lock);
-	while (!vp->woken && rc == 0)
-		rc = pthread_cond_timedwait(&vp->wake, &vp->lock, &ts);
+	while (!vp->woken && clock_wait(&vp->wake, &vp->lock, until))
+		;
 	vp->woken = false;
 	pthread_mutex_unlock(&vp->lock);
 }

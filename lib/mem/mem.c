@@ -21,8 +21,10 @@ struct mem {
 	uint64_t low_top;    /* of the reach: where the memfd goes on at 4 GiB */
 	uint64_t size_bytes; /* atomic: changes while the loop's devices read it */
 	uint8_t *page_flags; /* one per page; written with atomics */
-	/* Per large page of the host: how often pages in it were looked up, or LARGE. */
+	/* Per large page of the host: how often pages in it were looked up, or LARGE; bool: some
+	 * were given back. */
 	uint16_t *lookups;
+	uint8_t *given_back;
 	uint64_t *dirty; /* one bit per page; NULL until the first log */
 	bool logging;
 	void (*code_hook)(void *user, uint64_t gpa, uint64_t len);
@@ -38,10 +40,14 @@ static uint64_t page_count(const struct mem *mem)
 /* Page walks of a guest that are worth the millisecond that it takes. */
 #define LOOKUPS_WORTH 256u
 
+static uint64_t large_count(const struct mem *mem)
+{
+	return ALIGN_UP(mem->reach_bytes, HOST_LARGE_PAGE) / HOST_LARGE_PAGE;
+}
+
 static uint64_t lookups_bytes(const struct mem *mem)
 {
-	return ALIGN_UP(mem->reach_bytes, HOST_LARGE_PAGE) / HOST_LARGE_PAGE *
-	       sizeof(mem->lookups[0]);
+	return large_count(mem) * sizeof(mem->lookups[0]);
 }
 
 static uint64_t dirty_words(const struct mem *mem)
@@ -96,7 +102,8 @@ int mem_new_growable(uint64_t size_bytes, uint64_t reach_bytes, struct mem **ret
 	madvise(mem->base, reach_bytes, MADV_DONTDUMP);
 	mem->page_flags = map_anonymous(page_count(mem));
 	mem->lookups = map_anonymous(lookups_bytes(mem));
-	if (!mem->page_flags || !mem->lookups)
+	mem->given_back = map_anonymous(large_count(mem));
+	if (!mem->page_flags || !mem->lookups || !mem->given_back)
 		goto fail;
 	*ret = mem;
 	return 0;
@@ -117,6 +124,8 @@ void mem_free(struct mem *mem)
 		munmap(mem->page_flags, page_count(mem));
 	if (mem->lookups)
 		munmap(mem->lookups, lookups_bytes(mem));
+	if (mem->given_back)
+		munmap(mem->given_back, large_count(mem));
 	if (mem->base)
 		munmap(mem->base, mem->reach_bytes);
 	if (mem->fd >= 0)
@@ -124,14 +133,20 @@ void mem_free(struct mem *mem)
 	free(mem);
 }
 
+/* All of it is there. */
+static bool is_backed(const struct mem *mem, uint64_t large_page)
+{
+	uint64_t end = (large_page + 1) * HOST_LARGE_PAGE;
+
+	return end <= mem->reach_bytes &&
+	       lseek(mem->fd, (off_t)(end - HOST_LARGE_PAGE), SEEK_HOLE) >= (off_t)end;
+}
+
+/* Not tried again if it fails. */
 static void make_large(struct mem *mem, uint64_t large_page)
 {
-	off_t offset = (off_t)(large_page * HOST_LARGE_PAGE), end = offset + (off_t)HOST_LARGE_PAGE;
-
-	if ((uint64_t)end > mem->reach_bytes || lseek(mem->fd, offset, SEEK_HOLE) < end)
-		return;
-	host_collapse(mem->base + offset);
 	__atomic_store_n(&mem->lookups[large_page], LARGE, __ATOMIC_RELAXED);
+	host_collapse(mem->base + large_page * HOST_LARGE_PAGE);
 }
 
 /* Two threads may count as one: it is only about how often. */
@@ -145,15 +160,41 @@ void mem_looked_up(struct mem *mem, uint64_t page_index)
 		return;
 	count = (uint16_t)((count + 1u) % LOOKUPS_WORTH);
 	__atomic_store_n(lookups, count, __ATOMIC_RELAXED);
-	if (count == 0)
+	if (count == 0 && is_backed(mem, large_page))
 		make_large(mem, large_page);
 }
 
-/* Reads as zeros afterwards. */
-static void punch(struct mem *mem, uint64_t offset, uint64_t len)
+unsigned mem_enlarge_touched(struct mem *mem)
 {
-	for (uint64_t i = offset / HOST_LARGE_PAGE; i * HOST_LARGE_PAGE < offset + len; i++)
+	uint64_t count = mem->reach_bytes / HOST_LARGE_PAGE;
+	unsigned made = 0;
+	off_t data = 0; /* none between here and where it was looked for */
+
+	for (uint64_t i = 0; i < count; i++) {
+		off_t start = (off_t)(i * HOST_LARGE_PAGE);
+
+		if (__atomic_load_n(&mem->lookups[i], __ATOMIC_RELAXED) == LARGE)
+			continue;
+		if (data <= start)
+			data = lseek(mem->fd, start, SEEK_DATA);
+		if (data < 0)
+			break;
+		if (data >= start + (off_t)HOST_LARGE_PAGE ||
+		    (__atomic_load_n(&mem->given_back[i], __ATOMIC_RELAXED) && !is_backed(mem, i)))
+			continue;
+		make_large(mem, i);
+		made++;
+	}
+	return made;
+}
+
+/* Reads as zeros afterwards. back: by the guest. */
+static void punch(struct mem *mem, uint64_t offset, uint64_t len, bool back)
+{
+	for (uint64_t i = offset / HOST_LARGE_PAGE; i * HOST_LARGE_PAGE < offset + len; i++) {
+		__atomic_store_n(&mem->given_back[i], back, __ATOMIC_RELAXED);
 		__atomic_store_n(&mem->lookups[i], 0, __ATOMIC_RELAXED);
+	}
 	if (fallocate(mem->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
 		      (off_t)len) < 0)
 		memset(mem->base + offset, 0, len);
@@ -165,7 +206,7 @@ void mem_clear(struct mem *mem)
 	unsigned count = mem_ranges(mem, ranges);
 
 	for (unsigned i = 0; i < count; i++) {
-		punch(mem, ranges[i].file_offset, ranges[i].size_bytes);
+		punch(mem, ranges[i].file_offset, ranges[i].size_bytes, false);
 		mem_written(mem, ranges[i].gpa, ranges[i].size_bytes);
 	}
 	__atomic_store_n(&mem->size_bytes, mem->first_bytes, __ATOMIC_RELAXED);
@@ -240,7 +281,7 @@ void mem_release(struct mem *mem, uint64_t gpa, uint64_t len)
 	assert(gpa % MEM_PAGE_SIZE == 0 && len % MEM_PAGE_SIZE == 0);
 	if (offset == UINT64_MAX || !len)
 		return;
-	punch(mem, offset, len);
+	punch(mem, offset, len, true);
 	mem_written(mem, gpa, len);
 }
 

@@ -55,6 +55,11 @@ void mem_release(struct mem *mem, uint64_t gpa, uint64_t len);
 /* A software TLB has looked up the page of that index. Where that happens again and again the host
  * gets a large page, if all of it is there already: it costs no memory. Any thread. */
 void mem_looked_up(struct mem *mem, uint64_t page_index);
+/* Makes large pages of all that the guest has touched something of, except where it has given
+ * pages back, which it may do without: nested paging then has 2 MiB to find where it had 4 KiB, as
+ * of other memory in programs that have large pages. Returns how many it made; it looks only where
+ * there may be some. Any thread. */
+unsigned mem_enlarge_touched(struct mem *mem);
 /* Bytes that RAM costs the host just now. */
 uint64_t mem_backed_bytes(const struct mem *mem);
 

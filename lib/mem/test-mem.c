@@ -85,6 +85,47 @@ static void test_lookups_cost_no_memory(void **state)
 	mem_free(mem);
 }
 
+/* Where something was touched, and not where the guest did without pages. */
+static void test_touched_is_enlarged(void **state)
+{
+	const uint64_t large = 2u << 20;
+	uint64_t backed;
+	struct mem *mem;
+	uint8_t *ram;
+
+	assert_int_equal(mem_new(11u << 20, &mem, NULL), 0);
+	ram = mem_ptr(mem, 0, 11u << 20);
+	assert_int_equal(mem_enlarge_touched(mem), 0);
+	assert_int_equal(mem_backed_bytes(mem), 0);
+	ram[large + 12345] = 1;
+	ram[3 * large] = 3;
+	ram[11 * MIB - 1] = 5; /* in no whole one */
+	assert_int_equal(mem_enlarge_touched(mem), 2);
+	assert_int_equal(mem_enlarge_touched(mem), 0);
+	backed = mem_backed_bytes(mem);
+	if (backed == 3 * MEM_PAGE_SIZE)
+		print_message("no large pages here (before Linux 6.1)\n");
+	else
+		assert_int_equal(backed, 2 * large + MEM_PAGE_SIZE);
+	assert_int_equal(ram[large + 12345], 1);
+	assert_int_equal(ram[3 * large], 3);
+
+	mem_release(mem, large + MEM_PAGE_SIZE, 2 * MEM_PAGE_SIZE);
+	mem_release(mem, 2 * large, large);
+	ram[2 * large] = 1;
+	backed = mem_backed_bytes(mem);
+	assert_int_equal(mem_enlarge_touched(mem), 0);
+	assert_int_equal(mem_backed_bytes(mem), backed);
+	ram[large + MEM_PAGE_SIZE] = ram[large + 2 * MEM_PAGE_SIZE] = 1;
+	if (backed > 2 * large) /* whole again */
+		assert_int_equal(mem_enlarge_touched(mem), 1);
+
+	mem_clear(mem);
+	ram[2 * large] = 1;
+	assert_int_equal(mem_enlarge_touched(mem), 1);
+	mem_free(mem);
+}
+
 static void hook(void *user, uint64_t gpa, uint64_t len)
 {
 	struct hook_call *call = user;
@@ -203,6 +244,7 @@ int main(void)
 		cmocka_unit_test(test_layout_has_the_hole),
 		cmocka_unit_test(test_read_write_clear),
 		cmocka_unit_test(test_lookups_cost_no_memory),
+		cmocka_unit_test(test_touched_is_enlarged),
 		cmocka_unit_test(test_code_hook_only_for_code_pages),
 		cmocka_unit_test(test_dirty_log),
 		cmocka_unit_test(test_dirty_log_misses_no_write),

@@ -500,6 +500,26 @@ static void test_memory_released(void **state)
 	unmake(&m);
 }
 
+/* On KVM; the software CPU's host pages are the translator's business. */
+static void test_touched_memory_is_large(void **state)
+{
+	const uint64_t large = 2 * MIB, gpa = 32 * MIB;
+	struct machine m;
+
+	if (backend != PART_KVM)
+		skip();
+	start_polling(&m, gpa);
+	part_resume(m.part);
+	for (unsigned i = 0; i < 100 * WAIT_SECONDS && mem_backed_bytes(m.mem) % large; i++)
+		usleep(10000);
+	assert_int_equal(mem_backed_bytes(m.mem) % large, 0);
+	store64(&m, gpa + 8, 88);
+	store64(&m, gpa, POLLED);
+	expect(&m, &m.done, 1);
+	assert_int_equal(result64(&m, 0), 88);
+	unmake(&m);
+}
+
 static void test_device_memory(void **state)
 {
 	static uint64_t memory[512] __attribute__((aligned(4096)));
@@ -1279,6 +1299,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_mmio),
 		cmocka_unit_test(test_memory_grows),
 		cmocka_unit_test(test_memory_released),
+		cmocka_unit_test(test_touched_memory_is_large),
 		cmocka_unit_test(test_device_memory),
 		cmocka_unit_test(test_msr),
 		cmocka_unit_test(test_cpuid),

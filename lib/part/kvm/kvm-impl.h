@@ -1,6 +1,6 @@
 /*
  * Inside the KVM backend: kvm.c makes and frees the partition, vp.c runs its threads, state.c moves
- * registers, context.c all the rest of a VP that is saved, irq.c interrupts.
+ * registers, context.c all the rest of a VP that is saved, irq.c interrupts, large.c large pages.
  *
  * Threads: a VP's descriptor and run page belong to its thread while it runs (other threads' ioctls
  * would wait for KVM_RUN to return), and to the caller of part.h while no VP runs. What other
@@ -73,9 +73,12 @@ struct kvm_part {
 	uint64_t host_khz, scaled_khz;   /* scaled_khz: the processor scales the TSC; else 0 */
 	atomic_uint_fast64_t tsc_offset; /* guest TSC - kvm_scaled_tsc() */
 
-	pthread_mutex_t lock; /* of the following */
-	pthread_cond_t changed;
-	unsigned active; /* VP threads outside their waiting place */
+	pthread_t large_thread;
+	bool has_large_thread;
+
+	pthread_mutex_t lock;   /* of the following */
+	pthread_cond_t changed; /* clock_wait() */
+	unsigned active;        /* VP threads outside their waiting place */
 	bool pausing, stopping;
 	atomic_bool attention; /* pausing || stopping, for a look without the lock */
 
@@ -115,6 +118,9 @@ void kvm_vps_resume(struct part *part);
 void kvm_vps_stop(struct part *part);
 /* Makes a VP that is in KVM_RUN, or about to, look around. */
 void kvm_vp_kick(struct kvm_vp *vp);
+/* The process's signals go to other threads; the kick's comes where kicked. Returns an errno. */
+int kvm_thread_create(pthread_t *ret, void *(*run)(void *), void *arg, const char *name,
+		      bool kicked);
 /* The kick's signal must not end the process. */
 void kvm_install_kick_handler(void);
 /* host.fatal with what the format says; the VP waits from then on. */
@@ -167,5 +173,11 @@ void kvm_vp_irq_reset(struct kvm_vp *vp);
 /* On the VP's thread. */
 void kvm_vp_auto_eoi_begin(struct kvm_vp *vp);
 void kvm_vp_auto_eoi_end(struct kvm_vp *vp);
+
+/* ---- large.c ---- */
+
+int kvm_large_start(struct kvm_part *kvm, struct error *err);
+/* Once kvm->stopping is set. */
+void kvm_large_stop(struct kvm_part *kvm);
 
 #endif

@@ -1,6 +1,7 @@
 /* Making and freeing a partition on /dev/kvm: capabilities, memory, CPUID, the MSR filter. */
 #include "part/kvm/kvm-impl.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
 
@@ -315,7 +316,7 @@ static int kvm_init(struct part *part, const struct part_config *config, struct 
 
 	kvm->kvm_fd = kvm->vm_fd = -1;
 	pthread_mutex_init(&kvm->lock, NULL);
-	pthread_cond_init(&kvm->changed, NULL);
+	clock_init_condition(&kvm->changed);
 	pthread_mutex_init(&kvm->route_lock, NULL);
 	for (unsigned i = 0; i < PART_MAX_VPS; i++)
 		kvm->vp[i] = (struct kvm_vp){ .kvm = kvm, .index = i, .fd = -1 };

@@ -427,30 +427,39 @@ uint64_t kvm_vp_runtime_ns(const struct part *part, unsigned vp)
 	return ns;
 }
 
+int kvm_thread_create(pthread_t *ret, void *(*run)(void *), void *arg, const char *name,
+		      bool kicked)
+{
+	sigset_t blocked, before;
+	int rc;
+
+	sigfillset(&blocked);
+	if (kicked)
+		sigdelset(&blocked, kick_signal());
+	pthread_sigmask(SIG_SETMASK, &blocked, &before);
+	rc = pthread_create(ret, NULL, run, arg);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (rc == 0)
+		pthread_setname_np(*ret, name);
+	return rc;
+}
+
 static int start_vp(struct kvm_vp *vp, struct error *err)
 {
 	struct kvm_part *kvm = vp->kvm;
-	sigset_t all_but_kick, before;
 	char name[16];
 	int rc;
 
 	if (kvm->has_sync_regs)
 		vp->run->kvm_valid_regs = KVM_SYNC_X86_REGS;
-	/* The process's signals go to other threads. */
-	sigfillset(&all_but_kick);
-	sigdelset(&all_but_kick, kick_signal());
-	pthread_sigmask(SIG_SETMASK, &all_but_kick, &before);
+	snprintf(name, sizeof(name), "vp%u", vp->index);
 	pthread_mutex_lock(&kvm->lock);
-	rc = pthread_create(&vp->thread, NULL, vp_thread, vp);
+	rc = kvm_thread_create(&vp->thread, vp_thread, vp, name, true);
 	vp->has_thread = rc == 0;
 	kvm->active += rc == 0;
 	pthread_mutex_unlock(&kvm->lock);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (rc != 0)
-		return error_set_errno(err, rc, "starting the thread of processor %u", vp->index);
-	snprintf(name, sizeof(name), "vp%u", vp->index);
-	pthread_setname_np(vp->thread, name);
-	return 0;
+	return rc == 0 ? 0
+		       : error_set_errno(err, rc, "starting the thread of processor %u", vp->index);
 }
 
 int kvm_vps_start(struct part *part, struct error *err)
@@ -465,6 +474,8 @@ int kvm_vps_start(struct part *part, struct error *err)
 	pthread_mutex_unlock(&kvm->lock);
 	for (unsigned i = 0; i < part->vp_count && rc == 0; i++)
 		rc = start_vp(&kvm->vp[i], err);
+	if (rc == 0)
+		rc = kvm_large_start(kvm, err);
 	if (rc < 0)
 		kvm_vps_stop(part);
 	else
@@ -523,4 +534,5 @@ void kvm_vps_stop(struct part *part)
 		kvm->vp[i].has_thread = false;
 		pthread_mutex_unlock(&kvm->lock);
 	}
+	kvm_large_stop(kvm);
 }

@@ -211,10 +211,8 @@ static void *timer_thread(void *arg)
 		if (earliest == LAPIC_NEVER || atomic_load(&vm->paused_at_ns)) {
 			pthread_cond_wait(&vm->timer_changed, &vm->timer_lock);
 		} else {
-			uint64_t at = earliest + atomic_load(&vm->paused_total_ns);
-			struct timespec ts = { (time_t)(at / NS_PER_SEC), (long)(at % NS_PER_SEC) };
-
-			pthread_cond_timedwait(&vm->timer_changed, &vm->timer_lock, &ts);
+			clock_wait(&vm->timer_changed, &vm->timer_lock,
+				   earliest + atomic_load(&vm->paused_total_ns));
 		}
 	}
 	pthread_mutex_unlock(&vm->timer_lock);
@@ -472,17 +470,13 @@ static uint64_t valid_cr4(const struct profile *p)
 
 static void init_sync(struct sc_vm *vm)
 {
-	pthread_condattr_t attr;
 
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->bus_lock, NULL);
 	pthread_mutex_init(&vm->code_lock, NULL);
 	pthread_mutex_init(&vm->timer_lock, NULL);
 	pthread_cond_init(&vm->changed, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&vm->timer_changed, &attr);
-	pthread_condattr_destroy(&attr);
+	clock_init_condition(&vm->timer_changed);
 	syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
 }
 

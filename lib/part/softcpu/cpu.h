@@ -227,7 +227,7 @@ struct sc_tlb_entry {
 #define TLB_LARGE  2 /* part of a page larger than 4 KiB */
 
 struct sc_tlb {
-	struct sc_tlb_entry e[TLB_SIZE];
+	struct sc_tlb_entry e[TLB_SIZE + 1]; /* the last is free, for code that looks at two */
 	uint8_t attr[TLB_SIZE];
 	/* Slots filled with non-global translations since the last flush, if no more than fit. */
 	uint16_t local[TLB_SIZE];

@@ -46,19 +46,31 @@ static void store(struct vp *c, struct uop *u, uint64_t va, uint64_t v, unsigned
 		sc_store_bytes(c, u, va, &v, size);
 }
 
+/* A segment's limit matters to elements that the mask names, to no others. */
+static uint64_t element_address(struct vp *c, const struct uop *u, unsigned element, unsigned size)
+{
+	struct uop at = *u;
+
+	if (!(u->ea & EA_SEG))
+		return sc_ea(c, &at) + element * size;
+	at.disp += element * size;
+	at.ea &= (1u << EA_SIZE_SHIFT) - 1;
+	at.ea |= (uint8_t)(__builtin_ctz(size) << EA_SIZE_SHIFT);
+	return sc_ea_slow(c, &at);
+}
+
 struct block *sc_masked_load(struct vp *c, struct uop *u)
 {
 	unsigned size = AVX_ELEMENT(u->imm), count = AVX_COUNT(u->imm);
 	uint8_t mask[VECTOR_MAX], v[VECTOR_MAX] = { 0 };
-	uint64_t va, e;
+	uint64_t e;
 
 	sc_check_avx(c, u);
-	va = sc_ea(c, u);
 	get_vector(c, AVX_MASK(u->imm), mask);
 	for (unsigned i = 0; i < count; i++) {
 		if (!named(mask, i, size))
 			continue;
-		e = load(c, u, va + i * size, size);
+		e = load(c, u, element_address(c, u, i, size), size);
 		memcpy(v + i * size, &e, size);
 	}
 	set_vector(c, AVX_REG(u->imm), v);
@@ -70,25 +82,24 @@ struct block *sc_masked_store(struct vp *c, struct uop *u)
 {
 	unsigned size = AVX_ELEMENT(u->imm), count = AVX_COUNT(u->imm);
 	uint8_t mask[VECTOR_MAX], v[VECTOR_MAX];
-	uint64_t va, e = 0;
+	uint64_t e = 0;
 
 	sc_check_avx(c, u);
-	va = sc_ea(c, u);
 	get_vector(c, AVX_MASK(u->imm), mask);
 	get_vector(c, AVX_REG(u->imm), v);
 	for (unsigned i = 0; i < count; i++)
 		if (named(mask, i, size))
-			sc_probe_write(c, u, va + i * size, size);
+			sc_probe_write(c, u, element_address(c, u, i, size), size);
 	for (unsigned i = 0; i < count; i++) {
 		if (!named(mask, i, size))
 			continue;
 		memcpy(&e, v + i * size, size);
-		store(c, u, va + i * size, e, size);
+		store(c, u, element_address(c, u, i, size), e, size);
 	}
 	NEXT;
 }
 
-static uint64_t gathered_address(struct vp *c, const struct uop *u, const uint8_t *index,
+static uint64_t gathered_address(struct vp *c, struct uop *u, const uint8_t *index,
 				 unsigned element)
 {
 	int64_t at = 0;
@@ -105,7 +116,8 @@ static uint64_t gathered_address(struct vp *c, const struct uop *u, const uint8_
 	off = REG64(c, u->base) + ((uint64_t)at << u->scale) + (uint64_t)u->disp;
 	if (u->ea & EA_A32)
 		off &= UINT32_MAX;
-	return c->segbase[u->seg] + off;
+	return u->ea & EA_SEG ? sc_linear(c, u, u->seg, off, AVX_ELEMENT(u->imm), false)
+			      : c->segbase[u->seg] + off;
 }
 
 /* Whole elements of ones or zeroes, in as many bytes as the instruction is wide. */

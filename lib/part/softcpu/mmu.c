@@ -51,6 +51,7 @@ static void tlb_clear(struct sc_tlb *t)
 {
 	for (unsigned i = 0; i < TLB_SIZE; i++)
 		tlb_clear_slot(t, i);
+	t->e[TLB_SIZE].rtag = t->e[TLB_SIZE].wtag = free_tag(0);
 	t->local_count = 0;
 	t->largest = 12;
 }

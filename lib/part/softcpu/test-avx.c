@@ -157,6 +157,45 @@ static void gather_of_one_register(void **state)
 GUEST(code_halves, 64, "vcvtph2ps (%rbx), %xmm0; vcvtps2ph $0, %xmm0, (%rbx); hlt");
 GUEST(code_doubles, 64, "vcvtps2pd (%rbx), %xmm0; hlt");
 
+/* Elements that the mask doesn't name may lie behind a segment's limit, and gathered ones. */
+GUEST(code_limit, 32,
+      "vpcmpeqd %xmm1, %xmm1, %xmm1; vpsrldq $12, %xmm1, %xmm1\n" /* the first one */
+      "vmaskmovps 0x10ffc, %xmm1, %xmm0; vmaskmovps %xmm0, %xmm1, 0x10ffc\n"
+      "vpxor %xmm2, %xmm2, %xmm2; mov $0x10ffc, %eax\n"
+      "vmovdqa %xmm1, %xmm3; vpgatherdd %xmm3, (%eax,%xmm2), %xmm4; hlt");
+GUEST(code_load_behind, 32, "vpcmpeqd %xmm1, %xmm1, %xmm1; vmaskmovps 0x10ffc, %xmm1, %xmm0; hlt");
+GUEST(code_store_behind, 32, "vpcmpeqd %xmm1, %xmm1, %xmm1; vmaskmovps %xmm0, %xmm1, 0x10ffc; hlt");
+GUEST(code_gather_behind, 32,
+      "vpcmpeqd %xmm1, %xmm1, %xmm1; vpxor %xmm2, %xmm2, %xmm2; mov $0x10ffd, %eax\n"
+      "vpgatherdd %xmm1, (%eax,%xmm2), %xmm4; hlt");
+
+static void expect_limited(struct guest *g, const uint8_t *code, const uint8_t *end,
+			   unsigned vector)
+{
+	guest_protected(g);
+	g->s.cr4 |= CR4_OSXSAVE;
+	g->s.seg[PART_DS].limit = 0x10fff;
+	part_vp_set_state(g->part, 0, &g->s);
+	softcpu_enable_avx(g->part, 0);
+	guest_load(g, GUEST_CODE, code, (size_t)(end - code));
+	guest_run(g, 100, false);
+	assert_int_equal(g->result.reason, vector ? SOFTCPU_EXCEPTION : SOFTCPU_HALTED);
+	if (vector)
+		assert_int_equal(g->result.vector, vector);
+}
+
+static void limits_are_of_what_is_named(void **state)
+{
+	struct guest *g = *state;
+
+	if (!has_avx(g))
+		skip();
+	expect_limited(g, code_limit, code_limit_end, 0);
+	expect_limited(g, code_load_behind, code_load_behind_end, VEC_GP);
+	expect_limited(g, code_store_behind, code_store_behind_end, VEC_GP);
+	expect_limited(g, code_gather_behind, code_gather_behind_end, VEC_GP);
+}
+
 /* Of user code, with alignment checking; HLT is not allowed there. */
 static unsigned fault_from_user(struct guest *g, const uint8_t *code, const uint8_t *end,
 				uint64_t address)
@@ -278,13 +317,10 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, guest_teardown)
 	const struct CMUnitTest tests[] = {
-		T(registers_through_memory),
-		T(what_is_refused),
-		T(gather_of_one_register),
-		T(halves_need_no_alignment),
-		cmocka_unit_test(compatible_guests_have_none),
-		T(image_is_the_processors),
-		T(context_has_it),
+		T(registers_through_memory), T(what_is_refused),
+		T(gather_of_one_register),   T(limits_are_of_what_is_named),
+		T(halves_need_no_alignment), cmocka_unit_test(compatible_guests_have_none),
+		T(image_is_the_processors),  T(context_has_it),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -391,6 +391,64 @@ static void small_tables(void **state)
 	same_as_the_interpreter(*state, code_tables, code_tables_end);
 }
 
+/* Tables on two pages that don't lie behind one another, then at other offsets, on other pages with
+ * the same offset, and last where the second or the first page is missing. Indices of all sizes go
+ * through; flags are read behind the loads. */
+#define TABLES_ON_TWO(last)                                                                        \
+	"mov $0x10000, %edi; mov $0x800, %ecx\n"                                                   \
+	"1: imul $0x61c88647, %rcx, %rax; mov %rax, (%rdi); add $8, %edi; loop 1b\n"               \
+	"mov $0x10e00, %esi; mov $0x10c40, %edi; mov $800, %ecx\n"                                 \
+	"2: cmp $600, %ecx; jne 3f; mov $0x11a44, %esi; mov $0x10b80, %edi\n"                      \
+	"3: cmp $400, %ecx; jne 4f; mov $0x12e00, %esi; mov $0x12c40, %edi\n"                      \
+	"4: cmp $200, %ecx; jne 5f; mov $" last ", %esi\n"                                         \
+	"5: movzbl %cl, %eax; add (%rsi,%rax,4), %ebx; movzbl %bl, %edx\n"                         \
+	"adc (%rdi,%rdx,4), %r9d; mov (%rsi,%rax,8), %rdx; setc %r10b; add %rdx, %rbx\n"           \
+	"mov %ebx, %edx; shr $24, %edx; adc 0x10f00(,%rdx,2), %r11w\n"                             \
+	"movzbl %bl, %edx; movss 0x10d00(,%rdx,4), %xmm1; paddd %xmm1, %xmm2\n"                    \
+	"mov 0x10f80(%rdx), %bpl; add %rbp, %rbx; dec %ecx; jnz 2b; movq %xmm2, %rdx; hlt"
+GUEST(code_tables_on_two, 64, TABLES_ON_TWO("0x10e00"));
+GUEST(code_second_page_missing, 64, TABLES_ON_TWO("0x40e00"));
+GUEST(code_first_page_missing, 64, TABLES_ON_TWO("0x41e00"));
+
+static void run_with_pages(struct guest *g, const uint8_t *code, const uint8_t *end)
+{
+	guest_load(g, 0x9000, handler_halt, (size_t)(handler_halt_end - handler_halt));
+	guest_gate(g, 14, 0x9000, 0, 0);
+	guest_set_pte(g, 0x11000, 0x20003);
+	guest_set_pte(g, 0x13000, 0x25003);
+	guest_set_pte(g, 0x41000, 0);
+	run_code(g, code, end);
+}
+
+static void run_tables(struct guest *g, const uint8_t *code, const uint8_t *end, bool missing)
+{
+	struct guest *i = guest_interpreted();
+
+	run_with_pages(i, code, end);
+	run_with_pages(g, code, end);
+	expect_translated(g);
+	if (missing) /* flags that nothing reads may be old ones */
+		g->s.rflags = i->s.rflags;
+	guest_assert_same(g, i);
+	assert_int_equal(g->s.gpr[PART_RCX] != 0, missing);
+	guest_free(i);
+}
+
+static void tables_on_two_pages(void **state)
+{
+	run_tables(*state, code_tables_on_two, code_tables_on_two_end, false);
+}
+
+static void second_page_of_a_table_missing(void **state)
+{
+	run_tables(*state, code_second_page_missing, code_second_page_missing_end, true);
+}
+
+static void first_page_of_a_table_missing(void **state)
+{
+	run_tables(*state, code_first_page_missing, code_first_page_missing_end, true);
+}
+
 GUEST(code_table_fault, 64,
       "mov $0x40000, %esi; mov $40, %ecx\n"
       "1: cmp $10, %ecx; jne 2f; mov $0x40fae, %esi\n"
@@ -1029,6 +1087,9 @@ int main(void)
 		TEST(mmx_state),
 		TEST(unmasked_x87_exception),
 		TEST(small_tables),
+		TEST(tables_on_two_pages),
+		TEST(second_page_of_a_table_missing),
+		TEST(first_page_of_a_table_missing),
 		TEST(table_across_a_missing_page),
 		TEST(computed_calls),
 		TEST(call_of_no_address),

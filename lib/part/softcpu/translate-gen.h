@@ -116,6 +116,15 @@ struct x87_note {
 	uint16_t off, fop; /* of the instruction in the block; its opcode */
 };
 
+/* A small table (translate-table.c). */
+struct table {
+	unsigned base, index; /* as in struct uop */
+	int64_t middle;       /* the way there from the base; fits into 32 bits */
+	/* Not 0: it lies on two pages, from this index on on the second, if the first element still
+	 * is at first_off in its page. */
+	uint32_t second, first_off;
+};
+
 /* A slow path, emitted behind the block. */
 struct cold {
 	uint8_t *from[8]; /* rel32 of the jumps to it */
@@ -126,10 +135,13 @@ struct cold {
 	struct x87_note x87; /* to be written first */
 	/* Whose host address goes to SCRATCH0 before the call, and after it, or NULL. */
 	const struct access_group *stored, *held;
-	/* Before all that, for the first jump: SCRATCH0 has been compared with the wrong entry of
-	 * the TLB. With the right one it goes on at `again`, where a load of that size is done. */
+	/* Before all that, for the first again_count jumps: again_insn's address has been compared
+	 * with the wrong entry of the TLB. With the right one it goes on at `again`, where a load
+	 * of that size from that table is done. */
 	const uint8_t *again;
-	unsigned again_size;
+	unsigned again_count, again_size;
+	struct xl_insn *again_insn;
+	struct table table;
 	struct xl_exit *exit; /* instead of a call: where it goes on */
 };
 
@@ -277,15 +289,10 @@ static inline bool loads_units(const struct gen *g, const struct xl_insn *x)
 	return (x->sse && !g->sse_ready) || (x->mmx && !g->x87_ready) || (x->avx && !g->avx_ready);
 }
 
-/* translate-table.c: a small table's base, as in struct uop, and the way from there to its middle,
- * which fits into 32 bits. */
-struct table {
-	unsigned base, index;
-	int64_t middle;
-};
 /* Whether x, which is in no group, loads from one. */
 bool find_table(const struct gen *g, const struct xl_insn *x, struct table *ret);
-void gen_table_middle(struct gen *g, const struct table *table); /* its address to SCRATCH1 */
+/* Its address plus so much to a register. */
+void gen_table_address(struct gen *g, const struct table *table, int64_t disp, unsigned to);
 /* The load of the target of the computed jump or call at the block's end: an instruction before it,
  * or itself, or NULL: it isn't in the block. */
 const struct xl_insn *target_load(const struct gen *g);

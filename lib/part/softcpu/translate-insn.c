@@ -263,24 +263,73 @@ void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, 
 	emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
 }
 
-/* What x loads from a table whose entry of the TLB SCRATCH1 is the index of, without waiting for
- * the comparison. */
-static struct host_mem gen_table_element(struct gen *g, const struct xl_insn *x,
-					 const struct table *table)
+/* To SCRATCH0: the host's address that stands for the base, by an entry of the TLB of which
+ * SCRATCH1 is the index, or by the one behind it. */
+static void gen_table_base(struct gen *g, const struct table *table, bool behind)
 {
-	bool swapped = table->index != x->u->index;
+	uint32_t more = behind ? sizeof(struct sc_tlb_entry) : 0;
 	struct emitter *e = &g->e;
 
-	emit_load64(e, SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
+	emit_load64(e, SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page) + more));
 	emit_rm(e, OP(.op = 0x2b, .w = true), SCRATCH0, /* sub */
-		AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag)));
+		AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag) + more));
 	if (table->base != OFF_ZERO && host_gpr(guest_of(table->base)) != H_NONE)
 		emit_rr(e, OP(.op = 0x01, .w = true), host_gpr(guest_of(table->base)), SCRATCH0);
 	else if (table->base != OFF_ZERO)
 		emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0,
 			AT_GS(VP_GPR(guest_of(table->base))));
+}
+
+/* What x loads from a table of which SCRATCH0 stands for the base. */
+static struct host_mem table_element(const struct xl_insn *x, const struct table *table)
+{
+	bool swapped = table->index != x->u->index;
+
 	return (struct host_mem){ SCRATCH0, (uint8_t)host_gpr(guest_of(table->index)),
 				  swapped ? 0 : x->u->scale, false, (int32_t)x->u->disp };
+}
+
+static void gen_again_here(struct gen *g, struct xl_insn *x, const struct table *table,
+			   unsigned size)
+{
+	g->slow->again = g->e.p;
+	g->slow->again_count = g->slow->from_count;
+	g->slow->again_insn = x;
+	g->slow->again_size = size;
+	g->slow->table = *table;
+}
+
+static void gen_cmp_imm(struct gen *g, unsigned reg, uint32_t imm)
+{
+	emit_rr(&g->e, OP(.op = 0x81, .w = true), 7, reg);
+	emit32(&g->e, imm);
+}
+
+/* The tags alone say that both entries are those of the table's pages, since a free entry's is no
+ * page that could be there. */
+static struct host_mem gen_load_of_two(struct gen *g, struct xl_insn *x, const struct table *table,
+				       unsigned size)
+{
+	const struct host_mem *behind = AT_GS(VP_FIELD(scratch[2]));
+	const uint32_t entry = sizeof(struct sc_tlb_entry);
+	struct emitter *e = &g->e;
+
+	gen_table_address(g, table, x->u->disp, SCRATCH0);
+	gen_entry_index(g, SCRATCH0);
+	emit_rm(e, OP(.op = 0x33, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag)));
+	gen_cmp_imm(g, SCRATCH0, table->first_off);
+	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
+	emit_load64(e, SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag) + entry));
+	emit_rm(e, OP(.op = 0x2b, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag)));
+	gen_cmp_imm(g, SCRATCH0, MEM_PAGE_SIZE);
+	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
+	gen_table_base(g, table, true);
+	emit_store64(e, SCRATCH0, behind);
+	gen_table_base(g, table, false);
+	gen_again_here(g, x, table, size);
+	gen_cmp_imm(g, host_gpr(guest_of(table->index)), table->second);
+	emit_rm(e, OP(.map = MAP_0F, .op = 0x43, .w = true), SCRATCH0, behind); /* cmovae */
+	return table_element(x, table);
 }
 
 struct host_mem gen_load(struct gen *g, struct xl_insn *x, unsigned size, bool spare)
@@ -289,18 +338,20 @@ struct host_mem gen_load(struct gen *g, struct xl_insn *x, unsigned size, bool s
 	struct table table;
 	bool small = find_table(g, x, &table);
 
+	if (small && table.second)
+		return gen_load_of_two(g, x, &table, size);
 	gen_address(g, x);
 	if (small)
-		gen_table_middle(g, &table);
+		gen_table_address(g, &table, table.middle, SCRATCH1);
 	gen_entry_index(g, small ? SCRATCH1 : SCRATCH0);
 	gen_compare_entry(g, size, false);
 	gen_slow_jump(g, x, emit_jcc(e, CC_A));
-	if (small) {
-		g->slow->again = e->p;
-		g->slow->again_size = size;
+	if (small)
+		gen_again_here(g, x, &table, size);
+	if (small && host_gpr(guest_of(table.index)) != H_NONE) {
+		gen_table_base(g, &table, false);
+		return table_element(x, &table);
 	}
-	if (small && host_gpr(guest_of(table.index)) != H_NONE)
-		return gen_table_element(g, x, &table);
 	if (spare) { /* sooner there than a sum */
 		emit_load64(e, SCRATCH1, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
 		return (struct host_mem){ SCRATCH1, SCRATCH0, 0, false, 0 };
@@ -312,12 +363,20 @@ struct host_mem gen_load(struct gen *g, struct xl_insn *x, unsigned size, bool s
 void gen_load_again(struct gen *g, const struct cold *k)
 {
 	struct emitter *e = &g->e;
+	uint8_t *wrong;
 
-	emit_rm(e, OP(.op = 0x33, .w = true), SCRATCH0,
-		AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag))); /* the address again */
+	gen_address(g, k->again_insn);
 	gen_entry_index(g, SCRATCH0);
 	gen_compare_entry(g, k->again_size, false);
-	emit_set_rel32(emit_jcc(e, CC_BE), k->again);
+	if (!k->table.second) {
+		emit_set_rel32(emit_jcc(e, CC_BE), k->again);
+		return;
+	}
+	wrong = emit_jcc(e, CC_A);
+	gen_table_base(g, &k->table, false);
+	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[2]))); /* whichever it picks */
+	emit_jmp(e, k->again);
+	emit_here(e, wrong);
 }
 
 void gen_page_flags(struct gen *g)

@@ -4,6 +4,9 @@
  * There the base alone says which entry of the TLB it is, so that the host needn't wait for the
  * index before it reads the entry: what depends on the index is one comparison, which the host
  * predicts. What is on another page after all is looked up by its own address, behind the block.
+ *
+ * Of a table on two pages both are looked up, by the base alone, and the index picks one of the two
+ * results: that is two instructions to wait for, where a branch would be predicted badly.
  */
 #include "part/softcpu/exec.h"
 #include "part/softcpu/translate-gen.h"
@@ -53,6 +56,8 @@ static uint64_t most_left(const struct xl_insn *w, unsigned reg)
 /* The part of a table that may lie on another page than its middle: a wrong guess costs the host
  * twice what a right one saves. */
 #define ASIDE_PART 8
+/* And the part from which on it costs more than to look at both pages each time. */
+#define FEW_PART 32
 
 #define JUMPS_LOOKED_AT 16u
 
@@ -63,6 +68,21 @@ static bool mostly_on_one_page(uint64_t from, uint64_t bytes)
 	uint64_t to = from + bytes, end = page + MEM_PAGE_SIZE;
 
 	return before + (to > end ? to - end : 0) <= bytes / ASIDE_PART;
+}
+
+/* The same, but of which more than a few elements lie on a second page, none on both. */
+static bool find_second_page(const struct xl_insn *x, uint64_t from, uint64_t bytes, unsigned scale,
+			     struct table *ret)
+{
+	uint64_t second = (from + bytes - 1) & ~(uint64_t)(MEM_PAGE_SIZE - 1);
+
+	if (bytes > MEM_PAGE_SIZE || from >= second || from & (BIT(scale) - 1) ||
+	    x->mem_size > BIT(scale) || host_gpr(ret->index / 8u) == H_NONE ||
+	    MIN(second - from, from + bytes - second) <= bytes / FEW_PART)
+		return false;
+	ret->second = (uint32_t)((second - from) >> scale);
+	ret->first_off = from & (MEM_PAGE_SIZE - 1);
+	return true;
 }
 
 /* What the base (OFF_ZERO: none) is at x, as far as that can be told before the block runs. */
@@ -115,12 +135,15 @@ static bool is_small(const struct gen *g, const struct xl_insn *x, unsigned base
 	w = writer(g, x, index / 8u);
 	most = w ? most_left(w, index / 8u) : UINT64_MAX;
 	from += (uint64_t)x->u->disp;
+	*ret = (struct table){ .base = base, .index = index };
+	if (most < MEM_PAGE_SIZE && find_second_page(x, from, (most + 1) << scale, scale, ret))
+		return true;
 	if (most >= MEM_PAGE_SIZE || !mostly_on_one_page(from, (most + 1) << scale)) {
 		if (x != target_load(g) || !mostly_on_one_page(from, JUMPS_LOOKED_AT << scale))
 			return false;
 		most = JUMPS_LOOKED_AT - 1;
 	}
-	*ret = (struct table){ base, index, x->u->disp + (int64_t)(most << scale) / 2 };
+	ret->middle = x->u->disp + (int64_t)(most << scale) / 2;
 	return fits_s32(ret->middle);
 }
 
@@ -135,14 +158,14 @@ bool find_table(const struct gen *g, const struct xl_insn *x, struct table *ret)
 	       (u->scale == 0 && is_small(g, x, u->index, u->base, 0, ret));
 }
 
-void gen_table_middle(struct gen *g, const struct table *table)
+void gen_table_address(struct gen *g, const struct table *table, int64_t disp, unsigned to)
 {
-	struct host_mem m = { H_NONE, H_NONE, 0, false, (int32_t)table->middle };
+	struct host_mem m = { H_NONE, H_NONE, 0, false, (int32_t)disp };
 
 	if (table->base == OFF_ZERO) {
-		emit_mov_imm(&g->e, SCRATCH1, (uint64_t)table->middle);
+		emit_mov_imm(&g->e, to, (uint64_t)disp);
 		return;
 	}
-	m.base = (uint8_t)gen_get(g, table->base / 8u, SCRATCH1);
-	emit_lea64(&g->e, SCRATCH1, &m);
+	m.base = (uint8_t)gen_get(g, table->base / 8u, to);
+	emit_lea64(&g->e, to, &m);
 }

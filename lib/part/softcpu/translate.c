@@ -286,10 +286,11 @@ static void emit_cold(struct gen *g, struct cold *k)
 {
 	struct emitter *e = &g->e;
 
-	emit_here(e, k->from[0]);
+	for (unsigned i = 0; i < k->again_count; i++)
+		emit_here(e, k->from[i]);
 	if (k->again)
 		gen_load_again(g, k);
-	for (unsigned i = 1; i < k->from_count; i++)
+	for (unsigned i = k->again_count; i < k->from_count; i++)
 		emit_here(e, k->from[i]);
 	if (k->rcx_saved)
 		emit_load64(e, H_RCX, AT_GS(VP_FIELD(scratch[3])));

@@ -208,7 +208,7 @@ static void make_saved(struct machine *m, unsigned vp_count, const struct part_s
 
 	*m = (struct machine){ .extint_vector = -1 };
 	pthread_mutex_init(&m->lock, NULL);
-	pthread_cond_init(&m->changed, NULL);
+	clock_init_condition(&m->changed);
 	assert_int_equal(mem_new_growable(RAM_SIZE, RAM_REACH, &m->mem, &err), 0);
 	config.mem = m->mem;
 	if (part_new(&config, &m->part, &err) < 0)
@@ -231,22 +231,15 @@ static void unmake(struct machine *m)
 
 static bool wait_for(struct machine *m, const unsigned *counter, unsigned value, unsigned ms)
 {
-	struct timespec until;
-	int rc = 0;
+	uint64_t until = clock_now_ns() + ms * NS_PER_MSEC;
+	bool reached;
 
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += ms / 1000;
-	until.tv_nsec += ms % 1000 * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
 	pthread_mutex_lock(&m->lock);
-	while (*counter < value && rc == 0)
-		rc = pthread_cond_timedwait(&m->changed, &m->lock, &until);
-	rc = *counter >= value;
+	while (*counter < value && clock_wait(&m->changed, &m->lock, until))
+		;
+	reached = *counter >= value;
 	pthread_mutex_unlock(&m->lock);
-	return rc;
+	return reached;
 }
 
 static void expect(struct machine *m, const unsigned *counter, unsigned value)

@@ -104,14 +104,20 @@ GUEST(code_gather, 64, ENABLE "vpgatherdd %ymm1, (%rsi,%ymm2), %ymm3; hlt");
 /* The same with ymm3 as mask, too. */
 GUEST(code_gather_same, 64, ENABLE ".byte 0xc4, 0xe2, 0x65, 0x90, 0x1c, 0x16; hlt");
 
-static void expect(struct guest *g, const uint8_t *code, const uint8_t *end, unsigned vector)
+/* From g->s. vector: 0: it comes to its HLT. */
+static void expect_from(struct guest *g, const uint8_t *code, const uint8_t *end, unsigned vector)
 {
-	guest_long(g);
 	guest_load(g, GUEST_CODE, code, (size_t)(end - code));
 	guest_run(g, 100, false);
 	assert_int_equal(g->result.reason, vector ? SOFTCPU_EXCEPTION : SOFTCPU_HALTED);
 	if (vector)
 		assert_int_equal(g->result.vector, vector);
+}
+
+static void expect(struct guest *g, const uint8_t *code, const uint8_t *end, unsigned vector)
+{
+	guest_long(g);
+	expect_from(g, code, end, vector);
 }
 
 #define EXPECT(g, name, vector) expect(g, name, name##_end, vector)
@@ -177,11 +183,7 @@ static void expect_limited(struct guest *g, const uint8_t *code, const uint8_t *
 	g->s.seg[PART_DS].limit = 0x10fff;
 	part_vp_set_state(g->part, 0, &g->s);
 	softcpu_enable_avx(g->part, 0);
-	guest_load(g, GUEST_CODE, code, (size_t)(end - code));
-	guest_run(g, 100, false);
-	assert_int_equal(g->result.reason, vector ? SOFTCPU_EXCEPTION : SOFTCPU_HALTED);
-	if (vector)
-		assert_int_equal(g->result.vector, vector);
+	expect_from(g, code, end, vector);
 }
 
 static void limits_are_of_what_is_named(void **state)

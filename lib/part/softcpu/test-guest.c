@@ -1,5 +1,7 @@
 #include "part/softcpu/test-guest.h"
 
+#include "part/softcpu/cpu.h"
+
 #include <assert.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -323,6 +325,18 @@ void guest_assert_same(struct guest *a, struct guest *b)
 			    sizeof(struct hostop_fpu));
 	for (unsigned at = GUEST_DATA; at < GUEST_DATA + 0x100; at += 8)
 		assert_int_equal(guest_read(a, at, 8), guest_read(b, at, 8));
+}
+
+void guest_run_user(struct guest *g, uint64_t rip)
+{
+	struct vp *c = softcpu_vp(g->part, 0);
+
+	RIP(c) = rip;
+	sc_set_rflags(c, RF_ONE);
+	softcpu_run(g->part, 0, SOFTCPU_BLOCKS, false, &g->result);
+	part_vp_get_state(g->part, 0, &g->s);
+	assert_int_equal(g->result.reason, SOFTCPU_EXCEPTION);
+	assert_int_equal(g->result.vector, VEC_GP);
 }
 
 void guest_run(struct guest *g, uint64_t count, bool deliver)

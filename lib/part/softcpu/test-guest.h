@@ -92,6 +92,9 @@ void guest_long(struct guest *g);
 /* Of long or protected mode: to privilege level 3. */
 void guest_user(struct guest *g);
 
+/* User code from RIP, with the VP's registers, until HLT, which it may not do: anything else is a
+ * failure of the test. Unlike setting the whole state, that keeps translations. */
+void guest_run_user(struct guest *g, uint64_t rip);
 /* Runs at most count instructions from g->s. */
 void guest_run(struct guest *g, uint64_t count, bool deliver);
 /* Loads the code, runs it to HLT with exceptions as results. */

@@ -43,12 +43,7 @@ static void run_at(struct guest *g, uint64_t place)
 		if (i != PART_RDI)
 			c->gpr[i] = 0;
 	c->gpr[PART_RSP] = place + GUEST_USTACK;
-	RIP(c) = place + GUEST_CODE;
-	sc_set_rflags(c, RF_ONE);
-	softcpu_run(g->part, 0, SOFTCPU_BLOCKS, false, &g->result);
-	part_vp_get_state(g->part, 0, &g->s);
-	assert_int_equal(g->result.reason, SOFTCPU_EXCEPTION);
-	assert_int_equal(g->result.vector, VEC_GP);
+	guest_run_user(g, place + GUEST_CODE);
 }
 
 static uint64_t copied(struct guest *g)

@@ -58,12 +58,7 @@ static void run(struct guest *g, uint64_t times)
 	c->gpr[PART_RCX] = times;
 	c->gpr[PART_RBX] = 77;
 	c->gpr[PART_RSP] = GUEST_USTACK;
-	RIP(c) = GUEST_CODE;
-	sc_set_rflags(c, RF_ONE);
-	softcpu_run(g->part, 0, SOFTCPU_BLOCKS, false, &g->result);
-	part_vp_get_state(g->part, 0, &g->s);
-	assert_int_equal(g->result.reason, SOFTCPU_EXCEPTION);
-	assert_int_equal(g->result.vector, VEC_GP);
+	guest_run_user(g, GUEST_CODE);
 }
 
 static void same(struct guest *g, struct guest *interpreted, uint64_t times)
@@ -221,11 +216,7 @@ static void run_pieces(struct guest *g, uint64_t place, unsigned first)
 	c->gpr[PART_RSI] = place + PIECES_GPA + first * PIECE_SIZE;
 	c->gpr[PART_RDI] = place + GUEST_DATA;
 	c->gpr[PART_RSP] = place + GUEST_USTACK;
-	RIP(c) = place + GUEST_CODE;
-	sc_set_rflags(c, RF_ONE);
-	softcpu_run(g->part, 0, SOFTCPU_BLOCKS, false, &g->result);
-	part_vp_get_state(g->part, 0, &g->s);
-	assert_int_equal(g->result.vector, VEC_GP);
+	guest_run_user(g, place + GUEST_CODE);
 	assert_int_equal(g->s.gpr[PART_RCX], PIECES - first);
 }
 

@@ -236,16 +236,25 @@ static void gen_entry_index(struct gen *g, unsigned address)
 	emit32(e, (TLB_SIZE - 1) << TLB_ENTRY_SHIFT);
 }
 
-/* SCRATCH0, an address, becomes the offset in the page of that entry, if it is there: below or
- * equal. */
+static void gen_cmp_imm(struct gen *g, unsigned reg, uint32_t imm)
+{
+	emit_rr(&g->e, OP(.op = 0x81, .w = true), 7, reg);
+	emit32(&g->e, imm);
+}
+
+/* SCRATCH0, an address, becomes the offset in the page of that entry, if it is there, and is
+ * compared with off; else it is larger than any offset. */
+static void gen_compare_offset(struct gen *g, uint32_t off, bool write)
+{
+	emit_rm(&g->e, OP(.op = 0x33, .w = true), SCRATCH0,
+		AT_GS_REG(SCRATCH1, write ? TLB_FIELD(g, wtag) : TLB_FIELD(g, rtag)));
+	gen_cmp_imm(g, SCRATCH0, off);
+}
+
+/* Below or equal: all of it is on that page. */
 static void gen_compare_entry(struct gen *g, unsigned size, bool write)
 {
-	struct emitter *e = &g->e;
-
-	emit_rm(e, OP(.op = 0x33, .w = true), SCRATCH0,
-		AT_GS_REG(SCRATCH1, write ? TLB_FIELD(g, wtag) : TLB_FIELD(g, rtag)));
-	emit_rr(e, OP(.op = 0x81, .w = true), 7, SCRATCH0); /* cmp */
-	emit32(e, MEM_PAGE_SIZE - size);
+	gen_compare_offset(g, MEM_PAGE_SIZE - size, write);
 }
 
 void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, bool aligned)
@@ -299,12 +308,6 @@ static void gen_again_here(struct gen *g, struct xl_insn *x, const struct table 
 	g->slow->table = *table;
 }
 
-static void gen_cmp_imm(struct gen *g, unsigned reg, uint32_t imm)
-{
-	emit_rr(&g->e, OP(.op = 0x81, .w = true), 7, reg);
-	emit32(&g->e, imm);
-}
-
 /* The tags alone say that both entries are those of the table's pages, since a free entry's is no
  * page that could be there. */
 static struct host_mem gen_load_of_two(struct gen *g, struct xl_insn *x, const struct table *table,
@@ -316,8 +319,7 @@ static struct host_mem gen_load_of_two(struct gen *g, struct xl_insn *x, const s
 
 	gen_table_address(g, table, x->u->disp, SCRATCH0);
 	gen_entry_index(g, SCRATCH0);
-	emit_rm(e, OP(.op = 0x33, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag)));
-	gen_cmp_imm(g, SCRATCH0, table->first_off);
+	gen_compare_offset(g, table->first_off, false);
 	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
 	emit_load64(e, SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag) + entry));
 	emit_rm(e, OP(.op = 0x2b, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag)));

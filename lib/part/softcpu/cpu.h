@@ -156,12 +156,13 @@ struct uop {
 	uint16_t off; /* of the instruction's first byte in the block */
 	uint8_t len;  /* of the instruction in bytes */
 	uint8_t size; /* operand size in bytes */
-	uint8_t reg;  /* the register operand */
+	uint8_t reg;  /* the register operand; Jcc of 64-bit mode: of block.chain, when taken */
 	uint8_t rm;   /* the other one, when it is a register; OFF_NONE: memory */
-	uint8_t base, index, scale;
-	uint8_t seg; /* enum part_seg, or SEG_SLOT_ZERO */
-	uint8_t ea;  /* EA_* */
-	uint8_t aux; /* the handler's own */
+	uint8_t base, index, scale; /* index: of a passed Jcc, how much more often it was
+					taken than not, of late */
+	uint8_t seg;                /* enum part_seg, or SEG_SLOT_ZERO */
+	uint8_t ea;                 /* EA_* */
+	uint8_t aux;                /* the handler's own */
 };
 
 #define OFF_RIP  136u /* RIP of the block's first instruction */
@@ -183,14 +184,22 @@ enum sc_mode { MODE_16, MODE_32, MODE_64 };
 #define KEY_APART 64u /* not for the loop: whose accesses the translator looks up one by one */
 
 #define BLOCK_MAX_INSNS 48
-#define INSN_MAX_BYTES  15u
+/* Conditional branches that a block goes on behind, as they aren't taken: forward ones within the
+ * page, which compilers make of what is rare. */
+#define BLOCK_MAX_PASSED 2
+/* block.chain: successors of the block's end, and of the passed branch number i; first where it
+ * isn't taken, then where it is. */
+#define CHAIN_END_TAKEN       1
+#define CHAIN_PASSED_TAKEN(i) (2 * (i) + 3)
+#define CHAINS                (2 * BLOCK_MAX_PASSED + 2)
+#define INSN_MAX_BYTES        15u
 
 struct block {
 	struct block *hash_next;
-	struct block *page_next[2]; /* other blocks on the same page; [1] for the second page */
-	struct block *chain[2];     /* successors: not taken, taken */
-	uint64_t gpa;               /* of the first byte */
-	uint64_t gpa2;              /* page of the last byte if it is another one, else GPA_NONE */
+	struct block *page_next[2];  /* other blocks on the same page; [1] for the second page */
+	struct block *chain[CHAINS]; /* successors */
+	uint64_t gpa;                /* of the first byte */
+	uint64_t gpa2;               /* page of the last byte if it is another one, else GPA_NONE */
 	uint16_t len;
 	uint8_t insns;
 	uint8_t key;

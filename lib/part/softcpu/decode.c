@@ -33,6 +33,7 @@ struct builder {
 	struct uop uops[MAX_UOPS];
 	unsigned count, insns;
 	sc_fn *fusable;  /* what the uop before would be with a Jcc behind it, or NULL */
+	unsigned passed; /* branches that the block goes on behind */
 	bool end;        /* the last instruction ends the block by itself */
 	bool comparable; /* as in struct block */
 	uint32_t flags_set, flags_undefined;
@@ -585,6 +586,8 @@ static void emit_jump_if(struct decoder *d, unsigned cc)
 	set_imm(&u, &d->op[0]);
 	u.aux = (uint8_t)cc;
 	u.disp = masks[cc >> 1];
+	u.reg = CHAIN_END_TAKEN;
+	u.index = 0;
 	d->known.fuses = fast_direct(d);
 	add_end(d, u, fast_direct(d) ? sc_jcc64[cc] : sc_jcc);
 }
@@ -1578,10 +1581,32 @@ static void add_known(struct builder *d, const struct known_insn *k, const uint8
 	d->count += k->uop_count;
 	d->fusable = k->fusable;
 	d->end = k->end;
-	d->flags_set |= k->flags_set;
-	d->flags_undefined &= ~(uint32_t)k->flags_set;
+	/* The block may have been left before: what comes behind a passed branch sets none surely.
+	 */
+	if (!d->passed) {
+		d->flags_set |= k->flags_set;
+		d->flags_undefined &= ~(uint32_t)k->flags_set;
+	}
 	d->flags_undefined |= k->flags_undef;
 	d->flags_set &= ~(uint32_t)k->flags_undef;
+}
+
+/* Behind how many instructions a branch is passed at most: what comes then has little left of the
+ * block. */
+#define PASS_INSNS (BLOCK_MAX_INSNS / 2)
+
+/* The instruction before `at` has ended the block: it goes on nevertheless if that was a branch
+ * forward on the same page. */
+static void pass_branch(struct builder *d, uint64_t gpa, unsigned at)
+{
+	struct uop *u = &d->uops[d->count - 1];
+	uint64_t target = (gpa & (MEM_PAGE_SIZE - 1)) + at + (uint64_t)(int64_t)u->imm;
+
+	if (u->fn != sc_jcc64[u->aux & 15] || u->imm < 0 || target >= MEM_PAGE_SIZE ||
+	    d->passed == BLOCK_MAX_PASSED || d->insns > PASS_INSNS)
+		return;
+	u->reg = CHAIN_PASSED_TAKEN(d->passed++);
+	d->end = false;
 }
 
 /* Decodes instructions up to the end of the block; its length in bytes. */
@@ -1618,6 +1643,8 @@ static unsigned decode_bytes(struct builder *d, uint64_t gpa, struct window *w, 
 			add_bad(d, at, status);
 		at += k ? KNOWN_LENGTH(k->shape) : 1;
 		d->insns++;
+		if (d->end && d->insns < max_insns)
+			pass_branch(d, gpa, at);
 	}
 	if (d->count && d->uops[d->count - 1].fn == sc_sti)
 		d->uops[d->count - 1].aux = 1; /* its shadow reaches into the next block */
@@ -1649,7 +1676,7 @@ static bool still_same(struct vp *c, uint64_t gpa, const struct window *w, unsig
 
 static unsigned decode_block(struct builder *d, uint64_t gpa, struct window *w)
 {
-	d->count = d->insns = 0;
+	d->count = d->insns = d->passed = 0;
 	d->fusable = NULL;
 	d->end = false;
 	d->comparable = d->c->lockstep != NULL;

@@ -304,8 +304,8 @@ struct block *sc_popf(struct vp *c, struct uop *u)
 		uint64_t next = NEXT_RIP(c, u);                                                    \
                                                                                                    \
 		if (sc_cond(c->flags, cc))                                                         \
-			return sc_goto(c, 1, next + (uint64_t)(int64_t)u->imm);                    \
-		return sc_goto(c, 0, next);                                                        \
+			return sc_goto_taken(c, u, next);                                          \
+		return sc_goto_passed(c, u, next);                                                 \
 	}
 
 DEFINE_JCC(0)

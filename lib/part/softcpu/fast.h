@@ -367,6 +367,24 @@ static inline struct block *sc_goto(struct vp *c, unsigned which, uint64_t targe
 	return NULL;
 }
 
+/* A conditional branch is taken. */
+static inline struct block *sc_goto_taken(struct vp *c, struct uop *u, uint64_t next)
+{
+	if (u->index != UINT8_MAX)
+		u->index++;
+	return sc_goto(c, u->reg, next + (uint64_t)(int64_t)u->imm);
+}
+
+/* It isn't. */
+static inline struct block *sc_goto_passed(struct vp *c, struct uop *u, uint64_t next)
+{
+	if (u->reg == CHAIN_END_TAKEN)
+		return sc_goto(c, 0, next);
+	if (u->index)
+		u->index--;
+	NEXT;
+}
+
 /* Jcc in 64-bit mode by a mask of the flags that it looks at (emit_jcc). The host must branch here:
  * choosing the next block by arithmetic makes all that follows wait for the comparison. */
 #define FL_LESS 2u /* SF differs from OF: derived */
@@ -378,9 +396,9 @@ static inline struct block *sc_jcc_masked(struct vp *c, struct uop *u)
 
 	f |= ((f ^ (f >> 15)) & 1) << 1;
 	if (((f & (unsigned)u->disp) != 0) ^ (u->aux & 1))
-		return sc_goto(c, 1, next + (uint64_t)(int64_t)u->imm);
+		return sc_goto_taken(c, u, next);
 	asm volatile(""); /* so that the compiler doesn't join the two */
-	return sc_goto(c, 0, next);
+	return sc_goto_passed(c, u, next);
 }
 
 /* In user and supervisor mode the same address may be different code. */

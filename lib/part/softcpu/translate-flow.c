@@ -29,10 +29,12 @@ static bool same_page(const struct gen *g, uint64_t target)
 	return (g->xl->va ^ target) < MEM_PAGE_SIZE;
 }
 
-/* Also where the block ends with the address space. */
+/* From the translation's end. Also where the block ends with the address space. */
 static bool goes_back(const struct gen *g, uint64_t target)
 {
-	return (int64_t)(target - g->xl->va) < g->b->len;
+	const struct xl_insn *last = &g->insns[g->count - 1];
+
+	return (int64_t)(target - g->xl->va) < last->off + last->len;
 }
 
 /* The code that an exit without link runs; jump: where the link goes. */
@@ -172,20 +174,39 @@ static bool goes_straight(const struct gen *g, uint64_t target)
 	return same_page(g, target) && !goes_back(g, target);
 }
 
-/* A jump on cc to target as an exit; its stub is still to come. */
-static struct xl_exit *gen_straight(struct gen *g, unsigned cc, unsigned which, uint64_t target)
+/* A jump on cc to target as an exit; its stub is still to come. live: flags that are read there. */
+static struct xl_exit *gen_straight(struct gen *g, unsigned cc, unsigned which, uint64_t target,
+				    uint32_t live)
 {
 	struct xl_exit *x = new_exit(g, which, target);
 
-	x->flags = g->live_out[which] && (g->flags == FLAGS_HOST || g->flags == FLAGS_BOTH);
+	x->flags = live && (g->flags == FLAGS_HOST || g->flags == FLAGS_BOTH);
 	x->jump = emit_jcc(&g->e, cc);
 	return x;
+}
+
+/* The block goes on where the branch isn't taken. */
+static void gen_jcc_passed(struct gen *g, struct xl_insn *x)
+{
+	struct xl_exit *exit;
+
+	gen_flags_wanted(g);
+	exit = gen_straight(g, x->u->aux & 15, x->u->reg, target_va(g, x), x->live_taken);
+	gen_cold_exit(g, exit)->passed = true;
+}
+
+void gen_exit_passed(struct gen *g, struct xl_exit *exit)
+{
+	gen_exit_stub(g, exit, NULL, 0);
+	emit_set_rel32(exit->jump, exit->stub);
 }
 
 static void gen_jcc(struct gen *g, struct xl_insn *x)
 {
 	uint64_t target[2] = { next_va(g, x) & g->c->rip_mask, target_va(g, x) };
 	unsigned cc = x->u->aux & 15, straight = goes_straight(g, target[1]);
+	/* of block.chain, if the branch isn't taken */
+	unsigned which = x->u->reg - 1u;
 	struct xl_exit *other = NULL;
 	enum flags_place at_branch;
 	uint8_t *over = NULL;
@@ -195,18 +216,18 @@ static void gen_jcc(struct gen *g, struct xl_insn *x)
 	if (!straight)
 		cc ^= 1;
 	if (goes_straight(g, target[straight]))
-		other = gen_straight(g, cc, straight, target[straight]);
+		other =
+		    gen_straight(g, cc, which + straight, target[straight], g->live_out[straight]);
 	else
 		over = emit_jcc(&g->e, cc);
-	gen_exit(g, !straight, target[!straight], g->live_out[!straight], 0);
+	gen_exit(g, which + !straight, target[!straight], g->live_out[!straight], 0);
 	if (other) {
-		gen_exit_stub(g, other, NULL, 0);
-		emit_set_rel32(other->jump, other->stub);
+		gen_exit_passed(g, other);
 		return;
 	}
 	emit_here(&g->e, over);
 	g->flags = at_branch;
-	gen_exit(g, straight, target[straight], g->live_out[straight], 0);
+	gen_exit(g, which + straight, target[straight], g->live_out[straight], 0);
 }
 
 /* ---- the stack of calls ---- */
@@ -481,7 +502,7 @@ void gen_flow(struct gen *g, struct xl_insn *x)
 	gen_x87_note(g, &g->x87);
 	switch (x->kind) {
 	case XL_JCC:
-		gen_jcc(g, x);
+		is_passed(g, x) ? gen_jcc_passed(g, x) : gen_jcc(g, x);
 		break;
 	case XL_JMP:
 		gen_exit(g, 1, target_va(g, x), g->live_out[1], 0);

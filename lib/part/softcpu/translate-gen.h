@@ -76,6 +76,7 @@ struct xl_insn {
 	uint8_t len;
 	uint16_t off;
 	uint32_t use, kill, live; /* arithmetic flags, RF_*; live: after it */
+	uint32_t live_taken;      /* of a branch that is passed: at its target */
 	bool writes_flags, sse, mmx, avx;
 	bool x87_control; /* leaves FIP, FOP and FDP alone */
 	struct opcode op;
@@ -102,6 +103,7 @@ struct access_group {
 	struct access_key key;
 	uint8_t slot;     /* in vp.groups */
 	bool aligned;     /* the lowest byte must be, for SSE */
+	bool passed;      /* there was a branch since its first */
 	int64_t from, to; /* relative to what the registers give before the first */
 	int64_t at;       /* how far they have moved since, while groups are looked for */
 	unsigned count, stores;
@@ -143,6 +145,7 @@ struct cold {
 	struct xl_insn *again_insn;
 	struct table table;
 	struct xl_exit *exit; /* instead of a call: where it goes on */
+	bool passed;          /* that is where a branch leads that is passed */
 };
 
 /* A jump at the block's end that vp.guesses is asked about (translate-guess.c). */
@@ -168,7 +171,7 @@ struct gen {
 	unsigned unseen;
 	const struct access_group *unseen_group[GROUP_SLOTS];
 	bool apart;           /* slow jumps go on in the block that begins here and has no groups */
-	uint32_t live_out[2]; /* at block.chain's successors */
+	uint32_t live_out[2]; /* at the end's successors: not taken, taken */
 	enum flags_place flags;
 	bool sse_ready; /* the guest's SSE registers are loaded here, */
 	bool avx_ready; /* the upper halves of its YMM registers, too, */
@@ -266,6 +269,9 @@ void gen_address(struct gen *g, struct xl_insn *x);
 /* SCRATCH1, the entry's index, becomes the address of the page's flags. */
 void gen_page_flags(struct gen *g);
 
+/* Leaves for another translation, behind the block: the jump to that comes first. */
+struct cold *gen_cold_exit(struct gen *g, struct xl_exit *exit);
+
 /* translate-group.c */
 #define OFF_GPR(number) ((number)*8u) /* in struct uop */
 void find_access_groups(struct gen *g);
@@ -315,6 +321,12 @@ void gen_slow_end(struct gen *g);
 /* Pushes a constant or register (H_NONE: the constant), without gen_written. */
 uint32_t gen_site(struct gen *g, const struct xl_insn *x, enum xl_after after, bool with_uop);
 
+/* Whether x is a branch, not the last instruction: where it isn't taken the next one comes. */
+static inline bool is_passed(const struct gen *g, const struct xl_insn *x)
+{
+	return x->kind == XL_JCC && x != &g->insns[g->count - 1];
+}
+
 /* translate-flow.c */
 void gen_flow(struct gen *g, struct xl_insn *x);
 /* SCRATCH0: target; SCRATCH1 becomes the index of its entry in vp.jumps of that privilege. Without
@@ -348,6 +360,9 @@ void gen_guess_wrong(struct gen *g, struct xl_insn *x, const struct guessed *gue
 /* From x on, what the block does without groups; gen_exit_apart is the code. */
 struct xl_exit *new_exit_apart(struct gen *g, const struct xl_insn *x);
 void gen_exit_apart(struct gen *g, struct xl_exit *exit);
+/* The rest of a branch that goes straight to its target (translate-flow.c); what is emitted behind
+ * the block for it. */
+void gen_exit_passed(struct gen *g, struct xl_exit *exit);
 /* Whether the block's second page is mapped as it was. */
 void gen_second_page(struct gen *g, struct xl_insn *x);
 /* Goes on at the block's end, which is no branch. */

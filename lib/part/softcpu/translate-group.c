@@ -80,6 +80,7 @@ static bool keeps_groups(const struct xl_insn *x)
 	case XL_CLI:
 	case XL_STI:
 	case XL_CLD:
+	case XL_JCC:
 		return true;
 	default:
 		return false;
@@ -170,6 +171,9 @@ static bool extend(struct access_group *s, const struct access *a)
 
 	if (a->aligned && (from - aligned_at) % SSE_ALIGNMENT)
 		return false;
+	/* Where the branch is taken nothing may be asked for that isn't needed there. */
+	if (s->passed && (a->write > (s->stores != 0) || a->aligned > s->aligned))
+		return false;
 	if (s->count) {
 		from = MIN(from, s->from);
 		to = MAX(to, s->to);
@@ -255,9 +259,11 @@ void find_access_groups(struct gen *g)
 			join(g, &open, x, &a);
 		if (!keeps_groups(x))
 			open.count = 0;
-		for (unsigned k = open.count; k-- > 0;)
+		for (unsigned k = open.count; k-- > 0;) {
+			open.list[k]->passed |= is_passed(g, x);
 			if (!follow(open.list[k], x))
 				close_group(&open, k);
+		}
 	}
 	for (unsigned i = 0; i < g->count; i++) /* one alone is no group */
 		if (g->insns[i].group && g->insns[i].group->count < 2)

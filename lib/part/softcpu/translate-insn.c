@@ -131,6 +131,14 @@ static struct cold *new_cold(struct gen *g, uint8_t *from, const uint8_t *call, 
 	return k;
 }
 
+struct cold *gen_cold_exit(struct gen *g, struct xl_exit *exit)
+{
+	struct cold *k = &g->colds[g->cold_count++];
+
+	*k = (struct cold){ .exit = exit };
+	return k;
+}
+
 /* Whether code behind a call of C expects SSE or x87 registers to be loaded still. Kernels use
  * none: there they stay where the first call stored them. */
 static unsigned reload(const struct gen *g)
@@ -856,6 +864,7 @@ static bool keeps_scratch(const struct gen *g, const struct xl_insn *x)
 
 	switch (x->kind) {
 	case XL_NOTHING:
+	case XL_JCC:
 		return true;
 	case XL_PUSH:
 	case XL_POP:

@@ -123,7 +123,7 @@ const struct xl_insn *target_load(const struct gen *g)
 }
 
 /* Whether x loads from a small table, if the base stays as it is. Compilers check the index of a
- * jump table in another block: then it is the first entries that are looked at. */
+ * jump table by a branch: then it is the first entries that are looked at. */
 static bool is_small(const struct gen *g, const struct xl_insn *x, unsigned base, unsigned index,
 		     unsigned scale, struct table *ret)
 {

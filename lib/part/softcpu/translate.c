@@ -143,6 +143,14 @@ static const uint8_t *code_of(const struct gen *g, uint8_t buffer[INSN_MAX_BYTES
 	return buffer;
 }
 
+/* Whether what is behind a branch isn't worth translating with what is before it, as the branch was
+ * mostly taken when the block was interpreted. Lockstep ends blocks where the interpreter does. */
+static bool mostly_taken(const struct gen *g, const struct xl_insn *x)
+{
+	return x->kind == XL_JCC && x->u->reg != CHAIN_END_TAKEN && !g->c->lockstep &&
+	       x->u->index > g->t->hot / 4;
+}
+
 /* False: the bytes are not any more what the block was made from. */
 static bool decode_block(struct gen *g)
 {
@@ -171,6 +179,8 @@ static bool decode_block(struct gen *g)
 		}
 		g->count++;
 		u += uops_of(u);
+		if (mostly_taken(g, x))
+			return true;
 	}
 	return u == end;
 }
@@ -259,6 +269,10 @@ static void find_live_flags(struct gen *g)
 	for (unsigned i = g->count; i-- > 0;) {
 		struct xl_insn *x = &g->insns[i];
 
+		if (is_passed(g, x)) {
+			x->live_taken = flags_read_at(g, branch_target(g, x), LOOKAHEAD_DEPTH);
+			live |= x->live_taken;
+		}
 		if (g->t->exact_flags && x->kind != XL_END)
 			x->use = RF_ARITH;
 		x->live = live;
@@ -296,7 +310,7 @@ static void emit_cold(struct gen *g, struct cold *k)
 		emit_load64(e, H_RCX, AT_GS(VP_FIELD(scratch[3])));
 	gen_x87_note(g, &k->x87);
 	if (k->exit) {
-		gen_exit_apart(g, k->exit);
+		k->passed ? gen_exit_passed(g, k->exit) : gen_exit_apart(g, k->exit);
 		return;
 	}
 	if (k->stored)
@@ -413,7 +427,7 @@ static void publish(struct gen *g)
 		b->uops[0].fn = enter;
 	}
 	g->t->translations++;
-	g->t->translated_insns += b->insns;
+	g->t->translated_insns += g->insns[g->count - 1].kind == XL_END ? g->count - 1 : g->count;
 }
 
 static struct gen *begin(struct vp *c, struct block *b, struct gen *g)

@@ -225,7 +225,8 @@ struct block {
 #define TLB_BITS 14
 #define TLB_SIZE (1u << TLB_BITS)
 
-/* A tag is a page's linear address; a free one is an address of another slot. */
+/* A tag is a page's linear address; a free one is an address of another slot, TLB_SIZE / 2 pages or
+ * more from any of its own. */
 struct sc_tlb_entry {
 	uint64_t rtag, wtag;
 	uint64_t page;  /* the page's host address */

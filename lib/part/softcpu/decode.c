@@ -634,13 +634,13 @@ static void emit_ret(struct decoder *d)
 		add_end(d, u, fast_branch(d) ? sc_ret64 : sc_ret);
 }
 
-static void emit_loop(struct decoder *d, unsigned kind)
+static void emit_loop(struct decoder *d, sc_fn *fn, unsigned condition)
 {
 	struct uop u = new_uop(d);
 
 	set_imm(&u, &d->op[0]);
-	u.aux = (uint8_t)kind;
-	add_end(d, u, kind == 3 ? sc_jcxz : sc_loop);
+	u.aux = (uint8_t)condition;
+	add_end(d, u, fn);
 }
 
 /* ---- strings ---- */
@@ -1179,18 +1179,18 @@ static bool emit_flow(struct decoder *d)
 		emit_ret(d);
 		break;
 	case ZYDIS_MNEMONIC_LOOP:
-		emit_loop(d, 0);
+		emit_loop(d, sc_loop, LOOP_ALWAYS);
 		break;
 	case ZYDIS_MNEMONIC_LOOPE:
-		emit_loop(d, 1);
+		emit_loop(d, sc_loop, LOOP_ZERO);
 		break;
 	case ZYDIS_MNEMONIC_LOOPNE:
-		emit_loop(d, 2);
+		emit_loop(d, sc_loop, LOOP_NOT_ZERO);
 		break;
 	case ZYDIS_MNEMONIC_JCXZ:
 	case ZYDIS_MNEMONIC_JECXZ:
 	case ZYDIS_MNEMONIC_JRCXZ:
-		emit_loop(d, 3);
+		emit_loop(d, sc_jcxz, 0);
 		break;
 	case ZYDIS_MNEMONIC_INT:
 		emit_imm(d, sc_int, true);

@@ -515,7 +515,6 @@ static unsigned address_size(const struct uop *u)
 	return u->ea & EA_A16 ? 2 : u->ea & EA_A32 ? 4 : 8;
 }
 
-/* aux: 0 LOOP, 1 LOOPE, 2 LOOPNE */
 struct block *sc_loop(struct vp *c, struct uop *u)
 {
 	unsigned size = address_size(u);
@@ -524,7 +523,7 @@ struct block *sc_loop(struct vp *c, struct uop *u)
 	uint64_t next = NEXT_RIP(c, u), target = next + (uint64_t)(int64_t)u->imm;
 
 	n &= size == 8 ? UINT64_MAX : size == 4 ? UINT32_MAX : 0xffff;
-	taken = n && (u->aux == 0 || (u->aux == 1) == zf);
+	taken = n && (u->aux == LOOP_ALWAYS || (u->aux == LOOP_ZERO) == zf);
 	if (taken)
 		target = checked_target(c, u, target);
 	sc_set_reg(c, PART_RCX * 8, size, n);

@@ -6,6 +6,8 @@
 #include "part/softcpu/exec.h"
 #include "part/softcpu/fast.h"
 
+#include <string.h>
+
 /* One string instruction being executed. */
 struct string_op {
 	unsigned size;  /* of an element */
@@ -73,13 +75,13 @@ static struct block *leave_restartable(struct vp *c, struct uop *u)
 }
 
 /* Elements from off on that one chunk may take: forward only, without wrapping the address size and
- * within the segment's limit. At least 1. */
+ * within the segment's limit; one where each is followed by a trap. At least 1. */
 static uint64_t chunk_in_segment(struct vp *c, const struct string_op *s, unsigned seg,
 				 uint64_t off)
 {
 	uint64_t n = s->count, room;
 
-	if (s->step < 0)
+	if (s->step < 0 || c->rf & RF_TF)
 		return 1;
 	room = (s->mask - off) / s->size;
 	if (c->mode != MODE_64) {
@@ -256,15 +258,112 @@ static bool string_found(const struct string_op *s, const struct uop *u)
 	return u->aux == STRING_REPE ? !equal : equal;
 }
 
+/* How many bytes are the same, from the first on: as those at b, or, if that is NULL, as those of
+ * v, which repeat. */
+static uint64_t count_same(const uint8_t *a, const uint8_t *b, uint64_t v, uint64_t bytes)
+{
+	uint64_t at = 0, differ = 0;
+
+	for (; at + 8 <= bytes; at += 8) {
+		differ = HOST(64, a + at) ^ (b ? HOST(64, b + at) : v);
+		if (differ)
+			return at + (unsigned)__builtin_ctzll(differ) / 8;
+	}
+	while (at < bytes && HOST(8, a + at) == (b ? HOST(8, b + at) : (uint8_t)(v >> at % 8 * 8)))
+		at++;
+	return at;
+}
+
+/* How many of n elements differ, from the first on: from those at b or from v. */
+#define COUNT_OTHERS(N)                                                                            \
+	static uint64_t count_others##N(const uint8_t *a, const uint8_t *b, uint64_t v,            \
+					uint64_t n)                                                \
+	{                                                                                          \
+		uint64_t i = 0;                                                                    \
+                                                                                                   \
+		while (i < n && HOST(N, a + i * (N / 8)) !=                                        \
+				    (b ? HOST(N, b + i * (N / 8)) : (uint##N##_t)v))               \
+			i++;                                                                       \
+		return i;                                                                          \
+	}
+COUNT_OTHERS(8)
+COUNT_OTHERS(16)
+COUNT_OTHERS(32)
+COUNT_OTHERS(64)
+
+static uint64_t count_others(const uint8_t *a, const uint8_t *b, uint64_t v, uint64_t n,
+			     unsigned size)
+{
+	const uint8_t *found;
+
+	switch (size) {
+	case 1:
+		if (b)
+			return count_others8(a, b, v, n);
+		found = memchr(a, (uint8_t)v, n);
+		return found ? (uint64_t)(found - a) : n;
+	case 2:
+		return count_others16(a, b, v, n);
+	case 4:
+		return count_others32(a, b, v, n);
+	default:
+		return count_others64(a, b, v, n);
+	}
+}
+
+static uint64_t repeated_value(uint64_t v, unsigned size)
+{
+	static const uint64_t ones[] = { 0, 0x0101010101010101, 0x0001000100010001, 0,
+					 0x0000000100000001 };
+
+	return size == 8 ? v : (v & (BIT(8 * size) - 1)) * ones[size];
+}
+
+/* How many of n elements at a, compared with those at b or with v, don't end the instruction: at
+ * most all but one, for the last one's flags stay. n: as many as both have on one page. */
+static uint64_t count_passed(struct vp *c, struct uop *u, uint64_t a, const uint64_t *b, uint64_t v,
+			     uint64_t n)
+{
+	const uint8_t *ha, *hb = NULL;
+	unsigned room, size = u->size;
+
+	ha = sc_bulk(c, u, a, false, &room);
+	if (b)
+		hb = sc_bulk(c, u, *b, false, &room);
+	if (b && unlikely(c->private_memory))
+		ha = sc_bulk(c, u, a, false, &room);
+	if (!ha || (b && !hb) || c->align_check)
+		return 0;
+	if (u->aux == STRING_REPE)
+		return count_same(ha, hb, repeated_value(v, size), (n - 1) * size) / size;
+	return count_others(ha, hb, v, n - 1, size);
+}
+
+/* So few elements aren't worth the effort. */
+#define FEW_COMPARED 4
+
 HANDLER(string_cmps)
 {
 	struct string_op s = string_begin(c, u);
 
 	while (s.count) {
-		uint64_t src = sc_linear(c, u, u->seg, index_reg(c, &s, PART_RSI), s.size, false);
-		uint64_t dst = sc_linear(c, u, PART_ES, index_reg(c, &s, PART_RDI), s.size, false);
-		uint64_t a = sc_load(c, u, src, s.size), b = sc_load(c, u, dst, s.size);
+		uint64_t from = index_reg(c, &s, PART_RSI), to = index_reg(c, &s, PART_RDI), n;
+		uint64_t src = sc_linear(c, u, u->seg, from, s.size, false);
+		uint64_t dst = sc_linear(c, u, PART_ES, to, s.size, false), a, b;
 
+		n = MIN(chunk_in_segment(c, &s, u->seg, from),
+			chunk_in_segment(c, &s, PART_ES, to));
+		n = chunk_in_page(&s, dst, chunk_in_page(&s, src, n));
+		if (s.repeated && n > FEW_COMPARED) {
+			n = count_passed(c, u, src, &dst, 0, n);
+			advance(c, &s, PART_RSI, n);
+			advance(c, &s, PART_RDI, n);
+			count_down(c, &s, n);
+			src += n * s.size;
+			dst += n * s.size;
+		}
+		a = sc_load(c, u, src, s.size);
+		b = sc_load(c, u, dst, s.size);
 		compare(c, &s, a, b);
 		advance(c, &s, PART_RSI, 1);
 		advance(c, &s, PART_RDI, 1);
@@ -283,8 +382,16 @@ HANDLER(string_scas)
 	struct string_op s = string_begin(c, u);
 
 	while (s.count) {
-		uint64_t dst = sc_linear(c, u, PART_ES, index_reg(c, &s, PART_RDI), s.size, false);
+		uint64_t to = index_reg(c, &s, PART_RDI), n;
+		uint64_t dst = sc_linear(c, u, PART_ES, to, s.size, false);
 
+		n = chunk_in_page(&s, dst, chunk_in_segment(c, &s, PART_ES, to));
+		if (s.repeated && n > FEW_COMPARED) {
+			n = count_passed(c, u, dst, NULL, c->gpr[PART_RAX], n);
+			advance(c, &s, PART_RDI, n);
+			count_down(c, &s, n);
+			dst += n * s.size;
+		}
 		compare(c, &s, sc_get_reg(c, PART_RAX * 8, s.size), sc_load(c, u, dst, s.size));
 		advance(c, &s, PART_RDI, 1);
 		count_down(c, &s, 1);

@@ -75,6 +75,8 @@ extern sc_fn sc_push, sc_pop, sc_push_seg, sc_pop_seg, sc_pusha, sc_popa, sc_lea
 extern sc_fn sc_pushf, sc_popf;
 extern sc_fn *const sc_jcc64[16];
 extern sc_fn sc_jmp64, sc_call64, sc_ret64, sc_jmp64_r, sc_jmp64_m, sc_call64_r, sc_call64_m;
+/* uop.aux of sc_loop: what else it asks for */
+enum { LOOP_ALWAYS, LOOP_ZERO, LOOP_NOT_ZERO };
 extern sc_fn sc_jcc, sc_jmp, sc_call, sc_ret, sc_jmp_rm, sc_call_rm, sc_loop, sc_jcxz;
 extern sc_fn sc_jmp_far, sc_call_far, sc_jmp_far_m, sc_call_far_m, sc_ret_far, sc_iret_uop;
 extern sc_fn sc_int, sc_int3, sc_into, sc_int1, sc_syscall, sc_sysret, sc_sysenter, sc_sysexit;

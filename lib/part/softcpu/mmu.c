@@ -36,9 +36,11 @@ struct translation {
 
 /* ---- the TLB ---- */
 
+/* As far from the slot's own pages as can be, as translated code also compares addresses near those
+ * (translate-table.c). */
 static uint64_t free_tag(unsigned slot)
 {
-	return (uint64_t)(slot ^ 1) << MEM_PAGE_SHIFT;
+	return (uint64_t)(slot ^ TLB_SIZE / 2) << MEM_PAGE_SHIFT;
 }
 
 static void tlb_clear_slot(struct sc_tlb *t, unsigned slot)

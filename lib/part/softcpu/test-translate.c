@@ -469,6 +469,40 @@ static void table_across_a_missing_page(void **state)
 	assert_int_equal(g->s.gpr[PART_RDX], 2 * 30 + 1);
 }
 
+/* The TLB has lost the page of the table's middle: an element on the page behind is there only. */
+GUEST(code_table_middle, 64,
+      "mov $0x20f08, %ebx; mov $100, %ecx; movb $1, 0x20007; movb $2, 0x21007; mov $255, %esi\n"
+      "1: mov 0x20f80, %al; mov 0x21000, %al; invlpg 0x20000\n"
+      "movzbl %sil, %edx; movzbl (%rbx,%rdx), %eax; add %eax, %edi; dec %ecx; jnz 1b; hlt");
+
+static void middle_of_a_table_flushed(void **state)
+{
+	struct guest *g = *state;
+
+	g->s.gpr[PART_RDI] = 0;
+	RUN(g, code_table_middle);
+	assert_int_equal(g->s.gpr[PART_RDI], 2 * 100);
+}
+
+/* An index that nothing bounds: as far away as what a free entry of the TLB has as its tag. */
+GUEST(code_table_far, 64,
+      "mov $0x20000, %ebx; lea 3f(%rip), %rax; mov %rax, (%rbx); mov $100, %ecx; xor %edx, %edx\n"
+      "1: cmp $1, %ecx; jne 2f; mov $0x400000, %edx\n"
+      "2: invlpg (%rbx); jmp *(%rbx,%rdx,8)\n"
+      "3: dec %ecx; jnz 1b; hlt");
+
+static void index_as_far_as_a_free_tag(void **state)
+{
+	struct guest *g = *state;
+
+	_Static_assert(0x20000 + 8 * 0x400000 == (0x20 ^ TLB_SIZE / 2) << 12, "that tag");
+	guest_load(g, 0x9000, handler_halt, (size_t)(handler_halt_end - handler_halt));
+	guest_gate(g, 14, 0x9000, 0, 0);
+	RUN(g, code_table_far);
+	assert_int_equal(g->s.gpr[PART_RSI], 0x2020000);
+	assert_int_equal(g->s.gpr[PART_RCX], 1);
+}
+
 /* ---- computed calls ---- */
 
 GUEST(code_calls, 64,
@@ -1091,6 +1125,8 @@ int main(void)
 		TEST(second_page_of_a_table_missing),
 		TEST(first_page_of_a_table_missing),
 		TEST(table_across_a_missing_page),
+		TEST(middle_of_a_table_flushed),
+		TEST(index_as_far_as_a_free_tag),
 		TEST(computed_calls),
 		TEST(call_of_no_address),
 		TEST(call_of_a_missing_page),

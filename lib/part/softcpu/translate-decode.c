@@ -147,8 +147,6 @@ static bool is_sse(const ZydisDecodedInstruction *in)
 	}
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_MASKMOVDQU:
-	case ZYDIS_MNEMONIC_LDMXCSR:
-	case ZYDIS_MNEMONIC_STMXCSR:
 	case ZYDIS_MNEMONIC_CRC32:
 	case ZYDIS_MNEMONIC_POPCNT:
 	case ZYDIS_MNEMONIC_MONITOR:
@@ -181,8 +179,6 @@ static bool is_avx(const ZydisDecodedInstruction *in)
 	case ZYDIS_MNEMONIC_VPMASKMOVD:
 	case ZYDIS_MNEMONIC_VPMASKMOVQ:
 	case ZYDIS_MNEMONIC_VMASKMOVDQU:
-	case ZYDIS_MNEMONIC_VLDMXCSR:
-	case ZYDIS_MNEMONIC_VSTMXCSR:
 		return false;
 	case ZYDIS_MNEMONIC_VZEROUPPER: /* of 8 registers elsewhere */
 	case ZYDIS_MNEMONIC_VZEROALL:
@@ -265,6 +261,8 @@ static enum xl_kind kind_of(const ZydisDecodedInstruction *in, const ZydisDecode
 	x->mmx = is_mmx(in, op);
 	x->sse = !x->mmx && is_sse(in);
 	x->avx = is_avx(in);
+	if (in->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || in->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR)
+		return XL_LDMXCSR;
 	return x->mmx || x->sse || x->avx ? XL_PLAIN : XL_INTERPRET;
 }
 

@@ -230,6 +230,30 @@ static void gen_jcc(struct gen *g, struct xl_insn *x)
 	gen_exit(g, which + straight, target[straight], g->live_out[straight], 0);
 }
 
+/* LOOP and JRCXZ. The host's JRCXZ leaves flags alone, too. */
+static void gen_loop(struct gen *g, struct xl_insn *x)
+{
+	bool on_zero = x->u->fn == sc_jcxz; /* it jumps then */
+	enum flags_place at_branch = g->flags;
+	uint64_t target[2] = { next_va(g, x) & g->c->rip_mask, target_va(g, x) };
+	struct emitter *e = &g->e;
+	uint8_t *other;
+
+	if (!on_zero)
+		emit_lea64(e, H_RCX, &(struct host_mem){ H_RCX, H_NONE, 0, false, -1 });
+	emit8(e, 0xe3); /* jrcxz over the next two */
+	emit8(e, 2);
+	emit8(e, 0xeb);
+	emit8(e, 5);
+	emit8(e, 0xe9);
+	emit32(e, 0);
+	other = e->p - 4;
+	gen_exit(g, !on_zero, target[!on_zero], g->live_out[!on_zero], 0);
+	emit_here(e, other);
+	g->flags = at_branch;
+	gen_exit(g, on_zero, target[on_zero], g->live_out[on_zero], 0);
+}
+
 /* ---- the stack of calls ---- */
 
 /* Stores the return address at the new top of the stack; the page's flags are not looked at yet. */
@@ -503,6 +527,9 @@ void gen_flow(struct gen *g, struct xl_insn *x)
 	switch (x->kind) {
 	case XL_JCC:
 		is_passed(g, x) ? gen_jcc_passed(g, x) : gen_jcc(g, x);
+		break;
+	case XL_LOOP:
+		gen_loop(g, x);
 		break;
 	case XL_JMP:
 		gen_exit(g, 1, target_va(g, x), g->live_out[1], 0);

@@ -19,12 +19,14 @@ enum xl_kind {
 	XL_PLAIN,       /* itself, with other registers and another address */
 	XL_X87,
 	XL_X87_FLDCW,
+	XL_LDMXCSR,
 	XL_DIVIDE,
 	XL_PUSH,
 	XL_POP,
 	XL_LEAVE_FRAME,
 	XL_STRING, /* MOVS, STOS, LODS: translate-string.c */
 	XL_JCC,
+	XL_LOOP, /* or JRCXZ */
 	XL_JMP,
 	XL_CALL,
 	XL_RET,
@@ -122,6 +124,7 @@ struct x87_note {
 struct table {
 	unsigned base, index; /* as in struct uop */
 	int64_t middle;       /* the way there from the base; fits into 32 bits */
+	bool bounded;         /* no element lies further from the middle than a few pages */
 	/* Not 0: it lies on two pages, from this index on on the second, if the first element still
 	 * is at first_off in its page. */
 	uint32_t second, first_off;

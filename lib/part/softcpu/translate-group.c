@@ -72,6 +72,7 @@ static bool keeps_groups(const struct xl_insn *x)
 	case XL_DIVIDE:
 	case XL_X87:
 	case XL_X87_FLDCW:
+	case XL_LDMXCSR:
 	case XL_PUSH:
 	case XL_PUSHF:
 	case XL_PUSH_MEMORY:

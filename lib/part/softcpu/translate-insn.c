@@ -150,7 +150,7 @@ void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from)
 {
 	enum xl_after after = XL_GO_ON;
 
-	if (x->kind == XL_X87_FLDCW)
+	if (x->kind == XL_X87_FLDCW || x->kind == XL_LDMXCSR)
 		after = XL_LEAVE;
 	else if (x->kind == XL_SECOND_PAGE)
 		after = XL_SECOND_PAGE_THERE;
@@ -350,10 +350,19 @@ struct host_mem gen_load(struct gen *g, struct xl_insn *x, unsigned size, bool s
 
 	if (small && table.second)
 		return gen_load_of_two(g, x, &table, size);
+	if (small && !table.bounded) { /* any address could be what the tag of a free entry is */
+		gen_table_address(g, &table, table.middle, SCRATCH0);
+		gen_entry_index(g, SCRATCH0);
+		gen_compare_entry(g, 1, false);
+		gen_slow_jump(g, x, emit_jcc(e, CC_A));
+	}
 	gen_address(g, x);
-	if (small)
+	if (!small) {
+		gen_entry_index(g, SCRATCH0);
+	} else if (table.bounded) {
 		gen_table_address(g, &table, table.middle, SCRATCH1);
-	gen_entry_index(g, small ? SCRATCH1 : SCRATCH0);
+		gen_entry_index(g, SCRATCH1);
+	}
 	gen_compare_entry(g, size, false);
 	gen_slow_jump(g, x, emit_jcc(e, CC_A));
 	if (small)
@@ -459,6 +468,28 @@ static void gen_load_avx(struct gen *g, struct xl_insn *x)
 	if (!g->avx_ready)
 		gen_load_unit(g, x, VP_FIELD(avx_loaded), g->t->load_avx);
 	g->sse_ready = g->avx_ready = true;
+}
+
+/* The new value is read once. If it unmasks something or isn't valid, the handler does it and the
+ * block is left. */
+static void gen_ldmxcsr(struct gen *g, struct xl_insn *x)
+{
+	struct emitter *e = &g->e;
+
+	x->avx ? gen_load_avx(g, x) : gen_load_sse(g, x);
+	gen_flags_lost(g, live_before(x));
+	gen_address(g, x);
+	gen_translate(g, x, 4, false, false);
+	emit_load32(e, SCRATCH0, AT_REG(SCRATCH0));
+	emit_mov32(e, SCRATCH1, SCRATCH0);
+	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1); /* and */
+	emit32(e, ~HOSTOP_MXCSR_MASK | MXCSR_MASKS);
+	emit_rr(e, OP(.op = 0x81), 7, SCRATCH1); /* cmp */
+	emit32(e, MXCSR_MASKS);
+	gen_slow_jump(g, x, emit_jcc(e, CC_NE));
+	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[0])));
+	emit_rm(e, OP(.map = MAP_0F, .op = 0xae), 2, AT_GS(VP_FIELD(scratch[0])));
+	gen_slow_end(g);
 }
 
 void gen_load_x87(struct gen *g, struct xl_insn *x)
@@ -636,15 +667,39 @@ static struct host_mem gen_operand(struct gen *g, struct xl_insn *x, bool busy)
 	return *AT_REG(SCRATCH0);
 }
 
+/* An XCHG with memory, which locks by itself, that needs no LOCK. */
+static bool is_plain_exchange(const struct gen *g, const struct xl_insn *x)
+{
+	return x->mnemonic == ZYDIS_MNEMONIC_XCHG && x->mem_size && !in_vp(&x->reg) &&
+	       needs_no_lock(g, x);
+}
+
+/* SCRATCH1 is lost. */
+static void gen_exchange(struct gen *g, const struct xl_insn *x, const struct placed *p,
+			 const struct host_mem *at)
+{
+	struct opcode load = x->op, store = x->op;
+	struct emitter *e = &g->e;
+
+	load.op = (uint8_t)(0x8a | (x->op.op & 1));
+	store.op = (uint8_t)(0x88 | (x->op.op & 1));
+	load.rex = store.rex = byte_needs_rex(&x->reg);
+	load.lock = store.lock = false;
+	emit_rm(e, &load, SCRATCH1, at);
+	emit_rm(e, &store, p->reg, at);
+	load.rex = true;
+	emit_rr(e, &load, p->reg, SCRATCH1);
+}
+
 static void gen_memory_insn(struct gen *g, struct xl_insn *x)
 {
+	bool exchange = is_plain_exchange(g, x), busy;
 	struct host_mem at;
 	struct placed p;
-	bool busy;
 
 	if (!keeps_flags(x))
 		gen_flags_lost(g, live_before(x));
-	busy = in_vp(&x->reg) || in_vp(&x->vex) ||
+	busy = exchange || in_vp(&x->reg) || in_vp(&x->vex) ||
 	       (g->flags == FLAGS_VP && (x->writes_flags ? live_before(x) : x->use));
 	at = gen_operand(g, x, busy);
 	if (x == g->guess.load && g->guess.hold)
@@ -653,7 +708,7 @@ static void gen_memory_insn(struct gen *g, struct xl_insn *x)
 		gen_spare_scratch(g, x);
 	gen_flags_for(g, x);
 	p = place_operands(g, x);
-	emit_it(g, x, &p, &at);
+	exchange ? gen_exchange(g, x, &p, &at) : emit_it(g, x, &p, &at);
 	put_back(g, x, &p);
 	gen_flags_after(g, x);
 	if (x->mem_write && busy)
@@ -900,6 +955,9 @@ void gen_insn(struct gen *g, struct xl_insn *x)
 	case XL_X87:
 	case XL_X87_FLDCW:
 		gen_x87(g, x);
+		break;
+	case XL_LDMXCSR:
+		gen_ldmxcsr(g, x);
 		break;
 	case XL_DIVIDE:
 		gen_divide(g, x);

@@ -151,8 +151,6 @@ static uint8_t *make_store_fpu(struct emitter *e)
 	return start;
 }
 
-#define MXCSR_MASKS 0x1f80u
-
 /* Not possible: SSE is off or lazy (CR0, CR4), or guest exceptions are unmasked. Only scratch
  * registers and flags change. */
 static uint8_t *make_load_sse(struct emitter *e)

@@ -16,6 +16,11 @@ static bool is_gpr(unsigned off)
 	return off < OFF_GPR(16);
 }
 
+static bool is_in_vp(unsigned off)
+{
+	return is_gpr(off) && host_gpr(off / 8u) == H_NONE;
+}
+
 /* The last instruction before x that writes the register, or NULL: none in the block. */
 static const struct xl_insn *writer(const struct gen *g, const struct xl_insn *x, unsigned reg)
 {
@@ -135,11 +140,12 @@ static bool is_small(const struct gen *g, const struct xl_insn *x, unsigned base
 	w = writer(g, x, index / 8u);
 	most = w ? most_left(w, index / 8u) : UINT64_MAX;
 	from += (uint64_t)x->u->disp;
-	*ret = (struct table){ .base = base, .index = index };
+	*ret = (struct table){ .base = base, .index = index, .bounded = most < MEM_PAGE_SIZE };
 	if (most < MEM_PAGE_SIZE && find_second_page(x, from, (most + 1) << scale, scale, ret))
 		return true;
 	if (most >= MEM_PAGE_SIZE || !mostly_on_one_page(from, (most + 1) << scale)) {
-		if (x != target_load(g) || !mostly_on_one_page(from, JUMPS_LOOKED_AT << scale))
+		if (x != target_load(g) || !mostly_on_one_page(from, JUMPS_LOOKED_AT << scale) ||
+		    is_in_vp(base) || is_in_vp(index))
 			return false;
 		most = JUMPS_LOOKED_AT - 1;
 	}

@@ -24,6 +24,13 @@ static bool is_end(const struct gen *g, const struct uop *u)
 	return u->fn == sc_block_end && u == &g->b->uops[g->b->uop_count - 1];
 }
 
+/* LOOP and JRCXZ, whose condition is not a flag's. */
+static bool can_loop(const struct gen *g, const struct xl_insn *x)
+{
+	return (g->b->key & KEY_MODE) == MODE_64 && !x->u->ea && x->u->size == 8 &&
+	       (x->u->fn == sc_jcxz || x->u->aux == LOOP_ALWAYS);
+}
+
 static void classify_flow(struct gen *g, struct xl_insn *x)
 {
 	sc_fn *fn = x->u->fn;
@@ -32,6 +39,8 @@ static void classify_flow(struct gen *g, struct xl_insn *x)
 	x->kind = XL_INTERPRET;
 	if (fn == sc_jcc64[x->u->aux & 15] && direct)
 		x->kind = XL_JCC;
+	else if ((fn == sc_loop || fn == sc_jcxz) && can_loop(g, x))
+		x->kind = XL_LOOP;
 	else if (fn == sc_jmp64 && direct)
 		x->kind = XL_JMP;
 	else if (fn == sc_call64)
@@ -100,6 +109,11 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 			x->mem_aligned = op->mem_align > 1;
 		}
 		break;
+	case XL_LDMXCSR:
+		if (fn != sc_hostop || op->unit != (x->avx ? HOSTOP_AVX : HOSTOP_SSE) ||
+		    x->u->ea & ~EA_A32)
+			x->kind = XL_INTERPRET;
+		break;
 	case XL_X87:
 	case XL_X87_FLDCW:
 		if (fn != sc_hostop || (op->unit != HOSTOP_X87 && op->unit != HOSTOP_FWAIT) ||
@@ -120,6 +134,8 @@ static void classify_by_handler(struct gen *g, struct xl_insn *x)
 	default:
 		classify_flow(g, x);
 	}
+	if (x->kind == XL_LOOP)
+		x->use = x->kill = 0;
 	if (x->kind == XL_INTERPRET && !xl_classify_system(g, x) && !xl_classify_entry(g, x) &&
 	    !xl_classify_bits(x)) {
 		x->use = RF_ARITH;
@@ -249,6 +265,7 @@ static uint32_t flags_read_after(struct gen *g, const struct xl_insn *last)
 	g->live_out[0] = g->live_out[1] = RF_ARITH;
 	switch (last->kind) {
 	case XL_JCC:
+	case XL_LOOP:
 		g->live_out[0] = flags_read_at(g, next, LOOKAHEAD_DEPTH);
 		/* fall through */
 	case XL_JMP:
@@ -339,6 +356,7 @@ static bool wants_flags_in_vp(const struct gen *g)
 				return false;
 			break;
 		case XL_JCC:
+		case XL_LOOP:
 		case XL_JMP:
 		case XL_END:
 			return false;

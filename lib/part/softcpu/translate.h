@@ -264,6 +264,8 @@ sc_fn sc_uop_done, sc_called;
 #define VP_FIELD(field) ((uint32_t)offsetof(struct vp, field))
 #define VP_GPR(number)  ((uint32_t)(offsetof(struct vp, gpr) + 8u * (number)))
 
+#define MXCSR_MASKS 0x1f80u /* all exceptions masked */
+
 /* The host register of a guest register, or H_NONE: in the VP. */
 static inline unsigned host_gpr(unsigned guest)
 {

@@ -511,12 +511,28 @@ static uint8_t *fill(struct vp *c, struct sc_tlb *t, uint64_t va, const struct t
 	return host;
 }
 
+/* What the TLB has needs no walk; inside one page. ret->gpa isn't set. */
+static bool known(struct vp *c, const struct sc_tlb *t, uint64_t va, unsigned size, bool write,
+		  struct sc_target *ret)
+{
+	const struct sc_tlb_entry *e = &t->e[(va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1)];
+	uint64_t off = va ^ (write ? e->wtag : e->rtag);
+
+	if (off > MEM_PAGE_SIZE - size || c->mode != MODE_64 ||
+	    c->private_memory == PRIVATE_INTERPRETER)
+		return false;
+	*ret = (struct sc_target){ .host = (uint8_t *)(e->page + off) };
+	return true;
+}
+
 static struct sc_target resolve(struct vp *c, struct uop *u, struct sc_tlb *t, uint64_t va,
 				enum sc_access access)
 {
 	struct translation x;
 	struct sc_target r;
 
+	if (known(c, t, va, 1, access == ACCESS_WRITE, &r))
+		return r;
 	if (c->mode != MODE_64)
 		va &= UINT32_MAX;
 	translate_or_fault(c, u, va, access, t == &c->tlbs[1], &x);
@@ -683,20 +699,6 @@ static unsigned in_first_page(struct vp *c, struct uop *u, uint64_t va, unsigned
 	if (left < size && c->mode == MODE_64 && !canonical(va + size - 1))
 		canonical_fault(c, u, ACCESS_READ);
 	return MIN(left, size);
-}
-
-/* What the TLB has needs no walk; inside one page. */
-static bool known(struct vp *c, const struct sc_tlb *t, uint64_t va, unsigned size, bool write,
-		  struct sc_target *ret)
-{
-	const struct sc_tlb_entry *e = &t->e[(va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1)];
-	uint64_t off = va ^ (write ? e->wtag : e->rtag);
-
-	if (off > MEM_PAGE_SIZE - size || c->mode != MODE_64 ||
-	    c->private_memory == PRIVATE_INTERPRETER)
-		return false;
-	*ret = (struct sc_target){ .host = (uint8_t *)(e->page + off) };
-	return true;
 }
 
 /* Both pages are translated before either is touched. */

@@ -76,7 +76,7 @@ void gen_bits(struct gen *g, struct xl_insn *x)
 	size = wide ? 8 : 4;
 	gen_flags_lost(g, live_before(x));
 	gen_unit(g, x, wide);
-	gen_translate(g, x, size, op != BITS_TEST, false);
+	gen_translate(g, x, size, op != BITS_TEST, 0);
 	if (op != BITS_TEST) {
 		gen_page_flags(g);
 		emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));

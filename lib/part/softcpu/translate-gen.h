@@ -94,6 +94,12 @@ struct xl_insn {
 	int64_t group_at;           /* where, as group.from */
 };
 
+/* What the address of x's memory operand must be a multiple of; 0: anything will do. */
+static inline uint8_t alignment(const struct xl_insn *x)
+{
+	return x->mem_aligned ? x->mem_size : 0;
+}
+
 /* How a linear address is made, but for a constant; as in struct uop. seg 0: one without a base. */
 struct access_key {
 	uint8_t base, index, scale, seg;
@@ -104,7 +110,7 @@ struct access_group {
 	const struct xl_insn *first, *last; /* the first looks it up */
 	struct access_key key;
 	uint8_t slot;     /* in vp.groups */
-	bool aligned;     /* the lowest byte must be, for SSE */
+	uint8_t align;    /* of the lowest byte, for SSE and AVX; 0: any */
 	bool passed;      /* there was a branch since its first */
 	int64_t from, to; /* relative to what the registers give before the first */
 	int64_t at;       /* how far they have moved since, while groups are looked for */
@@ -258,8 +264,9 @@ void gen_flags_wanted(struct gen *g);               /* in the host's flags */
 void gen_flags_to_vp(struct gen *g, uint32_t live); /* for C code */
 /* The slow path of x (its handler) gets another jump to it: rel32 to be set. */
 void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from);
-/* SCRATCH0: linear address; becomes the host address. SCRATCH1: index of the TLB entry. */
-void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, bool aligned);
+/* SCRATCH0: linear address; becomes the host address. SCRATCH1: index of the TLB entry. align: what
+ * the address must be a multiple of, or 0. */
+void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, unsigned align);
 /* The host register that holds a guest register for reading; scratch is used if it is in the VP. */
 unsigned gen_get(struct gen *g, unsigned guest, unsigned scratch);
 /* What x, which is in no group, loads: the parts of its host address. spare: SCRATCH1 may be one.

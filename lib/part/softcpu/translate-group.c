@@ -12,11 +12,13 @@
 #include "part/softcpu/exec.h"
 #include "part/softcpu/translate-gen.h"
 
-/* The longest group. Most of the others' objects are aligned to that, and so don't cross pages. */
-#define STACK_GROUP_BYTES 248
-#define GROUP_BYTES       64
+/* The longest group. Most of the others' objects are aligned to that, and so don't cross pages;
+ * what vectors copy is longer. */
+#define STACK_GROUP_BYTES  248
+#define VECTOR_GROUP_BYTES 128
+#define GROUP_BYTES        64
 
-#define SSE_ALIGNMENT 16
+#define VECTOR_BYTES 16 /* the least */
 
 #define HOST_AT(s)  (VP_FIELD(groups) + (uint32_t)sizeof(struct sc_group) * (s)->slot)
 #define FLAGS_AT(s) (HOST_AT(s) + (uint32_t)offsetof(struct sc_group, flags))
@@ -27,7 +29,8 @@ struct access {
 	struct access_key key;
 	int64_t disp;
 	unsigned size;
-	bool write, aligned;
+	bool write;
+	uint8_t align; /* 0: it need not be aligned */
 };
 
 static bool access_of(const struct gen *g, const struct xl_insn *x, struct access *ret)
@@ -45,14 +48,13 @@ static bool access_of(const struct gen *g, const struct xl_insn *x, struct acces
 	case XL_RET:
 		return true;
 	case XL_PLAIN:
-		if (!x->mem_size || u->ea || (g->b->key & KEY_MODE) != MODE_64 ||
-		    (x->mem_aligned && x->mem_size > SSE_ALIGNMENT))
+		if (!x->mem_size || u->ea || (g->b->key & KEY_MODE) != MODE_64)
 			return false;
 		*ret = (struct access){ { u->base, u->index, 0, 0 },
 					u->disp,
 					x->mem_size,
 					x->mem_write,
-					x->mem_aligned };
+					alignment(x) };
 		if (u->index != OFF_ZERO)
 			ret->key.scale = u->scale;
 		if (u->seg == PART_FS || u->seg == PART_GS)
@@ -166,26 +168,28 @@ static bool follow(struct access_group *s, const struct xl_insn *x)
 static bool extend(struct access_group *s, const struct access *a)
 {
 	int64_t from = s->at + a->disp, to = from + a->size;
-	unsigned most = s->key.base == OFF_GPR(PART_RSP) ? STACK_GROUP_BYTES : GROUP_BYTES;
+	unsigned most = a->size >= VECTOR_BYTES ? VECTOR_GROUP_BYTES : GROUP_BYTES;
+	int64_t aligned_at = s->align ? s->from : from;
+	unsigned align = s->align | a->align;
 
-	int64_t aligned_at = s->aligned ? s->from : from;
-
-	if (a->aligned && (from - aligned_at) % SSE_ALIGNMENT)
+	if (s->key.base == OFF_GPR(PART_RSP))
+		most = STACK_GROUP_BYTES;
+	if (a->align && (align != a->align || (from - aligned_at) % align))
 		return false;
 	/* Where the branch is taken nothing may be asked for that isn't needed there. */
-	if (s->passed && (a->write > (s->stores != 0) || a->aligned > s->aligned))
+	if (s->passed && (a->write > (s->stores != 0) || a->align > s->align))
 		return false;
 	if (s->count) {
 		from = MIN(from, s->from);
 		to = MAX(to, s->to);
 	}
-	if (a->aligned || s->aligned) /* the beginning is what is looked at */
-		from -= (from - aligned_at) & (SSE_ALIGNMENT - 1);
+	if (align) /* the beginning is what is looked at */
+		from -= (from - aligned_at) & (align - 1);
 	if (to - from > most)
 		return false;
 	s->from = from;
 	s->to = to;
-	s->aligned |= a->aligned;
+	s->align = (uint8_t)align;
 	s->stores += a->write;
 	s->count++;
 	return true;
@@ -295,7 +299,7 @@ static void gen_group(struct gen *g, struct xl_insn *x)
 	x->u = &first;
 	gen_address(g, x);
 	x->u = u;
-	gen_translate(g, x, (unsigned)(s->to - s->from), s->stores, s->aligned);
+	gen_translate(g, x, (unsigned)(s->to - s->from), s->stores, s->align);
 	if (s->stores) {
 		gen_page_flags(g);
 		if (looks_later(s)) {

@@ -265,16 +265,16 @@ static void gen_compare_entry(struct gen *g, unsigned size, bool write)
 	gen_compare_offset(g, MEM_PAGE_SIZE - size, write);
 }
 
-void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, bool aligned)
+void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, unsigned align)
 {
 	struct emitter *e = &g->e;
 
 	gen_entry_index(g, SCRATCH0);
 	gen_compare_entry(g, size, write);
 	gen_slow_jump(g, x, emit_jcc(e, CC_A));
-	if (aligned) {
+	if (align) {
 		emit_rr(e, OP(.op = 0xf6), 0, SCRATCH0); /* test r10b, 15 or 31 */
-		emit8(e, size == 32 ? 31 : 15);
+		emit8(e, align - 1);
 		gen_slow_jump(g, x, emit_jcc(e, CC_NE));
 	}
 	emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
@@ -479,7 +479,7 @@ static void gen_ldmxcsr(struct gen *g, struct xl_insn *x)
 	x->avx ? gen_load_avx(g, x) : gen_load_sse(g, x);
 	gen_flags_lost(g, live_before(x));
 	gen_address(g, x);
-	gen_translate(g, x, 4, false, false);
+	gen_translate(g, x, 4, false, 0);
 	emit_load32(e, SCRATCH0, AT_REG(SCRATCH0));
 	emit_mov32(e, SCRATCH1, SCRATCH0);
 	emit_rr(e, OP(.op = 0x81), 4, SCRATCH1); /* and */
@@ -661,7 +661,7 @@ static struct host_mem gen_operand(struct gen *g, struct xl_insn *x, bool busy)
 	if (!x->mem_write && !x->mem_aligned)
 		return gen_load(g, x, x->mem_size, !busy);
 	gen_address(g, x);
-	gen_translate(g, x, x->mem_size, x->mem_write, x->mem_aligned);
+	gen_translate(g, x, x->mem_size, x->mem_write, alignment(x));
 	if (x->mem_write)
 		gen_page_flags(g);
 	return *AT_REG(SCRATCH0);
@@ -805,7 +805,7 @@ static void gen_divide(struct gen *g, struct xl_insn *x)
 	gen_flags_lost(g, live_before(x));
 	if (x->mem_size) {
 		gen_address(g, x);
-		gen_translate(g, x, size, false, false);
+		gen_translate(g, x, size, false, 0);
 		emit_rm(e, OP(.op = 0x8b, .w = wide), SCRATCH0, AT_REG(SCRATCH0));
 	} else {
 		divisor = gen_get(g, x->rm.number, SCRATCH0);
@@ -837,7 +837,7 @@ struct host_mem gen_stack(struct gen *g, struct xl_insn *x, int32_t disp, bool w
 	if (x->group)
 		return gen_group_access(g, x);
 	emit_lea64(&g->e, SCRATCH0, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, disp });
-	gen_translate(g, x, 8, write, false);
+	gen_translate(g, x, 8, write, 0);
 	if (write)
 		gen_page_flags(g);
 	return *AT_REG(SCRATCH0);
@@ -901,7 +901,7 @@ static void gen_leave_frame(struct gen *g, struct xl_insn *x)
 
 	gen_flags_lost(g, live_before(x));
 	emit_mov64(e, SCRATCH0, H_RBP);
-	gen_translate(g, x, 8, false, false);
+	gen_translate(g, x, 8, false, 0);
 	emit_lea64(e, GUEST_RSP, &(struct host_mem){ H_RBP, H_NONE, 0, false, 8 });
 	emit_load64(e, H_RBP, AT_REG(SCRATCH0));
 	gen_slow_end(g);

@@ -98,6 +98,32 @@ static void emit_move_ymm_high(struct emitter *e, bool load)
 	}
 }
 
+static void emit_vzeroupper(struct emitter *e)
+{
+	emit_head(e, OP(.map = MAP_0F, .op = 0x77, .vex = true), 0, 0, 0);
+}
+
+/* If all are zero, as after VZEROUPPER, the processor must know: beside others each SSE instruction
+ * that follows one of AVX, or the other way round, takes some 150 cycles on some processors.
+ * SCRATCH1 is lost. */
+static void emit_load_ymm_high(struct emitter *e)
+{
+	uint8_t *some, *done;
+
+	emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(regs.ymm_high)));
+	for (uint32_t at = 8; at < sizeof(((struct vp *)0)->regs.ymm_high); at += 8)
+		emit_rm(e, OP(.op = 0x0b, .w = true), SCRATCH1, /* or */
+			AT_GS(VP_FIELD(regs.ymm_high) + at));
+	some = emit_jcc8(e, CC_NE);
+	emit_vzeroupper(e);
+	emit8(e, 0xe9);
+	emit32(e, 0);
+	done = e->p - 4;
+	emit_here8(e, some);
+	emit_move_ymm_high(e, true);
+	emit_here(e, done);
+}
+
 /* C code, which has no AVX, must not find anything there. */
 static void emit_store_avx(struct emitter *e)
 {
@@ -107,7 +133,7 @@ static void emit_store_avx(struct emitter *e)
 	emit8(e, 0);
 	none = emit_jcc(e, CC_E);
 	emit_move_ymm_high(e, false);
-	emit_head(e, OP(.map = MAP_0F, .op = 0x77, .vex = true), 0, 0, 0); /* vzeroupper */
+	emit_vzeroupper(e);
 	emit_rm(e, OP(.op = 0xc6), 0, AT_GS(VP_FIELD(avx_loaded)));
 	emit8(e, 0);
 	emit_here(e, none);
@@ -198,7 +224,7 @@ static uint8_t *make_load_avx(struct emitter *e, const uint8_t *load_sse)
 	emit_call(e, load_sse);
 	failed = emit_jcc(e, 2 /* CF */);
 	emit_here8(e, ready);
-	emit_move_ymm_high(e, true);
+	emit_load_ymm_high(e);
 	emit_rm(e, OP(.op = 0xc6), 0, AT_GS(VP_FIELD(avx_loaded)));
 	emit8(e, 1);
 	emit8(e, 0xf8); /* clc */

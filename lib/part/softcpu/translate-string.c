@@ -37,7 +37,7 @@ static void gen_need_forward(struct gen *g, struct xl_insn *x)
 static void gen_element(struct gen *g, struct xl_insn *x, unsigned reg, bool write)
 {
 	emit_mov64(&g->e, SCRATCH0, reg);
-	gen_translate(g, x, x->u->size, write, false);
+	gen_translate(g, x, x->u->size, write, 0);
 	if (write)
 		gen_page_flags(g);
 }

@@ -73,7 +73,7 @@ static void gen_push_scratch(struct gen *g, struct xl_insn *x)
 	struct emitter *e = &g->e;
 
 	emit_lea64(e, SCRATCH0, &(struct host_mem){ GUEST_RSP, H_NONE, 0, false, -8 });
-	gen_translate(g, x, 8, true, false);
+	gen_translate(g, x, 8, true, 0);
 	gen_page_flags(g);
 	emit_store64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[0])));
 	emit_load64(e, SCRATCH1, AT_GS(VP_FIELD(scratch[1])));
@@ -96,7 +96,7 @@ static void gen_push_memory(struct gen *g, struct xl_insn *x)
 	struct emitter *e = &g->e;
 
 	gen_address(g, x);
-	gen_translate(g, x, 8, false, false);
+	gen_translate(g, x, 8, false, 0);
 	emit_load64(e, SCRATCH0, AT_REG(SCRATCH0));
 	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[1])));
 	gen_push_scratch(g, x);

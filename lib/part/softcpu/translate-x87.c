@@ -57,7 +57,7 @@ static void gen_memory(struct gen *g, struct xl_insn *x)
 {
 	gen_flags_lost(g, live_before(x));
 	gen_address(g, x);
-	gen_translate(g, x, x->mem_size, x->mem_write, false);
+	gen_translate(g, x, x->mem_size, x->mem_write, 0);
 	if (x->mem_write)
 		gen_page_flags(g);
 	emit_rm(&g->e, &x->op, x->extension, AT_REG(SCRATCH0));
@@ -76,7 +76,7 @@ static void gen_fldcw(struct gen *g, struct xl_insn *x)
 
 	gen_flags_lost(g, live_before(x));
 	gen_address(g, x);
-	gen_translate(g, x, 2, false, false);
+	gen_translate(g, x, 2, false, 0);
 	emit_rm(e, OP(.map = MAP_0F, .op = 0xb7), SCRATCH0, AT_REG(SCRATCH0));
 	emit_mov32(e, SCRATCH1, SCRATCH0);
 	emit_rr(e, OP(.op = 0x83), 4, SCRATCH1); /* and */

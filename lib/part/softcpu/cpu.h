@@ -322,6 +322,7 @@ struct sc_returns {
 
 /* What translated code has looked up for several accesses (translate-group.c). */
 #define GROUP_SLOTS 6u
+#define LOOP_GROUPS 12u /* those of a loop */
 struct sc_group {
 	uint64_t host;  /* address of the lowest byte */
 	uint64_t flags; /* where the page's are; not set if nothing is written */
@@ -464,7 +465,11 @@ struct vp {
 	uint32_t host_mxcsr;
 	struct vp *self;
 	const void *call_slow, *call_stored, *call_exit;
-	struct sc_group groups[GROUP_SLOTS];
+	struct sc_group groups[LOOP_GROUPS];
+	/* Of the loop that runs: iterations after the next one until something must be looked up,
+	 * and what its counter is then. */
+	uint32_t loop_more;
+	uint64_t loop_limit;
 	struct sc_returns returns[2];                  /* [1] of user mode */
 	uint64_t returns_limit[2], returns_top[2];     /* of each as a stack */
 	uint64_t translated_rsp, other_translated_rsp; /* at this privilege, at the other */

@@ -125,9 +125,9 @@ struct xl_exit *new_exit_apart(struct gen *g, const struct xl_insn *x)
 	return exit;
 }
 
-void gen_exit_apart(struct gen *g, struct xl_exit *exit)
+void gen_exit_apart(struct gen *g, struct xl_exit *exit, uint8_t *attention)
 {
-	gen_link(g, exit, NULL, 0);
+	gen_link(g, exit, &attention, attention ? 1 : 0);
 }
 
 enum { EXIT_POLL = 1, EXIT_GUARD = 2 };
@@ -199,6 +199,26 @@ void gen_exit_passed(struct gen *g, struct xl_exit *exit)
 {
 	gen_exit_stub(g, exit, NULL, 0);
 	emit_set_rel32(exit->jump, exit->stub);
+}
+
+/* At the end of a loop, which the branch leads back to. */
+static void gen_jcc_loop(struct gen *g, struct xl_insn *x)
+{
+	enum flags_place at_branch;
+	uint8_t *over;
+
+	gen_flags_wanted(g);
+	at_branch = g->flags;
+	over = emit_jcc(&g->e, (x->u->aux & 15) ^ 1);
+	gen_loop_again(g);
+	emit_here(&g->e, over);
+	g->flags = at_branch;
+	gen_exit(g, 0, next_va(g, x) & g->c->rip_mask, g->live_out[0], 0);
+}
+
+void gen_exit_on_attention(struct gen *g, uint8_t *from, uint64_t va)
+{
+	gen_cold_exit(g, new_exit(g, CHAIN_END_TAKEN, va))->attention = from;
 }
 
 static void gen_jcc(struct gen *g, struct xl_insn *x)
@@ -526,7 +546,10 @@ void gen_flow(struct gen *g, struct xl_insn *x)
 	gen_x87_note(g, &g->x87);
 	switch (x->kind) {
 	case XL_JCC:
-		is_passed(g, x) ? gen_jcc_passed(g, x) : gen_jcc(g, x);
+		if (is_passed(g, x))
+			gen_jcc_passed(g, x);
+		else
+			g->loop.there ? gen_jcc_loop(g, x) : gen_jcc(g, x);
 		break;
 	case XL_LOOP:
 		gen_loop(g, x);

@@ -105,6 +105,15 @@ struct access_key {
 	uint8_t base, index, scale, seg;
 };
 
+/* An access to memory, as groups see it. */
+struct access {
+	struct access_key key;
+	int64_t disp;
+	unsigned size;
+	bool write;
+	uint8_t align; /* 0: it need not be aligned */
+};
+
 /* Accesses that are looked up together, all or none (translate-group.c). */
 struct access_group {
 	const struct xl_insn *first, *last; /* the first looks it up */
@@ -115,7 +124,17 @@ struct access_group {
 	int64_t from, to; /* relative to what the registers give before the first */
 	int64_t at;       /* how far they have moved since, while groups are looked for */
 	unsigned count, stores;
+	/* Of a loop's fast body (translate-loop.c): looked up before it. var: the register that is
+	 * not what it was then, or OFF_ZERO, as index with that scale; step: how far an iteration
+	 * moves the address; table: var is an index that is bounded. */
+	bool hoisted, table;
+	uint8_t var, var_scale;
+	int64_t step;
 };
+
+/* Its place in the VP. */
+#define GROUP_HOST(s)  (VP_FIELD(groups) + (uint32_t)sizeof(struct sc_group) * (s)->slot)
+#define GROUP_FLAGS(s) (GROUP_HOST(s) + (uint32_t)offsetof(struct sc_group, flags))
 
 /* Where the guest's flags are, as far as anybody will read them. */
 enum flags_place { FLAGS_NOWHERE, FLAGS_HOST, FLAGS_VP, FLAGS_BOTH };
@@ -146,6 +165,7 @@ struct cold {
 	struct x87_note x87; /* to be written first */
 	/* Whose host address goes to SCRATCH0 before the call, and after it, or NULL. */
 	const struct access_group *stored, *held;
+	struct xl_insn *stored_by; /* the last instruction that did */
 	/* Before all that, for the first again_count jumps: again_insn's address has been compared
 	 * with the wrong entry of the TLB. With the right one it goes on at `again`, where a load
 	 * of that size from that table is done. */
@@ -155,6 +175,7 @@ struct cold {
 	struct table table;
 	struct xl_exit *exit; /* instead of a call: where it goes on */
 	bool passed;          /* that is where a branch leads that is passed */
+	uint8_t *attention;   /* rel32 of a jump that isn't to follow its link, or NULL */
 };
 
 /* A jump at the block's end that vp.guesses is asked about (translate-guess.c). */
@@ -163,6 +184,21 @@ struct guess {
 	uint8_t index;              /* the host register that has the index until then; */
 	bool hold;                  /* not longer, so that it must be held */
 	bool held;                  /* in SCRATCH1 */
+};
+
+/* A block that leads back to its beginning (translate-loop.c). */
+struct loop {
+	bool there;      /* with a fast body */
+	bool looking_up; /* before it: slow jumps lead to the usual body, */
+	uint8_t *fail[2 * LOOP_GROUPS];
+	unsigned fail_count;
+	bool fast; /* that one is being made */
+	struct access_group groups[LOOP_GROUPS];
+	unsigned group_count;
+	struct access_group *of[BLOCK_MAX_INSNS + 1]; /* by instruction, or NULL */
+	unsigned counter; /* as in struct uop: a register that moves by counter_step, or OFF_ZERO */
+	int64_t counter_step;
+	const uint8_t *entry, *body;
 };
 
 struct gen {
@@ -186,14 +222,15 @@ struct gen {
 	bool avx_ready; /* the upper halves of its YMM registers, too, */
 	bool x87_ready; /* its x87 registers */
 	struct x87_note x87;
-	struct cold colds[2 * BLOCK_MAX_INSNS + 4];
+	struct cold colds[4 * BLOCK_MAX_INSNS + 8];
 	unsigned cold_count;
 	struct cold *slow; /* of the instruction being translated */
 	struct guess guess;
+	struct loop loop;
 	uint32_t tlb; /* offset of the TLB in the VP */
 	bool full;    /* no room for tables */
 	bool movable; /* it may be copied: */
-	struct xl_move moves[8 * BLOCK_MAX_INSNS];
+	struct xl_move moves[16 * BLOCK_MAX_INSNS];
 	unsigned move_count;
 };
 
@@ -295,9 +332,23 @@ struct host_mem gen_group_access(struct gen *g, struct xl_insn *x);
 /* The group's host address to SCRATCH0. */
 void gen_group_host(struct gen *g, const struct access_group *s);
 /* x has stored to its group: the page's flags must be looked at. */
-void gen_group_stored(struct gen *g, const struct xl_insn *x);
+void gen_group_stored(struct gen *g, struct xl_insn *x);
 /* After x, when next comes (NULL: the block may be left): looks at them where it is time. */
 void gen_look_at_stores(struct gen *g, struct xl_insn *x, const struct xl_insn *next);
+
+/* False: it has none that groups could take. */
+bool access_of(const struct gen *g, const struct xl_insn *x, struct access *ret);
+/* What x, which writes the register, adds to it; false: nobody knows. */
+bool access_movement(const struct xl_insn *x, unsigned reg, int64_t *ret);
+/* Whether the access fits into the group. */
+bool extend_group(struct access_group *s, const struct access *a);
+
+/* translate-loop.c: after find_access_groups. */
+void find_loop(struct gen *g);
+void gen_loop_block(struct gen *g);
+void gen_loop_again(struct gen *g);
+/* With the group's host address in SCRATCH0. */
+struct host_mem gen_loop_access(struct gen *g, const struct xl_insn *x);
 
 /* Whether registers that x needs must be loaded first, for which flags and scratch registers go. */
 static inline bool loads_units(const struct gen *g, const struct xl_insn *x)
@@ -307,6 +358,10 @@ static inline bool loads_units(const struct gen *g, const struct xl_insn *x)
 
 /* Whether x, which is in no group, loads from one. */
 bool find_table(const struct gen *g, const struct xl_insn *x, struct table *ret);
+/* What the base (OFF_ZERO: none) is at x, and the most that the index can be there, as far as that
+ * can be told before the block runs. */
+bool table_base(const struct gen *g, const struct xl_insn *x, unsigned base, uint64_t *ret);
+uint64_t table_most(const struct gen *g, const struct xl_insn *x, unsigned index);
 /* Its address plus so much to a register. */
 void gen_table_address(struct gen *g, const struct table *table, int64_t disp, unsigned to);
 /* The load of the target of the computed jump or call at the block's end: an instruction before it,
@@ -369,10 +424,12 @@ void gen_guess_wrong(struct gen *g, struct xl_insn *x, const struct guessed *gue
 
 /* From x on, what the block does without groups; gen_exit_apart is the code. */
 struct xl_exit *new_exit_apart(struct gen *g, const struct xl_insn *x);
-void gen_exit_apart(struct gen *g, struct xl_exit *exit);
+void gen_exit_apart(struct gen *g, struct xl_exit *exit, uint8_t *attention);
 /* The rest of a branch that goes straight to its target (translate-flow.c); what is emitted behind
  * the block for it. */
 void gen_exit_passed(struct gen *g, struct xl_exit *exit);
+/* Code that is jumped to leaves for the block's beginning, by C code each time. */
+void gen_exit_on_attention(struct gen *g, uint8_t *from, uint64_t va);
 /* Whether the block's second page is mapped as it was. */
 void gen_second_page(struct gen *g, struct xl_insn *x);
 /* Goes on at the block's end, which is no branch. */

@@ -20,20 +20,9 @@
 
 #define VECTOR_BYTES 16 /* the least */
 
-#define HOST_AT(s)  (VP_FIELD(groups) + (uint32_t)sizeof(struct sc_group) * (s)->slot)
-#define FLAGS_AT(s) (HOST_AT(s) + (uint32_t)offsetof(struct sc_group, flags))
-
 /* ---- which accesses belong together ---- */
 
-struct access {
-	struct access_key key;
-	int64_t disp;
-	unsigned size;
-	bool write;
-	uint8_t align; /* 0: it need not be aligned */
-};
-
-static bool access_of(const struct gen *g, const struct xl_insn *x, struct access *ret)
+bool access_of(const struct gen *g, const struct xl_insn *x, struct access *ret)
 {
 	const struct uop *u = x->u;
 
@@ -127,8 +116,7 @@ static bool adds_constant(const struct xl_insn *x, unsigned reg, int64_t *ret)
 	}
 }
 
-/* What x, which writes the register, adds to it; false: nobody knows. */
-static bool movement(const struct xl_insn *x, unsigned reg, int64_t *ret)
+bool access_movement(const struct xl_insn *x, unsigned reg, int64_t *ret)
 {
 	switch (x->kind) {
 	case XL_PUSH:
@@ -157,15 +145,14 @@ static bool follow(struct access_group *s, const struct xl_insn *x)
 
 		if (place[i] >= OFF_GPR(16) || !(x->writes & BIT(reg)))
 			continue;
-		if (!movement(x, reg, &moved) || !fits_s32(moved))
+		if (!access_movement(x, reg, &moved) || !fits_s32(moved))
 			return false;
 		s->at += i ? moved << s->key.scale : moved;
 	}
 	return true;
 }
 
-/* Whether the access fits into the group. */
-static bool extend(struct access_group *s, const struct access *a)
+bool extend_group(struct access_group *s, const struct access *a)
 {
 	int64_t from = s->at + a->disp, to = from + a->size;
 	unsigned most = a->size >= VECTOR_BYTES ? VECTOR_GROUP_BYTES : GROUP_BYTES;
@@ -226,7 +213,7 @@ static struct access_group *new_group(struct gen *g, struct open_groups *open, s
 	if (open->count == GROUP_SLOTS)
 		close_group(open, 0);
 	*s = (struct access_group){ .first = x, .slot = (uint8_t)free_slot(open), .key = a->key };
-	extend(s, a);
+	extend_group(s, a);
 	open->list[open->count++] = s;
 	return s;
 }
@@ -240,7 +227,7 @@ static void join(struct gen *g, struct open_groups *open, struct xl_insn *x, con
 		i++;
 	if (i < open->count) {
 		s = open->list[i];
-		if (!extend(s, a)) {
+		if (!extend_group(s, a)) {
 			close_group(open, i);
 			s = NULL;
 		}
@@ -307,11 +294,11 @@ static void gen_group(struct gen *g, struct xl_insn *x)
 			emit8(e, 0);
 			gen_slow_jump(g, x, emit_jcc(e, CC_NE));
 		}
-		emit_store64(e, SCRATCH1, AT_GS(FLAGS_AT(s)));
+		emit_store64(e, SCRATCH1, AT_GS(GROUP_FLAGS(s)));
 	}
 	g->apart = false;
 	g->slow = NULL;
-	emit_store64(e, SCRATCH0, AT_GS(HOST_AT(s)));
+	emit_store64(e, SCRATCH0, AT_GS(GROUP_HOST(s)));
 }
 
 struct host_mem gen_group_access(struct gen *g, struct xl_insn *x)
@@ -321,18 +308,25 @@ struct host_mem gen_group_access(struct gen *g, struct xl_insn *x)
 	if (s->first == x)
 		gen_group(g, x);
 	else if (g->held != s)
-		emit_load64(&g->e, SCRATCH0, AT_GS(HOST_AT(s)));
+		emit_load64(&g->e, SCRATCH0, AT_GS(GROUP_HOST(s)));
 	g->held = s;
+	if (s->hoisted)
+		return gen_loop_access(g, x);
 	return (struct host_mem){ SCRATCH0, H_NONE, 0, false, (int32_t)(x->group_at - s->from) };
 }
 
 void gen_group_host(struct gen *g, const struct access_group *s)
 {
-	emit_load64(&g->e, SCRATCH0, AT_GS(HOST_AT(s)));
+	emit_load64(&g->e, SCRATCH0, AT_GS(GROUP_HOST(s)));
 }
 
-void gen_group_stored(struct gen *g, const struct xl_insn *x)
+void gen_group_stored(struct gen *g, struct xl_insn *x)
 {
+	if (x->group->hoisted) {
+		emit_load64(&g->e, SCRATCH1, AT_GS(GROUP_FLAGS(x->group)));
+		gen_written(g, x, x->mem_size, XL_GO_ON, x->group);
+		return;
+	}
 	g->unseen |= 1u << x->group->slot;
 	g->unseen_group[x->group->slot] = x->group;
 }
@@ -367,7 +361,7 @@ void gen_look_at_stores(struct gen *g, struct xl_insn *x, const struct xl_insn *
 		if (!(g->unseen & 1u << slot) || !(all || s->last == x || !looks_later(s)))
 			continue;
 		g->unseen &= ~(1u << slot);
-		emit_load64(&g->e, SCRATCH1, AT_GS(FLAGS_AT(s)));
+		emit_load64(&g->e, SCRATCH1, AT_GS(GROUP_FLAGS(s)));
 		g->guess.held = false;
 		gen_written(g, x, (unsigned)(s->to - s->from), XL_GO_ON, s);
 	}

@@ -154,7 +154,9 @@ void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from)
 		after = XL_LEAVE;
 	else if (x->kind == XL_SECOND_PAGE)
 		after = XL_SECOND_PAGE_THERE;
-	if (g->slow) {
+	if (g->loop.looking_up) {
+		g->loop.fail[g->loop.fail_count++] = from;
+	} else if (g->slow) {
 		g->slow->from[g->slow->from_count++] = from;
 	} else if (g->apart) {
 		g->slow = new_cold(g, from, NULL, 0);
@@ -433,6 +435,7 @@ void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after 
 	}
 	k->back = e->p;
 	k->stored = group;
+	k->stored_by = x;
 	k->held = g->held;
 	x->mem_size = saved;
 }

@@ -90,8 +90,7 @@ static bool find_second_page(const struct xl_insn *x, uint64_t from, uint64_t by
 	return true;
 }
 
-/* What the base (OFF_ZERO: none) is at x, as far as that can be told before the block runs. */
-static bool base_value(const struct gen *g, const struct xl_insn *x, unsigned base, uint64_t *ret)
+bool table_base(const struct gen *g, const struct xl_insn *x, unsigned base, uint64_t *ret)
 {
 	const struct xl_insn *w;
 
@@ -106,6 +105,13 @@ static bool base_value(const struct gen *g, const struct xl_insn *x, unsigned ba
 	else if (w->mnemonic == ZYDIS_MNEMONIC_LEA && w->u->base == OFF_RIP && !w->u->ea)
 		*ret = g->xl->va + (uint64_t)w->u->disp;
 	return *ret;
+}
+
+uint64_t table_most(const struct gen *g, const struct xl_insn *x, unsigned index)
+{
+	const struct xl_insn *w = writer(g, x, index / 8u);
+
+	return w ? most_left(w, index / 8u) : UINT64_MAX;
 }
 
 /* Tables are of targets, or of their distances from something. */
@@ -132,13 +138,11 @@ const struct xl_insn *target_load(const struct gen *g)
 static bool is_small(const struct gen *g, const struct xl_insn *x, unsigned base, unsigned index,
 		     unsigned scale, struct table *ret)
 {
-	const struct xl_insn *w;
 	uint64_t most, from;
 
-	if (!is_gpr(index) || !base_value(g, x, base, &from))
+	if (!is_gpr(index) || !table_base(g, x, base, &from))
 		return false;
-	w = writer(g, x, index / 8u);
-	most = w ? most_left(w, index / 8u) : UINT64_MAX;
+	most = table_most(g, x, index);
 	from += (uint64_t)x->u->disp;
 	*ret = (struct table){ .base = base, .index = index, .bounded = most < MEM_PAGE_SIZE };
 	if (most < MEM_PAGE_SIZE && find_second_page(x, from, (most + 1) << scale, scale, ret))

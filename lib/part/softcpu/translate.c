@@ -313,6 +313,19 @@ static void find_live_flags_watched(struct gen *g, uint64_t page_gpa)
 
 /* ---- laying it out ---- */
 
+/* Where the store was. */
+static void gen_stored_host(struct gen *g, const struct cold *k)
+{
+	struct host_mem at;
+
+	gen_group_host(g, k->stored);
+	if (!k->stored->hoisted)
+		return;
+	k->stored_by->group = (struct access_group *)k->stored;
+	at = gen_loop_access(g, k->stored_by);
+	emit_lea64(&g->e, SCRATCH0, &at);
+}
+
 static void emit_cold(struct gen *g, struct cold *k)
 {
 	struct emitter *e = &g->e;
@@ -327,11 +340,11 @@ static void emit_cold(struct gen *g, struct cold *k)
 		emit_load64(e, H_RCX, AT_GS(VP_FIELD(scratch[3])));
 	gen_x87_note(g, &k->x87);
 	if (k->exit) {
-		k->passed ? gen_exit_passed(g, k->exit) : gen_exit_apart(g, k->exit);
+		k->passed ? gen_exit_passed(g, k->exit) : gen_exit_apart(g, k->exit, k->attention);
 		return;
 	}
 	if (k->stored)
-		gen_group_host(g, k->stored);
+		gen_stored_host(g, k);
 	gen_call_c(g, k->site, k->call);
 	if (k->held)
 		gen_group_host(g, k->held);
@@ -390,7 +403,9 @@ static void emit_entries(struct gen *g)
 static void emit_block(struct gen *g)
 {
 	emit_entries(g);
-	for (unsigned i = 0; i < g->count; i++) {
+	if (g->loop.there)
+		gen_loop_block(g);
+	for (unsigned i = 0; i < g->count && !g->loop.there; i++) {
 		gen_insn(g, &g->insns[i]);
 		if (g->unseen)
 			gen_look_at_stores(g, &g->insns[i], &g->insns[i + 1]);
@@ -491,6 +506,7 @@ static bool translate(struct vp *c, struct block *b)
 		if (!(b->key & KEY_APART))
 			find_access_groups(&g);
 		find_guess(&g);
+		find_loop(&g);
 		emit_block(&g);
 		if (!g.full)
 			publish(&g);

@@ -162,6 +162,24 @@ uint64_t part_switch(uint64_t ops)
 	return a ^ b ^ stack[3];
 }
 
+/* How often each byte comes. */
+uint64_t part_histogram(uint64_t ops)
+{
+	static uint32_t counts[256];
+	static uint8_t text[65536];
+	uint64_t x = RANDOM_SEED, sum = 0;
+
+	for (unsigned i = 0; i < sizeof(text); i++)
+		text[i] = (uint8_t)next_random(&x);
+	for (unsigned i = 0; i < 256; i++)
+		counts[i] = 0;
+	for (uint64_t i = 0; i < ops; i++)
+		counts[text[i & 65535]]++;
+	for (unsigned i = 0; i < 256; i++)
+		sum = sum * 31 + counts[i];
+	return sum;
+}
+
 #define SORTED 20000
 
 static void quicksort(int32_t *v, int64_t low, int64_t high)

@@ -139,6 +139,22 @@ uint64_t part_copy(uint64_t ops)
 	return sum_to();
 }
 
+/* The C library's, of a few bytes to a few hundred, from and to anywhere. */
+uint64_t part_memcpy(uint64_t ops)
+{
+	void *(*volatile copy)(void *, const void *, size_t) = memcpy;
+	uint64_t x = RANDOM_SEED;
+
+	fill_from();
+	memset(to, 0, sizeof(to));
+	for (uint64_t i = 0; i < ops; i++) {
+		uint64_t r = next_random(&x);
+
+		copy(to + (r & 8191), from + (r >> 16 & 8191), (r >> 32 & 255) + 1);
+	}
+	return sum_to();
+}
+
 uint64_t part_rep_movs(uint64_t ops)
 {
 	fill_from();
@@ -165,6 +181,25 @@ uint64_t part_rep_stos(uint64_t ops)
 }
 
 /* Bytes compared one by one. */
+/* For a byte that is nowhere, and for a difference that isn't there. */
+uint64_t part_search(uint64_t ops)
+{
+	uint64_t sum = 0;
+
+	memset(from, 1, sizeof(from));
+	memset(to, 1, sizeof(to));
+	for (uint64_t i = 0; i < ops; i++) {
+		const void *d = from + (i & 63), *s = to + (i & 63);
+		size_t n = 4096, m = 4096;
+
+		__asm__ volatile("repne scasb" : "+D"(d), "+c"(n) : "a"(0) : "memory", "cc");
+		d = from + (i & 63);
+		__asm__ volatile("repe cmpsb" : "+D"(d), "+S"(s), "+c"(m) : : "memory", "cc");
+		sum += n + m + (uint64_t)((const uint8_t *)d - from);
+	}
+	return sum;
+}
+
 uint64_t part_scan(uint64_t ops)
 {
 	uint64_t found = 0;

@@ -548,20 +548,39 @@ GUEST(code_stepped, 64,
       "pushfq; andl $~0x100, (%rsp); popfq\n"
       "nop; hlt");
 
-static void single_step(void **state)
+static void step_through(struct guest *g, const uint8_t *code, const uint8_t *end,
+			 const uint8_t *offsets, unsigned count)
 {
-	struct guest *g = *state;
-	static const uint8_t offsets[] = { 10, 12, 15, 16, 17, 24, 25 };
-
 	guest_long(g);
 	guest_load(g, HANDLER_AT, code_db_handler, (size_t)(code_db_handler_end - code_db_handler));
 	guest_gate(g, DB, HANDLER_AT, 0, 0);
-	GUEST_LOAD(g, code_stepped);
-	part_vp_set_state(g->part, 0, &g->s);
+	guest_load(g, GUEST_CODE, code, (size_t)(end - code));
 	assert_true(guest_start_and_wait_halt(g));
-	assert_int_equal(guest_read(g, GUEST_DATA, 8), ARRAY_SIZE(offsets));
-	for (unsigned i = 0; i < ARRAY_SIZE(offsets); i++)
+	assert_int_equal(guest_read(g, GUEST_DATA, 8), count);
+	for (unsigned i = 0; i < count; i++)
 		assert_int_equal(guest_read(g, GUEST_DATA + 8 + i * 8, 8), GUEST_CODE + offsets[i]);
+}
+
+static void single_step(void **state)
+{
+	static const uint8_t offsets[] = { 10, 12, 15, 16, 17, 24, 25 };
+
+	step_through(*state, code_stepped, code_stepped_end, offsets, ARRAY_SIZE(offsets));
+}
+
+/* A repeated instruction traps after each element. */
+GUEST(code_elements, 64,
+      "mov $0x11000, %edi; mov $3, %ecx\n" /* 10 bytes */
+      "pushfq; orl $0x100, (%rsp); popfq\n"
+      "rep stosb\n"
+      "pushfq; andl $~0x100, (%rsp); popfq\n"
+      "hlt");
+
+static void single_step_of_elements(void **state)
+{
+	static const uint8_t offsets[] = { 19, 19, 21, 22, 29, 30 };
+
+	step_through(*state, code_elements, code_elements_end, offsets, ARRAY_SIZE(offsets));
 }
 
 /* ---- modes: from real mode to long mode and back to compatibility mode ---- */
@@ -708,6 +727,7 @@ int main(void)
 		T(segment_limit),
 		T(code_limit_check),
 		T(single_step),
+		T(single_step_of_elements),
 		T(real_mode_to_long_mode),
 		T(real_mode_interrupt),
 	};

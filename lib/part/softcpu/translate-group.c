@@ -147,7 +147,7 @@ static bool follow(struct access_group *s, const struct xl_insn *x)
 			continue;
 		if (!access_movement(x, reg, &moved) || !fits_s32(moved))
 			return false;
-		s->at += i ? moved << s->key.scale : moved;
+		s->at += i ? moved * (1 << s->key.scale) : moved;
 	}
 	return true;
 }

@@ -109,7 +109,7 @@ static bool describe(const struct gen *g, const struct xl_insn *x, const struct 
 	} else if (base == FIXED && index == LINEAR) {
 		ret->var = a->key.index;
 		ret->var_scale = a->key.scale;
-		ret->step = index_step << a->key.scale;
+		ret->step = index_step * (1 << a->key.scale);
 	} else {
 		return !a->align &&
 		       (describe_table(g, x, a->key.base, a->key.index, a->key.scale, ret) ||
@@ -148,7 +148,7 @@ static struct access_group *hoist(struct gen *g, const struct xl_insn *x)
 	    !keeps_place(x, &kind))
 		return NULL;
 	if (kind.step)
-		kind.at = moved_before(g, x, kind.var) << kind.var_scale;
+		kind.at = moved_before(g, x, kind.var) * (1 << kind.var_scale);
 	for (s = l->groups; s < l->groups + l->group_count; s++) {
 		if (!same_kind(s, &kind))
 			continue;

@@ -243,17 +243,91 @@ static bool one_loop(uint64_t seed)
 
 #define LOOPS 400
 
-static void random_loops(void **state)
+static uint64_t first_seed(void)
 {
 	const char *seed = getenv("OYAKO_SEED");
-	uint64_t first = seed ? strtoull(seed, NULL, 0) : 1;
+
+	return seed ? strtoull(seed, NULL, 0) : 1;
+}
+
+static void random_loops(void **state)
+{
+	uint64_t first = first_seed();
 	unsigned fast = 0;
 
-	for (uint64_t n = first; n < first + LOOPS; n++) {
+	for (uint64_t n = first; n < first + LOOPS; n++)
 		fast += one_loop(n);
-	}
 	assert_true(fast > LOOPS / 4);
 }
+
+/* ---- copies, for user code at another address ---- */
+
+#define COPY_AT 0x50000u
+
+static void prepare_user(struct guest *g, const struct maker *m)
+{
+	static uint8_t area[AREA_SIZE];
+	struct maker values = *m;
+
+	for (unsigned k = 0; k < AREA_SIZE; k++)
+		area[k] = (uint8_t)below(&values, 256);
+	guest_long(g);
+	guest_user(g);
+	map_area(g);
+	for (unsigned page = 0; page < AREA_SIZE; page += MEM_PAGE_SIZE)
+		guest_set_pte(g, AREA + page, (MEMORY + page) | BIT(0) | BIT(1) | BIT(2));
+	guest_set_pte(g, COPY_AT, GUEST_CODE | BIT(0) | BIT(2));
+	guest_load(g, MEMORY, area, AREA_SIZE);
+	guest_load(g, GUEST_CODE, m->code, m->length);
+	part_vp_set_state(g->part, 0, &g->s);
+}
+
+/* In the middle of the area: it doesn't get out of it. */
+static void run_user(struct guest *g, const struct maker *m, uint64_t rip)
+{
+	struct vp *c = softcpu_vp(g->part, 0);
+	struct maker values = *m;
+
+	memset(c->gpr, 0, 16 * sizeof(c->gpr[0]));
+	c->gpr[PART_RCX] = 1 + below(&values, 25);
+	c->gpr[PART_RDI] = AREA + 0x7000 + below(&values, 0x2000);
+	c->gpr[PART_RSI] = AREA + 0x7000 + below(&values, 0x2000);
+	c->gpr[PART_RBX] = AREA + 0x7000 + below(&values, 0x2000) / 16 * 16;
+	c->gpr[9] = AREA + 0x7000 + below(&values, 0x2000) / 16 * 16;
+	guest_run_user(g, rip);
+}
+
+static uint64_t one_copied_loop(uint64_t seed)
+{
+	struct maker m = { .random = seed * 0x9e3779b97f4a7c15u };
+	struct guest *g = guest_new(1), *i = guest_interpreted();
+	struct softcpu_stats stats;
+
+	softcpu_tune(g->part, 0, 2, false);
+	make_loop(&m);
+	prepare_user(g, &m);
+	prepare_user(i, &m);
+	for (unsigned n = 0; n < 4; n++) {
+		run_user(g, &m, n < 2 ? GUEST_CODE : COPY_AT);
+		run_user(i, &m, n < 2 ? GUEST_CODE : COPY_AT);
+		compare(g, i);
+	}
+	softcpu_stats(g->part, 0, &stats);
+	guest_free(g);
+	guest_free(i);
+	return stats.copied;
+}
+
+static void copied_loops(void **state)
+{
+	uint64_t first = first_seed(), copied = 0;
+
+	for (uint64_t n = first; n < first + LOOPS; n++)
+		copied += one_copied_loop(n) != 0;
+	assert_true(copied > LOOPS / 4);
+}
+
+/* ---- loops that were made by hand ---- */
 
 /* One iteration each, at last RBP of them and with RDX added to the pointer: what was aligned
  * isn't. The exception is the guest's. */
@@ -321,9 +395,8 @@ static void index_is_exchanged(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(random_loops),
-		cmocka_unit_test(begins_misaligned),
-		cmocka_unit_test(becomes_misaligned),
+		cmocka_unit_test(random_loops),       cmocka_unit_test(copied_loops),
+		cmocka_unit_test(begins_misaligned),  cmocka_unit_test(becomes_misaligned),
 		cmocka_unit_test(index_is_exchanged),
 	};
 

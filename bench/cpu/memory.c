@@ -180,7 +180,6 @@ uint64_t part_rep_stos(uint64_t ops)
 	return sum_to();
 }
 
-/* Bytes compared one by one. */
 /* For a byte that is nowhere, and for a difference that isn't there. */
 uint64_t part_search(uint64_t ops)
 {
@@ -200,6 +199,7 @@ uint64_t part_search(uint64_t ops)
 	return sum;
 }
 
+/* Bytes compared one by one. */
 uint64_t part_scan(uint64_t ops)
 {
 	uint64_t found = 0;

@@ -371,6 +371,32 @@ bool guest_start_and_wait_halt(struct guest *g)
 	return part_start(g->part, &err) == 0 && wait_halt(g);
 }
 
+void guest_run_code(struct guest *g, const uint8_t *code, const uint8_t *end)
+{
+	guest_load(g, GUEST_CODE, code, (size_t)(end - code));
+	assert_true(guest_start_and_wait_halt(g));
+	assert_int_equal(g->triple_faults, 0);
+}
+
+void guest_assert_translated(struct guest *g)
+{
+	struct softcpu_stats stats;
+
+	softcpu_stats(g->part, 0, &stats);
+	assert_true(stats.translated > 0);
+}
+
+void guest_assert_as_interpreted(struct guest *g, const uint8_t *code, const uint8_t *end)
+{
+	struct guest *i = guest_interpreted();
+
+	guest_run_code(i, code, end);
+	guest_run_code(g, code, end);
+	guest_assert_translated(g);
+	guest_assert_same(g, i);
+	guest_free(i);
+}
+
 bool guest_resume_and_wait_halt(struct guest *g)
 {
 	part_vp_set_state(g->part, 0, &g->s);

@@ -110,6 +110,12 @@ bool guest_start_and_wait_halt(struct guest *g);
 /* The same after a change of g->s. */
 bool guest_resume_and_wait_halt(struct guest *g);
 
+/* Loads the code and starts it as above; these are cmocka's assertions again. */
+void guest_run_code(struct guest *g, const uint8_t *code, const uint8_t *end);
+void guest_assert_translated(struct guest *g);
+/* Runs the code, in an interpreted guest, too: both must be the same then. */
+void guest_assert_as_interpreted(struct guest *g, const uint8_t *code, const uint8_t *end);
+
 uint64_t guest_read(struct guest *g, uint64_t gpa, unsigned size);
 void guest_write(struct guest *g, uint64_t gpa, uint64_t v, unsigned size);
 /* Interrupt gate to handler at privilege dpl; in long mode with an IST slot. */

@@ -173,16 +173,20 @@ static void make_loop(struct maker *m)
 /* The area's pages lie elsewhere, in another order, so that what goes beyond a page is seen. */
 #define MEMORY 0x300000u
 
-static void map_area(struct guest *g)
+static void map_area(struct guest *g, uint64_t flags)
 {
 	for (unsigned page = 0; page < AREA_SIZE / MEM_PAGE_SIZE; page++) {
 		unsigned other = (page * 7 + 3) % (AREA_SIZE / MEM_PAGE_SIZE);
 
 		guest_set_pte(g, AREA + page * MEM_PAGE_SIZE,
-			      (MEMORY + other * MEM_PAGE_SIZE) | BIT(0) | BIT(1));
+			      (MEMORY + other * MEM_PAGE_SIZE) | flags);
 	}
-	guest_set_pte(g, READ_ONLY, guest_pte(g, READ_ONLY) & ~BIT(1));
-	guest_set_pte(g, MISSING, 0);
+}
+
+static void fill(struct maker *m, uint8_t area[AREA_SIZE])
+{
+	for (unsigned k = 0; k < AREA_SIZE; k++)
+		area[k] = (uint8_t)below(m, 256);
 }
 
 static struct guest *prepare(const struct maker *m, const uint8_t *area, bool interpreted)
@@ -198,7 +202,9 @@ static struct guest *prepare(const struct maker *m, const uint8_t *area, bool in
 	guest_load(g, HANDLER_AT, handler, (size_t)(handler_end - handler));
 	guest_gate(g, VEC_PF, HANDLER_AT, 0, 0);
 	guest_gate(g, VEC_GP, HANDLER_AT, 0, 0);
-	map_area(g);
+	map_area(g, BIT(0) | BIT(1));
+	guest_set_pte(g, READ_ONLY, guest_pte(g, READ_ONLY) & ~BIT(1));
+	guest_set_pte(g, MISSING, 0);
 	g->s.cr0 |= CR0_WP;
 	g->s.gpr[PART_RCX] = 1 + below(&values, 900);
 	g->s.gpr[PART_RDI] = AREA + below(&values, 0xb000);
@@ -227,8 +233,7 @@ static bool one_loop(uint64_t seed)
 	struct guest *i, *g;
 	bool fast;
 
-	for (unsigned k = 0; k < AREA_SIZE; k++)
-		area[k] = (uint8_t)below(&m, 256);
+	fill(&m, area);
 	make_loop(&m);
 	i = prepare(&m, area, true);
 	g = prepare(&m, area, false);
@@ -269,13 +274,10 @@ static void prepare_user(struct guest *g, const struct maker *m)
 	static uint8_t area[AREA_SIZE];
 	struct maker values = *m;
 
-	for (unsigned k = 0; k < AREA_SIZE; k++)
-		area[k] = (uint8_t)below(&values, 256);
+	fill(&values, area);
 	guest_long(g);
 	guest_user(g);
-	map_area(g);
-	for (unsigned page = 0; page < AREA_SIZE; page += MEM_PAGE_SIZE)
-		guest_set_pte(g, AREA + page, (MEMORY + page) | BIT(0) | BIT(1) | BIT(2));
+	map_area(g, BIT(0) | BIT(1) | BIT(2));
 	guest_set_pte(g, COPY_AT, GUEST_CODE | BIT(0) | BIT(2));
 	guest_load(g, MEMORY, area, AREA_SIZE);
 	guest_load(g, GUEST_CODE, m->code, m->length);
@@ -378,8 +380,7 @@ static void index_is_exchanged(void **state)
 	uint8_t area[AREA_SIZE];
 	struct guest *g, *i;
 
-	for (unsigned k = 0; k < AREA_SIZE; k++)
-		area[k] = (uint8_t)below(&m, 256);
+	fill(&m, area);
 	memcpy(m.code, code_index_exchanged, m.length);
 	i = prepare(&m, area, true);
 	g = prepare(&m, area, false);

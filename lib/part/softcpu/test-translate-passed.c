@@ -11,23 +11,6 @@
 
 #include <cmocka.h>
 
-static void run_code(struct guest *g, const uint8_t *code, const uint8_t *end)
-{
-	guest_load(g, GUEST_CODE, code, (size_t)(end - code));
-	assert_true(guest_start_and_wait_halt(g));
-	assert_int_equal(g->triple_faults, 0);
-}
-
-static void same_as_the_interpreter(struct guest *g, const uint8_t *code, const uint8_t *end)
-{
-	struct guest *i = guest_interpreted();
-
-	run_code(i, code, end);
-	run_code(g, code, end);
-	guest_assert_same(g, i);
-	guest_free(i);
-}
-
 /* The block with that key at an offset in the guest's code. */
 static struct block *block_at(struct guest *g, unsigned off, unsigned key)
 {
@@ -67,7 +50,7 @@ GUEST(code_both_ways, 64,
 
 static void both_ways(void **state)
 {
-	same_as_the_interpreter(*state, code_both_ways, code_both_ways_end);
+	guest_assert_as_interpreted(*state, code_both_ways, code_both_ways_end);
 }
 
 /* What is behind a branch is translated with what is before it, unless it is mostly taken. */
@@ -85,7 +68,7 @@ static void goes_on_where_that_is_likely(void **state)
 	struct block *b;
 
 	softcpu_tune(g->part, 0, TRANSLATE_HOT, false);
-	run_code(g, code_rarely, code_rarely_end);
+	guest_run_code(g, code_rarely, code_rarely_end);
 	assert_int_equal(g->s.gpr[PART_RBX], 3 * 999);
 	b = block_at(g, LOOP_AT, MODE_64);
 	assert_true(leads_to(b, TARGET_AT));
@@ -99,7 +82,7 @@ static void ends_where_that_is_not(void **state)
 	struct block *b;
 
 	softcpu_tune(g->part, 0, TRANSLATE_HOT, false);
-	run_code(g, code_mostly, code_mostly_end);
+	guest_run_code(g, code_mostly, code_mostly_end);
 	assert_int_equal(g->s.gpr[PART_RBX], 3);
 	b = block_at(g, LOOP_AT, MODE_64);
 	assert_true(leads_to(b, TARGET_AT));
@@ -133,21 +116,23 @@ static void stores_behind_are_looked_up_there(void **state)
 	guest_write(g, READ_ONLY, 7, 4);
 	guest_set_pte(g, READ_ONLY, guest_pte(g, READ_ONLY) & ~BIT(1));
 	g->s.cr0 |= CR0_WP;
-	run_code(g, code_store_behind, code_store_behind_end);
+	guest_run_code(g, code_store_behind, code_store_behind_end);
 	assert_int_equal(guest_read(g, GUEST_DATA + 4, 4), 1000 - 1000 / 8);
 	assert_false(any_apart(g));
 }
 
-/* A block that writes what it has behind the next branch. */
+/* A block that writes what it has behind the next branch, once in 16 times, so that it is
+ * translated in between. */
 GUEST(code_changes_itself, 64,
-      "mov $100, %ecx\n"
-      "1: mov %cl, 2f + 1(%rip); cmp $50, %ecx; je 3f; cmp $20, %ecx; je 3f\n"
+      "mov $400, %ecx; mov $0x10000, %edi\n"
+      "1: lea 2f + 1(%rip), %rsi; test $15, %ecx; cmovnz %rdi, %rsi; mov %cl, (%rsi)\n"
+      "cmp $50, %ecx; je 3f; cmp $20, %ecx; je 3f\n"
       "2: mov $0, %al; add %eax, %ebx; rol $3, %ebx\n"
       "3: dec %ecx; jnz 1b; hlt");
 
 static void changes_behind_are_seen(void **state)
 {
-	same_as_the_interpreter(*state, code_changes_itself, code_changes_itself_end);
+	guest_assert_as_interpreted(*state, code_changes_itself, code_changes_itself_end);
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, guest_setup_translated, guest_teardown)

@@ -13,22 +13,7 @@
 
 #include <cmocka.h>
 
-static void run_code(struct guest *g, const uint8_t *code, const uint8_t *end)
-{
-	guest_load(g, GUEST_CODE, code, (size_t)(end - code));
-	assert_true(guest_start_and_wait_halt(g));
-	assert_int_equal(g->triple_faults, 0);
-}
-
-#define RUN(g, name) run_code(g, name, name##_end)
-
-static void expect_translated(struct guest *g)
-{
-	struct softcpu_stats stats;
-
-	softcpu_stats(g->part, 0, &stats);
-	assert_true(stats.translated > 0);
-}
+#define RUN(g, name) guest_run_code(g, name, name##_end)
 
 /* ---- registers and flags ---- */
 
@@ -44,20 +29,9 @@ GUEST(code_registers, 64,
       "loop 1b\n"
       "hlt");
 
-static void same_as_the_interpreter(struct guest *g, const uint8_t *code, const uint8_t *end)
-{
-	struct guest *i = guest_interpreted();
-
-	run_code(i, code, end);
-	run_code(g, code, end);
-	expect_translated(g);
-	guest_assert_same(g, i);
-	guest_free(i);
-}
-
 static void all_registers(void **state)
 {
-	same_as_the_interpreter(*state, code_registers, code_registers_end);
+	guest_assert_as_interpreted(*state, code_registers, code_registers_end);
 }
 
 /* Carry through memory accesses, a back edge and a call. */
@@ -70,7 +44,7 @@ GUEST(code_carry, 64,
 
 static void carry_survives(void **state)
 {
-	same_as_the_interpreter(*state, code_carry, code_carry_end);
+	guest_assert_as_interpreted(*state, code_carry, code_carry_end);
 }
 
 /* A jump's target that did not read flags is changed into code that does. */
@@ -300,7 +274,7 @@ static void misaligned_sse(void **state)
 	assert_int_equal(guest_read(g, 0x10000, 4), 10);
 	memcpy(&sum, softcpu_fpu(g->part, 0)->xmm[4], 8);
 	assert_true(sum == 10.0);
-	expect_translated(g);
+	guest_assert_translated(g);
 }
 
 /* Division by zero is unmasked meanwhile: #XM, and the translator leaves SSE to the interpreter. */
@@ -333,7 +307,7 @@ GUEST(code_x87, 64,
 
 static void x87_state(void **state)
 {
-	same_as_the_interpreter(*state, code_x87, code_x87_end);
+	guest_assert_as_interpreted(*state, code_x87, code_x87_end);
 }
 
 /* Loads and stores (one crosses a page), general registers on either side, x87 and SSE in between.
@@ -350,7 +324,7 @@ GUEST(code_mmx, 64,
 
 static void mmx_state(void **state)
 {
-	same_as_the_interpreter(*state, code_mmx, code_mmx_end);
+	guest_assert_as_interpreted(*state, code_mmx, code_mmx_end);
 }
 
 /* The control word unmasks an exception that is flagged already: the next instruction raises it. */
@@ -368,7 +342,7 @@ static void unmasked_x87_exception(void **state)
 	RUN(g, code_x87_unmasked);
 	assert_int_equal(g->s.gpr[PART_RCX], 1);
 	assert_int_equal(softcpu_fpu(g->part, 0)->fcw, 0x37b);
-	expect_translated(g);
+	guest_assert_translated(g);
 }
 
 /* ---- small tables ---- */
@@ -388,7 +362,7 @@ GUEST(code_tables, 64,
 
 static void small_tables(void **state)
 {
-	same_as_the_interpreter(*state, code_tables, code_tables_end);
+	guest_assert_as_interpreted(*state, code_tables, code_tables_end);
 }
 
 /* Tables on two pages that don't lie behind one another, then at other offsets, on other pages with
@@ -417,7 +391,7 @@ static void run_with_pages(struct guest *g, const uint8_t *code, const uint8_t *
 	guest_set_pte(g, 0x11000, 0x20003);
 	guest_set_pte(g, 0x13000, 0x25003);
 	guest_set_pte(g, 0x41000, 0);
-	run_code(g, code, end);
+	guest_run_code(g, code, end);
 }
 
 static void run_tables(struct guest *g, const uint8_t *code, const uint8_t *end, bool missing)
@@ -426,7 +400,7 @@ static void run_tables(struct guest *g, const uint8_t *code, const uint8_t *end,
 
 	run_with_pages(i, code, end);
 	run_with_pages(g, code, end);
-	expect_translated(g);
+	guest_assert_translated(g);
 	if (missing) /* flags that nothing reads may be old ones */
 		g->s.rflags = i->s.rflags;
 	guest_assert_same(g, i);
@@ -517,7 +491,7 @@ GUEST(code_calls, 64,
 
 static void computed_calls(void **state)
 {
-	same_as_the_interpreter(*state, code_calls, code_calls_end);
+	guest_assert_as_interpreted(*state, code_calls, code_calls_end);
 }
 
 /* The address in RAX is called, from the 32nd call on. */
@@ -536,7 +510,7 @@ static void expect_called(struct guest *g, unsigned vector, uint64_t target)
 	g->s.gpr[PART_RAX] = target;
 	RUN(g, code_call_of);
 	assert_int_equal(g->s.gpr[PART_RCX], 8);
-	expect_translated(g);
+	guest_assert_translated(g);
 }
 
 /* It faults before it pushes. */
@@ -588,7 +562,7 @@ static void row_across_pages(void **state)
 	assert_int_equal(guest_read(g, 0x41008, 8), 2);
 	assert_int_equal(guest_read(g, 0x40ff8, 8), 2);
 	assert_int_equal(guest_read(g, 0x40ff0, 8), 8);
-	expect_translated(g);
+	guest_assert_translated(g);
 }
 
 /* A row on one page, then one on a page that lies elsewhere and begins with what is left to the
@@ -609,7 +583,7 @@ static void row_begins_interpreted(void **state)
 	RUN(g, code_row_interpreted);
 	assert_int_equal(g->s.gpr[PART_RDX] >> 8 & 0xff, 0x5a);
 	assert_int_equal(g->s.gpr[PART_RBX], 0x0807060504030201);
-	expect_translated(g);
+	guest_assert_translated(g);
 }
 
 /* A frame on one page, then on two at all places, often enough to be translated so. With flags
@@ -630,7 +604,7 @@ GUEST(
 
 static void frames_on_two_pages(void **state)
 {
-	same_as_the_interpreter(*state, code_frames, code_frames_end);
+	guest_assert_as_interpreted(*state, code_frames, code_frames_end);
 }
 
 /* Groups of accesses: by several registers in turn, which constants move, with an index, relative
@@ -651,7 +625,7 @@ GUEST(code_groups, 64,
 
 static void groups_of_accesses(void **state)
 {
-	same_as_the_interpreter(*state, code_groups, code_groups_end);
+	guest_assert_as_interpreted(*state, code_groups, code_groups_end);
 }
 
 /* One that isn't aligned faults at its own instruction, after the stores before it. */
@@ -675,7 +649,7 @@ static void group_misaligned(void **state)
 	assert_int_equal(g->s.gpr[PART_RCX], 2);
 	assert_int_equal(guest_read(g, 0x20040, 8), 2);
 	assert_int_equal(guest_read(g, 0x20038, 8), 3);
-	expect_translated(g);
+	guest_assert_translated(g);
 }
 
 /* Several stores in a row change the block that they are in, behind them, once it is translated. */
@@ -688,7 +662,8 @@ GUEST(code_group_changes_itself, 64,
 
 static void group_changes_itself(void **state)
 {
-	same_as_the_interpreter(*state, code_group_changes_itself, code_group_changes_itself_end);
+	guest_assert_as_interpreted(*state, code_group_changes_itself,
+				    code_group_changes_itself_end);
 }
 
 /* Deeper than returns are remembered, and returns that skip a caller, or two. */
@@ -705,7 +680,7 @@ GUEST(code_returns, 64,
 
 static void unusual_returns(void **state)
 {
-	same_as_the_interpreter(*state, code_returns, code_returns_end);
+	guest_assert_as_interpreted(*state, code_returns, code_returns_end);
 }
 
 /* Address 0 is what marks the end of the remembered returns. */
@@ -721,7 +696,7 @@ static void return_to_zero(void **state)
 	guest_load(g, 0, code_at_zero, (size_t)(code_at_zero_end - code_at_zero));
 	RUN(g, code_return_to_zero);
 	assert_int_equal(g->s.gpr[PART_RBX], 5);
-	expect_translated(g);
+	guest_assert_translated(g);
 }
 
 /* And this address marks what is free in the table of jumps. */
@@ -739,7 +714,7 @@ static void return_to_no_address(void **state)
 	RUN(g, code_return_nowhere);
 	assert_int_equal(g->s.gpr[PART_RCX], 1);
 	assert_int_equal(g->s.gpr[PART_RAX], 0); /* error code */
-	expect_translated(g);
+	guest_assert_translated(g);
 }
 
 /* ---- strings ---- */
@@ -822,9 +797,9 @@ static void strings_alike(const uint8_t *code, const uint8_t *end, enum part_bac
 	g = translated;
 	string_guest(g);
 	string_guest(i);
-	run_code(i, code, end);
-	run_code(g, code, end);
-	expect_translated(g);
+	guest_run_code(i, code, end);
+	guest_run_code(g, code, end);
+	guest_assert_translated(g);
 	assert_memory_equal(g->s.gpr, i->s.gpr, sizeof(g->s.gpr));
 	assert_memory_equal(mem_ptr(g->mem, 0x20000, STRING_BYTES),
 			    mem_ptr(i->mem, 0x20000, STRING_BYTES), STRING_BYTES);
@@ -871,7 +846,7 @@ static void expect_string_fault(struct guest *g, uint64_t from, uint64_t to, uin
 	g->s.gpr[8] = from;
 	g->s.gpr[9] = to;
 	RUN(g, code_rep_fault);
-	expect_translated(g);
+	guest_assert_translated(g);
 	assert_int_equal(g->s.gpr[PART_RBX], missing);
 	assert_int_equal(g->s.gpr[PART_RAX], missing == 0x42000 ? 2 : 0); /* error code */
 	assert_int_equal(guest_read(g, g->s.gpr[PART_RDX], 2), 0xa4f3);
@@ -920,7 +895,7 @@ static void dirty_log_of_strings(void **state)
 		assert_int_equal(log[1], 0x303); /* pages 0x40, 0x41, 0x48, 0x49 */
 		mem_dirty_log_stop(g->mem);
 	}
-	expect_translated(g);
+	guest_assert_translated(g);
 }
 
 /* What is left to do and where it goes on always fit together. */
@@ -945,7 +920,7 @@ static void pauses_in_a_repeated_store(void **state)
 			assert_int_equal(g->s.gpr[PART_RDI] + g->s.gpr[PART_RCX], 0x60000);
 		part_resume(g->part);
 	}
-	expect_translated(g);
+	guest_assert_translated(g);
 }
 
 /* ---- links and mappings ---- */
@@ -970,7 +945,7 @@ static void target_mapped_elsewhere(void **state)
 	guest_load(g, 0x63000, function_b, (size_t)(function_b_end - function_b));
 	RUN(g, code_remap);
 	assert_int_equal(g->s.gpr[PART_RBX], 5 * 3 + 0x100 * 4 * 3);
-	expect_translated(g);
+	guest_assert_translated(g);
 }
 
 /* The return address is pushed over the immediate of an instruction of the function called. */
@@ -989,7 +964,7 @@ static void return_address_on_code(void **state)
 		   (size_t)(function_immediate_end - function_immediate));
 	RUN(g, code_push_on_code);
 	assert_int_equal(g->s.gpr[PART_RBX], 3 * 0x10000 + 2 * g->s.gpr[PART_RSI]);
-	expect_translated(g);
+	guest_assert_translated(g);
 }
 
 /* ---- a full cache ---- */

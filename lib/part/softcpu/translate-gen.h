@@ -71,6 +71,18 @@ static inline bool in_vp(const struct xl_operand *o)
 	return o->class == OPERAND_GPR && host_gpr(o->number) == H_NONE;
 }
 
+/* The same of operands as struct uop has them. */
+#define OFF_GPR(number) ((number)*8u)
+static inline bool off_is_gpr(unsigned off)
+{
+	return off < OFF_GPR(16);
+}
+
+static inline bool off_in_vp(unsigned off)
+{
+	return off_is_gpr(off) && host_gpr(off / 8u) == H_NONE;
+}
+
 struct xl_insn {
 	struct uop *u;
 	ZydisMnemonic mnemonic;
@@ -282,7 +294,7 @@ void gen_bits(struct gen *g, struct xl_insn *x);
 void xl_classify_string(const struct gen *g, struct xl_insn *x);
 void gen_string(struct gen *g, struct xl_insn *x);
 
-/* translate-insn.c */
+/* translate-insn.c. x is one of g->insns. */
 void gen_insn(struct gen *g, struct xl_insn *x);
 void gen_interpret(struct gen *g, struct xl_insn *x);
 /* The guest's x87 registers are in the host's from here on. */
@@ -320,7 +332,6 @@ void gen_page_flags(struct gen *g);
 struct cold *gen_cold_exit(struct gen *g, struct xl_exit *exit);
 
 /* translate-group.c */
-#define OFF_GPR(number) ((number)*8u) /* in struct uop */
 void find_access_groups(struct gen *g);
 /* x's access was looked up by another: it keeps the host's flags and has no slow path. */
 static inline bool keeps_flags(const struct xl_insn *x)

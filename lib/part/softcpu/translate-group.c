@@ -143,7 +143,7 @@ static bool follow(struct access_group *s, const struct xl_insn *x)
 	for (unsigned i = 0; i < 2; i++) {
 		unsigned reg = place[i] / 8u;
 
-		if (place[i] >= OFF_GPR(16) || !(x->writes & BIT(reg)))
+		if (!off_is_gpr(place[i]) || !(x->writes & BIT(reg)))
 			continue;
 		if (!access_movement(x, reg, &moved) || !fits_s32(moved))
 			return false;
@@ -308,7 +308,7 @@ struct host_mem gen_group_access(struct gen *g, struct xl_insn *x)
 	if (s->first == x)
 		gen_group(g, x);
 	else if (g->held != s)
-		emit_load64(&g->e, SCRATCH0, AT_GS(GROUP_HOST(s)));
+		gen_group_host(g, s);
 	g->held = s;
 	if (s->hoisted)
 		return gen_loop_access(g, x);

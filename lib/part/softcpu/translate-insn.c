@@ -910,11 +910,6 @@ static void gen_leave_frame(struct gen *g, struct xl_insn *x)
 	gen_slow_end(g);
 }
 
-static bool in_host(unsigned off)
-{
-	return off >= OFF_GPR(16) || host_gpr(off / 8u) != H_NONE;
-}
-
 /* Whether SCRATCH0 is left alone. */
 static bool keeps_scratch(const struct gen *g, const struct xl_insn *x)
 {
@@ -933,7 +928,7 @@ static bool keeps_scratch(const struct gen *g, const struct xl_insn *x)
 		if (x->mem_size)
 			return keeps_flags(x);
 		if (x->mnemonic == ZYDIS_MNEMONIC_LEA)
-			return lea_is_direct(x) && in_host(u->base) && in_host(u->index) &&
+			return lea_is_direct(x) && !off_in_vp(u->base) && !off_in_vp(u->index) &&
 			       host_gpr(x->reg.number) != H_NONE;
 		return !in_vp(&x->rm) && !in_vp(&x->vex);
 	default:
@@ -1003,4 +998,6 @@ void gen_insn(struct gen *g, struct xl_insn *x)
 	default:
 		gen_flow(g, x);
 	}
+	if (g->unseen)
+		gen_look_at_stores(g, x, x + 1);
 }

@@ -34,7 +34,7 @@ static enum motion motion_of(const struct gen *g, unsigned off, int64_t *ret_ste
 	int64_t moved;
 
 	*ret_step = 0;
-	if (off >= OFF_GPR(16))
+	if (!off_is_gpr(off))
 		return FIXED;
 	for (unsigned i = 0; i < g->count; i++) {
 		if (!(g->insns[i].writes & BIT(off / 8u)))
@@ -62,7 +62,7 @@ static int64_t moved_before(const struct gen *g, const struct xl_insn *x, unsign
 
 static bool in_host(unsigned off)
 {
-	return off < OFF_GPR(16) && host_gpr(off / 8u) != H_NONE;
+	return off_is_gpr(off) && !off_in_vp(off);
 }
 
 /* x as an access to one element of a table that lies on one page now; all of it is looked up. */
@@ -134,7 +134,7 @@ static bool covers(const struct access_group *s, const struct access_group *tabl
 /* The register that says where an operand is is still what it was when x has stored to it. */
 static bool keeps_place(const struct xl_insn *x, const struct access_group *s)
 {
-	return !x->mem_write || s->var >= OFF_GPR(16) || !(x->writes & BIT(s->var / 8u));
+	return !x->mem_write || !off_is_gpr(s->var) || !(x->writes & BIT(s->var / 8u));
 }
 
 /* Its group in the fast body, or NULL. */
@@ -328,8 +328,6 @@ static void gen_body(struct gen *g, bool fast)
 		if (fast)
 			g->insns[i].group = l->of[i];
 		gen_insn(g, &g->insns[i]);
-		if (g->unseen)
-			gen_look_at_stores(g, &g->insns[i], &g->insns[i + 1]);
 		g->insns[i].group = usual;
 	}
 }

@@ -11,16 +11,6 @@
 #include "part/softcpu/exec.h"
 #include "part/softcpu/translate-gen.h"
 
-static bool is_gpr(unsigned off)
-{
-	return off < OFF_GPR(16);
-}
-
-static bool is_in_vp(unsigned off)
-{
-	return is_gpr(off) && host_gpr(off / 8u) == H_NONE;
-}
-
 /* The last instruction before x that writes the register, or NULL: none in the block. */
 static const struct xl_insn *writer(const struct gen *g, const struct xl_insn *x, unsigned reg)
 {
@@ -97,7 +87,7 @@ bool table_base(const struct gen *g, const struct xl_insn *x, unsigned base, uin
 	*ret = 0;
 	if (base == OFF_ZERO)
 		return true;
-	if (!is_gpr(base))
+	if (!off_is_gpr(base))
 		return false;
 	w = writer(g, x, base / 8u);
 	if (!w)
@@ -140,7 +130,7 @@ static bool is_small(const struct gen *g, const struct xl_insn *x, unsigned base
 {
 	uint64_t most, from;
 
-	if (!is_gpr(index) || !table_base(g, x, base, &from))
+	if (!off_is_gpr(index) || !table_base(g, x, base, &from))
 		return false;
 	most = table_most(g, x, index);
 	from += (uint64_t)x->u->disp;
@@ -149,7 +139,7 @@ static bool is_small(const struct gen *g, const struct xl_insn *x, unsigned base
 		return true;
 	if (most >= MEM_PAGE_SIZE || !mostly_on_one_page(from, (most + 1) << scale)) {
 		if (x != target_load(g) || !mostly_on_one_page(from, JUMPS_LOOKED_AT << scale) ||
-		    is_in_vp(base) || is_in_vp(index))
+		    off_in_vp(base) || off_in_vp(index))
 			return false;
 		most = JUMPS_LOOKED_AT - 1;
 	}

@@ -405,11 +405,8 @@ static void emit_block(struct gen *g)
 	emit_entries(g);
 	if (g->loop.there)
 		gen_loop_block(g);
-	for (unsigned i = 0; i < g->count && !g->loop.there; i++) {
+	for (unsigned i = 0; i < g->count && !g->loop.there; i++)
 		gen_insn(g, &g->insns[i]);
-		if (g->unseen)
-			gen_look_at_stores(g, &g->insns[i], &g->insns[i + 1]);
-	}
 	for (unsigned i = 0; i < g->cold_count; i++)
 		emit_cold(g, &g->colds[i]);
 }

@@ -129,9 +129,13 @@ uint64_t effective_address(const struct cpu_state *state, uint64_t ip,
 			   const ZydisDecodedInstruction *insn, const ZydisDecodedOperandMem *mem);
 
 struct generator;
-/* sequences: several instructions in a case. avx: of AVX, AVX2, FMA and F16C, too, if this
- * processor has them. */
-struct generator *generator_new(enum cpu_mode mode, bool sequences, bool avx);
+struct generator_options {
+	enum cpu_mode mode;
+	bool sequences;     /* several instructions in a case */
+	bool avx;           /* of AVX, AVX2, FMA and F16C, too, if this processor has them */
+	bool canonical_rsp; /* RSP is a canonical address to begin with */
+};
+struct generator *generator_new(const struct generator_options *options);
 void generator_free(struct generator *generator);
 void generate_case(const struct generator *generator, uint64_t id, struct cpu_case *ret);
 /* Makes a variant (from 1) of a case of several instructions. */
@@ -140,6 +144,8 @@ void generate_variant(const struct cpu_case *c, unsigned variant, struct cpu_cas
 /* Runs cases of one mode on the real processor, in a child that can do nothing else. */
 struct native;
 #define NATIVE_BATCH 64
+/* NULL, with a line on stdout, where user mode can't have the mode: some hosts of virtual machines
+ * allow only 64-bit code. */
 struct native *native_new(enum cpu_mode mode);
 void native_free(struct native *native);
 /* Room for NATIVE_BATCH cases, and what came of them. */
@@ -147,6 +153,9 @@ struct cpu_case *native_cases(struct native *native);
 const struct cpu_outcome *native_outcomes(const struct native *native);
 /* False if the child died: it is started again. */
 bool native_run(struct native *native, unsigned count);
+/* Can user mode be entered with an RSP that isn't canonical? Not below some hosts of virtual
+ * machines. */
+bool native_takes_any_rsp(struct native *native);
 
 /* A processor under test. run returns false if it doesn't know the instruction. It is called as
  * often as the subject has ways to execute a case: attempt counts from 0. */

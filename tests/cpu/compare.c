@@ -374,13 +374,14 @@ static bool has_misaligned_operand(const struct cpu_case *c, const struct cpu_ou
 {
 	for (unsigned i = 0; i < text->info.operand_count_visible; i++)
 		if (text->operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
-		    text->operands[i].size == 128 && operand_address(c, at, text, i) % 16)
+		    (text->operands[i].size == 128 || text->operands[i].size == 4096) &&
+		    operand_address(c, at, text, i) % 16)
 			return true;
 	return false;
 }
 
-/* A misaligned operand beyond its segment: #GP for the one, #SS for the other. The generator avoids
- * it where RSP hasn't moved. */
+/* A misaligned operand (of FXSAVE, too) beyond its segment: #GP for the one, #SS for the other. The
+ * generator avoids it where RSP hasn't moved. */
 static bool is_misaligned_beyond(const struct cpu_case *c, const struct cpu_outcome *native,
 				 const struct cpu_outcome *subject)
 {

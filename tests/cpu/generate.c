@@ -12,8 +12,7 @@
 #include <string.h>
 
 struct generator {
-	enum cpu_mode mode;
-	bool sequences, avx;
+	struct generator_options options;
 	ZydisDecoder decoder;
 };
 
@@ -34,11 +33,11 @@ struct maker {
 	ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
 };
 
-enum { RCX = 1, RDX = 2, RSP = 4, RBP = 5 };
+enum { RCX = 1, RDX = 2, RSP = 4, RBP = 5, RSI = 6, RDI = 7 };
 
 #define FLAGS_STATUS 0x8d5u
 
-struct generator *generator_new(enum cpu_mode mode, bool sequences, bool avx)
+struct generator *generator_new(const struct generator_options *options)
 {
 	static const struct {
 		ZydisMachineMode machine;
@@ -52,10 +51,11 @@ struct generator *generator_new(enum cpu_mode mode, bool sequences, bool avx)
 
 	if (!generator)
 		exit(2);
-	generator->mode = mode;
-	generator->sequences = sequences;
-	generator->avx = avx && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-	ZydisDecoderInit(&generator->decoder, modes[mode].machine, modes[mode].stack);
+	generator->options = *options;
+	generator->options.avx =
+	    options->avx && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+	ZydisDecoderInit(&generator->decoder, modes[options->mode].machine,
+			 modes[options->mode].stack);
 	return generator;
 }
 
@@ -162,7 +162,7 @@ static uint64_t choose_target(struct maker *m, unsigned size)
 	unsigned some = size > 1 ? size : 2;
 	uint64_t target = DATA_ADDRESS + 1024 + rng_below(rng, DATA_SIZE - 2 * 1024);
 
-	switch (rng_below(rng, m->generator->sequences ? 120 : 40)) {
+	switch (rng_below(rng, m->generator->options.sequences ? 120 : 40)) {
 	case 0:
 	case 1:
 	case 2:
@@ -252,7 +252,7 @@ static bool decode(struct maker *m)
 {
 	return ZYAN_SUCCESS(zydis_decode(&m->generator->decoder, m->code.bytes, 16, &m->insn,
 					 m->operands)) &&
-	       code_is_fit(&m->insn, m->operands, m->generator->avx);
+	       code_is_fit(&m->insn, m->operands, m->generator->options.avx);
 }
 
 /* Gathers: indices that stay near the base, which is all that can be aimed. An earlier instruction
@@ -268,7 +268,7 @@ static bool tame_gather(struct maker *m)
 
 	if (m->operands[1].type != ZYDIS_OPERAND_TYPE_MEMORY || mem->type != ZYDIS_MEMOP_TYPE_VSIB)
 		return true;
-	if (m->generator->sequences || !is_gpr(mem->base))
+	if (m->generator->options.sequences || !is_gpr(mem->base))
 		return false;
 	number = (unsigned)ZydisRegisterGetId(mem->index);
 	for (unsigned at = 0; at < 32; at += size) {
@@ -346,6 +346,13 @@ static bool vague_alignment_check(const struct maker *m, const ZydisDecodedOpera
 		is_masked_move(&m->insn) || (operand->size >= 80 && operand->size != 128));
 }
 
+/* By a few bytes: what pushes, pops and string instructions change doesn't count as written. */
+static bool may_have_moved(const struct maker *m, ZydisRegister reg)
+{
+	return is_gpr(reg) && (1u << gpr_number(reg) & (1u << RSP | 1u << RSI | 1u << RDI)) &&
+	       !may_set(m, gpr_number(reg));
+}
+
 static bool operand_safe(const struct maker *m, const ZydisDecodedOperand *operand)
 {
 	uint64_t address = linear(m, operand), offset = address - m->layout->data_base;
@@ -361,7 +368,9 @@ static bool operand_safe(const struct maker *m, const ZydisDecodedOperand *opera
 	if (vague_alignment_check(m, operand))
 		return false;
 	/* Some processors take these misaligned. */
-	if (m->insn.meta.isa_set == ZYDIS_ISA_SET_SHA && address % 16)
+	if (m->insn.meta.isa_set == ZYDIS_ISA_SET_SHA &&
+	    (address % 16 || may_have_moved(m, operand->mem.base) ||
+	     may_have_moved(m, operand->mem.index)))
 		return false;
 	/* In which order the pieces of a large operand are checked is theirs. */
 	if (operand->size >= 80 && (operand->size != 128 || touches_parts(&m->insn))) {
@@ -384,7 +393,7 @@ static bool ends_too_early(struct maker *m, const ZydisDecodedOperand *operand)
 {
 	uint64_t address = linear(m, operand);
 
-	return m->generator->sequences && !in_data(address, operand->size / 8u) &&
+	return m->generator->options.sequences && !in_data(address, operand->size / 8u) &&
 	       address - READONLY_ADDRESS >= PAGE && rng_percent(&m->rng, 90);
 }
 
@@ -452,7 +461,7 @@ static bool tame_bit_offset(struct maker *m)
  * sequence write there, or have their own wishes for its content. */
 static bool stands_alone(const struct maker *m)
 {
-	return !m->generator->sequences;
+	return !m->generator->options.sequences;
 }
 
 /* So do those that store what processors differ in. */
@@ -510,7 +519,7 @@ static bool tame_relative(struct maker *m, const ZydisDecodedOperand *operand)
 	uint64_t next_ip = m->ip + m->insn.length, target = code_target(m), delta;
 
 	/* To the next instruction: a new block. */
-	if (m->generator->sequences && rng_percent(&m->rng, 60))
+	if (m->generator->options.sequences && rng_percent(&m->rng, 60))
 		target = next_ip;
 	if (m->insn.raw.imm[0].size == 8) {
 		if (target == next_ip) {
@@ -700,7 +709,8 @@ static void note_registers(struct maker *m)
 
 static bool make_instruction(struct maker *m)
 {
-	random_code(&m->rng, m->generator->mode == CPU_MODE_64, m->generator->avx, &m->code);
+	random_code(&m->rng, m->generator->options.mode == CPU_MODE_64, m->generator->options.avx,
+		    &m->code);
 	if (!decode(m) || !flags_defined(m) || !tame_bit_offset(m) || !tame_gather(m) ||
 	    !place_operands(m) || !tame_string(m) || !tame_enter(m) || !operands_safe(m))
 		return false;
@@ -853,7 +863,7 @@ static void start_case(struct maker *m)
 	struct cpu_case *c = m->c;
 
 	random_state(&m->rng, &c->before);
-	for (unsigned i = 0; m->generator->avx && i < 16; i++)
+	for (unsigned i = 0; m->generator->options.avx && i < 16; i++)
 		edge_vector(&m->rng, c->before.ymm_high[i]);
 	for (unsigned i = 0; i < 16; i++)
 		c->before.gpr[i] &= width_mask(m->layout->register_bits);
@@ -880,24 +890,32 @@ static void extend_case(struct maker *m)
 	}
 }
 
+static uint64_t canonical(uint64_t address)
+{
+	return (uint64_t)((int64_t)(address << 16) >> 16);
+}
+
 void generate_case(const struct generator *generator, uint64_t id, struct cpu_case *ret)
 {
 	struct maker m = { .generator = generator,
-			   .layout = &cpu_layouts[generator->mode],
-			   .rng = { id * 8 + generator->mode * 2 + generator->sequences },
+			   .layout = &cpu_layouts[generator->options.mode],
+			   .rng = { id * 8 + generator->options.mode * 2 +
+				    generator->options.sequences },
 			   .c = ret };
 
 	memset(ret, 0, sizeof(*ret));
 	ret->id = id;
 	ret->variants = 1;
-	ret->mode = generator->mode;
+	ret->mode = generator->options.mode;
 	do
 		start_case(&m);
 	while (!make_instruction(&m));
 	append_instruction(&m);
-	if (generator->sequences)
+	if (generator->options.sequences)
 		extend_case(&m);
 	ret->free_registers = ~(m.pinned | 1u << RSP);
+	if (generator->options.canonical_rsp)
+		ret->before.gpr[RSP] = canonical(ret->before.gpr[RSP]);
 }
 
 void generate_variant(const struct cpu_case *c, unsigned variant, struct cpu_case *ret)

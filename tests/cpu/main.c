@@ -8,8 +8,9 @@
  *		 [--coverage FILE]
  *
  * --variants: so many states for the same sequence.
- * Exits with 1 if anything differed. The line "--case ..." of a report repeats that case alone.
- *FILE gets counters of what was executed, every few minutes and at the end.
+ * Exits with 1 if anything differed, with 77 where the processor can't run the mode. The line
+ *"--case ..." of a report repeats that case alone. FILE gets counters of what was executed, every
+ *few minutes and at the end.
  */
 #include "case.h"
 
@@ -20,7 +21,8 @@
 #include <string.h>
 #include <time.h>
 
-#define MAX_REPORTS 20
+#define MAX_REPORTS  20
+#define EXIT_SKIPPED 77 /* for meson */
 
 struct options {
 	const struct subject *subject;
@@ -37,6 +39,7 @@ struct run {
 	struct native *native;
 	void *subject;
 	uint64_t done, compared, failed;
+	uint64_t inconstant; /* where the processor differed from itself */
 	time_t reported;
 };
 
@@ -99,18 +102,53 @@ static void generate_batch(struct run *run, struct cpu_case *cases, unsigned cou
 	}
 }
 
-static unsigned run_batch(struct run *run, unsigned count)
+static bool same_outcome(const struct cpu_outcome *a, const struct cpu_outcome *b)
+{
+	return a->vector == b->vector && a->state.rip == b->state.rip &&
+	       a->state.rflags == b->state.rflags &&
+	       memcmp(a->state.gpr, b->state.gpr, sizeof(a->state.gpr)) == 0 &&
+	       memcmp(a->state.data, b->state.data, DATA_SIZE) == 0;
+}
+
+/* Lets the processor run the batch again: of the cases that differed, those in which it does
+ * otherwise this time aren't differences of the subject. (Below one host of virtual machines an
+ * instruction raised #UD, once in some ten million states.) */
+static unsigned count_constant(struct run *run, unsigned count, const unsigned *differing,
+			       const struct cpu_outcome *first, unsigned differing_count)
 {
 	const struct cpu_outcome *native = native_outcomes(run->native);
+	unsigned constant = 0;
+
+	if (differing_count == 0 || !native_run(run->native, count))
+		return differing_count;
+	for (unsigned i = 0; i < differing_count; i++) {
+		if (same_outcome(&first[i], &native[differing[i]])) {
+			constant++;
+			continue;
+		}
+		printf("the processor itself did otherwise the second time: not counted\n");
+		run->inconstant++;
+	}
+	return constant;
+}
+
+static unsigned run_batch(struct run *run, unsigned count)
+{
+	static struct cpu_outcome first[NATIVE_BATCH];
+	const struct cpu_outcome *native = native_outcomes(run->native);
 	struct cpu_case *cases = native_cases(run->native);
-	unsigned failed = 0;
+	unsigned differing[NATIVE_BATCH], differing_count = 0;
 
 	generate_batch(run, cases, count);
 	if (!native_run(run->native, count))
 		return 1;
-	for (unsigned i = 0; i < count; i++)
-		failed += !run_case(run, &cases[i], &native[i]);
-	return failed;
+	for (unsigned i = 0; i < count; i++) {
+		if (run_case(run, &cases[i], &native[i]))
+			continue;
+		first[differing_count] = native[i];
+		differing[differing_count++] = i;
+	}
+	return count_constant(run, count, differing, first, differing_count);
 }
 
 static void report(const struct run *run)
@@ -118,6 +156,8 @@ static void report(const struct run *run)
 	printf("%s: %" PRIu64 " %s, %" PRIu64 " states compared, %" PRIu64 " differ\n",
 	       run->options.subject->name, run->done,
 	       run->options.sequences ? "sequences" : "instructions", run->compared, run->failed);
+	if (run->inconstant)
+		printf("in %" PRIu64 " more the processor differed from itself\n", run->inconstant);
 	coverage_print();
 	fflush(stdout);
 	if (run->options.coverage)
@@ -238,9 +278,14 @@ int main(int argc, char **argv)
 	check(&run.options);
 	run.reported = time(NULL);
 	end = run.reported + (time_t)run.options.seconds;
-	run.generator =
-	    generator_new(run.options.mode, run.options.sequences, run.options.subject->avx);
 	run.native = native_new(run.options.mode);
+	if (!run.native)
+		return EXIT_SKIPPED;
+	run.generator = generator_new(
+	    &(struct generator_options){ .mode = run.options.mode,
+					 .sequences = run.options.sequences,
+					 .avx = run.options.subject->avx,
+					 .canonical_rsp = !native_takes_any_rsp(run.native) });
 	run.subject = run.options.subject->create();
 	while (!finished(&run, end)) {
 		run.failed += run_batch(&run, batch_size(&run.options));

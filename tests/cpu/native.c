@@ -3,6 +3,7 @@
  * handler into the code; the INT3 behind it, or the fault, is the next signal, whose context is the
  * outcome. The child is confined by seccomp to read, write, sigreturn and exit.
  */
+#include "base/host.h"
 #include "case.h"
 
 #include <asm/ldt.h>
@@ -121,8 +122,10 @@ static void load_case(const struct cpu_case *c, ucontext_t *uc)
 		memcpy(fpu + YMM_HIGH, c->before.ymm_high, YMM_HIGH_BYTES);
 	}
 	memcpy((void *)(uintptr_t)DATA_ADDRESS, c->before.data, DATA_SIZE);
-	if (c->variant == 0)
-		memcpy(code_alias_of(c), c->code, case_present_length(c));
+	if (c->variant == 0) {
+		host_copy_code(code_alias_of(c), c->code, case_present_length(c));
+		host_serialize();
+	}
 }
 
 static void save_outcome(const struct cpu_case *c, const ucontext_t *uc, struct cpu_outcome *ret)
@@ -207,7 +210,7 @@ static void set_ldt(unsigned entry, uint64_t base, unsigned contents)
 	}
 }
 
-static void enter_mode(struct native *native)
+static void choose_selectors(struct native *native)
 {
 	native->cs = SELECTOR_USER_CODE_64;
 	native->ss = SELECTOR_USER_DATA;
@@ -219,6 +222,20 @@ static void enter_mode(struct native *native)
 		native->cs = SELECTOR_LDT(0);
 		native->ss = SELECTOR_LDT(1);
 	}
+}
+
+static bool is_selector(uint32_t selector)
+{
+	uint32_t rights;
+	bool valid;
+
+	__asm__("lar %2, %0" : "=r"(rights), "=@ccz"(valid) : "r"(selector));
+	return valid;
+}
+
+static void enter_mode(struct native *native)
+{
+	choose_selectors(native);
 	__asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"((uint32_t)native->ss));
 }
 
@@ -301,6 +318,23 @@ static void stop_child(struct native *native)
 	waitpid(native->child, NULL, 0);
 }
 
+/* Asked in another child, as the selectors may be of an LDT. */
+static bool has_mode(struct native *native)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		choose_selectors(native);
+		_exit(!is_selector(native->cs) || !is_selector(native->ss));
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid) {
+		perror("fork");
+		exit(2);
+	}
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 struct native *native_new(enum cpu_mode mode)
 {
 	struct native *native = calloc(1, sizeof(*native));
@@ -308,6 +342,11 @@ struct native *native_new(enum cpu_mode mode)
 	if (!native)
 		exit(2);
 	native->mode = mode;
+	if (!has_mode(native)) {
+		printf("skipped: user mode has no segments for that mode here\n");
+		free(native);
+		return NULL;
+	}
 	signal(SIGPIPE, SIG_IGN);
 	map_all(native);
 	start_child(native);
@@ -376,4 +415,21 @@ bool native_run(struct native *native, unsigned count)
 		return false;
 	}
 	return true;
+}
+
+bool native_takes_any_rsp(struct native *native)
+{
+	struct cpu_case *c = native_cases(native);
+
+	memset(c, 0, sizeof(*c));
+	c->mode = native->mode;
+	c->variants = 1;
+	c->code[0] = 0x90; /* NOP */
+	c->code_length = 1;
+	c->before.gpr[4] = cpu_layouts[c->mode].stack_mask & (UINT64_MAX >> 1);
+	c->before.rip = CODE_ADDRESS - cpu_layouts[c->mode].code_base;
+	c->before.rflags = 0x202;
+	c->before.fpu.fcw = 0x37f;
+	c->before.fpu.mxcsr = 0x1f80;
+	return native_run(native, 1) && native_outcomes(native)[0].vector == VECTOR_BP;
 }

@@ -196,6 +196,8 @@ static struct softcpu_subject *create_with(uint64_t count, enum part_backend bac
 		fprintf(stderr, "cpu-diff: %s\n", err.text);
 		exit(2);
 	}
+	if (__builtin_cpu_is("amd"))
+		softcpu_do_as_amd(s->part);
 	s->count = count;
 	make_page_tables(s);
 	fill_pages(s);

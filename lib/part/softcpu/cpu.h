@@ -573,7 +573,7 @@ struct sc_vm {
 	uint64_t tsc_hz;
 	_Atomic int64_t tsc_offset; /* guest TSC minus sc_host_tsc() */
 	bool tsc_is_host;
-	bool amd; /* vendor that CPUID shows */
+	bool amd; /* where they differ, do as AMD's processors, not Intel's: only to be compared */
 
 	/* softcpu.c */
 	pthread_mutex_t lock; /* paused, stopping, vp.parked */

@@ -128,7 +128,8 @@ static void spread_mask(uint8_t mask[static VECTOR_MAX], unsigned size, unsigned
 	memset(mask + bytes, 0, VECTOR_MAX - bytes);
 }
 
-/* What has been loaded when an element faults stays, and is not named any more. */
+/* What has been loaded when an element faults stays, and is not named any more. AMD's processors
+ * leave the rest of the mask as it was then. */
 struct block *sc_gather(struct vp *c, struct uop *u)
 {
 	unsigned size = AVX_ELEMENT(u->imm), count = AVX_COUNT(u->imm);
@@ -139,15 +140,16 @@ struct block *sc_gather(struct vp *c, struct uop *u)
 	sc_check_avx(c, u);
 	get_vector(c, AVX_INDEX(u->imm), index);
 	get_vector(c, AVX_MASK(u->imm), mask);
-	spread_mask(mask, size, count * MAX(size, AVX_INDEX_SIZE(u->imm)));
+	if (!c->vm->amd)
+		spread_mask(mask, size, count * MAX(size, AVX_INDEX_SIZE(u->imm)));
 	set_vector(c, AVX_MASK(u->imm), mask);
 	for (unsigned i = 0; i < count; i++) {
-		if (!named(mask, i, size))
-			continue;
-		e = load(c, u, gathered_address(c, u, index, i), size);
-		get_vector(c, AVX_REG(u->imm), v);
-		memcpy(v + i * size, &e, size);
-		set_vector(c, AVX_REG(u->imm), v);
+		if (named(mask, i, size)) {
+			e = load(c, u, gathered_address(c, u, index, i), size);
+			get_vector(c, AVX_REG(u->imm), v);
+			memcpy(v + i * size, &e, size);
+			set_vector(c, AVX_REG(u->imm), v);
+		}
 		memset(mask + i * size, 0, size);
 		set_vector(c, AVX_MASK(u->imm), mask);
 	}

@@ -98,7 +98,8 @@ static unsigned natural_alignment(const struct vp *c, const struct hostop *op)
 	}
 }
 
-/* VCVTPS2PH computes before it looks at its memory: MXCSR has its flags even if that faults. */
+/* Intel's VCVTPS2PH computes before it looks at its memory: MXCSR has its flags even if that
+ * faults. */
 static unsigned compute_first(struct vp *c, const struct hostop *op)
 {
 	struct hostop_regs regs = c->regs;
@@ -115,7 +116,7 @@ static unsigned run_on_memory(struct vp *c, struct uop *u, const struct hostop *
 	unsigned room, vector;
 	uint8_t *host = NULL;
 
-	if (unlikely(op->unit == HOSTOP_AVX && write && op->run != op->code)) {
+	if (unlikely(op->unit == HOSTOP_AVX && write && op->run != op->code && !c->vm->amd)) {
 		vector = compute_first(c, op);
 		if (vector)
 			return vector;

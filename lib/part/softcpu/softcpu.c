@@ -560,7 +560,6 @@ static int softcpu_init(struct part *part, const struct part_config *config, str
 	if (rc < 0)
 		return rc;
 	vm->phys_bits = part->profile.physical_bits;
-	vm->amd = strcmp(part->profile.cpu.vendor, "AuthenticAMD") == 0;
 	vm->cr4_valid = valid_cr4(&part->profile);
 	init_features(vm);
 	init_ram(vm);
@@ -947,6 +946,11 @@ void softcpu_stats(struct part *part, unsigned vp, struct softcpu_stats *ret)
 	}
 	if (c->lockstep)
 		sc_lockstep_stats(c, &ret->compared, &ret->races);
+}
+
+void softcpu_do_as_amd(struct part *part)
+{
+	vm_of(part)->amd = true;
 }
 
 void softcpu_enable_avx(struct part *part, unsigned vp)

@@ -52,6 +52,9 @@ void softcpu_run_blocks(struct part *part, unsigned vp, uint64_t count, struct s
 /* How often a block is interpreted before it is translated; exact_flags: arithmetic flags are right
  * at every fault, at the price of speed. */
 void softcpu_tune(struct part *part, unsigned vp, unsigned hot, bool exact_flags);
+/* Does as AMD's processors do where they differ from Intel's, which CPUID shows: for comparing with
+ * one. Before the first instruction. */
+void softcpu_do_as_amd(struct part *part);
 /* Lets the guest use AVX, as its system would do it (CR4, XCR0); without effect if it has none. */
 void softcpu_enable_avx(struct part *part, unsigned vp);
 uint8_t (*softcpu_ymm_high(struct part *part, unsigned vp))[16];

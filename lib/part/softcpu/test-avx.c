@@ -260,6 +260,16 @@ static __attribute__((target("xsave"))) void processor_moves(uint8_t *from, uint
 	_mm_setcsr(mxcsr);
 }
 
+/* AMD's processors keep FOP, FIP and FDP only while an x87 exception is pending (APM volume 2,
+ * 11.4.4). */
+static void leave_out_pointers(const uint8_t *ours, uint8_t *theirs)
+{
+	static const uint8_t none[18];
+
+	if (memcmp(theirs + 6, none, sizeof(none)) == 0)
+		memcpy(theirs + 6, ours + 6, sizeof(none));
+}
+
 /* The processor loads what hostop stores, and stores the same again; hostop loads that. */
 static void image_is_the_processors(void **state)
 {
@@ -284,6 +294,7 @@ static void image_is_the_processors(void **state)
 	hostop_xsave(&regs, ours, HOSTOP_XCR0_ALL, true, false);
 	processor_moves(ours, theirs);
 	memcpy(theirs + 28, ours + 28, 4); /* MXCSR_MASK is each processor's */
+	leave_out_pointers(ours, theirs);
 	assert_memory_equal(ours, theirs, HOSTOP_XSAVE_BYTES);
 	memset(&back, 0, sizeof(back));
 	assert_true(hostop_xrstor(&back, theirs, HOSTOP_XCR0_ALL, HOSTOP_XCR0_ALL, true, false));

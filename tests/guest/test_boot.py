@@ -95,6 +95,8 @@ def test_processor_features(host, kernel, compatible):
         before_start=lambda: host.run("set-vmprocessor", "t", "-CompatibilityForMigrationEnabled", str(compatible).lower()))
     flags = set(re.search(r"^flags.*: (.*)", output, re.M)[1].split())
     newer = {"aes", "pclmulqdq", "sha_ni", "adx", "movbe", "bmi1", "bmi2", "abm", "xsave", "avx", "avx2", "fma", "f16c"}
+    if not compatible and "abm" not in here:  # some hosts' kernels hide it, though CPUID has it
+        newer -= {"abm"}
     assert flags & newer == (set() if compatible else here & newer)
     assert {"ssse3", "sse4_2", "popcnt", "cx16"} <= flags
     assert "failed" not in output

@@ -163,6 +163,25 @@ uint64_t part_switch(uint64_t ops)
 }
 
 /* How often each byte comes. */
+/* Scanners: which entry is next depends on the one before. */
+uint64_t part_automaton(uint64_t ops)
+{
+	static uint8_t next[16][256], text[65536];
+	uint64_t x = RANDOM_SEED, sum = 0;
+	unsigned state = 0;
+
+	for (unsigned i = 0; i < sizeof(text); i++)
+		text[i] = (uint8_t)next_random(&x);
+	for (unsigned i = 0; i < 16; i++)
+		for (unsigned k = 0; k < 256; k++)
+			next[i][k] = (uint8_t)(next_random(&x) & 15);
+	for (uint64_t i = 0; i < ops; i++) {
+		state = next[state][text[i & 65535]];
+		sum += state;
+	}
+	return sum;
+}
+
 uint64_t part_histogram(uint64_t ops)
 {
 	static uint32_t counts[256];

@@ -36,6 +36,7 @@ static const struct part {
 	{ "calls-computed", part_calls_computed, 4000000 },
 	{ "table", part_table, 8000000 },
 	{ "switch", part_switch, 5000000 },
+	{ "automaton", part_automaton, 20000000 },
 	{ "histogram", part_histogram, 20000000 },
 	{ "sort", part_sort, 10 },
 	{ "sha256", part_sha256, 30000 },

@@ -14,7 +14,7 @@ _Noreturn void die(const char *what);
 
 /* compute.c */
 part_fn part_integer, part_divide, part_branchy, part_calls, part_calls_computed, part_table;
-part_fn part_switch, part_histogram, part_sort, part_sha256, part_aes, part_atomics;
+part_fn part_switch, part_automaton, part_histogram, part_sort, part_sha256, part_aes, part_atomics;
 /* memory.c */
 part_fn part_random_4m, part_random_32m, part_chase_4m, part_chase_32m;
 part_fn part_copy, part_memcpy, part_rep_movs, part_rep_stos, part_search, part_scan;

@@ -104,6 +104,7 @@ struct xl_insn {
 	uint16_t writes;            /* general registers, a bit each */
 	struct access_group *group; /* its access to memory belongs to it, or NULL; */
 	int64_t group_at;           /* where, as group.from */
+	bool chained; /* its look-up, or its group's, is foretold (translate-chain.c) */
 };
 
 /* What the address of x's memory operand must be a multiple of; 0: anything will do. */
@@ -187,7 +188,11 @@ struct cold {
 	struct table table;
 	struct xl_exit *exit; /* instead of a call: where it goes on */
 	bool passed;          /* that is where a branch leads that is passed */
-	uint8_t *attention;   /* rel32 of a jump that isn't to follow its link, or NULL */
+	/* Not 0: where in the VP something was foretold wrongly (translate-chain.c); `again` makes
+	 * the address anew. */
+	uint32_t foretold;
+	struct uop place;
+	uint8_t *attention; /* rel32 of a jump that isn't to follow its link, or NULL */
 };
 
 /* A jump at the block's end that vp.guesses is asked about (translate-guess.c). */
@@ -212,6 +217,9 @@ struct loop {
 	int64_t counter_step;
 	const uint8_t *entry, *body;
 };
+
+/* Of the entry of the TLB that a register is the index of. */
+#define TLB_FIELD(g, field) ((g)->tlb + (uint32_t)offsetof(struct sc_tlb_entry, field))
 
 struct gen {
 	struct vp *c;
@@ -239,9 +247,11 @@ struct gen {
 	struct cold *slow; /* of the instruction being translated */
 	struct guess guess;
 	struct loop loop;
-	uint32_t tlb; /* offset of the TLB in the VP */
-	bool full;    /* no room for tables */
-	bool movable; /* it may be copied: */
+	uint32_t tlb;           /* offset of the TLB in the VP */
+	struct uop place;       /* whose address was made last, */
+	const uint8_t *address; /* and where that code begins */
+	bool full;              /* no room for tables */
+	bool movable;           /* it may be copied: */
 	struct xl_move moves[16 * BLOCK_MAX_INSNS];
 	unsigned move_count;
 };
@@ -262,6 +272,9 @@ void gen_moved(struct gen *g, enum xl_move_kind kind, unsigned size);
 void gen_shared(struct gen *g, const uint8_t *code);
 /* A linear address that depends on the block's; no flags change. */
 void gen_mov_va(struct gen *g, unsigned host, uint64_t va);
+/* Which shared code: whether code behind a call of C expects SSE or x87 registers to be loaded
+ * still. */
+unsigned gen_reload(const struct gen *g);
 /* Calls C for a site, through that shared code; SCRATCH1 is lost. */
 void gen_call_c(struct gen *g, uint32_t site, const uint8_t *call);
 
@@ -361,6 +374,27 @@ void gen_loop_again(struct gen *g);
 /* With the group's host address in SCRATCH0. */
 struct host_mem gen_loop_access(struct gen *g, const struct xl_insn *x);
 
+static inline uint64_t next_va(const struct gen *g, const struct xl_insn *x)
+{
+	return g->xl->va + x->off + x->len;
+}
+
+/* Whether the block ends with a branch to its own beginning. */
+static inline bool leads_to_itself(const struct gen *g)
+{
+	const struct xl_insn *last = &g->insns[g->count - 1];
+
+	return last->kind == XL_JCC &&
+	       next_va(g, last) + (uint64_t)(int64_t)last->u->imm == g->xl->va;
+}
+
+/* translate-chain.c: after find_access_groups. */
+void find_chained(struct gen *g);
+/* Where SCRATCH1 is the index of the TLB's entry, which is the right one: makes it the way from the
+ * guest's address to the host's, and SCRATCH0 the guest's address once more. */
+void gen_foretold(struct gen *g, struct xl_insn *x);
+void gen_foretold_wrong(struct gen *g, struct cold *k);
+
 /* Whether registers that x needs must be loaded first, for which flags and scratch registers go. */
 static inline bool loads_units(const struct gen *g, const struct xl_insn *x)
 {
@@ -413,10 +447,6 @@ void emit_cmp_attention(struct emitter *e);
 #define JUMP_FIELD(user, field)                                                                    \
 	AT_GS_REG(SCRATCH1, VP_FIELD(jumps) + ((user) ? sizeof(((struct vp *)0)->jumps[0]) : 0) +  \
 				(uint32_t)offsetof(struct sc_jump, field))
-static inline uint64_t next_va(const struct gen *g, const struct xl_insn *x)
-{
-	return g->xl->va + x->off + x->len;
-}
 
 /* translate-guess.c */
 struct guessed {

@@ -8,8 +8,6 @@
 #define TLB_ENTRY_SHIFT 5 /* log2 of its size */
 _Static_assert(sizeof(struct sc_tlb_entry) == 1 << TLB_ENTRY_SHIFT, "index by shift");
 
-#define TLB_FIELD(g, field) ((g)->tlb + (uint32_t)offsetof(struct sc_tlb_entry, field))
-
 /* ---- flags ---- */
 
 void gen_flags_lost(struct gen *g, uint32_t live)
@@ -141,7 +139,7 @@ struct cold *gen_cold_exit(struct gen *g, struct xl_exit *exit)
 
 /* Whether code behind a call of C expects SSE or x87 registers to be loaded still. Kernels use
  * none: there they stay where the first call stored them. */
-static unsigned reload(const struct gen *g)
+unsigned gen_reload(const struct gen *g)
 {
 	return g->sse_ready || g->x87_ready; /* or AVX's, and then SSE's as well */
 }
@@ -162,7 +160,7 @@ void gen_slow_jump(struct gen *g, struct xl_insn *x, uint8_t *from)
 		g->slow = new_cold(g, from, NULL, 0);
 		g->slow->exit = new_exit_apart(g, x);
 	} else {
-		g->slow = new_cold(g, from, g->t->slow[reload(g)], gen_site(g, x, after, true));
+		g->slow = new_cold(g, from, g->t->slow[gen_reload(g)], gen_site(g, x, after, true));
 	}
 }
 
@@ -172,7 +170,7 @@ void gen_slow_end(struct gen *g)
 		return;
 	g->slow->back = g->e.p;
 	if (g->flags == FLAGS_HOST || g->flags == FLAGS_BOTH)
-		g->slow->call = g->t->slow_flags[reload(g)];
+		g->slow->call = g->t->slow_flags[gen_reload(g)];
 	g->slow = NULL;
 }
 
@@ -208,6 +206,8 @@ void gen_address(struct gen *g, struct xl_insn *x)
 	struct emitter *e = &g->e;
 	bool narrow = u->ea & EA_A32;
 
+	g->place = *u;
+	g->address = e->p;
 	if (u->base == OFF_RIP) {
 		uint64_t va = g->xl->va + (uint64_t)u->disp;
 
@@ -274,6 +274,11 @@ void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, 
 	gen_entry_index(g, SCRATCH0);
 	gen_compare_entry(g, size, write);
 	gen_slow_jump(g, x, emit_jcc(e, CC_A));
+	if (x->chained) {
+		gen_foretold(g, x);
+		emit_rr(e, OP(.op = 0x01, .w = true), SCRATCH1, SCRATCH0); /* add */
+		return;
+	}
 	if (align) {
 		emit_rr(e, OP(.op = 0xf6), 0, SCRATCH0); /* test r10b, 15 or 31 */
 		emit8(e, align - 1);
@@ -373,11 +378,18 @@ struct host_mem gen_load(struct gen *g, struct xl_insn *x, unsigned size, bool s
 		gen_table_base(g, &table, false);
 		return table_element(x, &table);
 	}
-	if (spare) { /* sooner there than a sum */
+	if (x->chained && !small) {
+		gen_foretold(g, x);
+	} else if (spare) {
 		emit_load64(e, SCRATCH1, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
-		return (struct host_mem){ SCRATCH1, SCRATCH0, 0, false, 0 };
+	} else {
+		emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0,
+			AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
+		return *AT_REG(SCRATCH0);
 	}
-	emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
+	if (spare) /* sooner there than a sum */
+		return (struct host_mem){ SCRATCH1, SCRATCH0, 0, false, 0 };
+	emit_rr(e, OP(.op = 0x01, .w = true), SCRATCH1, SCRATCH0); /* add */
 	return *AT_REG(SCRATCH0);
 }
 
@@ -421,14 +433,14 @@ void gen_written(struct gen *g, struct xl_insn *x, unsigned size, enum xl_after 
 		emit8(e, 5);
 		emit8(e, 0xe9);
 		emit32(e, 0);
-		k = new_cold(g, e->p - 4, g->t->stored_flags[reload(g)],
+		k = new_cold(g, e->p - 4, g->t->stored_flags[gen_reload(g)],
 			     gen_site(g, x, after, false));
 		emit_load64(e, H_RCX, AT_GS(VP_FIELD(scratch[3])));
 		k->rcx_saved = true;
 	} else {
 		emit_rm(e, OP(.op = 0x80), 7, AT_REG(SCRATCH1)); /* cmp byte, 0 */
 		emit8(e, 0);
-		k = new_cold(g, emit_jcc(e, CC_NE), g->t->stored[reload(g)],
+		k = new_cold(g, emit_jcc(e, CC_NE), g->t->stored[gen_reload(g)],
 			     gen_site(g, x, after, false));
 		if (g->flags != FLAGS_VP)
 			g->flags = x->live && g->flags == FLAGS_BOTH ? FLAGS_VP : FLAGS_NOWHERE;

@@ -202,15 +202,12 @@ static void find_counter(struct gen *g)
 /* Flags that are read at the beginning would have to be kept from before the look-ups. */
 void find_loop(struct gen *g)
 {
-	const struct xl_insn *last = &g->insns[g->count - 1];
 	struct loop *l = &g->loop;
 
 	l->group_count = l->fail_count = 0;
 	l->there = l->looking_up = l->fast = false;
-	if (last->kind != XL_JCC || g->count > LOOP_INSNS || g->c->lockstep ||
-	    (g->b->key & ~KEY_USER) != MODE_64 ||
-	    next_va(g, last) + (uint64_t)(int64_t)last->u->imm != g->xl->va ||
-	    live_before(&g->insns[0]) || !may_loop(g))
+	if (!leads_to_itself(g) || g->count > LOOP_INSNS || g->c->lockstep ||
+	    (g->b->key & ~KEY_USER) != MODE_64 || live_before(&g->insns[0]) || !may_loop(g))
 		return;
 	if (!emit_room(&g->e, 2 * (g->count + 1) * INSN_CODE_MAX + LOOP_GROUPS * LOOKUP_CODE_MAX +
 				  BLOCK_CODE_MAX))

@@ -330,6 +330,10 @@ static void emit_cold(struct gen *g, struct cold *k)
 {
 	struct emitter *e = &g->e;
 
+	if (k->foretold) {
+		gen_foretold_wrong(g, k);
+		return;
+	}
 	for (unsigned i = 0; i < k->again_count; i++)
 		emit_here(e, k->from[i]);
 	if (k->again)
@@ -503,6 +507,7 @@ static bool translate(struct vp *c, struct block *b)
 		if (!(b->key & KEY_APART))
 			find_access_groups(&g);
 		find_guess(&g);
+		find_chained(&g);
 		find_loop(&g);
 		emit_block(&g);
 		if (!g.full)

@@ -70,7 +70,7 @@ static inline void known_uops(const struct known_insn *k, const uint8_t *code, u
 	ret->off = (uint16_t)off;
 	if (KNOWN_DISP(k->shape)) {
 		memcpy(&v, code + KNOWN_DISP(k->shape), sizeof(v));
-		ret->disp = v + (k->rip_relative ? ret->len : 0);
+		ret->disp = (int64_t)v + (k->rip_relative ? ret->len : 0);
 	}
 	if (KNOWN_IMM(k->shape)) {
 		memcpy(&v, code + KNOWN_LENGTH(k->shape) - sizeof(v), sizeof(v));

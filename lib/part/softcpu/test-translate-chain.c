@@ -98,10 +98,11 @@ static void automata(void **state)
 GUEST(code_lists, 64,
       NODES("197", "131") WALK("%rbx", "mov (%rbx), %rbx") WALK("%r11", "mov (%r11), %r11")
 	  NODES("1", "1") WALK("%rbx", "mov (%rbx), %rbx") WALK("%r11", "mov (%r11), %r11")
-	      NODES("197", "131") WALK("%rbx", "mov (%rbx), %rbx")
-	  "mov $4000, %ecx; mov $0x40000, %r10d\n"
-	  "3: paddq %xmm1, %xmm2; mov (%r10), %r10; movq 8(%r10), %xmm1; dec %ecx; jnz 3b\n"
-	  "movq %xmm2, %rdx; hlt");
+	      NODES("197", "131")
+		  WALK("%rbx", "mov (%rbx), %rbx") "mov $4000, %ecx; mov $0x40000, %r10d\n"
+						   "3: paddq %xmm1, %xmm2; mov (%r10), %r10; movq "
+						   "8(%r10), %xmm1; dec %ecx; jnz 3b\n"
+						   "movq %xmm2, %rdx; hlt");
 
 static void lists(void **state)
 {

@@ -176,7 +176,8 @@ void gen_foretold(struct gen *g, struct xl_insn *x)
 	gen_place(g, k->place);
 	emit_load64(e, SCRATCH1, FORETOLD(k, below));
 	emit_rm(e, OP(.op = 0x3b, .w = true), SCRATCH0, FORETOLD(k, boundary)); /* cmp */
-	emit_rm(e, OP(.map = MAP_0F, .op = 0x43, .w = true), SCRATCH1, FORETOLD(k, above)); /* cmovae */
+	emit_rm(e, OP(.map = MAP_0F, .op = 0x43, .w = true), SCRATCH1,
+		FORETOLD(k, above)); /* cmovae */
 	emit_rm(e, OP(.op = 0x3b, .w = true), SCRATCH1, AT_GS(VP_FIELD(scratch[2])));
 	k->from[0] = emit_jcc(e, CC_NE);
 	k->back = e->p;

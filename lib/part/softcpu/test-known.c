@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 #ifdef OYAKO_SANITIZE /* each new table takes long */
-#define HEADS 1000u
+#define HEADS 400u
 #else
 #define HEADS 8000u
 #endif

@@ -171,7 +171,7 @@ void gen_foretold(struct gen *g, struct xl_insn *x)
 		k->foretold = (uint32_t)((uint8_t *)f - (uint8_t *)g->c);
 		k->site = foretold_site(g, x, f);
 	}
-	k->from[1] = e->p;
+	k->found = e->p;
 	emit_store64(e, SCRATCH0, AT_GS(VP_FIELD(scratch[2])));
 	gen_place(g, k->place);
 	emit_load64(e, SCRATCH1, FORETOLD(k, below));
@@ -193,7 +193,7 @@ void gen_foretold_wrong(struct gen *g, struct cold *k)
 	gen_x87_note(g, &k->x87);
 	gen_call_c(g, k->site, k->call);
 	emit_jmp(e, k->again);
-	f->without = (uint32_t)(e->p - (k->from[1] + NEVER_BYTES));
+	f->without = (uint32_t)(e->p - (k->found + NEVER_BYTES));
 	gen_place(g, k->place);
 	emit_jmp(e, k->back);
 }

@@ -192,6 +192,7 @@ struct cold {
 	 * the address anew. */
 	uint32_t foretold;
 	struct uop place;
+	uint8_t *found;     /* where never_compare() would write */
 	uint8_t *attention; /* rel32 of a jump that isn't to follow its link, or NULL */
 };
 

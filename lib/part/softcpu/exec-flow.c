@@ -647,11 +647,19 @@ struct block *sc_sysret(struct vp *c, struct uop *u)
 	return NULL;
 }
 
+/* AMD's processors have SYSENTER and SYSEXIT in legacy mode only (APM volume 3). */
+static void check_sysenter(struct vp *c, struct uop *u)
+{
+	if (c->vm->amd && c->efer & EFER_LMA)
+		sc_ud(c, u);
+}
+
 struct block *sc_sysenter(struct vp *c, struct uop *u)
 {
 	bool lma = c->efer & EFER_LMA;
 	uint16_t cs = (uint16_t)(c->sysenter_cs & 0xfffc);
 
+	check_sysenter(c, u);
 	if (!(c->cr0 & CR0_PE) || !cs)
 		sc_gp(c, u);
 	c->rf &= ~(RF_IF | RF_VM);
@@ -669,6 +677,7 @@ struct block *sc_sysexit(struct vp *c, struct uop *u)
 	uint16_t cs = (uint16_t)(c->sysenter_cs & 0xfffc);
 	bool wide = u->size == 8;
 
+	check_sysenter(c, u);
 	if (!(c->cr0 & CR0_PE) || !cs || c->cpl != 0)
 		sc_gp(c, u);
 	if (wide) {

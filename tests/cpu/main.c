@@ -112,7 +112,7 @@ static bool same_outcome(const struct cpu_outcome *a, const struct cpu_outcome *
 
 /* Lets the processor run the batch again: of the cases that differed, those in which it does
  * otherwise this time aren't differences of the subject. (Below one host of virtual machines an
- * instruction raised #UD, once in some ten million states.) */
+ * instruction raised #UD, once in some million states.) */
 static unsigned count_constant(struct run *run, unsigned count, const unsigned *differing,
 			       const struct cpu_outcome *first, unsigned differing_count)
 {

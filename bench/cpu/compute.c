@@ -162,7 +162,6 @@ uint64_t part_switch(uint64_t ops)
 	return a ^ b ^ stack[3];
 }
 
-/* How often each byte comes. */
 /* Scanners: which entry is next depends on the one before. */
 uint64_t part_automaton(uint64_t ops)
 {
@@ -182,6 +181,7 @@ uint64_t part_automaton(uint64_t ops)
 	return sum;
 }
 
+/* How often each byte comes. */
 uint64_t part_histogram(uint64_t ops)
 {
 	static uint32_t counts[256];

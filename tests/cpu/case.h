@@ -118,6 +118,12 @@ static inline unsigned case_present_length(const struct cpu_case *c)
 	return room < c->code_length ? (unsigned)room : c->code_length;
 }
 
+/* The canonical address with these low bits. */
+static inline uint64_t canonical(uint64_t address)
+{
+	return (uint64_t)((int64_t)(address << 16) >> 16);
+}
+
 static inline bool in_data(uint64_t address, uint64_t size)
 {
 	return address >= DATA_ADDRESS && address < DATA_ADDRESS + DATA_SIZE &&

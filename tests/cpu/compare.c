@@ -344,7 +344,7 @@ static bool is_readable(uint64_t address)
 
 static bool is_canonical(uint64_t address)
 {
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+	return canonical(address) == address;
 }
 
 /* Would the one of CMPS's operands that the outcome blames fault on any processor? */

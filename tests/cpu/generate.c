@@ -890,11 +890,6 @@ static void extend_case(struct maker *m)
 	}
 }
 
-static uint64_t canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16);
-}
-
 void generate_case(const struct generator *generator, uint64_t id, struct cpu_case *ret)
 {
 	struct maker m = { .generator = generator,

@@ -283,7 +283,7 @@ static inline void emit_store_imm64(struct emitter *e, const struct host_mem *m,
 }
 
 /* Conditions, as in the low bits of Jcc's opcode. */
-enum host_cc { CC_AE = 3, CC_E = 4, CC_NE = 5, CC_BE = 6, CC_A = 7, CC_NS = 9 };
+enum host_cc { CC_AE = 3, CC_E = 4, CC_NE = 5, CC_BE = 6, CC_A = 7 };
 
 static inline void emit_rel32(struct emitter *e, const uint8_t *target)
 {

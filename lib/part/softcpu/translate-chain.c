@@ -64,11 +64,7 @@ static bool waits_for_itself(const struct gen *g, unsigned load)
 	if (x->kind != XL_PLAIN || !x->mem_size || x->mem_write || x->mem_aligned ||
 	    (x->group && (x->group->stores || x->group->align)) || !leaves_scratch(x))
 		return false;
-	for (unsigned i = load + 1; i != load; i++) {
-		if (i == g->count)
-			i = 0;
-		if (i == load)
-			break;
+	for (unsigned i = (load + 1) % g->count; i != load; i = (i + 1) % g->count) {
 		if (depends_on(&g->insns[i], made))
 			made |= g->insns[i].writes;
 		else
@@ -163,9 +159,7 @@ void gen_foretold(struct gen *g, struct xl_insn *x)
 			    .call = g->t->slow[gen_reload(g)],
 			    .again = g->address,
 			    .place = g->place };
-	emit_load64(e, SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
-	emit_rm(e, OP(.op = 0x2b, .w = true), SCRATCH0, /* sub */
-		AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag)));
+	gen_way(g, false);
 	if (f) {
 		*f = (struct foretold){ 0 };
 		k->foretold = (uint32_t)((uint8_t *)f - (uint8_t *)g->c);

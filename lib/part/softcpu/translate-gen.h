@@ -219,9 +219,6 @@ struct loop {
 	const uint8_t *entry, *body;
 };
 
-/* Of the entry of the TLB that a register is the index of. */
-#define TLB_FIELD(g, field) ((g)->tlb + (uint32_t)offsetof(struct sc_tlb_entry, field))
-
 struct gen {
 	struct vp *c;
 	struct translator *t;
@@ -339,6 +336,9 @@ struct host_mem gen_load(struct gen *g, struct xl_insn *x, unsigned size, bool s
 void gen_load_again(struct gen *g, const struct cold *k);
 /* Address of x's memory operand to SCRATCH0; flags are lost if a segment has a base. */
 void gen_address(struct gen *g, struct xl_insn *x);
+/* To SCRATCH0: the way from the guest's addresses to the host's, by the entry of the TLB of which
+ * SCRATCH1 is the index, or by the one behind it. */
+void gen_way(struct gen *g, bool behind);
 /* SCRATCH1, the entry's index, becomes the address of the page's flags. */
 void gen_page_flags(struct gen *g);
 

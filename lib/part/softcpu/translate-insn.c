@@ -5,7 +5,8 @@
 #include "part/softcpu/exec.h"
 #include "part/softcpu/translate-gen.h"
 
-#define TLB_ENTRY_SHIFT 5 /* log2 of its size */
+#define TLB_FIELD(g, field) ((g)->tlb + (uint32_t)offsetof(struct sc_tlb_entry, field))
+#define TLB_ENTRY_SHIFT     5 /* log2 of its size */
 _Static_assert(sizeof(struct sc_tlb_entry) == 1 << TLB_ENTRY_SHIFT, "index by shift");
 
 /* ---- flags ---- */
@@ -287,9 +288,7 @@ void gen_translate(struct gen *g, struct xl_insn *x, unsigned size, bool write, 
 	emit_rm(e, OP(.op = 0x03, .w = true), SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page)));
 }
 
-/* To SCRATCH0: the host's address that stands for the base, by an entry of the TLB of which
- * SCRATCH1 is the index, or by the one behind it. */
-static void gen_table_base(struct gen *g, const struct table *table, bool behind)
+void gen_way(struct gen *g, bool behind)
 {
 	uint32_t more = behind ? sizeof(struct sc_tlb_entry) : 0;
 	struct emitter *e = &g->e;
@@ -297,6 +296,14 @@ static void gen_table_base(struct gen *g, const struct table *table, bool behind
 	emit_load64(e, SCRATCH0, AT_GS_REG(SCRATCH1, TLB_FIELD(g, page) + more));
 	emit_rm(e, OP(.op = 0x2b, .w = true), SCRATCH0, /* sub */
 		AT_GS_REG(SCRATCH1, TLB_FIELD(g, rtag) + more));
+}
+
+/* To SCRATCH0: the host's address that stands for the base, by an entry as gen_way() takes it. */
+static void gen_table_base(struct gen *g, const struct table *table, bool behind)
+{
+	struct emitter *e = &g->e;
+
+	gen_way(g, behind);
 	if (table->base != OFF_ZERO && host_gpr(guest_of(table->base)) != H_NONE)
 		emit_rr(e, OP(.op = 0x01, .w = true), host_gpr(guest_of(table->base)), SCRATCH0);
 	else if (table->base != OFF_ZERO)

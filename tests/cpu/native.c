@@ -1,10 +1,12 @@
 /*
  * The real processor. A child process loads each case's registers by returning from a signal
  * handler into the code; the INT3 behind it, or the fault, is the next signal, whose context is the
- * outcome. The child is confined by seccomp to read, write, sigreturn and exit.
+ * outcome. 64-bit cases go in, and out where they don't fault, by direct.c. The child is confined
+ * by seccomp to read, write, sigreturn and exit.
  */
 #include "base/host.h"
 #include "case.h"
+#include "direct.h"
 
 #include <asm/ldt.h>
 #include <poll.h>
@@ -31,6 +33,7 @@ struct native {
 	struct batch *batch;
 	uint8_t *code_alias; /* writable view of the code pages */
 	enum cpu_mode mode;
+	bool direct;     /* by direct.c */
 	uint16_t cs, ss; /* selectors of cases; DS and ES are as SS */
 	pid_t child;
 	int to_child, from_child;
@@ -87,13 +90,6 @@ static const int greg_of[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, RE
 
 #define FXSAVE_USED 416 /* bytes; behind are software's */
 
-/* In the signal's frame, as XSAVE has it (SDM volume 1, 13.4). */
-#define XSTATE_BV      512
-#define XSTATE_LEGACY  3 /* x87 and SSE */
-#define XSTATE_AVX     4
-#define YMM_HIGH       576
-#define YMM_HIGH_BYTES 256
-
 /* Selectors as the kernel keeps them in one word: CS, GS, FS, SS. */
 static uint64_t with_selectors(uint64_t word, uint16_t cs, uint16_t ss)
 {
@@ -105,51 +101,120 @@ static uint8_t *code_alias_of(const struct cpu_case *c)
 	return the_native->code_alias + (case_code_address(c) - CODE_ADDRESS);
 }
 
+/* As XSAVE stores it, and as the signal's frame has it. */
+static void load_fpu(const struct cpu_case *c, uint8_t *xsave)
+{
+	memcpy(xsave, &c->before.fpu, FXSAVE_USED);
+	xsave[XSTATE_BV] |= XSTATE_LEGACY;
+	if (__builtin_cpu_supports("avx")) {
+		xsave[XSTATE_BV] |= XSTATE_AVX;
+		memcpy(xsave + YMM_HIGH, c->before.ymm_high, YMM_HIGH_BYTES);
+	}
+}
+
+static void save_fpu(const uint8_t *xsave, struct cpu_state *ret)
+{
+	memcpy(&ret->fpu, xsave, FXSAVE_USED);
+	memset((uint8_t *)&ret->fpu + FXSAVE_USED, 0, 512 - FXSAVE_USED);
+	memset(ret->ymm_high, 0, YMM_HIGH_BYTES);
+	if (xsave[XSTATE_BV] & XSTATE_AVX && __builtin_cpu_supports("avx"))
+		memcpy(ret->ymm_high, xsave + YMM_HIGH, YMM_HIGH_BYTES);
+}
+
+/* Is there room for the jump, where no branch of the case goes (see tame_relative())? */
+static bool has_jump(const struct cpu_case *c)
+{
+	return the_native->direct && c->code_length + DIRECT_JUMP_SIZE <= CASE_MAX_CODE &&
+	       case_code_address(c) + CASE_MAX_CODE <= CODE_ADDRESS + CODE_SIZE;
+}
+
+static void write_code(const struct cpu_case *c)
+{
+	uint8_t jump[DIRECT_JUMP_SIZE];
+
+	host_copy_code(code_alias_of(c), c->code, case_present_length(c));
+	if (has_jump(c)) {
+		direct_jump(case_code_address(c) + c->code_length, jump);
+		host_copy_code(code_alias_of(c) + c->code_length, jump, sizeof(jump));
+	}
+	host_serialize();
+}
+
+static void load_memory(const struct cpu_case *c)
+{
+	memcpy((void *)(uintptr_t)DATA_ADDRESS, c->before.data, DATA_SIZE);
+	if (c->variant == 0)
+		write_code(c);
+}
+
+static void save_memory(const struct cpu_case *c, struct cpu_outcome *ret)
+{
+	memcpy(ret->state.data, (void *)(uintptr_t)DATA_ADDRESS, DATA_SIZE);
+	if (c->variant + 1 == c->variants)
+		memset(code_alias_of(c), 0xcc,
+		       case_present_length(c) + (has_jump(c) ? DIRECT_JUMP_SIZE : 0));
+}
+
 static void load_case(const struct cpu_case *c, ucontext_t *uc)
 {
-	uint8_t *fpu = (uint8_t *)uc->uc_mcontext.fpregs;
-
 	for (unsigned i = 0; i < 16; i++)
 		uc->uc_mcontext.gregs[greg_of[i]] = (long long)c->before.gpr[i];
 	uc->uc_mcontext.gregs[REG_RIP] = (long long)c->before.rip;
 	uc->uc_mcontext.gregs[REG_EFL] = (long long)c->before.rflags;
 	uc->uc_mcontext.gregs[REG_CSGSFS] = (long long)with_selectors(
 	    (uint64_t)uc->uc_mcontext.gregs[REG_CSGSFS], the_native->cs, the_native->ss);
-	memcpy(fpu, &c->before.fpu, FXSAVE_USED);
-	fpu[XSTATE_BV] |= XSTATE_LEGACY;
-	if (__builtin_cpu_supports("avx")) {
-		fpu[XSTATE_BV] |= XSTATE_AVX;
-		memcpy(fpu + YMM_HIGH, c->before.ymm_high, YMM_HIGH_BYTES);
-	}
-	memcpy((void *)(uintptr_t)DATA_ADDRESS, c->before.data, DATA_SIZE);
-	if (c->variant == 0) {
-		host_copy_code(code_alias_of(c), c->code, case_present_length(c));
-		host_serialize();
-	}
+	load_fpu(c, (uint8_t *)uc->uc_mcontext.fpregs);
+	load_memory(c);
 }
 
 static void save_outcome(const struct cpu_case *c, const ucontext_t *uc, struct cpu_outcome *ret)
 {
-	const uint8_t *fpu = (const uint8_t *)uc->uc_mcontext.fpregs;
 	const greg_t *greg = uc->uc_mcontext.gregs;
 
 	for (unsigned i = 0; i < 16; i++)
 		ret->state.gpr[i] = (uint64_t)greg[greg_of[i]];
 	ret->state.rip = (uint64_t)greg[REG_RIP];
 	ret->state.rflags = (uint64_t)greg[REG_EFL];
-	memcpy(&ret->state.fpu, uc->uc_mcontext.fpregs, FXSAVE_USED);
-	memset((uint8_t *)&ret->state.fpu + FXSAVE_USED, 0, 512 - FXSAVE_USED);
-	memset(ret->state.ymm_high, 0, YMM_HIGH_BYTES);
-	if (fpu[XSTATE_BV] & XSTATE_AVX && __builtin_cpu_supports("avx"))
-		memcpy(ret->state.ymm_high, fpu + YMM_HIGH, YMM_HIGH_BYTES);
-	memcpy(ret->state.data, (void *)(uintptr_t)DATA_ADDRESS, DATA_SIZE);
+	save_fpu((const uint8_t *)uc->uc_mcontext.fpregs, &ret->state);
 	ret->vector = (unsigned)greg[REG_TRAPNO];
 	ret->error_code = (unsigned)greg[REG_ERR];
 	ret->fault_address = ret->vector == VECTOR_PF ? (uint64_t)greg[REG_CR2] : 0;
 	if (ret->vector == VECTOR_BP)
 		ret->state.rip--;
-	if (c->variant + 1 == c->variants)
-		memset(code_alias_of(c), 0xcc, case_present_length(c));
+	save_memory(c, ret);
+}
+
+/* The same without signals, but for faults. */
+static void load_direct(const struct cpu_case *c)
+{
+	memcpy(direct_state.gpr, c->before.gpr, sizeof(direct_state.gpr));
+	direct_state.rip = c->before.rip;
+	direct_state.rflags = c->before.rflags;
+	load_fpu(c, direct_state.xsave);
+	load_memory(c);
+}
+
+static void save_direct(const struct cpu_case *c, struct cpu_outcome *ret)
+{
+	memcpy(ret->state.gpr, direct_state.gpr, sizeof(ret->state.gpr));
+	ret->state.rip = c->before.rip + c->code_length;
+	ret->state.rflags = direct_state.rflags;
+	save_fpu(direct_state.xsave, &ret->state);
+	ret->vector = VECTOR_BP;
+	ret->error_code = 0;
+	ret->fault_address = 0;
+	save_memory(c, ret);
+}
+
+static void run_directly(struct batch *batch)
+{
+	for (; batch->next < batch->count; batch->next++) {
+		const struct cpu_case *c = &batch->cases[batch->next];
+
+		load_direct(c);
+		if (direct_enter())
+			save_direct(c, &batch->outcomes[batch->next]);
+	}
 }
 
 static void go_home(ucontext_t *uc)
@@ -165,6 +230,10 @@ __attribute__((used)) static void on_signal(int signal_number, siginfo_t *info, 
 	struct batch *batch = the_native->batch;
 	ucontext_t *uc = context;
 
+	if (the_native->direct) {
+		save_outcome(&batch->cases[batch->next], uc, &batch->outcomes[batch->next]);
+		direct_leave();
+	}
 	if (!in_case) { /* the INT3 of child_main */
 		home = *uc;
 		memcpy(home_fpu, uc->uc_mcontext.fpregs, FXSAVE_USED);
@@ -242,6 +311,7 @@ static void enter_mode(struct native *native)
 static void install_handlers(void)
 {
 	static const int signals[] = { SIGTRAP, SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+	/* No signal is blocked in its handler, which may never return. */
 	struct sigaction action = { .sa_sigaction = signal_entry,
 				    .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
 	stack_t stack = { .ss_size = 1 << 18 };
@@ -249,7 +319,6 @@ static void install_handlers(void)
 	stack.ss_sp =
 	    mmap(NULL, stack.ss_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	sigaltstack(&stack, NULL);
-	sigfillset(&action.sa_mask);
 	for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
 		sigaction(signals[i], &action, NULL);
 }
@@ -276,7 +345,10 @@ static void child_main(int commands, int answers)
 	enter_mode(the_native);
 	confine();
 	while (read(commands, &byte, 1) == 1) {
-		__asm__ volatile("int3" ::: "memory");
+		if (the_native->direct)
+			run_directly(the_native->batch);
+		else
+			__asm__ volatile("int3" ::: "memory");
 		if (write(answers, &byte, 1) != 1)
 			break;
 	}
@@ -349,6 +421,9 @@ struct native *native_new(enum cpu_mode mode)
 	}
 	signal(SIGPIPE, SIG_IGN);
 	map_all(native);
+	native->direct = mode == CPU_MODE_64 && direct_is_possible();
+	if (native->direct)
+		direct_map(CODE_ADDRESS);
 	start_child(native);
 	return native;
 }
@@ -424,12 +499,13 @@ bool native_takes_any_rsp(struct native *native)
 	memset(c, 0, sizeof(*c));
 	c->mode = native->mode;
 	c->variants = 1;
-	c->code[0] = 0x90; /* NOP */
-	c->code_length = 1;
+	c->code[0] = 0x0f; /* UD2, to come by the kernel */
+	c->code[1] = 0x0b;
+	c->code_length = 2;
 	c->before.gpr[4] = cpu_layouts[c->mode].stack_mask & (UINT64_MAX >> 1);
 	c->before.rip = CODE_ADDRESS - cpu_layouts[c->mode].code_base;
 	c->before.rflags = 0x202;
 	c->before.fpu.fcw = 0x37f;
 	c->before.fpu.mxcsr = 0x1f80;
-	return native_run(native, 1) && native_outcomes(native)[0].vector == VECTOR_BP;
+	return native_run(native, 1) && native_outcomes(native)[0].vector == VECTOR_UD;
 }

@@ -163,11 +163,6 @@ void gen_fall_through(struct gen *g, uint64_t va)
 	gen_exit(g, 0, va & g->c->rip_mask, g->live_out[0], 0);
 }
 
-static uint64_t target_va(const struct gen *g, const struct xl_insn *x)
-{
-	return (next_va(g, x) + (uint64_t)(int64_t)x->u->imm) & g->c->rip_mask;
-}
-
 /* Nothing needs to be looked at on the way there: a conditional jump may lead there itself. */
 static bool goes_straight(const struct gen *g, uint64_t target)
 {

@@ -380,13 +380,18 @@ static inline uint64_t next_va(const struct gen *g, const struct xl_insn *x)
 	return g->xl->va + x->off + x->len;
 }
 
+/* Where a direct branch leads. */
+static inline uint64_t target_va(const struct gen *g, const struct xl_insn *x)
+{
+	return (next_va(g, x) + (uint64_t)(int64_t)x->u->imm) & g->c->rip_mask;
+}
+
 /* Whether the block ends with a branch to its own beginning. */
 static inline bool leads_to_itself(const struct gen *g)
 {
 	const struct xl_insn *last = &g->insns[g->count - 1];
 
-	return last->kind == XL_JCC &&
-	       next_va(g, last) + (uint64_t)(int64_t)last->u->imm == g->xl->va;
+	return last->kind == XL_JCC && target_va(g, last) == g->xl->va;
 }
 
 /* translate-chain.c: after find_access_groups. */

@@ -251,25 +251,16 @@ static uint32_t flags_read_at(struct gen *g, uint64_t va, unsigned depth)
 	return read | open;
 }
 
-static uint64_t branch_target(const struct gen *g, const struct xl_insn *x)
-{
-	uint64_t next = g->xl->va + x->off + x->len;
-
-	return (next + (uint64_t)(int64_t)x->u->imm) & g->c->rip_mask;
-}
-
 static uint32_t flags_read_after(struct gen *g, const struct xl_insn *last)
 {
-	uint64_t next = g->xl->va + last->off + last->len;
-
 	g->live_out[0] = g->live_out[1] = RF_ARITH;
 	switch (last->kind) {
 	case XL_JCC:
 	case XL_LOOP:
-		g->live_out[0] = flags_read_at(g, next, LOOKAHEAD_DEPTH);
+		g->live_out[0] = flags_read_at(g, next_va(g, last), LOOKAHEAD_DEPTH);
 		/* fall through */
 	case XL_JMP:
-		g->live_out[1] = flags_read_at(g, branch_target(g, last), LOOKAHEAD_DEPTH);
+		g->live_out[1] = flags_read_at(g, target_va(g, last), LOOKAHEAD_DEPTH);
 		return last->kind == XL_JMP ? g->live_out[1] : g->live_out[0] | g->live_out[1];
 	case XL_END:
 		g->live_out[0] = flags_read_at(g, g->xl->va + last->off, LOOKAHEAD_DEPTH);
@@ -287,7 +278,7 @@ static void find_live_flags(struct gen *g)
 		struct xl_insn *x = &g->insns[i];
 
 		if (is_passed(g, x)) {
-			x->live_taken = flags_read_at(g, branch_target(g, x), LOOKAHEAD_DEPTH);
+			x->live_taken = flags_read_at(g, target_va(g, x), LOOKAHEAD_DEPTH);
 			live |= x->live_taken;
 		}
 		if (g->t->exact_flags && x->kind != XL_END)

@@ -1,7 +1,7 @@
 /*
  * The way into a 64-bit case and out of it without the kernel, which takes microseconds for a
- * signal and its return. In by a jump; out by another one, written behind the case's code; and where
- * the case faults, by the signal handler, which needn't return to it.
+ * signal and its return. In by a jump; out by another one, written behind the case's code; and
+ * where the case faults, by the signal handler, which needn't return to it.
  */
 #ifndef TESTS_CPU_DIRECT_H
 #define TESTS_CPU_DIRECT_H
@@ -35,8 +35,8 @@ void direct_map(uint64_t code);
 /* The jump at that address of the code. */
 void direct_jump(uint64_t address, uint8_t ret[DIRECT_JUMP_SIZE]);
 
-/* Loads the state; true if the code came to the jump, false if a handler called direct_leave(). */
+/* Loads the state; true if the code came to the jump, false if a handler jumped to direct_leave. */
 bool direct_enter(void);
-__attribute__((noreturn)) void direct_leave(void);
+void direct_leave(void);
 
 #endif

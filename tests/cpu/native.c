@@ -225,14 +225,15 @@ static void go_home(ucontext_t *uc)
 	in_case = false;
 }
 
-__attribute__((used)) static void on_signal(int signal_number, siginfo_t *info, void *context)
+/* True if there is nothing to return to. */
+__attribute__((used)) static bool on_signal(int signal_number, siginfo_t *info, void *context)
 {
 	struct batch *batch = the_native->batch;
 	ucontext_t *uc = context;
 
 	if (the_native->direct) {
 		save_outcome(&batch->cases[batch->next], uc, &batch->outcomes[batch->next]);
-		direct_leave();
+		return true;
 	}
 	if (!in_case) { /* the INT3 of child_main */
 		home = *uc;
@@ -246,6 +247,7 @@ __attribute__((used)) static void on_signal(int signal_number, siginfo_t *info, 
 		load_case(&batch->cases[batch->next], uc);
 	else
 		go_home(uc);
+	return false;
 }
 
 /* The kernel leaves AC as the case had it, which compiled code can't stand. */
@@ -254,7 +256,12 @@ __attribute__((naked)) static void signal_entry(int signal_number, siginfo_t *in
 	__asm__ volatile("pushfq\n\t"
 			 "andl $~0x40000, (%rsp)\n\t"
 			 "popfq\n\t"
-			 "jmp on_signal");
+			 "subq $8, %rsp\n\t"
+			 "call on_signal\n\t"
+			 "testb %al, %al\n\t"
+			 "jne direct_leave\n\t"
+			 "addq $8, %rsp\n\t"
+			 "ret");
 }
 
 /* ---- child: modes ---- */

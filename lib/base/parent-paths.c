@@ -1,18 +1,11 @@
 #include "base/parent-paths.h"
 
 #include "base/macros.h"
+#include "base/text.h"
 
 #include <errno.h>
-#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
-
-static char *folder_of(const char *path)
-{
-	AUTO_FREE char *copy = strdup(path);
-
-	return copy ? strdup(dirname(copy)) : NULL;
-}
 
 /* One `..` for each folder of the child's that the parent isn't in. */
 static char *relative_to(const char *folder, const char *path)
@@ -48,11 +41,9 @@ static void backslashes(char *path)
 int parent_paths_make(const char *child_path, const char *parent_path, struct parent_paths *ret,
 		      struct error *err)
 {
-	AUTO_FREE char *written = folder_of(child_path), *folder = NULL;
+	AUTO_FREE char *written = text_folder(child_path), *folder = NULL;
 	struct parent_paths paths = { 0 };
 
-	if (!written)
-		return error_set(err, ERR_NO_MEMORY, "no memory for a parent's paths");
 	folder = realpath(written, NULL);
 	if (!folder)
 		return error_set_errno(err, errno, "folder '%s'", written);

@@ -48,6 +48,23 @@ static void test_format(void **state)
 	free(text);
 }
 
+static void expect_folder(const char *path, const char *folder)
+{
+	char *text = text_folder(path);
+
+	assert_string_equal(text, folder);
+	free(text);
+}
+
+static void test_folder(void **state)
+{
+	expect_folder("/a/b/c", "/a/b");
+	expect_folder("/a/b//", "/a");
+	expect_folder("/a", "/");
+	expect_folder("/", "/");
+	expect_folder("a", ".");
+}
+
 static void expect_mended(const char *text, const char *mended)
 {
 	char *copy = text_format("%s", text);
@@ -84,7 +101,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_addresses),
 					    cmocka_unit_test(test_mend),
-					    cmocka_unit_test(test_format) };
+					    cmocka_unit_test(test_format),
+					    cmocka_unit_test(test_folder) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,8 @@
 #include "base/text.h"
 
+#include "base/macros.h"
+
+#include <libgen.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -16,6 +19,13 @@ char *text_format(const char *fmt, ...)
 		abort();
 	va_end(ap);
 	return text;
+}
+
+char *text_folder(const char *path)
+{
+	AUTO_FREE char *copy = text_format("%s", path);
+
+	return text_format("%s", dirname(copy));
 }
 
 /* Bytes of the character there; 0: it is none. RFC 3629: no overlong forms, no surrogates, nothing

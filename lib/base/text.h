@@ -5,6 +5,9 @@
 /* As printf; the caller's. */
 char *text_format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* The folder that a path is in, as dirname() says; the caller's. */
+char *text_folder(const char *path);
+
 /* Text that was cut, or came from elsewhere, as UTF-8: what is no character becomes '?', and the
  * beginning of one at the end goes. */
 void text_mend(char *text);

@@ -1,13 +1,13 @@
 #include "disk/chain.h"
 
 #include "base/macros.h"
+#include "base/text.h"
 #include "spec/vhd.h"
 
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,13 +37,6 @@ static void slashes(char *path)
 	for (; *path; path++)
 		if (*path == '\\')
 			*path = '/';
-}
-
-static char *folder_of(const char *path)
-{
-	AUTO_FREE char *copy = strdup(path);
-
-	return copy ? strdup(dirname(copy)) : NULL;
 }
 
 static char *joined(const char *folder, const char *name)
@@ -285,9 +278,7 @@ static int find_parent(const struct chain *chain, struct chain_layer *ret, struc
 	struct search s = { .chain = chain, .child = &chain->layers[chain->count - 1] };
 	int rc = 0;
 
-	s.folder = folder_of(s.child->path);
-	if (!s.folder)
-		return no_memory(err);
+	s.folder = text_folder(s.child->path);
 	if (try_everything(&s))
 		*ret = s.found;
 	else

@@ -3,6 +3,7 @@
 #include "base/guid.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "base/text.h"
 #include "config/config-json.h"
 #include "output.h"
 
@@ -230,10 +231,42 @@ struct undo *undo_new(struct daemon *daemon)
 	return undo;
 }
 
-void undo_add(struct undo *undo, enum undo_kind kind, const char *path)
+static bool is_noted(const struct undo *undo, const char *path)
+{
+	json_t *entry;
+	size_t i;
+
+	json_array_foreach(undo->entries, i, entry)
+	{
+		if (strcmp(text_in(entry, "path"), path) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void add(struct undo *undo, enum undo_kind kind, const char *path)
 {
 	json_array_append_new(undo->entries,
 			      json_pack("{s:s, s:s}", "kind", kinds[kind], "path", path));
+}
+
+static void add_folder(struct undo *undo, const char *path)
+{
+	AUTO_FREE char *parent = text_folder(path);
+	struct stat st;
+
+	if (lstat(parent, &st) < 0 && errno == ENOENT)
+		add_folder(undo, parent);
+	if (!is_noted(undo, path))
+		add(undo, UNDO_SHARED_FOLDER, path);
+}
+
+void undo_add(struct undo *undo, enum undo_kind kind, const char *path)
+{
+	if (kind == UNDO_SHARED_FOLDER)
+		add_folder(undo, path);
+	else
+		add(undo, kind, path);
 }
 
 /* Shared folders that are there already are nobody's to take away. */

@@ -20,7 +20,7 @@
 #include "daemon.h"
 
 enum undo_kind {
-	UNDO_SHARED_FOLDER, /* made if it is not there; goes if nothing is in it */
+	UNDO_SHARED_FOLDER, /* made if it is not there, and those above it; goes if it is empty */
 	UNDO_OWN_FOLDER,    /* must not be there; goes with all that is in it */
 	UNDO_FILE,          /* must not be there; in no folder of its own */
 	UNDO_LINK,          /* a symbolic one; must not be there */

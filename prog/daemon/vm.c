@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "base/text.h"
 #include "checkpoint-below.h"
 #include "checkpoint-disks.h"
 #include "checkpoint-fold.h"
@@ -396,9 +397,11 @@ static int create_in_store(struct vm *vm, struct error *err)
 static int create_elsewhere(struct vm *vm, struct error *err)
 {
 	AUTO_FREE char *link = vm_store_path(vm->daemon, vm->id);
+	AUTO_FREE char *parent = text_folder(vm->folder);
 	struct undo *undo = undo_new(vm->daemon);
 	int r;
 
+	undo_add(undo, UNDO_SHARED_FOLDER, parent);
 	undo_add(undo, UNDO_OWN_FOLDER, vm->folder);
 	undo_add(undo, UNDO_LINK, link);
 	r = undo_begin(undo, err);

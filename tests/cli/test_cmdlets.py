@@ -78,14 +78,21 @@ def test_rules_of_new_vm(host):
 
 
 def test_vm_in_a_folder_of_its_own(host):
-    folder = os.path.join(host.folder, "machines")
-    os.mkdir(folder)
-    host.new_vm("a", "", "-Path", "machines")
+    folder = os.path.join(host.folder, "not", "there")
+    host.new_vm("a", "", "-Path", "not/there")
     assert host.vm("a")["Path"] == os.path.join(folder, "a")
     host.kill_daemon()
     assert host.vm("a")["State"] == "Off"
     host.run("remove-vm", "a", "-Force")
     assert os.listdir(folder) == [] and os.listdir(os.path.join(host.state, "vms")) == []
+
+
+def test_vm_in_no_folder(host):
+    open(os.path.join(host.folder, "file"), "w").close()
+    assert "Not a directory" in host.run("new-vm", "a", "-Path", "file/b", status=1)
+    os.makedirs(os.path.join(host.folder, "x", "a"))
+    assert "there is" in host.run("new-vm", "a", "-Path", "x", status=1)
+    assert os.listdir(os.path.join(host.folder, "x")) == ["a"] and os.listdir(os.path.join(host.state, "vms")) == []
 
 
 def test_drives(host):

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define SECTOR 512u
 #define PAGE   4096u
@@ -62,23 +64,41 @@ void cut_free(struct cut *cut)
 	free(cut);
 }
 
-void cut_initial(struct cut *cut, const uint8_t *bytes, uint64_t size_bytes)
+static void add_page(struct cut *cut, uint64_t at, const uint8_t *bytes, size_t len)
 {
 	static const uint8_t zeros[PAGE];
 
+	if (memcmp(bytes, zeros, len) == 0)
+		return;
+	cut->page_offset =
+	    must(realloc(cut->page_offset, (cut->page_count + 1) * sizeof(uint64_t)));
+	cut->pages = must(realloc(cut->pages, (cut->page_count + 1) * PAGE));
+	memset(cut->pages + cut->page_count * PAGE, 0, PAGE);
+	memcpy(cut->pages + cut->page_count * PAGE, bytes, len);
+	cut->page_offset[cut->page_count++] = at;
+}
+
+void cut_initial(struct cut *cut, const uint8_t *bytes, uint64_t size_bytes)
+{
 	cut->initial_bytes = size_bytes;
 	cut->page_count = 0;
-	for (uint64_t at = 0; at < size_bytes; at += PAGE) {
-		size_t len = MIN((uint64_t)PAGE, size_bytes - at);
+	for (uint64_t at = 0; at < size_bytes; at += PAGE)
+		add_page(cut, at, bytes + at, MIN((uint64_t)PAGE, size_bytes - at));
+}
 
-		if (memcmp(bytes + at, zeros, len) == 0)
-			continue;
-		cut->page_offset =
-		    must(realloc(cut->page_offset, (cut->page_count + 1) * sizeof(uint64_t)));
-		cut->pages = must(realloc(cut->pages, (cut->page_count + 1) * PAGE));
-		memset(cut->pages + cut->page_count * PAGE, 0, PAGE);
-		memcpy(cut->pages + cut->page_count * PAGE, bytes + at, len);
-		cut->page_offset[cut->page_count++] = at;
+void cut_initial_file(struct cut *cut, int fd)
+{
+	uint8_t page[PAGE];
+	ssize_t len;
+
+	cut->initial_bytes = (uint64_t)lseek(fd, 0, SEEK_END);
+	cut->page_count = 0;
+	for (off_t at = 0; (at = lseek(fd, at, SEEK_DATA)) >= 0; at += PAGE) {
+		at = ALIGN_DOWN(at, (off_t)PAGE);
+		len = pread(fd, page, PAGE, at);
+		if (len <= 0)
+			abort();
+		add_page(cut, (uint64_t)at, page, (size_t)len);
 	}
 }
 
@@ -296,6 +316,7 @@ struct file *cut_file(struct cut *cut, struct loop *loop, uint64_t moment, enum 
 	settle(cut);
 	if (file_mem_new(loop, options, cut->initial_bytes, &m.file) < 0)
 		abort();
+	madvise(file_mem_bytes(m.file), options->max_bytes, MADV_HUGEPAGE);
 	for (size_t i = 0; i < cut->page_count; i++)
 		memcpy(file_mem_bytes(m.file) + cut->page_offset[i], cut->pages + i * PAGE, PAGE);
 	for (size_t i = 0; i < cut->count && cut->records[i].submitted <= moment; i++)

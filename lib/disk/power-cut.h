@@ -36,6 +36,7 @@ struct cut *cut_new(struct cut *clock);
 void cut_free(struct cut *cut);
 /* What the file holds when the record begins; copied. */
 void cut_initial(struct cut *cut, const uint8_t *bytes, uint64_t size_bytes);
+void cut_initial_file(struct cut *cut, int fd);
 /* The observer for struct file_mem_options; user is the recorder. */
 void cut_observe(void *user, enum file_mem_event event, const struct file_request *req,
 		 uint64_t size_bytes);

@@ -57,6 +57,7 @@ struct world {
 	struct {
 		int fd;
 		struct cut *cut;
+		struct file *left; /* by the cut that is being checked, or NULL */
 	} files[MAX_FILES];
 	unsigned file_count;
 	/* The file that tracks the disk's changes, from a moment on; 0: none. */
@@ -263,14 +264,10 @@ static uint64_t spot_offset(unsigned spot)
 /* A file that is recorded from now on; returns its number. */
 static unsigned watch(struct world *w, int fd)
 {
-	uint64_t size = (uint64_t)lseek(fd, 0, SEEK_END);
-	uint8_t *bytes = mmap(NULL, size + 1, PROT_READ, MAP_SHARED, fd, 0);
-
-	assert_true(bytes != MAP_FAILED && w->file_count < MAX_FILES);
+	assert_true(w->file_count < MAX_FILES);
 	w->files[w->file_count].fd = fd;
 	w->files[w->file_count].cut = cut_new(w->clock);
-	cut_initial(w->files[w->file_count].cut, bytes, size);
-	munmap(bytes, size + 1);
+	cut_initial_file(w->files[w->file_count].cut, fd);
 	return w->file_count++;
 }
 
@@ -415,16 +412,41 @@ static void close_disk(struct world *w)
 
 /* ---- checking ---- */
 
-static struct file *file_at(struct world *w, unsigned number, uint64_t moment, enum cut_style style)
+static int refuse_writes(void *user, const struct file_request *req)
 {
-	return cut_file(w->files[number].cut, w->loop, moment, style, moment * MAX_FILES + number,
-			&(struct file_mem_options){ .max_bytes = MAX_BYTES });
+	return req && (req->op == FILE_READ || req->op == FILE_SYNC) ? 0 : -EROFS;
+}
+
+/* What a cut leaves is put together once. All that read it have its bytes in common; after the
+ * first that may write, drop_left(). */
+static struct file *left_by(struct world *w, unsigned number, uint64_t moment, enum cut_style style,
+			    bool read_only)
+{
+	struct file_mem_options options = { .max_bytes = MAX_BYTES };
+	struct file **left = &w->files[number].left, *file;
+
+	if (!*left)
+		*left = cut_file(w->files[number].cut, w->loop, moment, style,
+				 moment * MAX_FILES + number, &options);
+	options.bytes = file_mem_bytes(*left);
+	options.fault = read_only ? refuse_writes : NULL;
+	assert_int_equal(file_mem_new(w->loop, &options, (*left)->size_bytes, &file), 0);
+	return file;
+}
+
+static void drop_left(struct world *w)
+{
+	for (unsigned i = 0; i < w->file_count; i++) {
+		if (w->files[i].left)
+			file_close(w->files[i].left);
+		w->files[i].left = NULL;
+	}
 }
 
 static int describe(struct world *w, unsigned number, uint64_t moment, enum cut_style style,
 		    struct disk_details *ret)
 {
-	struct file *file = file_at(w, number, moment, style);
+	struct file *file = left_by(w, number, moment, style, true);
 	int rc = (w->format == DISK_VHD ? vhd_describe : vhdx_describe)(file, ret, NULL);
 
 	file_close(file);
@@ -465,7 +487,7 @@ static void on_finding(void *user, const struct disk_finding *finding)
 static void check_file(struct world *w, unsigned number, uint64_t moment, enum cut_style style)
 {
 	struct disk_check_options options = { .report = on_finding };
-	struct file *file = file_at(w, number, moment, style);
+	struct file *file = left_by(w, number, moment, style, true);
 	enum disk_severity worst;
 	struct error err;
 
@@ -483,7 +505,8 @@ static void check_content(struct world *w, const struct candidate *c, uint64_t m
 		struct disk_options options = { .read_only = read_only || i > 0, .parent = disk };
 
 		if ((w->format == DISK_VHD ? vhd_open : vhdx_open)(
-			file_at(w, c->files[i], moment, style), &options, &disk, &err) < 0)
+			left_by(w, c->files[i], moment, style, options.read_only), &options, &disk,
+			&err) < 0)
 			fail_msg("cut at %lu: file %u: %s", moment, c->files[i], err.text);
 	}
 	for (unsigned i = 0; i < SPOTS; i++)
@@ -507,7 +530,7 @@ static void check_track(struct world *w, const struct candidate *c, uint64_t mom
 	if (!w->track_file || moment < w->tracked_from)
 		return;
 	assert_int_equal(describe(w, c->files[0], moment, style, &details), 0);
-	if (track_attach(any_disk(w), file_at(w, w->track_file, moment, style),
+	if (track_attach(any_disk(w), left_by(w, w->track_file, moment, style, false),
 			 &(struct track_options){ .link_now = details.link_id }, &tracked,
 			 &err) < 0)
 		fail_msg("cut at %lu: %s", moment, err.text);
@@ -533,11 +556,13 @@ static void check_cut(struct world *w, uint64_t moment, enum cut_style style)
 			check_file(w, c->files[k], moment, style);
 		check_content(w, c, moment, style, true);
 		if (must_be) {
-			check_content(w, c, moment, style, false);
 			check_track(w, c, moment, style);
+			check_content(w, c, moment, style, false);
+			drop_left(w);
 		}
 		found = true;
 	}
+	drop_left(w);
 	if (!found)
 		fail_msg("cut at %lu: nothing makes up the disk", moment);
 }

@@ -74,8 +74,9 @@ struct cpu_outcome {
 
 struct cpu_case {
 	uint64_t id;
-	/* The same code with another state: so many in a row, one after the other, from 0. */
+	/* The same code with another state: of so many, from 0; in a row, one after the other. */
 	unsigned variant, variants;
+	bool first, last; /* of a row */
 	enum cpu_mode mode;
 	struct cpu_state before;
 	uint8_t code[CASE_MAX_CODE];

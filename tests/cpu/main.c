@@ -7,11 +7,12 @@
  *ID]
  *		 [--coverage FILE]
  *
- * --variants: so many states for the same sequence.
+ * --variants: up to so many states for the same sequence.
  * Exits with 1 if anything differed, with 77 where the processor can't run the mode. The line
  *"--case ..." of a report repeats that case alone. FILE gets counters of what was executed, every
  *few minutes and at the end.
  */
+#include "base/macros.h"
 #include "case.h"
 
 #include <getopt.h>
@@ -89,19 +90,6 @@ static bool run_case(struct run *run, const struct cpu_case *c, const struct cpu
 	return same;
 }
 
-static void generate_batch(struct run *run, struct cpu_case *cases, unsigned count)
-{
-	unsigned variants = run->options.variants;
-
-	for (unsigned i = 0; i < count; i += variants) {
-		generate_case(run->generator, case_id(&run->options, run->done), &cases[i]);
-		cases[i].variants = variants;
-		for (unsigned v = 1; v < variants; v++)
-			generate_variant(&cases[i], v, &cases[i + v]);
-		run->done++;
-	}
-}
-
 static bool same_outcome(const struct cpu_outcome *a, const struct cpu_outcome *b)
 {
 	return a->vector == b->vector && a->state.rip == b->state.rip &&
@@ -132,14 +120,14 @@ static unsigned count_constant(struct run *run, unsigned count, const unsigned *
 	return constant;
 }
 
-static unsigned run_batch(struct run *run, unsigned count)
+/* Of what native_cases() has; returns how many differed. */
+static unsigned run_cases(struct run *run, unsigned count)
 {
 	static struct cpu_outcome first[NATIVE_BATCH];
 	const struct cpu_outcome *native = native_outcomes(run->native);
 	struct cpu_case *cases = native_cases(run->native);
 	unsigned differing[NATIVE_BATCH], differing_count = 0;
 
-	generate_batch(run, cases, count);
 	if (!native_run(run->native, count))
 		return 1;
 	for (unsigned i = 0; i < count; i++) {
@@ -149,6 +137,63 @@ static unsigned run_batch(struct run *run, unsigned count)
 		differing[differing_count++] = i;
 	}
 	return count_constant(run, count, differing, first, differing_count);
+}
+
+/* Variants [from, to) in a row. */
+static void generate_row(const struct cpu_case *base, unsigned from, unsigned to,
+			 struct cpu_case *ret)
+{
+	for (unsigned v = from; v < to; v++) {
+		if (v == 0)
+			ret[v - from] = *base;
+		else
+			generate_variant(base, v, &ret[v - from]);
+	}
+	ret[0].first = true;
+	ret[to - from - 1].last = true;
+}
+
+/* Did none come further than to a fault that they all have, as it is of the code or of an address?
+ */
+static bool all_alike(const struct cpu_outcome *outcomes, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		unsigned vector = outcomes[i].vector;
+
+		if (vector != VECTOR_UD && vector != VECTOR_SS && vector != VECTOR_GP &&
+		    vector != VECTOR_PF)
+			return false;
+	}
+	return true;
+}
+
+/* So many variants of a sequence go first, and the others only if they may tell more. */
+#define PROBES 4u
+
+static unsigned run_batch(struct run *run)
+{
+	static struct cpu_case bases[NATIVE_BATCH];
+	const struct options *o = &run->options;
+	unsigned probes = o->single ? o->variants : MIN(o->variants, PROBES);
+	unsigned sequences = o->single ? 1 : NATIVE_BATCH / probes, failed;
+	struct cpu_case *cases = native_cases(run->native);
+	bool alike[NATIVE_BATCH];
+
+	for (unsigned i = 0; i < sequences; i++) {
+		generate_case(run->generator, case_id(o, run->done++), &bases[i]);
+		bases[i].variants = o->variants;
+		generate_row(&bases[i], 0, probes, &cases[i * probes]);
+	}
+	failed = run_cases(run, sequences * probes);
+	for (unsigned i = 0; i < sequences; i++)
+		alike[i] = all_alike(native_outcomes(run->native) + i * probes, probes);
+	for (unsigned i = 0; i < sequences && probes < o->variants; i++) {
+		if (alike[i])
+			continue;
+		generate_row(&bases[i], probes, o->variants, cases);
+		failed += run_cases(run, o->variants - probes);
+	}
+	return failed;
 }
 
 static void report(const struct run *run)
@@ -253,12 +298,6 @@ static void parse(int argc, char **argv, struct options *o)
 	}
 }
 
-/* In a batch all variants of a sequence. */
-static unsigned batch_size(const struct options *o)
-{
-	return o->single ? o->variants : NATIVE_BATCH / o->variants * o->variants;
-}
-
 static void check(const struct options *o)
 {
 	if (o->variants >= 1 && o->variants <= NATIVE_BATCH && (o->sequences || o->variants == 1))
@@ -288,7 +327,7 @@ int main(int argc, char **argv)
 					 .canonical_rsp = !native_takes_any_rsp(run.native) });
 	run.subject = run.options.subject->create();
 	while (!finished(&run, end)) {
-		run.failed += run_batch(&run, batch_size(&run.options));
+		run.failed += run_batch(&run);
 		report_if_due(&run);
 	}
 	report(&run);

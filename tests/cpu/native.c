@@ -143,14 +143,14 @@ static void write_code(const struct cpu_case *c)
 static void load_memory(const struct cpu_case *c)
 {
 	memcpy((void *)(uintptr_t)DATA_ADDRESS, c->before.data, DATA_SIZE);
-	if (c->variant == 0)
+	if (c->first)
 		write_code(c);
 }
 
 static void save_memory(const struct cpu_case *c, struct cpu_outcome *ret)
 {
 	memcpy(ret->state.data, (void *)(uintptr_t)DATA_ADDRESS, DATA_SIZE);
-	if (c->variant + 1 == c->variants)
+	if (c->last)
 		memset(code_alias_of(c), 0xcc,
 		       case_present_length(c) + (has_jump(c) ? DIRECT_JUMP_SIZE : 0));
 }
@@ -505,7 +505,7 @@ bool native_takes_any_rsp(struct native *native)
 
 	memset(c, 0, sizeof(*c));
 	c->mode = native->mode;
-	c->variants = 1;
+	c->first = c->last = true;
 	c->code[0] = 0x0f; /* UD2, to come by the kernel */
 	c->code[1] = 0x0b;
 	c->code_length = 2;

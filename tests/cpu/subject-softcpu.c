@@ -365,10 +365,10 @@ static bool run(void *subject, const struct cpu_case *c, unsigned attempt, struc
 {
 	struct softcpu_subject *s = subject;
 
-	if (c->variant == 0)
+	if (c->first)
 		put_code(s, c, true);
 	execute(s, c, ret);
-	if (c->variant + 1 == c->variants)
+	if (c->last)
 		put_code(s, c, false);
 	return true;
 }

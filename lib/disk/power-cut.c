@@ -32,7 +32,7 @@ struct cut {
 	uint64_t initial_bytes;
 	uint64_t *page_offset;
 	uint8_t *pages;
-	size_t page_count;
+	size_t page_count, page_capacity;
 };
 
 static void *must(void *pointer)
@@ -70,9 +70,12 @@ static void add_page(struct cut *cut, uint64_t at, const uint8_t *bytes, size_t 
 
 	if (memcmp(bytes, zeros, len) == 0)
 		return;
-	cut->page_offset =
-	    must(realloc(cut->page_offset, (cut->page_count + 1) * sizeof(uint64_t)));
-	cut->pages = must(realloc(cut->pages, (cut->page_count + 1) * PAGE));
+	if (cut->page_count == cut->page_capacity) {
+		cut->page_capacity = MAX(cut->page_capacity * 2, (size_t)64);
+		cut->page_offset =
+		    must(realloc(cut->page_offset, cut->page_capacity * sizeof(uint64_t)));
+		cut->pages = must(realloc(cut->pages, cut->page_capacity * PAGE));
+	}
 	memset(cut->pages + cut->page_count * PAGE, 0, PAGE);
 	memcpy(cut->pages + cut->page_count * PAGE, bytes, len);
 	cut->page_offset[cut->page_count++] = at;

@@ -32,8 +32,8 @@
 #define TSS_GPA      0x107000u
 #define TSS_LIMIT    0x67u
 
-/* The same pages once more, so far above: with other low bits, where addresses are sign-extended or
- * have 64 bits. */
+/* For copies, the same pages once more, so far above: with other low bits, where addresses are
+ * sign-extended or have 64 bits. */
 #define ELSEWHERE_LOW  0x40000000u
 #define ELSEWHERE_HIGH 0x7f0000000000u
 
@@ -144,15 +144,19 @@ static void make_page_tables(struct softcpu_subject *s)
 	set_entry(s, PDPT_GPA, 1, (PD_GPA + PAGE) | PTE_TABLE);
 	set_entry(s, PD_GPA, DATA_ADDRESS >> 21, DATA_PT_GPA | PTE_TABLE);
 	set_entry(s, PD_GPA, CODE_ADDRESS >> 21, CODE_PT_GPA | PTE_TABLE);
-	set_entry(s, PML4_GPA, ELSEWHERE_HIGH >> 39, PDPT_GPA | PTE_TABLE);
-	set_entry(s, PD_GPA + PAGE, DATA_ADDRESS >> 21, DATA_PT_GPA | PTE_TABLE);
-	set_entry(s, PD_GPA + PAGE, CODE_ADDRESS >> 21, CODE_PT_GPA | PTE_TABLE);
 	for (unsigned page = 0; page < 2; page++) {
 		map_page(s, DATA_PT_GPA, DATA_ADDRESS + page * PAGE, DATA_GPA + page * PAGE,
 			 PTE_WRITABLE);
 		map_page(s, CODE_PT_GPA, CODE_ADDRESS + page * PAGE, CODE_GPA + page * PAGE, 0);
 	}
 	map_page(s, DATA_PT_GPA, READONLY_ADDRESS, READONLY_GPA, 0);
+}
+
+static void map_elsewhere(struct softcpu_subject *s)
+{
+	set_entry(s, PML4_GPA, ELSEWHERE_HIGH >> 39, PDPT_GPA | PTE_TABLE);
+	set_entry(s, PD_GPA + PAGE, DATA_ADDRESS >> 21, DATA_PT_GPA | PTE_TABLE);
+	set_entry(s, PD_GPA + PAGE, CODE_ADDRESS >> 21, CODE_PT_GPA | PTE_TABLE);
 }
 
 static void fill_pages(struct softcpu_subject *s)
@@ -243,6 +247,7 @@ static void *create_copies(void)
 	struct softcpu_subject *s = create_translating(true);
 
 	s->copies = true;
+	map_elsewhere(s);
 	return s;
 }
 

@@ -180,6 +180,21 @@ static void forgive_pushed(struct cpu_outcome *subject, const struct cpu_outcome
 		       native->state.data + (address - DATA_ADDRESS), 8);
 }
 
+static bool is_repeated_comparison(const ZydisDisassembledInstruction *text)
+{
+	return text->info.meta.category == ZYDIS_CATEGORY_STRINGOP &&
+	       text->info.attributes & (ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE);
+}
+
+/* AMD's processors show the last element's or, after many, those from before. */
+static void forgive_flags(struct cpu_outcome *subject, const struct cpu_outcome *native)
+{
+	uint64_t differ = subject->state.rflags ^ native->state.rflags;
+
+	if (__builtin_cpu_is("amd"))
+		subject->state.rflags ^= differ & FLAGS_ARITHMETIC;
+}
+
 /* When the operand of an MMX instruction faults, Intel's processors have TOP = 0 already. They
  * store 10 bytes in two pieces, of which the first may get through. CALL has pushed already when
  * the target isn't canonical. */
@@ -198,6 +213,8 @@ static void forgive_fault(const struct cpu_case *c, struct cpu_outcome *subject,
 	if (text.info.mnemonic == ZYDIS_MNEMONIC_CALL && c->mode == CPU_MODE_64 &&
 	    native->vector == VECTOR_GP)
 		forgive_pushed(subject, native);
+	if (is_repeated_comparison(&text))
+		forgive_flags(subject, native);
 }
 
 /* Linux hides from user mode whether pages of the kernel's half are present. */

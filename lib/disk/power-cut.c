@@ -319,6 +319,7 @@ struct file *cut_file(struct cut *cut, struct loop *loop, uint64_t moment, enum 
 	settle(cut);
 	if (file_mem_new(loop, options, cut->initial_bytes, &m.file) < 0)
 		abort();
+	/* Page by page, faults would take most of the time. */
 	madvise(file_mem_bytes(m.file), options->max_bytes, MADV_HUGEPAGE);
 	for (size_t i = 0; i < cut->page_count; i++)
 		memcpy(file_mem_bytes(m.file) + cut->page_offset[i], cut->pages + i * PAGE, PAGE);

@@ -57,9 +57,12 @@ struct world {
 	struct {
 		int fd;
 		struct cut *cut;
-		struct file *left; /* by the cut that is being checked, or NULL */
+		struct file *left; /* by the cut that is being checked; NULL: not asked for yet */
 	} files[MAX_FILES];
 	unsigned file_count;
+	/* The cut that is being checked. */
+	uint64_t moment;
+	enum cut_style style;
 	/* The file that tracks the disk's changes, from a moment on; 0: none. */
 	unsigned track_file;
 	uint64_t tracked_from;
@@ -419,15 +422,14 @@ static int refuse_writes(void *user, const struct file_request *req)
 
 /* What a cut leaves is put together once. All that read it have its bytes in common; after the
  * first that may write, drop_left(). */
-static struct file *left_by(struct world *w, unsigned number, uint64_t moment, enum cut_style style,
-			    bool read_only)
+static struct file *left_by(struct world *w, unsigned number, bool read_only)
 {
 	struct file_mem_options options = { .max_bytes = MAX_BYTES };
 	struct file **left = &w->files[number].left, *file;
 
 	if (!*left)
-		*left = cut_file(w->files[number].cut, w->loop, moment, style,
-				 moment * MAX_FILES + number, &options);
+		*left = cut_file(w->files[number].cut, w->loop, w->moment, w->style,
+				 w->moment * MAX_FILES + number, &options);
 	options.bytes = file_mem_bytes(*left);
 	options.fault = read_only ? refuse_writes : NULL;
 	assert_int_equal(file_mem_new(w->loop, &options, (*left)->size_bytes, &file), 0);
@@ -443,10 +445,9 @@ static void drop_left(struct world *w)
 	}
 }
 
-static int describe(struct world *w, unsigned number, uint64_t moment, enum cut_style style,
-		    struct disk_details *ret)
+static int describe(struct world *w, unsigned number, struct disk_details *ret)
 {
-	struct file *file = left_by(w, number, moment, style, true);
+	struct file *file = left_by(w, number, true);
 	int rc = (w->format == DISK_VHD ? vhd_describe : vhdx_describe)(file, ret, NULL);
 
 	file_close(file);
@@ -455,16 +456,15 @@ static int describe(struct world *w, unsigned number, uint64_t moment, enum cut_
 	return rc;
 }
 
-static bool links_right(struct world *w, const struct candidate *c, uint64_t moment,
-			enum cut_style style)
+static bool links_right(struct world *w, const struct candidate *c)
 {
 	struct disk_details child, parent;
-	int rc = describe(w, c->files[0], moment, style, &child);
+	int rc = describe(w, c->files[0], &child);
 
 	if (rc < 0)
 		return false;
 	for (unsigned i = 1; rc == 0 && i < c->count; i++) {
-		rc = describe(w, c->files[i], moment, style, &parent);
+		rc = describe(w, c->files[i], &parent);
 		if (rc < 0)
 			break;
 		rc = child.type == DISK_DIFFERENCING ? disk_check_parent(&child, &parent, NULL)
@@ -484,10 +484,10 @@ static void on_finding(void *user, const struct disk_finding *finding)
 		fail_msg("%s at %#lx", finding->what, finding->offset);
 }
 
-static void check_file(struct world *w, unsigned number, uint64_t moment, enum cut_style style)
+static void check_file(struct world *w, unsigned number)
 {
 	struct disk_check_options options = { .report = on_finding };
-	struct file *file = left_by(w, number, moment, style, true);
+	struct file *file = left_by(w, number, true);
 	enum disk_severity worst;
 	struct error err;
 
@@ -495,8 +495,7 @@ static void check_file(struct world *w, unsigned number, uint64_t moment, enum c
 	file_close(file);
 }
 
-static void check_content(struct world *w, const struct candidate *c, uint64_t moment,
-			  enum cut_style style, bool read_only)
+static void check_content(struct world *w, const struct candidate *c, bool read_only)
 {
 	struct blk *disk = NULL;
 	struct error err;
@@ -505,12 +504,11 @@ static void check_content(struct world *w, const struct candidate *c, uint64_t m
 		struct disk_options options = { .read_only = read_only || i > 0, .parent = disk };
 
 		if ((w->format == DISK_VHD ? vhd_open : vhdx_open)(
-			left_by(w, c->files[i], moment, style, options.read_only), &options, &disk,
-			&err) < 0)
-			fail_msg("cut at %lu: file %u: %s", moment, c->files[i], err.text);
+			left_by(w, c->files[i], options.read_only), &options, &disk, &err) < 0)
+			fail_msg("cut at %lu: file %u: %s", w->moment, c->files[i], err.text);
 	}
 	for (unsigned i = 0; i < SPOTS; i++)
-		guest_check(&w->guest, disk, spot_offset(i), SPOT_BYTES, moment);
+		guest_check(&w->guest, disk, spot_offset(i), SPOT_BYTES, w->moment);
 	blk_close(disk, NULL);
 }
 
@@ -520,20 +518,19 @@ static struct blk *any_disk(struct world *w)
 }
 
 /* What tracks changes is the file of the disk that there is now. */
-static void check_track(struct world *w, const struct candidate *c, uint64_t moment,
-			enum cut_style style)
+static void check_track(struct world *w, const struct candidate *c)
 {
 	struct disk_details details;
 	struct blk *tracked;
 	struct error err;
 
-	if (!w->track_file || moment < w->tracked_from)
+	if (!w->track_file || w->moment < w->tracked_from)
 		return;
-	assert_int_equal(describe(w, c->files[0], moment, style, &details), 0);
-	if (track_attach(any_disk(w), left_by(w, w->track_file, moment, style, false),
+	assert_int_equal(describe(w, c->files[0], &details), 0);
+	if (track_attach(any_disk(w), left_by(w, w->track_file, false),
 			 &(struct track_options){ .link_now = details.link_id }, &tracked,
 			 &err) < 0)
-		fail_msg("cut at %lu: %s", moment, err.text);
+		fail_msg("cut at %lu: %s", w->moment, err.text);
 	disk_details_done(&details);
 	assert_int_equal(blk_close(tracked, NULL), 0);
 }
@@ -543,21 +540,23 @@ static void check_cut(struct world *w, uint64_t moment, enum cut_style style)
 	bool found = false;
 
 	cut_points++;
+	w->moment = moment;
+	w->style = style;
 	for (unsigned i = 0; i < w->candidate_count; i++) {
 		const struct candidate *c = &w->candidates[i];
 		bool must_be = c->must_from <= moment && moment <= c->must_until;
 		bool may_be = c->may_from <= moment && moment <= c->may_until;
 
-		if (!must_be && !(may_be && links_right(w, c, moment, style)))
+		if (!must_be && !(may_be && links_right(w, c)))
 			continue;
-		if (must_be && !links_right(w, c, moment, style))
+		if (must_be && !links_right(w, c))
 			fail_msg("cut at %lu: the links of candidate %u are wrong", moment, i);
 		for (unsigned k = 0; k < c->count; k++)
-			check_file(w, c->files[k], moment, style);
-		check_content(w, c, moment, style, true);
+			check_file(w, c->files[k]);
+		check_content(w, c, true);
 		if (must_be) {
-			check_track(w, c, moment, style);
-			check_content(w, c, moment, style, false);
+			check_track(w, c);
+			check_content(w, c, false);
 			drop_left(w);
 		}
 		found = true;

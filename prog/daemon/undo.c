@@ -231,7 +231,8 @@ struct undo *undo_new(struct daemon *daemon)
 	return undo;
 }
 
-static bool is_noted(const struct undo *undo, const char *path)
+/* NULL: none. */
+static json_t *entry_of(const struct undo *undo, const char *path)
 {
 	json_t *entry;
 	size_t i;
@@ -239,9 +240,9 @@ static bool is_noted(const struct undo *undo, const char *path)
 	json_array_foreach(undo->entries, i, entry)
 	{
 		if (strcmp(text_in(entry, "path"), path) == 0)
-			return true;
+			return entry;
 	}
-	return false;
+	return NULL;
 }
 
 static void add(struct undo *undo, enum undo_kind kind, const char *path)
@@ -257,7 +258,7 @@ static void add_folder(struct undo *undo, const char *path)
 
 	if (lstat(parent, &st) < 0 && errno == ENOENT)
 		add_folder(undo, parent);
-	if (!is_noted(undo, path))
+	if (!entry_of(undo, path))
 		add(undo, UNDO_SHARED_FOLDER, path);
 }
 
@@ -321,17 +322,12 @@ int undo_begin(struct undo *undo, struct error *err)
 
 int undo_made(struct undo *undo, const char *path, int fd, struct error *err)
 {
-	json_t *entry;
-	size_t i;
+	json_t *entry = entry_of(undo, path);
 
-	json_array_foreach(undo->entries, i, entry)
-	{
-		if (!is(entry, UNDO_FILE) || strcmp(text_in(entry, "path"), path) != 0)
-			continue;
-		note_identity(entry, fd, "");
-		return write_down(undo, err);
-	}
-	return 0;
+	if (!entry || !is(entry, UNDO_FILE))
+		return 0;
+	note_identity(entry, fd, "");
+	return write_down(undo, err);
 }
 
 static void forget(struct undo *undo)

@@ -36,6 +36,28 @@ _Static_assert(offsetof(struct direct_state, xsave) == 192, "as below");
 	"popq %rbx\n\t"                                                                            \
 	"ret\n\t"
 
+/* All but RDI, which is the address of direct_state. */
+#define REGISTERS(MOVE)                                                                            \
+	MOVE(rax, 0)                                                                               \
+	MOVE(rcx, 8)                                                                               \
+	MOVE(rdx, 16)                                                                              \
+	MOVE(rbx, 24)                                                                              \
+	MOVE(rsp, 32)                                                                              \
+	MOVE(rbp, 40)                                                                              \
+	MOVE(rsi, 48)                                                                              \
+	MOVE(r8, 64)                                                                               \
+	MOVE(r9, 72)                                                                               \
+	MOVE(r10, 80)                                                                              \
+	MOVE(r11, 88)                                                                              \
+	MOVE(r12, 96)                                                                              \
+	MOVE(r13, 104)                                                                             \
+	MOVE(r14, 112)                                                                             \
+	MOVE(r15, 120)
+#define LOAD(reg, at)  "movq " #at "(%rdi), %" #reg "\n\t"
+#define STORE(reg, at) "movq %" #reg ", " #at "(%rdi)\n\t"
+#define LOAD_ALL       REGISTERS(LOAD)
+#define STORE_ALL      REGISTERS(STORE)
+
 __attribute__((naked)) bool direct_enter(void)
 {
 	__asm__("pushq %rbx\n\t"
@@ -50,23 +72,7 @@ __attribute__((naked)) bool direct_enter(void)
 		"xorl %edx, %edx\n\t"
 		"xrstor64 192(%rdi)\n\t"
 		"pushq 136(%rdi)\n\t"
-		"popfq\n\t"
-		"movq (%rdi), %rax\n\t"
-		"movq 8(%rdi), %rcx\n\t"
-		"movq 16(%rdi), %rdx\n\t"
-		"movq 24(%rdi), %rbx\n\t"
-		"movq 32(%rdi), %rsp\n\t"
-		"movq 40(%rdi), %rbp\n\t"
-		"movq 48(%rdi), %rsi\n\t"
-		"movq 64(%rdi), %r8\n\t"
-		"movq 72(%rdi), %r9\n\t"
-		"movq 80(%rdi), %r10\n\t"
-		"movq 88(%rdi), %r11\n\t"
-		"movq 96(%rdi), %r12\n\t"
-		"movq 104(%rdi), %r13\n\t"
-		"movq 112(%rdi), %r14\n\t"
-		"movq 120(%rdi), %r15\n\t"
-		"movq 56(%rdi), %rdi\n\t"
+		"popfq\n\t" LOAD_ALL "movq 56(%rdi), %rdi\n\t"
 		"jmpq *128+direct_state(%rip)");
 }
 
@@ -74,23 +80,7 @@ __attribute__((naked)) bool direct_enter(void)
 __attribute__((naked)) static void come_out(void)
 {
 	__asm__("movq %rdi, 56+direct_state(%rip)\n\t"
-		"leaq direct_state(%rip), %rdi\n\t"
-		"movq %rax, (%rdi)\n\t"
-		"movq %rcx, 8(%rdi)\n\t"
-		"movq %rdx, 16(%rdi)\n\t"
-		"movq %rbx, 24(%rdi)\n\t"
-		"movq %rsp, 32(%rdi)\n\t"
-		"movq %rbp, 40(%rdi)\n\t"
-		"movq %rsi, 48(%rdi)\n\t"
-		"movq %r8, 64(%rdi)\n\t"
-		"movq %r9, 72(%rdi)\n\t"
-		"movq %r10, 80(%rdi)\n\t"
-		"movq %r11, 88(%rdi)\n\t"
-		"movq %r12, 96(%rdi)\n\t"
-		"movq %r13, 104(%rdi)\n\t"
-		"movq %r14, 112(%rdi)\n\t"
-		"movq %r15, 120(%rdi)\n\t"
-		"movq home_rsp(%rip), %rsp\n\t"
+		"leaq direct_state(%rip), %rdi\n\t" STORE_ALL "movq home_rsp(%rip), %rsp\n\t"
 		"pushfq\n\t"
 		"popq 136(%rdi)\n\t"
 		"movl $7, %eax\n\t"
